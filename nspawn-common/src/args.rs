@@ -1,0 +1,157 @@
+//! Options from argument files, from the environment and from the command line, in this order:
+//! the last wins, and an option that is a list adds up.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::words;
+
+/// Parses the layers for `command`: argument files, environment, then `argv` (without the
+/// program's name). Help and version are printed here; `None` says so.
+///
+/// # Errors
+/// A file that can't be read or split, an option that is not known or has no valid value.
+pub fn parse(command: &Command, files: &[&Path], argv: &[OsString]) -> Result<Option<ArgMatches>> {
+    let mut words = vec![OsString::from(command.get_name())];
+    for file in files {
+        words.extend(from_file(file)?);
+    }
+    for arg in command.get_arguments().filter(|arg| variable(arg).is_some()) {
+        words.extend(from_environment(arg)?);
+    }
+    words.extend(argv.iter().cloned());
+    match with_variables_in_help(command).try_get_matches_from(words) {
+        Ok(matches) => Ok(Some(matches)),
+        Err(error) if !error.use_stderr() => error.print().map(|()| None).context("can't print the help"),
+        Err(error) => Err(anyhow!("{}; see --help", first_line(&error))),
+    }
+}
+
+/// A positive span of time: `90`, `90s`, `5min` or `2h`.
+///
+/// # Errors
+/// Anything else.
+pub fn parse_duration(text: &str) -> Result<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "min" => 60,
+        "h" => 3600,
+        unit => bail!("{unit:?} is not a unit of time: s, min or h"),
+    };
+    let number: u32 = digits.parse().with_context(|| format!("{digits:?} is not a number of seconds"))?;
+    if number == 0 {
+        bail!("it must be longer than nothing");
+    }
+    Ok(Duration::from_secs(u64::from(number) * factor))
+}
+
+/// All values of the list option `id`, in the order given.
+#[must_use]
+pub fn list(matches: &ArgMatches, id: &str) -> Vec<OsString> {
+    matches.get_many::<OsString>(id).into_iter().flatten().cloned().collect()
+}
+
+/// An entry of `--setenv` as `NAME=VALUE`: a bare name takes this process's value.
+///
+/// # Errors
+/// No name, or no such variable.
+pub fn with_value(entry: OsString) -> Result<OsString> {
+    match entry.as_bytes().iter().position(|byte| *byte == b'=') {
+        Some(0) => bail!("--setenv={} has no name: NAME=VALUE", entry.display()),
+        Some(_) => Ok(entry),
+        None => {
+            let value = env::var_os(&entry).with_context(|| format!("--setenv={}: no such variable is set", entry.display()))?;
+            Ok([&*entry, OsStr::new("="), &*value].into_iter().collect())
+        }
+    }
+}
+
+fn from_file(path: &Path) -> Result<Vec<OsString>> {
+    let text = match fs::read(path) {
+        Ok(text) => OsString::from_vec(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
+    };
+    words::split(&text).with_context(|| format!("can't split {} into options", path.display()))
+}
+
+// The variable of `--layer-size` is NSPAWN_LAYER_SIZE. Hidden forms have none.
+fn variable(arg: &Arg) -> Option<String> {
+    let long = arg.get_long().filter(|_| !arg.is_hide_set())?;
+    Some(format!("NSPAWN_{}", long.to_uppercase().replace('-', "_")))
+}
+
+// An empty variable is an unset one: CI configurations often can't unset.
+fn from_environment(arg: &Arg) -> Result<Vec<OsString>> {
+    let (Some(variable), Some(long)) = (variable(arg), arg.get_long()) else { return Ok(Vec::new()) };
+    let Some(value) = env::var_os(&variable).filter(|value| !value.is_empty()) else { return Ok(Vec::new()) };
+    let option = |value: &OsStr| [OsStr::new("--"), OsStr::new(long), OsStr::new("="), value].into_iter().collect();
+    match arg.get_action() {
+        ArgAction::SetTrue => Ok(if flag(&variable, &value)? { vec![format!("--{long}").into()] } else { Vec::new() }),
+        ArgAction::Append => {
+            let words = words::split(&value).with_context(|| format!("can't split ${variable} into values"))?;
+            Ok(words.iter().map(|word| option(word)).collect())
+        }
+        _ => Ok(vec![option(&value)]),
+    }
+}
+
+fn flag(variable: &str, value: &OsStr) -> Result<bool> {
+    match value.to_str() {
+        Some("1" | "yes" | "true" | "on") => Ok(true),
+        Some("0" | "no" | "false" | "off") => Ok(false),
+        _ => bail!("${variable} is {value:?}, which is neither yes nor no"),
+    }
+}
+
+fn with_variables_in_help(command: &Command) -> Command {
+    command.clone().args_override_self(true).mut_args(|arg| match (variable(&arg), arg.get_help().cloned()) {
+        (Some(variable), Some(help)) => arg.help(format!("{help} [env: {variable}]")),
+        _ => arg,
+    })
+}
+
+// clap's message takes several lines; the rest of them is what --help says.
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("90").unwrap(), Duration::from_secs(90));
+        assert_eq!(parse_duration("5min").unwrap(), Duration::from_secs(300));
+        assert_eq!(parse_duration("2h").unwrap(), Duration::from_secs(7200));
+        for bad in ["", "0", "-1", "5d", "1.5", "99999999999", "min", "5ä"] {
+            assert!(parse_duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn files_add_to_lists_and_lose_to_the_command_line() {
+        let dir = std::env::temp_dir().join(format!("nspawn-args-{}", std::process::id()));
+        fs::write(&dir, "--bind /a # cache\n--name=file\n").unwrap();
+        let command = Command::new("test")
+            .arg(Arg::new("bind").long("bind").action(ArgAction::Append).value_parser(clap::value_parser!(OsString)))
+            .arg(Arg::new("name").long("name"));
+        let argv = ["--bind", "/b", "--name", "line"].map(OsString::from);
+        let matches = parse(&command, &[&dir, Path::new("/nonexistent")], &argv).unwrap().unwrap();
+        fs::remove_file(&dir).unwrap();
+        assert_eq!(list(&matches, "bind"), ["/a", "/b"]);
+        assert_eq!(matches.get_one::<String>("name").unwrap(), "line");
+    }
+}

@@ -1,0 +1,97 @@
+//! Exit statuses, each number written once, and the one place that reports an error.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+
+use anyhow::Error;
+
+use crate::gitlab;
+
+/// How a program of ours ends by its own account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All done.
+    Success,
+    /// `nspawn-prepare` or `nspawn-cleanup` failed.
+    Failure,
+    /// `nspawn-run` itself failed: no such machine, the machine died.
+    /// The convention of env(1), chroot(1) and docker.
+    RunFailure,
+    /// The command was found but can't be executed.
+    NotExecutable,
+    /// The command was not found.
+    NotFound,
+}
+
+impl Exit {
+    /// The number given to the system.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Failure => 1,
+            Self::RunFailure => 125,
+            Self::NotExecutable => 126,
+            Self::NotFound => 127,
+        }
+    }
+}
+
+impl Exit {
+    /// The status behind a number that another process of ours gave.
+    #[must_use]
+    pub fn from_code(code: u8) -> Self {
+        let all = [Self::Success, Self::Failure, Self::NotExecutable, Self::NotFound];
+        all.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::RunFailure)
+    }
+}
+
+/// What a shell reports for a command that signal `number` ended.
+#[must_use]
+pub fn code_of_signal(number: i32) -> u8 {
+    u8::try_from(number).map_or(u8::MAX, |number| number.saturating_add(128))
+}
+
+/// An error that the job's author can mend: a build failure under GitLab, not retried.
+/// Every other error is the host's.
+#[derive(Debug)]
+pub struct JobError(pub String);
+
+impl fmt::Display for JobError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for JobError {}
+
+/// Prints `error` with all its causes on one line, prefixed by the program's name, and picks the
+/// exit status: GitLab's when GitLab Runner called, else `code`.
+pub fn report(program: &str, error: &Error, code: Exit) -> u8 {
+    say(program, OsStr::new(&format!("{error:#}")));
+    if !gitlab::is_active() {
+        return code.code();
+    }
+    let codes = gitlab::ExitCodes::from_env();
+    if error.downcast_ref::<JobError>().is_some() { codes.build } else { codes.system }
+}
+
+/// Prints one diagnostic line on stderr. A stderr that is gone is nobody to tell.
+pub fn say(program: &str, line: &OsStr) {
+    let whole = [program.as_bytes(), b": ", line.as_bytes(), b"\n"].concat();
+    let _ = std::io::stderr().write_all(&whole);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_as_a_shell_has_them() {
+        assert_eq!(code_of_signal(15), 143);
+        assert_eq!(code_of_signal(9), 137);
+        assert_eq!(code_of_signal(64), 192);
+    }
+}

@@ -1,0 +1,26 @@
+//! What `nspawn-prepare`, `nspawn-run` and `nspawn-cleanup` share.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`name`], [`paths`], [`state`] | what a machine is called, where its things are, what is written down about it |
+//! | [`image`] | finding base images and judging whether they can boot |
+//! | [`unit`], [`nspawn`] | the systemd command lines, as pure functions |
+//! | [`tool`] | running those command lines, bounded in time and output |
+//! | [`lifecycle`] | locking a machine and removing it without a trace |
+//! | [`wire`] | the messages between `nspawn-run` and its agent in the machine |
+//! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
+//! | [`args`], [`exit`], [`words`] | options from files and environment, exit statuses, shell quoting |
+
+pub mod args;
+pub mod exit;
+pub mod gitlab;
+pub mod image;
+pub mod lifecycle;
+pub mod name;
+pub mod nspawn;
+pub mod paths;
+pub mod state;
+pub mod tool;
+pub mod unit;
+pub mod wire;
+pub mod words;

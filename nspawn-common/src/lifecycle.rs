@@ -1,0 +1,194 @@
+//! Locking a machine, and removing it without a trace.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::name::MachineName;
+use crate::paths::{LAYER_ROOT, MachinePaths, STATE_ROOT};
+use crate::tool::{self, argv};
+
+/// How long ending a machine whose processes were killed may take.
+const END_LIMIT: Duration = Duration::from_secs(60);
+/// How long systemd-machined may take to notice an end.
+const UNREGISTER_LIMIT: Duration = Duration::from_secs(10);
+/// How long deleting a layer may take.
+const DELETE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// A machine's lock, held until dropped. Whoever makes or removes the machine holds it.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Waits for the lock and makes the machine's state directory where there is none.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn acquire(paths: &MachinePaths) -> Result<Self> {
+        let path = paths.lock_file();
+        loop {
+            make_private_dir(&paths.state_dir())?;
+            let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+            let file = match opened {
+                Ok(file) => file,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue, // removed since the line above
+                Err(error) => return Err(error).with_context(|| format!("can't open {}", path.display())),
+            };
+            let file = Flock::lock(file, FlockArg::LockExclusive)
+                .map_err(|(_, errno)| anyhow!("can't lock {}: {errno}", path.display()))?;
+            // Its holder may have removed the file while we waited: then we hold the lock of nothing.
+            if fs::metadata(&path).is_ok_and(|there| file.metadata().is_ok_and(|ours| same_file(&there, &ours))) {
+                return Ok(Self { _file: file });
+            }
+        }
+    }
+}
+
+/// Ends the machine, waits until it is really gone, and deletes all that is left of it. Nothing
+/// left of it is no error.
+///
+/// # Errors
+/// Processes that won't die, or files that can't be deleted. What is left is found by the next
+/// call.
+pub fn remove(name: &MachineName, lock: Lock) -> Result<()> {
+    let paths = MachinePaths::new(name);
+    clear(&paths, &lock)?;
+    delete_trees(&[paths.state_dir()])
+}
+
+/// As [`remove`], but the machine stays locked and its state directory stays, empty.
+///
+/// # Errors
+/// As [`remove`].
+pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
+    let state_dir = paths.state_dir();
+    let unreadable = || format!("can't read {}", state_dir.display());
+    let entries: Vec<_> = fs::read_dir(&state_dir).and_then(Iterator::collect::<io::Result<_>>).with_context(unreadable)?;
+    let left: Vec<PathBuf> = entries.iter().map(DirEntry::path).filter(|path| *path != paths.lock_file()).collect();
+    if left.is_empty() && !paths.layer().exists() && !paths.cgroup().exists() {
+        return Ok(());
+    }
+    end(paths)?;
+    delete_trees(&[paths.layer()])?;
+    delete_trees(&left)
+}
+
+/// Whether there is anything of this machine on the host.
+#[must_use]
+pub fn exists(paths: &MachinePaths) -> bool {
+    [paths.state_dir(), paths.layer(), paths.cgroup()].iter().any(|path| fs::symlink_metadata(path).is_ok())
+}
+
+/// The names of all machines that have anything on this host.
+///
+/// # Errors
+/// A directory that can't be read.
+pub fn all() -> Result<Vec<MachineName>> {
+    let mut names = Vec::new();
+    for root in [STATE_ROOT, LAYER_ROOT] {
+        let entries = match fs::read_dir(root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| format!("can't read {root}")),
+        };
+        for entry in entries {
+            names.extend(MachineName::new(entry?.file_name()));
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
+/// Whether systemd-machined has a machine of this name that is not one of ours.
+#[must_use]
+pub fn is_foreign(paths: &MachinePaths) -> bool {
+    registered_unit(paths).is_some_and(|unit| unit != paths.unit())
+}
+
+/// Whether this process may make and remove machines.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Makes `path` and its parents, for root alone.
+///
+/// # Errors
+/// The file system's.
+pub fn make_private_dir(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("can't make the directory {}", path.display()))
+}
+
+fn end(paths: &MachinePaths) -> Result<()> {
+    let unit = paths.unit();
+    // SIGKILL to all at once, PID 1 included (cgroups(7)): an orderly stop only costs time.
+    let killed = fs::write(paths.cgroup().join("cgroup.kill"), "1");
+    let stopped = tool::run(&argv(["systemctl", "stop", &unit]), END_LIMIT)?;
+    if is_populated(&paths.cgroup()) {
+        let why = killed.err().map(|error| format!(" ({error})")).unwrap_or_default();
+        bail!("processes of the unit {unit} won't end{why}; see systemctl status {unit}{}", tool::below(&stopped.stderr));
+    }
+    // Failed units keep their name; --collect has already taken most of them.
+    tool::run(&argv(["systemctl", "reset-failed", &unit]), END_LIMIT)?;
+    if registered_unit(paths).is_some_and(|owner| owner == unit) {
+        wait_until_gone(&paths.registration(), UNREGISTER_LIMIT)?;
+    }
+    Ok(())
+}
+
+fn is_populated(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+}
+
+fn registered_unit(paths: &MachinePaths) -> Option<String> {
+    let note = fs::read_to_string(paths.registration()).ok()?;
+    let field = |key: &str| note.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned);
+    field("UNIT=").or_else(|| field("SCOPE=")).or(Some(String::new()))
+}
+
+fn wait_until_gone(path: &Path, limit: Duration) -> Result<()> {
+    let directory = path.parent().context("no directory to watch")?;
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch for events")?;
+    inotify.add_watch(directory, AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM).context("can't watch for events")?;
+    let deadline = Instant::now() + limit;
+    while path.exists() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            bail!("systemd-machined still lists the machine: {} is there after {} s", path.display(), limit.as_secs());
+        }
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => drop(inotify.read_events()),
+            Err(error) => return Err(error).context("can't watch for events"),
+        }
+    }
+    Ok(())
+}
+
+// rm never follows a link, crosses no file system, and takes trees of any depth.
+fn delete_trees(paths: &[PathBuf]) -> Result<()> {
+    let mut command = argv(["rm", "--recursive", "--force", "--one-file-system", "--"]);
+    command.extend(paths.iter().map(OsString::from));
+    tool::run_ok(&command, DELETE_LIMIT).map(drop).context("can't delete all of the machine")
+}
+
+fn same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}

@@ -1,0 +1,96 @@
+//! Machine names, validated once at the edge.
+
+use std::ffi::OsStr;
+use std::fmt;
+
+use anyhow::{Result, bail};
+
+/// The longest name that Linux takes as a host name (`HOST_NAME_MAX`), in bytes.
+pub const MAX_LEN: usize = 64;
+
+/// The name of a machine: a valid host name, hence safe as a file name and in a unit name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MachineName(String);
+
+impl MachineName {
+    /// Takes `raw` if systemd-machined would take it as a machine's name
+    /// (`machine_name_is_valid` in systemd 252 to 262).
+    ///
+    /// # Errors
+    /// Says which rule is broken; the name is shown escaped.
+    pub fn new(raw: impl AsRef<OsStr>) -> Result<Self> {
+        let raw = raw.as_ref();
+        match raw.to_str().map(|name| (name, fault(name))) {
+            Some((name, None)) => Ok(Self(name.to_owned())),
+            Some((_, Some(fault))) => bail!("{raw:?} can't be a machine's name: {fault}"),
+            None => bail!("{raw:?} can't be a machine's name: it is not UTF-8"),
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MachineName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+fn fault(name: &str) -> Option<&'static str> {
+    let label_fault = |label: &str| label.is_empty() || label.starts_with('-') || label.ends_with('-');
+    if name.is_empty() {
+        Some("it is empty")
+    } else if name.len() > MAX_LEN {
+        Some("it is longer than 64 bytes")
+    } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
+        Some("only ASCII letters, digits, '-' and '.' are allowed")
+    } else if name.split('.').any(label_fault) {
+        Some("no part between dots may be empty, or begin or end with '-'")
+    } else {
+        None
+    }
+}
+
+/// A part of a machine's name made from any text: other characters become `-`.
+#[must_use]
+pub fn sanitize(text: &str, max_len: usize) -> String {
+    let dashed: String = text
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(max_len)
+        .collect();
+    dashed.trim_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn takes_host_names() {
+        for name in ["a", "bookworm-1f", "ci-12.example", &"x".repeat(64)] {
+            assert_eq!(MachineName::new(name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn refuses_what_could_escape_or_confuse() {
+        let long = "x".repeat(65);
+        for name in ["", ".", "..", "../x", "a/b", "a\nb", ".a", "-a", "a-", "a..b", "a b", "a_b", "ä", &long] {
+            assert!(MachineName::new(name).is_err(), "{name:?}");
+        }
+        assert!(MachineName::new(OsStr::from_bytes(b"a\xff")).is_err());
+    }
+
+    #[test]
+    fn sanitized_text_is_a_name() {
+        assert_eq!(sanitize("debian_12/slim.", 20), "debian-12-slim");
+        assert_eq!(sanitize("...", 20), "");
+    }
+}

@@ -1,0 +1,101 @@
+//! Where a machine's things are on the host.
+
+use std::path::{Path, PathBuf};
+
+use crate::name::MachineName;
+
+/// State of machines; on a tmpfs, so that a reboot of the host forgets them.
+pub const STATE_ROOT: &str = "/run/nspawn-ci";
+/// Layers of machines.
+pub const LAYER_ROOT: &str = "/var/lib/nspawn-ci/machines";
+/// Argument files of the administrator.
+pub const CONFIG_ROOT: &str = "/etc/nspawn-ci";
+/// The slice that holds all our machines.
+pub const SLICE: &str = "machine-ci.slice";
+/// Where the machine sees the agent's program, which is nspawn-run itself.
+pub const AGENT_IN_MACHINE: &str = "/run/nspawn-ci/nspawn-run";
+/// Where the machine sees the directory that the agent listens in.
+pub const AGENT_DIR_IN_MACHINE: &str = "/run/nspawn-ci/agent";
+/// The agent's socket in that directory.
+pub const AGENT_SOCKET: &str = "socket";
+
+/// All paths and names that follow from a machine's name.
+#[derive(Clone, Debug)]
+pub struct MachinePaths {
+    name: MachineName,
+}
+
+impl MachinePaths {
+    /// The paths of the machine `name`.
+    #[must_use]
+    pub fn new(name: &MachineName) -> Self {
+        Self { name: name.clone() }
+    }
+
+    /// The machine's directory under [`STATE_ROOT`].
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        Path::new(STATE_ROOT).join(self.name.as_str())
+    }
+
+    /// What is written down about the machine: see [`crate::state`].
+    #[must_use]
+    pub fn state_file(&self) -> PathBuf {
+        self.state_dir().join("state.json")
+    }
+
+    /// Held while the machine is made or removed.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        self.state_dir().join("lock")
+    }
+
+    /// The directory that the agent listens in, shown writable to the machine. Not on a file system
+    /// of the host's own, since the machine's root may fill it.
+    #[must_use]
+    pub fn agent_dir(&self) -> PathBuf {
+        self.layer().join("agent")
+    }
+
+    /// The agent's unit file, shown to the machine.
+    #[must_use]
+    pub fn agent_unit(&self) -> PathBuf {
+        self.state_dir().join("agent.service")
+    }
+
+    /// Mount point of the image, in the unit's own mount namespace only.
+    #[must_use]
+    pub fn image_mount(&self) -> PathBuf {
+        self.state_dir().join("image")
+    }
+
+    /// Mount point of the machine's root, in the unit's own mount namespace only.
+    #[must_use]
+    pub fn root_mount(&self) -> PathBuf {
+        self.state_dir().join("root")
+    }
+
+    /// The machine's writable layer.
+    #[must_use]
+    pub fn layer(&self) -> PathBuf {
+        Path::new(LAYER_ROOT).join(self.name.as_str())
+    }
+
+    /// The unit that is the machine.
+    #[must_use]
+    pub fn unit(&self) -> String {
+        format!("nspawn-{}.service", self.name)
+    }
+
+    /// The unit's cgroup.
+    #[must_use]
+    pub fn cgroup(&self) -> PathBuf {
+        Path::new("/sys/fs/cgroup/machine.slice").join(SLICE).join(self.unit())
+    }
+
+    /// systemd-machined's note of the machine, there as long as it is registered (see sd-login(3)).
+    #[must_use]
+    pub fn registration(&self) -> PathBuf {
+        Path::new("/run/systemd/machines").join(self.name.as_str())
+    }
+}

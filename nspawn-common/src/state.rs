@@ -1,0 +1,141 @@
+//! What is written down about a machine, before anything else of it is made.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+
+use crate::name::MachineName;
+use crate::paths::MachinePaths;
+
+/// Version of the file's format; a program refuses what a later one wrote.
+const VERSION: u64 = 1;
+/// A state file is small; what is larger is not ours. Bytes.
+const MAX_SIZE: u64 = 4 << 20;
+
+/// A machine as `nspawn-prepare` made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The machine's name.
+    pub name: MachineName,
+    /// The image's name.
+    pub image: String,
+    /// Where the image was found.
+    pub image_path: PathBuf,
+    /// `NAME=VALUE` for every command in the machine.
+    pub environment: Vec<OsString>,
+}
+
+impl State {
+    /// The file's content.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let paths = MachinePaths::new(&self.name);
+        json!({
+            "version": VERSION,
+            "name": self.name.as_str(),
+            "image": self.image,
+            "image_path": bytes_to_json(self.image_path.as_os_str()),
+            "unit": paths.unit(),
+            "layer": bytes_to_json(paths.layer().as_os_str()),
+            "environment": self.environment.iter().map(|entry| bytes_to_json(entry)).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Reads the state of the machine `name`.
+    ///
+    /// # Errors
+    /// No such machine; a file that is truncated, not ours, or of a later version.
+    pub fn read(name: &MachineName) -> Result<Self> {
+        let path = MachinePaths::new(name).state_file();
+        let text = match read_bounded(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                bail!("no machine {name} here; nspawn-prepare --name={name} IMAGE makes one")
+            }
+            Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
+        };
+        Self::parse(name, &text).with_context(|| {
+            format!("{} can't be used; nspawn-cleanup {name} removes the machine", path.display())
+        })
+    }
+
+    fn parse(name: &MachineName, text: &[u8]) -> Result<Self> {
+        let value: Value = serde_json::from_slice(text).context("not a whole JSON document")?;
+        match value["version"].as_u64() {
+            Some(VERSION) => {}
+            Some(other) => bail!("version {other} of the format is unknown to this program"),
+            None => bail!("it has no version"),
+        }
+        let field = |key: &str| json_to_bytes(&value[key]).with_context(|| format!("no valid {key:?}"));
+        let environment = value["environment"].as_array().context("no valid \"environment\"")?;
+        Ok(Self {
+            name: name.clone(),
+            image: value["image"].as_str().context("no valid \"image\"")?.to_owned(),
+            image_path: field("image_path")?.into(),
+            environment: environment
+                .iter()
+                .map(|entry| json_to_bytes(entry).ok_or_else(|| anyhow!("an entry of \"environment\" is no string")))
+                .collect::<Result<_>>()?,
+        })
+    }
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    fs::File::open(path)?.take(MAX_SIZE).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+// JSON holds text. Bytes that are no text are an array of numbers.
+fn bytes_to_json(bytes: &OsStr) -> Value {
+    bytes.to_str().map_or_else(|| json!(bytes.as_bytes()), |text| json!(text))
+}
+
+fn json_to_bytes(value: &Value) -> Option<OsString> {
+    match value {
+        Value::String(text) => Some(text.into()),
+        Value::Array(numbers) => numbers
+            .iter()
+            .map(|number| number.as_u64().and_then(|number| u8::try_from(number).ok()))
+            .collect::<Option<Vec<u8>>>()
+            .map(OsString::from_vec),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> State {
+        State {
+            name: MachineName::new("m").unwrap(),
+            image: "bookworm".into(),
+            image_path: "/var/lib/machines/bookworm".into(),
+            environment: vec!["A=1".into(), OsStr::from_bytes(b"B=\xff").into()],
+        }
+    }
+
+    #[test]
+    fn reads_what_it_wrote() {
+        let text = sample().to_json().to_string();
+        assert_eq!(State::parse(&sample().name, text.as_bytes()).unwrap(), sample());
+    }
+
+    #[test]
+    fn refuses_what_is_not_whole_or_not_known() {
+        let text = sample().to_json().to_string();
+        for cut in 0..text.len() {
+            assert!(State::parse(&sample().name, &text.as_bytes()[..cut]).is_err(), "{cut}");
+        }
+        let later = text.replace("\"version\":1", "\"version\":2");
+        let error = State::parse(&sample().name, later.as_bytes()).unwrap_err();
+        assert!(format!("{error:#}").contains("version 2"), "{error:#}");
+        assert!(State::parse(&sample().name, b"[]").is_err());
+    }
+}

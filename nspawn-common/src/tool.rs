@@ -1,0 +1,173 @@
+//! Running other programs: bounded in time, their output captured and bounded.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::words;
+
+/// No more than this is read of what a tool prints, in bytes.
+const MAX_OUTPUT: u64 = 64 << 10;
+
+/// What a tool did.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it printed on stdout.
+    pub stdout: String,
+    /// What it printed on stderr, without trailing white space.
+    pub stderr: String,
+}
+
+/// Runs `argv` with stdin from /dev/null and waits for its end, `limit` at most.
+///
+/// # Errors
+/// It can't be started (with the package to install, where known), or it takes too long and is
+/// killed.
+pub fn run(argv: &[OsString], limit: Duration) -> Result<Outcome> {
+    let (program, arguments) = argv.split_first().context("no command")?;
+    let name = program.to_string_lossy();
+    let (stdout, stderr) = (capture()?, capture()?);
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(stdout.try_clone()?)
+        .stderr(stderr.try_clone()?)
+        .spawn()
+        .map_err(|error| anyhow!("can't start {name}: {error}{}", package_hint(&name)))?;
+    let ended = wait_for_exit(child.id(), limit)?;
+    if !ended {
+        child.kill().with_context(|| format!("can't kill {name}"))?;
+    }
+    let status = child.wait().with_context(|| format!("can't wait for {name}"))?;
+    let outcome = Outcome { status, stdout: text_of(stdout)?, stderr: text_of(stderr)? };
+    if !ended {
+        bail!("{name} did not end within {} seconds{}", limit.as_secs(), below(&outcome.stderr));
+    }
+    Ok(outcome)
+}
+
+/// Runs `argv` and takes any status but 0 as a failure.
+///
+/// # Errors
+/// As [`run`]; and a status other than 0, with the tool's own words below.
+pub fn run_ok(argv: &[OsString], limit: Duration) -> Result<String> {
+    let outcome = run(argv, limit)?;
+    if outcome.status.success() {
+        return Ok(outcome.stdout);
+    }
+    bail!("{} failed ({}){}", words::join(&argv[..1]).to_string_lossy(), outcome.status, below(&outcome.stderr))
+}
+
+/// Arguments from text.
+#[must_use]
+pub fn argv<const N: usize>(words: [&str; N]) -> Vec<OsString> {
+    words.map(OsString::from).into()
+}
+
+/// A tool's own words, indented below the line that reports its failure.
+#[must_use]
+pub fn below(text: &str) -> String {
+    text.lines().map(|line| format!("\n  {line}")).collect()
+}
+
+/// Waits until process `pid`, a child of this one, has ended; `false` when `limit` passed first.
+///
+/// # Errors
+/// The kernel has no pidfd (before 5.3).
+pub fn wait_for_exit(pid: u32, limit: Duration) -> Result<bool> {
+    let pidfd = pidfd(pid)?;
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) if Instant::now() < deadline => {}
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error).context("can't wait for a process"),
+        }
+    }
+}
+
+/// A descriptor that is readable once the child `pid` has ended.
+///
+/// # Errors
+/// No such process; a kernel before 5.3.
+pub fn pidfd(pid: u32) -> Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: pidfd_open(2) takes two integers and touches no memory of ours.
+    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
+    let fd = nix::errno::Errno::result(fd).context("pidfd_open")?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
+}
+
+// A file in memory and not a pipe: nobody has to read while the tool runs, and a process that the
+// tool leaves behind can't keep us waiting for its end.
+fn capture() -> Result<File> {
+    Ok(File::from(memfd_create("output", MFdFlags::MFD_CLOEXEC).context("memfd_create")?))
+}
+
+fn text_of(mut file: File) -> Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(MAX_OUTPUT).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+}
+
+fn package_hint(program: &str) -> &'static str {
+    match program {
+        "systemd-nspawn" | "machinectl" => "; install the package systemd-container",
+        "systemd-run" | "systemctl" | "journalctl" => "; this host must run systemd",
+        _ => "",
+    }
+}
+
+/// Where `program` is on this process's PATH.
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| OsStr::new("/usr/sbin:/usr/bin:/sbin:/bin").to_owned());
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn output_and_status_are_kept_apart() {
+        let outcome = run(&argv(["sh", "-c", "echo out; echo err >&2; exit 3"]), LIMIT).unwrap();
+        assert_eq!((outcome.status.code(), &*outcome.stdout, &*outcome.stderr), (Some(3), "out", "err"));
+    }
+
+    #[test]
+    fn a_failure_has_the_tools_words_below() {
+        let error = run_ok(&argv(["sh", "-c", "echo no such thing >&2; exit 1"]), LIMIT).unwrap_err();
+        assert_eq!(error.to_string(), "sh failed (exit status: 1)\n  no such thing");
+        assert!(run_ok(&argv(["/nonexistent/tool"]), LIMIT).is_err());
+    }
+
+    #[test]
+    fn a_tool_that_hangs_is_ended() {
+        let error = run(&argv(["sleep", "60"]), Duration::from_millis(50)).unwrap_err();
+        assert!(error.to_string().contains("did not end"), "{error}");
+    }
+
+    #[test]
+    fn a_process_left_behind_keeps_nobody_waiting() {
+        assert_eq!(run_ok(&argv(["sh", "-c", "sleep 60 & echo done"]), LIMIT).unwrap(), "done");
+    }
+}

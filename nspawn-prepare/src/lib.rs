@@ -1,0 +1,28 @@
+//! The first stage: makes a machine from an image and returns when it takes commands.
+
+mod launch;
+mod options;
+mod plan;
+mod prepare;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use nspawn_common::exit::{self, Exit};
+
+/// The program's name in messages.
+const PROGRAM: &str = "nspawn-prepare";
+
+/// The program: one line on stderr and a status for every failure.
+#[must_use]
+pub fn main() -> ExitCode {
+    let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let done = match argv.split_first() {
+        Some((first, rest)) if first == launch::OPTION => launch::launch(rest),
+        _ => prepare::main(&argv),
+    };
+    match done {
+        Ok(()) => ExitCode::from(Exit::Success.code()),
+        Err(error) => ExitCode::from(exit::report(PROGRAM, &error, Exit::Failure)),
+    }
+}

@@ -1,0 +1,155 @@
+//! What can be asked for.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use nspawn_common::args;
+use nspawn_common::nspawn::Bind;
+use nspawn_common::paths::CONFIG_ROOT;
+
+/// The options, taken apart.
+#[derive(Debug)]
+pub struct Options {
+    pub config: bool,
+    pub name: Option<OsString>,
+    /// The image by `--image` or as the argument: it wins over the job's.
+    pub image: Option<String>,
+    pub default_image: Option<String>,
+    pub binds: Vec<Bind>,
+    pub environment: Vec<OsString>,
+    pub properties: Vec<OsString>,
+    pub timeout: Duration,
+    pub dry_run: bool,
+    pub json: bool,
+    pub verbose: bool,
+}
+
+/// The command line's definition.
+pub fn command() -> Command {
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    let value = |name: &'static str, shape: &'static str| Arg::new(name).long(name).value_name(shape);
+    let bytes = |name: &'static str, shape: &'static str| value(name, shape).value_parser(value_parser!(OsString));
+    let list = |name: &'static str, shape: &'static str| bytes(name, shape).action(ArgAction::Append);
+    Command::new(super::PROGRAM)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Makes a fresh machine from an image, and prints its name when it takes commands")
+        .after_help(
+            "Options are read from /etc/nspawn-ci/prepare.args and /etc/nspawn-ci/images/IMAGE.args, \
+             then from the environment, then from the command line; the last wins, lists add up.\n\n\
+             Example:\n  m=$(nspawn-prepare bookworm) && nspawn-run \"$m\" make test; nspawn-cleanup \"$m\"",
+        )
+        .arg(Arg::new("IMAGE").help("The image: a name that machinectl list-images shows, or a docker-style one"))
+        .arg(bytes("name", "NAME").visible_alias("machine").short('M').help("The machine's name; a machine of ours that has it is replaced"))
+        .arg(value("image", "IMAGE").help("The image, whatever a GitLab job asks for"))
+        .arg(value("default-image", "IMAGE").help("The image where nothing else names one"))
+        .arg(list("bind", "SOURCE[:DESTINATION[:OPTIONS]]").help("Show a file or directory of the host in the machine; as in systemd-nspawn(1)"))
+        .arg(list("bind-ro", "SOURCE[:DESTINATION[:OPTIONS]]").help("The same, read-only"))
+        .arg(list("setenv", "NAME[=VALUE]").short('E').help("Set a variable for every command in the machine"))
+        .arg(list("property", "NAME=VALUE").short('p').help("Set a property of the machine's unit; as in systemd-run(1)"))
+        .arg(value("timeout", "TIME").default_value("90s").value_parser(parse_duration).help("How long the boot may take: 90, 90s, 5min"))
+        .arg(flag("dry-run").help("Print the commands that would run, and run none"))
+        .arg(flag("json").help("Print the machine's description as JSON instead of its name"))
+        .arg(flag("verbose").short('v').help("Print the commands as they run, on stderr"))
+        .arg(flag("config").hide(true).help("Print the configuration for GitLab Runner's config stage"))
+}
+
+/// Reads the options. `image_of` tells which image they ask for, since that image may have an
+/// argument file of its own. `None`: help was asked for and printed.
+pub fn parse(argv: &[OsString], image_of: impl Fn(&Options) -> Result<String>) -> Result<Option<(Options, String)>> {
+    let common = Path::new(CONFIG_ROOT).join("prepare.args");
+    let Some(matches) = args::parse(&command(), &[&common], argv)? else { return Ok(None) };
+    let options = from_matches(&matches)?;
+    if options.config {
+        return Ok(Some((options, String::new())));
+    }
+    let image = image_of(&options)?;
+    let own = Path::new(CONFIG_ROOT).join("images").join(format!("{image}.args"));
+    let matches = args::parse(&command(), &[&common, &own], argv)?;
+    matches.map(|matches| Ok((from_matches(&matches)?, image))).transpose()
+}
+
+fn from_matches(matches: &ArgMatches) -> Result<Options> {
+    let text = |id: &str| matches.get_one::<String>(id).cloned();
+    let mut binds = Vec::new();
+    for spec in args::list(matches, "bind") {
+        binds.push(Bind::Writable(absolute(spec)?));
+    }
+    for spec in args::list(matches, "bind-ro") {
+        binds.push(Bind::ReadOnly(absolute(spec)?));
+    }
+    let environment = args::list(matches, "setenv").into_iter().map(args::with_value).collect::<Result<_>>()?;
+    Ok(Options {
+        config: matches.get_flag("config"),
+        name: matches.get_one::<OsString>("name").cloned(),
+        image: text("IMAGE").or_else(|| text("image")),
+        default_image: text("default-image"),
+        binds,
+        environment,
+        properties: args::list(matches, "property").into_iter().map(checked_property).collect::<Result<_>>()?,
+        timeout: matches.get_one("timeout").copied().context("no time-out")?,
+        dry_run: matches.get_flag("dry-run"),
+        json: matches.get_flag("json"),
+        verbose: matches.get_flag("verbose"),
+    })
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    args::parse_duration(text).map_err(|error| format!("{error:#}"))
+}
+
+// systemd-nspawn is started in another working directory than ours.
+fn absolute(spec: OsString) -> Result<OsString> {
+    if matches!(spec.as_bytes().first(), Some(b'/' | b'+' | b':')) {
+        return Ok(spec);
+    }
+    let here = env::current_dir().context("can't tell the current directory")?;
+    Ok(here.join(spec).into_os_string())
+}
+
+fn checked_property(property: OsString) -> Result<OsString> {
+    if property.as_bytes().contains(&b'=') {
+        return Ok(property);
+    }
+    bail!("--property={} has no value: NAME=VALUE", OsStr::new(&property).display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &[&str]) -> Result<Options> {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        parse(&words, |options| Ok(options.image.clone().unwrap_or_default())).map(|both| both.unwrap().0)
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_argument_and_the_option_name_the_image() {
+        assert_eq!(parsed(&["bookworm"]).unwrap().image.unwrap(), "bookworm");
+        assert_eq!(parsed(&["--image=trixie"]).unwrap().image.unwrap(), "trixie");
+        assert_eq!(parsed(&[]).unwrap().timeout, Duration::from_secs(90));
+    }
+
+    #[test]
+    fn relative_binds_are_made_absolute() {
+        let here = env::current_dir().unwrap();
+        let options = parsed(&["x", "--bind", "a:/b", "--bind-ro=/c"]).unwrap();
+        assert_eq!(options.binds, [Bind::Writable(here.join("a:/b").into()), Bind::ReadOnly("/c".into())]);
+    }
+
+    #[test]
+    fn bad_values_are_errors() {
+        for words in [&["x", "--timeout=0"][..], &["x", "-p", "MemoryMax"], &["x", "-E", "=1"], &["x", "y"], &["--nonsense"]] {
+            assert!(parsed(words).is_err(), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! One connection of the host: a command, from its request to its end.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::exit;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use nspawn_common::tool::pidfd;
+use nspawn_common::wire::{self, Program, Request};
+
+use super::cgroups::Cgroup;
+use super::child::{self, Plan, Refusal, Stdio};
+use super::console::Console;
+use super::users::{self, User};
+
+/// Answers one request of the host.
+pub fn serve(mut stream: UnixStream, cgroup: Cgroup) -> Result<()> {
+    let (tag, length, fds) = receive_header(&stream)?;
+    match tag {
+        wire::HELLO => stream.write_all(&wire::frame(wire::HELLO, &[])).context("can't answer"),
+        wire::RUN => {
+            let body = wire::read_body(&mut stream, length, wire::MAX_REQUEST).context("can't read the request")?;
+            let Ok(pipes) = <[OwnedFd; 3]>::try_from(fds) else { bail!("a request came without its three pipes") };
+            run(stream, &cgroup, Request::decode(&body)?, pipes)
+        }
+        // A host with a later version of these programs.
+        _ => refuse(&mut stream, &Refusal { exit: nspawn_common::exit::Exit::RunFailure, why: "the machine was made by another version of nspawn-prepare; make it anew".into() }),
+    }
+}
+
+fn run(mut stream: UnixStream, cgroup: &Cgroup, request: Request, pipes: [OwnedFd; 3]) -> Result<()> {
+    let kill_remaining = request.kill_remaining;
+    let mut command = match Command::start(cgroup, request, pipes) {
+        Ok(command) => command,
+        Err(refusal) => return refuse(&mut stream, &refusal),
+    };
+    stream.write_all(&wire::frame(wire::STARTED, &[])).context("can't answer")?;
+    let Some(status) = command.supervise(&mut stream)? else {
+        return cgroup.kill();
+    };
+    if kill_remaining {
+        cgroup.kill()?;
+    }
+    let answer = match status {
+        WaitStatus::Exited(_, code) => wire::frame(wire::EXITED, &[code as u8]),
+        WaitStatus::Signaled(_, number, _) => wire::frame(wire::SIGNALED, &[number as u8]),
+        other => bail!("the command ended in an unknown way: {other:?}"),
+    };
+    stream.write_all(&answer).context("can't answer")
+}
+
+fn refuse(stream: &mut UnixStream, refusal: &Refusal) -> Result<()> {
+    let why: Vec<u8> = refusal.why.bytes().take(wire::MAX_ANSWER - 1).collect();
+    stream.write_all(&wire::frame(wire::REFUSED, &[&[refusal.exit.code()][..], &why].concat())).context("can't answer")
+}
+
+struct Command {
+    pid: Pid,
+    console: Option<Console>,
+    script: Option<Script>,
+}
+
+impl Command {
+    fn start(cgroup: &Cgroup, request: Request, pipes: [OwnedFd; 3]) -> Result<Self, Refusal> {
+        let user = users::find(request.user.as_deref().unwrap_or(OsStr::new("root")))?;
+        let script = match &request.program {
+            Program::Script(text) => Some(Script::write(text, &user)?),
+            _ => None,
+        };
+        let (console, stdio) = match request.terminal {
+            None => (None, Stdio::Pipes(pipes)),
+            Some(size) => {
+                let [input, output, _] = pipes;
+                let console = Console::open(size, input, output)?;
+                let near_side = console.near_side()?;
+                (Some(console), Stdio::Terminal(near_side))
+            }
+        };
+        let (program, arguments) = words(&request.program, &user, script.as_ref(), console.is_some());
+        cgroup.make()?;
+        let plan = Plan { cgroup, stdio, user: &user, directory: request.directory, environment: request.environment, program, arguments };
+        Ok(Self { pid: spawn(plan)?, console, script })
+    }
+
+    /// Waits for the command's end; `None` if the host went away first.
+    fn supervise(&mut self, stream: &mut UnixStream) -> Result<Option<WaitStatus>> {
+        let ended = pidfd(self.pid.as_raw().cast_unsigned())?;
+        loop {
+            let [has_ended, host_speaks, has_output, takes_input, has_input] = self.wait(&ended, stream)?;
+            if has_ended {
+                return self.finish().map(Some);
+            }
+            if host_speaks && !self.obey(stream) {
+                return Ok(None);
+            }
+            let Some(console) = &mut self.console else { continue };
+            if has_output && !console.move_output() {
+                // The terminal is closed on one side; the command's end is all that is to come.
+                self.console = None;
+                continue;
+            }
+            if takes_input {
+                console.give_input();
+            }
+            if has_input {
+                console.take_input();
+            }
+        }
+    }
+
+    // What has happened, in supervise()'s order.
+    fn wait(&self, ended: &OwnedFd, stream: &UnixStream) -> Result<[bool; 5]> {
+        let watch = |fd, events| PollFd::new(fd, events);
+        let mut fds = vec![watch(ended.as_fd(), PollFlags::POLLIN), watch(stream.as_fd(), PollFlags::POLLIN)];
+        if let Some(console) = &self.console {
+            let wanted = if console.has_pending() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
+            fds.push(watch(console.master(), wanted));
+            fds.extend(console.wanted_input().map(|input| watch(input, PollFlags::POLLIN)));
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("can't wait for the command"),
+        }
+        let seen = |place: usize| fds.get(place).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+        let readable = |place: usize| seen(place).intersects(!PollFlags::POLLOUT);
+        Ok([readable(0), readable(1), readable(2), seen(2).contains(PollFlags::POLLOUT), readable(3)])
+    }
+
+    fn finish(&mut self) -> Result<WaitStatus> {
+        let status = waitpid(self.pid, None).context("can't wait for the command")?;
+        if let Some(console) = &mut self.console {
+            console.move_rest();
+        }
+        self.script = None;
+        Ok(status)
+    }
+
+    // What the host asks for; `false` if it went away.
+    fn obey(&mut self, stream: &mut UnixStream) -> bool {
+        match wire::read_frame(stream, wire::MAX_ANSWER) {
+            Ok(Some((wire::RESIZE, body))) => {
+                if let (Some(console), Some(size)) = (&self.console, wire::decode_size(&body)) {
+                    console.resize(size);
+                }
+                true
+            }
+            Ok(Some(_)) => true,
+            Ok(None) | Err(_) => false,
+        }
+    }
+}
+
+/// What to execute, and its arguments.
+fn words(program: &Program, user: &User, script: Option<&Script>, on_terminal: bool) -> (OsString, Vec<OsString>) {
+    match (program, script) {
+        (Program::Command(words), _) => (words.first().cloned().unwrap_or_default(), words.clone()),
+        (_, Some(script)) => (script.path.clone().into(), vec![script.path.clone().into()]),
+        // login(1): a dash before the name makes it a login shell.
+        (_, None) if on_terminal => {
+            let name = Path::new(&user.shell).file_name().unwrap_or(&user.shell);
+            (user.shell.clone(), vec![[OsStr::new("-"), name].into_iter().collect()])
+        }
+        (_, None) => (user.shell.clone(), vec![user.shell.clone()]),
+    }
+}
+
+// Forks the command. A pipe that closes by itself when the command is executed tells its start.
+fn spawn(plan: Plan) -> Result<Pid, Refusal> {
+    let (told, tell) = pipe2(OFlag::O_CLOEXEC).context("can't make a pipe")?;
+    // SAFETY: a session has a single thread, so the child may do all that a program may.
+    let pid = match unsafe { fork() }.context("can't fork")? {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            let Err(refusal) = child::become_command(plan);
+            let _ = File::from(tell).write_all(&[&[refusal.exit.code()][..], refusal.why.as_bytes()].concat());
+            exit(refusal.exit.code().into());
+        }
+    };
+    drop(tell);
+    drop(plan);
+    let mut refused = Vec::new();
+    File::from(told).take(wire::MAX_ANSWER as u64).read_to_end(&mut refused).context("can't tell whether the command started")?;
+    let Some((code, why)) = refused.split_first() else { return Ok(pid) };
+    waitpid(pid, None).context("can't wait for the command")?;
+    Err(Refusal { exit: nspawn_common::exit::Exit::from_code(*code), why: String::from_utf8_lossy(why).into_owned() })
+}
+
+/// A script of the host, in a file of the machine while it runs: so its stdin is its own.
+struct Script {
+    path: PathBuf,
+}
+
+impl Script {
+    fn write(text: &[u8], user: &User) -> Result<Self> {
+        let script = Self { path: format!("/run/nspawn-script-{}", std::process::id()).into() };
+        // An earlier session of the same number left it when it was killed.
+        let _ = fs::remove_file(&script.path);
+        let written = OpenOptions::new().create_new(true).write(true).mode(0o700).open(&script.path).and_then(|mut file| file.write_all(text));
+        written.and_then(|()| chown(&script.path, Some(user.uid), Some(user.gid))).context("can't write the script into the machine")?;
+        Ok(script)
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+// The header and the descriptors that come with it.
+fn receive_header(stream: &UnixStream) -> Result<(u8, usize, Vec<OwnedFd>)> {
+    let mut header = [0; wire::HEADER];
+    let mut space = nix::cmsg_space!([RawFd; 3]);
+    let mut parts = [IoSliceMut::new(&mut header)];
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL)
+        .context("can't read the request")?;
+    let mut fds = Vec::new();
+    for control in message.cmsgs().context("a request has too many descriptors")? {
+        if let ControlMessageOwned::ScmRights(received) = control {
+            // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
+            fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    let count = message.bytes;
+    if count < wire::HEADER {
+        bail!("the host went away");
+    }
+    let (tag, length) = wire::parse_header(header);
+    Ok((tag, length, fds))
+}

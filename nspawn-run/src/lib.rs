@@ -1,0 +1,32 @@
+//! The second stage: runs a command in a machine, and ends as the command ended.
+//!
+//! | module | on which side |
+//! | --- | --- |
+//! | [`options`], [`run`] | the host: what is asked for, and the verb |
+//! | [`streams`], [`terminal`] | the host: stdin, stdout, stderr |
+//! | [`agent`] | the machine: the same program in its hidden form |
+
+mod agent;
+mod options;
+mod run;
+mod streams;
+mod terminal;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use nspawn_common::exit::{self, Exit};
+
+/// The program's name in messages.
+const PROGRAM: &str = "nspawn-run";
+
+/// The program: the command's own status, or one line on stderr and 125.
+#[must_use]
+pub fn main() -> ExitCode {
+    let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let done = match argv.first() {
+        Some(first) if first == agent::OPTION => agent::main().map(|()| Exit::Success.code()),
+        _ => run::main(&argv),
+    };
+    ExitCode::from(done.unwrap_or_else(|error| exit::report(PROGRAM, &error, Exit::RunFailure)))
+}

@@ -1,0 +1,99 @@
+//! What can be asked for.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::Result;
+use clap::{Arg, ArgAction, Command, value_parser};
+use nspawn_common::args;
+use nspawn_common::paths::CONFIG_ROOT;
+
+/// The options, taken apart.
+#[derive(Debug)]
+pub struct Options {
+    /// The machine, or GitLab's script.
+    pub machine: OsString,
+    /// The command, or GitLab's stage.
+    pub command: Vec<OsString>,
+    pub user: Option<OsString>,
+    pub directory: Option<OsString>,
+    pub environment: Vec<OsString>,
+    pub terminal: bool,
+    pub kill_remaining: bool,
+}
+
+/// The command line's definition.
+pub fn command() -> Command {
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    let bytes = |name: &'static str, shape: &'static str| {
+        Arg::new(name).long(name).value_name(shape).value_parser(value_parser!(OsString))
+    };
+    Command::new(super::PROGRAM)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Runs a command in a machine, with its stdin, stdout, stderr and exit status")
+        .after_help(
+            "Without a command: a login shell on a terminal, else a shell script read from stdin.\n\
+             Exit status: the command's; 128+n if signal n ended it; 125 if nspawn-run itself failed, \
+             126 if the command can't be executed, 127 if it is not found.\n\n\
+             Examples:\n  nspawn-run \"$m\" make test\n  git archive HEAD | nspawn-run \"$m\" tar -xC /src",
+        )
+        .arg(Arg::new("MACHINE").required(true).value_parser(value_parser!(OsString)).help("A machine that nspawn-prepare made"))
+        .arg(
+            Arg::new("COMMAND")
+                .num_args(0..)
+                .trailing_var_arg(true)
+                .allow_hyphen_values(true)
+                .value_parser(value_parser!(OsString))
+                .help("The command and its arguments"),
+        )
+        .arg(bytes("uid", "USER").help("Run as this user of the machine, by name or number; root by default"))
+        .arg(bytes("working-directory", "DIR").help("Run in this directory; the user's home by default"))
+        .arg(bytes("setenv", "NAME[=VALUE]").short('E').action(ArgAction::Append).help("Set a variable for the command"))
+        .arg(flag("pty").short('t').help("Run on a terminal of the machine's own"))
+        .arg(flag("kill-remaining").help("End what the command leaves running in the background"))
+}
+
+/// Reads the options; `None` if help was asked for and printed.
+pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
+    let file = Path::new(CONFIG_ROOT).join("run.args");
+    let Some(matches) = args::parse(&command(), &[&file], argv)? else { return Ok(None) };
+    let one = |id: &str| matches.get_one::<OsString>(id).cloned();
+    Ok(Some(Options {
+        machine: one("MACHINE").unwrap_or_default(),
+        command: args::list(&matches, "COMMAND"),
+        user: one("uid"),
+        directory: one("working-directory"),
+        environment: args::list(&matches, "setenv").into_iter().map(args::with_value).collect::<Result<_>>()?,
+        terminal: matches.get_flag("pty"),
+        kill_remaining: matches.get_flag("kill-remaining"),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &[&str]) -> Options {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        parse(&words).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_machine_is_the_commands() {
+        assert_eq!(parsed(&["m", "ls", "-l", "--uid=x"]).command, ["ls", "-l", "--uid=x"]);
+        assert_eq!(parsed(&["m", "--", "-odd"]).command, ["-odd"]);
+        assert_eq!(parsed(&["m", "sh", "--", "x"]).command, ["sh", "--", "x"]);
+        assert_eq!(parsed(&["--uid=u", "--", "m", "", "-t"]).command, ["", "-t"]);
+        assert!(parsed(&["-t", "m"]).terminal);
+    }
+
+    #[test]
+    fn a_machine_is_needed() {
+        assert!(parse(&[]).is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! Moving bytes between this program's stdin, stdout, stderr and the pipes that the machine holds.
+//!
+//! The machine gets pipes of ours and never the descriptors that we were given: those may be a
+//! terminal or a file whose settings and other direction are not its business.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result, anyhow};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::{pipe2, read, write};
+
+/// The pipes' size and the most that is moved at once, in bytes. Larger is no faster.
+const CHUNK: usize = 256 << 10;
+
+nix::ioctl_read_bad!(readable_bytes, nix::libc::FIONREAD, nix::libc::c_int);
+
+/// A pipe: where to read, where to write.
+///
+/// # Errors
+/// No descriptors left.
+pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("can't make a pipe")?;
+    // Refused where pipes take too much of the host's memory: then it stays as it is.
+    let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(CHUNK as i32));
+    Ok((reader, writer))
+}
+
+/// Moves stdin into the machine until either side ends. Nobody waits for it.
+pub fn feed(stdin: OwnedFd, into: OwnedFd) {
+    thread::spawn(move || while !matches!(shift(&stdin, into.as_fd(), CHUNK), Ok(0) | Err(_)) {});
+}
+
+/// A stream out of the machine, on its way.
+pub struct Output {
+    thread: JoinHandle<io::Result<()>>,
+    ended: EventFd,
+}
+
+impl Output {
+    /// Moves `from` to `to` until [`Output::finish`].
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn start(from: OwnedFd, to: OwnedFd) -> Result<Self> {
+        let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("can't make an event")?;
+        let watched = ended.as_fd().try_clone_to_owned()?;
+        let thread = thread::spawn(move || drain(&from, to.as_fd(), watched.as_fd()));
+        Ok(Self { thread, ended })
+    }
+
+    /// Delivers what was written until now, and no more: a process in the machine's background may
+    /// hold the stream open and write for ever.
+    ///
+    /// # Errors
+    /// The output can't be written. A reader that went away is no error: the command learnt of it.
+    pub fn finish(self) -> Result<()> {
+        self.ended.write(1).context("can't signal an event")?;
+        let done = self.thread.join().map_err(|_| anyhow!("moving the output failed"))?;
+        done.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+            .context("can't write the command's output")
+    }
+}
+
+fn drain(from: &OwnedFd, to: BorrowedFd, ended: BorrowedFd) -> io::Result<()> {
+    loop {
+        let mut fds = [PollFd::new(from.as_fd(), PollFlags::POLLIN), PollFd::new(ended, PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) if fds[1].any() == Some(true) => return shift_exactly(from, to, left_in(from)?),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds[0].any() == Some(true) && shift(from, to, CHUNK)? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn left_in(pipe: &OwnedFd) -> io::Result<usize> {
+    use std::os::fd::AsRawFd;
+    let mut count = 0;
+    // SAFETY: FIONREAD writes one int, which is what `count` is.
+    unsafe { readable_bytes(pipe.as_raw_fd(), &raw mut count) }?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+fn shift_exactly(from: &OwnedFd, to: BorrowedFd, mut count: usize) -> io::Result<()> {
+    while count > 0 {
+        match shift(from, to, count)? {
+            0 => break,
+            moved => count -= moved,
+        }
+    }
+    Ok(())
+}
+
+// Moves up to `most` bytes, without copying them where the kernel can; 0 at the end.
+fn shift(from: &OwnedFd, to: BorrowedFd, most: usize) -> io::Result<usize> {
+    loop {
+        match splice(from, None, to, None, most.min(CHUNK), SpliceFFlags::empty()) {
+            Ok(moved) => return Ok(moved),
+            Err(Errno::EINTR) => {}
+            // A terminal, or a file opened for appending.
+            Err(Errno::EINVAL) => return copy(from, to, most),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn copy(from: &OwnedFd, to: BorrowedFd, most: usize) -> io::Result<usize> {
+    let mut buffer = [0; 64 << 10];
+    let most = most.min(buffer.len());
+    let count = retry(|| read(from, &mut buffer[..most]))?;
+    let mut rest = &buffer[..count];
+    while !rest.is_empty() {
+        let written = retry(|| write(to, rest))?;
+        rest = &rest[written..];
+    }
+    Ok(count)
+}
+
+fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            done => return done.map_err(Into::into),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn all_that_was_written_is_delivered_though_the_pipe_stays_open() {
+        let (from, writer) = pipe().unwrap();
+        let (reader, to) = pipe().unwrap();
+        let output = Output::start(from, to).unwrap();
+        let mut held_open = File::from(writer);
+        held_open.write_all(&[7; 100_000]).unwrap();
+        output.finish().unwrap();
+        let mut got = Vec::new();
+        File::from(reader).read_to_end(&mut got).unwrap();
+        assert_eq!(got, [7; 100_000]);
+    }
+
+    #[test]
+    fn a_reader_that_goes_away_ends_the_writer() {
+        let (from, writer) = pipe().unwrap();
+        let (reader, to) = pipe().unwrap();
+        drop(reader);
+        let output = Output::start(from, to).unwrap();
+        let mut writer = File::from(writer);
+        while writer.write_all(&[0; 1000]).is_ok() {}
+        output.finish().unwrap();
+    }
+}

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, Command, value_parser};
+use nspawn_common::args;
 use nspawn_common::exit::{self, Exit};
 use nspawn_common::gitlab::{self, Job};
 use nspawn_common::lifecycle::{self, Lock};
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::{CONFIG_ROOT, MachinePaths};
-use nspawn_common::args;
 
 /// The program's name in messages.
 const PROGRAM: &str = "nspawn-cleanup";

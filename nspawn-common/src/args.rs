@@ -66,10 +66,10 @@ pub fn list(matches: &ArgMatches, id: &str) -> Vec<OsString> {
 /// No name, or no such variable.
 pub fn with_value(entry: OsString) -> Result<OsString> {
     match entry.as_bytes().iter().position(|byte| *byte == b'=') {
-        Some(0) => bail!("--setenv={} has no name: NAME=VALUE", entry.display()),
+        Some(0) => bail!("--setenv={entry:?} has no name: NAME=VALUE"),
         Some(_) => Ok(entry),
         None => {
-            let value = env::var_os(&entry).with_context(|| format!("--setenv={}: no such variable is set", entry.display()))?;
+            let value = env::var_os(&entry).with_context(|| format!("--setenv={entry:?}: no such variable is set"))?;
             Ok([&*entry, OsStr::new("="), &*value].into_iter().collect())
         }
     }

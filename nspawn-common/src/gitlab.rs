@@ -63,7 +63,8 @@ impl Job {
         match env::var_os("JOB_RESPONSE_FILE").filter(|path| !path.is_empty()) {
             Some(path) => {
                 let path = PathBuf::from(path);
-                let text = read_response(&path).with_context(|| format!("can't use $JOB_RESPONSE_FILE {}", path.display()))?;
+                let text =
+                    read_response(&path).with_context(|| format!("can't use $JOB_RESPONSE_FILE {}", path.display()))?;
                 Self::from_response(&text).with_context(|| format!("can't use $JOB_RESPONSE_FILE {}", path.display()))
             }
             None => Self::from_variables(|name| env::var(format!("CUSTOM_ENV_{name}")).ok()),
@@ -83,7 +84,10 @@ impl Job {
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let id = variable("CI_JOB_ID").unwrap_or_default();
         Ok(Self {
-            id: id.parse().ok().with_context(|| format!("$CUSTOM_ENV_CI_JOB_ID is {id:?}, which is no job's number"))?,
+            id: id
+                .parse()
+                .ok()
+                .with_context(|| format!("$CUSTOM_ENV_CI_JOB_ID is {id:?}, which is no job's number"))?,
             server: variable("CI_SERVER_URL").map(|url| server_of(&url)).unwrap_or_default(),
             image: variable("CI_JOB_IMAGE").filter(|name| !name.is_empty()),
         })
@@ -149,7 +153,8 @@ mod tests {
     use super::*;
 
     fn job(id: u64, repo_url: &str) -> Job {
-        let text = format!(r#"{{"id": {id}, "git_info": {{"repo_url": "{repo_url}"}}, "image": {{"name": "debian"}}}}"#);
+        let text =
+            format!(r#"{{"id": {id}, "git_info": {{"repo_url": "{repo_url}"}}, "image": {{"name": "debian"}}}}"#);
         Job::from_response(text.as_bytes()).unwrap()
     }
 

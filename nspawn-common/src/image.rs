@@ -113,7 +113,11 @@ fn open(name: &str, path: &Path) -> Result<Image> {
 // image_name_is_valid() of systemd: a file name without control characters. Hidden entries are
 // temporary files of systemd-machined and of nspawn-image.
 fn is_image_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains('/') && !name.contains(char::is_control)
+    !name.is_empty()
+        && name.len() <= 255
+        && !name.starts_with('.')
+        && !name.contains('/')
+        && !name.contains(char::is_control)
 }
 
 fn unknown(directories: &[&Path], reference: &str, tried: &[String]) -> String {

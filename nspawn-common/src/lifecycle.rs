@@ -75,7 +75,8 @@ pub fn remove(name: &MachineName, lock: Lock) -> Result<()> {
 pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     let state_dir = paths.state_dir();
     let unreadable = || format!("can't read {}", state_dir.display());
-    let entries: Vec<_> = fs::read_dir(&state_dir).and_then(Iterator::collect::<io::Result<_>>).with_context(unreadable)?;
+    let entries: Vec<_> =
+        fs::read_dir(&state_dir).and_then(Iterator::collect::<io::Result<_>>).with_context(unreadable)?;
     let left: Vec<PathBuf> = entries.iter().map(DirEntry::path).filter(|path| *path != paths.lock_file()).collect();
     if left.is_empty() && !paths.layer().exists() && !paths.cgroup().exists() {
         return Ok(());
@@ -143,7 +144,10 @@ fn end(paths: &MachinePaths) -> Result<()> {
     let stopped = tool::run(&argv(["systemctl", "stop", &unit]), END_LIMIT)?;
     if is_populated(&paths.cgroup()) {
         let why = killed.err().map(|error| format!(" ({error})")).unwrap_or_default();
-        bail!("processes of the unit {unit} won't end{why}; see systemctl status {unit}{}", tool::below(&stopped.stderr));
+        bail!(
+            "processes of the unit {unit} won't end{why}; see systemctl status {unit}{}",
+            tool::below(&stopped.stderr)
+        );
     }
     // Failed units keep their name; --collect has already taken most of them.
     tool::run(&argv(["systemctl", "reset-failed", &unit]), END_LIMIT)?;
@@ -154,7 +158,8 @@ fn end(paths: &MachinePaths) -> Result<()> {
 }
 
 fn is_populated(cgroup: &Path) -> bool {
-    fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+    fs::read_to_string(cgroup.join("cgroup.events"))
+        .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
 }
 
 fn registered_unit(paths: &MachinePaths) -> Option<String> {
@@ -166,7 +171,9 @@ fn registered_unit(paths: &MachinePaths) -> Option<String> {
 fn wait_until_gone(path: &Path, limit: Duration) -> Result<()> {
     let directory = path.parent().context("no directory to watch")?;
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch for events")?;
-    inotify.add_watch(directory, AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM).context("can't watch for events")?;
+    inotify
+        .add_watch(directory, AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM)
+        .context("can't watch for events")?;
     let deadline = Instant::now() + limit;
     while path.exists() {
         let left = deadline.saturating_duration_since(Instant::now());

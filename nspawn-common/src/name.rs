@@ -58,11 +58,7 @@ fn fault(name: &str) -> Option<&'static str> {
 /// A part of a machine's name made from any text: other characters become `-`.
 #[must_use]
 pub fn sanitize(text: &str, max_len: usize) -> String {
-    let dashed: String = text
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(max_len)
-        .collect();
+    let dashed: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(max_len).collect();
     dashed.trim_matches('-').to_owned()
 }
 

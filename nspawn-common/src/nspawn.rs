@@ -35,10 +35,10 @@ impl Nspawn<'_> {
         let mut argv: Vec<OsString> = [
             "systemd-nspawn",
             "--quiet",
-            "--settings=no",       // what a machine is follows from our options alone
-            "--keep-unit",         // the payload stays in the unit's cgroup: its limits bind
-            "--notify-ready=yes",  // ready is when the machine says so
-            "--link-journal=no",   // images share a machine ID at times
+            "--settings=no",      // what a machine is follows from our options alone
+            "--keep-unit",        // the payload stays in the unit's cgroup: its limits bind
+            "--notify-ready=yes", // ready is when the machine says so
+            "--link-journal=no",  // images share a machine ID at times
             "--resolv-conf=copy-host",
             "--console=read-only", // the boot's messages go to the unit's journal
         ]
@@ -99,7 +99,14 @@ mod tests {
             boot_words: vec!["systemd.wants=x.service".into()],
         };
         let argv = nspawn.command();
-        let tail = ["--directory=/run/nspawn-ci/m/root", "--bind=/a b:/c", "--bind-ro=/x\\:1:/y", "--boot", "--", "systemd.wants=x.service"];
+        let tail = [
+            "--directory=/run/nspawn-ci/m/root",
+            "--bind=/a b:/c",
+            "--bind-ro=/x\\:1:/y",
+            "--boot",
+            "--",
+            "systemd.wants=x.service",
+        ];
         assert_eq!(argv[argv.len() - tail.len()..], tail);
         assert!(argv.iter().any(|word| word == "--machine=m"));
     }

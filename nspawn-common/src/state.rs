@@ -59,9 +59,8 @@ impl State {
             }
             Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
         };
-        Self::parse(name, &text).with_context(|| {
-            format!("{} can't be used; nspawn-cleanup {name} removes the machine", path.display())
-        })
+        Self::parse(name, &text)
+            .with_context(|| format!("{} can't be used; nspawn-cleanup {name} removes the machine", path.display()))
     }
 
     fn parse(name: &MachineName, text: &[u8]) -> Result<Self> {

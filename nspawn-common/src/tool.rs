@@ -44,7 +44,7 @@ pub fn run(argv: &[OsString], limit: Duration) -> Result<Outcome> {
         .stderr(stderr.try_clone()?)
         .spawn()
         .map_err(|error| anyhow!("can't start {name}: {error}{}", package_hint(&name)))?;
-    let ended = wait_for_exit(child.id(), limit)?;
+    let ended = wait_for_exit(i32::try_from(child.id())?, limit)?;
     if !ended {
         child.kill().with_context(|| format!("can't kill {name}"))?;
     }
@@ -84,7 +84,7 @@ pub fn below(text: &str) -> String {
 ///
 /// # Errors
 /// The kernel has no pidfd (before 5.3).
-pub fn wait_for_exit(pid: u32, limit: Duration) -> Result<bool> {
+pub fn wait_for_exit(pid: i32, limit: Duration) -> Result<bool> {
     let pidfd = pidfd(pid)?;
     let deadline = Instant::now() + limit;
     loop {
@@ -104,7 +104,7 @@ pub fn wait_for_exit(pid: u32, limit: Duration) -> Result<bool> {
 ///
 /// # Errors
 /// No such process; a kernel before 5.3.
-pub fn pidfd(pid: u32) -> Result<OwnedFd> {
+pub fn pidfd(pid: i32) -> Result<OwnedFd> {
     use std::os::fd::FromRawFd;
     // SAFETY: pidfd_open(2) takes two integers and touches no memory of ours.
     let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };

@@ -9,16 +9,16 @@ use crate::paths::{MachinePaths, SLICE};
 
 /// What the unit of every machine has, and why. Users override by `--property`, which comes later.
 const PROPERTIES: [&str; 10] = [
-    "KillMode=mixed",             // a stop asks the machine's PID 1, then kills all that is left
-    "Delegate=yes",               // the machine's systemd makes cgroups below the unit's
-    "PrivateMounts=yes",          // the machine's root is mounted where the host can't see it
-    "TasksMax=16384",             // as in systemd-nspawn@.service
-    "DevicePolicy=closed",        // null, zero, full, random, urandom, tty, ptmx, and these two:
+    "KillMode=mixed",               // a stop asks the machine's PID 1, then kills all that is left
+    "Delegate=yes",                 // the machine's systemd makes cgroups below the unit's
+    "PrivateMounts=yes",            // the machine's root is mounted where the host can't see it
+    "TasksMax=16384",               // as in systemd-nspawn@.service
+    "DevicePolicy=closed",          // null, zero, full, random, urandom, tty, ptmx, and these two:
     "DeviceAllow=/dev/net/tun rwm", // as in systemd-nspawn@.service
-    "DeviceAllow=char-pts rw",    // the machine's console
-    "TimeoutStopSec=10s",         // a stop is asked for when nobody waits for an orderly end
-    "OOMPolicy=continue",         // a process killed for memory is the job's matter
-    "IgnoreSIGPIPE=no",           // the machine's processes start as on any system
+    "DeviceAllow=char-pts rw",      // the machine's console
+    "TimeoutStopSec=10s",           // a stop is asked for when nobody waits for an orderly end
+    "OOMPolicy=continue",           // a process killed for memory is the job's matter
+    "IgnoreSIGPIPE=no",             // the machine's processes start as on any system
 ];
 
 /// A machine's unit.
@@ -38,7 +38,8 @@ impl Unit<'_> {
     /// The command that starts `payload` as the unit's process and returns when it is ready.
     #[must_use]
     pub fn start_command(&self, payload: &[OsString]) -> Vec<OsString> {
-        let mut argv: Vec<OsString> = ["systemd-run", "--quiet", "--collect", "--service-type=notify"].map(OsString::from).into();
+        let mut argv: Vec<OsString> =
+            ["systemd-run", "--quiet", "--collect", "--service-type=notify"].map(OsString::from).into();
         argv.push(format!("--unit={}", MachinePaths::new(self.name).unit()).into());
         argv.push(format!("--slice={SLICE}").into());
         argv.push(format!("--description=CI machine {} of image {}", self.name, escaped(self.image)).into());
@@ -78,7 +79,8 @@ mod tests {
         let properties = [OsString::from("TasksMax=5")];
         let unit = Unit { name: &name, image: "trixie", timeout: Duration::from_secs(90), properties: &properties };
         let argv = unit.start_command(&["/bin/true".into(), "--x=$HOME".into()]);
-        let place = |text: &str| argv.iter().position(|word| word == text).unwrap_or_else(|| panic!("{text} in {argv:?}"));
+        let place =
+            |text: &str| argv.iter().position(|word| word == text).unwrap_or_else(|| panic!("{text} in {argv:?}"));
         assert!(place("--property=TasksMax=16384") < place("--property=TasksMax=5"));
         assert!(place("--property=TasksMax=5") < place("--"));
         assert!(place("--unit=nspawn-m.service") < place("--"));

@@ -208,7 +208,8 @@ pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
     let directory = File::open(paths.agent_dir()).context("the machine has no layer")?;
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let socket = openat(&directory, AGENT_SOCKET, flags, Mode::empty()).context("its agent is not there")?;
-    let stream = UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).context("its agent does not listen")?;
+    let stream =
+        UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).context("its agent does not listen")?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
     Ok(stream)
@@ -258,8 +259,18 @@ mod tests {
         };
         [
             base.clone(),
-            Request { program: Program::Command(vec!["".into(), "a b".into()]), user: Some("0".into()), ..base.clone() },
-            Request { program: Program::Script(b"#!/bin/sh\n".into()), directory: Some("/".into()), kill_remaining: true, terminal: None, ..base },
+            Request {
+                program: Program::Command(vec!["".into(), "a b".into()]),
+                user: Some("0".into()),
+                ..base.clone()
+            },
+            Request {
+                program: Program::Script(b"#!/bin/sh\n".into()),
+                directory: Some("/".into()),
+                kill_remaining: true,
+                terminal: None,
+                ..base
+            },
         ]
     }
 

@@ -37,11 +37,12 @@ pub fn launch(arguments: &[OsString]) -> Result<()> {
         // A big build in /tmp belongs on the layer, not in memory.
         .env("SYSTEMD_NSPAWN_TMPFS_TMP", "0")
         .exec();
-    Err(error).with_context(|| format!("can't start {}", program.display()))
+    Err(error).with_context(|| format!("can't start {program:?}"))
 }
 
 fn refuse_the_hosts_mounts() -> Result<()> {
-    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).context("can't tell mount namespaces apart");
+    let namespace =
+        |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).context("can't tell mount namespaces apart");
     if namespace("self")? == namespace("1")? {
         bail!("{OPTION} would mount into the host: it is for the machine's unit alone");
     }
@@ -57,11 +58,19 @@ fn mount_root(paths: &MachinePaths, image: &Path) -> Result<()> {
     let work = paths.layer().join("work");
     // volatile: no syncs for a layer that is thrown away (kernel 5.10).
     let options = [
-        OsStr::new("volatile,lowerdir="), lower.as_ref(),
-        OsStr::new(",upperdir="), upper.as_ref(),
-        OsStr::new(",workdir="), work.as_ref(),
+        OsStr::new("volatile,lowerdir="),
+        lower.as_ref(),
+        OsStr::new(",upperdir="),
+        upper.as_ref(),
+        OsStr::new(",workdir="),
+        work.as_ref(),
     ];
     let options: OsString = options.into_iter().collect();
     mount(Some("overlay"), &paths.root_mount(), Some("overlay"), MsFlags::empty(), Some(options.as_bytes()))
-        .with_context(|| format!("can't mount the overlay of {}; its file system must be one that overlayfs can write to", upper.display()))
+        .with_context(|| {
+            format!(
+                "can't mount the overlay of {}; its file system must be one that overlayfs can write to",
+                upper.display()
+            )
+        })
 }

@@ -1,7 +1,7 @@
 //! What can be asked for.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -44,14 +44,31 @@ pub fn command() -> Command {
              Example:\n  m=$(nspawn-prepare bookworm) && nspawn-run \"$m\" make test; nspawn-cleanup \"$m\"",
         )
         .arg(Arg::new("IMAGE").help("The image: a name that machinectl list-images shows, or a docker-style one"))
-        .arg(bytes("name", "NAME").visible_alias("machine").short('M').help("The machine's name; a machine of ours that has it is replaced"))
+        .arg(
+            bytes("name", "NAME")
+                .visible_alias("machine")
+                .short('M')
+                .help("The machine's name; a machine of ours that has it is replaced"),
+        )
         .arg(value("image", "IMAGE").help("The image, whatever a GitLab job asks for"))
         .arg(value("default-image", "IMAGE").help("The image where nothing else names one"))
-        .arg(list("bind", "SOURCE[:DESTINATION[:OPTIONS]]").help("Show a file or directory of the host in the machine; as in systemd-nspawn(1)"))
+        .arg(
+            list("bind", "SOURCE[:DESTINATION[:OPTIONS]]")
+                .help("Show a file or directory of the host in the machine; as in systemd-nspawn(1)"),
+        )
         .arg(list("bind-ro", "SOURCE[:DESTINATION[:OPTIONS]]").help("The same, read-only"))
         .arg(list("setenv", "NAME[=VALUE]").short('E').help("Set a variable for every command in the machine"))
-        .arg(list("property", "NAME=VALUE").short('p').help("Set a property of the machine's unit; as in systemd-run(1)"))
-        .arg(value("timeout", "TIME").default_value("90s").value_parser(parse_duration).help("How long the boot may take: 90, 90s, 5min"))
+        .arg(
+            list("property", "NAME=VALUE")
+                .short('p')
+                .help("Set a property of the machine's unit; as in systemd-run(1)"),
+        )
+        .arg(
+            value("timeout", "TIME")
+                .default_value("90s")
+                .value_parser(parse_duration)
+                .help("How long the boot may take: 90, 90s, 5min"),
+        )
         .arg(flag("dry-run").help("Print the commands that would run, and run none"))
         .arg(flag("json").help("Print the machine's description as JSON instead of its name"))
         .arg(flag("verbose").short('v').help("Print the commands as they run, on stderr"))
@@ -115,7 +132,7 @@ fn checked_property(property: OsString) -> Result<OsString> {
     if property.as_bytes().contains(&b'=') {
         return Ok(property);
     }
-    bail!("--property={} has no value: NAME=VALUE", OsStr::new(&property).display())
+    bail!("--property={property:?} has no value: NAME=VALUE")
 }
 
 #[cfg(test)]
@@ -148,7 +165,9 @@ mod tests {
 
     #[test]
     fn bad_values_are_errors() {
-        for words in [&["x", "--timeout=0"][..], &["x", "-p", "MemoryMax"], &["x", "-E", "=1"], &["x", "y"], &["--nonsense"]] {
+        for words in
+            [&["x", "--timeout=0"][..], &["x", "-p", "MemoryMax"], &["x", "-E", "=1"], &["x", "y"], &["--nonsense"]]
+        {
             assert!(parsed(words).is_err(), "{words:?}");
         }
     }

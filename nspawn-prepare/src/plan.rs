@@ -26,9 +26,13 @@ impl Step {
     /// The shell command.
     pub fn shell(&self) -> OsString {
         match self {
-            Self::Directory(path, mode) => {
-                words::join([OsStr::new("install"), "-d".as_ref(), "-m".as_ref(), format!("{mode:04o}").as_ref(), path.as_ref()])
-            }
+            Self::Directory(path, mode) => words::join([
+                OsStr::new("install"),
+                "-d".as_ref(),
+                "-m".as_ref(),
+                format!("{mode:04o}").as_ref(),
+                path.as_ref(),
+            ]),
             Self::File(path, content) => {
                 let mut line = words::join([OsStr::new("printf"), "%s".as_ref(), OsStr::from_bytes(content)]);
                 line.push(" > ");
@@ -77,7 +81,8 @@ mod tests {
             Step::File(dir.join("a'b/file"), b"[Unit]\nX=%s \"$HOME\"\n".to_vec()),
             Step::Run(vec!["cp".into(), dir.join("a'b/file").into(), dir.join("copy").into()], Duration::from_secs(9)),
         ];
-        let taken_content = || (fs::read(dir.join("copy")).unwrap(), fs::metadata(dir.join("a'b")).unwrap().permissions().mode());
+        let taken_content =
+            || (fs::read(dir.join("copy")).unwrap(), fs::metadata(dir.join("a'b")).unwrap().permissions().mode());
         steps.iter().for_each(|step| step.take().unwrap());
         let ours = taken_content();
         fs::remove_dir_all(&dir).unwrap();

@@ -65,7 +65,10 @@ pub fn main(argv: &[OsString]) -> Result<()> {
 fn image_reference(options: &Options, job: Option<&Job>) -> Result<String> {
     let asked = options.image.clone().or_else(|| job.and_then(|job| job.image.clone()));
     asked.or_else(|| options.default_image.clone()).ok_or_else(|| match job {
-        Some(_) => JobError("the job names no image, and this runner has no default; add image: NAME to the job".to_owned()).into(),
+        Some(_) => {
+            JobError("the job names no image, and this runner has no default; add image: NAME to the job".to_owned())
+                .into()
+        }
         None => anyhow!("no image is named; see --help"),
     })
 }
@@ -171,7 +174,9 @@ impl Machine {
         let error = self.with_journal(error, started);
         match lifecycle::remove(&self.name, lock) {
             Ok(()) => Err(error),
-            Err(second) => Err(error.context(format!("machine {} can't be removed again ({second:#}), after this", self.name))),
+            Err(second) => {
+                Err(error.context(format!("machine {} can't be removed again ({second:#}), after this", self.name)))
+            }
         }
     }
 
@@ -192,7 +197,13 @@ impl Machine {
         let command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20", &unit, &since]);
         let lines = tool::run(&command, LOOK_LIMIT).map(|outcome| outcome.stdout).unwrap_or_default();
         let lines: String = lines.lines().map(|line| format!("{}\n", wire::printable(line.as_bytes()))).collect();
-        anyhow!("machine {} of image {} did not start: {error:#}{}{}", self.name, self.image.name, machined_hint(), tool::below(&lines))
+        anyhow!(
+            "machine {} of image {} did not start: {error:#}{}{}",
+            self.name,
+            self.image.name,
+            machined_hint(),
+            tool::below(&lines)
+        )
     }
 
     fn state(&self) -> State {
@@ -234,5 +245,9 @@ fn agent_program() -> Result<PathBuf> {
 
 fn machined_hint() -> &'static str {
     let active = tool::run(&argv(["systemctl", "is-active", "--quiet", "systemd-machined.service"]), LOOK_LIMIT);
-    if active.is_ok_and(|outcome| outcome.status.success()) { "" } else { "\n  systemd-machined is not running; see systemctl status systemd-machined" }
+    if active.is_ok_and(|outcome| outcome.status.success()) {
+        ""
+    } else {
+        "\n  systemd-machined is not running; see systemctl status systemd-machined"
+    }
 }

@@ -37,7 +37,12 @@ pub fn command() -> Command {
              126 if the command can't be executed, 127 if it is not found.\n\n\
              Examples:\n  nspawn-run \"$m\" make test\n  git archive HEAD | nspawn-run \"$m\" tar -xC /src",
         )
-        .arg(Arg::new("MACHINE").required(true).value_parser(value_parser!(OsString)).help("A machine that nspawn-prepare made"))
+        .arg(
+            Arg::new("MACHINE")
+                .required(true)
+                .value_parser(value_parser!(OsString))
+                .help("A machine that nspawn-prepare made"),
+        )
         .arg(
             Arg::new("COMMAND")
                 .num_args(0..)
@@ -48,7 +53,9 @@ pub fn command() -> Command {
         )
         .arg(bytes("uid", "USER").help("Run as this user of the machine, by name or number; root by default"))
         .arg(bytes("working-directory", "DIR").help("Run in this directory; the user's home by default"))
-        .arg(bytes("setenv", "NAME[=VALUE]").short('E').action(ArgAction::Append).help("Set a variable for the command"))
+        .arg(
+            bytes("setenv", "NAME[=VALUE]").short('E').action(ArgAction::Append).help("Set a variable for the command"),
+        )
         .arg(flag("pty").short('t').help("Run on a terminal of the machine's own"))
         .arg(flag("kill-remaining").help("End what the command leaves running in the background"))
 }

@@ -83,9 +83,9 @@ fn read_script(path: &OsStr) -> Result<Vec<u8>> {
     let limit = wire::MAX_REQUEST as u64 / 2;
     let mut script = Vec::new();
     let read = File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut script));
-    read.with_context(|| format!("can't read the script {}", path.display()))?;
+    read.with_context(|| format!("can't read the script {path:?}"))?;
     if script.len() as u64 > limit {
-        bail!("the script {} is larger than {} MiB", path.display(), limit >> 20);
+        bail!("the script {path:?} is larger than {} MiB", limit >> 20);
     }
     Ok(script)
 }
@@ -115,7 +115,8 @@ enum Stdin {
 
 fn run(name: &MachineName, request: Request, stdin: Stdin) -> Result<Ended> {
     let paths = MachinePaths::new(name);
-    let mut agent = wire::connect(&paths, START_LIMIT).with_context(|| format!("machine {name} does not take commands"))?;
+    let mut agent =
+        wire::connect(&paths, START_LIMIT).with_context(|| format!("machine {name} does not take commands"))?;
     // Before any byte is moved, so that no change of the terminal's size is missed.
     let resized = resize_events()?;
     let (stdin_there, stdin_here) = streams::pipe()?;
@@ -148,7 +149,13 @@ fn send(agent: &mut UnixStream, request: &Request, there: [OwnedFd; 3]) -> Resul
     let fds: Vec<RawFd> = there.iter().map(AsRawFd::as_raw_fd).collect();
     let first = &message[..wire::HEADER];
     // The descriptors travel with the header, which is small enough to go as a whole.
-    sendmsg::<()>(agent.as_raw_fd(), &[IoSlice::new(first)], &[ControlMessage::ScmRights(&fds)], MsgFlags::MSG_NOSIGNAL, None)?;
+    sendmsg::<()>(
+        agent.as_raw_fd(),
+        &[IoSlice::new(first)],
+        &[ControlMessage::ScmRights(&fds)],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
     agent.write_all(&message[wire::HEADER..])?;
     Ok(())
 }
@@ -201,5 +208,6 @@ fn resize_events() -> Result<SignalFd> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGWINCH);
     signals.thread_block().context("can't block a signal")?;
-    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("can't watch the terminal's size")
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("can't watch the terminal's size")
 }

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{pipe2, read, write};
 
 /// The pipes' size and the most that is moved at once, in bytes. Larger is no faster.
@@ -47,6 +48,8 @@ impl Output {
     /// # Errors
     /// No descriptors left.
     pub fn start(from: OwnedFd, to: OwnedFd) -> Result<Self> {
+        // A pipe may look readable and have nothing to read: splice(2) can put empty buffers into it.
+        fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("can't set up a pipe")?;
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("can't make an event")?;
         let watched = ended.as_fd().try_clone_to_owned()?;
         let thread = thread::spawn(move || drain(&from, to.as_fd(), watched.as_fd()));
@@ -74,8 +77,13 @@ fn drain(from: &OwnedFd, to: BorrowedFd, ended: BorrowedFd) -> io::Result<()> {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        if fds[0].any() == Some(true) && shift(from, to, CHUNK)? == 0 {
-            return Ok(());
+        if fds[0].any() == Some(true) {
+            match shift(from, to, CHUNK) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }
@@ -98,17 +106,19 @@ fn shift_exactly(from: &OwnedFd, to: BorrowedFd, mut count: usize) -> io::Result
     Ok(())
 }
 
-// Moves up to `most` bytes, without copying them where the kernel can; 0 at the end.
+// Moves up to `most` bytes; 0 at the end. Between pipes the kernel need not copy them. Other files
+// must not be spliced: splice(2) locks the pipe while it waits for them, and the machine's processes
+// would hang at the lock, unkillable.
 fn shift(from: &OwnedFd, to: BorrowedFd, most: usize) -> io::Result<usize> {
-    loop {
-        match splice(from, None, to, None, most.min(CHUNK), SpliceFFlags::empty()) {
-            Ok(moved) => return Ok(moved),
-            Err(Errno::EINTR) => {}
-            // A terminal, or a file opened for appending.
-            Err(Errno::EINVAL) => return copy(from, to, most),
-            Err(error) => return Err(error.into()),
-        }
+    if is_pipe(from.as_fd()) && is_pipe(to) {
+        retry(|| splice(from, None, to, None, most.min(CHUNK), SpliceFFlags::empty()))
+    } else {
+        copy(from, to, most)
     }
+}
+
+fn is_pipe(fd: BorrowedFd) -> bool {
+    fstat(fd).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFIFO)
 }
 
 fn copy(from: &OwnedFd, to: BorrowedFd, most: usize) -> io::Result<usize> {

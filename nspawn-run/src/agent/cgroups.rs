@@ -28,7 +28,8 @@ impl Cgroups {
     /// The cgroup is not delegated, or not one of version 2.
     pub fn enter() -> Result<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").context("can't tell the agent's cgroup")?;
-        let path = own.lines().find_map(|line| line.strip_prefix("0::")).context("the machine has no cgroups of version 2")?;
+        let path =
+            own.lines().find_map(|line| line.strip_prefix("0::")).context("the machine has no cgroups of version 2")?;
         let root = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
         let leaf = Cgroup { path: root.join("agent") };
         leaf.make()?;
@@ -68,7 +69,8 @@ impl Cgroup {
     /// # Errors
     /// The file system's.
     pub fn add_self(&self) -> Result<()> {
-        fs::write(self.path.join("cgroup.procs"), "0").with_context(|| format!("can't enter the cgroup {}", self.path.display()))
+        fs::write(self.path.join("cgroup.procs"), "0")
+            .with_context(|| format!("can't enter the cgroup {}", self.path.display()))
     }
 
     /// Kills all its processes (kernel 5.14) and waits until they are gone.

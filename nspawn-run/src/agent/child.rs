@@ -11,7 +11,9 @@ use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execvp, fchown, setgid, setgroups, setsid, setuid};
+use nix::unistd::{
+    Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execvp, fchown, setgid, setgroups, setsid, setuid,
+};
 use nspawn_common::exit::Exit;
 
 use super::cgroups::Cgroup;
@@ -61,7 +63,7 @@ pub fn become_command(plan: Plan) -> Result<Infallible, Refusal> {
     reset_signals().context("can't reset signals")?;
     umask(Mode::from_bits_truncate(0o022));
     set_environment(&plan);
-    become_user(plan.user).with_context(|| format!("can't become user {}", plan.user.name.display()))?;
+    become_user(plan.user).with_context(|| format!("can't become user {:?}", plan.user.name))?;
     enter_directory(&plan)?;
     execute(&plan)
 }
@@ -132,7 +134,9 @@ fn become_user(user: &User) -> Result<()> {
 
 fn enter_directory(plan: &Plan) -> Result<()> {
     match &plan.directory {
-        Some(directory) => chdir(Path::new(directory)).with_context(|| format!("can't enter the directory {}", directory.display())),
+        Some(directory) => {
+            chdir(Path::new(directory)).with_context(|| format!("can't enter the directory {directory:?}"))
+        }
         None => chdir(Path::new(&plan.user.home)).or_else(|_| chdir("/")).context("can't enter a directory"),
     }
 }
@@ -145,8 +149,7 @@ fn execute(plan: &Plan) -> Result<Infallible, Refusal> {
         Errno::ENOENT | Errno::ENOTDIR => Exit::NotFound,
         _ => Exit::NotExecutable,
     };
-    let words = nspawn_common::words::join([&plan.program]);
-    Err(Refusal { exit, why: format!("can't run {}: {}", words.display(), errno.desc()) })
+    Err(Refusal { exit, why: format!("can't run {:?}: {}", plan.program, errno.desc()) })
 }
 
 fn c_string(word: &OsStr) -> Result<CString> {

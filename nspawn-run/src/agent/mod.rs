@@ -66,7 +66,7 @@ fn serve(stream: UnixStream, cgroup: cgroups::Cgroup) -> i32 {
 
 fn listen(path: &Path) -> Result<UnixListener> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context("can't replace the socket"),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("can't replace the socket"),
         _ => UnixListener::bind(path).with_context(|| format!("can't listen on {}", path.display())),
     }
 }

@@ -35,7 +35,13 @@ pub fn serve(mut stream: UnixStream, cgroup: Cgroup) -> Result<()> {
             run(stream, &cgroup, Request::decode(&body)?, pipes)
         }
         // A host with a later version of these programs.
-        _ => refuse(&mut stream, &Refusal { exit: nspawn_common::exit::Exit::RunFailure, why: "the machine was made by another version of nspawn-prepare; make it anew".into() }),
+        _ => refuse(
+            &mut stream,
+            &Refusal {
+                exit: nspawn_common::exit::Exit::RunFailure,
+                why: "the machine was made by another version of nspawn-prepare; make it anew".into(),
+            },
+        ),
     }
 }
 
@@ -89,13 +95,21 @@ impl Command {
         };
         let (program, arguments) = words(&request.program, &user, script.as_ref(), console.is_some());
         cgroup.make()?;
-        let plan = Plan { cgroup, stdio, user: &user, directory: request.directory, environment: request.environment, program, arguments };
+        let plan = Plan {
+            cgroup,
+            stdio,
+            user: &user,
+            directory: request.directory,
+            environment: request.environment,
+            program,
+            arguments,
+        };
         Ok(Self { pid: spawn(plan)?, console, script })
     }
 
     /// Waits for the command's end; `None` if the host went away first.
     fn supervise(&mut self, stream: &mut UnixStream) -> Result<Option<WaitStatus>> {
-        let ended = pidfd(self.pid.as_raw().cast_unsigned())?;
+        let ended = pidfd(self.pid.as_raw())?;
         loop {
             let [has_ended, host_speaks, has_output, takes_input, has_input] = self.wait(&ended, stream)?;
             if has_ended {
@@ -190,7 +204,10 @@ fn spawn(plan: Plan) -> Result<Pid, Refusal> {
     drop(tell);
     drop(plan);
     let mut refused = Vec::new();
-    File::from(told).take(wire::MAX_ANSWER as u64).read_to_end(&mut refused).context("can't tell whether the command started")?;
+    File::from(told)
+        .take(wire::MAX_ANSWER as u64)
+        .read_to_end(&mut refused)
+        .context("can't tell whether the command started")?;
     let Some((code, why)) = refused.split_first() else { return Ok(pid) };
     waitpid(pid, None).context("can't wait for the command")?;
     Err(Refusal { exit: nspawn_common::exit::Exit::from_code(*code), why: String::from_utf8_lossy(why).into_owned() })
@@ -206,8 +223,15 @@ impl Script {
         let script = Self { path: format!("/run/nspawn-script-{}", std::process::id()).into() };
         // An earlier session of the same number left it when it was killed.
         let _ = fs::remove_file(&script.path);
-        let written = OpenOptions::new().create_new(true).write(true).mode(0o700).open(&script.path).and_then(|mut file| file.write_all(text));
-        written.and_then(|()| chown(&script.path, Some(user.uid), Some(user.gid))).context("can't write the script into the machine")?;
+        let written = OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o700)
+            .open(&script.path)
+            .and_then(|mut file| file.write_all(text));
+        written
+            .and_then(|()| chown(&script.path, Some(user.uid), Some(user.gid)))
+            .context("can't write the script into the machine")?;
         Ok(script)
     }
 }
@@ -223,8 +247,13 @@ fn receive_header(stream: &UnixStream) -> Result<(u8, usize, Vec<OwnedFd>)> {
     let mut header = [0; wire::HEADER];
     let mut space = nix::cmsg_space!([RawFd; 3]);
     let mut parts = [IoSliceMut::new(&mut header)];
-    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL)
-        .context("can't read the request")?;
+    let message = recvmsg::<()>(
+        stream.as_raw_fd(),
+        &mut parts,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL,
+    )
+    .context("can't read the request")?;
     let mut fds = Vec::new();
     for control in message.cmsgs().context("a request has too many descriptors")? {
         if let ControlMessageOwned::ScmRights(received) = control {

@@ -25,7 +25,7 @@ pub struct User {
 pub fn find(wanted: &OsStr) -> Result<User> {
     let read = |path: &str| fs::read(path).unwrap_or_default();
     find_in(wanted.as_bytes(), &read("/etc/passwd"), &read("/etc/group"))
-        .with_context(|| format!("the machine has no user {}", wanted.display()))
+        .with_context(|| format!("the machine has no user {wanted:?}"))
 }
 
 fn find_in(wanted: &[u8], passwd: &[u8], group: &[u8]) -> Option<User> {
@@ -43,7 +43,9 @@ fn find_in(wanted: &[u8], passwd: &[u8], group: &[u8]) -> Option<User> {
 fn parse(line: &[u8]) -> Option<User> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
     let &[name, _, uid, gid, _, home, shell] = &*fields else { return None };
-    let text = |field: &[u8], default: &str| if field.is_empty() { default.into() } else { OsString::from_vec(field.to_vec()) };
+    let text = |field: &[u8], default: &str| {
+        if field.is_empty() { default.into() } else { OsString::from_vec(field.to_vec()) }
+    };
     Some(User {
         name: text(name, "root"),
         uid: number(uid)?,

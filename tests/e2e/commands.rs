@@ -1,0 +1,227 @@
+//! What `nspawn-run` does with a command: streams, statuses, environment, terminal.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nspawn_tests::{Machine, call, finish};
+
+#[test]
+fn streams_are_the_commands_own() {
+    let machine = Machine::new();
+    let mut command = machine.command(["sh", "-c", "cat; echo err >&2"]);
+    let done = finish(&mut command, b"a b\n\0\xff").expect(0);
+    assert_eq!((&*done.stdout, &*done.stderr), (&b"a b\n\0\xff"[..], &b"err\n"[..]));
+    // A command may open its streams again by their names.
+    let done = machine.sh("echo out >/dev/stdout; echo err >/dev/stderr").expect(0);
+    assert_eq!((&*done.out(), &*done.err()), ("out\n", "err\n"));
+}
+
+#[test]
+fn many_bytes_go_both_ways() {
+    let machine = Machine::new();
+    let bytes = random(20_000_000, 1);
+    assert!(finish(&mut machine.command(["cat"]), &bytes).expect(0).stdout == bytes, "bytes were changed");
+    // To and from files, which are moved in another way than pipes, and appended to in a third.
+    let dir = std::env::temp_dir().join(format!("e2e-{}", std::process::id()));
+    std::fs::write(&dir, &bytes).unwrap();
+    let appended = File::options().append(true).open(&dir).unwrap();
+    let status = machine.command(["cat"]).stdin(File::open(&dir).unwrap()).stdout(Stdio::null()).status().unwrap();
+    assert!(status.success());
+    let status = machine.command(["echo", "more"]).stdout(appended).status().unwrap();
+    assert!(status.success());
+    assert!(std::fs::read(&dir).unwrap().strip_prefix(&*bytes) == Some(b"more\n"), "the file was changed");
+    std::fs::remove_file(&dir).unwrap();
+}
+
+/// The property: whatever bytes an argument has, the command gets these bytes.
+#[test]
+fn arguments_reach_the_command_unchanged() {
+    let machine = Machine::new();
+    let special: [&[u8]; 12] = [
+        b"",
+        b" ",
+        b"a b",
+        b"'",
+        b"\"",
+        b"$HOME $$ ${X}",
+        b"%n %%",
+        b"\n",
+        b"\\",
+        b"-x --help",
+        b"\xff\xfe\x01",
+        b"*;|&`#~",
+    ];
+    check_arguments(&machine, &special.map(<[u8]>::to_vec));
+    let seed = std::env::var("E2E_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5eed);
+    for round in 0..40 {
+        let count = 1 + usize::from(random(1, seed + round)[0]) % 8;
+        let words: Vec<_> = (0..count).map(|place| random_word(seed + round * 100 + place as u64)).collect();
+        check_arguments(&machine, &words);
+    }
+}
+
+fn check_arguments(machine: &Machine, words: &[Vec<u8>]) {
+    let printf = ["printf", r"%s\0"].map(OsString::from);
+    let done = machine.run(printf.into_iter().chain(words.iter().cloned().map(OsString::from_vec))).expect(0);
+    let expected: Vec<u8> = words.iter().flat_map(|word| [&word[..], b"\0"].concat()).collect();
+    assert_eq!(done.stdout, expected, "{}", done.describe());
+}
+
+fn random_word(seed: u64) -> Vec<u8> {
+    let length = usize::from(random(1, seed)[0]) % 24;
+    random(length, seed ^ 0xffff).into_iter().map(|byte| byte.max(1)).collect()
+}
+
+// xorshift64*
+fn random(count: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+#[test]
+fn an_argument_may_be_as_long_as_the_kernel_takes() {
+    let machine = Machine::new();
+    let long = "x".repeat(131_071);
+    assert_eq!(machine.run(["printf", "%s", &long]).expect(0).out(), long);
+}
+
+#[test]
+fn exit_statuses_are_the_commands_own() {
+    let machine = Machine::new();
+    for code in [0, 1, 2, 42, 124, 125, 126, 127, 128, 255] {
+        machine.sh(&format!("exit {code}")).expect(code);
+    }
+    for (signal, number) in [("HUP", 1), ("INT", 2), ("KILL", 9), ("SEGV", 11), ("PIPE", 13), ("TERM", 15)] {
+        machine.sh(&format!("ulimit -c 0; kill -{signal} $$")).expect(128 + number);
+    }
+}
+
+#[test]
+fn what_can_not_run_says_so_by_convention() {
+    let machine = Machine::new();
+    machine.run(["no-such-command"]).expect_error(127, "can't run \"no-such-command\": No such file or directory");
+    machine.run(["/no/such/command"]).expect_error(127, "can't run \"/no/such/command\"");
+    machine.run(["/etc/passwd"]).expect_error(126, "can't run \"/etc/passwd\": Permission denied");
+    machine.run(["/etc"]).expect_error(126, "can't run \"/etc\"");
+    machine.run([""]).expect_error(127, "can't run \"\"");
+    call("nspawn-run", ["--uid=nobody-here", &machine.name, "true"]).expect_error(125, "no user \"nobody-here\"");
+    call("nspawn-run", ["--working-directory=/no/such", &machine.name, "true"]).expect_error(125, "/no/such");
+    call("nspawn-run", ["no-such-machine", "true"]).expect_error(125, "no machine no-such-machine");
+    call("nspawn-run", ["--no-such-option"]).expect_error(125, "--no-such-option");
+}
+
+#[test]
+fn the_environment_is_that_of_a_login() {
+    let machine = Machine::with(&["--setenv=FOR_ALL=a $b", "-E", "OVER=1"]);
+    let done = finish(Command::new("nspawn-run").args(["-E", "OVER=2", &machine.name, "env"]), b"").expect(0);
+    let mut lines: Vec<_> = done.out().lines().map(str::to_owned).collect();
+    lines.sort_unstable();
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    assert_eq!(lines, ["FOR_ALL=a $b", "HOME=/root", "LOGNAME=root", "OVER=2", path, "SHELL=/bin/bash", "USER=root"]);
+    assert_eq!(machine.run(["pwd"]).expect(0).out(), "/root\n");
+    machine.run(["git", "config", "--global", "user.name", "x"]).expect(0);
+}
+
+#[test]
+fn a_user_is_a_whole_user() {
+    let machine = Machine::new();
+    machine.sh("useradd --create-home --shell /bin/sh --groups games ann").expect(0);
+    let done = call(
+        "nspawn-run",
+        ["--uid=ann", &machine.name, "sh", "-c", "id -un; id -Gn; echo $HOME; pwd; echo e >/dev/stderr"],
+    )
+    .expect(0);
+    assert_eq!((&*done.out(), &*done.err()), ("ann\nann games\n/home/ann\n/home/ann\n", "e\n"));
+    let done = call("nspawn-run", ["--uid=12345", "--working-directory=/tmp", &machine.name, "sh", "-c", "id -u; pwd"])
+        .expect(0);
+    assert_eq!(done.out(), "12345\n/tmp\n");
+}
+
+#[test]
+fn a_script_comes_on_stdin() {
+    let machine = Machine::new();
+    let done = finish(&mut machine.command::<&str>([]), b"x=1\necho \"got $x\"\nexit 5\n").expect(5);
+    assert_eq!(done.out(), "got 1\n");
+}
+
+#[test]
+fn a_background_process_keeps_nobody_waiting_and_goes_on() {
+    let machine = Machine::new();
+    let started = Instant::now();
+    let done = machine.sh("sleep 300 & yes | head -c 300000; yes >/tmp/y & echo $!").expect(0);
+    assert!(started.elapsed() < Duration::from_secs(60), "took {:?}", started.elapsed());
+    assert_eq!(done.stdout.len() - 300_000, done.out().trim_start_matches("y\n").len());
+    machine.run(["pkill", "-x", "sleep"]).expect(0);
+    let killing = ["--kill-remaining", &machine.name, "sh", "-c", "sleep 300 & sleep 300 &"];
+    call("nspawn-run", killing).expect(0);
+    machine.run(["pgrep", "-x", "sleep"]).expect(1);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_command() {
+    let machine = Machine::new();
+    let mut child = machine.command(["yes"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!((&*line, child.wait().unwrap().code()), ("y\n", Some(141)));
+}
+
+#[test]
+fn the_command_ends_with_its_caller() {
+    let machine = Machine::new();
+    let mut child =
+        machine.command(["sh", "-c", "echo on; sleep 300 & sleep 300"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0; 3]).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let gone = "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
+    machine.sh(gone).expect(0);
+}
+
+#[test]
+fn a_terminal_is_a_real_one() {
+    let machine = Machine::new();
+    // script(1) makes the terminal that a person would sit at.
+    let mut shell = Command::new("script")
+        .args([
+            "--quiet",
+            "--return",
+            "--command",
+            &format!("stty rows 31 cols 97; exec nspawn-run {}", machine.name),
+            "/dev/null",
+        ])
+        .env("TERM", "vt220")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keys = shell.stdin.take().unwrap();
+    keys.write_all(b"tty; stty size; echo $TERM-$0; hostname\rexit 9\r").unwrap();
+    let mut screen = String::new();
+    shell.stdout.take().unwrap().read_to_string(&mut screen).unwrap();
+    assert_eq!(shell.wait().unwrap().code(), Some(9), "{screen}");
+    for shown in ["/dev/pts/", "31 97", "vt220--bash", &machine.name] {
+        assert!(screen.contains(shown), "no {shown:?} in {screen:?}");
+    }
+}
+
+#[test]
+fn odd_environments_arrive_whole() {
+    let machine = Machine::new();
+    let value = OsStr::from_bytes(b"a\n'\"$x\xff=");
+    let done =
+        finish(Command::new("nspawn-run").env("ODD", value).args(["-E", "ODD", &machine.name, "printenv", "ODD"]), b"")
+            .expect(0);
+    assert_eq!(done.stdout, [value.as_bytes(), b"\n"].concat());
+}

@@ -1,0 +1,128 @@
+//! How a job ends is how its script ended.
+
+use nspawn_tests::sequencer::{Attempt, Job, Outcome, Report, Runner};
+use nspawn_tests::{image, sh};
+
+fn result_of(line: &str) -> Report {
+    Job::new(&image()).script(&[line, "echo too far"]).run()
+}
+
+#[test]
+fn exit_codes_are_the_scripts_own() {
+    for code in [1, 2, 42, 81, 82, 125, 126, 127, 128, 255] {
+        let report = result_of(&format!("exit {code}")).expect(&Outcome::ScriptFailure(code));
+        assert_eq!(report.stage("build_script").exit_code_file, Some(code.to_string()), "{}", report.describe());
+    }
+}
+
+#[test]
+fn failing_commands_and_pipes_end_a_script() {
+    let _ = result_of("false").expect(&Outcome::ScriptFailure(1));
+    let _ = result_of("no-such-command").expect(&Outcome::ScriptFailure(127));
+    let _ = result_of("/etc/passwd").expect(&Outcome::ScriptFailure(126));
+    let _ = result_of("(exit 7) | cat").expect(&Outcome::ScriptFailure(7));
+    let _ = result_of("echo $(exit 7); exit 0").expect(&Outcome::Success);
+}
+
+#[test]
+fn signals_are_failures_of_the_script() {
+    // `$$` is the shell of the whole script. GitLab Runner has it trap TERM.
+    for (signal, code) in [("TERM", 1), ("HUP", 129), ("KILL", 137), ("SEGV", 139), ("PIPE", 141)] {
+        let report = result_of(&format!("ulimit -c 0; kill -{signal} $$; sleep 5"));
+        let log = report.expect(&Outcome::ScriptFailure(code)).log();
+        assert!(signal == "TERM" || log.contains(&format!("nspawn-run: signal {} ended", code - 128)), "{log}");
+    }
+    // A shell goes by how the command that it waits for took SIGINT.
+    let _ = result_of("kill -INT $BASHPID; sleep 5").expect(&Outcome::ScriptFailure(130));
+    let _ = result_of("sh -c 'kill -INT $$'").expect(&Outcome::ScriptFailure(130));
+}
+
+#[test]
+fn a_shell_that_is_missing_is_the_jobs_fault() {
+    let job = Job::new(&image()).stage_file("build_script", "#!/usr/bin/env no-such-shell\n");
+    let _ = job.run().expect(&Outcome::ScriptFailure(127));
+    let job = Job::new(&image()).stage_file("build_script", "#!/no/such/shell\n");
+    let _ = job.run().expect(&Outcome::ScriptFailure(127));
+}
+
+#[test]
+fn what_fails_before_the_script_keeps_it_from_running() {
+    let job = Job::new(&image()).stage("get_sources", &["exit 3"]).script(&["echo too far"]).after_script(&["true"]);
+    let report = job.run().expect(&Outcome::ScriptFailure(3));
+    assert_eq!(report.stages()[3..], ["get_sources", "cleanup_file_variables", "cleanup"]);
+}
+
+#[test]
+fn an_after_scripts_own_failure_counts_for_nothing() {
+    let job = Job::new(&image()).script(&["exit 5"]).after_script(&["echo \"$CI_JOB_STATUS\"", "exit 6"]);
+    let report = job.run().expect(&Outcome::ScriptFailure(5));
+    assert_eq!(report.stage("after_script").text(), "failed\n");
+}
+
+#[test]
+fn an_exit_code_never_counts_twice() {
+    let (runner, job) = (Runner::default(), Job::new(&image()).script(&["true"]).stage("next", &["exit 3"]));
+    let attempt = Attempt::prepared(&runner, &job);
+    attempt.leave_exit_code("42\n");
+    let record = attempt.run_stage("build_script").expect();
+    assert_eq!(record.exit_code_file, None, "{}", record.describe());
+    attempt.leave_exit_code("4242\nand more\n");
+    let record = attempt.run_stage("next");
+    assert_eq!(record.exit_code_file.as_deref().map(str::trim_end), Some("3"), "{}", record.describe());
+    attempt.cleanup().expect();
+}
+
+/// What a job's own root does to its machine.
+#[test]
+fn a_machine_that_ends_itself_is_never_a_success() {
+    for line in [
+        "systemctl poweroff",
+        "systemctl reboot",
+        "systemctl halt",
+        "systemctl --force --force poweroff",
+        "systemctl exit 0",
+        "kill -s RTMIN+14 1", // systemd(1): power off at once
+        "pkill -KILL nspawn-run",
+        "systemctl stop nspawn-agent",
+    ] {
+        // The script asks for its success, as soon as it is told to end.
+        let job = Job::new(&image()).stage_file(
+            "build_script",
+            &format!("#!/bin/bash\ntrap 'exit 0' TERM HUP INT\n{line}\nsleep 60 & wait\necho too far\n"),
+        );
+        let report = job.run();
+        assert!(matches!(report.outcome, Outcome::SystemFailure(_)), "{line}: {}", report.describe());
+        let _ = report.expect_system_failure();
+    }
+}
+
+/// What a host's administrator, or the kernel, does to it.
+#[test]
+fn a_machine_that_is_ended_is_never_a_success() {
+    for line in [
+        "machinectl terminate NAME",
+        "machinectl poweroff NAME",
+        "machinectl kill --kill-whom=leader --signal=KILL NAME",
+        "kill -KILL $(machinectl show --property=Leader --value NAME)",
+        "systemctl stop nspawn-NAME.service",
+        "systemctl kill --signal=KILL nspawn-NAME.service",
+        "pkill -KILL -f '^systemd-nspawn .*--machine=NAME'",
+    ] {
+        let job = Job::new(&image()).script(&["trap 'exit 0' TERM", "echo now", "sleep 60 & wait"]);
+        let job = job.at_log("now", move |moment| {
+            sh(&line.replace("NAME", moment.machine())).expect(0);
+        });
+        let report = job.run();
+        assert!(matches!(report.outcome, Outcome::SystemFailure(_)), "{line}: {}", report.describe());
+        let _ = report.expect_system_failure();
+    }
+}
+
+#[test]
+fn a_machine_that_died_between_stages_fails_the_next_one() {
+    let (runner, job) = (Runner::default(), Job::new(&image()).script(&["true"]));
+    let attempt = Attempt::prepared(&runner, &job);
+    sh(&format!("systemctl stop nspawn-{}.service", attempt.machine())).expect(0);
+    attempt.run_stage("build_script").expect_system_failure(attempt.machine());
+    attempt.cleanup().expect();
+}

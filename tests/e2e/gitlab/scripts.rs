@@ -1,0 +1,130 @@
+//! What scripts find in the machine.
+
+use std::io::Read;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nspawn_common::tool::wait_for_exit;
+use nspawn_tests::sequencer::{Job, Outcome, Report, Runner};
+use nspawn_tests::{Machine, image, sh};
+
+fn output_of(lines: &[&str]) -> String {
+    Job::new(&image()).script(lines).run().expect(&Outcome::Success).stage("build_script").text()
+}
+
+#[test]
+fn a_command_that_reads_stdin_gets_its_end_and_not_the_script() {
+    let lines = "cat\nread x || echo \"none\"\nssh -V 2>/dev/null || head -c 1\necho the end\n";
+    assert_eq!(output_of(&lines.lines().collect::<Vec<_>>()), "none\nthe end\n");
+    // The frame that GitLab Runner writes sees to that by itself. Not every shell's does.
+    let report = run_file(&format!("#!/bin/sh\n{lines}exit 9\n"));
+    let script = report.expect(&Outcome::ScriptFailure(9)).stage("build_script").text();
+    assert_eq!(script, "none\nthe end\n");
+}
+
+fn run_file(text: &str) -> Report {
+    Job::new(&image()).stage_file("build_script", text).run()
+}
+
+#[test]
+fn any_interpreter_will_do() {
+    let report = run_file("#!/usr/bin/perl -w\nprint \"perl $0\\n\" =~ s/ .*//r; exit 6;\n");
+    let report = report.expect(&Outcome::ScriptFailure(6));
+    assert_eq!(report.stage("build_script").text(), "perl\n");
+}
+
+#[test]
+fn there_is_a_home() {
+    let lines = ["git config --global user.name me", "git config --get user.name", "echo $HOME $USER"];
+    assert_eq!(output_of(&lines), "me\n/root root\n");
+}
+
+#[test]
+fn nothing_of_the_runners_environment_reaches_the_script() {
+    let job = Job::new(&image()).script(&["env | grep -v ^CI_JOB_TOKEN="]).variable("OWN", "a $b");
+    let report = Runner::default().variable("SECRET_OF_THE_RUNNER", "x").run(&job).expect(&Outcome::Success);
+    let environment = report.stage("build_script").text();
+    assert!(environment.contains("\nOWN=a $b\n"), "{environment}");
+    for name in ["SECRET_OF_THE_RUNNER", "CUSTOM_ENV_", "JOB_RESPONSE_FILE", "FAILURE_EXIT_CODE", "custom-executor"] {
+        assert!(!environment.contains(name), "{name} in {environment}");
+    }
+}
+
+#[test]
+fn variables_and_scripts_may_be_long() {
+    let lines: Vec<String> = (0..4000).map(|line| format!(": {line:050}; n=$((${{n-0}}+1))")).collect();
+    let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    assert!(lines.join("\n").len() > 200 << 10);
+    lines.push("echo $n ${#LONG} $(printf %s \"$LONG\" | tail -c 3)");
+    let job = Job::new(&image()).variable("LONG", &("\u{e4}".repeat(50 << 10) + "end")).script(&lines);
+    // LC_ALL is not set: bytes are characters.
+    let report = job.run().expect(&Outcome::Success);
+    let bytes = (100 << 10) + 3;
+    assert_eq!(report.stage("build_script").text(), format!("4000 {bytes} end\n"));
+}
+
+#[test]
+fn a_long_log_is_whole_and_in_order() {
+    let report = Job::new(&image()).script(&["seq -w 1 750000"]).run().expect(&Outcome::Success);
+    let expected: String = (1..=750_000).map(|number| format!("{number:06}\n")).collect();
+    assert!(expected.len() > 5 << 20);
+    assert!(report.stage("build_script").text() == expected, "the log was changed");
+}
+
+#[test]
+fn both_streams_come_in_the_order_of_writing_when_the_script_makes_them_one() {
+    let text = output_of(&["exec 2>&1", "for i in $(seq 200); do echo $i; echo $i >&2; done"]);
+    assert_eq!(text, (1..=200).map(|number| format!("{number}\n{number}\n")).collect::<String>());
+}
+
+#[test]
+fn a_script_may_be_read_while_it_runs_and_leaves_no_file_behind() {
+    let job = Job::new(&image()).script(&["head -n 1 \"$0\"", "ls /run /tmp"]).after_script(&["ls /run /tmp"]);
+    let report = job.run().expect(&Outcome::Success);
+    assert!(report.stage("build_script").text().starts_with("#!/usr/bin/env bash\n"), "{}", report.describe());
+    let count = report.stage("after_script").text().matches("script").count();
+    assert!(count <= 1, "{}", report.describe());
+}
+
+/// That limits are set where the job's processes are. Whether they bind is the kernel's part.
+#[test]
+fn limits_are_on_the_cgroup_that_holds_the_job() {
+    let properties = ["--property=MemoryMax=512M", "--property=TasksMax=4321", "--property=CPUQuota=50%"];
+    let job = Job::new(&image());
+    let sleep = format!("sleep 1{}", job.id());
+    let job = job.script(&["exec 2>/dev/null", "echo now", &format!("{sleep} || echo killed")]).at_log(
+        "now",
+        move |moment| {
+            let find = format!("for i in $(seq 100); do pgrep -f '^{sleep}' && exit; sleep 0.05; done; exit 1");
+            let pid = sh(&find).expect(0).out().trim_end().to_owned();
+            let unit = format!("nspawn-{}.service", moment.machine());
+            let cgroup = sh(&format!("cat /proc/{pid}/cgroup")).expect(0).out();
+            let of_unit = sh(&format!("systemctl show --property=ControlGroup --value {unit}")).expect(0).out();
+            assert!(of_unit.trim_end().ends_with(&format!("/{unit}")), "{of_unit}");
+            assert!(cgroup.contains(&format!("{}/", of_unit.trim_end())), "{cgroup} is not below {of_unit}");
+            let limits = sh(&format!("systemctl show --property=MemoryMax,TasksMax,CPUQuotaPerSecUSec {unit}")).out();
+            let mut limits: Vec<_> = limits.lines().collect();
+            limits.sort_unstable();
+            assert_eq!(limits, ["CPUQuotaPerSecUSec=500ms", "MemoryMax=536870912", "TasksMax=4321"]);
+            sh(&format!("kill {pid}")).expect(0);
+        },
+    );
+    let report = Runner::default().prepare_args(&properties).run(&job).expect(&Outcome::Success);
+    assert_eq!(report.stage("build_script").text(), "now\nkilled\n");
+}
+
+#[test]
+fn a_runner_that_reads_slowly_gets_all_of_the_log() {
+    // Fits into the pipes on the way, so that the command ends before anything is read.
+    const BYTES: usize = 300_000;
+    let machine = Machine::new();
+    let mut command = machine.command(["head", "-c", &BYTES.to_string(), "/dev/zero"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    assert!(
+        !wait_for_exit(child.id().try_into().unwrap(), Duration::from_millis(500)).unwrap(),
+        "it did not wait for its reader"
+    );
+    let mut log = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut log).unwrap();
+    assert_eq!((log.len(), child.wait().unwrap().code()), (BYTES, Some(0)));
+}

@@ -1,0 +1,8 @@
+//! End-to-end tests: the real programs against the real systemd of a test host.
+
+// A test stops at what it did not expect.
+#![allow(clippy::unwrap_used)]
+
+mod commands;
+mod gitlab;
+mod lifecycle;

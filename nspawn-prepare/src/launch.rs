@@ -34,7 +34,7 @@ pub fn launch(arguments: &[OsString]) -> Result<()> {
     mount_root(&paths, Path::new(image))?;
     let error = Command::new(program)
         .args(rest)
-        // A big build in /tmp belongs on the layer, not in memory.
+        // No file system of nspawn's own on /tmp either: see the mask of tmp.mount.
         .env("SYSTEMD_NSPAWN_TMPFS_TMP", "0")
         .exec();
     Err(error).with_context(|| format!("can't start {program:?}"))

@@ -16,7 +16,7 @@ use nspawn_common::{tool, words};
 pub enum Step {
     /// Makes a directory with these permissions, and its parents for root alone.
     Directory(PathBuf, u32),
-    /// Writes a file, whole or not at all.
+    /// Writes a file, whole or not at all. Who may read it, the directory says.
     File(PathBuf, Vec<u8>),
     /// Runs a program, for so long at most.
     Run(Vec<OsString>, Duration),
@@ -62,7 +62,7 @@ fn make_directory(path: &Path, mode: u32) -> Result<()> {
 fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     let new = path.with_extension("new");
     let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o644).open(&new)?;
         file.write_all(content)?;
         fs::rename(&new, path)
     };

@@ -40,7 +40,10 @@ const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// Reads the options and makes the machine.
 pub fn main(argv: &[OsString]) -> Result<()> {
     let job = if gitlab::is_active() { Some(Job::from_env()?) } else { None };
-    let image_of = |options: &Options| Ok(image::find(&image_reference(options, job.as_ref())?)?.name);
+    let image_of = |options: &Options| {
+        check_root()?;
+        Ok(image::find(&image_reference(options, job.as_ref())?)?.name)
+    };
     let Some((options, image)) = options::parse(argv, image_of)? else { return Ok(()) };
     if options.config {
         return print_config(job.as_ref());
@@ -149,7 +152,8 @@ impl Machine {
             name: &self.name,
             root: self.paths.root_mount(),
             binds,
-            boot_words: vec![format!("systemd.wants={AGENT_UNIT_NAME}")],
+            // A big build in /tmp belongs on the layer, not in memory.
+            boot_words: vec![format!("systemd.wants={AGENT_UNIT_NAME}"), "systemd.mask=tmp.mount".to_owned()],
         };
         let unit = Unit {
             name: &self.name,
@@ -195,7 +199,10 @@ impl Machine {
         let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let (unit, since) = (format!("--unit={}", self.paths.unit()), format!("--since=@{since}"));
         let command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20", &unit, &since]);
-        let lines = tool::run(&command, LOOK_LIMIT).map(|outcome| outcome.stdout).unwrap_or_default();
+        // The journal may not have the last words yet.
+        let lines =
+            tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT).and_then(|_| tool::run(&command, LOOK_LIMIT));
+        let lines = lines.map(|outcome| outcome.stdout).unwrap_or_default();
         let lines: String = lines.lines().map(|line| format!("{}\n", wire::printable(line.as_bytes()))).collect();
         anyhow!(
             "machine {} of image {} did not start: {error:#}{}{}",
@@ -221,10 +228,15 @@ impl Machine {
     }
 }
 
-fn check_host() -> Result<()> {
+// Others can't even see the images.
+fn check_root() -> Result<()> {
     if !lifecycle::is_root() {
         bail!("only root can make machines; try sudo");
     }
+    Ok(())
+}
+
+fn check_host() -> Result<()> {
     if !Path::new("/run/systemd/system").is_dir() {
         bail!("this host does not run systemd, which machines need");
     }

@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspawn_common::exit::{self, Exit};
 use nspawn_common::gitlab::{self, ExitCodes, Job};
+use nspawn_common::lifecycle;
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
@@ -40,6 +41,9 @@ enum Ended {
 /// Reads the options, runs the command, and returns the exit status.
 pub fn main(argv: &[OsString]) -> Result<u8> {
     let Some(options) = options::parse(argv)? else { return Ok(Exit::Success.code()) };
+    if !lifecycle::is_root() {
+        bail!("only root can reach machines; try sudo");
+    }
     if gitlab::is_active() { run_stage(options) } else { run_command(options) }
 }
 

@@ -1,1 +1,179 @@
-//! Machines from nothing to nothing.
+//! Machines from nothing to nothing, and how they look to systemd's own tools meanwhile.
+
+use std::fs;
+use std::path::Path;
+
+use nspawn_tests::{Machine, call, finish, image, left_of, sh};
+
+#[test]
+fn ten_machines_of_one_image_see_nothing_of_each_other() {
+    let file = format!("/etc/e2e-{}", std::process::id());
+    let machines: Vec<Machine> = std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..10).map(|_| scope.spawn(Machine::new)).collect();
+        makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+    });
+    for (number, machine) in machines.iter().enumerate() {
+        machine.sh(&format!("test ! -e {file} && echo {number} > {file}")).expect(0);
+    }
+    for (number, machine) in machines.iter().enumerate() {
+        assert_eq!(machine.run(["cat", &file]).expect(0).out(), format!("{number}\n"));
+    }
+    assert!(!Path::new("/var/lib/machines").join(image()).join(&file[1..]).exists());
+}
+
+#[test]
+fn systemds_own_tools_work_on_the_machine() {
+    let machine = Machine::new();
+    let (name, unit) = (&*machine.name, format!("nspawn-{}.service", machine.name));
+    let option = format!("--machine={name}");
+    let done =
+        finish(std::process::Command::new("systemd-run").args(["--quiet", "--wait", "--pipe", &option, "cat"]), b"x");
+    assert_eq!(done.expect(0).out(), "x");
+    call("systemd-run", ["--quiet", "--wait", "--pipe", &option, "sh", "-c", "exit 42"]).expect(42);
+    let shell = format!("machinectl --quiet shell {name} /bin/sh -c 'echo shell in $(hostname)'");
+    let done = call("script", ["--quiet", "--return", "--command", &shell, "/dev/null"]).expect(0);
+    assert!(done.out().contains(&format!("shell in {name}")), "{}", done.describe());
+    let status = call("machinectl", ["status", "--no-pager", name]).expect(0);
+    assert!(status.out().contains(&format!("Unit: {unit}")), "{}", status.describe());
+    assert!(call("machinectl", ["list"]).out().contains(name));
+    let status = call("systemctl", ["status", "--no-pager", "--full", &unit]).expect(0);
+    assert!(status.out().contains("nspawn-agent.service"), "no payload in {}", status.describe());
+    let journal = sh(&format!("journalctl --sync; journalctl --no-pager --unit={unit}")).expect(0);
+    assert!(journal.out().contains("Welcome to "), "no boot in {}", journal.describe());
+}
+
+#[test]
+fn nothing_is_left() {
+    let name = format!("left-{}", std::process::id());
+    let machine = Machine::with(&["--name", &name]);
+    assert_eq!(machine.name, name);
+    machine.sh("mkdir -p /var/a/b; echo x >/var/a/b/c; sleep 300 & mkdir /tmp/m; mount -t tmpfs none /tmp/m").expect(0);
+    assert_ne!(left_of(&name), "");
+    assert!(!fs::read_to_string("/proc/mounts").unwrap().contains(&name), "the machine's mounts are in the host");
+    call("nspawn-cleanup", [&name]).expect(0);
+    assert_eq!(left_of(&name), "");
+    call("nspawn-cleanup", [&name, "never-was"]).expect(0);
+    machine.run(["true"]).expect_error(125, "no machine");
+}
+
+#[test]
+fn cleanup_takes_many_and_half_made_and_dead_ones() {
+    let prefix = format!("half-{}", std::process::id());
+    let name = |which: &str| format!("{prefix}-{which}");
+    let (dead, killed) = (Machine::with(&["--name", &name("dead")]), Machine::with(&["--name", &name("killed")]));
+    dead.sh("systemctl poweroff --force --force; sleep 60").expect(125);
+    sh(&format!("systemctl kill --signal=KILL nspawn-{}.service", killed.name)).expect(0);
+    fs::create_dir_all(format!("/run/nspawn-ci/{}", name("state"))).unwrap();
+    fs::write(format!("/run/nspawn-ci/{}/state.json", name("state")), "{").unwrap();
+    fs::create_dir_all(format!("/var/lib/nspawn-ci/machines/{}/upper/x", name("layer"))).unwrap();
+    call("nspawn-run", [&name("state"), "true"]).expect_error(125, "state.json can't be used");
+    let names = ["dead", "killed", "state", "layer"].map(name);
+    call("nspawn-cleanup", &names).expect(0);
+    assert_eq!(left_of(&prefix), "");
+}
+
+#[test]
+fn a_name_gives_a_fresh_machine_whatever_had_it() {
+    let name = format!("again-{}", std::process::id());
+    let first = Machine::with(&["--name", &name]);
+    first.sh("touch /root/old").expect(0);
+    let second = Machine::with(&["--name", &name]);
+    second.sh("test ! -e /root/old && touch /root/old").expect(0);
+    sh(&format!("systemctl kill --signal=KILL nspawn-{name}.service")).expect(0);
+    let third = Machine::with(&["--name", &name]);
+    third.sh("test ! -e /root/old").expect(0);
+}
+
+#[test]
+fn one_name_from_many_processes_at_once() {
+    let name = format!("race-{}", std::process::id());
+    let rounds = format!(
+        "for i in 1 2 3 4; do (for j in 1 2 3; do nspawn-prepare --name {name} {} >/dev/null && nspawn-cleanup {name} || echo bad; done) & done; wait",
+        image()
+    );
+    assert_eq!(sh(&rounds).expect(0).out(), "");
+    assert_eq!(left_of(&name), "");
+}
+
+#[test]
+fn a_dry_run_prints_commands_that_work() {
+    let name = format!("dry-{}", std::process::id());
+    let printed = call("nspawn-prepare", ["--dry-run", "--name", &name, "--setenv=A=b c", &image()]).expect(0).out();
+    assert_eq!(left_of(&name), "");
+    sh(&printed).expect(0);
+    let done = call("nspawn-run", [&name, "printenv", "A"]);
+    call("nspawn-cleanup", [&name]).expect(0);
+    assert_eq!(done.expect(0).out(), "b c\n");
+}
+
+#[test]
+fn the_description_is_json() {
+    let name = format!("json-{}", std::process::id());
+    let done = call("nspawn-prepare", ["--json", "--name", &name, &image()]).expect(0);
+    let value: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    call("nspawn-cleanup", [&name]).expect(0);
+    assert_eq!((value["name"].as_str(), value["image"].as_str()), (Some(&*name), Some(&*image())));
+}
+
+#[test]
+fn binds_and_properties_are_as_given() {
+    let dir = std::env::temp_dir().join(format!("e2e bind $HOME %n {}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("file"), "from the host\n").unwrap();
+    let (bind, bind_ro) = (format!("--bind={}:/mnt/rw", dir.display()), format!("--bind-ro={}:/mnt/ro", dir.display()));
+    let machine = Machine::with(&[&bind, &bind_ro, "--property=MemoryMax=700M", "-p", "TasksMax=900"]);
+    machine.sh("cat /mnt/ro/file && echo back >/mnt/rw/back && ! touch /mnt/ro/x").expect(0);
+    assert_eq!(fs::read_to_string(dir.join("back")).unwrap(), "back\n");
+    fs::remove_dir_all(&dir).unwrap();
+    let unit = format!("nspawn-{}.service", machine.name);
+    let shown = call("systemctl", ["show", "--property=MemoryMax,TasksMax,DevicePolicy,Slice", &unit]).expect(0).out();
+    for line in ["MemoryMax=734003200", "TasksMax=900", "DevicePolicy=closed", "Slice=machine-ci.slice"] {
+        assert!(shown.lines().any(|shown| shown == line), "no {line} in {shown}");
+    }
+    // The payload is in the unit's own cgroup, where these properties hold.
+    let leader = call("machinectl", ["show", "--property=Leader", "--value", &machine.name]).expect(0).out();
+    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", leader.trim())).unwrap();
+    assert!(cgroup.contains(&format!("machine-ci.slice/{unit}/")), "{cgroup}");
+}
+
+#[test]
+fn options_come_from_the_environment_too() {
+    let mut command = std::process::Command::new("nspawn-prepare");
+    command
+        .env("NSPAWN_IMAGE", image())
+        .env("NSPAWN_SETENV", "A='1 2' B=3")
+        .env("NSPAWN_JSON", "no")
+        .args(["-E", "B=4"]);
+    let name = finish(&mut command, b"").expect(0).out();
+    let machine = Machine { name: name.trim_end().to_owned() };
+    assert_eq!(machine.sh("echo $A-$B").expect(0).out(), "1 2-4\n");
+    finish(std::process::Command::new("nspawn-prepare").env("NSPAWN_JSON", "maybe"), b"")
+        .expect_error(1, "$NSPAWN_JSON");
+}
+
+#[test]
+fn a_death_under_a_command_is_no_success() {
+    for killer in [
+        "systemctl poweroff --force --force 2>/dev/null; sleep 60",
+        "kill -KILL $(pgrep -f nspawn-run.--agent | head -n 1); sleep 60",
+    ] {
+        let machine = Machine::new();
+        machine.sh(killer).expect_error(125, "gave no result");
+    }
+    let machine = Machine::new();
+    let mut child =
+        machine.command(["sh", "-c", "echo on; sleep 60"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut [0; 3]).unwrap();
+    sh(&format!("machinectl terminate {}", machine.name)).expect(0);
+    assert_eq!(child.wait().unwrap().code(), Some(125));
+}
+
+#[test]
+fn a_killed_agent_comes_back() {
+    let machine = Machine::new();
+    machine
+        .sh("kill -KILL $(cat /sys/fs/cgroup/system.slice/nspawn-agent.service/agent/cgroup.procs)")
+        .expect_error(125, "gave no result");
+    let back = format!("until nspawn-run {} true 2>/dev/null; do sleep 0.05; done", machine.name);
+    call("timeout", ["20", "sh", "-c", &back]).expect(0);
+}

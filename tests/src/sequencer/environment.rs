@@ -102,6 +102,17 @@ mod tests {
     }
 
     #[test]
+    fn services_are_json() {
+        let job = Job::new("a").service("registry.example/db:1", "db");
+        let files = Workspace::new(&job);
+        let all = of_driver(&Runner::default(), &job, &files, None);
+        files.remove();
+        let (name, value) = all.last().unwrap();
+        let value: Value = serde_json::from_str(value).unwrap();
+        assert_eq!((&**name, &value[0]["alias"]), ("CUSTOM_ENV_CI_JOB_SERVICES", &Value::from("db")));
+    }
+
+    #[test]
     fn the_configs_job_env_comes_before_the_jobs_variables() {
         let job = Job::new("a").variable("X", "job");
         let files = Workspace::new(&job);

@@ -1,0 +1,47 @@
+//! End-to-end tests that need the whole host for themselves: run with `--test-threads=1`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+
+use nspawn_tests::{Machine, call, image, left_of, sh};
+
+#[test]
+fn all_machines_go_at_once() {
+    let machines = [Machine::new(), Machine::new()];
+    call("nspawn-cleanup", ["--all"]).expect(0);
+    for machine in &machines {
+        assert_eq!(left_of(&machine.name), "");
+    }
+    assert_eq!(sh("ls /run/nspawn-ci /var/lib/nspawn-ci/machines | grep -v :$").out().trim(), "");
+    call("nspawn-cleanup", ["--all"]).expect(0);
+}
+
+#[test]
+fn machined_is_not_to_be_had() {
+    let name = "no-machined";
+    let _ = sh("systemctl mask --runtime --now systemd-machined.service systemd-machined.socket");
+    let done = call("nspawn-prepare", ["--name", name, &image()]);
+    sh("systemctl unmask --runtime systemd-machined.service systemd-machined.socket; systemctl start systemd-machined")
+        .expect(0);
+    assert!(done.err().contains("systemd-machined is not running"), "{}", done.describe());
+    done.expect_error(1, "did not start");
+    assert_eq!(left_of(name), "");
+}
+
+#[test]
+fn argument_files_come_before_the_rest() {
+    let own = format!("/etc/nspawn-ci/images/{}.args", image());
+    fs::create_dir_all("/etc/nspawn-ci/images").unwrap();
+    fs::write("/etc/nspawn-ci/prepare.args", "# all images\n--setenv A=1 --setenv 'B=1 1'\n--default-image=none\n")
+        .unwrap();
+    fs::write(&own, format!("--setenv=B=2 # this one\n--default-image={}\n", image())).unwrap();
+    let machine = Machine::with(&["--setenv=C=3"]);
+    let unreadable = {
+        fs::write("/etc/nspawn-ci/prepare.args", "--setenv 'open").unwrap();
+        call("nspawn-prepare", [&image()])
+    };
+    fs::remove_dir_all("/etc/nspawn-ci").unwrap();
+    assert_eq!(machine.sh("echo $A-$B-$C").expect(0).out(), "1-2-3\n");
+    unreadable.expect_error(1, "/etc/nspawn-ci/prepare.args");
+}

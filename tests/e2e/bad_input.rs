@@ -1,0 +1,171 @@
+//! Bad input: one clear line, the right exit status, nothing left behind, nothing of others touched.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use nspawn_tests::{call, finish, image, left_of, sh};
+
+#[test]
+fn names() {
+    let long = "x".repeat(65);
+    let image = image();
+    for name in ["", ".", "..", "../x", "a/b", "a\nb", ".a", "-a", "a_b", &long] {
+        let option = format!("--name={name}");
+        call("nspawn-prepare", [&*option, &image]).expect_error(1, "can't be a machine's name");
+        call("nspawn-run", ["--", name, "true"]).expect_error(125, "can't be a machine's name");
+        call("nspawn-cleanup", ["--", name]).expect_error(1, "can't be a machine's name");
+    }
+    let bytes = OsStr::from_bytes(b"a\xff");
+    call("nspawn-prepare", [OsStr::new("--name"), bytes, image.as_ref()]).expect_error(1, "it is not UTF-8");
+    call("nspawn-cleanup", [bytes]).expect_error(1, "it is not UTF-8");
+}
+
+/// A directory of `/var/lib/machines`, deleted at the end of its test.
+struct FakeImage(PathBuf);
+
+impl FakeImage {
+    fn new(kind: &str) -> Self {
+        let path = PathBuf::from(format!("/var/lib/machines/e2e-{kind}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(self, path: &str) -> Self {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+        self
+    }
+
+    #[track_caller]
+    fn is_refused(&self, words: &str) {
+        let prefix = format!("refused-{}", std::process::id());
+        let name = self.0.file_name().unwrap();
+        call("nspawn-prepare", ["--name".as_ref(), OsStr::new(&prefix), name]).expect_error(1, words);
+        assert_eq!(left_of(&prefix), "");
+    }
+}
+
+impl Drop for FakeImage {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0).or_else(|_| fs::remove_file(&self.0));
+    }
+}
+
+#[test]
+fn images() {
+    let list = call("nspawn-prepare", ["no-such-image"]).expect_error(1, "no image \"no-such-image\"").err();
+    assert!(list.contains(&image()), "{list}");
+    for reference in ["../../etc", "/etc", "..", "a\nb", ""] {
+        call("nspawn-prepare", ["--", reference]).expect_error(1, "no image");
+    }
+    call("nspawn-prepare", [] as [&str; 0]).expect_error(1, "no image is named");
+    let empty = FakeImage::new("empty");
+    empty.is_refused("is not an OS tree");
+    FakeImage::new("bare").file("usr/bin/env").is_refused("has no systemd");
+    let systemd = FakeImage::new("no-dbus").file("usr/lib/systemd/systemd");
+    systemd.is_refused("has no D-Bus daemon");
+    let file = FakeImage::new("file");
+    fs::remove_dir(&file.0).unwrap();
+    fs::write(&file.0, "").unwrap();
+    file.is_refused("is not a directory");
+    // It has all that is looked for and still can't boot.
+    FakeImage::new("fake").file("usr/lib/systemd/systemd").file("usr/bin/dbus-daemon").is_refused("did not start");
+}
+
+#[test]
+fn option_values() {
+    let image = image();
+    for (option, words) in [
+        ("--timeout=0", "longer than nothing"),
+        ("--timeout=soon", "soon"),
+        ("--property=MemoryMax", "has no value"),
+        ("--setenv==x", "has no name"),
+        ("--setenv=E2E_NOT_SET", "no such variable"),
+        ("--no-such-option", "--no-such-option"),
+    ] {
+        call("nspawn-prepare", [option, &image]).expect_error(1, words);
+    }
+    let name = format!("values-{}", std::process::id());
+    let done = call("nspawn-prepare", ["--name", &name, "--property=NoSuchProperty=1", &image])
+        .expect_error(1, "did not start");
+    assert!(done.err().contains("NoSuchProperty"), "{}", done.describe());
+    let done =
+        call("nspawn-prepare", ["--name", &name, "--bind=/no/such/source", &image]).expect_error(1, "did not start");
+    assert!(done.err().contains("/no/such/source"), "{}", done.describe());
+    assert_eq!(left_of(&name), "");
+    call("nspawn-cleanup", [] as [&str; 0]).expect_error(1, "no machine is named");
+    call("nspawn-cleanup", ["--all", "x"]).expect_error(1, "--all");
+}
+
+#[test]
+fn a_boot_that_takes_too_long_is_ended() {
+    let name = format!("slow-{}", std::process::id());
+    let hook = format!("--bind-ro=/bin/sleep:/usr/bin/dbus-daemon");
+    let arguments = ["--name", &*name, "--timeout=1s", "--property=ExecStartPre=/bin/sleep 30", &hook, &image()];
+    call("nspawn-prepare", arguments).expect_error(1, "did not start");
+    assert_eq!(left_of(&name), "");
+}
+
+#[test]
+fn the_caller_is_not_root() {
+    let nobody = |program: &str, argument: &str| {
+        let program = sh(&format!("command -v {program}")).expect(0).out();
+        call("setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", program.trim(), argument])
+    };
+    nobody("nspawn-prepare", &image()).expect_error(1, "only root");
+    nobody("nspawn-cleanup", "some-machine").expect_error(1, "only root");
+    nobody("nspawn-run", "some-machine").expect_error(125, "only root");
+}
+
+#[test]
+fn a_program_is_missing() {
+    let prepare = sh("command -v nspawn-prepare").expect(0).out();
+    let mut command = Command::new(prepare.trim());
+    command.arg(image()).env("PATH", "/nonexistent");
+    finish(&mut command, b"").expect_error(1, "install the package systemd-container");
+}
+
+#[test]
+fn a_machine_of_somebody_else_is_left_alone() {
+    let name = format!("foreign-{}", std::process::id());
+    let root = format!("/var/tmp/{name}");
+    let start = format!(
+        "mkdir -p {root}/usr {root}/upper {root}/work {root}/root && \
+         systemd-run --quiet --collect --unit=e2e-{name} --property=Type=notify --property=Delegate=yes --property=PrivateMounts=yes \
+         sh -c 'mount -t overlay -o lowerdir=/var/lib/machines/{image},upperdir={root}/upper,workdir={root}/work none {root}/root && \
+         exec systemd-nspawn --quiet --keep-unit --machine={name} --directory={root}/root --notify-ready=yes --link-journal=no --boot'",
+        image = image()
+    );
+    sh(&start).expect(0);
+    let refused = call("nspawn-prepare", ["--name", &name, &image()]);
+    let cleaned = call("nspawn-cleanup", [&name]);
+    let alive = call("machinectl", ["show", "--property=State", "--value", &name]);
+    sh(&format!("systemctl kill --signal=KILL e2e-{name}; systemctl stop e2e-{name}; rm -rf {root}"));
+    refused.expect_error(1, "that these programs did not make");
+    cleaned.expect(0);
+    assert_eq!(alive.expect(0).out(), "running\n");
+}
+
+#[test]
+fn state_files() {
+    let name = format!("state-{}", std::process::id());
+    let dir = format!("/run/nspawn-ci/{name}");
+    fs::create_dir_all(&dir).unwrap();
+    for (text, words) in [
+        ("", "not a whole JSON document"),
+        ("{\"version\":1,\"name\"", "not a whole JSON document"),
+        ("no JSON", "not a whole JSON document"),
+        ("[]", "it has no version"),
+        ("{\"version\":99}", "version 99"),
+        ("{\"version\":1}", "\"environment\""),
+    ] {
+        fs::write(format!("{dir}/state.json"), text).unwrap();
+        call("nspawn-run", [&*name, "true"]).expect_error(125, words);
+    }
+    call("nspawn-cleanup", [&name]).expect(0);
+    assert_eq!(left_of(&name), "");
+}

@@ -152,8 +152,13 @@ impl Machine {
             name: &self.name,
             root: self.paths.root_mount(),
             binds,
-            // A big build in /tmp belongs on the layer, not in memory.
-            boot_words: vec![format!("systemd.wants={AGENT_UNIT_NAME}"), "systemd.mask=tmp.mount".to_owned()],
+            boot_words: vec![
+                format!("systemd.wants={AGENT_UNIT_NAME}"),
+                // A big build in /tmp belongs on the layer, not in memory.
+                "systemd.mask=tmp.mount".to_owned(),
+                // Nobody can type at a console that is read-only.
+                "systemd.mask=console-getty.service".to_owned(),
+            ],
         };
         let unit = Unit {
             name: &self.name,

@@ -6,9 +6,10 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,6 +19,8 @@ use crate::name::MachineName;
 use crate::paths::{LAYER_ROOT, MachinePaths, STATE_ROOT};
 use crate::tool::{self, argv};
 
+/// How long another process may be busy with the machine.
+const LOCK_LIMIT: Duration = Duration::from_secs(600);
 /// How long ending a machine whose processes were killed may take.
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// How long systemd-machined may take to notice an end.
@@ -46,8 +49,7 @@ impl Lock {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue, // removed since the line above
                 Err(error) => return Err(error).with_context(|| format!("can't open {}", path.display())),
             };
-            let file = Flock::lock(file, FlockArg::LockExclusive)
-                .map_err(|(_, errno)| anyhow!("can't lock {}: {errno}", path.display()))?;
+            let file = lock_within(file, LOCK_LIMIT).with_context(|| format!("can't lock {}", path.display()))?;
             // Its holder may have removed the file while we waited: then we hold the lock of nothing.
             if fs::metadata(&path).is_ok_and(|there| file.metadata().is_ok_and(|ours| same_file(&there, &ours))) {
                 return Ok(Self { _file: file });
@@ -137,6 +139,22 @@ pub fn make_private_dir(path: &Path) -> Result<()> {
         .with_context(|| format!("can't make the directory {}", path.display()))
 }
 
+fn lock_within(file: File, limit: Duration) -> Result<Flock<File>> {
+    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(locked) => return Ok(locked),
+        Err((file, Errno::EWOULDBLOCK)) => file,
+        Err((_, errno)) => return Err(errno.into()),
+    };
+    // flock(2) knows no time limit, flock(1) does. Its stdin is our open file, so its lock is ours.
+    let seconds = limit.as_secs().to_string();
+    let waited =
+        Command::new("flock").args(["--exclusive", "--timeout", &seconds, "0"]).stdin(file.try_clone()?).status();
+    if !waited.context("can't start flock; install the package util-linux")?.success() {
+        bail!("another process has been busy with it for {seconds} s");
+    }
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+}
+
 fn end(paths: &MachinePaths) -> Result<()> {
     let unit = paths.unit();
     // SIGKILL to all at once, PID 1 included (cgroups(7)): an orderly stop only costs time.
@@ -198,4 +216,21 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
 
 fn same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_not_waited_for_without_end() {
+        let path = std::env::temp_dir().join(format!("nspawn-lock-{}", std::process::id()));
+        let open = || File::create(&path).unwrap();
+        let held = lock_within(open(), Duration::from_secs(1)).unwrap();
+        let error = lock_within(open(), Duration::from_secs(1)).unwrap_err();
+        assert!(error.to_string().contains("busy"), "{error:#}");
+        drop(held);
+        assert!(lock_within(open(), Duration::from_secs(1)).is_ok());
+        fs::remove_file(&path).unwrap();
+    }
 }

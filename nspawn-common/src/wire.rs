@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, openat};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::Mode;
 
 use crate::paths::{AGENT_SOCKET, MachinePaths};
@@ -207,11 +208,14 @@ pub fn read_body(stream: &mut impl Read, length: usize, max: usize) -> io::Resul
 pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
     let directory = File::open(paths.agent_dir()).context("the machine has no layer")?;
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let socket = openat(&directory, AGENT_SOCKET, flags, Mode::empty()).context("its agent is not there")?;
-    let stream =
-        UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).context("its agent does not listen")?;
+    let there = openat(&directory, AGENT_SOCKET, flags, Mode::empty()).context("its agent is not there")?;
+    let address = UnixAddr::new(format!("/proc/self/fd/{}", there.as_raw_fd()).as_str())?;
+    let stream = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let stream = UnixStream::from(stream);
     stream.set_read_timeout(Some(limit))?;
+    // Before connect(2), which else waits for ever for one who listens and accepts nothing.
     stream.set_write_timeout(Some(limit))?;
+    socket::connect(stream.as_raw_fd(), &address).context("its agent does not listen")?;
     Ok(stream)
 }
 

@@ -61,7 +61,8 @@ pub fn main(argv: &[OsString]) -> Result<()> {
         let spent = started.elapsed().as_secs_f32();
         say(&format!("machine {} of image {} is ready after {spent:.1} s", machine.name, machine.image.name));
     }
-    machine.print()
+    // A machine whose name nobody gets is a machine that nobody removes.
+    machine.print().or_else(|error| machine.unmake(Lock::acquire(&machine.paths)?, error))
 }
 
 // What the administrator fixed, what the job asks for, what the administrator falls back to.
@@ -180,7 +181,11 @@ impl Machine {
         lifecycle::clear(&self.paths, &lock)?;
         let started = SystemTime::now();
         let Err(error) = self.take(steps) else { return Ok(()) };
-        let error = self.with_journal(error, started);
+        self.unmake(lock, self.with_journal(error, started))
+    }
+
+    /// Removes what there is of the machine, because of `error`.
+    fn unmake(&self, lock: Lock, error: Error) -> Result<()> {
         match lifecycle::remove(&self.name, lock) {
             Ok(()) => Err(error),
             Err(second) => {

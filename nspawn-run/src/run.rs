@@ -170,7 +170,6 @@ fn wait(agent: &mut UnixStream, resized: &SignalFd) -> Result<Ended> {
         (wire::REFUSED, body) => return refused(&body),
         (tag, _) => bail!("its agent answered with the unknown message {tag}"),
     }
-    agent.set_read_timeout(None)?;
     loop {
         let mut fds = [PollFd::new(agent.as_fd(), PollFlags::POLLIN), PollFd::new(resized.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {

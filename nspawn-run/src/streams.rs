@@ -33,7 +33,17 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 
 /// Moves stdin into the machine until either side ends. Nobody waits for it.
 pub fn feed(stdin: OwnedFd, into: OwnedFd) {
-    thread::spawn(move || while !matches!(shift(&stdin, into.as_fd(), CHUNK), Ok(0) | Err(_)) {});
+    thread::spawn(move || {
+        loop {
+            match shift(&stdin, into.as_fd(), CHUNK) {
+                Ok(0) => break,
+                Ok(_) => {}
+                // Somebody else who has our stdin open made it so.
+                Err(Errno::EAGAIN) => wait_for(stdin.as_fd(), PollFlags::POLLIN),
+                Err(_) => break,
+            }
+        }
+    });
 }
 
 /// A stream out of the machine, on its way.
@@ -48,7 +58,7 @@ impl Output {
     /// # Errors
     /// No descriptors left.
     pub fn start(from: OwnedFd, to: OwnedFd) -> Result<Self> {
-        // A pipe may look readable and have nothing to read: splice(2) can put empty buffers into it.
+        // The machine can open the pipe's other end too, and read what we are about to.
         fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("can't set up a pipe")?;
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("can't make an event")?;
         let watched = ended.as_fd().try_clone_to_owned()?;
@@ -77,13 +87,10 @@ fn drain(from: &OwnedFd, to: BorrowedFd, ended: BorrowedFd) -> io::Result<()> {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        if fds[0].any() == Some(true) {
-            match shift(from, to, CHUNK) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+        match shift(from, to, CHUNK) {
+            Ok(0) => return Ok(()),
+            Ok(_) | Err(Errno::EAGAIN) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -98,48 +105,65 @@ fn left_in(pipe: &OwnedFd) -> io::Result<usize> {
 
 fn shift_exactly(from: &OwnedFd, to: BorrowedFd, mut count: usize) -> io::Result<()> {
     while count > 0 {
-        match shift(from, to, count)? {
-            0 => break,
-            moved => count -= moved,
+        match shift(from, to, count) {
+            Ok(0) => break,
+            Ok(moved) => count -= moved,
+            // The machine took back what it had written.
+            Err(Errno::EAGAIN) if left_in(from)? == 0 => break,
+            Err(Errno::EAGAIN) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
 }
 
-// Moves up to `most` bytes; 0 at the end. Between pipes the kernel need not copy them. Other files
-// must not be spliced: splice(2) locks the pipe while it waits for them, and the machine's processes
-// would hang at the lock, unkillable.
-fn shift(from: &OwnedFd, to: BorrowedFd, most: usize) -> io::Result<usize> {
-    if is_pipe(from.as_fd()) && is_pipe(to) {
-        retry(|| splice(from, None, to, None, most.min(CHUNK), SpliceFFlags::empty()))
-    } else {
-        copy(from, to, most)
+// Moves up to `most` bytes; 0 at the end, EAGAIN if there is nothing now. Between pipes the kernel
+// need not copy them. Other files must not be spliced: splice(2) locks the pipe while it waits for
+// them, and the machine's processes would hang at the lock, unkillable.
+fn shift(from: &OwnedFd, to: BorrowedFd, most: usize) -> nix::Result<usize> {
+    if !is_pipe(from.as_fd()) || !is_pipe(to) {
+        return copy(from, to, most);
     }
+    let moved = retry(|| splice(from, None, to, None, most.min(CHUNK), SpliceFFlags::empty()));
+    // From a pipe that does not block, splice(2) does not wait for room either.
+    if moved == Err(Errno::EAGAIN) {
+        wait_for(to, PollFlags::POLLOUT);
+    }
+    moved
 }
 
 fn is_pipe(fd: BorrowedFd) -> bool {
     fstat(fd).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFIFO)
 }
 
-fn copy(from: &OwnedFd, to: BorrowedFd, most: usize) -> io::Result<usize> {
+fn copy(from: &OwnedFd, to: BorrowedFd, most: usize) -> nix::Result<usize> {
     let mut buffer = [0; 64 << 10];
     let most = most.min(buffer.len());
     let count = retry(|| read(from, &mut buffer[..most]))?;
     let mut rest = &buffer[..count];
     while !rest.is_empty() {
-        let written = retry(|| write(to, rest))?;
-        rest = &rest[written..];
+        match retry(|| write(to, rest)) {
+            Ok(written) => rest = &rest[written..],
+            // Somebody else who has our output open made it so.
+            Err(Errno::EAGAIN) => wait_for(to, PollFlags::POLLOUT),
+            Err(error) => return Err(error),
+        }
     }
     Ok(count)
 }
 
-fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
+fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> nix::Result<usize> {
     loop {
         match call() {
             Err(Errno::EINTR) => {}
-            done => return done.map_err(Into::into),
+            done => return done,
         }
     }
+}
+
+// Errors show in the next call on the descriptor.
+fn wait_for(fd: BorrowedFd, event: PollFlags) {
+    let _ = poll(&mut [PollFd::new(fd, event)], PollTimeout::NONE);
 }
 
 #[cfg(test)]
@@ -160,6 +184,35 @@ mod tests {
         let mut got = Vec::new();
         File::from(reader).read_to_end(&mut got).unwrap();
         assert_eq!(got, [7; 100_000]);
+    }
+
+    #[test]
+    fn more_than_a_pipe_holds_is_delivered_though_nobody_reads_yet() {
+        let (from, writer) = pipe().unwrap();
+        let (reader, to) = pipe().unwrap();
+        let output = Output::start(from, to).unwrap();
+        let mut writer = File::from(writer);
+        writer.write_all(&[7; 2 * CHUNK]).unwrap();
+        let finishing = thread::spawn(|| output.finish());
+        let mut got = vec![0; 2 * CHUNK];
+        File::from(reader).read_exact(&mut got).unwrap();
+        finishing.join().unwrap().unwrap();
+        assert!(got.iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn streams_that_do_not_block_lose_nothing() {
+        let (from, to) = (File::open("/dev/zero").unwrap(), pipe().unwrap());
+        fcntl(&to.1, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let reader = thread::spawn(move || {
+            let mut got = vec![1; 4 * CHUNK];
+            File::from(to.0).read_exact(&mut got).map(|()| got)
+        });
+        let from = OwnedFd::from(from);
+        for _ in 0..4 * CHUNK / (64 << 10) {
+            assert_eq!(shift(&from, to.1.as_fd(), CHUNK).unwrap(), 64 << 10);
+        }
+        assert!(reader.join().unwrap().unwrap().iter().all(|byte| *byte == 0));
     }
 
     #[test]

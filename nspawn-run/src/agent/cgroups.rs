@@ -1,15 +1,14 @@
 //! A cgroup for each command, below the agent's own (systemd delegates it: `Delegate=yes`).
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use std::os::fd::AsFd;
 
 /// How long killed processes may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -37,18 +36,15 @@ impl Cgroups {
         Ok(Self { root, used: 0 })
     }
 
-    /// A name for the next command's cgroup. Those that have become empty are removed.
+    /// A name for the next command's cgroup.
     pub fn next(&mut self) -> Cgroup {
-        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
-            // Fails, as it should, for those in use.
-            let _ = fs::remove_dir(entry.path());
-        }
         self.used += 1;
         Cgroup { path: self.root.join(format!("command-{}", self.used)) }
     }
 }
 
 /// The cgroup of one command and of all that it starts.
+#[derive(Clone)]
 pub struct Cgroup {
     path: PathBuf,
 }
@@ -73,27 +69,37 @@ impl Cgroup {
             .with_context(|| format!("can't enter the cgroup {}", self.path.display()))
     }
 
+    /// Removes it if it is empty; `false` while something runs in it.
+    pub fn remove(&self) -> bool {
+        fs::remove_dir(&self.path).is_ok() || !self.path.exists()
+    }
+
     /// Kills all its processes (kernel 5.14) and waits until they are gone.
     ///
     /// # Errors
     /// They don't end in time.
     pub fn kill(&self) -> Result<()> {
-        let events = self.path.join("cgroup.events");
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch a cgroup")?;
-        inotify.add_watch(&events, AddWatchFlags::IN_MODIFY).context("can't watch a cgroup")?;
         fs::write(self.path.join("cgroup.kill"), "1").context("can't kill the command's processes")?;
+        let mut events = File::open(self.path.join("cgroup.events")).context("can't watch a cgroup")?;
         let deadline = Instant::now() + KILL_LIMIT;
-        while fs::read_to_string(&events).is_ok_and(|events| events.contains("populated 1")) {
+        while is_populated(&mut events)? {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 bail!("the command's processes do not end");
             }
+            // A change is an exceptional condition of the file (cgroups(7)).
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)], timeout) {
-                Ok(_) | Err(Errno::EINTR) => drop(inotify.read_events()),
+            match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error).context("can't watch a cgroup"),
             }
         }
         Ok(())
     }
+}
+
+fn is_populated(events: &mut File) -> Result<bool> {
+    let mut text = String::new();
+    events.rewind().and_then(|()| events.read_to_string(&mut text)).context("can't read a cgroup's events")?;
+    Ok(text.contains("populated 1"))
 }

@@ -17,19 +17,24 @@ mod console;
 mod session;
 mod users;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::exit;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{SigHandler, Signal, signal};
-use nix::unistd::{ForkResult, fork};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
 use nspawn_common::paths::{AGENT_DIR_IN_MACHINE, AGENT_SOCKET};
 
-use cgroups::Cgroups;
+use cgroups::{Cgroup, Cgroups};
 
 /// The argument that asks for it.
 pub const OPTION: &str = "--agent";
@@ -38,24 +43,65 @@ pub const OPTION: &str = "--agent";
 pub fn main() -> Result<()> {
     let mut cgroups = Cgroups::enter()?;
     let listener = listen(&Path::new(AGENT_DIR_IN_MACHINE).join(AGENT_SOCKET))?;
-    // SAFETY: ignoring a signal runs no code of ours; it has the kernel reap the sessions.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.context("can't ignore SIGCHLD")?;
+    let mut sessions = Sessions::new()?;
     notify_ready()?;
     loop {
-        let (stream, _) = listener.accept().context("can't accept a connection")?;
-        let cgroup = cgroups.next();
-        // SAFETY: the agent has a single thread, so the child may do all that a program may.
-        if let Ok(ForkResult::Child) = unsafe { fork() } {
-            drop(listener);
-            exit(serve(stream, cgroup));
+        let mut fds = [listener.as_fd(), sessions.ends.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        poll(&mut fds, PollTimeout::NONE).context("can't wait for connections")?;
+        let [connects, ends] = fds.map(|fd| fd.any() == Some(true));
+        if ends {
+            sessions.reap();
+        }
+        if connects {
+            let (stream, _) = listener.accept().context("can't accept a connection")?;
+            sessions.start(stream, cgroups.next());
         }
     }
 }
 
-fn serve(stream: UnixStream, cgroup: cgroups::Cgroup) -> i32 {
-    // SAFETY: the default action runs no code of ours. A session waits for its command itself.
-    let waits = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
-    match waits.context("can't reset SIGCHLD").and_then(|_| session::serve(stream, cgroup)) {
+/// The sessions that run, and the cgroups in which commands have left something running.
+struct Sessions {
+    ends: SignalFd,
+    running: HashMap<Pid, Cgroup>,
+    left: Vec<Cgroup>,
+}
+
+impl Sessions {
+    fn new() -> Result<Self> {
+        let mut child_ends = SigSet::empty();
+        child_ends.add(Signal::SIGCHLD);
+        child_ends.thread_block().context("can't block SIGCHLD")?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let ends = SignalFd::with_flags(&child_ends, flags).context("can't watch for ends")?;
+        Ok(Self { ends, running: HashMap::new(), left: Vec::new() })
+    }
+
+    fn start(&mut self, stream: UnixStream, cgroup: Cgroup) {
+        // SAFETY: the agent has a single thread, so the child may do all that a program may.
+        match unsafe { fork() } {
+            Ok(ForkResult::Child) => exit(serve(stream, &cgroup)),
+            Ok(ForkResult::Parent { child }) => drop(self.running.insert(child, cgroup)),
+            // The host reads the end of the stream.
+            Err(_) => {}
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Ok(Some(_)) = self.ends.read_signal() {}
+        while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+            let Some(cgroup) = status.pid().and_then(|pid| self.running.remove(&pid)) else { break };
+            // A session that was killed has told the host of no end: then there must be one.
+            if matches!(status, WaitStatus::Signaled(..)) {
+                let _ = cgroup.kill();
+            }
+            self.left.push(cgroup);
+        }
+        self.left.retain(|cgroup| !cgroup.remove());
+    }
+}
+
+fn serve(stream: UnixStream, cgroup: &Cgroup) -> i32 {
+    match session::serve(stream, cgroup) {
         Ok(()) => 0,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "{error:#}");

@@ -25,14 +25,14 @@ use super::console::Console;
 use super::users::{self, User};
 
 /// Answers one request of the host.
-pub fn serve(mut stream: UnixStream, cgroup: Cgroup) -> Result<()> {
+pub fn serve(mut stream: UnixStream, cgroup: &Cgroup) -> Result<()> {
     let (tag, length, fds) = receive_header(&stream)?;
     match tag {
         wire::HELLO => stream.write_all(&wire::frame(wire::HELLO, &[])).context("can't answer"),
         wire::RUN => {
             let body = wire::read_body(&mut stream, length, wire::MAX_REQUEST).context("can't read the request")?;
             let Ok(pipes) = <[OwnedFd; 3]>::try_from(fds) else { bail!("a request came without its three pipes") };
-            run(stream, &cgroup, Request::decode(&body)?, pipes)
+            run(stream, cgroup, Request::decode(&body)?, pipes)
         }
         // A host with a later version of these programs.
         _ => refuse(

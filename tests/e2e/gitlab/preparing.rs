@@ -90,7 +90,8 @@ fn a_machine_that_a_killed_runner_left_is_replaced() {
     let (runner, job) = (Runner::default(), Job::new(&image()).script(&["test ! -e /root/old", "touch /root/old"]));
     let killed = Attempt::prepared(&runner, &job);
     killed.run_stage("build_script").expect();
-    let _ = runner.run(&job).expect(&Outcome::Success);
+    let report = runner.run(&job).expect(&Outcome::Success);
+    assert_eq!(report.stages()[..3], ["config", "prepare", "prepare_script"], "{}", report.describe());
     killed.cleanup().expect();
 }
 

@@ -1,6 +1,15 @@
 //! The first stage: makes a machine from an image and returns when it takes commands.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`prepare`] | the verb |
+//! | [`options`], [`host`] | what is asked for, and what the host must have |
+//! | [`machine`], [`plan`] | the steps that make a machine |
+//! | [`launch`] | what the machine's unit starts: mounts its root and becomes systemd-nspawn |
 
+mod host;
 mod launch;
+mod machine;
 mod options;
 mod plan;
 mod prepare;

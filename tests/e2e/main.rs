@@ -5,5 +5,6 @@
 
 mod bad_input;
 mod commands;
+mod documentation;
 mod gitlab;
 mod lifecycle;

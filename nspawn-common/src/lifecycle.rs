@@ -157,8 +157,7 @@ fn lock_within(file: File, limit: Duration) -> Result<Flock<File>> {
 
 fn end(paths: &MachinePaths) -> Result<()> {
     let unit = paths.unit();
-    // SIGKILL to all at once, PID 1 included (cgroups(7)): an orderly stop only costs time.
-    let killed = fs::write(paths.cgroup().join("cgroup.kill"), "1");
+    let killed = kill(&paths.cgroup());
     let stopped = tool::run(&argv(["systemctl", "stop", &unit]), END_LIMIT)?;
     if is_populated(&paths.cgroup()) {
         let why = killed.err().map(|error| format!(" ({error})")).unwrap_or_default();
@@ -173,6 +172,14 @@ fn end(paths: &MachinePaths) -> Result<()> {
         wait_until_gone(&paths.registration(), UNREGISTER_LIMIT)?;
     }
     Ok(())
+}
+
+// SIGKILL to all of the machine at once, its PID 1 included (cgroups(7)): an orderly stop only costs
+// time. systemd-nspawn itself is spared where its payload has begun, and takes away what it has in
+// the host's /tmp (since systemd 257). What is left of it then, the unit's stop kills.
+fn kill(cgroup: &Path) -> io::Result<()> {
+    let kill = |cgroup: &Path| fs::write(cgroup.join("cgroup.kill"), "1");
+    kill(&cgroup.join("payload")).or_else(|_| kill(cgroup))
 }
 
 fn is_populated(cgroup: &Path) -> bool {

@@ -33,6 +33,19 @@ const START_MARGIN: Duration = Duration::from_secs(30);
 /// How long the agent of a booted machine may take to answer.
 const AGENT_LIMIT: Duration = Duration::from_secs(20);
 
+/// Units that a machine of ours has no use for.
+const MASKED: [&str; 4] = [
+    "tmp.mount",                     // a big build in /tmp belongs on the layer, not in memory
+    "console-getty.service",         // nobody can type at a console that is read-only
+    "systemd-remount-fs.service",    // the image's fstab tells of disks that the machine does not have
+    "systemd-journal-flush.service", // a journal that goes with the machine need not be on disk
+];
+
+fn boot_words() -> Vec<String> {
+    let masks = MASKED.map(|unit| format!("systemd.mask={unit}"));
+    [format!("systemd.wants={AGENT_UNIT_NAME}")].into_iter().chain(masks).collect()
+}
+
 /// A machine to be made.
 pub struct Machine {
     pub name: MachineName,
@@ -68,18 +81,7 @@ impl Machine {
             Bind::writable(&self.paths.agent_dir(), Path::new(AGENT_DIR_IN_MACHINE)),
         ];
         binds.extend(self.options.binds.iter().cloned());
-        let nspawn = Nspawn {
-            name: &self.name,
-            root: self.paths.root_mount(),
-            binds,
-            boot_words: vec![
-                format!("systemd.wants={AGENT_UNIT_NAME}"),
-                // A big build in /tmp belongs on the layer, not in memory.
-                "systemd.mask=tmp.mount".to_owned(),
-                // Nobody can type at a console that is read-only.
-                "systemd.mask=console-getty.service".to_owned(),
-            ],
-        };
+        let nspawn = Nspawn { name: &self.name, root: self.paths.root_mount(), binds, boot_words: boot_words() };
         let unit = Unit {
             name: &self.name,
             image: &self.image.name,

@@ -18,6 +18,14 @@ fn all_machines_go_at_once() {
 }
 
 #[test]
+fn nothing_is_left_in_tmp() {
+    let list = || sh("ls -d /tmp/nspawn* 2>/dev/null; ls /tmp | wc -l").out();
+    let before = list();
+    drop([Machine::new(), Machine::new()]);
+    assert_eq!(list(), before);
+}
+
+#[test]
 fn machined_is_not_to_be_had() {
     let name = "no-machined";
     let _ = sh("systemctl mask --runtime --now systemd-machined.service systemd-machined.socket");

@@ -58,7 +58,6 @@ impl From<anyhow::Error> for Refusal {
 /// Becomes the command. Called in a process of a single thread, just forked.
 pub fn become_command(plan: Plan) -> Result<Infallible, Refusal> {
     setsid().context("can't start a session")?;
-    plan.cgroup.add_self()?;
     take_stdio(&plan.stdio, plan.user).context("can't set up stdin, stdout and stderr")?;
     reset_signals().context("can't reset signals")?;
     umask(Mode::from_bits_truncate(0o022));

@@ -15,7 +15,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use nix::unistd::{ForkResult, Pid, pipe2};
 use nspawn_common::tool::pidfd;
 use nspawn_common::wire::{self, Program, Request};
 
@@ -193,7 +193,7 @@ fn words(program: &Program, user: &User, script: Option<&Script>, on_terminal: b
 fn spawn(plan: Plan) -> Result<Pid, Refusal> {
     let (told, tell) = pipe2(OFlag::O_CLOEXEC).context("can't make a pipe")?;
     // SAFETY: a session has a single thread, so the child may do all that a program may.
-    let pid = match unsafe { fork() }.context("can't fork")? {
+    let pid = match unsafe { plan.cgroup.fork_into() }? {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
             let Err(refusal) = child::become_command(plan);

@@ -6,6 +6,7 @@
 //! | [`image`] | finding base images and judging whether they can boot |
 //! | [`unit`], [`nspawn`] | the systemd command lines, as pure functions |
 //! | [`tool`] | running those command lines, bounded in time and output |
+//! | [`interrupt`] | being asked to end while one of them runs |
 //! | [`lifecycle`] | locking a machine and removing it without a trace |
 //! | [`wire`] | the messages between `nspawn-run` and its agent in the machine |
 //! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
@@ -15,6 +16,7 @@ pub mod args;
 pub mod exit;
 pub mod gitlab;
 pub mod image;
+pub mod interrupt;
 pub mod lifecycle;
 pub mod name;
 pub mod nspawn;

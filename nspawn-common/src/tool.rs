@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::words;
+use crate::{interrupt, words};
 
 /// No more than this is read of what a tool prints, in bytes.
 const MAX_OUTPUT: u64 = 64 << 10;
@@ -40,15 +41,19 @@ pub fn run(argv: &[OsString], limit: Duration) -> Result<Outcome> {
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
+        // A signal to our process group is ours to handle.
+        .process_group(0)
         .stdout(stdout.try_clone()?)
         .stderr(stderr.try_clone()?)
         .spawn()
         .map_err(|error| anyhow!("can't start {name}: {error}{}", package_hint(&name)))?;
-    let ended = wait_for_exit(i32::try_from(child.id())?, limit)?;
+    let waited = wait_for_exit(i32::try_from(child.id())?, limit);
+    let ended = matches!(waited, Ok(true));
     if !ended {
         child.kill().with_context(|| format!("can't kill {name}"))?;
     }
     let status = child.wait().with_context(|| format!("can't wait for {name}"))?;
+    waited?;
     let outcome = Outcome { status, stdout: text_of(stdout)?, stderr: text_of(stderr)? };
     if !ended {
         bail!("{name} did not end within {} seconds{}", limit.as_secs(), below(&outcome.stderr));
@@ -83,20 +88,24 @@ pub fn below(text: &str) -> String {
 /// Waits until process `pid`, a child of this one, has ended; `false` when `limit` passed first.
 ///
 /// # Errors
-/// The kernel has no pidfd (before 5.3).
+/// The kernel has no pidfd (before 5.3); [`interrupt::Interrupted`].
 pub fn wait_for_exit(pid: i32, limit: Duration) -> Result<bool> {
     let pidfd = pidfd(pid)?;
     let deadline = Instant::now() + limit;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) if Instant::now() < deadline => {}
-            Ok(0) => return Ok(false),
-            Ok(_) => return Ok(true),
-            Err(nix::errno::Errno::EINTR) => {}
+        let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        fds.extend(interrupt::descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        match poll(&mut fds, timeout) {
+            Ok(0) if Instant::now() >= deadline => return Ok(false),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error).context("can't wait for a process"),
         }
+        if fds[0].any() == Some(true) {
+            return Ok(true);
+        }
+        interrupt::check()?;
     }
 }
 

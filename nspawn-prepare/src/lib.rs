@@ -18,6 +18,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use nspawn_common::exit::{self, Exit};
+use nspawn_common::{gitlab, interrupt};
 
 /// The program's name in messages.
 const PROGRAM: &str = "nspawn-prepare";
@@ -32,6 +33,12 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::from(Exit::Success.code()),
-        Err(error) => ExitCode::from(exit::report(PROGRAM, &error, Exit::Failure)),
+        Err(error) => {
+            let code = exit::report(PROGRAM, &error, Exit::Failure);
+            if !gitlab::is_active() {
+                interrupt::die_if_interrupted(&error);
+            }
+            ExitCode::from(code)
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use nspawn_common::exit;
 use nspawn_common::image::{self, Image};
+use nspawn_common::interrupt::{self, Interrupted};
 use nspawn_common::lifecycle::{self, Lock};
 use nspawn_common::name::MachineName;
 use nspawn_common::nspawn::{Bind, Nspawn};
@@ -102,7 +103,8 @@ impl Machine {
         lifecycle::clear(&self.paths, &lock)?;
         let started = SystemTime::now();
         let Err(error) = self.take(steps) else { return Ok(()) };
-        self.unmake(lock, self.with_journal(error, started))
+        let error = if error.is::<Interrupted>() { error } else { self.with_journal(error, started) };
+        self.unmake(lock, error)
     }
 
     /// Removes what there is of the machine, because of `error`.
@@ -121,8 +123,10 @@ impl Machine {
                 exit::say(PROGRAM, &step.shell());
             }
             step.take()?;
+            interrupt::check()?;
         }
-        wire::hello(&self.paths, AGENT_LIMIT).context("the machine booted but takes no commands")
+        wire::hello(&self.paths, AGENT_LIMIT).context("the machine booted but takes no commands")?;
+        interrupt::check()
     }
 
     // What the machine and systemd-nspawn printed, below the line that says what failed.

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nspawn_common::exit::{self, JobError};
 use nspawn_common::gitlab::{self, Job};
 use nspawn_common::image::{self, Image};
+use nspawn_common::interrupt;
 use nspawn_common::lifecycle::Lock;
 use nspawn_common::name::{self, MachineName};
 use nspawn_common::paths::MachinePaths;
@@ -38,11 +39,20 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     if machine.options.dry_run {
         return print_steps(&steps);
     }
+    interrupt::catch()?;
     let started = Instant::now();
     machine.make(&steps)?;
     if job.is_some() {
+        // The job log is for people.
         let spent = started.elapsed().as_secs_f32();
-        say(&format!("machine {} of image {} is ready after {spent:.1} s", machine.name, machine.image.name));
+        exit::say(
+            PROGRAM,
+            OsStr::new(&format!(
+                "machine {} of image {} is ready after {spent:.1} s",
+                machine.name, machine.image.name
+            )),
+        );
+        return Ok(());
     }
     // A machine whose name nobody gets is a machine that nobody removes.
     print_machine(&machine).or_else(|error| machine.unmake(Lock::acquire(&machine.paths)?, error))
@@ -98,8 +108,4 @@ fn print_steps(steps: &[Step]) -> Result<()> {
 fn print_line(line: &OsStr) -> Result<()> {
     let whole = [line.as_bytes(), b"\n"].concat();
     std::io::stdout().write_all(&whole).context("can't write to stdout")
-}
-
-fn say(line: &str) {
-    exit::say(PROGRAM, OsStr::new(line));
 }

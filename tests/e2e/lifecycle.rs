@@ -152,6 +152,22 @@ fn options_come_from_the_environment_too() {
 }
 
 #[test]
+fn a_prepare_that_is_interrupted_leaves_nothing() {
+    use std::os::unix::process::ExitStatusExt;
+    for (signal, number) in [("TERM", 15), ("INT", 2), ("HUP", 1)] {
+        let name = format!("interrupted-{}", std::process::id());
+        let hang = "--property=ExecStartPre=/bin/sleep 60";
+        let mut child =
+            std::process::Command::new("nspawn-prepare").args(["--name", &name, hang, &image()]).spawn().unwrap();
+        let unit = format!("until systemctl is-active nspawn-{name} | grep -q activating; do sleep 0.02; done");
+        call("timeout", ["20", "sh", "-c", &unit]).expect(0);
+        sh(&format!("kill -{signal} {}", child.id())).expect(0);
+        assert_eq!(child.wait().unwrap().signal(), Some(number));
+        assert_eq!(left_of(&name), "");
+    }
+}
+
+#[test]
 fn a_death_under_a_command_is_no_success() {
     for killer in [
         "systemctl poweroff --force --force 2>/dev/null; sleep 60",

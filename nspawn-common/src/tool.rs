@@ -82,7 +82,7 @@ pub fn argv<const N: usize>(words: [&str; N]) -> Vec<OsString> {
 /// A tool's own words, indented below the line that reports its failure.
 #[must_use]
 pub fn below(text: &str) -> String {
-    text.lines().map(|line| format!("\n  {line}")).collect()
+    text.lines().flat_map(|line| ["\n  ", line]).collect()
 }
 
 /// Waits until process `pid`, a child of this one, has ended; `false` when `limit` passed first.

@@ -138,13 +138,13 @@ impl Machine {
         let lines =
             tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT).and_then(|_| tool::run(&command, LOOK_LIMIT));
         let lines = lines.map(|outcome| outcome.stdout).unwrap_or_default();
-        let lines: String = lines.lines().map(|line| format!("{}\n", wire::printable(line.as_bytes()))).collect();
+        let lines: Vec<_> = lines.lines().map(|line| wire::printable(line.as_bytes())).collect();
         anyhow!(
             "machine {} of image {} did not start: {error:#}{}{}",
             self.name,
             self.image.name,
             host::machined_hint(),
-            tool::below(&lines)
+            tool::below(&lines.join("\n"))
         )
     }
 

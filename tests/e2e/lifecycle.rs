@@ -91,7 +91,8 @@ fn one_name_from_many_processes_at_once() {
         "for i in 1 2 3 4; do (for j in 1 2 3; do nspawn-prepare --name {name} {} >/dev/null && nspawn-cleanup {name} || echo bad; done) & done; wait",
         image()
     );
-    assert_eq!(sh(&rounds).expect(0).out(), "");
+    let done = sh(&rounds).expect(0);
+    assert_eq!(done.out(), "", "{}", done.describe());
     assert_eq!(left_of(&name), "");
 }
 

@@ -42,11 +42,10 @@ impl Lock {
     pub fn acquire(paths: &MachinePaths) -> Result<Self> {
         let path = paths.lock_file();
         loop {
-            make_private_dir(&paths.state_dir())?;
-            let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-            let file = match opened {
+            let file = match make_private_dir(&paths.state_dir()).and_then(|()| open_lock(&path)) {
                 Ok(file) => file,
-                Err(error) if error.kind() == ErrorKind::NotFound => continue, // removed since the line above
+                // Its holder has removed the directory meanwhile.
+                Err(error) if [ErrorKind::NotFound, ErrorKind::AlreadyExists].contains(&error.kind()) => continue,
                 Err(error) => return Err(error).with_context(|| format!("can't open {}", path.display())),
             };
             let file = lock_within(file, LOCK_LIMIT).with_context(|| format!("can't lock {}", path.display()))?;
@@ -67,7 +66,12 @@ impl Lock {
 pub fn remove(name: &MachineName, lock: Lock) -> Result<()> {
     let paths = MachinePaths::new(name);
     clear(&paths, &lock)?;
-    delete_trees(&[paths.state_dir()])
+    fs::remove_file(paths.lock_file()).context("can't remove the machine's lock")?;
+    fs::remove_dir(paths.state_dir()).or_else(|error| match error.kind() {
+        // Another process has made a lock of its own there: now the name is its.
+        ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound => Ok(()),
+        _ => Err(error).context("can't remove the machine's state directory"),
+    })
 }
 
 /// As [`remove`], but the machine stays locked and its state directory stays, empty.
@@ -127,16 +131,12 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Makes `path` and its parents, for root alone.
-///
-/// # Errors
-/// The file system's.
-pub fn make_private_dir(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("can't make the directory {}", path.display()))
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
 fn lock_within(file: File, limit: Duration) -> Result<Flock<File>> {

@@ -97,6 +97,16 @@ fn one_name_from_many_processes_at_once() {
 }
 
 #[test]
+fn what_is_left_of_one_name_is_cleaned_up_by_many_at_once() {
+    let name = format!("fight-{}", std::process::id());
+    let fight =
+        format!("for j in $(seq 100); do mkdir -p /run/nspawn-ci/{name}; nspawn-cleanup {name} || exit 1; done");
+    let all = format!("for i in 1 2 3 4 5 6 7 8 9 10; do ({fight}) & done; wait");
+    assert_eq!(sh(&all).expect(0).err(), "");
+    assert_eq!(left_of(&name), "");
+}
+
+#[test]
 fn a_dry_run_prints_commands_that_work() {
     let name = format!("dry-{}", std::process::id());
     let printed = call("nspawn-prepare", ["--dry-run", "--name", &name, "--setenv=A=b c", &image()]).expect(0).out();

@@ -6,7 +6,6 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -147,10 +146,10 @@ fn lock_within(file: File, limit: Duration) -> Result<Flock<File>> {
     };
     // flock(2) knows no time limit, flock(1) does. Its stdin is our open file, so its lock is ours.
     let seconds = limit.as_secs().to_string();
-    let waited =
-        Command::new("flock").args(["--exclusive", "--timeout", &seconds, "0"]).stdin(file.try_clone()?).status();
-    if !waited.context("can't start flock; install the package util-linux")?.success() {
-        bail!("another process has been busy with it for {seconds} s");
+    let command = argv(["flock", "--exclusive", "--timeout", &seconds, "0"]);
+    let waited = tool::run_with_stdin(file.try_clone()?, &command, limit + END_LIMIT)?;
+    if !waited.status.success() {
+        bail!("another process has been busy with it for {seconds} s{}", tool::below(&waited.stderr));
     }
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
 }

@@ -35,12 +35,20 @@ pub struct Outcome {
 /// It can't be started (with the package to install, where known), or it takes too long and is
 /// killed.
 pub fn run(argv: &[OsString], limit: Duration) -> Result<Outcome> {
+    run_with_stdin(Stdio::null(), argv, limit)
+}
+
+/// As [`run`], with `stdin`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_stdin(stdin: impl Into<Stdio>, argv: &[OsString], limit: Duration) -> Result<Outcome> {
     let (program, arguments) = argv.split_first().context("no command")?;
     let name = program.to_string_lossy();
     let (stdout, stderr) = (capture()?, capture()?);
     let mut child = Command::new(program)
         .args(arguments)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         // A signal to our process group is ours to handle.
         .process_group(0)
         .stdout(stdout.try_clone()?)
@@ -139,6 +147,7 @@ fn package_hint(program: &str) -> &'static str {
     match program {
         "systemd-nspawn" | "machinectl" => "; install the package systemd-container",
         "systemd-run" | "systemctl" | "journalctl" => "; this host must run systemd",
+        "flock" => "; install the package util-linux",
         _ => "",
     }
 }

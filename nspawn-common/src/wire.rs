@@ -18,15 +18,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, openat};
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg};
 use nix::sys::stat::Mode;
 
 use crate::paths::{AGENT_SOCKET, MachinePaths};
@@ -231,6 +231,24 @@ pub fn hello(paths: &MachinePaths, limit: Duration) -> Result<()> {
         Some((tag, _)) => bail!("the agent answered with the unknown message {tag}"),
         None => bail!("the agent went away without an answer"),
     }
+}
+
+/// Sends a [`RUN`] frame with the command's stdin, stdout and stderr.
+///
+/// # Errors
+/// The request is too large; the socket's own.
+pub fn send(agent: &mut UnixStream, request: &Request, streams: [OwnedFd; 3]) -> Result<()> {
+    let body = request.encode();
+    if body.len() > MAX_REQUEST {
+        bail!("its arguments, environment and script are larger than {} MiB", MAX_REQUEST >> 20);
+    }
+    let message = frame(RUN, &body);
+    // The descriptors travel with the header, which is small enough to go as a whole.
+    let (header, body) = message.split_at(HEADER);
+    let fds = streams.each_ref().map(AsRawFd::as_raw_fd);
+    let descriptors = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(agent.as_raw_fd(), &[IoSlice::new(header)], &descriptors, MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(agent.write_all(body)?)
 }
 
 fn take_field<'a>(body: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {

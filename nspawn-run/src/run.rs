@@ -2,8 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{IoSlice, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspawn_common::exit::{self, Exit};
 use nspawn_common::gitlab::{self, ExitCodes, Job};
 use nspawn_common::lifecycle;
@@ -126,7 +125,7 @@ fn run(name: &MachineName, request: Request, stdin: Stdin) -> Result<Ended> {
     let (stdin_there, stdin_here) = streams::pipe()?;
     let (stdout_here, stdout_there) = streams::pipe()?;
     let (stderr_here, stderr_there) = streams::pipe()?;
-    send(&mut agent, &request, [stdin_there, stdout_there, stderr_there])
+    wire::send(&mut agent, &request, [stdin_there, stdout_there, stderr_there])
         .with_context(|| format!("machine {name} does not take the command"))?;
     let raw = if request.terminal.is_some() { Raw::enter()? } else { None };
     let outputs = [
@@ -142,26 +141,6 @@ fn run(name: &MachineName, request: Request, stdin: Stdin) -> Result<Ended> {
     drop(raw);
     let ended = ended.with_context(|| format!("machine {name} gave no result"))?;
     delivered.map(|()| ended)
-}
-
-fn send(agent: &mut UnixStream, request: &Request, there: [OwnedFd; 3]) -> Result<()> {
-    let body = request.encode();
-    if body.len() > wire::MAX_REQUEST {
-        bail!("its arguments, environment and script are larger than {} MiB", wire::MAX_REQUEST >> 20);
-    }
-    let message = wire::frame(wire::RUN, &body);
-    let fds: Vec<RawFd> = there.iter().map(AsRawFd::as_raw_fd).collect();
-    let first = &message[..wire::HEADER];
-    // The descriptors travel with the header, which is small enough to go as a whole.
-    sendmsg::<()>(
-        agent.as_raw_fd(),
-        &[IoSlice::new(first)],
-        &[ControlMessage::ScmRights(&fds)],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
-    agent.write_all(&message[wire::HEADER..])?;
-    Ok(())
 }
 
 fn wait(agent: &mut UnixStream, resized: &SignalFd) -> Result<Ended> {

@@ -3,11 +3,18 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nspawn_common::name::MachineName;
+use nspawn_common::paths::MachinePaths;
+use nspawn_common::wire::{self, Program, Request};
 use nspawn_tests::{Machine, call, finish};
+
+/// Succeeds once no process of the name `sleep` but its own is left.
+const NO_SLEEP: &str = "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
 
 #[test]
 fn streams_are_the_commands_own() {
@@ -179,14 +186,35 @@ fn a_reader_that_goes_away_ends_the_command() {
 #[test]
 fn the_command_ends_with_its_caller() {
     let machine = Machine::new();
-    let mut child =
-        machine.command(["sh", "-c", "echo on; sleep 300 & sleep 300"]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut out = child.stdout.take().unwrap();
-    out.read_exact(&mut [0; 3]).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let gone = "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
-    machine.sh(gone).expect(0);
+    // Many times, since its death may come at any moment of the command's start.
+    for _ in 0..40 {
+        let mut command = machine.command(["sh", "-c", "echo on; sleep 300 & sleep 300"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0; 3]).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    machine.sh(NO_SLEEP).expect(0);
+}
+
+#[test]
+fn the_command_ends_with_a_caller_that_does_not_even_wait_for_its_start() {
+    let machine = Machine::new();
+    for _ in 0..10 {
+        let request = Request {
+            program: Program::Command(["sh", "-c", "sleep 300 & sleep 300"].map(OsString::from).to_vec()),
+            environment: Vec::new(),
+            user: None,
+            directory: None,
+            terminal: None,
+            kill_remaining: false,
+        };
+        let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
+        let mut agent = wire::connect(&paths, Duration::from_secs(10)).unwrap();
+        let streams = [(); 3].map(|()| OwnedFd::from(File::open("/dev/null").unwrap()));
+        wire::send(&mut agent, &request, streams).unwrap();
+    }
+    machine.sh(NO_SLEEP).expect(0);
 }
 
 #[test]

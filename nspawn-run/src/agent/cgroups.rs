@@ -111,12 +111,15 @@ impl Cgroup {
         fs::remove_dir(&self.path).is_ok() || !self.path.exists()
     }
 
-    /// Kills all its processes (kernel 5.14) and waits until they are gone.
+    /// Kills all its processes (kernel 5.14) and waits until they are gone. There may be none of it yet.
     ///
     /// # Errors
     /// They don't end in time.
     pub fn kill(&self) -> Result<()> {
-        fs::write(self.path.join("cgroup.kill"), "1").context("can't kill the command's processes")?;
+        match fs::write(self.path.join("cgroup.kill"), "1") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            done => done.context("can't kill the command's processes")?,
+        }
         let mut events = File::open(self.path.join("cgroup.events")).context("can't watch a cgroup")?;
         let deadline = Instant::now() + KILL_LIMIT;
         while is_populated(&mut events)? {

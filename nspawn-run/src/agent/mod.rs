@@ -101,13 +101,13 @@ impl Sessions {
 }
 
 fn serve(stream: UnixStream, cgroup: &Cgroup) -> i32 {
-    match session::serve(stream, cgroup) {
-        Ok(()) => 0,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "{error:#}");
-            1
-        }
+    let Err(error) = session::serve(stream, cgroup) else { return 0 };
+    let _ = writeln!(std::io::stderr(), "{error:#}");
+    // The host has not learnt of the command's end, so there must be one.
+    if let Err(error) = cgroup.kill() {
+        let _ = writeln!(std::io::stderr(), "{error:#}");
     }
+    1
 }
 
 fn listen(path: &Path) -> Result<UnixListener> {

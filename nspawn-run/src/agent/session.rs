@@ -52,9 +52,7 @@ fn run(mut stream: UnixStream, cgroup: &Cgroup, request: Request, pipes: [OwnedF
         Err(refusal) => return refuse(&mut stream, &refusal),
     };
     stream.write_all(&wire::frame(wire::STARTED, &[])).context("can't answer")?;
-    let Some(status) = command.supervise(&mut stream)? else {
-        return cgroup.kill();
-    };
+    let status = command.supervise(&mut stream)?;
     if kill_remaining {
         cgroup.kill()?;
     }
@@ -107,16 +105,16 @@ impl Command {
         Ok(Self { pid: spawn(plan)?, console, script })
     }
 
-    /// Waits for the command's end; `None` if the host went away first.
-    fn supervise(&mut self, stream: &mut UnixStream) -> Result<Option<WaitStatus>> {
+    /// Waits for the command's end; a host that goes away first is an error.
+    fn supervise(&mut self, stream: &mut UnixStream) -> Result<WaitStatus> {
         let ended = pidfd(self.pid.as_raw())?;
         loop {
             let [has_ended, host_speaks, has_output, takes_input, has_input] = self.wait(&ended, stream)?;
             if has_ended {
-                return self.finish().map(Some);
+                return self.finish();
             }
             if host_speaks && !self.obey(stream) {
-                return Ok(None);
+                bail!("the host went away, so its command is ended");
             }
             let Some(console) = &mut self.console else { continue };
             if has_output && !console.move_output() {

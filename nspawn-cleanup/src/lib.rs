@@ -21,7 +21,7 @@ const PROGRAM: &str = "nspawn-cleanup";
 pub fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     match cleanup(&argv) {
-        Ok(exit) => ExitCode::from(exit.code()),
+        Ok(code) => ExitCode::from(code),
         Err(error) => ExitCode::from(exit::report(PROGRAM, &error, Exit::Failure)),
     }
 }
@@ -38,9 +38,9 @@ fn command() -> Command {
         .arg(flag("verbose").short('v').help("Say on stderr what is removed"))
 }
 
-fn cleanup(argv: &[OsString]) -> Result<Exit> {
+fn cleanup(argv: &[OsString]) -> Result<u8> {
     let file = Path::new(CONFIG_ROOT).join("cleanup.args");
-    let Some(matches) = args::parse(&command(), &[&file], argv)? else { return Ok(Exit::Success) };
+    let Some(matches) = args::parse(&command(), &[&file], argv)? else { return Ok(Exit::Success.code()) };
     let given = args::list(&matches, "MACHINE");
     let names = match (matches.get_flag("all"), given.is_empty()) {
         (true, true) => lifecycle::all()?,
@@ -56,8 +56,8 @@ fn cleanup(argv: &[OsString]) -> Result<Exit> {
 }
 
 // One that can't be removed keeps none of the others.
-fn remove_all(names: &[MachineName], verbose: bool) -> Exit {
-    let mut exit = Exit::Success;
+fn remove_all(names: &[MachineName], verbose: bool) -> u8 {
+    let mut code = Exit::Success.code();
     for name in names {
         match remove(name) {
             Ok(removed) => {
@@ -65,10 +65,10 @@ fn remove_all(names: &[MachineName], verbose: bool) -> Exit {
                     exit::say(PROGRAM, OsStr::new(&format!("removed machine {name}")));
                 }
             }
-            Err(error) => exit = Exit::from_code(exit::report(PROGRAM, &error, Exit::Failure)),
+            Err(error) => code = exit::report(PROGRAM, &error, Exit::Failure),
         }
     }
-    exit
+    code
 }
 
 fn remove(name: &MachineName) -> Result<bool> {

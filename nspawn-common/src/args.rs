@@ -54,6 +54,14 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     Ok(Duration::from_secs(u64::from(number) * factor))
 }
 
+/// [`parse_duration`] for clap.
+///
+/// # Errors
+/// As [`parse_duration`], as text.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| format!("{error:#}"))
+}
+
 /// All values of the list option `id`, in the order given.
 #[must_use]
 pub fn list(matches: &ArgMatches, id: &str) -> Vec<OsString> {

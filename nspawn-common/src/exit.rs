@@ -4,10 +4,12 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
 
 use anyhow::Error;
+use nix::sys::signal::Signal;
 
-use crate::gitlab;
+use crate::{gitlab, interrupt};
 
 /// How a program of ours ends by its own account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +39,12 @@ impl Exit {
             Self::NotFound => 127,
         }
     }
-}
 
-impl Exit {
-    /// The status behind a number that another process of ours gave.
+    /// The status behind the number that an agent gave for a command that it did not run. Success is
+    /// not among them, whatever an agent says.
     #[must_use]
-    pub fn from_code(code: u8) -> Self {
-        let all = [Self::Success, Self::Failure, Self::NotExecutable, Self::NotFound];
+    pub fn of_refusal(code: u8) -> Self {
+        let all = [Self::NotExecutable, Self::NotFound];
         all.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::RunFailure)
     }
 }
@@ -52,6 +53,13 @@ impl Exit {
 #[must_use]
 pub fn code_of_signal(number: i32) -> u8 {
     u8::try_from(number).map_or(u8::MAX, |number| number.saturating_add(128))
+}
+
+/// A signal's number and name, for a person.
+#[must_use]
+pub fn describe_signal(number: i32) -> String {
+    let name = Signal::try_from(number).map(|signal| format!(" ({signal})")).unwrap_or_default();
+    format!("signal {number}{name}")
 }
 
 /// An error that the job's author can mend: a build failure under GitLab, not retried.
@@ -78,6 +86,17 @@ pub fn report(program: &str, error: &Error, code: Exit) -> u8 {
     if error.downcast_ref::<JobError>().is_some() { codes.build } else { codes.system }
 }
 
+/// Ends a program that failed: [`report`], and by the signal that asked for it if one did. GitLab
+/// Runner gets a status all the same.
+#[must_use]
+pub fn fail(program: &str, error: &Error, code: Exit) -> ExitCode {
+    let code = report(program, error, code);
+    if !gitlab::is_active() {
+        interrupt::die_if_interrupted(error);
+    }
+    ExitCode::from(code)
+}
+
 /// Prints one diagnostic line on stderr. A stderr that is gone is nobody to tell.
 pub fn say(program: &str, line: &OsStr) {
     let whole = [program.as_bytes(), b": ", line.as_bytes(), b"\n"].concat();
@@ -87,6 +106,14 @@ pub fn say(program: &str, line: &OsStr) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_agent_can_refuse_with_a_success() {
+        for code in [0, 1, 2, 125, 255] {
+            assert_eq!(Exit::of_refusal(code), Exit::RunFailure);
+        }
+        assert_eq!(Exit::of_refusal(127), Exit::NotFound);
+    }
 
     #[test]
     fn signals_as_a_shell_has_them() {

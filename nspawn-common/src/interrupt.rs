@@ -7,8 +7,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Error, Result};
-use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// The signals that ask a program to end.
+const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
 static SIGNALS: OnceLock<SignalFd> = OnceLock::new();
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -25,12 +28,13 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// From now on SIGTERM, SIGINT and SIGHUP don't end this process, but its next wait for a tool.
+/// From now on SIGTERM, SIGINT and SIGHUP don't end this process, but its next wait for a tool. One
+/// that is ignored, as nohup(1) has it, stays ignored.
 ///
 /// # Errors
 /// No descriptors left.
 pub fn catch() -> Result<()> {
-    let signals = ending_signals();
+    let signals: SigSet = ENDING.into_iter().filter(|signal| !is_ignored(*signal)).collect();
     signals.thread_block().context("can't block signals")?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&signals, flags).context("can't watch for signals")?;
@@ -55,10 +59,18 @@ pub fn descriptor() -> Option<BorrowedFd<'static>> {
     watched().map(AsFd::as_fd)
 }
 
+/// From now on they end this process again: also one that came meanwhile, after the first.
+///
+/// # Errors
+/// None that is known.
+pub fn release() -> Result<()> {
+    SigSet::from_iter(ENDING).thread_unblock().context("can't unblock signals")
+}
+
 /// Ends this process by the signal behind `error`, if one is: who waits for it then sees the truth.
 pub fn die_if_interrupted(error: &Error) {
     if let Some(Interrupted(signal)) = error.downcast_ref() {
-        let _ = raise(*signal).and_then(|()| ending_signals().thread_unblock());
+        let _ = raise(*signal).and_then(|()| SigSet::from_iter(ENDING).thread_unblock());
     }
 }
 
@@ -66,6 +78,13 @@ fn watched() -> Option<&'static SignalFd> {
     SIGNALS.get().filter(|_| !TAKEN.load(Ordering::Relaxed))
 }
 
-fn ending_signals() -> SigSet {
-    SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])
+// signal(2) tells the old action only when it sets one.
+fn is_ignored(number: Signal) -> bool {
+    // SAFETY: both actions run no code of ours.
+    let ignores = matches!(unsafe { signal(number, SigHandler::SigIgn) }, Ok(SigHandler::SigIgn));
+    if !ignores {
+        // SAFETY: as above. It was the default: these programs handle no signal in another way.
+        let _ = unsafe { signal(number, SigHandler::SigDfl) };
+    }
+    ignores
 }

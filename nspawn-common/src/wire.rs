@@ -9,12 +9,13 @@
 //! | [`HELLO`] | host | none; the agent answers with the same |
 //! | [`RUN`] | host | a [`Request`]; stdin, stdout and stderr come along as descriptors |
 //! | [`RESIZE`] | host | the terminal's rows and columns, 16 bits each |
+//! | [`STOP`] | host | seconds, 32 bits: SIGTERM for all that the command has started, SIGKILL after this time |
 //! | [`STARTED`] | agent | none: the command runs |
 //! | [`EXITED`] | agent | the exit status, one byte |
 //! | [`SIGNALED`] | agent | the signal's number, one byte |
 //! | [`REFUSED`] | agent | an exit status for the tool, one byte, and why, as text |
 //!
-//! The host closes the connection to end the command.
+//! The host closes the connection to end the command at once.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -37,6 +38,8 @@ pub const HELLO: u8 = b'H';
 pub const RUN: u8 = b'1';
 /// Tells the size of the terminal.
 pub const RESIZE: u8 = b'W';
+/// Asks the command to end, and sees to it.
+pub const STOP: u8 = b'T';
 /// The command runs.
 pub const STARTED: u8 = b'S';
 /// The command ended by itself.
@@ -153,6 +156,18 @@ pub fn encode_size((rows, columns): (u16, u16)) -> [u8; 4] {
 pub fn decode_size(body: &[u8]) -> Option<(u16, u16)> {
     let &[a, b, c, d] = body else { return None };
     Some((u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])))
+}
+
+/// A time as a [`STOP`] frame has it.
+#[must_use]
+pub fn encode_seconds(time: Duration) -> [u8; 4] {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+/// Reads what [`encode_seconds`] wrote; `None` if it is something else.
+#[must_use]
+pub fn decode_seconds(body: &[u8]) -> Option<Duration> {
+    body.try_into().ok().map(|bytes| Duration::from_secs(u32::from_le_bytes(bytes).into()))
 }
 
 /// A frame's bytes.

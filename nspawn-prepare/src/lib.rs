@@ -18,7 +18,6 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use nspawn_common::exit::{self, Exit};
-use nspawn_common::{gitlab, interrupt};
 
 /// The program's name in messages.
 const PROGRAM: &str = "nspawn-prepare";
@@ -33,12 +32,6 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::from(Exit::Success.code()),
-        Err(error) => {
-            let code = exit::report(PROGRAM, &error, Exit::Failure);
-            if !gitlab::is_active() {
-                interrupt::die_if_interrupted(&error);
-            }
-            ExitCode::from(code)
-        }
+        Err(error) => exit::fail(PROGRAM, &error, Exit::Failure),
     }
 }

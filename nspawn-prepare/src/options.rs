@@ -66,7 +66,7 @@ pub fn command() -> Command {
         .arg(
             value("timeout", "TIME")
                 .default_value("90s")
-                .value_parser(parse_duration)
+                .value_parser(args::duration)
                 .help("How long the boot may take: 90, 90s, 5min"),
         )
         .arg(flag("dry-run").help("Print the commands that would run, and run none"))
@@ -113,10 +113,6 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         json: matches.get_flag("json"),
         verbose: matches.get_flag("verbose"),
     })
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    args::parse_duration(text).map_err(|error| format!("{error:#}"))
 }
 
 // systemd-nspawn is started in another working directory than ours.

@@ -3,10 +3,13 @@
 //! | module | on which side |
 //! | --- | --- |
 //! | [`options`], [`run`] | the host: what is asked for, and the verb |
+//! | [`call`], [`death`] | the host: one call of the agent; why the agent went away |
 //! | [`streams`], [`terminal`] | the host: stdin, stdout, stderr |
 //! | [`agent`] | the machine: the same program in its hidden form |
 
 mod agent;
+mod call;
+mod death;
 mod options;
 mod run;
 mod streams;
@@ -28,5 +31,8 @@ pub fn main() -> ExitCode {
         Some(first) if first == agent::OPTION => agent::main().map(|()| Exit::Success.code()),
         _ => run::main(&argv),
     };
-    ExitCode::from(done.unwrap_or_else(|error| exit::report(PROGRAM, &error, Exit::RunFailure)))
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => exit::fail(PROGRAM, &error, Exit::RunFailure),
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Arg, ArgAction, Command, value_parser};
 use nspawn_common::args;
 use nspawn_common::paths::CONFIG_ROOT;
@@ -20,6 +21,8 @@ pub struct Options {
     pub environment: Vec<OsString>,
     pub terminal: bool,
     pub kill_remaining: bool,
+    /// How long a command that is asked to end may take.
+    pub stop_timeout: Duration,
 }
 
 /// The command line's definition.
@@ -57,6 +60,14 @@ pub fn command() -> Command {
             bytes("setenv", "NAME[=VALUE]").short('E').action(ArgAction::Append).help("Set a variable for the command"),
         )
         .arg(flag("pty").short('t').help("Run on a terminal of the machine's own"))
+        .arg(
+            Arg::new("stop-timeout")
+                .long("stop-timeout")
+                .value_name("TIME")
+                .default_value("10s")
+                .value_parser(args::duration)
+                .help("How long a command may take to end after SIGTERM, before SIGKILL"),
+        )
         .arg(flag("kill-remaining").help("End what the command leaves running in the background"))
 }
 
@@ -73,6 +84,7 @@ pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
         environment: args::list(&matches, "setenv").into_iter().map(args::with_value).collect::<Result<_>>()?,
         terminal: matches.get_flag("pty"),
         kill_remaining: matches.get_flag("kill-remaining"),
+        stop_timeout: matches.get_one("stop-timeout").copied().context("no time-out")?,
     }))
 }
 

@@ -5,9 +5,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -48,7 +50,7 @@ pub fn feed(stdin: OwnedFd, into: OwnedFd) {
 
 /// A stream out of the machine, on its way.
 pub struct Output {
-    thread: JoinHandle<io::Result<()>>,
+    done: Receiver<io::Result<()>>,
     ended: EventFd,
 }
 
@@ -62,18 +64,22 @@ impl Output {
         fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("can't set up a pipe")?;
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("can't make an event")?;
         let watched = ended.as_fd().try_clone_to_owned()?;
-        let thread = thread::spawn(move || drain(&from, to.as_fd(), watched.as_fd()));
-        Ok(Self { thread, ended })
+        let (sender, done) = sync_channel(1);
+        thread::spawn(move || sender.send(drain(&from, to.as_fd(), watched.as_fd())));
+        Ok(Self { done, ended })
     }
 
     /// Delivers what was written until now, and no more: a process in the machine's background may
-    /// hold the stream open and write for ever.
+    /// hold the stream open and write for ever. A reader may take its time, or `limit`.
     ///
     /// # Errors
     /// The output can't be written. A reader that went away is no error: the command learnt of it.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(self, limit: Option<Duration>) -> Result<()> {
         self.ended.write(1).context("can't signal an event")?;
-        let done = self.thread.join().map_err(|_| anyhow!("moving the output failed"))?;
+        let done = match limit {
+            None => self.done.recv().context("moving the output failed")?,
+            Some(limit) => self.done.recv_timeout(limit).context("nobody reads the command's output")?,
+        };
         done.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
             .context("can't write the command's output")
     }
@@ -180,7 +186,7 @@ mod tests {
         let output = Output::start(from, to).unwrap();
         let mut held_open = File::from(writer);
         held_open.write_all(&[7; 100_000]).unwrap();
-        output.finish().unwrap();
+        output.finish(None).unwrap();
         let mut got = Vec::new();
         File::from(reader).read_to_end(&mut got).unwrap();
         assert_eq!(got, [7; 100_000]);
@@ -193,7 +199,7 @@ mod tests {
         let output = Output::start(from, to).unwrap();
         let mut writer = File::from(writer);
         writer.write_all(&[7; 2 * CHUNK]).unwrap();
-        let finishing = thread::spawn(|| output.finish());
+        let finishing = thread::spawn(|| output.finish(None));
         let mut got = vec![0; 2 * CHUNK];
         File::from(reader).read_exact(&mut got).unwrap();
         finishing.join().unwrap().unwrap();
@@ -223,6 +229,6 @@ mod tests {
         let output = Output::start(from, to).unwrap();
         let mut writer = File::from(writer);
         while writer.write_all(&[0; 1000]).is_ok() {}
-        output.finish().unwrap();
+        output.finish(None).unwrap();
     }
 }

@@ -5,13 +5,14 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::process::{Command, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::wire::{self, Program, Request};
-use nspawn_tests::{Machine, call, finish};
+use nspawn_tests::{Machine, call, finish, sh};
 
 /// Succeeds once no process of the name `sleep` but its own is left.
 const NO_SLEEP: &str = "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
@@ -215,6 +216,62 @@ fn the_command_ends_with_a_caller_that_does_not_even_wait_for_its_start() {
         wire::send(&mut agent, &request, streams).unwrap();
     }
     machine.sh(NO_SLEEP).expect(0);
+}
+
+/// Starts `script` in the machine and waits until it says `on`.
+fn start(options: &[&str], machine: &Machine, script: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut command = Command::new("nspawn-run");
+    command.args(options).args([&*machine.name, "bash", "-c", script]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "on\n");
+    (child, output)
+}
+
+#[test]
+fn a_signal_ends_the_command_and_all_that_it_started() {
+    let machine = Machine::new();
+    for (signal, number) in [("TERM", 15), ("INT", 2), ("HUP", 1)] {
+        let script = "trap 'echo tidied; exit 3' TERM; setsid sleep 300 & (sleep 300 &) ; kill -STOP $(pgrep -n -x sleep); echo on; wait";
+        let (mut child, mut output) = start(&[], &machine, script);
+        let started = Instant::now();
+        sh(&format!("kill -{signal} {}", child.id())).expect(0);
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).unwrap();
+        assert_eq!((&*rest, child.wait().unwrap().signal()), ("tidied\n", Some(number)));
+        assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+        machine.run(["pgrep", "-x", "sleep"]).expect(1);
+    }
+}
+
+#[test]
+fn a_command_that_will_not_end_is_killed_after_the_grace_period_or_a_second_signal() {
+    let machine = Machine::new();
+    let deaf = "trap '' TERM; sleep 300 & echo on; while :; do wait; done";
+    let (mut child, _output) = start(&["--stop-timeout=2s"], &machine, deaf);
+    let started = Instant::now();
+    sh(&format!("kill -TERM {}", child.id())).expect(0);
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+    let took = started.elapsed();
+    assert!((2..4).contains(&took.as_secs()), "took {took:?}");
+    machine.run(["pgrep", "-x", "sleep"]).expect(1);
+    let (mut child, _output) = start(&["--stop-timeout=60s"], &machine, deaf);
+    let started = Instant::now();
+    // Not both at once: the second would be the first.
+    sh(&format!("kill -TERM {0}; sleep 0.5; kill -INT {0}", child.id())).expect(0);
+    assert_eq!(child.wait().unwrap().signal(), Some(2));
+    assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+    machine.sh(NO_SLEEP).expect(0);
+}
+
+#[test]
+fn a_signal_that_is_ignored_is_none() {
+    let machine = Machine::new();
+    let line =
+        format!("trap '' HUP; nspawn-run {} sh -c 'sleep 1; exit 7' & sleep 0.5; kill -HUP $!; wait $!", machine.name);
+    sh(&line).expect(7);
 }
 
 #[test]

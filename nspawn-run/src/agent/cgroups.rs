@@ -1,8 +1,9 @@
 //! A cgroup for each command, below the agent's own (systemd delegates it: `Delegate=yes`).
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,11 +11,14 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid};
 
 /// How long killed processes may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often processes are looked for that others have forked while these were asked to end.
+const TERMINATE_ROUNDS: u32 = 100;
 
 /// linux/sched.h; libc's constant is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -120,22 +124,69 @@ impl Cgroup {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             done => done.context("can't kill the command's processes")?,
         }
-        let mut events = File::open(self.path.join("cgroup.events")).context("can't watch a cgroup")?;
-        let deadline = Instant::now() + KILL_LIMIT;
-        while is_populated(&mut events)? {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                bail!("the command's processes do not end");
-            }
-            // A change is an exceptional condition of the file (cgroups(7)).
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(error).context("can't watch a cgroup"),
-            }
+        if !self.wait_until_empty(KILL_LIMIT, None)? {
+            bail!("the command's processes do not end");
         }
         Ok(())
     }
+
+    /// Asks all its processes to end, and kills those that still run after `grace`; a `host` that
+    /// hangs up meanwhile is an error.
+    ///
+    /// # Errors
+    /// As [`Cgroup::kill`]; the host went away.
+    pub fn stop(&self, grace: Duration, host: BorrowedFd) -> Result<()> {
+        self.terminate();
+        if self.wait_until_empty(grace, Some(host))? { Ok(()) } else { self.kill() }
+    }
+
+    // What is forked meanwhile is seen in the next round, but not by all that could fork for ever.
+    fn terminate(&self) {
+        let mut told = HashSet::new();
+        for _ in 0..TERMINATE_ROUNDS {
+            let processes = processes_below(&self.path);
+            let untold: Vec<_> = processes.into_iter().filter(|process| told.insert(*process)).collect();
+            for process in &untold {
+                // As systemd does (systemd.kill(5)): one that is stopped could not end.
+                let _ = kill(*process, Signal::SIGTERM).and_then(|()| kill(*process, Signal::SIGCONT));
+            }
+            if untold.is_empty() {
+                return;
+            }
+        }
+    }
+
+    // `false` when `limit` has passed first.
+    fn wait_until_empty(&self, limit: Duration, host: Option<BorrowedFd>) -> Result<bool> {
+        let mut events = File::open(self.path.join("cgroup.events")).context("can't watch a cgroup")?;
+        let deadline = Instant::now() + limit;
+        while is_populated(&mut events)? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            // A change is an exceptional condition of the file (cgroups(7)).
+            let mut fds = vec![PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
+            fds.extend(host.map(|host| PollFd::new(host, PollFlags::POLLIN)));
+            match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error).context("can't watch a cgroup"),
+            }
+            if fds.get(1).and_then(PollFd::any) == Some(true) {
+                bail!("the host went away, so its command is ended");
+            }
+        }
+        Ok(true)
+    }
+}
+
+// Those of the cgroups that the command itself has made too.
+fn processes_below(cgroup: &Path) -> Vec<Pid> {
+    let list = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let own = list.lines().filter_map(|line| line.parse().ok()).filter(|number| *number > 0).map(Pid::from_raw);
+    let below = fs::read_dir(cgroup).into_iter().flatten().flatten();
+    let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    own.chain(below.flat_map(|entry| processes_below(&entry.path()))).collect()
 }
 
 fn is_populated(events: &mut File) -> Result<bool> {

@@ -8,6 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::exit;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -52,7 +53,7 @@ fn run(mut stream: UnixStream, cgroup: &Cgroup, request: Request, pipes: [OwnedF
         Err(refusal) => return refuse(&mut stream, &refusal),
     };
     stream.write_all(&wire::frame(wire::STARTED, &[])).context("can't answer")?;
-    let status = command.supervise(&mut stream)?;
+    let status = command.supervise(cgroup, &mut stream)?;
     if kill_remaining {
         cgroup.kill()?;
     }
@@ -106,15 +107,18 @@ impl Command {
     }
 
     /// Waits for the command's end; a host that goes away first is an error.
-    fn supervise(&mut self, stream: &mut UnixStream) -> Result<WaitStatus> {
+    fn supervise(&mut self, cgroup: &Cgroup, stream: &mut UnixStream) -> Result<WaitStatus> {
         let ended = pidfd(self.pid.as_raw())?;
         loop {
             let [has_ended, host_speaks, has_output, takes_input, has_input] = self.wait(&ended, stream)?;
             if has_ended {
                 return self.finish();
             }
-            if host_speaks && !self.obey(stream) {
-                bail!("the host went away, so its command is ended");
+            if let Some(grace) = if host_speaks { self.obey(stream)? } else { None } {
+                // The end of its terminal is a SIGHUP, which a shell heeds that a person works in.
+                self.console = None;
+                cgroup.stop(grace, stream.as_fd())?;
+                return self.finish();
             }
             let Some(console) = &mut self.console else { continue };
             if has_output && !console.move_output() {
@@ -158,17 +162,18 @@ impl Command {
         Ok(status)
     }
 
-    // What the host asks for; `false` if it went away.
-    fn obey(&mut self, stream: &mut UnixStream) -> bool {
+    // What the host asks for; a time if that is the command's end.
+    fn obey(&mut self, stream: &mut UnixStream) -> Result<Option<Duration>> {
         match wire::read_frame(stream, wire::MAX_ANSWER) {
             Ok(Some((wire::RESIZE, body))) => {
                 if let (Some(console), Some(size)) = (&self.console, wire::decode_size(&body)) {
                     console.resize(size);
                 }
-                true
+                Ok(None)
             }
-            Ok(Some(_)) => true,
-            Ok(None) | Err(_) => false,
+            Ok(Some((wire::STOP, body))) => Ok(Some(wire::decode_seconds(&body).unwrap_or_default())),
+            Ok(Some(_)) => Ok(None),
+            Ok(None) | Err(_) => bail!("the host went away, so its command is ended"),
         }
     }
 }
@@ -208,7 +213,7 @@ fn spawn(plan: Plan) -> Result<Pid, Refusal> {
         .context("can't tell whether the command started")?;
     let Some((code, why)) = refused.split_first() else { return Ok(pid) };
     waitpid(pid, None).context("can't wait for the command")?;
-    Err(Refusal { exit: nspawn_common::exit::Exit::from_code(*code), why: String::from_utf8_lossy(why).into_owned() })
+    Err(Refusal { exit: nspawn_common::exit::Exit::of_refusal(*code), why: String::from_utf8_lossy(why).into_owned() })
 }
 
 /// A script of the host, in a file of the machine while it runs: so its stdin is its own.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nspawn_tests::sequencer::{Attempt, Failure, Interruption, Job, Outcome, Runner, Then, When};
+use nspawn_tests::sequencer::{Attempt, Failure, Interruption, Job, Outcome, Report, Runner, Then, When};
 use nspawn_tests::{image, left_of, sh};
 
 /// "At once", on a busy host.
@@ -18,11 +18,26 @@ fn sleeping() -> Job {
     Job::new(&image()).stage_file("build_script", SLEEPING)
 }
 
+fn run(job: &Job) -> Report {
+    Runner::default().variable("NSPAWN_STOP_TIMEOUT", "1s").run(job)
+}
+
+#[test]
+fn a_canceled_script_may_tidy_up() {
+    let job = Job::new(&image()).stage_file(
+        "build_script",
+        "#!/bin/bash\ntrap 'echo tidied; exit 0' TERM\necho now\nsleep 600 & wait\necho too far\n",
+    );
+    let report = Runner::default().run(&job.interrupt_at("now", Then::Canceling)).expect(&Outcome::Canceled);
+    let script = report.stage("build_script");
+    assert!(!script.killed && script.reaction < SOON, "{}", report.describe());
+    assert_eq!((&*script.text(), script.code), ("now\ntidied\nnspawn-run: interrupted by SIGTERM\n", Some(82)));
+}
+
 #[test]
 fn a_canceled_script_ends_at_once_and_its_after_script_runs_in_the_same_machine() {
-    let report =
-        sleeping().interrupt_at("now", Then::Canceling).after_script(&["echo $CI_JOB_STATUS", UNTIL_GONE]).run();
-    let report = report.expect(&Outcome::Canceled);
+    let job = sleeping().interrupt_at("now", Then::Canceling).after_script(&["echo $CI_JOB_STATUS", UNTIL_GONE]);
+    let report = run(&job).expect(&Outcome::Canceled);
     let script = report.stage("build_script");
     assert!(!script.killed && script.reaction < SOON, "{}", report.describe());
     assert_eq!(script.text().lines().next(), Some("now"));
@@ -32,14 +47,14 @@ fn a_canceled_script_ends_at_once_and_its_after_script_runs_in_the_same_machine(
 
 #[test]
 fn an_aborted_job_ends_at_once_and_leaves_nothing() {
-    let report = sleeping().interrupt_at("now", Then::Abort).after_script(&["true"]).run().expect(&Outcome::Canceled);
+    let report = run(&sleeping().interrupt_at("now", Then::Abort).after_script(&["true"])).expect(&Outcome::Canceled);
     assert!(!report.stage("build_script").killed && report.stage("build_script").reaction < SOON);
     assert_eq!(report.stages()[4..], ["build_script", "cleanup"], "{}", report.describe());
 }
 
 #[test]
 fn a_job_out_of_time_ends_at_once() {
-    let report = sleeping().timeout(Duration::from_secs(10)).run().expect(&Outcome::TimedOut);
+    let report = run(&sleeping().timeout(Duration::from_secs(10))).expect(&Outcome::TimedOut);
     let script = report.stage("build_script");
     assert_eq!(script.result, Err(Failure::Interrupted(Interruption::TimeOut)));
     assert!(!script.killed && script.reaction < SOON, "{}", report.describe());

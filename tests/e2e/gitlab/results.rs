@@ -30,7 +30,10 @@ fn signals_are_failures_of_the_script() {
     for (signal, code) in [("TERM", 1), ("HUP", 129), ("KILL", 137), ("SEGV", 139), ("PIPE", 141)] {
         let report = result_of(&format!("ulimit -c 0; kill -{signal} $$; sleep 5"));
         let log = report.expect(&Outcome::ScriptFailure(code)).log();
-        assert!(signal == "TERM" || log.contains(&format!("nspawn-run: signal {} ended", code - 128)), "{log}");
+        assert!(
+            signal == "TERM" || log.contains(&format!("nspawn-run: signal {} (SIG{signal}) ended", code - 128)),
+            "{log}"
+        );
     }
     // A shell goes by how the command that it waits for took SIGINT.
     let _ = result_of("kill -INT $BASHPID; sleep 5").expect(&Outcome::ScriptFailure(130));
@@ -75,15 +78,15 @@ fn an_exit_code_never_counts_twice() {
 /// What a job's own root does to its machine.
 #[test]
 fn a_machine_that_ends_itself_is_never_a_success() {
-    for line in [
-        "systemctl poweroff",
-        "systemctl reboot",
-        "systemctl halt",
-        "systemctl --force --force poweroff",
-        "systemctl exit 0",
-        "kill -s RTMIN+14 1", // systemd(1): power off at once
-        "pkill -KILL nspawn-run",
-        "systemctl stop nspawn-agent",
+    for (line, cause) in [
+        ("systemctl poweroff", "it was shut down"),
+        ("systemctl reboot", "it was rebooted"),
+        ("systemctl halt", "it was shut down"),
+        ("systemctl --force --force poweroff", "it was shut down"),
+        ("systemctl exit 0", "it was shut down"),
+        ("kill -s RTMIN+14 1", "it was shut down"), // systemd(1): power off at once
+        ("pkill -KILL nspawn-run", "its agent was ended"),
+        ("systemctl stop nspawn-agent", "it does not answer any more, but runs"),
     ] {
         // The script asks for its success, as soon as it is told to end.
         let job = Job::new(&image()).stage_file(
@@ -92,6 +95,7 @@ fn a_machine_that_ends_itself_is_never_a_success() {
         );
         let report = job.run();
         assert!(matches!(report.outcome, Outcome::SystemFailure(_)), "{line}: {}", report.describe());
+        assert!(report.log().contains(cause), "no {cause:?} after {line}: {}", report.describe());
         let _ = report.expect_system_failure();
     }
 }
@@ -99,14 +103,14 @@ fn a_machine_that_ends_itself_is_never_a_success() {
 /// What a host's administrator, or the kernel, does to it.
 #[test]
 fn a_machine_that_is_ended_is_never_a_success() {
-    for line in [
-        "machinectl terminate NAME",
-        "machinectl poweroff NAME",
-        "machinectl kill --kill-whom=leader --signal=KILL NAME",
-        "kill -KILL $(machinectl show --property=Leader --value NAME)",
-        "systemctl stop nspawn-NAME.service",
-        "systemctl kill --signal=KILL nspawn-NAME.service",
-        "pkill -KILL -f '^systemd-nspawn .*--machine=NAME'",
+    for (line, cause) in [
+        ("machinectl terminate NAME", "its unit was stopped"),
+        ("machinectl poweroff NAME", "it was shut down"),
+        ("machinectl kill --kill-whom=leader --signal=KILL NAME", "its PID 1 was ended"),
+        ("kill -KILL $(machinectl show --property=Leader --value NAME)", "its PID 1 was ended"),
+        ("systemctl stop nspawn-NAME.service", "its unit was stopped"),
+        ("systemctl kill --signal=KILL nspawn-NAME.service", "signal 9 (SIGKILL) ended its systemd-nspawn"),
+        ("pkill -KILL -f '^systemd-nspawn .*--machine=NAME'", "signal 9 (SIGKILL) ended its systemd-nspawn"),
     ] {
         let job = Job::new(&image()).script(&["trap 'exit 0' TERM", "echo now", "sleep 60 & wait"]);
         let job = job.at_log("now", move |moment| {
@@ -114,6 +118,7 @@ fn a_machine_that_is_ended_is_never_a_success() {
         });
         let report = job.run();
         assert!(matches!(report.outcome, Outcome::SystemFailure(_)), "{line}: {}", report.describe());
+        assert!(report.log().contains(cause), "no {cause:?} after {line}: {}", report.describe());
         let _ = report.expect_system_failure();
     }
 }

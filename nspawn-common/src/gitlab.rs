@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -51,6 +52,8 @@ pub struct Job {
     server: String,
     /// The `image:` of the job.
     pub image: Option<String>,
+    /// How long the job may run, where that is known.
+    pub timeout: Option<Duration>,
 }
 
 impl Job {
@@ -78,6 +81,10 @@ impl Job {
             id: response["id"].as_u64().context("it has no job id")?,
             server: response["git_info"]["repo_url"].as_str().map(server_of).unwrap_or_default(),
             image: response["image"]["name"].as_str().filter(|name| !name.is_empty()).map(str::to_owned),
+            timeout: response["runner_info"]["timeout"]
+                .as_u64()
+                .filter(|seconds| *seconds > 0)
+                .map(Duration::from_secs),
         })
     }
 
@@ -90,6 +97,7 @@ impl Job {
                 .with_context(|| format!("$CUSTOM_ENV_CI_JOB_ID is {id:?}, which is no job's number"))?,
             server: variable("CI_SERVER_URL").map(|url| server_of(&url)).unwrap_or_default(),
             image: variable("CI_JOB_IMAGE").filter(|name| !name.is_empty()),
+            timeout: None,
         })
     }
 

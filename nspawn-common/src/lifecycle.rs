@@ -1,60 +1,29 @@
-//! Locking a machine, and removing it without a trace.
+//! What there is of machines, who owns them, and removing one without a trace.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions};
+use std::fs::{self, DirEntry};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
+use crate::keep;
+use crate::lock::Lock;
 use crate::name::MachineName;
-use crate::paths::{LAYER_ROOT, MachinePaths, STATE_ROOT};
+use crate::paths::{self, LAYER_ROOT, MachinePaths, SLICE_CGROUP, STATE_ROOT};
 use crate::tool::{self, argv};
 
-/// How long another process may be busy with the machine.
-const LOCK_LIMIT: Duration = Duration::from_secs(600);
 /// How long ending a machine whose processes were killed may take.
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// How long systemd-machined may take to notice an end.
 const UNREGISTER_LIMIT: Duration = Duration::from_secs(10);
 /// How long deleting a layer may take.
 const DELETE_LIMIT: Duration = Duration::from_secs(3600);
-
-/// A machine's lock, held until dropped. Whoever makes or removes the machine holds it.
-#[derive(Debug)]
-pub struct Lock {
-    _file: Flock<File>,
-}
-
-impl Lock {
-    /// Waits for the lock and makes the machine's state directory where there is none.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn acquire(paths: &MachinePaths) -> Result<Self> {
-        let path = paths.lock_file();
-        loop {
-            let file = match make_private_dir(&paths.state_dir()).and_then(|()| open_lock(&path)) {
-                Ok(file) => file,
-                // Its holder has removed the directory meanwhile.
-                Err(error) if [ErrorKind::NotFound, ErrorKind::AlreadyExists].contains(&error.kind()) => continue,
-                Err(error) => return Err(error).with_context(|| format!("can't open {}", path.display())),
-            };
-            let file = lock_within(file, LOCK_LIMIT).with_context(|| format!("can't lock {}", path.display()))?;
-            // Its holder may have removed the file while we waited: then we hold the lock of nothing.
-            if fs::metadata(&path).is_ok_and(|there| file.metadata().is_ok_and(|ours| same_file(&there, &ours))) {
-                return Ok(Self { _file: file });
-            }
-        }
-    }
-}
 
 /// Ends the machine, waits until it is really gone, and deletes all that is left of it. Nothing
 /// left of it is no error.
@@ -86,6 +55,9 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     if left.is_empty() && !paths.layer().exists() && !paths.cgroup().exists() {
         return Ok(());
     }
+    // Whatever ends this program from here on, the machine is one that nobody owns.
+    remove_if_there(&paths.ready_mark())?;
+    remove_if_there(&paths.kept_mark())?;
     end(paths)?;
     delete_trees(&[paths.layer()])?;
     delete_trees(&left)
@@ -94,7 +66,27 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
 /// Whether there is anything of this machine on the host.
 #[must_use]
 pub fn exists(paths: &MachinePaths) -> bool {
-    [paths.state_dir(), paths.layer(), paths.cgroup()].iter().any(|path| fs::symlink_metadata(path).is_ok())
+    !parts(paths).is_empty()
+}
+
+/// Whether the machine runs, or anything of it.
+#[must_use]
+pub fn is_running(paths: &MachinePaths) -> bool {
+    is_populated(&paths.cgroup())
+}
+
+/// Whether somebody counts on the machine: its `nspawn-prepare` has finished and it runs, or it is
+/// kept for a look. Only its lock tells whether somebody is making or removing it.
+#[must_use]
+pub fn is_owned(paths: &MachinePaths) -> bool {
+    (paths.ready_mark().exists() && is_running(paths)) || keep::is_kept(paths)
+}
+
+/// What there is of the machine, in words.
+#[must_use]
+pub fn parts(paths: &MachinePaths) -> Vec<&'static str> {
+    let parts = [("unit", paths.cgroup()), ("layer", paths.layer()), ("state", paths.state_dir())];
+    parts.into_iter().filter(|(_, path)| fs::symlink_metadata(path).is_ok()).map(|(part, _)| part).collect()
 }
 
 /// The names of all machines that have anything on this host.
@@ -103,14 +95,16 @@ pub fn exists(paths: &MachinePaths) -> bool {
 /// A directory that can't be read.
 pub fn all() -> Result<Vec<MachineName>> {
     let mut names = Vec::new();
-    for root in [STATE_ROOT, LAYER_ROOT] {
+    for root in [STATE_ROOT, LAYER_ROOT, SLICE_CGROUP] {
         let entries = match fs::read_dir(root) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error).with_context(|| format!("can't read {root}")),
         };
         for entry in entries {
-            names.extend(MachineName::new(entry?.file_name()));
+            let entry = entry?.file_name();
+            let name = if root == SLICE_CGROUP { paths::name_of_unit(&entry) } else { Some(&*entry) };
+            names.extend(name.and_then(|name| MachineName::new(name).ok()));
         }
     }
     names.sort_unstable();
@@ -130,31 +124,19 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-fn make_private_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+fn remove_if_there(path: &Path) -> Result<()> {
+    let removed = fs::remove_file(path).or_else(|error| match error.kind() {
+        ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    });
+    removed.with_context(|| format!("can't remove {}", path.display()))
 }
 
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
-}
-
-fn lock_within(file: File, limit: Duration) -> Result<Flock<File>> {
-    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(locked) => return Ok(locked),
-        Err((file, Errno::EWOULDBLOCK)) => file,
-        Err((_, errno)) => return Err(errno.into()),
-    };
-    // flock(2) knows no time limit, flock(1) does. Its stdin is our open file, so its lock is ours.
-    let seconds = limit.as_secs().to_string();
-    let command = argv(["flock", "--exclusive", "--timeout", &seconds, "0"]);
-    let waited = tool::run_with_stdin(file.try_clone()?, &command, limit + END_LIMIT)?;
-    if !waited.status.success() {
-        bail!("another process has been busy with it for {seconds} s{}", tool::below(&waited.stderr));
-    }
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
-}
-
-fn end(paths: &MachinePaths) -> Result<()> {
+/// Ends the machine and waits until it is really gone; its layer and its state stay.
+///
+/// # Errors
+/// Processes that won't die.
+pub fn end(paths: &MachinePaths) -> Result<()> {
     let unit = paths.unit();
     let killed = kill(&paths.cgroup());
     let stopped = tool::run(&argv(["systemctl", "stop", &unit]), END_LIMIT)?;
@@ -218,25 +200,4 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     let mut command = argv(["rm", "--recursive", "--force", "--one-file-system", "--"]);
     command.extend(paths.iter().map(OsString::from));
     tool::run_ok(&command, DELETE_LIMIT).map(drop).context("can't delete all of the machine")
-}
-
-fn same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lock_is_not_waited_for_without_end() {
-        let path = std::env::temp_dir().join(format!("nspawn-lock-{}", std::process::id()));
-        let open = || File::create(&path).unwrap();
-        let held = lock_within(open(), Duration::from_secs(1)).unwrap();
-        let error = lock_within(open(), Duration::from_secs(1)).unwrap_err();
-        assert!(error.to_string().contains("busy"), "{error:#}");
-        drop(held);
-        assert!(lock_within(open(), Duration::from_secs(1)).is_ok());
-        fs::remove_file(&path).unwrap();
-    }
 }

@@ -72,16 +72,23 @@ impl Bind {
 }
 
 fn pair(source: &Path, destination: &Path) -> OsString {
-    OsString::from_vec([&escaped(source)[..], b":", &escaped(destination)].concat())
+    joined(&[source, destination])
 }
 
-// A colon in a path is written "\\:" (systemd-nspawn(1), --bind=).
-fn escaped(path: &Path) -> Vec<u8> {
-    let bytes = path.as_os_str().as_bytes();
-    bytes.iter().flat_map(|byte| if b":\\".contains(byte) { vec![b'\\', *byte] } else { vec![*byte] }).collect()
+/// Paths as the options `--bind=` and `--overlay=` take them: between colons, and a colon in a path
+/// is written `\:` (systemd-nspawn(1)).
+#[must_use]
+pub fn joined(paths: &[&Path]) -> OsString {
+    let escaped = paths.iter().map(|path| {
+        let bytes = path.as_os_str().as_bytes().iter();
+        bytes.flat_map(|byte| if b":\\".contains(byte) { vec![b'\\', *byte] } else { vec![*byte] }).collect()
+    });
+    OsString::from_vec(escaped.collect::<Vec<Vec<u8>>>().join(&b':'))
 }
 
-fn assign(option: &str, value: &OsStr) -> OsString {
+/// `OPTION=VALUE`.
+#[must_use]
+pub fn assign(option: &str, value: &OsStr) -> OsString {
     [OsStr::new(option), OsStr::new("="), value].into_iter().collect()
 }
 

@@ -1,5 +1,7 @@
 //! Where a machine's things are on the host.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::name::MachineName;
@@ -12,12 +14,24 @@ pub const LAYER_ROOT: &str = "/var/lib/nspawn-ci/machines";
 pub const CONFIG_ROOT: &str = "/etc/nspawn-ci";
 /// The slice that holds all our machines.
 pub const SLICE: &str = "machine-ci.slice";
+/// The slice's cgroup.
+pub const SLICE_CGROUP: &str = "/sys/fs/cgroup/machine.slice/machine-ci.slice";
 /// Where the machine sees the agent's program, which is nspawn-run itself.
 pub const AGENT_IN_MACHINE: &str = "/run/nspawn-ci/nspawn-run";
 /// Where the machine sees the directory that the agent listens in.
 pub const AGENT_DIR_IN_MACHINE: &str = "/run/nspawn-ci/agent";
 /// The agent's socket in that directory.
 pub const AGENT_SOCKET: &str = "socket";
+
+const UNIT_PREFIX: &str = "nspawn-";
+const UNIT_SUFFIX: &str = ".service";
+
+/// The name of the machine whose [`MachinePaths::unit`] this is.
+#[must_use]
+pub fn name_of_unit(unit: &OsStr) -> Option<&OsStr> {
+    let name = unit.as_bytes().strip_prefix(UNIT_PREFIX.as_bytes())?.strip_suffix(UNIT_SUFFIX.as_bytes())?;
+    Some(OsStr::from_bytes(name))
+}
 
 /// All paths and names that follow from a machine's name.
 #[derive(Clone, Debug)]
@@ -42,6 +56,24 @@ impl MachinePaths {
     #[must_use]
     pub fn state_file(&self) -> PathBuf {
         self.state_dir().join("state.json")
+    }
+
+    /// There from the end of the machine's `nspawn-prepare` to the beginning of its `nspawn-cleanup`.
+    #[must_use]
+    pub fn ready_mark(&self) -> PathBuf {
+        self.state_dir().join("ready")
+    }
+
+    /// There once something has failed in the machine: see [`crate::keep`].
+    #[must_use]
+    pub fn failure_mark(&self) -> PathBuf {
+        self.state_dir().join("failed")
+    }
+
+    /// Until when the machine is kept: see [`crate::keep`].
+    #[must_use]
+    pub fn kept_mark(&self) -> PathBuf {
+        self.state_dir().join("kept")
     }
 
     /// Held while the machine is made or removed.
@@ -84,18 +116,33 @@ impl MachinePaths {
     /// The unit that is the machine.
     #[must_use]
     pub fn unit(&self) -> String {
-        format!("nspawn-{}.service", self.name)
+        format!("{UNIT_PREFIX}{}{UNIT_SUFFIX}", self.name)
     }
 
     /// The unit's cgroup.
     #[must_use]
     pub fn cgroup(&self) -> PathBuf {
-        Path::new("/sys/fs/cgroup/machine.slice").join(SLICE).join(self.unit())
+        Path::new(SLICE_CGROUP).join(self.unit())
     }
 
     /// systemd-machined's note of the machine, there as long as it is registered (see sd-login(3)).
     #[must_use]
     pub fn registration(&self) -> PathBuf {
         Path::new("/run/systemd/machines").join(self.name.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_have_the_names_of_their_machines() {
+        let paths = MachinePaths::new(&MachineName::new("a.b").unwrap());
+        assert_eq!(name_of_unit(paths.unit().as_ref()).unwrap(), "a.b");
+        for other in ["a.service", "nspawn-a.scope", "cgroup.procs"] {
+            assert_eq!(name_of_unit(other.as_ref()), None);
+        }
+        assert!(SLICE_CGROUP.ends_with(SLICE));
     }
 }

@@ -5,10 +5,12 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
+use crate::keep::When;
 use crate::name::MachineName;
 use crate::paths::MachinePaths;
 
@@ -28,6 +30,10 @@ pub struct State {
     pub image_path: PathBuf,
     /// `NAME=VALUE` for every command in the machine.
     pub environment: Vec<OsString>,
+    /// When the machine is kept for a look.
+    pub keep: When,
+    /// For how long then.
+    pub keep_for: Duration,
 }
 
 impl State {
@@ -43,6 +49,8 @@ impl State {
             "unit": paths.unit(),
             "layer": bytes_to_json(paths.layer().as_os_str()),
             "environment": self.environment.iter().map(|entry| bytes_to_json(entry)).collect::<Vec<_>>(),
+            "keep": self.keep.word(),
+            "keep_seconds": self.keep_for.as_secs(),
         })
     }
 
@@ -80,6 +88,8 @@ impl State {
                 .iter()
                 .map(|entry| json_to_bytes(entry).ok_or_else(|| anyhow!("an entry of \"environment\" is no string")))
                 .collect::<Result<_>>()?,
+            keep: value["keep"].as_str().map_or(Ok(When::default()), When::parse)?,
+            keep_for: Duration::from_secs(value["keep_seconds"].as_u64().unwrap_or_default()),
         })
     }
 }
@@ -117,6 +127,8 @@ mod tests {
             image: "bookworm".into(),
             image_path: "/var/lib/machines/bookworm".into(),
             environment: vec!["A=1".into(), OsStr::from_bytes(b"B=\xff").into()],
+            keep: When::Failure,
+            keep_for: Duration::from_secs(60),
         }
     }
 

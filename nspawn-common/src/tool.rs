@@ -1,6 +1,7 @@
 //! Running other programs: bounded in time, their output captured and bounded.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,6 +29,18 @@ pub struct Outcome {
     /// What it printed on stderr, without trailing white space.
     pub stderr: String,
 }
+
+/// The error of a tool that took too long.
+#[derive(Debug)]
+pub struct TimedOut(String);
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TimedOut {}
 
 /// Runs `argv` with stdin from /dev/null and waits for its end, `limit` at most.
 ///
@@ -64,7 +77,8 @@ pub fn run_with_stdin(stdin: impl Into<Stdio>, argv: &[OsString], limit: Duratio
     waited?;
     let outcome = Outcome { status, stdout: text_of(stdout)?, stderr: text_of(stderr)? };
     if !ended {
-        bail!("{name} did not end within {} seconds{}", limit.as_secs(), below(&outcome.stderr));
+        let said = below(&outcome.stderr);
+        bail!(TimedOut(format!("{name} did not end within {} seconds{said}", limit.as_secs())));
     }
     Ok(outcome)
 }

@@ -30,6 +30,8 @@ pub struct Unit<'a> {
     pub image: &'a str,
     /// How long the machine may take to boot.
     pub timeout: Duration,
+    /// How long it may run; systemd ends it then, whoever has forgotten it.
+    pub lifetime: Option<Duration>,
     /// More properties (`systemd.exec(5)`, `systemd.resource-control(5)`), as `NAME=VALUE`.
     pub properties: &'a [OsString],
 }
@@ -45,6 +47,7 @@ impl Unit<'_> {
         argv.push(format!("--description=CI machine {} of image {}", self.name, escaped(self.image)).into());
         argv.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
         argv.push(format!("--property=TimeoutStartSec={}s", self.timeout.as_secs()).into());
+        argv.extend(self.lifetime.map(|time| format!("--property=RuntimeMaxSec={}s", time.as_secs()).into()));
         argv.extend(self.properties.iter().map(|property| join("--property=", property)));
         argv.push("--".into());
         argv.extend(payload.iter().map(|word| unexpanded(word)));
@@ -77,7 +80,13 @@ mod tests {
     fn users_properties_come_last_and_the_payload_after_all_options() {
         let name = MachineName::new("m").unwrap();
         let properties = [OsString::from("TasksMax=5")];
-        let unit = Unit { name: &name, image: "trixie", timeout: Duration::from_secs(90), properties: &properties };
+        let unit = Unit {
+            name: &name,
+            image: "trixie",
+            timeout: Duration::from_secs(90),
+            lifetime: Some(Duration::from_secs(7)),
+            properties: &properties,
+        };
         let argv = unit.start_command(&["/bin/true".into(), "--x=$HOME".into()]);
         let place =
             |text: &str| argv.iter().position(|word| word == text).unwrap_or_else(|| panic!("{text} in {argv:?}"));
@@ -85,6 +94,7 @@ mod tests {
         assert!(place("--property=TasksMax=5") < place("--"));
         assert!(place("--unit=nspawn-m.service") < place("--"));
         assert!(place("--property=TimeoutStartSec=90s") < place("--"));
+        assert!(place("--property=RuntimeMaxSec=7s") < place("--property=TasksMax=5"));
         assert_eq!(argv[argv.len() - 2..], ["/bin/true", "--x=$$HOME"]);
     }
 }

@@ -1,14 +1,22 @@
 //! What the host must have.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::inotify::{InitFlags, Inotify};
 use nspawn_common::lifecycle;
 use nspawn_common::tool::{self, argv};
 
 /// How long looking something up may take.
 pub const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// How many inotify instances a booted machine has (measured on systemd 252 to 262).
+const INOTIFY_INSTANCES: usize = 10;
+/// How many pseudoterminals a machine takes at first: its console.
+const PTYS: u32 = 1;
 
 /// Refuses all but root: others can't even see the images.
 pub fn check_root() -> Result<()> {
@@ -27,6 +35,42 @@ pub fn check_host() -> Result<()> {
         bail!("systemd-nspawn is not installed; install the package systemd-container");
     }
     Ok(())
+}
+
+/// Refuses a host that has come to a limit which a booting machine only fails at in dark words.
+pub fn check_limits() -> Result<()> {
+    check_inotify()?;
+    let number = |name: &str| -> Option<u32> {
+        fs::read_to_string(format!("/proc/sys/kernel/pty/{name}")).ok()?.trim().parse().ok()
+    };
+    // The kernel reserves some for the host itself (Documentation/admin-guide/sysctl/kernel.rst, "pty").
+    if let (Some(used), Some(most), Some(reserved)) = (number("nr"), number("max"), number("reserve")) {
+        if used + PTYS > most.saturating_sub(reserved) {
+            bail!(
+                "the host has {used} of its {most} pseudoterminals in use; allow more: sysctl -w kernel.pty.max={}",
+                2 * most
+            );
+        }
+    }
+    Ok(())
+}
+
+// By trying, since the kernel tells nobody how many a user has.
+fn check_inotify() -> Result<()> {
+    let tried: nix::Result<Vec<_>> = (0..INOTIFY_INSTANCES).map(|_| Inotify::init(InitFlags::IN_CLOEXEC)).collect();
+    match tried {
+        Err(Errno::EMFILE) => {
+            let most = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap_or_default();
+            let most: u32 = most.trim().parse().unwrap_or(128);
+            bail!(
+                "the host's root has almost all of its {most} inotify instances in use, of which a machine needs about \
+                 {INOTIFY_INSTANCES}; allow more: sysctl -w fs.inotify.max_user_instances={}",
+                (8 * most).max(1024)
+            )
+        }
+        // Another limit is another matter, and will be told where it is met.
+        _ => Ok(()),
+    }
 }
 
 /// The agent is nspawn-run itself: beside this program, or on PATH.

@@ -5,6 +5,7 @@
 //! | [`prepare`] | the verb |
 //! | [`options`], [`host`] | what is asked for, and what the host must have |
 //! | [`machine`], [`plan`] | the steps that make a machine |
+//! | [`slots`] | waiting while there are too many |
 //! | [`launch`] | what the machine's unit starts: mounts its root and becomes systemd-nspawn |
 
 mod host;
@@ -13,6 +14,7 @@ mod machine;
 mod options;
 mod plan;
 mod prepare;
+mod slots;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

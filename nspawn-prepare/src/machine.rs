@@ -1,6 +1,6 @@
 //! A machine: the steps that make it, and what becomes of a failure.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,12 +10,14 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use nspawn_common::exit;
 use nspawn_common::image::{self, Image};
 use nspawn_common::interrupt::{self, Interrupted};
-use nspawn_common::lifecycle::{self, Lock};
+use nspawn_common::keep;
+use nspawn_common::lifecycle;
+use nspawn_common::lock::Lock;
 use nspawn_common::name::MachineName;
 use nspawn_common::nspawn::{Bind, Nspawn};
 use nspawn_common::paths::{AGENT_DIR_IN_MACHINE, AGENT_IN_MACHINE, MachinePaths};
 use nspawn_common::state::State;
-use nspawn_common::tool::{self, argv};
+use nspawn_common::tool::{self, TimedOut, argv};
 use nspawn_common::unit::Unit;
 use nspawn_common::wire;
 
@@ -24,13 +26,18 @@ use crate::host::{self, LOOK_LIMIT};
 use crate::launch;
 use crate::options::Options;
 use crate::plan::Step;
+use crate::slots;
 
 /// The agent as a service of the machine.
 const AGENT_UNIT: &str = include_str!("agent.service");
 /// Its name there.
 const AGENT_UNIT_NAME: &str = "nspawn-agent.service";
-/// How much longer than the boot systemd-run may take, to end a machine that does not boot.
+/// How much longer than the boot may take systemd waits for it: time to ask the machine what it waits for.
 const START_MARGIN: Duration = Duration::from_secs(30);
+/// How long a machine that does not boot may take to tell.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+/// How many of the plan's steps make the machine one that takes a slot.
+const RESERVATION: usize = 2;
 /// How long the agent of a booted machine may take to answer.
 const AGENT_LIMIT: Duration = Duration::from_secs(20);
 
@@ -53,6 +60,8 @@ pub struct Machine {
     pub paths: MachinePaths,
     pub image: Image,
     pub options: Options,
+    /// How long it may run, in a job that says so.
+    pub lifetime: Option<Duration>,
 }
 
 impl Machine {
@@ -70,7 +79,8 @@ impl Machine {
             Step::Directory(paths.agent_dir(), 0o700),
             Step::Directory(paths.layer().join("upper"), root_mode),
             Step::Directory(paths.layer().join("work"), 0o700),
-            Step::Run(self.start_command()?, self.options.timeout + START_MARGIN),
+            Step::Run(self.start_command()?, self.options.timeout),
+            Step::File(paths.ready_mark(), Vec::new()),
         ])
     }
 
@@ -86,14 +96,16 @@ impl Machine {
         let unit = Unit {
             name: &self.name,
             image: &self.image.name,
-            timeout: self.options.timeout,
+            timeout: self.options.timeout + START_MARGIN,
+            lifetime: self.lifetime,
             properties: &self.options.properties,
         };
         Ok(unit.start_command(&launch::command(&self.name, &self.image.path, nspawn.command())?))
     }
 
-    /// Makes the machine; what a failure has made of it is removed again.
-    pub fn make(&self, steps: &[Step]) -> Result<()> {
+    /// Makes the machine and hands it over by `announce`; what a failure has made of it is removed
+    /// again, or kept.
+    pub fn make(&self, steps: &[Step], announce: impl FnOnce() -> Result<()>) -> Result<()> {
         host::check_host()?;
         image::check_bootable(&self.image)?;
         if lifecycle::is_foreign(&self.paths) {
@@ -102,19 +114,44 @@ impl Machine {
         let lock = Lock::acquire(&self.paths)?;
         lifecycle::clear(&self.paths, &lock)?;
         let started = SystemTime::now();
-        let Err(error) = self.take(steps) else { return Ok(()) };
-        let error = if error.is::<Interrupted>() { error } else { self.with_journal(error, started) };
-        self.unmake(lock, error)
+        let Err(error) = self.take_all(steps, announce) else { return Ok(()) };
+        if error.is::<Interrupted>() {
+            return self.unmake(lock, error);
+        }
+        let error = self.with_diagnosis(error, started);
+        if !self.options.keep.keeps(true) {
+            return self.unmake(lock, error);
+        }
+        lifecycle::end(&self.paths)?;
+        keep::keep(&self.paths, self.options.keep_for)?;
+        exit::say(PROGRAM, OsStr::new(&keep::describe(&self.state(), false)));
+        Err(error)
     }
 
-    /// Removes what there is of the machine, because of `error`.
-    pub fn unmake(&self, lock: Lock, error: Error) -> Result<()> {
+    // Removes what there is of the machine, because of `error`.
+    fn unmake(&self, lock: Lock, error: Error) -> Result<()> {
         match lifecycle::remove(&self.name, lock) {
             Ok(()) => Err(error),
             Err(second) => {
                 Err(error.context(format!("machine {} can't be removed again ({second:#}), after this", self.name)))
             }
         }
+    }
+
+    // The last step makes it somebody's, who must know its name by then.
+    fn take_all(&self, steps: &[Step], announce: impl FnOnce() -> Result<()>) -> Result<()> {
+        let slots = |most| slots::wait(&self.paths, most, self.options.timeout);
+        let queue = self.options.max_machines.map(slots).transpose()?;
+        host::check_limits()?;
+        let (reservation, rest) = steps.split_at(RESERVATION);
+        let (making, handing_over) = rest.split_at(rest.len() - 1);
+        self.take(reservation)?;
+        drop(queue);
+        self.take(making)?;
+        wire::hello(&self.paths, AGENT_LIMIT).context("it booted but takes no commands")?;
+        interrupt::check()?;
+        announce()?;
+        self.take(handing_over)
     }
 
     fn take(&self, steps: &[Step]) -> Result<()> {
@@ -125,27 +162,50 @@ impl Machine {
             step.take()?;
             interrupt::check()?;
         }
-        wire::hello(&self.paths, AGENT_LIMIT).context("the machine booted but takes no commands")?;
-        interrupt::check()
+        Ok(())
     }
 
-    // What the machine and systemd-nspawn printed, below the line that says what failed.
-    fn with_journal(&self, error: Error, since: SystemTime) -> Error {
-        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let (unit, since) = (format!("--unit={}", self.paths.unit()), format!("--since=@{since}"));
+    // Below the line that says what failed: what the machine waits for and warns of, and what it and
+    // systemd-nspawn printed last.
+    fn with_diagnosis(&self, error: Error, since: SystemTime) -> Error {
+        let error = if error.is::<TimedOut>() {
+            anyhow!("it did not boot within {} s, see --timeout", self.options.timeout.as_secs())
+        } else {
+            error
+        };
+        // The machine is asked through its agent, which starts beside the boot.
+        let runs = lifecycle::is_running(&self.paths);
+        let ask = |question| if runs { self.ask(question) } else { None };
+        let jobs = ask(&["systemctl", "list-jobs", "--no-pager", "--plain", "--full"]);
+        let warnings =
+            ask(&["journalctl", "--quiet", "--no-pager", "--output=cat", "--priority=warning", "--lines=10"]);
+        let parts = [
+            ("its systemd still waits for these jobs:", jobs),
+            ("its journal warns:", warnings),
+            ("its console and its unit said last:", self.journal(since).ok()),
+        ];
+        let parts = parts.into_iter().filter_map(|(title, text)| {
+            let text = text.filter(|text| !text.is_empty())?;
+            Some(tool::below(&format!("{title}\n{text}")))
+        });
+        let (name, image, hint) = (&self.name, &self.image.name, host::machined_hint());
+        anyhow!("machine {name} of image {image} did not start: {error:#}{hint}{}", parts.collect::<String>())
+    }
+
+    fn ask(&self, question: &[&str]) -> Option<String> {
+        let mut command: Vec<OsString> = vec![host::agent_program().ok()?.into(), self.name.as_str().into()];
+        command.extend(question.iter().map(OsString::from));
+        tool::run_ok(&command, ASK_LIMIT).ok().map(|answer| printable(&answer))
+    }
+
+    fn journal(&self, since: SystemTime) -> Result<String> {
+        // To the microsecond: another machine of this name may have just ended.
+        let since = format!("--since=@{:.6}", since.duration_since(UNIX_EPOCH)?.as_secs_f64());
+        let unit = format!("--unit={}", self.paths.unit());
         let command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20", &unit, &since]);
         // The journal may not have the last words yet.
-        let lines =
-            tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT).and_then(|_| tool::run(&command, LOOK_LIMIT));
-        let lines = lines.map(|outcome| outcome.stdout).unwrap_or_default();
-        let lines: Vec<_> = lines.lines().map(|line| wire::printable(line.as_bytes())).collect();
-        anyhow!(
-            "machine {} of image {} did not start: {error:#}{}{}",
-            self.name,
-            self.image.name,
-            host::machined_hint(),
-            tool::below(&lines.join("\n"))
-        )
+        tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
+        Ok(printable(&tool::run(&command, LOOK_LIMIT)?.stdout))
     }
 
     /// What is written down about it.
@@ -155,6 +215,14 @@ impl Machine {
             image: self.image.name.clone(),
             image_path: self.image.path.clone(),
             environment: self.options.environment.clone(),
+            keep: self.options.keep,
+            keep_for: self.options.keep_for,
         }
     }
+}
+
+// What came out of a machine, line by line.
+fn printable(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(|line| wire::printable(line.as_bytes())).collect();
+    lines.join("\n")
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use nspawn_common::args;
+use nspawn_common::keep::When;
 use nspawn_common::nspawn::Bind;
 use nspawn_common::paths::CONFIG_ROOT;
 
@@ -24,6 +25,9 @@ pub struct Options {
     pub environment: Vec<OsString>,
     pub properties: Vec<OsString>,
     pub timeout: Duration,
+    pub max_machines: Option<u32>,
+    pub keep: When,
+    pub keep_for: Duration,
     pub dry_run: bool,
     pub json: bool,
     pub verbose: bool,
@@ -67,7 +71,24 @@ pub fn command() -> Command {
             value("timeout", "TIME")
                 .default_value("90s")
                 .value_parser(args::duration)
-                .help("How long the boot may take: 90, 90s, 5min"),
+                .help("How long the boot may take, and waiting for --max-machines: 90, 90s, 5min"),
+        )
+        .arg(
+            value("max-machines", "N")
+                .value_parser(value_parser!(u32).range(1..))
+                .help("Wait until there are fewer machines than this on the host, for as long as --timeout"),
+        )
+        .arg(
+            value("keep", "WHEN")
+                .value_parser(When::WORDS)
+                .default_value(When::Never.word())
+                .help("Keep a machine that did not boot, or a GitLab job's after its end, for a look"),
+        )
+        .arg(
+            value("keep-for", "TIME")
+                .default_value("1h")
+                .value_parser(args::duration)
+                .help("For how long then; nspawn-cleanup --stale takes it after that"),
         )
         .arg(flag("dry-run").help("Print the commands that would run, and run none"))
         .arg(flag("json").help("Print the machine's description as JSON instead of its name"))
@@ -109,6 +130,9 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         environment,
         properties: args::list(matches, "property").into_iter().map(checked_property).collect::<Result<_>>()?,
         timeout: matches.get_one("timeout").copied().context("no time-out")?,
+        max_machines: matches.get_one("max-machines").copied(),
+        keep: When::parse(&text("keep").unwrap_or_default())?,
+        keep_for: matches.get_one("keep-for").copied().context("no time to keep")?,
         dry_run: matches.get_flag("dry-run"),
         json: matches.get_flag("json"),
         verbose: matches.get_flag("verbose"),

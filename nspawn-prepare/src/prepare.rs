@@ -4,14 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nspawn_common::exit::{self, JobError};
 use nspawn_common::gitlab::{self, Job};
 use nspawn_common::image::{self, Image};
 use nspawn_common::interrupt;
-use nspawn_common::lifecycle::Lock;
 use nspawn_common::name::{self, MachineName};
 use nspawn_common::paths::MachinePaths;
 
@@ -20,6 +19,10 @@ use crate::host;
 use crate::machine::Machine;
 use crate::options::{self, Options};
 use crate::plan::Step;
+
+/// How much longer than its job a machine may live: for what comes after the job's own time, and no
+/// longer than until somebody wonders.
+const LIFETIME_MARGIN: Duration = Duration::from_secs(30 * 60);
 
 /// Reads the options and makes the machine.
 pub fn main(argv: &[OsString]) -> Result<()> {
@@ -34,28 +37,25 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     }
     let image = image::find(&image)?;
     let name = machine_name(&options, job.as_ref(), &image)?;
-    let machine = Machine { paths: MachinePaths::new(&name), name, image, options };
+    let lifetime = job.as_ref().and_then(|job| job.timeout).map(|timeout| timeout + LIFETIME_MARGIN);
+    let machine = Machine { paths: MachinePaths::new(&name), name, image, options, lifetime };
     let steps = machine.plan()?;
     if machine.options.dry_run {
         return print_steps(&steps);
     }
     interrupt::catch()?;
     let started = Instant::now();
-    machine.make(&steps)?;
-    if job.is_some() {
-        // The job log is for people.
-        let spent = started.elapsed().as_secs_f32();
-        exit::say(
-            PROGRAM,
-            OsStr::new(&format!(
-                "machine {} of image {} is ready after {spent:.1} s",
-                machine.name, machine.image.name
-            )),
-        );
-        return Ok(());
+    machine.make(&steps, || announce(&machine, job.is_some(), started))
+}
+
+// A job's log is for people, and the other stages know its machine by the job.
+fn announce(machine: &Machine, to_log: bool, started: Instant) -> Result<()> {
+    if !to_log {
+        return print_machine(machine);
     }
-    // A machine whose name nobody gets is a machine that nobody removes.
-    print_machine(&machine).or_else(|error| machine.unmake(Lock::acquire(&machine.paths)?, error))
+    let (name, image, spent) = (&machine.name, &machine.image.name, started.elapsed().as_secs_f32());
+    exit::say(PROGRAM, OsStr::new(&format!("machine {name} of image {image} is ready after {spent:.1} s")));
+    Ok(())
 }
 
 // What the administrator fixed, what the job asks for, what the administrator falls back to.

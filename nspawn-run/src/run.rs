@@ -8,10 +8,12 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use nspawn_common::exit::{self, Exit};
 use nspawn_common::gitlab::{self, ExitCodes, Job};
-use nspawn_common::lifecycle;
+use nspawn_common::interrupt::Interrupted;
 use nspawn_common::name::MachineName;
+use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
 use nspawn_common::wire::{self, Program, Request};
+use nspawn_common::{keep, lifecycle};
 
 use crate::PROGRAM;
 use crate::call::{self, Ended, Stdin};
@@ -24,14 +26,14 @@ pub fn main(argv: &[OsString]) -> Result<u8> {
     if !lifecycle::is_root() {
         bail!("only root can reach machines; try sudo");
     }
-    if gitlab::is_active() { run_stage(options) } else { run_command(options) }
+    if gitlab::is_active() { run_stage(&options) } else { run_command(&options) }
 }
 
-fn run_command(options: Options) -> Result<u8> {
+fn run_command(options: &Options) -> Result<u8> {
     let name = MachineName::new(&options.machine)?;
     let terminal = options.terminal || (options.command.is_empty() && terminal::is_interactive());
     let program = if options.command.is_empty() { Program::Shell } else { Program::Command(options.command.clone()) };
-    let request = request(&name, &options, program, terminal.then(terminal::size))?;
+    let request = request(&name, options, program, terminal.then(terminal::size))?;
     Ok(match call::run(&name, &request, Stdin::Ours, options.stop_timeout)? {
         Ended::Exited(code) => code,
         Ended::Signaled(number) => {
@@ -46,15 +48,36 @@ fn run_command(options: Options) -> Result<u8> {
 }
 
 /// A stage of a GitLab job: the arguments are the script and the stage's name, whatever it is.
-fn run_stage(options: Options) -> Result<u8> {
+fn run_stage(options: &Options) -> Result<u8> {
     let name = Job::from_env()?.machine_name()?;
+    let done = run_script(&name, options);
+    match &done {
+        Ok(0) => {}
+        Err(error) if error.is::<Interrupted>() => {}
+        _ => keep_for_a_look(&name)?,
+    }
+    done
+}
+
+// Tells the job's log, since nobody reads what the cleanup stage says.
+fn keep_for_a_look(name: &MachineName) -> Result<()> {
+    let paths = MachinePaths::new(name);
+    let Some(state) = State::read(name).ok().filter(|state| state.keep.keeps(true)) else { return Ok(()) };
+    if !keep::has_failed(&paths) {
+        keep::note_failure(&paths)?;
+        exit::say(PROGRAM, OsStr::new(&keep::describe(&state, lifecycle::is_running(&paths))));
+    }
+    Ok(())
+}
+
+fn run_script(name: &MachineName, options: &Options) -> Result<u8> {
     let exit_code_file = gitlab::exit_code_file();
     if let Some(path) = &exit_code_file {
         gitlab::store_exit_code(path, None)?;
     }
     let script = read_script(&options.machine)?;
-    let request = request(&name, &options, Program::Script(script), None)?;
-    let code = match call::run(&name, &request, Stdin::Empty, options.stop_timeout)? {
+    let request = request(name, options, Program::Script(script), None)?;
+    let code = match call::run(name, &request, Stdin::Empty, options.stop_timeout)? {
         Ended::Exited(0) => return Ok(0),
         Ended::Exited(code) => code,
         Ended::Signaled(number) => {

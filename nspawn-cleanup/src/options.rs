@@ -1,0 +1,59 @@
+//! What can be asked for.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::Result;
+use clap::{Arg, ArgAction, Command, value_parser};
+use nspawn_common::args;
+use nspawn_common::paths::CONFIG_ROOT;
+
+/// The options, taken apart.
+#[derive(Debug)]
+pub struct Options {
+    pub machines: Vec<OsString>,
+    pub all: bool,
+    pub stale: bool,
+    pub dry_run: bool,
+    pub verbose: bool,
+}
+
+/// The command line's definition.
+pub fn command() -> Command {
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    Command::new(super::PROGRAM)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Ends machines that nspawn-prepare made and deletes all that is left of them")
+        .after_help(
+            "A machine that is gone already is no error. Without a machine's name, in a GitLab job: the job's \
+             machine, unless nspawn-prepare was told to keep it.\n\nExample:\n  nspawn-cleanup \"$m\"",
+        )
+        .arg(Arg::new("MACHINE").num_args(0..).value_parser(value_parser!(OsString)).help("Machines"))
+        .arg(flag("all").help("All machines that nspawn-prepare made on this host"))
+        .arg(flag("stale").help("What killed programs and a crashed host have left, and nothing that is in use"))
+        .arg(flag("dry-run").help("Print what would be removed, and remove nothing"))
+        .arg(flag("verbose").short('v').help("Say on stderr what is removed"))
+}
+
+/// Reads the options; `None` if help was asked for and printed.
+pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
+    let file = Path::new(CONFIG_ROOT).join("cleanup.args");
+    let Some(matches) = args::parse(&command(), &[&file], argv)? else { return Ok(None) };
+    Ok(Some(Options {
+        machines: args::list(&matches, "MACHINE"),
+        all: matches.get_flag("all"),
+        stale: matches.get_flag("stale"),
+        dry_run: matches.get_flag("dry-run"),
+        verbose: matches.get_flag("verbose"),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+}

@@ -1,0 +1,87 @@
+//! The verb: which machines go, and that they go.
+
+use std::ffi::OsStr;
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use nspawn_common::exit::{self, Exit};
+use nspawn_common::keep;
+use nspawn_common::lifecycle;
+use nspawn_common::lock::Lock;
+use nspawn_common::name::MachineName;
+use nspawn_common::paths::MachinePaths;
+use nspawn_common::state::State;
+
+use crate::PROGRAM;
+use crate::options::Options;
+
+/// Which of the machines that are looked at go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Each of them.
+    Any,
+    /// Those that nobody owns, and that nobody is making or removing now.
+    Stale,
+    /// Each, but one that is to be kept.
+    OfEndedJob,
+}
+
+/// Removes machines; one that can't be removed keeps none of the others. Returns the exit status.
+pub fn each(names: &[MachineName], which: Which, options: &Options) -> u8 {
+    let mut code = Exit::Success.code();
+    for name in names {
+        let done = consider(name, which, options);
+        if let Err(error) = done.with_context(|| format!("machine {name} is not removed")) {
+            code = exit::report(PROGRAM, &error, Exit::Failure);
+        }
+    }
+    code
+}
+
+fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
+    let paths = MachinePaths::new(name);
+    let parts = lifecycle::parts(&paths).join(", ");
+    if parts.is_empty() || (which == Which::Stale && (lifecycle::is_owned(&paths) || Lock::is_held(&paths))) {
+        return Ok(());
+    }
+    if which == Which::OfEndedJob && keep_if_asked(name, &paths)? {
+        return Ok(());
+    }
+    if options.dry_run {
+        return print_line(&format!("{name}: {parts}"));
+    }
+    if remove(name, &paths, which)? && options.verbose {
+        exit::say(PROGRAM, OsStr::new(&format!("removed machine {name}: {parts}")));
+    }
+    Ok(())
+}
+
+fn remove(name: &MachineName, paths: &MachinePaths, which: Which) -> Result<bool> {
+    let lock = match which {
+        Which::Stale => Lock::try_acquire(paths)?,
+        Which::Any | Which::OfEndedJob => Some(Lock::acquire(paths)?),
+    };
+    let Some(lock) = lock else { return Ok(false) };
+    // Somebody may have made it anew meanwhile.
+    if which == Which::Stale && lifecycle::is_owned(paths) {
+        return Ok(false);
+    }
+    lifecycle::remove(name, lock).map(|()| true)
+}
+
+// A machine whose state can't be read is nothing to look into.
+fn keep_if_asked(name: &MachineName, paths: &MachinePaths) -> Result<bool> {
+    let Ok(state) = State::read(name) else { return Ok(false) };
+    if !state.keep.keeps(keep::has_failed(paths)) {
+        return Ok(false);
+    }
+    if !keep::is_kept(paths) {
+        keep::keep(paths, state.keep_for)?;
+        exit::say(PROGRAM, OsStr::new(&keep::describe(&state, lifecycle::is_running(paths))));
+    }
+    Ok(true)
+}
+
+fn print_line(line: &str) -> Result<()> {
+    std::io::stdout().write_all(format!("{line}\n").as_bytes()).context("can't write to stdout")
+}

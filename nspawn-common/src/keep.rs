@@ -1,0 +1,112 @@
+//! Machines that are kept for a look when something went wrong in them.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+
+use crate::paths::MachinePaths;
+use crate::state::State;
+use crate::{nspawn, words};
+
+/// When a machine is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum When {
+    /// It is not.
+    #[default]
+    Never,
+    /// If it did not boot, or a script of its job failed.
+    Failure,
+    /// In any case.
+    Always,
+}
+
+impl When {
+    /// All of them, as the option has them.
+    pub const WORDS: [&str; 3] = ["never", "failure", "always"];
+
+    /// Reads one of [`When::WORDS`].
+    ///
+    /// # Errors
+    /// It is another word.
+    pub fn parse(word: &str) -> Result<Self> {
+        match word {
+            "never" => Ok(Self::Never),
+            "failure" => Ok(Self::Failure),
+            "always" => Ok(Self::Always),
+            _ => bail!("{word:?} is none of {}", Self::WORDS.join(", ")),
+        }
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Failure => "failure",
+            Self::Always => "always",
+        }
+    }
+
+    /// Whether a machine is kept in which this happened.
+    #[must_use]
+    pub fn keeps(self, failed: bool) -> bool {
+        self == Self::Always || (self == Self::Failure && failed)
+    }
+}
+
+/// Notes that something in the machine has failed.
+///
+/// # Errors
+/// The file system's.
+pub fn note_failure(paths: &MachinePaths) -> Result<()> {
+    write(&paths.failure_mark(), "")
+}
+
+/// Whether something has.
+#[must_use]
+pub fn has_failed(paths: &MachinePaths) -> bool {
+    paths.failure_mark().exists()
+}
+
+/// Keeps the machine for `time` from now on; it is stale then.
+///
+/// # Errors
+/// The file system's.
+pub fn keep(paths: &MachinePaths, time: Duration) -> Result<()> {
+    write(&paths.kept_mark(), &(now() + time).as_secs().to_string())
+}
+
+/// Whether the machine is kept, and its time is not over.
+#[must_use]
+pub fn is_kept(paths: &MachinePaths) -> bool {
+    let until = fs::read_to_string(paths.kept_mark()).ok().and_then(|text| text.parse().ok());
+    until.is_some_and(|until| now() < Duration::from_secs(until))
+}
+
+/// For a person: for how long the machine is kept, how to enter and how to remove it.
+#[must_use]
+pub fn describe(state: &State, is_running: bool) -> String {
+    let (name, minutes) = (&state.name, state.keep_for.as_secs().div_ceil(60));
+    let enter = if is_running { format!("nspawn-run {name}").into() } else { look_command(state) };
+    let enter = enter.to_string_lossy();
+    format!("machine {name} is kept for {minutes} min; look into it: {enter}; remove it: nspawn-cleanup {name}")
+}
+
+// A machine that does not run is a layer over an image. Together they are shown, read-only.
+fn look_command(state: &State) -> OsString {
+    let upper = MachinePaths::new(&state.name).layer().join("upper");
+    let tree = nspawn::assign("--directory", state.image_path.as_os_str());
+    let overlay = nspawn::assign("--overlay-ro", &nspawn::joined(&[&state.image_path, &upper, Path::new("/")]));
+    words::join([OsStr::new("systemd-nspawn"), "--read-only".as_ref(), &tree, &overlay])
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}

@@ -1,0 +1,136 @@
+//! Locks: of a machine, held by whoever makes or removes it; and of all machines, held by whoever counts
+//! them. The kernel gives back those of a process that dies.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::paths::{MachinePaths, STATE_ROOT};
+use crate::tool::{self, argv};
+
+/// How long another process may be busy with a machine.
+const LOCK_LIMIT: Duration = Duration::from_secs(600);
+/// How much longer flock(1) may take than it is told.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// A lock, held until dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Waits for the machine's lock and makes the machine's state directory where there is none.
+    ///
+    /// # Errors
+    /// The file system's; another process has been busy with the machine for too long.
+    pub fn acquire(paths: &MachinePaths) -> Result<Self> {
+        loop {
+            let Some(file) = open(paths)? else { continue };
+            let path = paths.lock_file();
+            let lock = lock_within(file, LOCK_LIMIT).with_context(|| format!("can't lock {}", path.display()))?;
+            if is_at(&lock, &path) {
+                return Ok(Self { _file: lock });
+            }
+        }
+    }
+
+    /// As [`Lock::acquire`]; `None` where another process has the lock.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn try_acquire(paths: &MachinePaths) -> Result<Option<Self>> {
+        loop {
+            let Some(file) = open(paths)? else { continue };
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) if is_at(&lock, &paths.lock_file()) => return Ok(Some(Self { _file: lock })),
+                Ok(_) => {}
+                Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+                Err((_, errno)) => return Err(errno).context("can't lock the machine"),
+            }
+        }
+    }
+
+    /// Waits `limit` at most for the lock of all machines.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    pub fn of_all(limit: Duration) -> Result<Self> {
+        let root = Path::new(STATE_ROOT);
+        let directory = make_private_dir(root).and_then(|()| File::open(root));
+        let directory = directory.with_context(|| format!("can't open {STATE_ROOT}"))?;
+        let lock = lock_within(directory, limit).with_context(|| format!("can't lock {STATE_ROOT}"))?;
+        Ok(Self { _file: lock })
+    }
+
+    /// Whether a process has the machine's lock. Leaves no trace.
+    #[must_use]
+    pub fn is_held(paths: &MachinePaths) -> bool {
+        // Read-only: who watches for the end of a holder is not woken by this one.
+        let Ok(file) = File::open(paths.lock_file()) else { return false };
+        matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+    }
+}
+
+// `None` if a holder has removed the directory meanwhile.
+fn open(paths: &MachinePaths) -> Result<Option<File>> {
+    let path = paths.lock_file();
+    match make_private_dir(&paths.state_dir()).and_then(|()| open_lock(&path)) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if [ErrorKind::NotFound, ErrorKind::AlreadyExists].contains(&error.kind()) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("can't open {}", path.display())),
+    }
+}
+
+// A holder may have removed the file while we waited: then we hold the lock of nothing.
+fn is_at(lock: &File, path: &Path) -> bool {
+    let same = |there: &fs::Metadata, ours: &fs::Metadata| (there.dev(), there.ino()) == (ours.dev(), ours.ino());
+    fs::metadata(path).is_ok_and(|there| lock.metadata().is_ok_and(|ours| same(&there, &ours)))
+}
+
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+}
+
+fn lock_within(file: File, limit: Duration) -> Result<Flock<File>> {
+    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(locked) => return Ok(locked),
+        Err((file, Errno::EWOULDBLOCK)) => file,
+        Err((_, errno)) => return Err(errno.into()),
+    };
+    // flock(2) knows no time limit, flock(1) does. Its stdin is our open file, so its lock is ours.
+    let seconds = limit.as_secs().to_string();
+    let command = argv(["flock", "--exclusive", "--timeout", &seconds, "0"]);
+    let waited = tool::run_with_stdin(file.try_clone()?, &command, limit + MARGIN)?;
+    if !waited.status.success() {
+        bail!("another process has been busy with it for {seconds} s{}", tool::below(&waited.stderr));
+    }
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_not_waited_for_without_end() {
+        let path = std::env::temp_dir().join(format!("nspawn-lock-{}", std::process::id()));
+        let open = || File::create(&path).unwrap();
+        let held = lock_within(open(), Duration::from_secs(1)).unwrap();
+        let error = lock_within(open(), Duration::from_secs(1)).unwrap_err();
+        assert!(error.to_string().contains("busy"), "{error:#}");
+        drop(held);
+        assert!(lock_within(open(), Duration::from_secs(1)).is_ok());
+        fs::remove_file(&path).unwrap();
+    }
+}

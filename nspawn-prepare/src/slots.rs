@@ -1,0 +1,78 @@
+//! A full host queues: no more than so many machines at a time, whoever makes them.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nspawn_common::lock::Lock;
+use nspawn_common::paths::{MachinePaths, STATE_ROOT};
+use nspawn_common::{exit, interrupt, lifecycle};
+
+use crate::PROGRAM;
+
+/// Waits, `limit` at most, until fewer than `most` machines beside this one take a slot. What it
+/// returns is held until this machine takes one, by its state file: so nobody else counts meanwhile.
+///
+/// # Errors
+/// No slot in time; the program was asked to end.
+pub fn wait(paths: &MachinePaths, most: u32, limit: Duration) -> Result<Lock> {
+    let deadline = Instant::now() + limit;
+    // Those who wait for this lock are the queue behind the one who has it and waits for a slot.
+    let queue = Lock::of_all(limit)?;
+    let mut told = false;
+    loop {
+        let changes =
+            Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch for events")?;
+        let taken = count(paths, &changes)?;
+        if taken < most as usize {
+            return Ok(queue);
+        }
+        if !told {
+            exit::say(
+                PROGRAM,
+                OsStr::new(&format!("{taken} machines are there; waiting for one to go (--max-machines={most})")),
+            );
+            told = true;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            bail!(
+                "{taken} machines are there and none has gone in {} s; see --max-machines and --timeout",
+                limit.as_secs()
+            );
+        }
+        wait_for_change(&changes, left)?;
+    }
+}
+
+// Watches before it looks, so that no change is missed.
+fn count(own: &MachinePaths, changes: &Inotify) -> Result<usize> {
+    watch(changes, STATE_ROOT.as_ref(), AddWatchFlags::IN_DELETE);
+    let all = lifecycle::all()?;
+    let others = all.iter().map(MachinePaths::new).filter(|paths| paths.state_dir() != own.state_dir());
+    let taking = others.filter(|paths| {
+        // A state goes with its machine, and a lock is closed with its holder.
+        watch(changes, &paths.state_dir(), AddWatchFlags::IN_DELETE | AddWatchFlags::IN_CLOSE_WRITE);
+        watch(changes, &paths.cgroup().join("cgroup.events"), AddWatchFlags::IN_MODIFY);
+        paths.state_file().exists() && (Lock::is_held(paths) || lifecycle::is_running(paths))
+    });
+    Ok(taking.count())
+}
+
+// What is not there changes by coming to be, which frees no slot.
+fn watch(changes: &Inotify, path: &std::path::Path, what: AddWatchFlags) {
+    let _ = changes.add_watch(path, what);
+}
+
+fn wait_for_change(changes: &Inotify, limit: Duration) -> Result<()> {
+    let mut fds = vec![PollFd::new(changes.as_fd(), PollFlags::POLLIN)];
+    fds.extend(interrupt::descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+    match poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)) {
+        Ok(_) | Err(Errno::EINTR) => interrupt::check(),
+        Err(error) => Err(error).context("can't watch for events"),
+    }
+}

@@ -75,6 +75,12 @@ pub fn is_running(paths: &MachinePaths) -> bool {
     is_populated(&paths.cgroup())
 }
 
+/// Whether the machine is frozen, as `systemctl freeze` does it.
+#[must_use]
+pub fn is_frozen(paths: &MachinePaths) -> bool {
+    has_event(&paths.cgroup(), "frozen 1")
+}
+
 /// Whether somebody counts on the machine: its `nspawn-prepare` has finished and it runs, or it is
 /// kept for a look. Only its lock tells whether somebody is making or removing it.
 #[must_use]
@@ -164,8 +170,12 @@ fn kill(cgroup: &Path) -> io::Result<()> {
 }
 
 fn is_populated(cgroup: &Path) -> bool {
-    fs::read_to_string(cgroup.join("cgroup.events"))
-        .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+    has_event(cgroup, "populated 1")
+}
+
+// cgroups(7), cgroup.events
+fn has_event(cgroup: &Path, event: &str) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.lines().any(|line| line == event))
 }
 
 fn registered_unit(paths: &MachinePaths) -> Option<String> {

@@ -10,6 +10,7 @@
 //! | [`RUN`] | host | a [`Request`]; stdin, stdout and stderr come along as descriptors |
 //! | [`RESIZE`] | host | the terminal's rows and columns, 16 bits each |
 //! | [`STOP`] | host | seconds, 32 bits: SIGTERM for all that the command has started, SIGKILL after this time |
+//! | [`PING`] | host | none: while a command runs; the agent answers with the same |
 //! | [`STARTED`] | agent | none: the command runs |
 //! | [`EXITED`] | agent | the exit status, one byte |
 //! | [`SIGNALED`] | agent | the signal's number, one byte |
@@ -38,6 +39,8 @@ pub const HELLO: u8 = b'H';
 pub const RUN: u8 = b'1';
 /// Tells the size of the terminal.
 pub const RESIZE: u8 = b'W';
+/// Asks whether the agent still looks after the command.
+pub const PING: u8 = b'P';
 /// Asks the command to end, and sees to it.
 pub const STOP: u8 = b'T';
 /// The command runs.
@@ -182,6 +185,21 @@ pub fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
 pub fn parse_header(header: [u8; HEADER]) -> (u8, usize) {
     let [tag, a, b, c, d] = header;
     (tag, u32::from_le_bytes([a, b, c, d]) as usize)
+}
+
+/// Takes the first frame out of `bytes`, if it is there as a whole.
+///
+/// # Errors
+/// One with a body of more than `max` bytes.
+pub fn take_frame(bytes: &mut Vec<u8>, max: usize) -> Result<Option<(u8, Vec<u8>)>> {
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
+    let (tag, length) = parse_header(*header);
+    if length > max {
+        bail!("its agent sent a message of {length} bytes, which is too long");
+    }
+    let Some(body) = rest.get(..length).map(<[u8]>::to_vec) else { return Ok(None) };
+    bytes.drain(..HEADER + length);
+    Ok(Some((tag, body)))
 }
 
 /// Reads a frame with a body of at most `max` bytes; `None` at the end of the stream.
@@ -340,6 +358,18 @@ mod tests {
         assert_eq!(read_frame(&mut &b""[..], 5).unwrap(), None);
         let lie = [EXITED, 0xff, 0xff, 0xff, 0x7f];
         assert!(read_frame(&mut &lie[..], usize::MAX).is_err());
+    }
+
+    #[test]
+    fn frames_are_taken_one_by_one_and_whole() {
+        let mut bytes = [frame(STARTED, b""), frame(EXITED, b"1")].concat();
+        bytes.truncate(bytes.len() - 1);
+        assert_eq!(take_frame(&mut bytes, 5).unwrap(), Some((STARTED, Vec::new())));
+        assert_eq!(take_frame(&mut bytes, 5).unwrap(), None);
+        bytes.push(b'1');
+        assert_eq!(take_frame(&mut bytes, 5).unwrap(), Some((EXITED, b"1".to_vec())));
+        assert_eq!(take_frame(&mut bytes, 5).unwrap(), None);
+        assert!(take_frame(&mut frame(EXITED, b"123456"), 5).is_err());
     }
 
     #[test]

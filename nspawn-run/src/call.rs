@@ -1,7 +1,7 @@
 //! One call of a machine's agent: sends the command, moves the streams, and waits for the end.
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nspawn_common::exit::{self, Exit};
-use nspawn_common::interrupt;
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::wire::{self, Request};
+use nspawn_common::{interrupt, lifecycle};
 
 use crate::PROGRAM;
 use crate::death;
@@ -24,6 +24,10 @@ use crate::terminal::{self, Raw};
 
 /// How long the agent may take to start a command.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// After how much silence of a running command its agent is asked whether it is there.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+/// How long it may take to answer that, in a machine that is not frozen.
+const LIFE_LIMIT: Duration = Duration::from_secs(60);
 /// How much longer than the grace period the end of a command that is stopped may take.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 
@@ -50,7 +54,7 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
     let agent = wire::connect(&paths, START_LIMIT).with_context(|| format!("machine {name} does not take commands"))?;
     // Before any byte is moved and before there are threads, so that no signal is missed.
     interrupt::catch()?;
-    let mut call = Call { name: name.clone(), agent, resized: resize_events()?, deadline: None, interrupted: None };
+    let mut call = Call::new(name, agent, grace)?;
     let (stdin_there, stdin_here) = streams::pipe()?;
     let (stdout_here, stdout_there) = streams::pipe()?;
     let (stderr_here, stderr_there) = streams::pipe()?;
@@ -65,7 +69,7 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
         Stdin::Ours => streams::feed(std::io::stdin().as_fd().try_clone_to_owned()?, stdin_here),
         Stdin::Empty => drop(stdin_here),
     }
-    let ended = call.wait(grace);
+    let ended = call.wait();
     // Who asked for the end is not kept waiting by a reader that does not read.
     let limit = call.interrupted.is_some().then_some(STOP_MARGIN);
     let delivered: Result<()> = outputs.into_iter().try_for_each(|output| output.finish(limit));
@@ -78,66 +82,104 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
 }
 
 struct Call {
-    name: MachineName,
+    paths: MachinePaths,
     agent: UnixStream,
+    /// What the agent has said that is no whole message yet.
+    said: Vec<u8>,
     resized: SignalFd,
-    /// Of what is waited for now.
-    deadline: Option<Instant>,
+    /// Until when the agent must have said something.
+    deadline: Instant,
+    /// Whether its silence is a failure then; else it is asked.
+    is_last_chance: bool,
+    grace: Duration,
     interrupted: Option<Error>,
 }
 
 impl Call {
-    fn wait(&mut self, grace: Duration) -> Result<Ended> {
-        self.deadline = Some(Instant::now() + START_LIMIT);
-        match self.answer(grace)? {
+    fn new(name: &MachineName, agent: UnixStream, grace: Duration) -> Result<Self> {
+        Ok(Self {
+            paths: MachinePaths::new(name),
+            agent,
+            said: Vec::new(),
+            resized: resize_events()?,
+            deadline: Instant::now() + START_LIMIT,
+            is_last_chance: true,
+            grace,
+            interrupted: None,
+        })
+    }
+
+    fn wait(&mut self) -> Result<Ended> {
+        match self.answer()? {
             (wire::STARTED, _) => {}
             (wire::REFUSED, body) => return refused(&body),
             (tag, _) => bail!("its agent answered with the unknown message {tag}"),
         }
-        if self.interrupted.is_none() {
-            self.deadline = None;
-        }
-        match self.answer(grace)? {
-            (wire::EXITED, body) => Ok(Ended::Exited(one_byte(&body)?)),
-            (wire::SIGNALED, body) => Ok(Ended::Signaled(one_byte(&body)?)),
-            (tag, _) => bail!("its agent answered with the unknown message {tag}"),
+        loop {
+            if self.interrupted.is_none() {
+                (self.deadline, self.is_last_chance) = (Instant::now() + PING_INTERVAL, false);
+            }
+            match self.answer()? {
+                (wire::PING, _) => {}
+                (wire::EXITED, body) => return Ok(Ended::Exited(one_byte(&body)?)),
+                (wire::SIGNALED, body) => return Ok(Ended::Signaled(one_byte(&body)?)),
+                (tag, _) => bail!("its agent answered with the unknown message {tag}"),
+            }
         }
     }
 
     // The agent's next message.
-    fn answer(&mut self, grace: Duration) -> Result<(u8, Vec<u8>)> {
-        while !self.has_answer()? {
-            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                bail!("its agent does not answer");
+    fn answer(&mut self) -> Result<(u8, Vec<u8>)> {
+        loop {
+            if let Some(message) = wire::take_frame(&mut self.said, wire::MAX_ANSWER)? {
+                return Ok(message);
+            }
+            if self.has_answer()? {
+                self.listen()?;
+            } else if Instant::now() >= self.deadline {
+                self.ask_for_life()?;
             }
             while let Ok(Some(_)) = self.resized.read_signal() {
                 self.tell(wire::RESIZE, &wire::encode_size(terminal::size()))?;
             }
             if let Err(interrupted) = interrupt::check() {
                 self.interrupted = Some(interrupted);
-                self.deadline = Some(Instant::now() + grace + STOP_MARGIN);
-                self.tell(wire::STOP, &wire::encode_seconds(grace))?;
+                (self.deadline, self.is_last_chance) = (Instant::now() + self.grace + STOP_MARGIN, true);
+                self.tell(wire::STOP, &wire::encode_seconds(self.grace))?;
                 // The next one ends this program, and so the command, at once.
                 interrupt::release()?;
             }
         }
-        let frame = wire::read_frame(&mut self.agent, wire::MAX_ANSWER);
-        frame.ok().flatten().with_context(|| death::cause(&self.name))
     }
 
-    // Waits for anything; whether it is an answer.
+    // Waits for anything, until the deadline; whether it is the agent.
     fn has_answer(&self) -> Result<bool> {
-        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        let left = self.deadline.saturating_duration_since(Instant::now());
         let mut fds = vec![PollFd::new(self.agent.as_fd(), PollFlags::POLLIN)];
-        if self.interrupted.is_none() {
-            fds.push(PollFd::new(self.resized.as_fd(), PollFlags::POLLIN));
-            fds.extend(interrupt::descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        }
-        match poll(&mut fds, timeout) {
+        fds.push(PollFd::new(self.resized.as_fd(), PollFlags::POLLIN));
+        fds.extend(interrupt::descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
             Ok(_) | Err(Errno::EINTR) => Ok(fds[0].any() == Some(true)),
             Err(error) => Err(error).context("can't wait for the command"),
         }
+    }
+
+    // Reads with read(2), which drops descriptors that a hostile agent sends.
+    fn listen(&mut self) -> Result<()> {
+        let mut buffer = [0; wire::MAX_ANSWER];
+        match self.agent.read(&mut buffer) {
+            Ok(count) if count > 0 => self.said.extend(&buffer[..count]),
+            _ => bail!(death::cause(&self.paths)),
+        }
+        Ok(())
+    }
+
+    fn ask_for_life(&mut self) -> Result<()> {
+        if self.is_last_chance && !lifecycle::is_frozen(&self.paths) {
+            bail!("its agent does not answer");
+        }
+        (self.deadline, self.is_last_chance) = (Instant::now() + LIFE_LIMIT, true);
+        self.tell(wire::PING, &[])
     }
 
     fn tell(&mut self, tag: u8, body: &[u8]) -> Result<()> {

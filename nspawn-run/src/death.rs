@@ -11,7 +11,6 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nspawn_common::exit;
-use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::tool::argv;
 use nspawn_common::wire;
@@ -34,15 +33,14 @@ const REBOOT: &str = "133";
 
 /// What became of the machine, as the end of a sentence about it.
 #[must_use]
-pub fn cause(name: &MachineName) -> String {
+pub fn cause(paths: &MachinePaths) -> String {
     let started = Instant::now();
-    let paths = MachinePaths::new(name);
     let mut journal = Journal::follow(&paths.unit());
     let mut end = |limit: Duration| journal.as_mut().ok()?.end(started + limit);
     if let Some(end) = end(USUAL) {
         return end;
     }
-    if wire::hello(&paths, USUAL).is_ok() {
+    if wire::hello(paths, USUAL).is_ok() {
         return "its agent was ended, which the machine has started again".to_owned();
     }
     end(LONGEST).unwrap_or_else(|| {

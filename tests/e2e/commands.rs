@@ -302,6 +302,27 @@ fn a_terminal_is_a_real_one() {
 }
 
 #[test]
+fn a_terminal_between_pipes_loses_nothing_and_ends() {
+    let machine = Machine::new();
+    let mut child = Command::new("nspawn-run")
+        .args(["--pty", &machine.name, "sh", "-c", "seq 100000; sleep 60 & exit 4"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Longer than any buffer on the way holds.
+    std::thread::sleep(Duration::from_millis(300));
+    let mut screen = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut screen).unwrap();
+    let expected: String = (1..=100_000).map(|number| format!("{number}\r\n")).collect();
+    assert!(screen == expected, "{} bytes of {}", screen.len(), expected.len());
+    assert_eq!(child.wait().unwrap().code(), Some(4));
+    let mut shell = Command::new("nspawn-run");
+    let done = finish(shell.args(["--pty", &machine.name]), b"echo $((6*7)); tty\n").expect(0);
+    assert!(done.out().contains("42\r\n/dev/pts/"), "{}", done.describe());
+}
+
+#[test]
 fn odd_environments_arrive_whole() {
     let machine = Machine::new();
     let value = OsStr::from_bytes(b"a\n'\"$x\xff=");

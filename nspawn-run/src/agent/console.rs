@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
+use nix::poll::PollFlags;
 use nix::pty::{PtyMaster, grantpt, posix_openpt, unlockpt};
 
 nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
@@ -16,15 +17,28 @@ nix::ioctl_write_int_bad!(make_controlling, libc::TIOCSCTTY);
 
 /// What one pass moves, in bytes.
 const CHUNK: usize = 16 << 10;
-/// What is kept for a command that does not read, in bytes; then its input waits.
+/// What a person types when there is no more (VEOF in termios(3)): a terminal knows no other end.
+const END_OF_FILE: u8 = 4;
+/// What is kept for one who does not read, the command or the host, in bytes; then the other waits.
 const MOST_PENDING: usize = 64 << 10;
+
+/// Where something has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Terminal,
+    Input,
+    Output,
+}
 
 /// The terminal's far side.
 pub struct Console {
     master: PtyMaster,
     input: Option<File>,
     output: File,
-    pending: VecDeque<u8>,
+    /// On the way to the command.
+    incoming: VecDeque<u8>,
+    /// On the way to the host.
+    outgoing: VecDeque<u8>,
 }
 
 impl Console {
@@ -36,7 +50,10 @@ impl Console {
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let master = posix_openpt(flags).context("can't make a terminal")?;
         grantpt(&master).and_then(|()| unlockpt(&master)).context("can't make a terminal")?;
-        let console = Self { master, input: Some(input.into()), output: output.into(), pending: VecDeque::new() };
+        // The write end of a pipe that the host reads: nobody else has it.
+        fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("can't set up a pipe")?;
+        let (incoming, outgoing) = (VecDeque::new(), VecDeque::new());
+        let console = Self { master, input: Some(input.into()), output: output.into(), incoming, outgoing };
         console.resize(size);
         Ok(console)
     }
@@ -61,57 +78,91 @@ impl Console {
         let _ = unsafe { set_window_size(self.master.as_raw_fd(), &raw const size) };
     }
 
-    /// Where output comes from.
-    pub fn master(&self) -> BorrowedFd<'_> {
-        self.master.as_fd()
+    /// What to wait for: the terminal, the host's input, the host's output.
+    pub fn interests(&self) -> Vec<(Source, BorrowedFd<'_>, PollFlags)> {
+        let mut terminal = PollFlags::empty();
+        terminal.set(PollFlags::POLLIN, self.outgoing.len() < MOST_PENDING);
+        terminal.set(PollFlags::POLLOUT, !self.incoming.is_empty());
+        let mut interests = vec![(Source::Terminal, self.master.as_fd(), terminal)];
+        if !self.outgoing.is_empty() {
+            interests.push((Source::Output, self.output.as_fd(), PollFlags::POLLOUT));
+        }
+        let input = self.input.as_ref().filter(|_| self.incoming.len() < MOST_PENDING);
+        interests.extend(input.map(|input| (Source::Input, input.as_fd(), PollFlags::POLLIN)));
+        interests
     }
 
-    /// Where input comes from, while any is wanted.
-    pub fn wanted_input(&self) -> Option<BorrowedFd<'_>> {
-        self.input.as_ref().filter(|_| self.pending.len() < MOST_PENDING).map(AsFd::as_fd)
+    /// Moves what can be moved; `false` once one side is closed.
+    pub fn serve(&mut self, source: Source, events: PollFlags) -> bool {
+        match source {
+            Source::Input => {
+                self.take_input();
+                true
+            }
+            Source::Output => self.give_output(),
+            Source::Terminal => {
+                if events.contains(PollFlags::POLLOUT) {
+                    self.give_input();
+                }
+                !events.intersects(!PollFlags::POLLOUT) || (self.take_output() && self.give_output())
+            }
+        }
     }
 
-    /// Whether input waits for the command to read.
-    pub fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+    /// Takes what the command had written when it ended; what its background writes may not end.
+    pub fn take_rest(&mut self) {
+        for _ in 0..16 {
+            if !self.take_output() {
+                return;
+            }
+        }
     }
 
-    /// Takes input that is there.
-    pub fn take_input(&mut self) {
+    /// Whether all that was taken is delivered.
+    pub fn is_delivered(&self) -> bool {
+        self.outgoing.is_empty()
+    }
+
+    fn take_input(&mut self) {
         let mut buffer = [0; CHUNK];
         match self.input.as_mut().map(|input| input.read(&mut buffer)) {
-            Some(Ok(count)) if count > 0 => self.pending.extend(&buffer[..count]),
-            _ => self.input = None,
+            Some(Ok(count)) if count > 0 => self.incoming.extend(&buffer[..count]),
+            _ => {
+                self.input = None;
+                self.incoming.push_back(END_OF_FILE);
+            }
         }
         self.give_input();
     }
 
-    /// Gives the command what it will take.
-    pub fn give_input(&mut self) {
-        while !self.pending.is_empty() {
-            match (&self.master).write(self.pending.as_slices().0) {
-                Ok(count) => drop(self.pending.drain(..count)),
+    fn give_input(&mut self) {
+        while !self.incoming.is_empty() {
+            match (&self.master).write(self.incoming.as_slices().0) {
+                Ok(count) => drop(self.incoming.drain(..count)),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return,
             }
         }
     }
 
-    /// Moves output that is there; `false` when there is none, or nobody reads it.
-    pub fn move_output(&mut self) -> bool {
+    // `false` when there is none, for now or for ever (EIO: no process has the terminal open any more).
+    fn take_output(&mut self) -> bool {
         let mut buffer = [0; CHUNK];
-        // EIO: no process has the terminal open any more.
         let Ok(count) = (&self.master).read(&mut buffer) else { return false };
-        count > 0 && self.output.write_all(&buffer[..count]).is_ok()
+        self.outgoing.extend(&buffer[..count]);
+        count > 0
     }
 
-    /// Moves what the command had written when it ended; what its background writes may not end.
-    pub fn move_rest(&mut self) {
-        for _ in 0..16 {
-            if !self.move_output() {
-                return;
+    // `false` when nobody will read it.
+    fn give_output(&mut self) -> bool {
+        while !self.outgoing.is_empty() {
+            match self.output.write(self.outgoing.as_slices().0) {
+                Ok(count) => drop(self.outgoing.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
             }
         }
+        true
     }
 }
 

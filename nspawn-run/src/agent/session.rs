@@ -22,7 +22,7 @@ use nspawn_common::wire::{self, Program, Request};
 
 use super::cgroups::Cgroup;
 use super::child::{self, Plan, Refusal, Stdio};
-use super::console::Console;
+use super::console::{Console, Source};
 use super::users::{self, User};
 
 /// Answers one request of the host.
@@ -70,6 +70,13 @@ fn refuse(stream: &mut UnixStream, refusal: &Refusal) -> Result<()> {
     stream.write_all(&wire::frame(wire::REFUSED, &[&[refusal.exit.code()][..], &why].concat())).context("can't answer")
 }
 
+/// What has happened.
+struct Events {
+    host: bool,
+    end: bool,
+    console: Vec<(Source, PollFlags)>,
+}
+
 struct Command {
     pid: Pid,
     console: Option<Console>,
@@ -109,54 +116,50 @@ impl Command {
     /// Waits for the command's end; a host that goes away first is an error.
     fn supervise(&mut self, cgroup: &Cgroup, stream: &mut UnixStream) -> Result<WaitStatus> {
         let ended = pidfd(self.pid.as_raw())?;
+        let mut status = None;
         loop {
-            let [has_ended, host_speaks, has_output, takes_input, has_input] = self.wait(&ended, stream)?;
-            if has_ended {
-                return self.finish();
+            if let Some(status) = status.filter(|_| self.console.as_ref().is_none_or(Console::is_delivered)) {
+                return Ok(status);
             }
-            if let Some(grace) = if host_speaks { self.obey(stream)? } else { None } {
+            let events = self.wait(status.is_none().then_some(&ended), stream)?;
+            if let Some(grace) = if events.host { self.obey(stream)? } else { None } {
                 // The end of its terminal is a SIGHUP, which a shell heeds that a person works in.
                 self.console = None;
                 cgroup.stop(grace, stream.as_fd())?;
                 return self.finish();
             }
-            let Some(console) = &mut self.console else { continue };
-            if has_output && !console.move_output() {
-                // The terminal is closed on one side; the command's end is all that is to come.
-                self.console = None;
-                continue;
+            for (source, happened) in events.console {
+                // A terminal that is closed on one side: the command's end is all that is to come.
+                self.console = self.console.take().and_then(|mut it| it.serve(source, happened).then_some(it));
             }
-            if takes_input {
-                console.give_input();
-            }
-            if has_input {
-                console.take_input();
+            if events.end {
+                status = Some(self.finish()?);
             }
         }
     }
 
-    // What has happened, in supervise()'s order.
-    fn wait(&self, ended: &OwnedFd, stream: &UnixStream) -> Result<[bool; 5]> {
-        let watch = |fd, events| PollFd::new(fd, events);
-        let mut fds = vec![watch(ended.as_fd(), PollFlags::POLLIN), watch(stream.as_fd(), PollFlags::POLLIN)];
-        if let Some(console) = &self.console {
-            let wanted = if console.has_pending() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-            fds.push(watch(console.master(), wanted));
-            fds.extend(console.wanted_input().map(|input| watch(input, PollFlags::POLLIN)));
-        }
+    fn wait(&self, end: Option<&OwnedFd>, stream: &UnixStream) -> Result<Events> {
+        let interests = self.console.as_ref().map(Console::interests).unwrap_or_default();
+        let mut fds = vec![PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+        fds.extend(interests.iter().map(|(_, fd, events)| PollFd::new(*fd, *events)));
+        fds.extend(end.map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("can't wait for the command"),
         }
         let seen = |place: usize| fds.get(place).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
-        let readable = |place: usize| seen(place).intersects(!PollFlags::POLLOUT);
-        Ok([readable(0), readable(1), readable(2), seen(2).contains(PollFlags::POLLOUT), readable(3)])
+        let console = interests.iter().enumerate().map(|(place, (source, ..))| (*source, seen(1 + place)));
+        Ok(Events {
+            host: !seen(0).is_empty(),
+            end: !seen(1 + interests.len()).is_empty(),
+            console: console.filter(|(_, events)| !events.is_empty()).collect(),
+        })
     }
 
     fn finish(&mut self) -> Result<WaitStatus> {
         let status = waitpid(self.pid, None).context("can't wait for the command")?;
         if let Some(console) = &mut self.console {
-            console.move_rest();
+            console.take_rest();
         }
         self.script = None;
         Ok(status)
@@ -169,6 +172,10 @@ impl Command {
                 if let (Some(console), Some(size)) = (&self.console, wire::decode_size(&body)) {
                     console.resize(size);
                 }
+                Ok(None)
+            }
+            Ok(Some((wire::PING, _))) => {
+                stream.write_all(&wire::frame(wire::PING, &[])).context("can't answer")?;
                 Ok(None)
             }
             Ok(Some((wire::STOP, body))) => Ok(Some(wire::decode_seconds(&body).unwrap_or_default())),

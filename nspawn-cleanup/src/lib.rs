@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use nspawn_common::exit::{self, Exit};
 use nspawn_common::gitlab::{self, Job};
-use nspawn_common::lifecycle;
 use nspawn_common::name::MachineName;
+use nspawn_common::{interrupt, lifecycle};
 
 use options::Options;
 
@@ -20,6 +20,7 @@ const PROGRAM: &str = "nspawn-cleanup";
 /// The program: one line on stderr for every machine that can't be removed, and a status.
 #[must_use]
 pub fn main() -> ExitCode {
+    interrupt::reset_child_signal();
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     match cleanup(&argv) {
         Ok(code) => ExitCode::from(code),

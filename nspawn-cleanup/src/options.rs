@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::Result;
-use clap::{Arg, ArgAction, Command, value_parser};
+use clap::{Arg, Command, value_parser};
 use nspawn_common::args;
 use nspawn_common::paths::CONFIG_ROOT;
 
@@ -20,7 +20,6 @@ pub struct Options {
 
 /// The command line's definition.
 pub fn command() -> Command {
-    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
     Command::new(super::PROGRAM)
         .version(env!("CARGO_PKG_VERSION"))
         .about("Ends machines that nspawn-prepare made and deletes all that is left of them")
@@ -29,10 +28,10 @@ pub fn command() -> Command {
              machine, unless nspawn-prepare was told to keep it.\n\nExample:\n  nspawn-cleanup \"$m\"",
         )
         .arg(Arg::new("MACHINE").num_args(0..).value_parser(value_parser!(OsString)).help("Machines"))
-        .arg(flag("all").help("All machines that nspawn-prepare made on this host"))
-        .arg(flag("stale").help("What killed programs and a crashed host have left, and nothing that is in use"))
-        .arg(flag("dry-run").help("Print what would be removed, and remove nothing"))
-        .arg(flag("verbose").short('v').help("Say on stderr what is removed"))
+        .arg(args::flag("all").help("All machines that nspawn-prepare made on this host"))
+        .arg(args::flag("stale").help("What killed programs and a crashed host have left, and nothing that is in use"))
+        .arg(args::flag("dry-run").help("Print what would be removed, and remove nothing"))
+        .arg(args::flag("verbose").short('v').help("Say on stderr what is removed"))
 }
 
 /// Reads the options; `None` if help was asked for and printed.
@@ -41,10 +40,10 @@ pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
     let Some(matches) = args::parse(&command(), &[&file], argv)? else { return Ok(None) };
     Ok(Some(Options {
         machines: args::list(&matches, "MACHINE"),
-        all: matches.get_flag("all"),
-        stale: matches.get_flag("stale"),
-        dry_run: matches.get_flag("dry-run"),
-        verbose: matches.get_flag("verbose"),
+        all: args::is_set(&matches, "all"),
+        stale: args::is_set(&matches, "stale"),
+        dry_run: args::is_set(&matches, "dry-run"),
+        verbose: args::is_set(&matches, "verbose"),
     }))
 }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use clap::builder::BoolishValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::words;
@@ -31,7 +32,36 @@ pub fn parse(command: &Command, files: &[&Path], argv: &[OsString]) -> Result<Op
     match with_variables_in_help(command).try_get_matches_from(words) {
         Ok(matches) => Ok(Some(matches)),
         Err(error) if !error.use_stderr() => error.print().map(|()| None).context("can't print the help"),
-        Err(error) => Err(anyhow!("{}; see --help", first_line(&error))),
+        Err(error) => Err(anyhow!("{}; see --help", first_lines(&error))),
+    }
+}
+
+/// An option that is on or off: `--NAME`, and `--NAME=no` against one that an argument file has set.
+#[must_use]
+pub fn flag(name: &'static str) -> Arg {
+    let set = Arg::new(name).long(name).action(ArgAction::Set).value_name("yes|no");
+    set.num_args(0..=1)
+        .require_equals(true)
+        .hide_possible_values(true)
+        .default_missing_value("yes")
+        .value_parser(BoolishValueParser::new())
+}
+
+/// Whether the [`flag`] `name` is on.
+#[must_use]
+pub fn is_set(matches: &ArgMatches, name: &str) -> bool {
+    matches.get_one(name).copied().unwrap_or(false)
+}
+
+/// The value of the option `name`, which goes to the host's systemd by D-Bus, in which all strings are
+/// UTF-8.
+///
+/// # Errors
+/// It is not.
+pub fn as_text(name: &str, value: OsString) -> Result<OsString> {
+    match value.to_str() {
+        Some(_) => Ok(value),
+        None => bail!("--{name}={value:?} is not UTF-8, which systemd needs it to be"),
     }
 }
 
@@ -104,20 +134,11 @@ fn from_environment(arg: &Arg) -> Result<Vec<OsString>> {
     let Some(value) = env::var_os(&variable).filter(|value| !value.is_empty()) else { return Ok(Vec::new()) };
     let option = |value: &OsStr| [OsStr::new("--"), OsStr::new(long), OsStr::new("="), value].into_iter().collect();
     match arg.get_action() {
-        ArgAction::SetTrue => Ok(if flag(&variable, &value)? { vec![format!("--{long}").into()] } else { Vec::new() }),
         ArgAction::Append => {
             let words = words::split(&value).with_context(|| format!("can't split ${variable} into values"))?;
             Ok(words.iter().map(|word| option(word)).collect())
         }
         _ => Ok(vec![option(&value)]),
-    }
-}
-
-fn flag(variable: &str, value: &OsStr) -> Result<bool> {
-    match value.to_str() {
-        Some("1" | "yes" | "true" | "on") => Ok(true),
-        Some("0" | "no" | "false" | "off") => Ok(false),
-        _ => bail!("${variable} is {value:?}, which is neither yes nor no"),
     }
 }
 
@@ -128,11 +149,11 @@ fn with_variables_in_help(command: &Command) -> Command {
     })
 }
 
-// clap's message takes several lines; the rest of them is what --help says.
-fn first_line(error: &clap::Error) -> String {
+// clap's message takes several lines: a sentence, what it is about, and what --help says.
+fn first_lines(error: &clap::Error) -> String {
     let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    line.trim_start_matches("error: ").to_owned()
+    let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+    lines.collect::<Vec<_>>().join(" ").trim_start_matches("error: ").to_owned()
 }
 
 #[cfg(test)]
@@ -147,6 +168,20 @@ mod tests {
         for bad in ["", "0", "-1", "5d", "1.5", "99999999999", "min", "5ä"] {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn flags_can_be_taken_back() {
+        let is_on = |words: &[&str]| {
+            let command = Command::new("test").arg(flag("json")).arg(Arg::new("X"));
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            parse(&command, &[], &words).map(|matches| is_set(&matches.unwrap(), "json"))
+        };
+        assert!(is_on(&["--json", "x"]).unwrap());
+        assert!(is_on(&["--json=no", "--json=yes"]).unwrap());
+        assert!(!is_on(&["--json", "--json=off"]).unwrap());
+        assert!(!is_on(&["x"]).unwrap());
+        assert!(is_on(&["--json=maybe"]).is_err());
     }
 
     #[test]

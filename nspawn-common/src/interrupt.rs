@@ -28,6 +28,12 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// Undoes what a caller may have set that would keep a program from learning how its children end.
+pub fn reset_child_signal() {
+    // SAFETY: the default action runs no code of ours.
+    let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+}
+
 /// From now on SIGTERM, SIGINT and SIGHUP don't end this process, but its next wait for a tool. One
 /// that is ignored, as nohup(1) has it, stays ignored.
 ///

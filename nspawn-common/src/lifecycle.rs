@@ -20,7 +20,9 @@ use crate::tool::{self, argv};
 
 /// How long ending a machine whose processes were killed may take.
 const END_LIMIT: Duration = Duration::from_secs(60);
-/// How long systemd-machined may take to notice an end.
+/// How long systemd-machined usually takes at most to notice an end.
+const SOON: Duration = Duration::from_secs(1);
+/// How long it may take once it is asked.
 const UNREGISTER_LIMIT: Duration = Duration::from_secs(10);
 /// How long deleting a layer may take.
 const DELETE_LIMIT: Duration = Duration::from_secs(3600);
@@ -60,7 +62,8 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     remove_if_there(&paths.kept_mark())?;
     end(paths)?;
     delete_trees(&[paths.layer()])?;
-    delete_trees(&left)
+    delete_trees(&left)?;
+    wait_until_unregistered(paths)
 }
 
 /// Whether there is anything of this machine on the host.
@@ -108,7 +111,11 @@ pub fn all() -> Result<Vec<MachineName>> {
             Err(error) => return Err(error).with_context(|| format!("can't read {root}")),
         };
         for entry in entries {
-            let entry = entry?.file_name();
+            let entry = entry?;
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let entry = entry.file_name();
             let name = if root == SLICE_CGROUP { paths::name_of_unit(&entry) } else { Some(&*entry) };
             names.extend(name.and_then(|name| MachineName::new(name).ok()));
         }
@@ -155,9 +162,6 @@ pub fn end(paths: &MachinePaths) -> Result<()> {
     }
     // Failed units keep their name; --collect has already taken most of them.
     tool::run(&argv(["systemctl", "reset-failed", &unit]), END_LIMIT)?;
-    if registered_unit(paths).is_some_and(|owner| owner == unit) {
-        wait_until_gone(&paths.registration(), UNREGISTER_LIMIT)?;
-    }
     Ok(())
 }
 
@@ -184,7 +188,22 @@ fn registered_unit(paths: &MachinePaths) -> Option<String> {
     field("UNIT=").or_else(|| field("SCOPE=")).or(Some(String::new()))
 }
 
-fn wait_until_gone(path: &Path, limit: Duration) -> Result<()> {
+fn wait_until_unregistered(paths: &MachinePaths) -> Result<()> {
+    let note = paths.registration();
+    if registered_unit(paths).is_none_or(|owner| owner != paths.unit()) || wait_until_gone(&note, SOON)? {
+        return Ok(());
+    }
+    // One that was started anew may have missed the end, and looks when it is asked. One that does not
+    // run lists nothing.
+    let asked = tool::run(&argv(["machinectl", "show", "--property=State", &paths.name().to_string()]), END_LIMIT)?;
+    if asked.status.success() && !wait_until_gone(&note, UNREGISTER_LIMIT)? {
+        bail!("systemd-machined still lists the machine, which is gone; see systemctl status systemd-machined");
+    }
+    Ok(())
+}
+
+// `false` when `limit` has passed first.
+fn wait_until_gone(path: &Path, limit: Duration) -> Result<bool> {
     let directory = path.parent().context("no directory to watch")?;
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch for events")?;
     inotify
@@ -194,7 +213,7 @@ fn wait_until_gone(path: &Path, limit: Duration) -> Result<()> {
     while path.exists() {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            bail!("systemd-machined still lists the machine: {} is there after {} s", path.display(), limit.as_secs());
+            return Ok(false);
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)], timeout) {
@@ -202,12 +221,19 @@ fn wait_until_gone(path: &Path, limit: Duration) -> Result<()> {
             Err(error) => return Err(error).context("can't watch for events"),
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 // rm never follows a link, crosses no file system, and takes trees of any depth.
 fn delete_trees(paths: &[PathBuf]) -> Result<()> {
-    let mut command = argv(["rm", "--recursive", "--force", "--one-file-system", "--"]);
-    command.extend(paths.iter().map(OsString::from));
-    tool::run_ok(&command, DELETE_LIMIT).map(drop).context("can't delete all of the machine")
+    let on_all = |command: &[&str]| -> Vec<OsString> {
+        command.iter().map(OsString::from).chain(paths.iter().map(OsString::from)).collect()
+    };
+    let remove = on_all(&["rm", "--recursive", "--force", "--one-file-system", "--"]);
+    if tool::run(&remove, DELETE_LIMIT)?.status.success() {
+        return Ok(());
+    }
+    // The machine's root may have made files immutable. chattr ignores links (chattr(1), -R).
+    let _ = tool::run(&on_all(&["chattr", "-R", "-f", "-ia", "--"]), DELETE_LIMIT);
+    tool::run_ok(&remove, DELETE_LIMIT).map(drop).context("can't delete all of the machine")
 }

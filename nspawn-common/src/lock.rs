@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::interrupt;
 use crate::paths::{MachinePaths, STATE_ROOT};
 use crate::tool::{self, argv};
 
@@ -80,9 +81,13 @@ impl Lock {
 
 // `None` if a holder has removed the directory meanwhile.
 fn open(paths: &MachinePaths) -> Result<Option<File>> {
-    let path = paths.lock_file();
-    match make_private_dir(&paths.state_dir()).and_then(|()| open_lock(&path)) {
+    let (path, directory) = (paths.lock_file(), paths.state_dir());
+    interrupt::check()?;
+    match make_private_dir(&directory).and_then(|()| open_lock(&path)) {
         Ok(file) => Ok(Some(file)),
+        Err(_) if fs::symlink_metadata(&directory).is_ok_and(|there| !there.is_dir()) => {
+            bail!("{} is no directory, and not these programs' work; remove it", directory.display())
+        }
         Err(error) if [ErrorKind::NotFound, ErrorKind::AlreadyExists].contains(&error.kind()) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("can't open {}", path.display())),
     }

@@ -46,6 +46,12 @@ impl MachinePaths {
         Self { name: name.clone() }
     }
 
+    /// The machine's name.
+    #[must_use]
+    pub fn name(&self) -> &MachineName {
+        &self.name
+    }
+
     /// The machine's directory under [`STATE_ROOT`].
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
@@ -82,17 +88,25 @@ impl MachinePaths {
         self.state_dir().join("lock")
     }
 
-    /// The directory that the agent listens in, shown writable to the machine. Not on a file system
-    /// of the host's own, since the machine's root may fill it.
+    // What the machine is shown of the host's files is the machine's own, in its layer: its root can
+    // make a read-only bind mount writable again, and fill the file system that it is on.
+
+    /// The directory that the agent listens in, shown writable to the machine.
     #[must_use]
     pub fn agent_dir(&self) -> PathBuf {
         self.layer().join("agent")
     }
 
+    /// The agent's program, shown to the machine.
+    #[must_use]
+    pub fn agent_program(&self) -> PathBuf {
+        self.layer().join("nspawn-run")
+    }
+
     /// The agent's unit file, shown to the machine.
     #[must_use]
     pub fn agent_unit(&self) -> PathBuf {
-        self.state_dir().join("agent.service")
+        self.layer().join("agent.service")
     }
 
     /// Mount point of the image, in the unit's own mount namespace only.

@@ -20,6 +20,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use nspawn_common::exit::{self, Exit};
+use nspawn_common::interrupt;
 
 /// The program's name in messages.
 const PROGRAM: &str = "nspawn-prepare";
@@ -27,6 +28,7 @@ const PROGRAM: &str = "nspawn-prepare";
 /// The program: one line on stderr and a status for every failure.
 #[must_use]
 pub fn main() -> ExitCode {
+    interrupt::reset_child_signal();
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     let done = match argv.split_first() {
         Some((first, rest)) if first == launch::OPTION => launch::launch(rest),

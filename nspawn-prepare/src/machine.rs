@@ -72,10 +72,11 @@ impl Machine {
         Ok(vec![
             Step::Directory(paths.state_dir(), 0o700),
             Step::File(paths.state_file(), self.state().to_json().to_string().into_bytes()),
-            Step::File(paths.agent_unit(), AGENT_UNIT.into()),
             Step::Directory(paths.image_mount(), 0o700),
             Step::Directory(paths.root_mount(), 0o700),
             Step::Directory(paths.layer(), 0o700),
+            Step::File(paths.agent_unit(), AGENT_UNIT.into()),
+            Step::Copy(host::agent_program()?, paths.agent_program()),
             Step::Directory(paths.agent_dir(), 0o700),
             Step::Directory(paths.layer().join("upper"), root_mode),
             Step::Directory(paths.layer().join("work"), 0o700),
@@ -87,7 +88,7 @@ impl Machine {
     fn start_command(&self) -> Result<Vec<OsString>> {
         let agent_unit = Path::new("/run/systemd/system").join(AGENT_UNIT_NAME);
         let mut binds = vec![
-            Bind::read_only(&host::agent_program()?, Path::new(AGENT_IN_MACHINE)),
+            Bind::read_only(&self.paths.agent_program(), Path::new(AGENT_IN_MACHINE)),
             Bind::read_only(&self.paths.agent_unit(), &agent_unit),
             Bind::writable(&self.paths.agent_dir(), Path::new(AGENT_DIR_IN_MACHINE)),
         ];

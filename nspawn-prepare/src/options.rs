@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use nspawn_common::args;
 use nspawn_common::keep::When;
-use nspawn_common::nspawn::Bind;
+use nspawn_common::nspawn::{self, Bind};
 use nspawn_common::paths::CONFIG_ROOT;
 
 /// The options, taken apart.
@@ -35,7 +35,6 @@ pub struct Options {
 
 /// The command line's definition.
 pub fn command() -> Command {
-    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
     let value = |name: &'static str, shape: &'static str| Arg::new(name).long(name).value_name(shape);
     let bytes = |name: &'static str, shape: &'static str| value(name, shape).value_parser(value_parser!(OsString));
     let list = |name: &'static str, shape: &'static str| bytes(name, shape).action(ArgAction::Append);
@@ -90,10 +89,10 @@ pub fn command() -> Command {
                 .value_parser(args::duration)
                 .help("For how long then; nspawn-cleanup --stale takes it after that"),
         )
-        .arg(flag("dry-run").help("Print the commands that would run, and run none"))
-        .arg(flag("json").help("Print the machine's description as JSON instead of its name"))
-        .arg(flag("verbose").short('v').help("Print the commands as they run, on stderr"))
-        .arg(flag("config").hide(true).help("Print the configuration for GitLab Runner's config stage"))
+        .arg(args::flag("dry-run").help("Print the commands that would run, and run none"))
+        .arg(args::flag("json").help("Print the machine's description as JSON instead of its name"))
+        .arg(args::flag("verbose").short('v').help("Print the commands as they run, on stderr"))
+        .arg(args::flag("config").hide(true).help("Print the configuration for GitLab Runner's config stage"))
 }
 
 /// Reads the options. `image_of` tells which image they ask for, since that image may have an
@@ -115,14 +114,14 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
     let text = |id: &str| matches.get_one::<String>(id).cloned();
     let mut binds = Vec::new();
     for spec in args::list(matches, "bind") {
-        binds.push(Bind::Writable(absolute(spec)?));
+        binds.push(Bind::Writable(absolute(args::as_text("bind", spec)?)?));
     }
     for spec in args::list(matches, "bind-ro") {
-        binds.push(Bind::ReadOnly(absolute(spec)?));
+        binds.push(Bind::ReadOnly(absolute(args::as_text("bind-ro", spec)?)?));
     }
     let environment = args::list(matches, "setenv").into_iter().map(args::with_value).collect::<Result<_>>()?;
     Ok(Options {
-        config: matches.get_flag("config"),
+        config: args::is_set(matches, "config"),
         name: matches.get_one::<OsString>("name").cloned(),
         image: text("IMAGE").or_else(|| text("image")),
         default_image: text("default-image"),
@@ -133,9 +132,9 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         max_machines: matches.get_one("max-machines").copied(),
         keep: When::parse(&text("keep").unwrap_or_default())?,
         keep_for: matches.get_one("keep-for").copied().context("no time to keep")?,
-        dry_run: matches.get_flag("dry-run"),
-        json: matches.get_flag("json"),
-        verbose: matches.get_flag("verbose"),
+        dry_run: args::is_set(matches, "dry-run"),
+        json: args::is_set(matches, "json"),
+        verbose: args::is_set(matches, "verbose"),
     })
 }
 
@@ -145,12 +144,12 @@ fn absolute(spec: OsString) -> Result<OsString> {
         return Ok(spec);
     }
     let here = env::current_dir().context("can't tell the current directory")?;
-    Ok(here.join(spec).into_os_string())
+    Ok([nspawn::joined(&[&here]), "/".into(), spec].into_iter().collect())
 }
 
 fn checked_property(property: OsString) -> Result<OsString> {
     if property.as_bytes().contains(&b'=') {
-        return Ok(property);
+        return args::as_text("property", property);
     }
     bail!("--property={property:?} has no value: NAME=VALUE")
 }

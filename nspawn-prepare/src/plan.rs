@@ -18,6 +18,8 @@ pub enum Step {
     Directory(PathBuf, u32),
     /// Writes a file, whole or not at all. Who may read it, the directory says.
     File(PathBuf, Vec<u8>),
+    /// Copies a program.
+    Copy(PathBuf, PathBuf),
     /// Runs a program, for so long at most.
     Run(Vec<OsString>, Duration),
 }
@@ -26,13 +28,10 @@ impl Step {
     /// The shell command.
     pub fn shell(&self) -> OsString {
         match self {
-            Self::Directory(path, mode) => words::join([
-                OsStr::new("install"),
-                "-d".as_ref(),
-                "-m".as_ref(),
-                format!("{mode:04o}").as_ref(),
-                path.as_ref(),
-            ]),
+            Self::Directory(path, mode) => {
+                words::join([OsStr::new("install"), "-d".as_ref(), format!("-m{mode:04o}").as_ref(), path.as_ref()])
+            }
+            Self::Copy(from, to) => words::join([OsStr::new("install"), "-m0755".as_ref(), from.as_ref(), to.as_ref()]),
             Self::File(path, content) => {
                 let mut line = words::join([OsStr::new("printf"), "%s".as_ref(), OsStr::from_bytes(content)]);
                 line.push(" > ");
@@ -48,6 +47,7 @@ impl Step {
         match self {
             Self::Directory(path, mode) => make_directory(path, *mode),
             Self::File(path, content) => write_whole(path, content),
+            Self::Copy(from, to) => copy_program(from, to),
             Self::Run(argv, limit) => tool::run_ok(argv, *limit).map(drop),
         }
     }
@@ -69,6 +69,12 @@ fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     write().with_context(|| format!("can't write {}", path.display()))
 }
 
+fn copy_program(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to)
+        .and_then(|_| fs::set_permissions(to, Permissions::from_mode(0o755)))
+        .with_context(|| format!("can't copy {} to {}", from.display(), to.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,18 +85,21 @@ mod tests {
         let steps = [
             Step::Directory(dir.join("a'b"), 0o755),
             Step::File(dir.join("a'b/file"), b"[Unit]\nX=%s \"$HOME\"\n".to_vec()),
-            Step::Run(vec!["cp".into(), dir.join("a'b/file").into(), dir.join("copy").into()], Duration::from_secs(9)),
+            Step::Copy(dir.join("a'b/file"), dir.join("b")),
+            Step::Run(
+                vec!["cp".into(), "-p".into(), dir.join("b").into(), dir.join("copy").into()],
+                Duration::from_secs(9),
+            ),
         ];
-        let taken_content =
-            || (fs::read(dir.join("copy")).unwrap(), fs::metadata(dir.join("a'b")).unwrap().permissions().mode());
+        let modes = || ["a'b", "copy"].map(|name| fs::metadata(dir.join(name)).unwrap().permissions().mode());
         steps.iter().for_each(|step| step.take().unwrap());
-        let ours = taken_content();
+        let ours = (fs::read(dir.join("copy")).unwrap(), modes());
         fs::remove_dir_all(&dir).unwrap();
         fs::create_dir(&dir).unwrap();
         for step in &steps {
             assert!(std::process::Command::new("sh").arg("-c").arg(step.shell()).status().unwrap().success());
         }
-        assert_eq!(taken_content(), ours);
+        assert_eq!((fs::read(dir.join("copy")).unwrap(), modes()), ours);
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -56,19 +56,18 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
     interrupt::catch()?;
     let mut call = Call::new(name, agent, grace)?;
     let (stdin_there, stdin_here) = streams::pipe()?;
-    let (stdout_here, stdout_there) = streams::pipe()?;
-    let (stderr_here, stderr_there) = streams::pipe()?;
+    let (outputs, [stdout_there, stderr_there]) = streams::outputs()?;
     wire::send(&mut call.agent, request, [stdin_there, stdout_there, stderr_there])
         .with_context(|| format!("machine {name} does not take the command"))?;
     let raw = if request.terminal.is_some() { Raw::enter()? } else { None };
-    let outputs = [
-        Output::start(stdout_here, std::io::stdout().as_fd().try_clone_to_owned()?)?,
-        Output::start(stderr_here, std::io::stderr().as_fd().try_clone_to_owned()?)?,
-    ];
-    match stdin {
-        Stdin::Ours => streams::feed(std::io::stdin().as_fd().try_clone_to_owned()?, stdin_here),
-        Stdin::Empty => drop(stdin_here),
-    }
+    let outputs = outputs.into_iter().map(Output::start).collect::<Result<Vec<_>>>()?;
+    let input = match stdin {
+        Stdin::Ours => Some(streams::feed(std::io::stdin().as_fd().try_clone_to_owned()?, stdin_here)),
+        Stdin::Empty => {
+            drop(stdin_here);
+            None
+        }
+    };
     let ended = call.wait();
     // Who asked for the end is not kept waiting by a reader that does not read.
     let limit = call.interrupted.is_some().then_some(STOP_MARGIN);
@@ -78,6 +77,9 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
         return Err(interrupted);
     }
     let ended = ended.with_context(|| format!("machine {name} gave no result of the command"))?;
+    if let Some(Ok(error)) = input.map(|input| input.try_recv()) {
+        return Err(error).context("can't read stdin");
+    }
     delivered.map(|()| ended)
 }
 

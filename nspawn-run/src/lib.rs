@@ -19,6 +19,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use nspawn_common::exit::{self, Exit};
+use nspawn_common::interrupt;
 
 /// The program's name in messages.
 const PROGRAM: &str = "nspawn-run";
@@ -26,6 +27,7 @@ const PROGRAM: &str = "nspawn-run";
 /// The program: the command's own status, or one line on stderr and 125.
 #[must_use]
 pub fn main() -> ExitCode {
+    interrupt::reset_child_signal();
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     let done = match argv.first() {
         Some(first) if first == agent::OPTION => agent::main().map(|()| Exit::Success.code()),

@@ -27,7 +27,6 @@ pub struct Options {
 
 /// The command line's definition.
 pub fn command() -> Command {
-    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
     let bytes = |name: &'static str, shape: &'static str| {
         Arg::new(name).long(name).value_name(shape).value_parser(value_parser!(OsString))
     };
@@ -59,7 +58,7 @@ pub fn command() -> Command {
         .arg(
             bytes("setenv", "NAME[=VALUE]").short('E').action(ArgAction::Append).help("Set a variable for the command"),
         )
-        .arg(flag("pty").short('t').help("Run on a terminal of the machine's own"))
+        .arg(args::flag("pty").short('t').help("Run on a terminal of the machine's own"))
         .arg(
             Arg::new("stop-timeout")
                 .long("stop-timeout")
@@ -68,7 +67,7 @@ pub fn command() -> Command {
                 .value_parser(args::duration)
                 .help("How long a command may take to end after SIGTERM, before SIGKILL"),
         )
-        .arg(flag("kill-remaining").help("End what the command leaves running in the background"))
+        .arg(args::flag("kill-remaining").help("End what the command leaves running in the background"))
 }
 
 /// Reads the options; `None` if help was asked for and printed.
@@ -82,8 +81,8 @@ pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
         user: one("uid"),
         directory: one("working-directory"),
         environment: args::list(&matches, "setenv").into_iter().map(args::with_value).collect::<Result<_>>()?,
-        terminal: matches.get_flag("pty"),
-        kill_remaining: matches.get_flag("kill-remaining"),
+        terminal: args::is_set(&matches, "pty"),
+        kill_remaining: args::is_set(&matches, "kill-remaining"),
         stop_timeout: matches.get_one("stop-timeout").copied().context("no time-out")?,
     }))
 }

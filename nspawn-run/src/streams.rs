@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -33,19 +33,46 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     Ok((reader, writer))
 }
 
-/// Moves stdin into the machine until either side ends. Nobody waits for it.
-pub fn feed(stdin: OwnedFd, into: OwnedFd) {
+/// Moves stdin into the machine until either side ends. Nobody waits for it; what it returns tells of
+/// a stdin that can't be read.
+pub fn feed(stdin: OwnedFd, into: OwnedFd) -> Receiver<Error> {
+    let (sender, failed) = sync_channel(1);
     thread::spawn(move || {
         loop {
             match shift(&stdin, into.as_fd(), CHUNK) {
-                Ok(0) => break,
+                Ok(0) | Err(Errno::EPIPE) => return,
                 Ok(_) => {}
                 // Somebody else who has our stdin open made it so.
                 Err(Errno::EAGAIN) => wait_for(stdin.as_fd(), PollFlags::POLLIN),
-                Err(_) => break,
+                Err(error) => return drop(sender.send(error.into())),
             }
         }
     });
+    failed
+}
+
+/// A pipe out of the machine, and where its bytes go.
+pub type Route = (OwnedFd, OwnedFd);
+
+/// The ways to our stdout and stderr, and the two ends that the machine gets. Where both are the same,
+/// as under `2>&1`, so is the way there: what is written in an order arrives in it.
+///
+/// # Errors
+/// No descriptors left.
+pub fn outputs() -> Result<(Vec<Route>, [OwnedFd; 2])> {
+    let (stdout, stderr) = (io::stdout().as_fd().try_clone_to_owned()?, io::stderr().as_fd().try_clone_to_owned()?);
+    let (stdout_here, stdout_there) = pipe()?;
+    if is_same(&stdout, &stderr) {
+        let stderr_there = stdout_there.try_clone()?;
+        return Ok((vec![(stdout_here, stdout)], [stdout_there, stderr_there]));
+    }
+    let (stderr_here, stderr_there) = pipe()?;
+    Ok((vec![(stdout_here, stdout), (stderr_here, stderr)], [stdout_there, stderr_there]))
+}
+
+fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    let place = |fd: &OwnedFd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino, stat.st_rdev));
+    place(one).is_ok_and(|one| place(other) == Ok(one))
 }
 
 /// A stream out of the machine, on its way.
@@ -55,11 +82,11 @@ pub struct Output {
 }
 
 impl Output {
-    /// Moves `from` to `to` until [`Output::finish`].
+    /// Moves bytes along the way until [`Output::finish`].
     ///
     /// # Errors
     /// No descriptors left.
-    pub fn start(from: OwnedFd, to: OwnedFd) -> Result<Self> {
+    pub fn start((from, to): Route) -> Result<Self> {
         // The machine can open the pipe's other end too, and read what we are about to.
         fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("can't set up a pipe")?;
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("can't make an event")?;
@@ -183,7 +210,7 @@ mod tests {
     fn all_that_was_written_is_delivered_though_the_pipe_stays_open() {
         let (from, writer) = pipe().unwrap();
         let (reader, to) = pipe().unwrap();
-        let output = Output::start(from, to).unwrap();
+        let output = Output::start((from, to)).unwrap();
         let mut held_open = File::from(writer);
         held_open.write_all(&[7; 100_000]).unwrap();
         output.finish(None).unwrap();
@@ -196,7 +223,7 @@ mod tests {
     fn more_than_a_pipe_holds_is_delivered_though_nobody_reads_yet() {
         let (from, writer) = pipe().unwrap();
         let (reader, to) = pipe().unwrap();
-        let output = Output::start(from, to).unwrap();
+        let output = Output::start((from, to)).unwrap();
         let mut writer = File::from(writer);
         writer.write_all(&[7; 2 * CHUNK]).unwrap();
         let finishing = thread::spawn(|| output.finish(None));
@@ -226,7 +253,7 @@ mod tests {
         let (from, writer) = pipe().unwrap();
         let (reader, to) = pipe().unwrap();
         drop(reader);
-        let output = Output::start(from, to).unwrap();
+        let output = Output::start((from, to)).unwrap();
         let mut writer = File::from(writer);
         while writer.write_all(&[0; 1000]).is_ok() {}
         output.finish(None).unwrap();

@@ -38,6 +38,16 @@ fn machined_is_not_to_be_had() {
 }
 
 #[test]
+fn machined_and_the_bus_may_be_started_anew() {
+    for restart in ["systemctl restart dbus", "systemctl kill --signal=KILL systemd-machined"] {
+        let machine = Machine::new();
+        sh(&format!("{restart}; sleep 0.5")).expect(0);
+        call("nspawn-cleanup", [&machine.name]).expect(0);
+        assert_eq!(left_of(&machine.name), "");
+    }
+}
+
+#[test]
 fn argument_files_come_before_the_rest() {
     let own = format!("/etc/nspawn-ci/images/{}.args", image());
     fs::create_dir_all("/etc/nspawn-ci/images").unwrap();
@@ -49,7 +59,13 @@ fn argument_files_come_before_the_rest() {
         fs::write("/etc/nspawn-ci/prepare.args", "--setenv 'open").unwrap();
         call("nspawn-prepare", [&image()])
     };
+    // The last wins, a `no` too.
+    fs::write("/etc/nspawn-ci/run.args", "--pty").unwrap();
+    let [on, off] =
+        [&[][..], &["--pty=no"]].map(|options| call("nspawn-run", options.iter().chain(&[&*machine.name, "tty"])));
     fs::remove_dir_all("/etc/nspawn-ci").unwrap();
+    on.expect(0);
+    off.expect(1);
     assert_eq!(machine.sh("echo $A-$B-$C").expect(0).out(), "1-2-3\n");
     unreadable.expect_error(1, "/etc/nspawn-ci/prepare.args");
 }

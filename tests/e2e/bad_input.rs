@@ -89,6 +89,8 @@ fn option_values() {
     ] {
         call("nspawn-prepare", [option, &image]).expect_error(1, words);
     }
+    call("nspawn-prepare", [OsStr::from_bytes(b"--bind=/\xff"), image.as_ref()]).expect_error(1, "not UTF-8");
+    call("nspawn-run", [] as [&str; 0]).expect_error(125, "<MACHINE>");
     let name = format!("values-{}", std::process::id());
     let done = call("nspawn-prepare", ["--name", &name, "--property=NoSuchProperty=1", &image])
         .expect_error(1, "did not start");
@@ -147,6 +149,18 @@ fn a_machine_of_somebody_else_is_left_alone() {
     refused.expect_error(1, "that these programs did not make");
     cleaned.expect(0);
     assert_eq!(alive.expect(0).out(), "running\n");
+}
+
+#[test]
+fn a_state_that_is_no_directory_is_not_ours() {
+    let name = format!("stray-{}", std::process::id());
+    let path = format!("/run/nspawn-ci/{name}");
+    fs::create_dir_all("/run/nspawn-ci").unwrap();
+    fs::write(&path, "").unwrap();
+    let (prepared, cleaned) = (call("nspawn-prepare", ["--name", &name, &image()]), call("nspawn-cleanup", [&name]));
+    fs::remove_file(&path).unwrap();
+    prepared.expect_error(1, "is no directory");
+    cleaned.expect_error(1, "is no directory");
 }
 
 #[test]

@@ -115,6 +115,30 @@ fn exit_statuses_are_the_commands_own() {
 }
 
 #[test]
+fn real_time_signals_are_signals() {
+    let machine = Machine::new();
+    machine.run(["bash", "-c", "kill -34 $$"]).expect(128 + 34);
+    // Also where one ends what looks after a command.
+    machine.run(["bash", "-c", "kill -34 $PPID; sleep 300 & sleep 300"]).expect(125);
+    machine.sh(NO_SLEEP).expect(0);
+}
+
+#[test]
+fn streams_that_are_one_stay_in_order() {
+    let machine = Machine::new();
+    let script = "for i in $(seq 100); do echo $i; echo $i >&2; done";
+    let done = sh(&format!("nspawn-run {} sh -c '{script}' 2>&1", machine.name)).expect(0);
+    assert_eq!(done.out(), (1..=100).map(|number| format!("{number}\n{number}\n")).collect::<String>());
+}
+
+#[test]
+fn a_stdin_that_can_not_be_read_is_no_empty_one() {
+    let machine = Machine::new();
+    let done = sh(&format!("nspawn-run {} cat </", machine.name));
+    done.expect_error(125, "can't read stdin");
+}
+
+#[test]
 fn what_can_not_run_says_so_by_convention() {
     let machine = Machine::new();
     machine.run(["no-such-command"]).expect_error(127, "can't run \"no-such-command\": No such file or directory");
@@ -317,6 +341,10 @@ fn a_terminal_between_pipes_loses_nothing_and_ends() {
     let expected: String = (1..=100_000).map(|number| format!("{number}\r\n")).collect();
     assert!(screen == expected, "{} bytes of {}", screen.len(), expected.len());
     assert_eq!(child.wait().unwrap().code(), Some(4));
+    // It may close its terminal and open it again.
+    let closing = "exec </dev/null >/dev/null 2>&1; sleep 0.2; echo back >/dev/tty; exit 7";
+    let done = call("nspawn-run", ["--pty", &machine.name, "sh", "-c", closing]).expect(7);
+    assert_eq!(done.out(), "back\r\n");
     let mut shell = Command::new("nspawn-run");
     let done = finish(shell.args(["--pty", &machine.name]), b"echo $((6*7)); tty\n").expect(0);
     assert!(done.out().contains("42\r\n/dev/pts/"), "{}", done.describe());

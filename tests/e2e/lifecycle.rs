@@ -109,6 +109,12 @@ fn what_is_left_of_one_name_is_cleaned_up_by_many_at_once() {
 }
 
 #[test]
+fn a_caller_that_ignores_the_ends_of_children_changes_nothing() {
+    let line = format!("trap '' CHLD; m=$(nspawn-prepare {}) && nspawn-run $m true && nspawn-cleanup $m", image());
+    sh(&line).expect(0);
+}
+
+#[test]
 fn a_dry_run_prints_commands_that_work() {
     let name = format!("dry-{}", std::process::id());
     let printed = call("nspawn-prepare", ["--dry-run", "--name", &name, "--setenv=A=b c", &image()]).expect(0).out();
@@ -130,11 +136,15 @@ fn the_description_is_json() {
 
 #[test]
 fn binds_and_properties_are_as_given() {
-    let dir = std::env::temp_dir().join(format!("e2e bind $HOME %n {}", std::process::id()));
+    let dir = std::env::temp_dir().join(format!("e2e bind: $HOME %n {}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("file"), "from the host\n").unwrap();
-    let (bind, bind_ro) = (format!("--bind={}:/mnt/rw", dir.display()), format!("--bind-ro={}:/mnt/ro", dir.display()));
-    let machine = Machine::with(&[&bind, &bind_ro, "--property=MemoryMax=700M", "-p", "TasksMax=900"]);
+    let bind = format!("--bind={}:/mnt/rw", dir.display().to_string().replace(':', "\\:"));
+    let mut command = std::process::Command::new("nspawn-prepare");
+    // And one below the working directory.
+    let options = [&*bind, "--bind-ro=.:/mnt/ro", "--property=MemoryMax=700M", "-p", "TasksMax=900", &image()];
+    let done = finish(command.args(options).current_dir(&dir), b"").expect(0);
+    let machine = Machine { name: done.out().trim_end().to_owned() };
     machine.sh("cat /mnt/ro/file && echo back >/mnt/rw/back && ! touch /mnt/ro/x").expect(0);
     assert_eq!(fs::read_to_string(dir.join("back")).unwrap(), "back\n");
     fs::remove_dir_all(&dir).unwrap();
@@ -161,7 +171,7 @@ fn options_come_from_the_environment_too() {
     let machine = Machine { name: name.trim_end().to_owned() };
     assert_eq!(machine.sh("echo $A-$B").expect(0).out(), "1 2-4\n");
     finish(std::process::Command::new("nspawn-prepare").env("NSPAWN_JSON", "maybe"), b"")
-        .expect_error(1, "$NSPAWN_JSON");
+        .expect_error(1, "'maybe' for '--json");
 }
 
 #[test]

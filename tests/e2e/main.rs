@@ -7,4 +7,5 @@ mod bad_input;
 mod commands;
 mod documentation;
 mod gitlab;
+mod hostile;
 mod lifecycle;

@@ -11,6 +11,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::PollFlags;
 use nix::pty::{PtyMaster, grantpt, posix_openpt, unlockpt};
+use nix::sys::termios::{LocalFlags, tcgetattr};
 
 nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
 nix::ioctl_write_int_bad!(make_controlling, libc::TIOCSCTTY);
@@ -33,6 +34,8 @@ pub enum Source {
 /// The terminal's far side.
 pub struct Console {
     master: PtyMaster,
+    /// Kept open: a command may close its terminal for a while and open it again.
+    near_side: OwnedFd,
     input: Option<File>,
     output: File,
     /// On the way to the command.
@@ -52,8 +55,8 @@ impl Console {
         grantpt(&master).and_then(|()| unlockpt(&master)).context("can't make a terminal")?;
         // The write end of a pipe that the host reads: nobody else has it.
         fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("can't set up a pipe")?;
-        let (incoming, outgoing) = (VecDeque::new(), VecDeque::new());
-        let console = Self { master, input: Some(input.into()), output: output.into(), incoming, outgoing };
+        let (near_side, input, output) = (open_near_side(&master)?, Some(input.into()), output.into());
+        let console = Self { master, near_side, input, output, incoming: VecDeque::new(), outgoing: VecDeque::new() };
         console.resize(size);
         Ok(console)
     }
@@ -63,12 +66,7 @@ impl Console {
     /// # Errors
     /// No descriptors left.
     pub fn near_side(&self) -> Result<OwnedFd> {
-        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-        // SAFETY: TIOCGPTPEER (kernel 4.13) takes open(2)'s flags as a number and touches no memory.
-        let fd = unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-        let fd = Errno::result(fd).context("can't open the terminal")?;
-        // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        self.near_side.try_clone().context("can't open the terminal")
     }
 
     /// Sets rows and columns.
@@ -92,7 +90,7 @@ impl Console {
         interests
     }
 
-    /// Moves what can be moved; `false` once one side is closed.
+    /// Moves what can be moved; `false` once nobody will read the output.
     pub fn serve(&mut self, source: Source, events: PollFlags) -> bool {
         match source {
             Source::Input => {
@@ -104,7 +102,7 @@ impl Console {
                 if events.contains(PollFlags::POLLOUT) {
                     self.give_input();
                 }
-                !events.intersects(!PollFlags::POLLOUT) || (self.take_output() && self.give_output())
+                !events.intersects(!PollFlags::POLLOUT) || !self.take_output() || self.give_output()
             }
         }
     }
@@ -145,12 +143,21 @@ impl Console {
         }
     }
 
-    // `false` when there is none, for now or for ever (EIO: no process has the terminal open any more).
+    // `false` when there is none now.
     fn take_output(&mut self) -> bool {
         let mut buffer = [0; CHUNK];
         let Ok(count) = (&self.master).read(&mut buffer) else { return false };
         self.outgoing.extend(&buffer[..count]);
+        // Who reads keys one by one, a shell at its prompt, has not seen an end that came while it did not.
+        if self.input.is_none() && self.incoming.is_empty() && self.reads_keys() {
+            self.incoming.push_back(END_OF_FILE);
+            self.give_input();
+        }
         count > 0
+    }
+
+    fn reads_keys(&self) -> bool {
+        tcgetattr(&self.near_side).is_ok_and(|terminal| !terminal.local_flags.contains(LocalFlags::ICANON))
     }
 
     // `false` when nobody will read it.
@@ -164,6 +171,15 @@ impl Console {
         }
         true
     }
+}
+
+fn open_near_side(master: &PtyMaster) -> Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: TIOCGPTPEER (kernel 4.13) takes open(2)'s flags as a number and touches no memory.
+    let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    let fd = Errno::result(fd).context("can't open the terminal")?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Makes `terminal` the controlling terminal of this process's new session.

@@ -7,13 +7,14 @@
 //! | --- | --- |
 //! | [`session`] | one connection: a command from its request to its end |
 //! | [`child`] | the process that becomes the command |
-//! | [`cgroups`] | a cgroup for each command |
+//! | [`cgroups`], [`ends`] | a cgroup for each command; how it ended |
 //! | [`users`] | the machine's `/etc/passwd` and `/etc/group` |
 //! | [`console`] | a terminal for the command |
 
 mod cgroups;
 mod child;
 mod console;
+mod ends;
 mod session;
 mod users;
 
@@ -30,11 +31,11 @@ use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use nspawn_common::paths::{AGENT_DIR_IN_MACHINE, AGENT_SOCKET};
 
 use cgroups::{Cgroup, Cgroups};
+use ends::End;
 
 /// The argument that asks for it.
 pub const OPTION: &str = "--agent";
@@ -88,10 +89,10 @@ impl Sessions {
 
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.ends.read_signal() {}
-        while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-            let Some(cgroup) = status.pid().and_then(|pid| self.running.remove(&pid)) else { break };
+        while let Some((pid, end)) = ends::next() {
+            let Some(cgroup) = self.running.remove(&pid) else { continue };
             // A session that was killed has told the host of no end: then there must be one.
-            if matches!(status, WaitStatus::Signaled(..)) {
+            if matches!(end, End::Signaled(_)) {
                 let _ = cgroup.kill();
             }
             self.left.push(cgroup);

@@ -15,7 +15,6 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, pipe2};
 use nspawn_common::tool::pidfd;
 use nspawn_common::wire::{self, Program, Request};
@@ -23,6 +22,7 @@ use nspawn_common::wire::{self, Program, Request};
 use super::cgroups::Cgroup;
 use super::child::{self, Plan, Refusal, Stdio};
 use super::console::{Console, Source};
+use super::ends::{self, End};
 use super::users::{self, User};
 
 /// Answers one request of the host.
@@ -53,14 +53,13 @@ fn run(mut stream: UnixStream, cgroup: &Cgroup, request: Request, pipes: [OwnedF
         Err(refusal) => return refuse(&mut stream, &refusal),
     };
     stream.write_all(&wire::frame(wire::STARTED, &[])).context("can't answer")?;
-    let status = command.supervise(cgroup, &mut stream)?;
+    let end = command.supervise(cgroup, &mut stream)?;
     if kill_remaining {
         cgroup.kill()?;
     }
-    let answer = match status {
-        WaitStatus::Exited(_, code) => wire::frame(wire::EXITED, &[code as u8]),
-        WaitStatus::Signaled(_, number, _) => wire::frame(wire::SIGNALED, &[number as u8]),
-        other => bail!("the command ended in an unknown way: {other:?}"),
+    let answer = match end {
+        End::Exited(code) => wire::frame(wire::EXITED, &[code]),
+        End::Signaled(number) => wire::frame(wire::SIGNALED, &[number]),
     };
     stream.write_all(&answer).context("can't answer")
 }
@@ -114,14 +113,14 @@ impl Command {
     }
 
     /// Waits for the command's end; a host that goes away first is an error.
-    fn supervise(&mut self, cgroup: &Cgroup, stream: &mut UnixStream) -> Result<WaitStatus> {
+    fn supervise(&mut self, cgroup: &Cgroup, stream: &mut UnixStream) -> Result<End> {
         let ended = pidfd(self.pid.as_raw())?;
-        let mut status = None;
+        let mut end = None;
         loop {
-            if let Some(status) = status.filter(|_| self.console.as_ref().is_none_or(Console::is_delivered)) {
-                return Ok(status);
+            if let Some(end) = end.filter(|_| self.console.as_ref().is_none_or(Console::is_delivered)) {
+                return Ok(end);
             }
-            let events = self.wait(status.is_none().then_some(&ended), stream)?;
+            let events = self.wait(end.is_none().then_some(&ended), stream)?;
             if let Some(grace) = if events.host { self.obey(stream)? } else { None } {
                 // The end of its terminal is a SIGHUP, which a shell heeds that a person works in.
                 self.console = None;
@@ -129,11 +128,11 @@ impl Command {
                 return self.finish();
             }
             for (source, happened) in events.console {
-                // A terminal that is closed on one side: the command's end is all that is to come.
+                // A terminal that nobody looks at any more is hung up.
                 self.console = self.console.take().and_then(|mut it| it.serve(source, happened).then_some(it));
             }
             if events.end {
-                status = Some(self.finish()?);
+                end = Some(self.finish()?);
             }
         }
     }
@@ -156,13 +155,13 @@ impl Command {
         })
     }
 
-    fn finish(&mut self) -> Result<WaitStatus> {
-        let status = waitpid(self.pid, None).context("can't wait for the command")?;
+    fn finish(&mut self) -> Result<End> {
+        let end = ends::wait_for(self.pid).context("can't wait for the command")?;
         if let Some(console) = &mut self.console {
             console.take_rest();
         }
         self.script = None;
-        Ok(status)
+        Ok(end)
     }
 
     // What the host asks for; a time if that is the command's end.
@@ -219,7 +218,7 @@ fn spawn(plan: Plan) -> Result<Pid, Refusal> {
         .read_to_end(&mut refused)
         .context("can't tell whether the command started")?;
     let Some((code, why)) = refused.split_first() else { return Ok(pid) };
-    waitpid(pid, None).context("can't wait for the command")?;
+    ends::wait_for(pid).context("can't wait for the command")?;
     Err(Refusal { exit: nspawn_common::exit::Exit::of_refusal(*code), why: String::from_utf8_lossy(why).into_owned() })
 }
 

@@ -67,11 +67,11 @@ fn the_commands_by_hand_work() {
     let commands: Vec<_> = commands.lines().filter(|line| !line.starts_with("nspawn-image")).collect();
     let dir = std::env::temp_dir().join(format!("e2e-readme-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
-    let setting = "git init -q; git config user.name x; git config user.email x@example.com; echo true >x.sh; git add .; git commit -qm x";
+    let setting = "git init -q; git config user.name x; git config user.email x@example.com; echo x >x.md; git add .; git commit -qm x";
     let script = format!("set -e; cd {}; {setting}\n{}", dir.display(), commands.join("\n"));
     let done = finish(Command::new("sh").args(["-c", &script]), b"").expect(0);
-    let listed = fs::read_to_string(dir.join("scripts.txt")).unwrap();
+    let listed = fs::read_to_string(dir.join("documents.txt")).unwrap();
     fs::remove_dir_all(&dir).unwrap();
-    assert_eq!(listed, "./x.sh\n");
+    assert_eq!(listed, "./x.md\n");
     assert!(done.out().ends_with("running\nit ended with 3\n"), "{}", done.describe());
 }

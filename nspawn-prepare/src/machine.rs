@@ -42,10 +42,13 @@ const RESERVATION: usize = 2;
 const AGENT_LIMIT: Duration = Duration::from_secs(20);
 
 /// Units that a machine of ours has no use for.
-const MASKED: [&str; 4] = [
+const MASKED: [&str; 7] = [
     "tmp.mount",                     // a big build in /tmp belongs on the layer, not in memory
     "console-getty.service",         // nobody can type at a console that is read-only
     "systemd-remount-fs.service",    // the image's fstab tells of disks that the machine does not have
+    "dev-hugepages.mount",           // the kernel gives huge pages to no container by this
+    "sys-fs-fuse-connections.mount", // nor the control of FUSE, which itself works without
+    "run-lock.mount",                // a directory of /run does as well
     "systemd-journal-flush.service", // a journal that goes with the machine need not be on disk
 ];
 

@@ -41,7 +41,7 @@ pub fn each(names: &[MachineName], which: Which, options: &Options) -> u8 {
 fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
     let paths = MachinePaths::new(name);
     let parts = lifecycle::parts(&paths).join(", ");
-    if parts.is_empty() || (which == Which::Stale && (lifecycle::is_owned(&paths) || Lock::is_held(&paths))) {
+    if parts.is_empty() || (which == Which::Stale && (Lock::is_held(&paths) || lifecycle::is_owned(&paths)?)) {
         return Ok(());
     }
     if which == Which::OfEndedJob && keep_if_asked(name, &paths)? {
@@ -63,7 +63,7 @@ fn remove(name: &MachineName, paths: &MachinePaths, which: Which) -> Result<bool
     };
     let Some(lock) = lock else { return Ok(false) };
     // Somebody may have made it anew meanwhile.
-    if which == Which::Stale && lifecycle::is_owned(paths) {
+    if which == Which::Stale && lifecycle::is_owned(paths)? {
         return Ok(false);
     }
     lifecycle::remove(name, lock).map(|()| true)

@@ -7,7 +7,7 @@
 //! | [`unit`], [`nspawn`] | the systemd command lines, as pure functions |
 //! | [`tool`] | running those command lines, bounded in time and output |
 //! | [`interrupt`] | being asked to end while one of them runs |
-//! | [`lock`], [`lifecycle`], [`keep`] | who may touch a machine, who owns it, and removing it without a trace |
+//! | [`lock`], [`lifecycle`], [`keep`], [`mounts`] | who may touch a machine, who owns it, and removing it without a trace |
 //! | [`wire`] | the messages between `nspawn-run` and its agent in the machine |
 //! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
 //! | [`args`], [`exit`], [`words`] | options from files and environment, exit statuses, shell quoting |
@@ -20,6 +20,7 @@ pub mod interrupt;
 pub mod keep;
 pub mod lifecycle;
 pub mod lock;
+pub mod mounts;
 pub mod name;
 pub mod nspawn;
 pub mod paths;

@@ -14,12 +14,15 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::keep;
 use crate::lock::Lock;
+use crate::mounts;
 use crate::name::MachineName;
 use crate::paths::{self, LAYER_ROOT, MachinePaths, SLICE_CGROUP, STATE_ROOT};
 use crate::tool::{self, argv};
 
 /// How long ending a machine whose processes were killed may take.
 const END_LIMIT: Duration = Duration::from_secs(60);
+/// How long looking something up may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// How long systemd-machined usually takes at most to notice an end.
 const SOON: Duration = Duration::from_secs(1);
 /// How long it may take once it is asked.
@@ -86,9 +89,24 @@ pub fn is_frozen(paths: &MachinePaths) -> bool {
 
 /// Whether somebody counts on the machine: its `nspawn-prepare` has finished and it runs, or it is
 /// kept for a look. Only its lock tells whether somebody is making or removing it.
-#[must_use]
-pub fn is_owned(paths: &MachinePaths) -> bool {
-    (paths.ready_mark().exists() && is_running(paths)) || keep::is_kept(paths)
+///
+/// # Errors
+/// systemd does not tell.
+pub fn is_owned(paths: &MachinePaths) -> Result<bool> {
+    Ok(keep::is_kept(paths) || (paths.ready_mark().exists() && is_active(paths)?))
+}
+
+// A unit whose systemd-nspawn has died may still have processes, but is on its way to its end.
+fn is_active(paths: &MachinePaths) -> Result<bool> {
+    if !is_running(paths) {
+        return Ok(false);
+    }
+    let state = tool::run(&argv(["systemctl", "is-active", &paths.unit()]), LOOK_LIMIT)?;
+    match &*state.stdout {
+        "deactivating" | "failed" | "inactive" => Ok(false),
+        "active" | "activating" | "reloading" => Ok(true),
+        _ => bail!("systemctl can't tell whether {} is active{}", paths.unit(), tool::below(&state.stderr)),
+    }
 }
 
 /// What there is of the machine, in words.
@@ -224,8 +242,13 @@ fn wait_until_gone(path: &Path, limit: Duration) -> Result<bool> {
     Ok(true)
 }
 
-// rm never follows a link, crosses no file system, and takes trees of any depth.
+// rm never follows a link, and takes trees of any depth. It crosses no file system, but would cross a
+// bind mount of the same one.
 fn delete_trees(paths: &[PathBuf]) -> Result<()> {
+    let mounts = mounts::below(paths)?;
+    if let Some(mount) = mounts.first() {
+        bail!("something is mounted on {}; unmount it first: umount {}", mount.display(), mount.display());
+    }
     let on_all = |command: &[&str]| -> Vec<OsString> {
         command.iter().map(OsString::from).chain(paths.iter().map(OsString::from)).collect()
     };

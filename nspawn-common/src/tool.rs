@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 
 use crate::{interrupt, words};
 
@@ -59,7 +61,11 @@ pub fn run_with_stdin(stdin: impl Into<Stdio>, argv: &[OsString], limit: Duratio
     let (program, arguments) = argv.split_first().context("no command")?;
     let name = program.to_string_lossy();
     let (stdout, stderr) = (capture()?, capture()?);
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // What is begun in the name of a program that is killed ends with it.
+    // SAFETY: prctl(2) is all that the child does there, and it is async-signal-safe.
+    unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
+    let mut child = command
         .args(arguments)
         .stdin(stdin)
         // A signal to our process group is ours to handle.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::wire::{self, Program, Request};
-use nspawn_tests::{Machine, call, finish, sh};
+use nspawn_tests::{Machine, call, finish, random, sh};
 
 /// Succeeds once no process of the name `sleep` but its own is left.
 const NO_SLEEP: &str = "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
@@ -82,18 +82,6 @@ fn check_arguments(machine: &Machine, words: &[Vec<u8>]) {
 fn random_word(seed: u64) -> Vec<u8> {
     let length = usize::from(random(1, seed)[0]) % 24;
     random(length, seed ^ 0xffff).into_iter().map(|byte| byte.max(1)).collect()
-}
-
-// xorshift64*
-fn random(count: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
-    };
-    (0..count).map(|_| next()).collect()
 }
 
 #[test]

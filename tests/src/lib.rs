@@ -199,3 +199,16 @@ pub fn left_of(prefix: &str) -> String {
     );
     sh(&line).out()
 }
+
+/// Bytes that look random, the same for the same seed (xorshift64*).
+#[must_use]
+pub fn random(count: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
+    };
+    (0..count).map(|_| next()).collect()
+}

@@ -1,0 +1,80 @@
+//! All at once.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nspawn_common::paths::SLICE_CGROUP;
+use nspawn_tests::{call, finish, left_of};
+
+use crate::suite::{Suite, name, prefix, prepare};
+
+pub fn rows(suite: &mut Suite) {
+    let rounds = suite.times(2, 20);
+    suite.row(&format!("ten processes, one name, {rounds} rounds each"), 1, |_| {
+        let name = name();
+        in_parallel(10, |_| {
+            for _ in 0..rounds {
+                finish(&mut prepare(&name), b"").expect(0);
+                call("nspawn-cleanup", [&name]).expect(0);
+            }
+        });
+        assert_eq!(left_of(&name), "");
+    });
+    let (count, most) = (suite.times(12, 60), suite.times(3, 8));
+    suite.row(&format!("{count} prepares at once, --max-machines={most}"), 1, |_| {
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let counter = scope.spawn(|| most_at_once(&ended));
+            in_parallel(count, |_| {
+                let name = name();
+                let limits = [format!("--max-machines={most}"), "--timeout=10min".to_owned()];
+                finish(prepare(&name).args(limits), b"").expect(0);
+                call("nspawn-run", [&*name, "true"]).expect(0);
+                call("nspawn-cleanup", [&name]).expect(0);
+            });
+            ended.store(true, Ordering::Relaxed);
+            let seen = counter.join().unwrap();
+            assert!((1..=most as usize).contains(&seen), "{seen} machines at once");
+        });
+    });
+    suite.row("a slot frees itself when its holder dies", 1, |_| {
+        let (first, second) = (name(), name());
+        finish(&mut prepare(&first), b"").expect(0);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| finish(prepare(&second).arg("--max-machines=1"), b""));
+            // Until it waits, or has wrongly not waited.
+            thread::sleep(Duration::from_millis(700));
+            assert!(!waiting.is_finished(), "it did not wait");
+            nspawn_tests::sh(&format!("systemctl kill --signal=KILL nspawn-{first}.service")).expect(0);
+            let done = waiting.join().unwrap().expect(0);
+            assert!(done.err().contains("waiting for one to go (--max-machines=1)"), "{}", done.describe());
+        });
+        call("nspawn-cleanup", [first, second]).expect(0);
+    });
+}
+
+fn in_parallel(count: u32, work: impl Fn(u32) + Sync) {
+    let work = &work;
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..count).map(|number| scope.spawn(move || work(number))).collect();
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+    });
+}
+
+fn most_at_once(ended: &AtomicBool) -> usize {
+    let mut most = 0;
+    while !ended.load(Ordering::Relaxed) {
+        let units = fs::read_dir(SLICE_CGROUP).into_iter().flatten().flatten();
+        let ours = units.filter(|unit| unit.file_name().to_string_lossy().contains(&prefix()));
+        most = most.max(ours.filter(|unit| is_populated(&unit.path())).count());
+        thread::sleep(Duration::from_millis(10));
+    }
+    most
+}
+
+fn is_populated(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
+}

@@ -1,0 +1,58 @@
+//! The machine dies under a command: 125 outside GitLab, a system failure inside, with the cause.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nspawn_tests::sequencer::Job;
+use nspawn_tests::{image, sh};
+
+use crate::suite::{Running, Suite, machine};
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// What it dies of, who does that, and what is said.
+const DEATHS: [(&str, &str, &str); 6] = [
+    ("poweroff from inside", "nspawn-run NAME systemctl poweroff", "it was shut down"),
+    ("reboot from inside", "nspawn-run NAME systemctl reboot", "it was rebooted"),
+    ("machinectl terminate", "machinectl terminate NAME", "its unit was stopped"),
+    ("machinectl poweroff", "machinectl poweroff NAME", "it was shut down"),
+    ("SIGKILL of its PID 1", "kill -KILL $(machinectl show --property=Leader --value NAME)", "its PID 1 was ended"),
+    ("its unit stopped", "systemctl stop nspawn-NAME.service", "its unit was stopped"),
+];
+
+pub fn rows(suite: &mut Suite) {
+    let tries = suite.times(2, 20);
+    for (death, line, cause) in DEATHS {
+        suite.row(&format!("machine dies in mid-command: {death}"), tries, |number| {
+            if number % 2 == 0 { outside(line, cause) } else { inside(line, cause) }
+        });
+    }
+}
+
+fn outside(line: &str, cause: &str) {
+    let machine = machine(&[]);
+    let running = Running::start(&machine, "echo on; sleep 600");
+    let started = Instant::now();
+    // Its own status tells of the death too, or not.
+    sh(&format!("({}) >/dev/null 2>&1 &", line.replace("NAME", &machine.name)));
+    let (code, said, _) = running.end();
+    assert_eq!(code, Some(125), "{said}");
+    assert!(said.contains(cause), "no {cause:?} in {said:?}");
+    assert!(started.elapsed() < LIMIT, "took {:?}", started.elapsed());
+}
+
+fn inside(line: &str, cause: &str) {
+    let died = Arc::new(Mutex::new(None));
+    let (line, note) = (line.to_owned(), Arc::clone(&died));
+    let job = Job::new(&image()).script(&["echo now", "sleep 600"]).at_log("now", move |moment| {
+        *note.lock().unwrap() = Some(Instant::now());
+        // Not as this job's own stage.
+        let line = line.replace("NAME", moment.machine());
+        sh(&format!("(env --unset=CUSTOM_ENV_CI_JOB_ID {line}) >/dev/null 2>&1 &"));
+    });
+    let report = job.run().expect_system_failure();
+    let took = died.lock().unwrap().expect("the job never ran").elapsed();
+    assert!(report.log().contains(cause), "{}", report.describe());
+    // What comes after the script counts too, and takes a moment.
+    assert!(took < LIMIT + Duration::from_secs(2), "took {took:?}");
+}

@@ -1,0 +1,106 @@
+//! These programs are killed at any moment. What they leave is `nspawn-cleanup --stale`'s, and keeps
+//! nobody from making a machine of the same name.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nspawn_tests::{call, left_of, random, sh};
+
+use crate::suite::{Suite, name, prepare};
+
+const VICTIMS: [&str; 5] =
+    ["nspawn-prepare", "nspawn-run", "nspawn-cleanup", "systemd-nspawn", "nspawn-cleanup --stale"];
+
+pub fn rows(suite: &mut Suite) {
+    let seed: u64 = std::env::var("FAULT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
+    let names = [name(), name(), name()];
+    for (place, victim) in (0..).zip(VICTIMS) {
+        suite.row(&format!("SIGKILL at a random moment: {victim}"), suite.times(6, 60), |number| {
+            let numbers = random(3, seed + u64::from(number) * 10 + place);
+            let name = &*names[usize::from(numbers[0]) % names.len()];
+            let moment = f64::from(numbers[1]) / 256.0;
+            match place {
+                0 => kill_prepare(name, moment),
+                1 => kill_run(name, moment),
+                2 => kill_cleanup(name, moment, &[name]),
+                3 => kill_nspawn(name),
+                _ => kill_stale(name, moment),
+            }
+        });
+    }
+}
+
+// A share of how long it usually takes at most.
+fn after(share: f64, milliseconds: f64) -> Duration {
+    Duration::from_secs_f64(share * milliseconds / 1000.0)
+}
+
+fn start_and_kill(command: &mut Command, moment: Duration) -> bool {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(moment);
+    let _ = child.kill();
+    child.wait().unwrap().success()
+}
+
+fn stale_takes(name: &str) {
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    assert_eq!(left_of(name), "");
+}
+
+fn make(name: &str) {
+    nspawn_tests::finish(&mut prepare(name), b"").expect(0);
+}
+
+fn kill_prepare(name: &str, moment: f64) {
+    if start_and_kill(&mut prepare(name), after(moment, 700.0)) {
+        // It was faster: then the machine is somebody's.
+        call("nspawn-cleanup", ["--stale"]).expect(0);
+        call("nspawn-run", [name, "true"]).expect(0);
+        call("nspawn-cleanup", [name]).expect(0);
+    }
+    stale_takes(name);
+    make(name);
+    call("nspawn-cleanup", [name]).expect(0);
+}
+
+fn kill_run(name: &str, moment: f64) {
+    make(name);
+    start_and_kill(Command::new("nspawn-run").args([name, "sleep", "600"]), after(moment, 20.0));
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    let gone = "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
+    call("nspawn-run", [name, "sh", "-c", gone]).expect(0);
+    call("nspawn-cleanup", [name]).expect(0);
+}
+
+fn kill_cleanup(name: &str, moment: f64, arguments: &[&str]) {
+    make(name);
+    sh(&format!("nspawn-run {name} sh -c 'mkdir /root/d; cd /root/d; seq 2000 | xargs touch'")).expect(0);
+    start_and_kill(Command::new("nspawn-cleanup").args(arguments), after(moment, 150.0));
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    // Before it had begun nothing was stale.
+    if !left_of(name).is_empty() {
+        call("nspawn-run", [name, "true"]).expect(0);
+        call("nspawn-cleanup", [name]).expect(0);
+    }
+    assert_eq!(left_of(name), "");
+}
+
+fn kill_nspawn(name: &str) {
+    make(name);
+    sh(&format!("pkill -KILL -f '^systemd-nspawn .*--machine={name} '")).expect(0);
+    wait_for_the_end(name);
+    stale_takes(name);
+}
+
+fn kill_stale(name: &str, moment: f64) {
+    make(name);
+    sh(&format!("systemctl kill --signal=KILL nspawn-{name}.service")).expect(0);
+    start_and_kill(Command::new("nspawn-cleanup").arg("--stale"), after(moment, 60.0));
+    wait_for_the_end(name);
+    stale_takes(name);
+}
+
+// systemd takes a moment to see it.
+fn wait_for_the_end(name: &str) {
+    sh(&format!("timeout 10 sh -c 'while systemctl is-active --quiet nspawn-{name}; do sleep 0.02; done'")).expect(0);
+}

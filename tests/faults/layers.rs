@@ -1,0 +1,72 @@
+//! An enemy made the layer: it goes, or is refused with a reason, and nothing outside is touched.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nspawn_tests::{Machine, call, left_of, sh};
+
+use crate::suite::{Suite, machine};
+
+/// A directory of the host that nothing may happen to.
+struct Outside(PathBuf);
+
+impl Outside {
+    fn new(machine: &Machine) -> Self {
+        let path = Path::new("/var/tmp").join(&machine.name);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("file"), "kept").unwrap();
+        Self(path)
+    }
+
+    fn is_whole(&self) {
+        assert_eq!(fs::read_to_string(self.0.join("file")).unwrap(), "kept");
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+pub fn rows(suite: &mut Suite) {
+    let files = suite.times(20_000, 1_000_000);
+    let deep = "perl -e 'for (1..10000) { mkdir \"d\"; chdir \"d\" or die } '";
+    let many = format!("mkdir many && cd many && seq {files} | xargs touch");
+    let odd = "touch 'new\nline' -- '-rf' '*' \"$(printf '\\377\\001')\"; mkfifo pipe; mknod null c 1 3";
+    let locked = "touch a b; mkdir c; touch c/d; chattr +i a c/d c .; chattr +a b || true";
+    let links = "ln -s OUTSIDE link; mkdir e; ln -s OUTSIDE/file e/link; ln -s / root; ln -s /etc etc; ln -s . self";
+    let mounts = "mkdir m n && mount -t tmpfs none m && touch m/x && mount --bind /etc n";
+    for (name, script) in [
+        ("10000 levels deep", deep),
+        (&*format!("{files} files"), &*many),
+        ("odd names and kinds", odd),
+        ("immutable and append-only files", locked),
+        ("symbolic links out of it", links),
+        ("mounts left inside", mounts),
+    ] {
+        suite.row(&format!("a layer of an enemy: {name}"), 1, |_| {
+            let machine = machine(&[]);
+            let outside = Outside::new(&machine);
+            let script = script.replace("OUTSIDE", &outside.0.to_string_lossy());
+            // In the overlay's layer, and where the layer's own file system shows.
+            for directory in ["/root", "/run/nspawn-ci/agent"] {
+                machine.sh(&format!("cd {directory} && {{ {script}; }}")).expect(0);
+            }
+            call("nspawn-cleanup", [&machine.name]).expect(0);
+            assert_eq!(left_of(&machine.name), "");
+            outside.is_whole();
+        });
+    }
+    suite.row("a file system is mounted on the layer", 1, |_| {
+        let machine = machine(&[]);
+        let outside = Outside::new(&machine);
+        let place = format!("/var/lib/nspawn-ci/machines/{}/upper/root", machine.name);
+        sh(&format!("mkdir -p {place} && mount --bind {} {place}", outside.0.display())).expect(0);
+        let done = call("nspawn-cleanup", [&machine.name]);
+        outside.is_whole();
+        sh(&format!("umount {place}")).expect(0);
+        done.expect_error(1, "something is mounted on");
+        call("nspawn-cleanup", [&machine.name]).expect(0);
+    });
+}

@@ -19,6 +19,7 @@ use nspawn_common::{interrupt, lifecycle};
 
 use crate::PROGRAM;
 use crate::death;
+use crate::memory;
 use crate::streams::{self, Output};
 use crate::terminal::{self, Raw};
 
@@ -55,6 +56,7 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
     // Before any byte is moved and before there are threads, so that no signal is missed.
     interrupt::catch()?;
     let mut call = Call::new(name, agent, grace)?;
+    let memory = memory::Watch::start(&paths);
     let (stdin_there, stdin_here) = streams::pipe()?;
     let (outputs, [stdout_there, stderr_there]) = streams::outputs()?;
     wire::send(&mut call.agent, request, [stdin_there, stdout_there, stderr_there])
@@ -75,6 +77,9 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
     drop(raw);
     if let Some(interrupted) = call.interrupted {
         return Err(interrupted);
+    }
+    if !matches!(ended, Ok(Ended::Exited(0))) {
+        memory.verdict().iter().for_each(|verdict| exit::say(PROGRAM, OsStr::new(verdict)));
     }
     let ended = ended.with_context(|| format!("machine {name} gave no result of the command"))?;
     if let Some(Ok(error)) = input.map(|input| input.try_recv()) {

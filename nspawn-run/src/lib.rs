@@ -3,13 +3,15 @@
 //! | module | on which side |
 //! | --- | --- |
 //! | [`options`], [`run`] | the host: what is asked for, and the verb |
-//! | [`call`], [`death`] | the host: one call of the agent; why the agent went away |
+//! | [`call`] | the host: one call of the agent |
+//! | [`death`], [`memory`] | the host: why the agent went away; whether the OOM killer was at work |
 //! | [`streams`], [`terminal`] | the host: stdin, stdout, stderr |
 //! | [`agent`] | the machine: the same program in its hidden form |
 
 mod agent;
 mod call;
 mod death;
+mod memory;
 mod options;
 mod run;
 mod streams;

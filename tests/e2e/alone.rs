@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod owners;
+
 use std::fs;
 
 use nspawn_tests::{Machine, call, image, left_of, sh};

@@ -102,10 +102,13 @@ fn limits_are_on_the_cgroup_that_holds_the_job() {
             let of_unit = sh(&format!("systemctl show --property=ControlGroup --value {unit}")).expect(0).out();
             assert!(of_unit.trim_end().ends_with(&format!("/{unit}")), "{of_unit}");
             assert!(cgroup.contains(&format!("{}/", of_unit.trim_end())), "{cgroup} is not below {of_unit}");
-            let limits = sh(&format!("systemctl show --property=MemoryMax,TasksMax,CPUQuotaPerSecUSec {unit}")).out();
+            let shown = "MemoryMax,TasksMax,CPUQuotaPerSecUSec,RuntimeMaxUSec";
+            let limits = sh(&format!("systemctl show --property={shown} {unit}")).out();
             let mut limits: Vec<_> = limits.lines().collect();
             limits.sort_unstable();
-            assert_eq!(limits, ["CPUQuotaPerSecUSec=500ms", "MemoryMax=536870912", "TasksMax=4321"]);
+            // The job's own time, two minutes, and half an hour.
+            let lifetime = "RuntimeMaxUSec=32min";
+            assert_eq!(limits, ["CPUQuotaPerSecUSec=500ms", "MemoryMax=536870912", lifetime, "TasksMax=4321"]);
             sh(&format!("kill {pid}")).expect(0);
         },
     );

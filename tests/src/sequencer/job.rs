@@ -230,6 +230,7 @@ impl Job {
                 "ref": "main",
             },
             "variables": variables,
+            "runner_info": { "timeout": self.timeout.as_secs() },
             "image": { "name": self.image.as_deref().unwrap_or_default(), "entrypoint": null },
             "services": self.services,
             "credentials": [{ "type": "registry", "url": host, "username": "gitlab-ci-token", "password": TOKEN }],

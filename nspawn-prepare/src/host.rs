@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork};
 use nspawn_common::lifecycle;
 use nspawn_common::tool::{self, argv};
 
@@ -40,6 +42,7 @@ pub fn check_host() -> Result<()> {
 /// Refuses a host that has come to a limit which a booting machine only fails at in dark words.
 pub fn check_limits() -> Result<()> {
     check_inotify()?;
+    check_processes()?;
     let number = |name: &str| -> Option<u32> {
         fs::read_to_string(format!("/proc/sys/kernel/pty/{name}")).ok()?.trim().parse().ok()
     };
@@ -53,6 +56,19 @@ pub fn check_limits() -> Result<()> {
         }
     }
     Ok(())
+}
+
+// By trying: with no process to spare, a machine could be begun and not be removed again.
+fn check_processes() -> Result<()> {
+    // SAFETY: the child ends at once, and touches nothing.
+    match unsafe { fork() } {
+        // SAFETY: as above.
+        Ok(ForkResult::Child) => unsafe { nix::libc::_exit(0) },
+        Ok(ForkResult::Parent { child }) => waitpid(child, None).map(drop).context("can't wait for a process"),
+        Err(error) => {
+            bail!("can't start another process ({}); see TasksMax= of the unit that this runs in", error.desc())
+        }
+    }
 }
 
 // By trying, since the kernel tells nobody how many a user has.

@@ -64,7 +64,7 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
     let raw = if request.terminal.is_some() { Raw::enter()? } else { None };
     let outputs = outputs.into_iter().map(Output::start).collect::<Result<Vec<_>>>()?;
     let input = match stdin {
-        Stdin::Ours => Some(streams::feed(std::io::stdin().as_fd().try_clone_to_owned()?, stdin_here)),
+        Stdin::Ours => Some(streams::feed(std::io::stdin().as_fd().try_clone_to_owned()?, stdin_here)?),
         Stdin::Empty => {
             drop(stdin_here);
             None

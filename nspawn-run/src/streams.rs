@@ -35,9 +35,12 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 
 /// Moves stdin into the machine until either side ends. Nobody waits for it; what it returns tells of
 /// a stdin that can't be read.
-pub fn feed(stdin: OwnedFd, into: OwnedFd) -> Receiver<Error> {
+///
+/// # Errors
+/// No more processes.
+pub fn feed(stdin: OwnedFd, into: OwnedFd) -> Result<Receiver<Error>> {
     let (sender, failed) = sync_channel(1);
-    thread::spawn(move || {
+    spawn(move || {
         loop {
             match shift(&stdin, into.as_fd(), CHUNK) {
                 Ok(0) | Err(Errno::EPIPE) => return,
@@ -47,8 +50,15 @@ pub fn feed(stdin: OwnedFd, into: OwnedFd) -> Receiver<Error> {
                 Err(error) => return drop(sender.send(error.into())),
             }
         }
-    });
-    failed
+    })?;
+    Ok(failed)
+}
+
+fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
+    thread::Builder::new()
+        .spawn(work)
+        .map(drop)
+        .context("can't start a thread; see TasksMax= of the unit that this runs in")
 }
 
 /// A pipe out of the machine, and where its bytes go.
@@ -85,14 +95,14 @@ impl Output {
     /// Moves bytes along the way until [`Output::finish`].
     ///
     /// # Errors
-    /// No descriptors left.
+    /// No descriptors or processes left.
     pub fn start((from, to): Route) -> Result<Self> {
         // The machine can open the pipe's other end too, and read what we are about to.
         fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("can't set up a pipe")?;
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("can't make an event")?;
         let watched = ended.as_fd().try_clone_to_owned()?;
         let (sender, done) = sync_channel(1);
-        thread::spawn(move || sender.send(drain(&from, to.as_fd(), watched.as_fd())));
+        spawn(move || drop(sender.send(drain(&from, to.as_fd(), watched.as_fd()))))?;
         Ok(Self { done, ended })
     }
 

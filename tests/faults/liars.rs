@@ -40,7 +40,8 @@ pub fn rows(suite: &mut Suite) {
     suite.row("the agent is killed under a command, and comes back", suite.times(2, 20), |_| {
         let machine = machine(&[]);
         let running = Running::start(&machine, "echo on; sleep 600");
-        machine.sh(&format!("kill -KILL {AGENT}")).expect(125);
+        // It dies of it itself, or is faster.
+        machine.sh(&format!("kill -KILL {AGENT}"));
         let (code, said, took) = running.end();
         assert_eq!(code, Some(125), "{said}");
         assert!(said.contains("its agent was ended") && took < Duration::from_secs(5), "{said:?} after {took:?}");

@@ -69,12 +69,6 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     wait_until_unregistered(paths)
 }
 
-/// Whether there is anything of this machine on the host.
-#[must_use]
-pub fn exists(paths: &MachinePaths) -> bool {
-    !parts(paths).is_empty()
-}
-
 /// Whether the machine runs, or anything of it.
 #[must_use]
 pub fn is_running(paths: &MachinePaths) -> bool {

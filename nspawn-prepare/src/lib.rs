@@ -6,8 +6,10 @@
 //! | [`options`], [`host`] | what is asked for, and what the host must have |
 //! | [`machine`], [`plan`] | the steps that make a machine |
 //! | [`slots`] | waiting while there are too many |
+//! | [`diagnosis`] | why one did not start |
 //! | [`launch`] | what the machine's unit starts: mounts its root and becomes systemd-nspawn |
 
+mod diagnosis;
 mod host;
 mod launch;
 mod machine;

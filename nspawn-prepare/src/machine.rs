@@ -4,9 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, bail};
 use nspawn_common::exit;
 use nspawn_common::image::{self, Image};
 use nspawn_common::interrupt::{self, Interrupted};
@@ -17,12 +17,12 @@ use nspawn_common::name::MachineName;
 use nspawn_common::nspawn::{Bind, Nspawn};
 use nspawn_common::paths::{AGENT_DIR_IN_MACHINE, AGENT_IN_MACHINE, MachinePaths};
 use nspawn_common::state::State;
-use nspawn_common::tool::{self, TimedOut, argv};
 use nspawn_common::unit::Unit;
 use nspawn_common::wire;
 
 use crate::PROGRAM;
-use crate::host::{self, LOOK_LIMIT};
+use crate::diagnosis;
+use crate::host;
 use crate::launch;
 use crate::options::Options;
 use crate::plan::Step;
@@ -34,8 +34,6 @@ const AGENT_UNIT: &str = include_str!("agent.service");
 const AGENT_UNIT_NAME: &str = "nspawn-agent.service";
 /// How much longer than the boot may take systemd waits for it: time to ask the machine what it waits for.
 const START_MARGIN: Duration = Duration::from_secs(30);
-/// How long a machine that does not boot may take to tell.
-const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// How many of the plan's steps make the machine one that takes a slot.
 const RESERVATION: usize = 2;
 /// How long the agent of a booted machine may take to answer.
@@ -122,13 +120,16 @@ impl Machine {
         if error.is::<Interrupted>() {
             return self.unmake(lock, error);
         }
-        let error = self.with_diagnosis(error, started);
+        let error = diagnosis::of(self, error, started);
         if !self.options.keep.keeps(true) {
             return self.unmake(lock, error);
         }
-        lifecycle::end(&self.paths)?;
-        keep::keep(&self.paths, self.options.keep_for)?;
-        exit::say(PROGRAM, OsStr::new(&keep::describe(&self.state(), false)));
+        match lifecycle::end(&self.paths).and_then(|()| keep::keep(&self.paths, self.options.keep_for)) {
+            Ok(()) => exit::say(PROGRAM, OsStr::new(&keep::describe(&self.state(), false))),
+            Err(second) => {
+                return Err(error.context(format!("machine {} can't be kept ({second:#}), after this", self.name)));
+            }
+        }
         Err(error)
     }
 
@@ -169,49 +170,6 @@ impl Machine {
         Ok(())
     }
 
-    // Below the line that says what failed: what the machine waits for and warns of, and what it and
-    // systemd-nspawn printed last.
-    fn with_diagnosis(&self, error: Error, since: SystemTime) -> Error {
-        let error = if error.is::<TimedOut>() {
-            anyhow!("it did not boot within {} s, see --timeout", self.options.timeout.as_secs())
-        } else {
-            error
-        };
-        // The machine is asked through its agent, which starts beside the boot.
-        let runs = lifecycle::is_running(&self.paths);
-        let ask = |question| if runs { self.ask(question) } else { None };
-        let jobs = ask(&["systemctl", "list-jobs", "--no-pager", "--plain", "--full"]);
-        let warnings =
-            ask(&["journalctl", "--quiet", "--no-pager", "--output=cat", "--priority=warning", "--lines=10"]);
-        let parts = [
-            ("its systemd still waits for these jobs:", jobs),
-            ("its journal warns:", warnings),
-            ("its console and its unit said last:", self.journal(since).ok()),
-        ];
-        let parts = parts.into_iter().filter_map(|(title, text)| {
-            let text = text.filter(|text| !text.is_empty())?;
-            Some(tool::below(&format!("{title}\n{text}")))
-        });
-        let (name, image, hint) = (&self.name, &self.image.name, host::machined_hint());
-        anyhow!("machine {name} of image {image} did not start: {error:#}{hint}{}", parts.collect::<String>())
-    }
-
-    fn ask(&self, question: &[&str]) -> Option<String> {
-        let mut command: Vec<OsString> = vec![host::agent_program().ok()?.into(), self.name.as_str().into()];
-        command.extend(question.iter().map(OsString::from));
-        tool::run_ok(&command, ASK_LIMIT).ok().map(|answer| printable(&answer))
-    }
-
-    fn journal(&self, since: SystemTime) -> Result<String> {
-        // To the microsecond: another machine of this name may have just ended.
-        let since = format!("--since=@{:.6}", since.duration_since(UNIX_EPOCH)?.as_secs_f64());
-        let unit = format!("--unit={}", self.paths.unit());
-        let command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20", &unit, &since]);
-        // The journal may not have the last words yet.
-        tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
-        Ok(printable(&tool::run(&command, LOOK_LIMIT)?.stdout))
-    }
-
     /// What is written down about it.
     pub fn state(&self) -> State {
         State {
@@ -223,10 +181,4 @@ impl Machine {
             keep_for: self.options.keep_for,
         }
     }
-}
-
-// What came out of a machine, line by line.
-fn printable(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(|line| wire::printable(line.as_bytes())).collect();
-    lines.join("\n")
 }

@@ -14,6 +14,9 @@ use nspawn_common::{exit, interrupt, lifecycle};
 
 use crate::PROGRAM;
 
+/// How long others may take that do not wait themselves.
+const SOON: Duration = Duration::from_secs(1);
+
 /// Waits, `limit` at most, until fewer than `most` machines beside this one take a slot. What it
 /// returns is held until this machine takes one, by its state file: so nobody else counts meanwhile.
 ///
@@ -22,7 +25,10 @@ use crate::PROGRAM;
 pub fn wait(paths: &MachinePaths, most: u32, limit: Duration) -> Result<Lock> {
     let deadline = Instant::now() + limit;
     // Those who wait for this lock are the queue behind the one who has it and waits for a slot.
-    let queue = Lock::of_all(limit)?;
+    let queue = Lock::of_all(SOON).or_else(|_| {
+        tell(&format!("others wait for a machine to go; waiting behind them (--max-machines={most})"));
+        Lock::of_all(limit)
+    })?;
     let mut told = false;
     loop {
         let changes =
@@ -32,10 +38,7 @@ pub fn wait(paths: &MachinePaths, most: u32, limit: Duration) -> Result<Lock> {
             return Ok(queue);
         }
         if !told {
-            exit::say(
-                PROGRAM,
-                OsStr::new(&format!("{taken} machines are there; waiting for one to go (--max-machines={most})")),
-            );
+            tell(&format!("{taken} machines are there; waiting for one to go (--max-machines={most})"));
             told = true;
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -47,6 +50,10 @@ pub fn wait(paths: &MachinePaths, most: u32, limit: Duration) -> Result<Lock> {
         }
         wait_for_change(&changes, left)?;
     }
+}
+
+fn tell(line: &str) {
+    exit::say(PROGRAM, OsStr::new(line));
 }
 
 // Watches before it looks, so that no change is missed.

@@ -83,6 +83,17 @@ fn a_boot_that_hangs_tells_what_it_waits_for_and_may_be_kept() {
 }
 
 #[test]
+fn a_jobs_boot_that_hangs_tells_what_it_waits_for_too() {
+    let unit = format!("/run/e2e-hanging-{}.service", std::process::id());
+    fs::write(&unit, HANGING).unwrap();
+    let bind = format!("--bind-ro={unit}:/run/systemd/system/systemd-user-sessions.service");
+    let report = Runner::default().prepare_args(&[&bind, "--timeout=3s"]).run(&Job::new(&image()));
+    fs::remove_file(unit).unwrap();
+    assert!(report.log().contains("still waits for these jobs"), "{}", report.describe());
+    let _ = report.expect_system_failure();
+}
+
+#[test]
 fn a_failed_jobs_machine_may_be_kept() {
     let keeping = Runner::default().prepare_args(&["--keep=failure"]);
     let _ = keeping.run(&Job::new(&image()).script(&["true"])).expect(&Outcome::Success);

@@ -1,0 +1,62 @@
+//! Why a machine did not start: what it still waits for and warns of, and what it said last.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Error, Result, anyhow};
+use nspawn_common::lifecycle;
+use nspawn_common::paths::MachinePaths;
+use nspawn_common::tool::{self, TimedOut, argv};
+use nspawn_common::wire;
+
+use crate::host::{self, LOOK_LIMIT};
+use crate::machine::Machine;
+
+/// How long a machine that does not boot may take to tell.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+
+/// `error` with all that is known, below the line that says what failed. Asks the machine, if it runs.
+pub fn of(machine: &Machine, error: Error, since: SystemTime) -> Error {
+    let error = if error.is::<TimedOut>() {
+        anyhow!("it did not boot within {} s, see --timeout", machine.options.timeout.as_secs())
+    } else {
+        error
+    };
+    let paths = &machine.paths;
+    let runs = lifecycle::is_running(paths);
+    let ask = |question| if runs { ask(paths, question) } else { None };
+    let parts = [
+        ("its systemd still waits for these jobs:", ask("systemctl list-jobs --no-pager --plain --full")),
+        ("its journal warns:", ask("journalctl --quiet --no-pager --output=cat --priority=warning --lines=10")),
+        ("its console and its unit said last:", last_words(paths, since).ok()),
+    ];
+    let parts = parts.into_iter().filter_map(|(title, text)| {
+        let text = text.filter(|text| !text.is_empty())?;
+        Some(tool::below(&format!("{title}\n{text}")))
+    });
+    let (name, image, hint) = (&machine.name, &machine.image.name, host::machined_hint());
+    anyhow!("machine {name} of image {image} did not start: {error:#}{hint}{}", parts.collect::<String>())
+}
+
+// Through the machine's agent, which starts beside the boot; and not as a stage of a GitLab job.
+fn ask(paths: &MachinePaths, question: &str) -> Option<String> {
+    let mut command = argv(["env", "--unset=CUSTOM_ENV_CI_JOB_ID"]);
+    command.extend([host::agent_program().ok()?.into(), paths.name().as_str().into()]);
+    command.extend(question.split(' ').map(Into::into));
+    tool::run_ok(&command, ASK_LIMIT).ok().map(|answer| printable(&answer))
+}
+
+fn last_words(paths: &MachinePaths, since: SystemTime) -> Result<String> {
+    // To the microsecond: another machine of this name may have just ended.
+    let since = format!("--since=@{:.6}", since.duration_since(UNIX_EPOCH)?.as_secs_f64());
+    let unit = format!("--unit={}", paths.unit());
+    let command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20", &unit, &since]);
+    // The journal may not have them yet.
+    tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
+    Ok(printable(&tool::run(&command, LOOK_LIMIT)?.stdout))
+}
+
+// What came out of a machine, line by line.
+fn printable(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(|line| wire::printable(line.as_bytes())).collect();
+    lines.join("\n")
+}

@@ -1,12 +1,12 @@
 //! One call of a machine's agent: sends the command, moves the streams, and waits for the end.
 
 use std::ffi::OsStr;
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -59,8 +59,9 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
     let memory = memory::Watch::start(&paths);
     let (stdin_there, stdin_here) = streams::pipe()?;
     let (outputs, [stdout_there, stderr_there]) = streams::outputs()?;
-    wire::send(&mut call.agent, request, [stdin_there, stdout_there, stderr_there])
-        .with_context(|| format!("machine {name} does not take the command"))?;
+    let sent = wire::send(&mut call.agent, request, [stdin_there, stdout_there, stderr_there]);
+    let sent = sent.map_err(|error| if is_hang_up(&error) { anyhow!(death::cause(&paths)) } else { error });
+    sent.with_context(|| format!("machine {name} does not take the command"))?;
     let raw = if request.terminal.is_some() { Raw::enter()? } else { None };
     let outputs = outputs.into_iter().map(Output::start).collect::<Result<Vec<_>>>()?;
     let input = match stdin {
@@ -192,6 +193,12 @@ impl Call {
     fn tell(&mut self, tag: u8, body: &[u8]) -> Result<()> {
         self.agent.write_all(&wire::frame(tag, body)).context("its agent does not listen")
     }
+}
+
+fn is_hang_up(error: &Error) -> bool {
+    let kind = error.downcast_ref().map(io::Error::kind);
+    let kind = kind.or_else(|| error.downcast_ref().map(|errno: &Errno| io::Error::from(*errno).kind()));
+    kind.is_some_and(|kind| [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].contains(&kind))
 }
 
 fn one_byte(body: &[u8]) -> Result<u8> {

@@ -8,7 +8,8 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 
 const FAULTS: [(&str, &str); 6] = [
     ("bus reloaded", "busctl call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig"),
-    ("bus restarted", "systemctl restart dbus"),
+    // Not more often than systemd allows, which is a limit of its own.
+    ("bus restarted", "systemctl reset-failed dbus && systemctl restart dbus"),
     ("bus killed", "systemctl kill --signal=KILL dbus; sleep 0.2"),
     ("a package with a bus policy", PACKAGE),
     ("daemon-reexec", "systemctl daemon-reexec"),

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use anyhow::{Context, Error, Result};
 use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
@@ -14,7 +14,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
 static SIGNALS: OnceLock<SignalFd> = OnceLock::new();
-static TAKEN: AtomicBool = AtomicBool::new(false);
+/// The signal that has come, or 0.
+static TAKEN: AtomicI32 = AtomicI32::new(0);
+static IS_UNDOING: AtomicBool = AtomicBool::new(false);
 
 /// The error of a program that was asked to end.
 #[derive(Debug)]
@@ -48,28 +50,37 @@ pub fn catch() -> Result<()> {
     Ok(())
 }
 
-/// Fails if a signal has come. Only once: what is undone then is not interrupted again.
+/// Fails if a signal has come, and so does every later call until [`undo`].
 ///
 /// # Errors
 /// [`Interrupted`].
 pub fn check() -> Result<()> {
     let Some(signals) = watched() else { return Ok(()) };
-    let Ok(Some(info)) = signals.read_signal() else { return Ok(()) };
-    TAKEN.store(true, Ordering::Relaxed);
-    let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
-    Err(Interrupted(signal.unwrap_or(Signal::SIGTERM)).into())
+    if let Ok(Some(info)) = signals.read_signal() {
+        TAKEN.store(i32::try_from(info.ssi_signo).unwrap_or_default(), Ordering::Relaxed);
+    }
+    match TAKEN.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        number => Err(Interrupted(Signal::try_from(number).unwrap_or(Signal::SIGTERM)).into()),
+    }
 }
 
-/// Readable when [`check`] would fail.
+/// From now on nothing is interrupted: what was begun is undone.
+pub fn undo() {
+    IS_UNDOING.store(true, Ordering::Relaxed);
+}
+
+/// Readable when a signal has come that [`check`] has not seen.
 pub fn descriptor() -> Option<BorrowedFd<'static>> {
     watched().map(AsFd::as_fd)
 }
 
-/// From now on they end this process again: also one that came meanwhile, after the first.
+/// From now on they end this process again; those that came meanwhile are forgotten.
 ///
 /// # Errors
 /// None that is known.
 pub fn release() -> Result<()> {
+    while let Some(Ok(Some(_))) = SIGNALS.get().map(SignalFd::read_signal) {}
     SigSet::from_iter(ENDING).thread_unblock().context("can't unblock signals")
 }
 
@@ -81,7 +92,7 @@ pub fn die_if_interrupted(error: &Error) {
 }
 
 fn watched() -> Option<&'static SignalFd> {
-    SIGNALS.get().filter(|_| !TAKEN.load(Ordering::Relaxed))
+    SIGNALS.get().filter(|_| !IS_UNDOING.load(Ordering::Relaxed))
 }
 
 // signal(2) tells the old action only when it sets one.

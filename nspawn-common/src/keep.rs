@@ -97,7 +97,7 @@ pub fn describe(state: &State, is_running: bool) -> String {
 
 // A machine that does not run is a layer over an image. Together they are shown, read-only.
 fn look_command(state: &State) -> OsString {
-    let upper = MachinePaths::new(&state.name).layer().join("upper");
+    let upper = MachinePaths::new(&state.name).upper();
     let tree = nspawn::assign("--directory", state.image_path.as_os_str());
     let overlay = nspawn::assign("--overlay-ro", &nspawn::joined(&[&state.image_path, &upper, Path::new("/")]));
     words::join([OsStr::new("systemd-nspawn"), "--read-only".as_ref(), &tree, &overlay])

@@ -127,6 +127,18 @@ impl MachinePaths {
         Path::new(LAYER_ROOT).join(self.name.as_str())
     }
 
+    /// What the machine has written, as overlayfs keeps it.
+    #[must_use]
+    pub fn upper(&self) -> PathBuf {
+        self.layer().join("upper")
+    }
+
+    /// What overlayfs works in.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.layer().join("work")
+    }
+
     /// The unit that is the machine.
     #[must_use]
     pub fn unit(&self) -> String {

@@ -121,6 +121,7 @@ pub fn wait_for_exit(pid: i32, limit: Duration) -> Result<bool> {
     let pidfd = pidfd(pid)?;
     let deadline = Instant::now() + limit;
     loop {
+        interrupt::check()?;
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
@@ -133,15 +134,11 @@ pub fn wait_for_exit(pid: i32, limit: Duration) -> Result<bool> {
         if fds[0].any() == Some(true) {
             return Ok(true);
         }
-        interrupt::check()?;
     }
 }
 
-/// A descriptor that is readable once the child `pid` has ended.
-///
-/// # Errors
-/// No such process; a kernel before 5.3.
-pub fn pidfd(pid: i32) -> Result<OwnedFd> {
+// A descriptor that is readable once the child `pid` has ended.
+fn pidfd(pid: i32) -> Result<OwnedFd> {
     use std::os::fd::FromRawFd;
     // SAFETY: pidfd_open(2) takes two integers and touches no memory of ours.
     let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };

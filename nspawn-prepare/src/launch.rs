@@ -54,8 +54,7 @@ fn mount_root(paths: &MachinePaths, image: &Path) -> Result<()> {
     let lower = paths.image_mount();
     mount(Some(image), &lower, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .with_context(|| format!("can't mount the image {}", image.display()))?;
-    let upper = paths.layer().join("upper");
-    let work = paths.layer().join("work");
+    let (upper, work) = (paths.upper(), paths.work());
     // volatile: no syncs for a layer that is thrown away (kernel 5.10).
     let options = [
         OsStr::new("volatile,lowerdir="),

@@ -79,8 +79,8 @@ impl Machine {
             Step::File(paths.agent_unit(), AGENT_UNIT.into()),
             Step::Copy(host::agent_program()?, paths.agent_program()),
             Step::Directory(paths.agent_dir(), 0o700),
-            Step::Directory(paths.layer().join("upper"), root_mode),
-            Step::Directory(paths.layer().join("work"), 0o700),
+            Step::Directory(paths.upper(), root_mode),
+            Step::Directory(paths.work(), 0o700),
             Step::Run(self.start_command()?, self.options.timeout),
             Step::File(paths.ready_mark(), Vec::new()),
         ])
@@ -114,23 +114,28 @@ impl Machine {
             bail!("there is a machine {} that these programs did not make; choose another --name", self.name);
         }
         let lock = Lock::acquire(&self.paths)?;
-        lifecycle::clear(&self.paths, &lock)?;
         let started = SystemTime::now();
-        let Err(error) = self.take_all(steps, announce) else { return Ok(()) };
-        if error.is::<Interrupted>() {
+        let made = lifecycle::clear(&self.paths, &lock).and_then(|()| self.take_all(steps, announce));
+        let Err(error) = made else { return Ok(()) };
+        let error = if error.is::<Interrupted>() { error } else { diagnosis::of(self, error, started) };
+        // Also while the machine was asked.
+        let error = interrupt::check().err().unwrap_or(error);
+        interrupt::undo();
+        if error.is::<Interrupted>() || !self.options.keep.keeps(true) || !self.paths.upper().exists() {
             return self.unmake(lock, error);
         }
-        let error = diagnosis::of(self, error, started);
-        if !self.options.keep.keeps(true) {
-            return self.unmake(lock, error);
+        match self.keep() {
+            Ok(()) => Err(error),
+            Err(second) => Err(error.context(format!("machine {} can't be kept ({second:#}), after this", self.name))),
         }
-        match lifecycle::end(&self.paths).and_then(|()| keep::keep(&self.paths, self.options.keep_for)) {
-            Ok(()) => exit::say(PROGRAM, OsStr::new(&keep::describe(&self.state(), false))),
-            Err(second) => {
-                return Err(error.context(format!("machine {} can't be kept ({second:#}), after this", self.name)));
-            }
-        }
-        Err(error)
+    }
+
+    fn keep(&self) -> Result<()> {
+        lifecycle::end(&self.paths)?;
+        keep::note_failure(&self.paths)?;
+        keep::keep(&self.paths, self.options.keep_for)?;
+        exit::say(PROGRAM, OsStr::new(&keep::describe(&self.state(), false)));
+        Ok(())
     }
 
     // Removes what there is of the machine, because of `error`.
@@ -145,6 +150,7 @@ impl Machine {
 
     // The last step makes it somebody's, who must know its name by then.
     fn take_all(&self, steps: &[Step], announce: impl FnOnce() -> Result<()>) -> Result<()> {
+        host::check_limits()?;
         let slots = |most| slots::wait(&self.paths, most, self.options.timeout);
         let queue = self.options.max_machines.map(slots).transpose()?;
         host::check_limits()?;

@@ -8,12 +8,15 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nspawn_common::interrupt::Interrupted;
 use nspawn_common::lock::Lock;
 use nspawn_common::paths::{MachinePaths, STATE_ROOT};
 use nspawn_common::{exit, interrupt, lifecycle};
 
 use crate::PROGRAM;
 
+/// How long until it is counted again without any sign of a change.
+const RECOUNT: Duration = Duration::from_secs(5);
 /// How long others may take that do not wait themselves.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -25,9 +28,12 @@ const SOON: Duration = Duration::from_secs(1);
 pub fn wait(paths: &MachinePaths, most: u32, limit: Duration) -> Result<Lock> {
     let deadline = Instant::now() + limit;
     // Those who wait for this lock are the queue behind the one who has it and waits for a slot.
-    let queue = Lock::of_all(SOON).or_else(|_| {
+    let queue = Lock::of_all(SOON).or_else(|error| {
+        if error.is::<Interrupted>() {
+            return Err(error);
+        }
         tell(&format!("others wait for a machine to go; waiting behind them (--max-machines={most})"));
-        Lock::of_all(limit)
+        Lock::of_all(limit).context("no machine has gone; see --max-machines and --timeout")
     })?;
     let mut told = false;
     loop {
@@ -78,7 +84,9 @@ fn watch(changes: &Inotify, path: &std::path::Path, what: AddWatchFlags) {
 fn wait_for_change(changes: &Inotify, limit: Duration) -> Result<()> {
     let mut fds = vec![PollFd::new(changes.as_fd(), PollFlags::POLLIN)];
     fds.extend(interrupt::descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-    match poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)) {
+    interrupt::check()?;
+    // Now and then without any change: the kernel may tell of a holder's end before its lock is free.
+    match poll(&mut fds, PollTimeout::try_from(limit.min(RECOUNT)).unwrap_or(PollTimeout::MAX)) {
         Ok(_) | Err(Errno::EINTR) => interrupt::check(),
         Err(error) => Err(error).context("can't watch for events"),
     }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -29,6 +29,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// How long it may take to answer that, in a machine that is not frozen.
 const LIFE_LIMIT: Duration = Duration::from_secs(60);
+/// Signals within this time are one: who ends a process group or a session may send several.
+const SIGNAL_PAUSE: Duration = Duration::from_millis(300);
 /// How much longer than the grace period the end of a command that is stopped may take.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 
@@ -60,9 +62,10 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
     let (stdin_there, stdin_here) = streams::pipe()?;
     let (outputs, [stdout_there, stderr_there]) = streams::outputs()?;
     let sent = wire::send(&mut call.agent, request, [stdin_there, stdout_there, stderr_there]);
-    let sent = sent.map_err(|error| if is_hang_up(&error) { anyhow!(death::cause(&paths)) } else { error });
+    let sent =
+        sent.map_err(|error| if is_hang_up(&error) { anyhow!(death::cause(&paths, call.started)) } else { error });
     sent.with_context(|| format!("machine {name} does not take the command"))?;
-    let raw = if request.terminal.is_some() { Raw::enter()? } else { None };
+    call.raw = if request.terminal.is_some() { Raw::enter()? } else { None };
     let outputs = outputs.into_iter().map(Output::start).collect::<Result<Vec<_>>>()?;
     let input = match stdin {
         Stdin::Ours => Some(streams::feed(std::io::stdin().as_fd().try_clone_to_owned()?, stdin_here)?),
@@ -72,13 +75,15 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
         }
     };
     let ended = call.wait();
-    // Who asked for the end is not kept waiting by a reader that does not read.
-    let limit = call.interrupted.is_some().then_some(STOP_MARGIN);
-    let delivered: Result<()> = outputs.into_iter().try_for_each(|output| output.finish(limit));
-    drop(raw);
+    call.raw = None;
     if let Some(interrupted) = call.interrupted {
+        // Who asked for the end is not kept waiting by a reader that does not read.
+        outputs.into_iter().try_for_each(|output| output.finish(Some(STOP_MARGIN))).unwrap_or_default();
         return Err(interrupted);
     }
+    // Delivering may take as long as the reader likes; a signal ends that.
+    interrupt::release()?;
+    let delivered: Result<()> = outputs.into_iter().try_for_each(|output| output.finish(None));
     if !matches!(ended, Ok(Ended::Exited(0))) {
         memory.verdict().iter().for_each(|verdict| exit::say(PROGRAM, OsStr::new(verdict)));
     }
@@ -91,29 +96,36 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
 
 struct Call {
     paths: MachinePaths,
+    started: SystemTime,
     agent: UnixStream,
     /// What the agent has said that is no whole message yet.
     said: Vec<u8>,
     resized: SignalFd,
+    raw: Option<Raw>,
     /// Until when the agent must have said something.
     deadline: Instant,
     /// Whether its silence is a failure then; else it is asked.
     is_last_chance: bool,
     grace: Duration,
     interrupted: Option<Error>,
+    /// From when on another signal ends this program, and so the command, at once.
+    released: Option<Instant>,
 }
 
 impl Call {
     fn new(name: &MachineName, agent: UnixStream, grace: Duration) -> Result<Self> {
         Ok(Self {
             paths: MachinePaths::new(name),
+            started: SystemTime::now(),
             agent,
             said: Vec::new(),
             resized: resize_events()?,
+            raw: None,
             deadline: Instant::now() + START_LIMIT,
             is_last_chance: true,
             grace,
             interrupted: None,
+            released: None,
         })
     }
 
@@ -147,22 +159,38 @@ impl Call {
             } else if Instant::now() >= self.deadline {
                 self.ask_for_life()?;
             }
+            // One that talks all the time must come to an end as well.
+            if self.interrupted.is_some() && Instant::now() >= self.deadline {
+                bail!("its agent does not end the command");
+            }
             while let Ok(Some(_)) = self.resized.read_signal() {
-                self.tell(wire::RESIZE, &wire::encode_size(terminal::size()))?;
+                self.tell(wire::RESIZE, &wire::encode_size(terminal::size()));
             }
-            if let Err(interrupted) = interrupt::check() {
-                self.interrupted = Some(interrupted);
-                (self.deadline, self.is_last_chance) = (Instant::now() + self.grace + STOP_MARGIN, true);
-                self.tell(wire::STOP, &wire::encode_seconds(self.grace))?;
-                // The next one ends this program, and so the command, at once.
-                interrupt::release()?;
-            }
+            self.heed_signals()?;
         }
+    }
+
+    fn heed_signals(&mut self) -> Result<()> {
+        if let Err(interrupted) = interrupt::check() {
+            interrupt::undo();
+            let now = Instant::now();
+            self.interrupted = Some(interrupted);
+            self.raw = None;
+            (self.deadline, self.is_last_chance) = (now + self.grace + STOP_MARGIN, true);
+            self.released = Some(now + SIGNAL_PAUSE);
+            self.tell(wire::STOP, &wire::encode_seconds(self.grace));
+        }
+        if self.released.is_some_and(|released| Instant::now() >= released) {
+            self.released = None;
+            interrupt::release()?;
+        }
+        Ok(())
     }
 
     // Waits for anything, until the deadline; whether it is the agent.
     fn has_answer(&self) -> Result<bool> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let next = self.released.map_or(self.deadline, |released| released.min(self.deadline));
+        let left = next.saturating_duration_since(Instant::now());
         let mut fds = vec![PollFd::new(self.agent.as_fd(), PollFlags::POLLIN)];
         fds.push(PollFd::new(self.resized.as_fd(), PollFlags::POLLIN));
         fds.extend(interrupt::descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
@@ -177,21 +205,23 @@ impl Call {
         let mut buffer = [0; wire::MAX_ANSWER];
         match self.agent.read(&mut buffer) {
             Ok(count) if count > 0 => self.said.extend(&buffer[..count]),
-            _ => bail!(death::cause(&self.paths)),
+            _ => bail!(death::cause(&self.paths, self.started)),
         }
         Ok(())
     }
 
     fn ask_for_life(&mut self) -> Result<()> {
-        if self.is_last_chance && !lifecycle::is_frozen(&self.paths) {
+        if self.is_last_chance && (self.interrupted.is_some() || !lifecycle::is_frozen(&self.paths)) {
             bail!("its agent does not answer");
         }
         (self.deadline, self.is_last_chance) = (Instant::now() + LIFE_LIMIT, true);
-        self.tell(wire::PING, &[])
+        self.tell(wire::PING, &[]);
+        Ok(())
     }
 
-    fn tell(&mut self, tag: u8, body: &[u8]) -> Result<()> {
-        self.agent.write_all(&wire::frame(tag, body)).context("its agent does not listen")
+    // An agent that has gone has its last message still to be read.
+    fn tell(&mut self, tag: u8, body: &[u8]) {
+        let _ = self.agent.write_all(&wire::frame(tag, body));
     }
 }
 

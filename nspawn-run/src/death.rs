@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -22,7 +22,6 @@ const USUAL: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(4);
 
 /// systemd's message IDs (`sd-messages.h`, the same in 252 to 262).
-const STARTED: &str = "39f53479d3a045ac8e11786248231fbf";
 const STOPPING: &str = "de5b426a63be47a7b6ac3eaac82e2f6f";
 const PROCESS_EXIT: &str = "98e322203f7a4ed290d09fe03c09fe15";
 const SUCCEEDED: &str = "7ad2d189f7e94e70a38c781354912448";
@@ -31,12 +30,12 @@ const FAILED: &str = "d9b373ed55a64feb8242e02dbe79a49c";
 /// What systemd-nspawn exits with when the machine reboots (systemd-nspawn(1), "Exit status").
 const REBOOT: &str = "133";
 
-/// What became of the machine, as the end of a sentence about it.
+/// What became of the machine since a time at which it ran, as the end of a sentence about it.
 #[must_use]
-pub fn cause(paths: &MachinePaths) -> String {
-    let started = Instant::now();
-    let mut journal = Journal::follow(&paths.unit());
-    let mut end = |limit: Duration| journal.as_mut().ok()?.end(started + limit);
+pub fn cause(paths: &MachinePaths, since: SystemTime) -> String {
+    let asked = Instant::now();
+    let mut journal = Journal::follow(&paths.unit(), since);
+    let mut end = |limit: Duration| journal.as_mut().ok()?.end(asked + limit);
     if let Some(end) = end(USUAL) {
         return end;
     }
@@ -60,10 +59,11 @@ struct Journal {
 }
 
 impl Journal {
-    fn follow(unit: &str) -> Result<Self> {
+    fn follow(unit: &str, since: SystemTime) -> Result<Self> {
         let fields = "--output-fields=MESSAGE_ID,EXIT_CODE,EXIT_STATUS,UNIT_RESULT";
         let of_systemd = [OsString::from("_PID=1"), format!("UNIT={unit}").into()];
-        let options = argv(["--quiet", "--follow", "--lines=100", "--output=json", fields]);
+        let since = format!("--since=@{:.6}", since.duration_since(UNIX_EPOCH)?.as_secs_f64());
+        let options = argv(["--quiet", "--follow", "--no-tail", "--output=json", fields, &since]);
         let child = Command::new("journalctl")
             .args(options)
             .args(of_systemd)
@@ -112,7 +112,7 @@ impl Drop for Journal {
     }
 }
 
-/// What was heard since the unit's last start.
+/// What was heard of it.
 #[derive(Debug, Default)]
 struct Story {
     is_stopping: bool,
@@ -126,7 +126,6 @@ impl Story {
     fn hear(&mut self, entry: &Value) {
         let field = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
         match &*field("MESSAGE_ID") {
-            STARTED => *self = Self::default(),
             STOPPING => self.is_stopping = true,
             PROCESS_EXIT => self.exit = Some((field("EXIT_CODE"), field("EXIT_STATUS"))),
             SUCCEEDED => self.result = Some(String::new()),
@@ -139,8 +138,8 @@ impl Story {
         let exit = self.exit.as_ref().map(|(code, status)| (&**code, &**status));
         Some(match (&**self.result.as_ref()?, exit) {
             ("oom-kill", _) => "the kernel ended it for want of memory".to_owned(),
-            ("timeout", _) => "it has run for as long as it may".to_owned(),
             _ if self.is_stopping => "its unit was stopped".to_owned(),
+            ("timeout", _) => "it has run for as long as it may".to_owned(),
             ("", None) => "it was shut down".to_owned(),
             (_, Some(("exited", REBOOT))) => "it was rebooted".to_owned(),
             (_, Some(("killed" | "dumped", number))) => format!("{} ended its systemd-nspawn", signal(number)),
@@ -171,22 +170,20 @@ mod tests {
         let exit =
             |code: &str, status: &str| json!({"MESSAGE_ID": PROCESS_EXIT, "EXIT_CODE": code, "EXIT_STATUS": status});
         let failed = |result: &str| json!({"MESSAGE_ID": FAILED, "UNIT_RESULT": result});
-        let (started, stopping) = (json!({"MESSAGE_ID": STARTED}), json!({"MESSAGE_ID": STOPPING}));
+        let stopping = json!({"MESSAGE_ID": STOPPING});
         let succeeded = json!({"MESSAGE_ID": SUCCEEDED});
         for (entries, end) in [
-            (vec![started.clone(), succeeded.clone()], "it was shut down"),
+            (vec![succeeded.clone()], "it was shut down"),
             (vec![exit("exited", "133"), failed("exit-code")], "it was rebooted"),
             (vec![exit("exited", "1"), failed("exit-code")], "its PID 1 was ended"),
             (vec![exit("killed", "9"), failed("signal")], "signal 9 (SIGKILL) ended its systemd-nspawn"),
             (vec![exit("killed", "9"), failed("oom-kill")], "the kernel ended it for want of memory"),
             (vec![stopping.clone(), succeeded.clone()], "its unit was stopped"),
-            (vec![stopping, failed("timeout")], "it has run for as long as it may"),
+            (vec![stopping, failed("timeout")], "its unit was stopped"),
+            (vec![failed("timeout")], "it has run for as long as it may"),
         ] {
             assert_eq!(told(&entries).unwrap(), end);
         }
-        // An earlier machine of the same name.
-        assert_eq!(told(&[exit("exited", "133"), failed("exit-code"), started.clone()]), None);
-        assert_eq!(told(&[exit("exited", "133"), started, succeeded]).unwrap(), "it was shut down");
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     let done = match argv.first() {
         Some(first) if first == agent::OPTION => agent::main().map(|()| Exit::Success.code()),
+        Some(first) if first == agent::STOP_OPTION => agent::stop().map(|()| Exit::Success.code()),
         _ => run::main(&argv),
     };
     match done {

@@ -54,7 +54,7 @@ fn run_stage(options: &Options) -> Result<u8> {
     match &done {
         Ok(0) => {}
         Err(error) if error.is::<Interrupted>() => {}
-        _ => keep_for_a_look(&name)?,
+        _ => keep_for_a_look(&name).unwrap_or_else(|error| exit::say(PROGRAM, OsStr::new(&format!("{error:#}")))),
     }
     done
 }

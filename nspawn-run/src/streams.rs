@@ -44,6 +44,8 @@ pub fn feed(stdin: OwnedFd, into: OwnedFd) -> Result<Receiver<Error>> {
         loop {
             match shift(&stdin, into.as_fd(), CHUNK) {
                 Ok(0) | Err(Errno::EPIPE) => return,
+                // nohup(1) leaves one that can be written only; a terminal may be another's, or gone.
+                Err(Errno::EBADF | Errno::EIO) if !is_file(&stdin) => return,
                 Ok(_) => {}
                 // Somebody else who has our stdin open made it so.
                 Err(Errno::EAGAIN) => wait_for(stdin.as_fd(), PollFlags::POLLIN),
@@ -52,6 +54,10 @@ pub fn feed(stdin: OwnedFd, into: OwnedFd) -> Result<Receiver<Error>> {
         }
     })?;
     Ok(failed)
+}
+
+fn is_file(fd: &OwnedFd) -> bool {
+    kind(fd.as_fd()) == Some(SFlag::S_IFREG)
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -176,7 +182,11 @@ fn shift(from: &OwnedFd, to: BorrowedFd, most: usize) -> nix::Result<usize> {
 }
 
 fn is_pipe(fd: BorrowedFd) -> bool {
-    fstat(fd).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFIFO)
+    kind(fd) == Some(SFlag::S_IFIFO)
+}
+
+fn kind(fd: BorrowedFd) -> Option<SFlag> {
+    fstat(fd).ok().map(|stat| SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()))
 }
 
 fn copy(from: &OwnedFd, to: BorrowedFd, most: usize) -> nix::Result<usize> {

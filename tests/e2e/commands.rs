@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
+use nspawn_common::tool::wait_for_exit;
 use nspawn_common::wire::{self, Program, Request};
 use nspawn_tests::{Machine, call, finish, random, sh};
 
@@ -124,6 +125,8 @@ fn a_stdin_that_can_not_be_read_is_no_empty_one() {
     let machine = Machine::new();
     let done = sh(&format!("nspawn-run {} cat </", machine.name));
     done.expect_error(125, "can't read stdin");
+    // As nohup(1) leaves it.
+    sh(&format!("nspawn-run {} sh -c 'exit 7' 0>/dev/null", machine.name)).expect(7);
 }
 
 #[test]
@@ -276,6 +279,40 @@ fn a_command_that_will_not_end_is_killed_after_the_grace_period_or_a_second_sign
     assert_eq!(child.wait().unwrap().signal(), Some(2));
     assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
     machine.sh(NO_SLEEP).expect(0);
+}
+
+/// As `su` does where logind makes a session of it.
+#[test]
+fn a_command_can_not_escape_from_its_end() {
+    let machine = Machine::new();
+    let away = "mkdir -p /sys/fs/cgroup/away && echo $$ >/sys/fs/cgroup/away/cgroup.procs";
+    let (mut child, _output) = start(&["--stop-timeout=2s"], &machine, &format!("{away}; sleep 300 & echo on; wait"));
+    let started = Instant::now();
+    sh(&format!("kill -TERM {}", child.id())).expect(0);
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+    assert!(started.elapsed() < Duration::from_secs(4), "took {:?}", started.elapsed());
+    machine.run(["pgrep", "-x", "sleep"]).expect(1);
+    let (mut child, _output) = start(&[], &machine, &format!("{away}; setsid sleep 300 & sleep 0.1; echo on; wait"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    machine.sh(NO_SLEEP).expect(0);
+}
+
+#[test]
+fn orphans_end_in_peace_while_a_command_runs() {
+    let machine = Machine::new();
+    let script = "(setsid sh -c 'echo $$ >/tmp/orphan; exit 0' &); sleep 0.3; test ! -e /proc/$(cat /tmp/orphan)";
+    machine.sh(script).expect(0);
+}
+
+#[test]
+fn a_reader_that_does_not_read_keeps_no_signal_away() {
+    let machine = Machine::new();
+    let mut command = machine.command(["head", "-c", "300000", "/dev/zero"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    assert!(!wait_for_exit(child.id().try_into().unwrap(), Duration::from_millis(700)).unwrap());
+    sh(&format!("kill -TERM {}", child.id())).expect(0);
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
 }
 
 #[test]

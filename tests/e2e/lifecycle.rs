@@ -191,6 +191,22 @@ fn a_prepare_that_is_interrupted_leaves_nothing() {
 }
 
 #[test]
+fn a_death_is_told_by_its_own_cause_and_not_an_earlier_ones() {
+    let name = format!("causes-{}", std::process::id());
+    for (line, cause) in [
+        ("machinectl poweroff NAME", "it was shut down"),
+        ("systemctl stop nspawn-NAME", "its unit was stopped"),
+        ("nspawn-run NAME systemctl reboot", "it was rebooted"),
+        ("machinectl poweroff NAME", "it was shut down"),
+    ] {
+        let machine = Machine::with(&["--name", &name]);
+        let killer = format!("(sleep 0.3; {}) >/dev/null 2>&1 &", line.replace("NAME", &name));
+        sh(&killer).expect(0);
+        machine.run(["sleep", "60"]).expect_error(125, cause);
+    }
+}
+
+#[test]
 fn a_killed_agent_comes_back() {
     let machine = Machine::new();
     machine

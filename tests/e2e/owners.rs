@@ -88,9 +88,26 @@ fn a_jobs_boot_that_hangs_tells_what_it_waits_for_too() {
     fs::write(&unit, HANGING).unwrap();
     let bind = format!("--bind-ro={unit}:/run/systemd/system/systemd-user-sessions.service");
     let report = Runner::default().prepare_args(&[&bind, "--timeout=3s"]).run(&Job::new(&image()));
-    fs::remove_file(unit).unwrap();
     assert!(report.log().contains("still waits for these jobs"), "{}", report.describe());
     let _ = report.expect_system_failure();
+    // The cleanup that comes at once leaves what is kept.
+    let report = Runner::default().prepare_args(&[&bind, "--timeout=3s", "--keep=failure"]).run(&Job::new(&image()));
+    fs::remove_file(unit).unwrap();
+    assert!(report.log().contains("is kept for 60 min"), "{}", report.describe());
+    assert!(fs::exists(format!("/var/lib/nspawn-ci/machines/{}/upper", report.machine)).unwrap());
+    call("nspawn-cleanup", [&report.machine]).expect(0);
+    assert_eq!(left_of(&report.machine), "");
+}
+
+#[test]
+fn what_was_never_there_is_not_kept() {
+    let machine = Machine::new();
+    let name = format!("no-slot-{}", std::process::id());
+    let options = ["--name", &*name, "--keep=failure", "--max-machines=1", "--timeout=1s", &image()];
+    let done = call("nspawn-prepare", options).expect(1);
+    assert!(done.err().contains("--max-machines") && !done.err().contains("is kept"), "{}", done.describe());
+    assert_eq!(left_of(&name), "");
+    drop(machine);
 }
 
 #[test]

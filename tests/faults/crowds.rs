@@ -1,7 +1,10 @@
 //! All at once.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -40,20 +43,38 @@ pub fn rows(suite: &mut Suite) {
             assert!((1..=most as usize).contains(&seen), "{seen} machines at once");
         });
     });
-    suite.row("a slot frees itself when its holder dies", 1, |_| {
+    suite.row("a slot frees itself when its holder dies", suite.times(1, 10), |_| {
         let (first, second) = (name(), name());
         finish(&mut prepare(&first), b"").expect(0);
-        thread::scope(|scope| {
-            let waiting = scope.spawn(|| finish(prepare(&second).arg("--max-machines=1"), b""));
-            // Until it waits, or has wrongly not waited.
-            thread::sleep(Duration::from_millis(700));
-            assert!(!waiting.is_finished(), "it did not wait");
-            nspawn_tests::sh(&format!("systemctl kill --signal=KILL nspawn-{first}.service")).expect(0);
-            let done = waiting.join().unwrap().expect(0);
-            assert!(done.err().contains("waiting for one to go (--max-machines=1)"), "{}", done.describe());
-        });
+        let mut waiting = Waiting::start(&second);
+        nspawn_tests::sh(&format!("systemctl kill --signal=KILL nspawn-{first}.service")).expect(0);
+        assert!(waiting.0.wait().unwrap().success());
         call("nspawn-cleanup", [first, second]).expect(0);
     });
+    suite.row("who waits for a slot, or behind the one who does, can be told to end", suite.times(1, 10), |_| {
+        let first = name();
+        finish(&mut prepare(&first), b"").expect(0);
+        let mut both = [Waiting::start(&name()), Waiting::start(&name())];
+        for waiting in &mut both {
+            nspawn_tests::sh(&format!("kill -TERM {}", waiting.0.id())).expect(0);
+            assert_eq!(waiting.0.wait().unwrap().signal(), Some(15));
+        }
+        call("nspawn-cleanup", [first]).expect(0);
+    });
+}
+
+/// An `nspawn-prepare` that has said that it waits.
+struct Waiting(Child);
+
+impl Waiting {
+    fn start(name: &str) -> Self {
+        let mut command = prepare(name);
+        let mut child = command.arg("--max-machines=1").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+        assert!(said.contains("waiting ") && said.contains("(--max-machines=1)"), "{said}");
+        Self(child)
+    }
 }
 
 fn in_parallel(count: u32, work: impl Fn(u32) + Sync) {

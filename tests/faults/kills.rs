@@ -65,7 +65,7 @@ fn kill_prepare(name: &str, moment: f64) {
 
 fn kill_run(name: &str, moment: f64) {
     make(name);
-    start_and_kill(Command::new("nspawn-run").args([name, "sleep", "600"]), after(moment, 20.0));
+    start_and_kill(Command::new("nspawn-run").args([name, "sleep", "600"]), after(moment, 60.0));
     call("nspawn-cleanup", ["--stale"]).expect(0);
     let gone = "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
     call("nspawn-run", [name, "sh", "-c", gone]).expect(0);

@@ -11,11 +11,20 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
+
+use super::processes;
 
 /// How long killed processes may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long until those that were missed are looked for.
+const KILL_ROUND: Duration = Duration::from_millis(500);
+/// How often descendants outside of the cgroup are looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The cgroup of the agent itself and of its sessions, below that of its unit.
+const LEAF: &str = "agent";
 
 /// How often processes are looked for that others have forked while these were asked to end.
 const TERMINATE_ROUNDS: u32 = 100;
@@ -36,11 +45,8 @@ impl Cgroups {
     /// # Errors
     /// The cgroup is not delegated, or not one of version 2.
     pub fn enter() -> Result<Self> {
-        let own = fs::read_to_string("/proc/self/cgroup").context("can't tell the agent's cgroup")?;
-        let path =
-            own.lines().find_map(|line| line.strip_prefix("0::")).context("the machine has no cgroups of version 2")?;
-        let root = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
-        let leaf = Cgroup { path: root.join("agent") };
+        let root = own()?;
+        let leaf = Cgroup { path: root.join(LEAF) };
         leaf.make()?;
         leaf.add_self()?;
         Ok(Self { root, used: 0 })
@@ -51,6 +57,24 @@ impl Cgroups {
         self.used += 1;
         Cgroup { path: self.root.join(format!("command-{}", self.used)) }
     }
+}
+
+fn own() -> Result<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").context("can't tell the agent's cgroup")?;
+    let path =
+        own.lines().find_map(|line| line.strip_prefix("0::")).context("the machine has no cgroups of version 2")?;
+    Ok(Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')))
+}
+
+/// Kills the agent and its sessions: all that is in the leaf. Called in the agent's unit, in a cgroup
+/// beside or above that leaf.
+///
+/// # Errors
+/// There is no agent.
+pub fn kill_agent() -> Result<()> {
+    let own = own()?;
+    let leaf = own.ancestors().map(|ancestor| ancestor.join(LEAF)).find(|leaf| leaf.exists());
+    fs::write(leaf.context("there is no agent")?.join("cgroup.kill"), "1").context("can't kill the agent")
 }
 
 /// The cgroup of one command and of all that it starts.
@@ -115,78 +139,88 @@ impl Cgroup {
         fs::remove_dir(&self.path).is_ok() || !self.path.exists()
     }
 
-    /// Kills all its processes (kernel 5.14) and waits until they are gone. There may be none of it yet.
+    /// Kills all its processes, all at once and those that are being forked too (kernel 5.14). It need not
+    /// be there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn kill(&self) -> Result<()> {
+        match fs::write(self.path.join("cgroup.kill"), "1") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.context("can't kill the command's processes"),
+        }
+    }
+
+    /// As [`Cgroup::kill`], with all descendants of this process wherever they are, and waits until they
+    /// are gone.
     ///
     /// # Errors
     /// They don't end in time.
-    pub fn kill(&self) -> Result<()> {
-        match fs::write(self.path.join("cgroup.kill"), "1") {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            done => done.context("can't kill the command's processes")?,
+    pub fn kill_all(&self) -> Result<()> {
+        let deadline = Instant::now() + KILL_LIMIT;
+        loop {
+            self.kill()?;
+            processes::signal(&processes::descendants(), &[Signal::SIGKILL]);
+            if self.wait_until_empty(KILL_ROUND, None)? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("the command's processes do not end");
+            }
         }
-        if !self.wait_until_empty(KILL_LIMIT, None)? {
-            bail!("the command's processes do not end");
-        }
-        Ok(())
     }
 
-    /// Asks all its processes to end, and kills those that still run after `grace`; a `host` that
-    /// hangs up meanwhile is an error.
+    /// Asks all its processes and all descendants of this one to end, and kills those that still run
+    /// after `grace`; a `host` that hangs up meanwhile is an error.
     ///
     /// # Errors
-    /// As [`Cgroup::kill`]; the host went away.
+    /// As [`Cgroup::kill_all`]; the host went away.
     pub fn stop(&self, grace: Duration, host: BorrowedFd) -> Result<()> {
         self.terminate();
-        if self.wait_until_empty(grace, Some(host))? { Ok(()) } else { self.kill() }
+        if self.wait_until_empty(grace, Some(host))? { Ok(()) } else { self.kill_all() }
     }
 
     // What is forked meanwhile is seen in the next round, but not by all that could fork for ever.
     fn terminate(&self) {
         let mut told = HashSet::new();
         for _ in 0..TERMINATE_ROUNDS {
-            let processes = processes_below(&self.path);
-            let untold: Vec<_> = processes.into_iter().filter(|process| told.insert(*process)).collect();
-            for process in &untold {
-                // As systemd does (systemd.kill(5)): one that is stopped could not end.
-                let _ = kill(*process, Signal::SIGTERM).and_then(|()| kill(*process, Signal::SIGCONT));
-            }
+            let all = processes::below(&self.path).into_iter().chain(processes::descendants());
+            let untold: Vec<_> = all.filter(|process| told.insert(*process)).collect();
+            // As systemd does (systemd.kill(5)): one that is stopped could not end.
+            processes::signal(&untold, &[Signal::SIGTERM, Signal::SIGCONT]);
             if untold.is_empty() {
                 return;
             }
         }
     }
 
-    // `false` when `limit` has passed first.
+    // `false` when `limit` has passed first. The end of a descendant elsewhere wakes nobody, so it is
+    // looked for now and then.
     fn wait_until_empty(&self, limit: Duration, host: Option<BorrowedFd>) -> Result<bool> {
-        let mut events = File::open(self.path.join("cgroup.events")).context("can't watch a cgroup")?;
+        let mut events = File::open(self.path.join("cgroup.events")).ok();
         let deadline = Instant::now() + limit;
-        while is_populated(&mut events)? {
+        loop {
+            let is_populated = events.as_mut().map_or(Ok(false), is_populated)?;
+            if !is_populated && !processes::descendants().into_iter().any(processes::is_alive) {
+                return Ok(true);
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(false);
             }
             // A change is an exceptional condition of the file (cgroups(7)).
-            let mut fds = vec![PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
-            fds.extend(host.map(|host| PollFd::new(host, PollFlags::POLLIN)));
-            match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            let mut fds: Vec<_> = host.map(|host| PollFd::new(host, PollFlags::empty())).into_iter().collect();
+            fds.extend(events.as_ref().map(|events| PollFd::new(events.as_fd(), PollFlags::POLLPRI)));
+            let wait = if is_populated { left } else { left.min(LOOK_INTERVAL) };
+            match poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error).context("can't watch a cgroup"),
             }
-            if fds.get(1).and_then(PollFd::any) == Some(true) {
+            if host.is_some() && fds[0].any() == Some(true) {
                 bail!("the host went away, so its command is ended");
             }
         }
-        Ok(true)
     }
-}
-
-// Those of the cgroups that the command itself has made too.
-fn processes_below(cgroup: &Path) -> Vec<Pid> {
-    let list = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    let own = list.lines().filter_map(|line| line.parse().ok()).filter(|number| *number > 0).map(Pid::from_raw);
-    let below = fs::read_dir(cgroup).into_iter().flatten().flatten();
-    let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    own.chain(below.flat_map(|entry| processes_below(&entry.path()))).collect()
 }
 
 fn is_populated(events: &mut File) -> Result<bool> {

@@ -1,7 +1,10 @@
 //! How children end. By waitpid(2) itself, since nix does not know the real-time signals.
 
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 /// How a process ended.
@@ -11,6 +14,17 @@ pub enum End {
     Exited(u8),
     /// By the signal of this number.
     Signaled(u8),
+}
+
+/// A descriptor that is readable when a child has ended, in a process that blocks SIGCHLD from now on.
+///
+/// # Errors
+/// No descriptors left.
+pub fn watch() -> Result<SignalFd> {
+    let mut child_ends = SigSet::empty();
+    child_ends.add(Signal::SIGCHLD);
+    child_ends.thread_block().context("can't block SIGCHLD")?;
+    SignalFd::with_flags(&child_ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("can't watch for ends")
 }
 
 /// Waits for the end of `child`.

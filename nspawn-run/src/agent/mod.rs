@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`session`] | one connection: a command from its request to its end |
 //! | [`child`] | the process that becomes the command |
-//! | [`cgroups`], [`ends`] | a cgroup for each command; how it ended |
+//! | [`cgroups`], [`processes`], [`ends`] | a cgroup for each command; its processes; how it ended |
 //! | [`users`] | the machine's `/etc/passwd` and `/etc/group` |
 //! | [`console`] | a terminal for the command |
 
@@ -15,6 +15,7 @@ mod cgroups;
 mod child;
 mod console;
 mod ends;
+mod processes;
 mod session;
 mod users;
 
@@ -29,8 +30,7 @@ use std::process::exit;
 
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Pid, fork};
 use nspawn_common::paths::{AGENT_DIR_IN_MACHINE, AGENT_SOCKET};
 
@@ -39,6 +39,14 @@ use ends::End;
 
 /// The argument that asks for it.
 pub const OPTION: &str = "--agent";
+
+/// The argument that asks for its end, and that of all its sessions.
+pub const STOP_OPTION: &str = "--agent-stop";
+
+/// Kills the agent and its sessions, and no command.
+pub fn stop() -> Result<()> {
+    cgroups::kill_agent()
+}
 
 /// Serves the host until it is killed: a process for each connection.
 pub fn main() -> Result<()> {
@@ -69,12 +77,7 @@ struct Sessions {
 
 impl Sessions {
     fn new() -> Result<Self> {
-        let mut child_ends = SigSet::empty();
-        child_ends.add(Signal::SIGCHLD);
-        child_ends.thread_block().context("can't block SIGCHLD")?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let ends = SignalFd::with_flags(&child_ends, flags).context("can't watch for ends")?;
-        Ok(Self { ends, running: HashMap::new(), left: Vec::new() })
+        Ok(Self { ends: ends::watch()?, running: HashMap::new(), left: Vec::new() })
     }
 
     fn start(&mut self, stream: UnixStream, cgroup: Cgroup) {
@@ -105,7 +108,7 @@ fn serve(stream: UnixStream, cgroup: &Cgroup) -> i32 {
     let Err(error) = session::serve(stream, cgroup) else { return 0 };
     let _ = writeln!(std::io::stderr(), "{error:#}");
     // The host has not learnt of the command's end, so there must be one.
-    if let Err(error) = cgroup.kill() {
+    if let Err(error) = cgroup.kill_all() {
         let _ = writeln!(std::io::stderr(), "{error:#}");
     }
     1

@@ -14,15 +14,16 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{ForkResult, Pid, pipe2};
-use nspawn_common::tool::pidfd;
 use nspawn_common::wire::{self, Program, Request};
 
 use super::cgroups::Cgroup;
 use super::child::{self, Plan, Refusal, Stdio};
 use super::console::{Console, Source};
 use super::ends::{self, End};
+use super::processes;
 use super::users::{self, User};
 
 /// Answers one request of the host.
@@ -47,6 +48,7 @@ pub fn serve(mut stream: UnixStream, cgroup: &Cgroup) -> Result<()> {
 }
 
 fn run(mut stream: UnixStream, cgroup: &Cgroup, request: Request, pipes: [OwnedFd; 3]) -> Result<()> {
+    processes::adopt_orphans()?;
     let kill_remaining = request.kill_remaining;
     let mut command = match Command::start(cgroup, request, pipes) {
         Ok(command) => command,
@@ -55,7 +57,7 @@ fn run(mut stream: UnixStream, cgroup: &Cgroup, request: Request, pipes: [OwnedF
     stream.write_all(&wire::frame(wire::STARTED, &[])).context("can't answer")?;
     let end = command.supervise(cgroup, &mut stream)?;
     if kill_remaining {
-        cgroup.kill()?;
+        cgroup.kill_all()?;
     }
     let answer = match end {
         End::Exited(code) => wire::frame(wire::EXITED, &[code]),
@@ -114,34 +116,35 @@ impl Command {
 
     /// Waits for the command's end; a host that goes away first is an error.
     fn supervise(&mut self, cgroup: &Cgroup, stream: &mut UnixStream) -> Result<End> {
-        let ended = pidfd(self.pid.as_raw())?;
+        let ends = ends::watch()?;
         let mut end = None;
         loop {
             if let Some(end) = end.filter(|_| self.console.as_ref().is_none_or(Console::is_delivered)) {
                 return Ok(end);
             }
-            let events = self.wait(end.is_none().then_some(&ended), stream)?;
+            let events = self.wait(&ends, stream)?;
             if let Some(grace) = if events.host { self.obey(stream)? } else { None } {
                 // The end of its terminal is a SIGHUP, which a shell heeds that a person works in.
                 self.console = None;
                 cgroup.stop(grace, stream.as_fd())?;
-                return self.finish();
+                return end.map_or_else(|| ends::wait_for(self.pid).context("can't wait for the command"), Ok);
             }
             for (source, happened) in events.console {
                 // A terminal that nobody looks at any more is hung up.
                 self.console = self.console.take().and_then(|mut it| it.serve(source, happened).then_some(it));
             }
             if events.end {
-                end = Some(self.finish()?);
+                while let Ok(Some(_)) = ends.read_signal() {}
+                end = end.or(self.reap());
             }
         }
     }
 
-    fn wait(&self, end: Option<&OwnedFd>, stream: &UnixStream) -> Result<Events> {
+    fn wait(&self, ends: &SignalFd, stream: &UnixStream) -> Result<Events> {
         let interests = self.console.as_ref().map(Console::interests).unwrap_or_default();
         let mut fds = vec![PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
         fds.extend(interests.iter().map(|(_, fd, events)| PollFd::new(*fd, *events)));
-        fds.extend(end.map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
+        fds.push(PollFd::new(ends.as_fd(), PollFlags::POLLIN));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("can't wait for the command"),
@@ -155,13 +158,17 @@ impl Command {
         })
     }
 
-    fn finish(&mut self) -> Result<End> {
-        let end = ends::wait_for(self.pid).context("can't wait for the command")?;
-        if let Some(console) = &mut self.console {
-            console.take_rest();
+    // Waits for the children that have ended, the orphans that were adopted too; the command's end.
+    fn reap(&mut self) -> Option<End> {
+        let mut end = None;
+        while let Some((pid, how)) = ends::next() {
+            if pid == self.pid {
+                end = Some(how);
+                self.console.iter_mut().for_each(Console::take_rest);
+                self.script = None;
+            }
         }
-        self.script = None;
-        Ok(end)
+        end
     }
 
     // What the host asks for; a time if that is the command's end.

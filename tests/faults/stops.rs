@@ -16,7 +16,7 @@ for i in 1 2 3 4 5; do sh -c 'trap \"\" TERM; sleep 600; :' & done
 nohup sleep 600 &
 mkdir -p /sys/fs/cgroup/elsewhere
 setsid sh -c 'echo $$ >/sys/fs/cgroup/elsewhere/cgroup.procs; trap \"\" TERM; sleep 600; sleep 600' &
-until [ -s /sys/fs/cgroup/elsewhere/cgroup.procs ]; do sleep 0.02; done
+until grep -q . /sys/fs/cgroup/elsewhere/cgroup.procs; do sleep 0.02; done
 echo now
 while :; do sleep 600; done
 ";

@@ -21,6 +21,9 @@ const USUAL: Duration = Duration::from_millis(500);
 /// How long it may take otherwise: a machine that shuts down in order stops its services first.
 const LONGEST: Duration = Duration::from_secs(4);
 
+/// What is said of a machine that runs.
+const AGENT_ENDED: &str = "its agent was ended, which the machine has started again";
+
 /// systemd's message IDs (`sd-messages.h`, the same in 252 to 262).
 const STOPPING: &str = "de5b426a63be47a7b6ac3eaac82e2f6f";
 const PROCESS_EXIT: &str = "98e322203f7a4ed290d09fe03c09fe15";
@@ -39,15 +42,19 @@ pub fn cause(paths: &MachinePaths, since: SystemTime) -> String {
     if let Some(end) = end(USUAL) {
         return end;
     }
-    if wire::hello(paths, USUAL).is_ok() {
-        return "its agent was ended, which the machine has started again".to_owned();
+    let agent_is_back = || wire::hello(paths, USUAL).is_ok();
+    if agent_is_back() {
+        return AGENT_ENDED.to_owned();
     }
     end(LONGEST).unwrap_or_else(|| {
-        if paths.cgroup().exists() {
-            "it does not answer any more, but runs".to_owned()
+        let rest = if !paths.cgroup().exists() {
+            "it is gone"
+        } else if agent_is_back() {
+            AGENT_ENDED
         } else {
-            "it is gone".to_owned()
-        }
+            "it does not answer any more, but runs"
+        };
+        rest.to_owned()
     })
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use nspawn_tests::{Machine, call, left_of, sh};
+use nspawn_tests::{FLAGS, Machine, call, left_of, sh};
 
 /// Out of the agent's own cgroup, since stopping the agent ends what it has started.
 #[test]
@@ -39,9 +39,9 @@ fn a_layer_of_an_enemy_is_deleted_and_nothing_else() {
     let link = outside.display();
     machine
         .sh(&format!(
-            "for d in /root /run/nspawn-ci/agent; do cd $d || exit; \
+            "{FLAGS}; for d in /root /run/nspawn-ci/agent; do cd $d || exit; \
              touch a b 'new\nline' -- '-rf'; mkdir deep; ln -s {link} link; ln -s {link}/file deep/link; \
-             chattr +i a; chattr +a b; chattr +i deep . || exit; done; \
+             flags 10 a && flags 20 b && flags 10 deep . || exit; done; \
              mkdir /mnt/m && mount -t tmpfs none /mnt/m && touch /mnt/m/x"
         ))
         .expect(0);

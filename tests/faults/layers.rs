@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nspawn_tests::{Machine, call, left_of, sh};
+use nspawn_tests::{FLAGS, Machine, call, left_of, sh};
 
 use crate::suite::{Suite, machine};
 
@@ -34,14 +34,14 @@ pub fn rows(suite: &mut Suite) {
     let deep = "perl -e 'for (1..10000) { mkdir \"d\"; chdir \"d\" or die } '";
     let many = format!("mkdir many && cd many && seq {files} | xargs touch");
     let odd = "touch 'new\nline' -- '-rf' '*' \"$(printf '\\377\\001')\"; mkfifo pipe; mknod null c 1 3";
-    let locked = "touch a b; mkdir c; touch c/d; chattr +i a c/d c .; chattr +a b || true";
+    let locked = format!("{FLAGS}; touch a b; mkdir c; touch c/d; flags 10 a c/d c && flags 20 b && flags 10 .");
     let links = "ln -s OUTSIDE link; mkdir e; ln -s OUTSIDE/file e/link; ln -s / root; ln -s /etc etc; ln -s . self";
     let mounts = "mkdir m n && mount -t tmpfs none m && touch m/x && mount --bind /etc n";
     for (name, script) in [
         ("10000 levels deep", deep),
         (&*format!("{files} files"), &*many),
         ("odd names and kinds", odd),
-        ("immutable and append-only files", locked),
+        ("immutable and append-only files", &*locked),
         ("symbolic links out of it", links),
         ("mounts left inside", mounts),
     ] {

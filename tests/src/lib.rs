@@ -212,3 +212,8 @@ pub fn random(count: usize, seed: u64) -> Vec<u8> {
     };
     (0..count).map(|_| next()).collect()
 }
+
+/// A shell function `flags HEX FILE…` that sets inode flags (`ioctl_iflags(2)`): 10 is immutable, 20
+/// append-only. Small images have no chattr.
+pub const FLAGS: &str = "flags() { perl -e '$flags = shift; for (@ARGV) { open F, \"<\", $_ or die; \
+    ioctl F, 0x40086602, pack(\"L!\", hex $flags) or die \"$_: $!\" }' \"$@\"; }";

@@ -160,6 +160,10 @@ impl Machine {
         drop(queue);
         self.take(making)?;
         wire::hello(&self.paths, AGENT_LIMIT).context("it booted but takes no commands")?;
+        // systemd-nspawn of 262 goes on without.
+        if !self.paths.registration().exists() {
+            bail!("it is not registered, so that no other tool would know it");
+        }
         interrupt::check()?;
         announce()?;
         self.take(handing_over)

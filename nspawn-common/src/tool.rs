@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -105,6 +105,15 @@ pub fn run_ok(argv: &[OsString], limit: Duration) -> Result<String> {
 #[must_use]
 pub fn argv<const N: usize>(words: [&str; N]) -> Vec<OsString> {
     words.map(OsString::from).into()
+}
+
+/// The option of journalctl for what came after `time`, to the microsecond: another machine of the same
+/// name may have just ended.
+///
+/// # Errors
+/// A time before 1970.
+pub fn since(time: SystemTime) -> Result<String> {
+    Ok(format!("--since=@{:.6}", time.duration_since(UNIX_EPOCH)?.as_secs_f64()))
 }
 
 /// A tool's own words, indented below the line that reports its failure.

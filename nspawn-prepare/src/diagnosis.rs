@@ -1,6 +1,6 @@
 //! Why a machine did not start: what it still waits for and warns of, and what it said last.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Error, Result, anyhow};
 use nspawn_common::lifecycle;
@@ -46,9 +46,7 @@ fn ask(paths: &MachinePaths, question: &str) -> Option<String> {
 }
 
 fn last_words(paths: &MachinePaths, since: SystemTime) -> Result<String> {
-    // To the microsecond: another machine of this name may have just ended.
-    let since = format!("--since=@{:.6}", since.duration_since(UNIX_EPOCH)?.as_secs_f64());
-    let unit = format!("--unit={}", paths.unit());
+    let (unit, since) = (format!("--unit={}", paths.unit()), tool::since(since)?);
     let command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20", &unit, &since]);
     // The journal may not have them yet.
     tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;

@@ -151,9 +151,12 @@ impl Machine {
     // The last step makes it somebody's, who must know its name by then.
     fn take_all(&self, steps: &[Step], announce: impl FnOnce() -> Result<()>) -> Result<()> {
         host::check_limits()?;
-        let slots = |most| slots::wait(&self.paths, most, self.options.timeout);
+        let slots = |most| {
+            let queue = slots::wait(&self.paths, most, self.options.timeout)?;
+            // The wait may have been long.
+            host::check_limits().map(|()| queue)
+        };
         let queue = self.options.max_machines.map(slots).transpose()?;
-        host::check_limits()?;
         let (reservation, rest) = steps.split_at(RESERVATION);
         let (making, handing_over) = rest.split_at(rest.len() - 1);
         self.take(reservation)?;

@@ -5,14 +5,14 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nspawn_common::exit;
 use nspawn_common::paths::MachinePaths;
-use nspawn_common::tool::argv;
+use nspawn_common::tool::{self, argv};
 use nspawn_common::wire;
 use serde_json::Value;
 
@@ -69,8 +69,7 @@ impl Journal {
     fn follow(unit: &str, since: SystemTime) -> Result<Self> {
         let fields = "--output-fields=MESSAGE_ID,EXIT_CODE,EXIT_STATUS,UNIT_RESULT";
         let of_systemd = [OsString::from("_PID=1"), format!("UNIT={unit}").into()];
-        let since = format!("--since=@{:.6}", since.duration_since(UNIX_EPOCH)?.as_secs_f64());
-        let options = argv(["--quiet", "--follow", "--no-tail", "--output=json", fields, &since]);
+        let options = argv(["--quiet", "--follow", "--no-tail", "--output=json", fields, &tool::since(since)?]);
         let child = Command::new("journalctl")
             .args(options)
             .args(of_systemd)

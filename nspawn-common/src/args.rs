@@ -92,6 +92,24 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| format!("{error:#}"))
 }
 
+/// A number of bytes, as systemd writes them: `512M`, `10G`.
+///
+/// # Errors
+/// Anything else.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        unit => bail!("{unit:?} is not a unit of size: K, M, G or T"),
+    };
+    let number: u64 = digits.parse().with_context(|| format!("{digits:?} is not a number"))?;
+    number.checked_mul(1 << shift).with_context(|| format!("{text} is too much"))
+}
+
 /// All values of the list option `id`, in the order given.
 #[must_use]
 pub fn list(matches: &ArgMatches, id: &str) -> Vec<OsString> {
@@ -167,6 +185,15 @@ mod tests {
         assert_eq!(parse_duration("2h").unwrap(), Duration::from_secs(7200));
         for bad in ["", "0", "-1", "5d", "1.5", "99999999999", "min", "5ä"] {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("512M").unwrap(), 512 << 20);
+        assert_eq!(parse_size("4096").unwrap(), 4096);
+        for bad in ["", "G", "-1G", "1.5G", "1g", "99999999999999T"] {
+            assert!(parse_size(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -97,10 +97,21 @@ pub fn describe(state: &State, is_running: bool) -> String {
 
 // A machine that does not run is a layer over an image. Together they are shown, read-only.
 fn look_command(state: &State) -> OsString {
-    let upper = MachinePaths::new(&state.name).upper();
+    let paths = MachinePaths::new(&state.name);
+    let layer = if state.layer_size.is_some() { paths.disk_mount() } else { paths.layer() };
     let tree = nspawn::assign("--directory", state.image_path.as_os_str());
-    let overlay = nspawn::assign("--overlay-ro", &nspawn::joined(&[&state.image_path, &upper, Path::new("/")]));
-    words::join([OsStr::new("systemd-nspawn"), "--read-only".as_ref(), &tree, &overlay])
+    let both = nspawn::joined(&[&state.image_path, &layer.join("upper"), Path::new("/")]);
+    let overlay = nspawn::assign("--overlay-ro", &both);
+    let look = words::join([OsStr::new("systemd-nspawn"), "--read-only".as_ref(), &tree, &overlay]);
+    if state.layer_size.is_none() {
+        return look;
+    }
+    let (disk, target) = (paths.disk(), paths.disk_mount());
+    let mut script =
+        words::join([OsStr::new("mount"), "-o".as_ref(), "ro,loop".as_ref(), disk.as_ref(), target.as_ref()]);
+    script.push(" && exec ");
+    script.push(look);
+    words::join([OsStr::new("unshare"), "--mount".as_ref(), "sh".as_ref(), "-c".as_ref(), &script])
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -5,9 +5,10 @@
 //! | [`name`], [`paths`], [`state`] | what a machine is called, where its things are, what is written down about it |
 //! | [`image`] | finding base images and judging whether they can boot |
 //! | [`unit`], [`nspawn`] | the systemd command lines, as pure functions |
+//! | [`users`], [`network`] | what keeps a machine from the host and from the others |
 //! | [`tool`] | running those command lines, bounded in time and output |
 //! | [`interrupt`] | being asked to end while one of them runs |
-//! | [`lock`], [`lifecycle`], [`keep`], [`mounts`] | who may touch a machine, who owns it, and removing it without a trace |
+//! | [`lock`], [`lifecycle`], [`keep`], [`mounts`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
 //! | [`wire`] | the messages between `nspawn-run` and its agent in the machine |
 //! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
 //! | [`args`], [`exit`], [`words`] | options from files and environment, exit statuses, shell quoting |
@@ -22,10 +23,13 @@ pub mod lifecycle;
 pub mod lock;
 pub mod mounts;
 pub mod name;
+pub mod network;
 pub mod nspawn;
 pub mod paths;
+pub mod registration;
 pub mod state;
 pub mod tool;
 pub mod unit;
+pub mod users;
 pub mod wire;
 pub mod words;

@@ -3,30 +3,23 @@
 use std::ffi::OsString;
 use std::fs::{self, DirEntry};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::keep;
 use crate::lock::Lock;
 use crate::mounts;
 use crate::name::MachineName;
 use crate::paths::{self, LAYER_ROOT, MachinePaths, SLICE_CGROUP, STATE_ROOT};
+use crate::registration;
 use crate::tool::{self, argv};
 
 /// How long ending a machine whose processes were killed may take.
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// How long looking something up may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
-/// How long systemd-machined usually takes at most to notice an end.
-const SOON: Duration = Duration::from_secs(1);
-/// How long it may take once it is asked.
-const UNREGISTER_LIMIT: Duration = Duration::from_secs(10);
 /// How long deleting a layer may take.
 const DELETE_LIMIT: Duration = Duration::from_secs(3600);
 
@@ -57,7 +50,7 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     let entries: Vec<_> =
         fs::read_dir(&state_dir).and_then(Iterator::collect::<io::Result<_>>).with_context(unreadable)?;
     let left: Vec<PathBuf> = entries.iter().map(DirEntry::path).filter(|path| *path != paths.lock_file()).collect();
-    if left.is_empty() && !paths.layer().exists() && !paths.cgroup().exists() {
+    if left.is_empty() && !paths.layer().exists() && cgroups(paths).is_empty() {
         return Ok(());
     }
     // Whatever ends this program from here on, the machine is one that nobody owns.
@@ -66,7 +59,7 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     end(paths)?;
     delete_trees(&[paths.layer()])?;
     delete_trees(&left)?;
-    wait_until_unregistered(paths)
+    registration::wait_until_gone(paths)
 }
 
 /// Whether the machine runs, or anything of it.
@@ -106,7 +99,12 @@ fn is_active(paths: &MachinePaths) -> Result<bool> {
 /// What there is of the machine, in words.
 #[must_use]
 pub fn parts(paths: &MachinePaths) -> Vec<&'static str> {
-    let parts = [("unit", paths.cgroup()), ("layer", paths.layer()), ("state", paths.state_dir())];
+    let parts = [
+        ("unit", paths.cgroup()),
+        ("network", paths.network_cgroup()),
+        ("layer", paths.layer()),
+        ("state", paths.state_dir()),
+    ];
     parts.into_iter().filter(|(_, path)| fs::symlink_metadata(path).is_ok()).map(|(part, _)| part).collect()
 }
 
@@ -137,12 +135,6 @@ pub fn all() -> Result<Vec<MachineName>> {
     Ok(names)
 }
 
-/// Whether systemd-machined has a machine of this name that is not one of ours.
-#[must_use]
-pub fn is_foreign(paths: &MachinePaths) -> bool {
-    registered_unit(paths).is_some_and(|unit| unit != paths.unit())
-}
-
 /// Whether this process may make and remove machines.
 #[must_use]
 pub fn is_root() -> bool {
@@ -164,8 +156,12 @@ fn remove_if_there(path: &Path) -> Result<()> {
 pub fn end(paths: &MachinePaths) -> Result<()> {
     let unit = paths.unit();
     let killed = kill(&paths.cgroup());
-    let stopped = tool::run(&argv(["systemctl", "stop", &unit]), END_LIMIT)?;
-    if is_populated(&paths.cgroup()) {
+    let mut stop = argv(["systemctl", "stop", &unit]);
+    if paths.network_cgroup().exists() {
+        stop.push(paths.network_unit().into());
+    }
+    let stopped = tool::run(&stop, END_LIMIT)?;
+    if cgroups(paths).iter().any(|cgroup| is_populated(cgroup)) {
         let why = killed.err().map(|error| format!(" ({error})")).unwrap_or_default();
         bail!(
             "processes of the unit {unit} won't end{why}; see systemctl status {unit}{}",
@@ -175,6 +171,25 @@ pub fn end(paths: &MachinePaths) -> Result<()> {
     // Failed units keep their name; --collect has already taken most of them.
     tool::run(&argv(["systemctl", "reset-failed", &unit]), END_LIMIT)?;
     Ok(())
+}
+
+// Those that are there: of the machine, and of its network.
+fn cgroups(paths: &MachinePaths) -> Vec<PathBuf> {
+    [paths.cgroup(), paths.network_cgroup()].into_iter().filter(|cgroup| cgroup.exists()).collect()
+}
+
+/// The process number of the machine's systemd-nspawn, which is of the host and in the unit's mount namespace.
+#[must_use]
+pub fn supervisor(paths: &MachinePaths) -> Option<u32> {
+    let processes = fs::read_to_string(paths.cgroup().join("supervisor/cgroup.procs")).ok()?;
+    processes.lines().next()?.parse().ok()
+}
+
+/// Whether the process belongs to the machine's unit.
+#[must_use]
+pub fn is_part(paths: &MachinePaths, process: u32) -> bool {
+    let place = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
+    place.split(['/', '\n']).any(|part| part == paths.unit())
 }
 
 // SIGKILL to all of the machine at once, its PID 1 included (cgroups(7)): an orderly stop only costs
@@ -192,48 +207,6 @@ fn is_populated(cgroup: &Path) -> bool {
 // cgroups(7), cgroup.events
 fn has_event(cgroup: &Path, event: &str) -> bool {
     fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.lines().any(|line| line == event))
-}
-
-fn registered_unit(paths: &MachinePaths) -> Option<String> {
-    let note = fs::read_to_string(paths.registration()).ok()?;
-    let field = |key: &str| note.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned);
-    field("UNIT=").or_else(|| field("SCOPE=")).or(Some(String::new()))
-}
-
-fn wait_until_unregistered(paths: &MachinePaths) -> Result<()> {
-    let note = paths.registration();
-    if registered_unit(paths).is_none_or(|owner| owner != paths.unit()) || wait_until_gone(&note, SOON)? {
-        return Ok(());
-    }
-    // One that was started anew may have missed the end, and looks when it is asked. One that does not
-    // run lists nothing.
-    let asked = tool::run(&argv(["machinectl", "show", "--property=State", &paths.name().to_string()]), END_LIMIT)?;
-    if asked.status.success() && !wait_until_gone(&note, UNREGISTER_LIMIT)? {
-        bail!("systemd-machined still lists the machine, which is gone; see systemctl status systemd-machined");
-    }
-    Ok(())
-}
-
-// `false` when `limit` has passed first.
-fn wait_until_gone(path: &Path, limit: Duration) -> Result<bool> {
-    let directory = path.parent().context("no directory to watch")?;
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch for events")?;
-    inotify
-        .add_watch(directory, AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM)
-        .context("can't watch for events")?;
-    let deadline = Instant::now() + limit;
-    while path.exists() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(false);
-        }
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(_) | Err(Errno::EINTR) => drop(inotify.read_events()),
-            Err(error) => return Err(error).context("can't watch for events"),
-        }
-    }
-    Ok(true)
 }
 
 // rm never follows a link, and takes trees of any depth. It crosses no file system, but would cross a

@@ -12,11 +12,13 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::interrupt;
-use crate::paths::{MachinePaths, STATE_ROOT};
+use crate::paths::{LAYER_ROOT, MachinePaths, STATE_ROOT};
 use crate::tool::{self, argv};
 
 /// How long another process may be busy with a machine.
 const LOCK_LIMIT: Duration = Duration::from_secs(600);
+/// How long others may take to choose a range of users.
+const USERS_LIMIT: Duration = Duration::from_secs(10);
 /// How much longer flock(1) may take than it is told.
 const MARGIN: Duration = Duration::from_secs(60);
 
@@ -63,10 +65,21 @@ impl Lock {
     /// # Errors
     /// As [`Lock::acquire`].
     pub fn of_all(limit: Duration) -> Result<Self> {
-        let root = Path::new(STATE_ROOT);
-        let directory = make_private_dir(root).and_then(|()| File::open(root));
-        let directory = directory.with_context(|| format!("can't open {STATE_ROOT}"))?;
-        let lock = lock_within(directory, limit).with_context(|| format!("can't lock {STATE_ROOT}"))?;
+        Self::of_directory(STATE_ROOT, limit)
+    }
+
+    /// Waits for the lock of all machines' users: see [`crate::users`].
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    pub fn of_users() -> Result<Self> {
+        Self::of_directory(LAYER_ROOT, USERS_LIMIT)
+    }
+
+    fn of_directory(path: &str, limit: Duration) -> Result<Self> {
+        let directory = make_private_dir(Path::new(path)).and_then(|()| File::open(path));
+        let directory = directory.with_context(|| format!("can't open {path}"))?;
+        let lock = lock_within(directory, limit).with_context(|| format!("can't lock {path}"))?;
         Ok(Self { _file: lock })
     }
 

@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::name::MachineName;
+use crate::network::Network;
 
 /// One thing of the host shown in the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,10 @@ pub struct Nspawn<'a> {
     pub root: PathBuf,
     /// What it is shown.
     pub binds: Vec<Bind>,
+    /// Its network.
+    pub network: &'a Network,
+    /// More options, as they are.
+    pub options: Vec<OsString>,
     /// Words that its PID 1 takes as a kernel's command line (`systemd.wants=…`).
     pub boot_words: Vec<String>,
 }
@@ -35,11 +40,10 @@ impl Nspawn<'_> {
         let mut argv: Vec<OsString> = [
             "systemd-nspawn",
             "--quiet",
-            "--settings=no",      // what a machine is follows from our options alone
-            "--keep-unit",        // the payload stays in the unit's cgroup: its limits bind
-            "--notify-ready=yes", // ready is when the machine says so
-            "--link-journal=no",  // images share a machine ID at times
-            "--resolv-conf=copy-host",
+            "--settings=no",       // what a machine is follows from our options alone
+            "--keep-unit",         // the payload stays in the unit's cgroup: its limits bind
+            "--notify-ready=yes",  // ready is when the machine says so
+            "--link-journal=no",   // images share a machine ID at times
             "--console=read-only", // the boot's messages go to the unit's journal
         ]
         .map(OsString::from)
@@ -50,6 +54,8 @@ impl Nspawn<'_> {
             Bind::Writable(spec) => assign("--bind", spec),
             Bind::ReadOnly(spec) => assign("--bind-ro", spec),
         }));
+        argv.extend(self.network.options());
+        argv.extend(self.options.iter().cloned());
         argv.push("--boot".into());
         argv.push("--".into());
         argv.extend(self.boot_words.iter().map(OsString::from));
@@ -58,10 +64,14 @@ impl Nspawn<'_> {
 }
 
 impl Bind {
-    /// Shows the file or directory `source` as `destination`, read-only.
+    /// The same for a machine whose users are not the host's: its root is to be who owns the source, unless
+    /// the bind's options say otherwise (systemd-nspawn(1), `--bind=`).
     #[must_use]
-    pub fn read_only(source: &Path, destination: &Path) -> Self {
-        Self::ReadOnly(pair(source, destination))
+    pub fn with_owner(self) -> Self {
+        match self {
+            Self::Writable(spec) => Self::Writable(with_owner(spec)),
+            Self::ReadOnly(spec) => Self::ReadOnly(with_owner(spec)),
+        }
     }
 
     /// Shows the file or directory `source` as `destination`, writable.
@@ -69,6 +79,32 @@ impl Bind {
     pub fn writable(source: &Path, destination: &Path) -> Self {
         Self::Writable(pair(source, destination))
     }
+}
+
+fn with_owner(spec: OsString) -> OsString {
+    let fields = split(spec.as_bytes());
+    // A source of the machine's own, or a new directory.
+    if matches!(spec.as_bytes().first(), Some(b'+' | b':') | None) {
+        return spec;
+    }
+    let destination = fields.get(1).filter(|field| !field.is_empty()).unwrap_or(&fields[0]);
+    let options = fields.get(2).copied().unwrap_or_default();
+    if options.split(|byte| *byte == b',').any(|option| option.ends_with(b"idmap")) {
+        return spec;
+    }
+    let options = [options, b"rootidmap"].into_iter().filter(|option| !option.is_empty()).collect::<Vec<_>>();
+    OsString::from_vec([fields[0], destination, &options.join(&b',')].join(&b':'))
+}
+
+// The fields between colons that no backslash escapes.
+fn split(spec: &[u8]) -> Vec<&[u8]> {
+    let mut is_escaped = false;
+    let fields = spec.split(|byte| {
+        let is_end = *byte == b':' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        is_end
+    });
+    fields.collect()
 }
 
 fn pair(source: &Path, destination: &Path) -> OsString {
@@ -97,19 +133,40 @@ mod tests {
     use super::*;
 
     #[test]
+    fn binds_are_given_an_owner() {
+        for (spec, expected) in [
+            ("/a", "/a:/a:rootidmap"),
+            ("/a:/b", "/a:/b:rootidmap"),
+            ("/a::norbind", "/a:/a:norbind,rootidmap"),
+            ("/a\\:1:/b", "/a\\:1:/b:rootidmap"),
+            ("/a:/b:noidmap,rbind", "/a:/b:noidmap,rbind"),
+            ("/a:/b:idmap", "/a:/b:idmap"),
+            ("+/a:/b", "+/a:/b"),
+            (":/b", ":/b"),
+        ] {
+            assert_eq!(Bind::Writable(spec.into()).with_owner(), Bind::Writable(expected.into()));
+        }
+    }
+
+    #[test]
     fn binds_keep_their_order_and_kind() {
         let name = MachineName::new("m").unwrap();
         let nspawn = Nspawn {
             name: &name,
             root: "/run/nspawn-ci/m/root".into(),
-            binds: vec![Bind::Writable("/a b:/c".into()), Bind::read_only(Path::new("/x:1"), Path::new("/y"))],
+            binds: vec![Bind::ReadOnly("/a b:/c".into()), Bind::writable(Path::new("/x:1"), Path::new("/y"))],
+            network: &Network::None,
+            options: vec!["--drop-capability=CAP_MKNOD".into()],
             boot_words: vec!["systemd.wants=x.service".into()],
         };
         let argv = nspawn.command();
         let tail = [
             "--directory=/run/nspawn-ci/m/root",
-            "--bind=/a b:/c",
-            "--bind-ro=/x\\:1:/y",
+            "--bind-ro=/a b:/c",
+            "--bind=/x\\:1:/y",
+            "--private-network",
+            "--resolv-conf=off",
+            "--drop-capability=CAP_MKNOD",
             "--boot",
             "--",
             "systemd.wants=x.service",

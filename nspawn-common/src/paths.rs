@@ -16,21 +16,25 @@ pub const CONFIG_ROOT: &str = "/etc/nspawn-ci";
 pub const SLICE: &str = "machine-ci.slice";
 /// The slice's cgroup.
 pub const SLICE_CGROUP: &str = "/sys/fs/cgroup/machine.slice/machine-ci.slice";
-/// Where the machine sees the agent's program, which is nspawn-run itself.
-pub const AGENT_IN_MACHINE: &str = "/run/nspawn-ci/nspawn-run";
+/// Where the machine sees [`MachinePaths::shown_mount`].
+pub const SHOWN_IN_MACHINE: &str = "/run/nspawn-ci";
 /// Where the machine sees the directory that the agent listens in.
 pub const AGENT_DIR_IN_MACHINE: &str = "/run/nspawn-ci/agent";
+/// Where the machine's systemd finds the agent's unit.
+pub const UNITS_IN_MACHINE: &str = "/run/nspawn-ci/units";
 /// The agent's socket in that directory.
 pub const AGENT_SOCKET: &str = "socket";
 
 const UNIT_PREFIX: &str = "nspawn-";
+const NETWORK_PREFIX: &str = "pasta-";
 const UNIT_SUFFIX: &str = ".service";
 
-/// The name of the machine whose [`MachinePaths::unit`] this is.
+/// The name of the machine whose [`MachinePaths::unit`] or [`MachinePaths::network_unit`] this is.
 #[must_use]
 pub fn name_of_unit(unit: &OsStr) -> Option<&OsStr> {
-    let name = unit.as_bytes().strip_prefix(UNIT_PREFIX.as_bytes())?.strip_suffix(UNIT_SUFFIX.as_bytes())?;
-    Some(OsStr::from_bytes(name))
+    let name = unit.as_bytes().strip_suffix(UNIT_SUFFIX.as_bytes())?;
+    let prefixes = [UNIT_PREFIX, NETWORK_PREFIX];
+    prefixes.iter().find_map(|prefix| name.strip_prefix(prefix.as_bytes())).map(OsStr::from_bytes)
 }
 
 /// All paths and names that follow from a machine's name.
@@ -88,34 +92,46 @@ impl MachinePaths {
         self.state_dir().join("lock")
     }
 
-    // What the machine is shown of the host's files is the machine's own, in its layer: its root can
-    // make a read-only bind mount writable again, and fill the file system that it is on.
+    /// The range of user ids that the machine has: see [`crate::users`].
+    #[must_use]
+    pub fn users_file(&self) -> PathBuf {
+        self.state_dir().join("users")
+    }
+
+    // What is mounted is mounted in the unit's own mount namespace alone; elsewhere these are empty.
+
+    /// Mount point of what the machine is shown of these programs: a small file system of its own, which
+    /// its root may fill and change without harm to anybody else.
+    #[must_use]
+    pub fn shown_mount(&self) -> PathBuf {
+        self.state_dir().join("shown")
+    }
 
     /// The directory that the agent listens in, shown writable to the machine.
     #[must_use]
     pub fn agent_dir(&self) -> PathBuf {
-        self.layer().join("agent")
+        self.shown_mount().join("agent")
     }
 
     /// The agent's program, shown to the machine.
     #[must_use]
     pub fn agent_program(&self) -> PathBuf {
-        self.layer().join("nspawn-run")
+        self.shown_mount().join("nspawn-run")
     }
 
-    /// The agent's unit file, shown to the machine.
+    /// The directory of the agent's unit file, shown to the machine.
     #[must_use]
-    pub fn agent_unit(&self) -> PathBuf {
-        self.layer().join("agent.service")
+    pub fn agent_units(&self) -> PathBuf {
+        self.shown_mount().join("units")
     }
 
-    /// Mount point of the image, in the unit's own mount namespace only.
+    /// Mount point of the image.
     #[must_use]
     pub fn image_mount(&self) -> PathBuf {
         self.state_dir().join("image")
     }
 
-    /// Mount point of the machine's root, in the unit's own mount namespace only.
+    /// Mount point of the machine's root.
     #[must_use]
     pub fn root_mount(&self) -> PathBuf {
         self.state_dir().join("root")
@@ -127,16 +143,16 @@ impl MachinePaths {
         Path::new(LAYER_ROOT).join(self.name.as_str())
     }
 
-    /// What the machine has written, as overlayfs keeps it.
+    /// The file system in a file that holds a layer of limited size.
     #[must_use]
-    pub fn upper(&self) -> PathBuf {
-        self.layer().join("upper")
+    pub fn disk(&self) -> PathBuf {
+        self.layer().join("disk")
     }
 
-    /// What overlayfs works in.
+    /// Mount point of [`MachinePaths::disk`].
     #[must_use]
-    pub fn work(&self) -> PathBuf {
-        self.layer().join("work")
+    pub fn disk_mount(&self) -> PathBuf {
+        self.state_dir().join("disk")
     }
 
     /// The unit that is the machine.
@@ -145,10 +161,22 @@ impl MachinePaths {
         format!("{UNIT_PREFIX}{}{UNIT_SUFFIX}", self.name)
     }
 
+    /// The unit that connects it, where it has a network of its own.
+    #[must_use]
+    pub fn network_unit(&self) -> String {
+        format!("{NETWORK_PREFIX}{}{UNIT_SUFFIX}", self.name)
+    }
+
     /// The unit's cgroup.
     #[must_use]
     pub fn cgroup(&self) -> PathBuf {
         Path::new(SLICE_CGROUP).join(self.unit())
+    }
+
+    /// The cgroup of [`MachinePaths::network_unit`].
+    #[must_use]
+    pub fn network_cgroup(&self) -> PathBuf {
+        Path::new(SLICE_CGROUP).join(self.network_unit())
     }
 
     /// systemd-machined's note of the machine, there as long as it is registered (see sd-login(3)).
@@ -166,6 +194,7 @@ mod tests {
     fn units_have_the_names_of_their_machines() {
         let paths = MachinePaths::new(&MachineName::new("a.b").unwrap());
         assert_eq!(name_of_unit(paths.unit().as_ref()).unwrap(), "a.b");
+        assert_eq!(name_of_unit(paths.network_unit().as_ref()).unwrap(), "a.b");
         for other in ["a.service", "nspawn-a.scope", "cgroup.procs"] {
             assert_eq!(name_of_unit(other.as_ref()), None);
         }

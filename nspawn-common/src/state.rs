@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 
 use crate::keep::When;
 use crate::name::MachineName;
+use crate::network::Network;
 use crate::paths::MachinePaths;
+use crate::users::PrivateUsers;
 
 /// Version of the file's format; a program refuses what a later one wrote.
 const VERSION: u64 = 1;
@@ -30,6 +32,12 @@ pub struct State {
     pub image_path: PathBuf,
     /// `NAME=VALUE` for every command in the machine.
     pub environment: Vec<OsString>,
+    /// Whose users its users are.
+    pub private_users: PrivateUsers,
+    /// What network it has, as [`Network::parse`] reads it.
+    pub network: Network,
+    /// How large its layer may become, in bytes; `None` for as large as the host's file system.
+    pub layer_size: Option<u64>,
     /// When the machine is kept for a look.
     pub keep: When,
     /// For how long then.
@@ -49,6 +57,9 @@ impl State {
             "unit": paths.unit(),
             "layer": bytes_to_json(paths.layer().as_os_str()),
             "environment": self.environment.iter().map(|entry| bytes_to_json(entry)).collect::<Vec<_>>(),
+            "private_users": self.private_users.to_string(),
+            "network": self.network.to_string(),
+            "layer_size": self.layer_size,
             "keep": self.keep.word(),
             "keep_seconds": self.keep_for.as_secs(),
         })
@@ -79,15 +90,19 @@ impl State {
             None => bail!("it has no version"),
         }
         let field = |key: &str| json_to_bytes(&value[key]).with_context(|| format!("no valid {key:?}"));
+        let text = |key: &str| value[key].as_str().with_context(|| format!("no valid {key:?}"));
         let environment = value["environment"].as_array().context("no valid \"environment\"")?;
         Ok(Self {
             name: name.clone(),
-            image: value["image"].as_str().context("no valid \"image\"")?.to_owned(),
+            image: text("image")?.to_owned(),
             image_path: field("image_path")?.into(),
             environment: environment
                 .iter()
                 .map(|entry| json_to_bytes(entry).ok_or_else(|| anyhow!("an entry of \"environment\" is no string")))
                 .collect::<Result<_>>()?,
+            private_users: PrivateUsers::parse(text("private_users")?)?,
+            network: Network::parse(text("network")?)?,
+            layer_size: value["layer_size"].as_u64(),
             keep: value["keep"].as_str().map_or(Ok(When::default()), When::parse)?,
             keep_for: Duration::from_secs(value["keep_seconds"].as_u64().unwrap_or_default()),
         })
@@ -127,6 +142,9 @@ mod tests {
             image: "bookworm".into(),
             image_path: "/var/lib/machines/bookworm".into(),
             environment: vec!["A=1".into(), OsStr::from_bytes(b"B=\xff").into()],
+            private_users: PrivateUsers::Base(655_360),
+            network: Network::Bridge("br0".into()),
+            layer_size: Some(1 << 30),
             keep: When::Failure,
             keep_for: Duration::from_secs(60),
         }

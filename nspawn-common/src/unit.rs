@@ -21,6 +21,9 @@ const PROPERTIES: [&str; 10] = [
     "IgnoreSIGPIPE=no",             // the machine's processes start as on any system
 ];
 
+/// As systemd allows them to units with `RootImage=` (systemd.exec(5)).
+const LOOP_DEVICES: [&str; 2] = ["DeviceAllow=/dev/loop-control rw", "DeviceAllow=block-loop rw"];
+
 /// A machine's unit.
 #[derive(Clone, Debug)]
 pub struct Unit<'a> {
@@ -32,6 +35,10 @@ pub struct Unit<'a> {
     pub timeout: Duration,
     /// How long it may run; systemd ends it then, whoever has forgotten it.
     pub lifetime: Option<Duration>,
+    /// Whether it mounts a layer that is a file system in a file.
+    pub has_disk: bool,
+    /// Whether the command returns when the unit is ready, or when it has begun.
+    pub is_waited_for: bool,
     /// More properties (`systemd.exec(5)`, `systemd.resource-control(5)`), as `NAME=VALUE`.
     pub properties: &'a [OsString],
 }
@@ -42,10 +49,16 @@ impl Unit<'_> {
     pub fn start_command(&self, payload: &[OsString]) -> Vec<OsString> {
         let mut argv: Vec<OsString> =
             ["systemd-run", "--quiet", "--collect", "--service-type=notify"].map(OsString::from).into();
+        if !self.is_waited_for {
+            argv.push("--no-block".into());
+        }
         argv.push(format!("--unit={}", MachinePaths::new(self.name).unit()).into());
         argv.push(format!("--slice={SLICE}").into());
         argv.push(format!("--description=CI machine {} of image {}", self.name, escaped(self.image)).into());
         argv.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
+        if self.has_disk {
+            argv.extend(LOOP_DEVICES.map(|property| format!("--property={property}").into()));
+        }
         argv.push(format!("--property=TimeoutStartSec={}s", self.timeout.as_secs()).into());
         argv.extend(self.lifetime.map(|time| format!("--property=RuntimeMaxSec={}s", time.as_secs()).into()));
         argv.extend(self.properties.iter().map(|property| join("--property=", property)));
@@ -85,6 +98,8 @@ mod tests {
             image: "trixie",
             timeout: Duration::from_secs(90),
             lifetime: Some(Duration::from_secs(7)),
+            has_disk: false,
+            is_waited_for: true,
             properties: &properties,
         };
         let argv = unit.start_command(&["/bin/true".into(), "--x=$HOME".into()]);

@@ -28,9 +28,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, openat};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg};
 use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, fchown};
 
+use crate::lifecycle;
 use crate::paths::{AGENT_SOCKET, MachinePaths};
 
 /// Asks whether the agent answers.
@@ -239,7 +243,10 @@ pub fn read_body(stream: &mut impl Read, length: usize, max: usize) -> io::Resul
 /// # Errors
 /// Nobody listens.
 pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
-    let directory = File::open(paths.agent_dir()).context("the machine has no layer")?;
+    // Mounted where only the machine's unit sees it.
+    let supervisor = lifecycle::supervisor(paths).context("it does not run")?;
+    let directory = format!("/proc/{supervisor}/root{}", paths.agent_dir().display());
+    let directory = File::open(directory).context("it has ended")?;
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let there = openat(&directory, AGENT_SOCKET, flags, Mode::empty()).context("its agent is not there")?;
     let address = UnixAddr::new(format!("/proc/self/fd/{}", there.as_raw_fd()).as_str())?;
@@ -278,6 +285,11 @@ pub fn send(agent: &mut UnixStream, request: &Request, streams: [OwnedFd; 3]) ->
     let message = frame(RUN, &body);
     // The descriptors travel with the header, which is small enough to go as a whole.
     let (header, body) = message.split_at(HEADER);
+    // For its root, who may then open them again by their names.
+    let peer = getsockopt(&*agent, PeerCredentials)?;
+    for stream in &streams {
+        fchown(stream, Some(Uid::from_raw(peer.uid())), Some(Gid::from_raw(peer.gid())))?;
+    }
     let fds = streams.each_ref().map(AsRawFd::as_raw_fd);
     let descriptors = [ControlMessage::ScmRights(&fds)];
     sendmsg::<()>(agent.as_raw_fd(), &[IoSlice::new(header)], &descriptors, MsgFlags::MSG_NOSIGNAL, None)?;

@@ -7,12 +7,15 @@
 //! | [`machine`], [`plan`] | the steps that make a machine |
 //! | [`slots`] | waiting while there are too many |
 //! | [`diagnosis`] | why one did not start |
+//! | [`layer`], [`nat`] | what a machine writes to, and its way to the outside |
 //! | [`launch`] | what the machine's unit starts: mounts its root and becomes systemd-nspawn |
 
 mod diagnosis;
 mod host;
 mod launch;
+mod layer;
 mod machine;
+mod nat;
 mod options;
 mod plan;
 mod prepare;
@@ -34,6 +37,7 @@ pub fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     let done = match argv.split_first() {
         Some((first, rest)) if first == launch::OPTION => launch::launch(rest),
+        Some((first, rest)) if first == nat::OPTION => nat::connect(rest),
         _ => prepare::main(&argv),
     };
     match done {

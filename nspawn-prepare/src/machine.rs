@@ -1,8 +1,6 @@
 //! A machine: the steps that make it, and what becomes of a failure.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -14,28 +12,34 @@ use nspawn_common::keep;
 use nspawn_common::lifecycle;
 use nspawn_common::lock::Lock;
 use nspawn_common::name::MachineName;
+use nspawn_common::network::Network;
 use nspawn_common::nspawn::{Bind, Nspawn};
-use nspawn_common::paths::{AGENT_DIR_IN_MACHINE, AGENT_IN_MACHINE, MachinePaths};
+use nspawn_common::paths::{MachinePaths, SHOWN_IN_MACHINE, UNITS_IN_MACHINE};
+use nspawn_common::registration;
 use nspawn_common::state::State;
+use nspawn_common::tool::argv;
 use nspawn_common::unit::Unit;
+use nspawn_common::users::PrivateUsers;
 use nspawn_common::wire;
 
 use crate::PROGRAM;
 use crate::diagnosis;
 use crate::host;
 use crate::launch;
+use crate::layer;
+use crate::nat;
 use crate::options::Options;
 use crate::plan::Step;
 use crate::slots;
 
 /// The agent as a service of the machine.
-const AGENT_UNIT: &str = include_str!("agent.service");
-/// Its name there.
-const AGENT_UNIT_NAME: &str = "nspawn-agent.service";
+pub const AGENT_UNIT_NAME: &str = "nspawn-agent.service";
 /// How much longer than the boot may take systemd waits for it: time to ask the machine what it waits for.
 const START_MARGIN: Duration = Duration::from_secs(30);
 /// How many of the plan's steps make the machine one that takes a slot.
 const RESERVATION: usize = 2;
+/// How long making the layer may take.
+const LAYER_LIMIT: Duration = Duration::from_secs(60);
 /// How long the agent of a booted machine may take to answer.
 const AGENT_LIMIT: Duration = Duration::from_secs(20);
 
@@ -61,6 +65,8 @@ pub struct Machine {
     pub paths: MachinePaths,
     pub image: Image,
     pub options: Options,
+    /// How large its layer may become, in bytes; `None` for as large as the host's file system.
+    pub layer_size: Option<u64>,
     /// How long it may run, in a job that says so.
     pub lifetime: Option<Duration>,
 }
@@ -69,40 +75,63 @@ impl Machine {
     /// All that makes the machine, the state first.
     pub fn plan(&self) -> Result<Vec<Step>> {
         let paths = &self.paths;
-        let root_mode = fs::metadata(&self.image.path).map_or(0o755, |image| image.permissions().mode() & 0o7777);
-        Ok(vec![
+        let mut steps = vec![
             Step::Directory(paths.state_dir(), 0o700),
             Step::File(paths.state_file(), self.state().to_json().to_string().into_bytes()),
             Step::Directory(paths.image_mount(), 0o700),
+            Step::Directory(paths.disk_mount(), 0o700),
             Step::Directory(paths.root_mount(), 0o700),
+            Step::Directory(paths.shown_mount(), 0o700),
             Step::Directory(paths.layer(), 0o700),
-            Step::File(paths.agent_unit(), AGENT_UNIT.into()),
-            Step::Copy(host::agent_program()?, paths.agent_program()),
-            Step::Directory(paths.agent_dir(), 0o700),
-            Step::Directory(paths.upper(), root_mode),
-            Step::Directory(paths.work(), 0o700),
-            Step::Run(self.start_command()?, self.options.timeout),
-            Step::File(paths.ready_mark(), Vec::new()),
-        ])
+        ];
+        if let Some(size) = self.layer_size {
+            steps.push(Step::Sparse(paths.disk(), size));
+            steps.push(Step::Run(layer::format_command(&paths.disk()), LAYER_LIMIT));
+        }
+        steps.push(Step::Run(self.start_command()?, self.options.timeout));
+        if self.options.network == Network::Nat {
+            steps.push(Step::Run(nat::command(&self.name)?, self.options.timeout));
+            steps.push(Step::Run(argv(["systemctl", "start", &paths.unit()]), self.options.timeout));
+        }
+        steps.push(Step::File(paths.ready_mark(), Vec::new()));
+        Ok(steps)
     }
 
     fn start_command(&self) -> Result<Vec<OsString>> {
-        let agent_unit = Path::new("/run/systemd/system").join(AGENT_UNIT_NAME);
-        let mut binds = vec![
-            Bind::read_only(&self.paths.agent_program(), Path::new(AGENT_IN_MACHINE)),
-            Bind::read_only(&self.paths.agent_unit(), &agent_unit),
-            Bind::writable(&self.paths.agent_dir(), Path::new(AGENT_DIR_IN_MACHINE)),
-        ];
-        binds.extend(self.options.binds.iter().cloned());
-        let nspawn = Nspawn { name: &self.name, root: self.paths.root_mount(), binds, boot_words: boot_words() };
+        let options = &self.options;
+        let has_own_users = options.private_users != PrivateUsers::No;
+        let shown = Bind::writable(&self.paths.shown_mount(), Path::new(SHOWN_IN_MACHINE));
+        let given = options.binds.iter().cloned();
+        let given = given.map(|bind| if has_own_users { bind.with_owner() } else { bind });
+        let nspawn = Nspawn {
+            name: &self.name,
+            root: self.paths.root_mount(),
+            binds: [shown].into_iter().chain(given).collect(),
+            network: &options.network,
+            options: self.other_options(),
+            boot_words: boot_words(),
+        };
         let unit = Unit {
             name: &self.name,
             image: &self.image.name,
-            timeout: self.options.timeout + START_MARGIN,
+            timeout: options.timeout + START_MARGIN,
             lifetime: self.lifetime,
-            properties: &self.options.properties,
+            has_disk: self.layer_size.is_some(),
+            // What comes after can be done while it boots.
+            is_waited_for: options.network != Network::Nat,
+            properties: &options.properties,
         };
-        Ok(unit.start_command(&launch::command(&self.name, &self.image.path, nspawn.command())?))
+        Ok(unit.start_command(&launch::command(&self.name, nspawn.command())?))
+    }
+
+    fn other_options(&self) -> Vec<OsString> {
+        // Before the places where units are else (systemd.unit(5)).
+        let mut options = vec![format!("--setenv=SYSTEMD_UNIT_PATH={UNITS_IN_MACHINE}:").into()];
+        // A machine with the host's root could else make a node of any loop device, which its unit must be
+        // allowed for its layer.
+        let is_bare = self.options.private_users == PrivateUsers::No && self.layer_size.is_some();
+        options.extend(is_bare.then(|| "--drop-capability=CAP_MKNOD".into()));
+        options
     }
 
     /// Makes the machine and hands it over by `announce`; what a failure has made of it is removed
@@ -110,7 +139,7 @@ impl Machine {
     pub fn make(&self, steps: &[Step], announce: impl FnOnce() -> Result<()>) -> Result<()> {
         host::check_host()?;
         image::check_bootable(&self.image)?;
-        if lifecycle::is_foreign(&self.paths) {
+        if registration::is_foreign(&self.paths) {
             bail!("there is a machine {} that these programs did not make; choose another --name", self.name);
         }
         let lock = Lock::acquire(&self.paths)?;
@@ -121,7 +150,7 @@ impl Machine {
         // Also while the machine was asked.
         let error = interrupt::check().err().unwrap_or(error);
         interrupt::undo();
-        if error.is::<Interrupted>() || !self.options.keep.keeps(true) || !self.paths.upper().exists() {
+        if error.is::<Interrupted>() || !self.options.keep.keeps(true) || !self.paths.layer().exists() {
             return self.unmake(lock, error);
         }
         match self.keep() {
@@ -190,6 +219,9 @@ impl Machine {
             image: self.image.name.clone(),
             image_path: self.image.path.clone(),
             environment: self.options.environment.clone(),
+            private_users: self.options.private_users,
+            network: self.options.network.clone(),
+            layer_size: self.layer_size,
             keep: self.options.keep,
             keep_for: self.options.keep_for,
         }

@@ -10,8 +10,12 @@ use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use nspawn_common::args;
 use nspawn_common::keep::When;
+use nspawn_common::network::Network;
 use nspawn_common::nspawn::{self, Bind};
 use nspawn_common::paths::CONFIG_ROOT;
+use nspawn_common::users::PrivateUsers;
+
+use crate::layer::LayerSize;
 
 /// The options, taken apart.
 #[derive(Debug)]
@@ -24,6 +28,9 @@ pub struct Options {
     pub binds: Vec<Bind>,
     pub environment: Vec<OsString>,
     pub properties: Vec<OsString>,
+    pub private_users: PrivateUsers,
+    pub network: Network,
+    pub layer_size: LayerSize,
     pub timeout: Duration,
     pub max_machines: Option<u32>,
     pub keep: When,
@@ -65,6 +72,24 @@ pub fn command() -> Command {
             list("property", "NAME=VALUE")
                 .short('p')
                 .help("Set a property of the machine's unit; as in systemd-run(1)"),
+        )
+        .arg(
+            value("private-users", "pick|no|BASE")
+                .default_value("pick")
+                .value_parser(|text: &str| PrivateUsers::parse(text).map_err(|error| format!("{error:#}")))
+                .help("Whose users the machine's are: a range of their own, the host's, or the range from BASE on"),
+        )
+        .arg(
+            value("network", "NETWORK")
+                .default_value("nat")
+                .value_parser(|text: &str| Network::parse(text).map_err(|error| format!("{error:#}")))
+                .help("nat, none, host, veth, bridge=NAME, zone=NAME or namespace=PATH"),
+        )
+        .arg(
+            value("layer-size", "SIZE")
+                .default_value("50%")
+                .value_parser(|text: &str| LayerSize::parse(text).map_err(|error| format!("{error:#}")))
+                .help("How much the machine may write: 10G, 50% of what is free, infinity"),
         )
         .arg(
             value("timeout", "TIME")
@@ -128,6 +153,9 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         binds,
         environment,
         properties: args::list(matches, "property").into_iter().map(checked_property).collect::<Result<_>>()?,
+        private_users: matches.get_one("private-users").copied().context("no users")?,
+        network: matches.get_one("network").cloned().context("no network")?,
+        layer_size: matches.get_one("layer-size").copied().context("no size of the layer")?,
         timeout: matches.get_one("timeout").copied().context("no time-out")?,
         max_machines: matches.get_one("max-machines").copied(),
         keep: When::parse(&text("keep").unwrap_or_default())?,

@@ -18,8 +18,8 @@ pub enum Step {
     Directory(PathBuf, u32),
     /// Writes a file, whole or not at all. Who may read it, the directory says.
     File(PathBuf, Vec<u8>),
-    /// Copies a program.
-    Copy(PathBuf, PathBuf),
+    /// Makes a file of this size, in bytes, that takes no room yet.
+    Sparse(PathBuf, u64),
     /// Runs a program, for so long at most.
     Run(Vec<OsString>, Duration),
 }
@@ -31,7 +31,9 @@ impl Step {
             Self::Directory(path, mode) => {
                 words::join([OsStr::new("install"), "-d".as_ref(), format!("-m{mode:04o}").as_ref(), path.as_ref()])
             }
-            Self::Copy(from, to) => words::join([OsStr::new("install"), "-m0755".as_ref(), from.as_ref(), to.as_ref()]),
+            Self::Sparse(path, size) => {
+                words::join([OsStr::new("truncate"), format!("--size={size}").as_ref(), path.as_ref()])
+            }
             Self::File(path, content) => {
                 let mut line = words::join([OsStr::new("printf"), "%s".as_ref(), OsStr::from_bytes(content)]);
                 line.push(" > ");
@@ -47,7 +49,7 @@ impl Step {
         match self {
             Self::Directory(path, mode) => make_directory(path, *mode),
             Self::File(path, content) => write_whole(path, content),
-            Self::Copy(from, to) => copy_program(from, to),
+            Self::Sparse(path, size) => make_sparse(path, *size),
             Self::Run(argv, limit) => tool::run_ok(argv, *limit).map(drop),
         }
     }
@@ -69,10 +71,9 @@ fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     write().with_context(|| format!("can't write {}", path.display()))
 }
 
-fn copy_program(from: &Path, to: &Path) -> Result<()> {
-    fs::copy(from, to)
-        .and_then(|_| fs::set_permissions(to, Permissions::from_mode(0o755)))
-        .with_context(|| format!("can't copy {} to {}", from.display(), to.display()))
+fn make_sparse(path: &Path, size: u64) -> Result<()> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
+    file.and_then(|file| file.set_len(size)).with_context(|| format!("can't make {}", path.display()))
 }
 
 #[cfg(test)]
@@ -85,21 +86,24 @@ mod tests {
         let steps = [
             Step::Directory(dir.join("a'b"), 0o755),
             Step::File(dir.join("a'b/file"), b"[Unit]\nX=%s \"$HOME\"\n".to_vec()),
-            Step::Copy(dir.join("a'b/file"), dir.join("b")),
+            Step::Sparse(dir.join("b"), 5000),
             Step::Run(
                 vec!["cp".into(), "-p".into(), dir.join("b").into(), dir.join("copy").into()],
                 Duration::from_secs(9),
             ),
         ];
-        let modes = || ["a'b", "copy"].map(|name| fs::metadata(dir.join(name)).unwrap().permissions().mode());
+        let made = || {
+            let read = |name: &str| fs::read(dir.join(name)).unwrap();
+            (read("a'b/file"), read("copy"), fs::metadata(dir.join("a'b")).unwrap().permissions().mode())
+        };
         steps.iter().for_each(|step| step.take().unwrap());
-        let ours = (fs::read(dir.join("copy")).unwrap(), modes());
+        let ours = made();
         fs::remove_dir_all(&dir).unwrap();
         fs::create_dir(&dir).unwrap();
         for step in &steps {
             assert!(std::process::Command::new("sh").arg("-c").arg(step.shell()).status().unwrap().success());
         }
-        assert_eq!((fs::read(dir.join("copy")).unwrap(), modes()), ours);
+        assert_eq!(made(), ours);
         fs::remove_dir_all(&dir).unwrap();
     }
 }

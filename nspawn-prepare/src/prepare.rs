@@ -38,7 +38,8 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     let image = image::find(&image)?;
     let name = machine_name(&options, job.as_ref(), &image)?;
     let lifetime = job.as_ref().and_then(|job| job.timeout).map(|timeout| timeout + LIFETIME_MARGIN);
-    let machine = Machine { paths: MachinePaths::new(&name), name, image, options, lifetime };
+    let layer_size = options.layer_size.bytes()?;
+    let machine = Machine { paths: MachinePaths::new(&name), name, image, options, layer_size, lifetime };
     let steps = machine.plan()?;
     if machine.options.dry_run {
         return print_steps(&steps);

@@ -1,0 +1,94 @@
+//! systemd-machined's note of a machine.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::paths::MachinePaths;
+use crate::tool::{self, argv};
+
+/// How long systemd-machined usually takes at most to notice an end.
+const SOON: Duration = Duration::from_secs(1);
+/// How long it may take once it is asked.
+const UNREGISTER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Whether systemd-machined has a machine of this name that is not one of ours.
+#[must_use]
+pub fn is_foreign(paths: &MachinePaths) -> bool {
+    unit(paths).is_some_and(|unit| unit != paths.unit())
+}
+
+/// Waits, `limit` at most, until the machine is registered, and so has all its namespaces. Returns the process
+/// number of its PID 1.
+///
+/// # Errors
+/// It is not in time.
+pub fn wait_for_leader(paths: &MachinePaths, limit: Duration) -> Result<u32> {
+    let leader = || field(paths, "LEADER=").filter(|_| !is_foreign(paths)).and_then(|leader| leader.parse().ok());
+    let mut found = None;
+    let is_there = || {
+        found = leader();
+        found.is_some()
+    };
+    wait(&paths.registration(), AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE, limit, is_there)?;
+    found.with_context(|| format!("systemd-machined knows no machine {}", paths.name()))
+}
+
+/// Waits until the machine, which has ended, is registered no more.
+///
+/// # Errors
+/// systemd-machined does not let go of it.
+pub fn wait_until_gone(paths: &MachinePaths) -> Result<()> {
+    let note = paths.registration();
+    let is_gone =
+        |limit| wait(&note, AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM, limit, || !note.exists());
+    if unit(paths).is_none_or(|owner| owner != paths.unit()) || is_gone(SOON)? {
+        return Ok(());
+    }
+    // One that was started anew may have missed the end, and looks when it is asked. One that does not
+    // run lists nothing.
+    let asked = argv(["machinectl", "show", "--property=State", &paths.name().to_string()]);
+    if tool::run(&asked, UNREGISTER_LIMIT)?.status.success() && !is_gone(UNREGISTER_LIMIT)? {
+        bail!("systemd-machined still lists the machine, which is gone; see systemctl status systemd-machined");
+    }
+    Ok(())
+}
+
+fn unit(paths: &MachinePaths) -> Option<String> {
+    fs::metadata(paths.registration()).ok()?;
+    field(paths, "UNIT=").or_else(|| field(paths, "SCOPE=")).or(Some(String::new()))
+}
+
+fn field(paths: &MachinePaths, key: &str) -> Option<String> {
+    let note = fs::read_to_string(paths.registration()).ok()?;
+    note.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned)
+}
+
+// Until `is_so`, which the events at `path` may change; `false` when `limit` has passed first.
+fn wait(path: &Path, events: AddWatchFlags, limit: Duration, mut is_so: impl FnMut() -> bool) -> Result<bool> {
+    let directory = path.parent().context("no directory to watch")?;
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch for events")?;
+    // systemd-machined makes it with its first machine.
+    fs::create_dir_all(directory)
+        .and_then(|()| Ok(inotify.add_watch(directory, events)?))
+        .context("can't watch for events")?;
+    let deadline = Instant::now() + limit;
+    while !is_so() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => drop(inotify.read_events()),
+            Err(error) => return Err(error).context("can't watch for events"),
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,105 @@
+//! Mounts with owners of their own: id-mapped ones (`mount_setattr(2)`, kernel 5.12; as a layer of an
+//! overlay 5.19).
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, pause};
+use nspawn_common::users::RANGE;
+
+/// Shows the tree at `source`, read-only, at `target`. With `base`, the owners that it has on disk are
+/// shown as the users of the range that begins there.
+pub fn show(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
+    let tree = clone_tree(source).with_context(|| format!("can't open {}", source.display()))?;
+    let users = base.map(user_namespace).transpose().context("can't make a user namespace")?;
+    set_attributes(&tree, users.as_ref()).map_err(|error| explain(error, source))?;
+    attach(&tree, target).with_context(|| format!("can't mount on {}", target.display()))
+}
+
+fn explain(error: io::Error, source: &Path) -> anyhow::Error {
+    match error.raw_os_error() {
+        Some(libc::EINVAL | libc::ENOSYS | libc::EPERM) => anyhow::anyhow!(
+            "the file system of {} can't be shown to a user namespace on this kernel ({error}); keep images on one \
+             that can, such as ext4, xfs or btrfs, or make machines without: --private-users=no",
+            source.display()
+        ),
+        _ => anyhow::Error::new(error).context(format!("can't show {}", source.display())),
+    }
+}
+
+fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let flags = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
+    // SAFETY: open_tree(2) reads a string that ends with NUL, which `path` is.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    descriptor(fd)
+}
+
+fn set_attributes(tree: &OwnedFd, users: Option<&OwnedFd>) -> io::Result<()> {
+    // SAFETY: all of its fields are numbers, for which 0 is valid and means 'as it is'.
+    let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attributes.attr_set = libc::MOUNT_ATTR_RDONLY;
+    if let Some(users) = users {
+        attributes.attr_set |= libc::MOUNT_ATTR_IDMAP;
+        attributes.userns_fd = u64::try_from(users.as_raw_fd()).unwrap_or_default();
+    }
+    let size = size_of::<libc::mount_attr>();
+    let (fd, flags) = (tree.as_raw_fd(), libc::AT_EMPTY_PATH);
+    // SAFETY: mount_setattr(2) reads an empty string, and a struct of the size that it is told.
+    let done = unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const attributes, size) };
+    Ok(Errno::result(done).map(drop)?)
+}
+
+fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
+    let target = CString::new(target.as_os_str().as_bytes())?;
+    let (fd, flags) = (tree.as_raw_fd(), libc::MOVE_MOUNT_F_EMPTY_PATH);
+    // SAFETY: move_mount(2) reads two strings that end with NUL.
+    let done = unsafe { libc::syscall(libc::SYS_move_mount, fd, c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), flags) };
+    Ok(Errno::result(done).map(drop)?)
+}
+
+fn descriptor(fd: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(Errno::result(fd)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+// A user namespace lives in a process or a descriptor, and only its process can make it.
+fn user_namespace(base: u32) -> Result<OwnedFd> {
+    let (told, tell) = nix::unistd::pipe()?;
+    // SAFETY: this process has a single thread, so the child may do all that a program may.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            if unshare(CloneFlags::CLONE_NEWUSER).is_ok() {
+                let _ = nix::unistd::write(&tell, b"!");
+                pause();
+            }
+            std::process::exit(1)
+        }
+        ForkResult::Parent { child } => {
+            drop(tell);
+            let namespace = map(child, &File::from(told), base);
+            kill(child, Signal::SIGKILL)?;
+            waitpid(child, None)?;
+            namespace
+        }
+    }
+}
+
+fn map(child: Pid, mut told: &File, base: u32) -> Result<OwnedFd> {
+    io::Read::read_exact(&mut told, &mut [0]).context("the kernel refuses user namespaces; see --private-users=no")?;
+    for kind in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{child}/{kind}"), format!("0 {base} {RANGE}"))?;
+    }
+    Ok(File::open(format!("/proc/{child}/ns/user"))?.into())
+}

@@ -1,0 +1,104 @@
+//! A machine's way to the outside: pasta, which carries its connections over sockets of the host's, in a unit
+//! of its own that ends with the machine's.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
+use nspawn_common::name::MachineName;
+use nspawn_common::network::nameservers;
+use nspawn_common::paths::{MachinePaths, SLICE};
+use nspawn_common::{lifecycle, registration};
+
+/// The argument that asks for it: `--connect MACHINE`.
+pub const OPTION: &str = "--connect";
+
+/// How long systemd-nspawn may take to have a network namespace that can be connected.
+const REGISTRATION_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the unit has, beside its dependency on the machine's.
+const PROPERTIES: [&str; 6] = [
+    "PrivateMounts=yes", // the machine's namespaces are mounted where nobody else sees them
+    "IgnoreSIGPIPE=no",  // passt of 2023 handles that signal itself, or fails
+    "KillMode=control-group",
+    "TasksMax=16",
+    // Of the host's services, those for its own link alone: a cloud's secrets are at 169.254.169.254.
+    "IPAddressDeny=link-local",
+    "IPAddressDeny=multicast",
+];
+
+/// The options of pasta(1): nothing of the host's is forwarded, its loopback is out of reach.
+const PASTA: [&str; 13] =
+    ["--quiet", "--runas", "0", "--config-net", "--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"];
+
+/// The command that connects the machine, and returns when it is connected.
+pub fn command(name: &MachineName) -> Result<Vec<OsString>> {
+    let program = std::env::current_exe().context("can't tell this program's own path")?;
+    let paths = MachinePaths::new(name);
+    let mut argv: Vec<OsString> =
+        ["systemd-run", "--quiet", "--collect", "--service-type=forking"].map(OsString::from).into();
+    argv.push(format!("--unit={}", paths.network_unit()).into());
+    argv.push(format!("--slice={SLICE}").into());
+    argv.push(format!("--description=Network of CI machine {name}").into());
+    argv.push(format!("--property=BindsTo={}", paths.unit()).into());
+    argv.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
+    // But for a resolver that is one.
+    let resolvers = nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    argv.extend(resolvers.iter().map(|resolver| format!("--property=IPAddressAllow={resolver}").into()));
+    argv.extend(["--".into(), program.into(), OPTION.into(), name.as_str().into()]);
+    Ok(argv)
+}
+
+/// Waits until the machine has a network namespace, and becomes pasta for it.
+pub fn connect(arguments: &[OsString]) -> Result<()> {
+    let [name] = arguments else { bail!("{OPTION} is for the unit of a machine's network alone") };
+    let paths = MachinePaths::new(&MachineName::new(name)?);
+    let leader = registration::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
+    let [network, users] = ["net", "user"].map(|kind| Namespace::open(&paths, leader, kind));
+    let (network, users) = (network?, users?);
+    // It may have ended since, and its number be another process's.
+    if !lifecycle::is_part(&paths, leader) {
+        bail!("machine {} has ended", paths.name());
+    }
+    let mut pasta = Command::new("pasta");
+    pasta.args(PASTA);
+    if !users.is_ours()? {
+        pasta.arg("--userns").arg(users.mount()?);
+    }
+    let error = pasta.arg("--netns").arg(network.mount()?).exec();
+    Err(error).context("can't start pasta; install the package passt, or make machines with --network=none or host")
+}
+
+/// A namespace of the machine's. By the time that pasta opens it, it may no longer do so in /proc.
+struct Namespace {
+    file: File,
+    kind: &'static str,
+    target: std::path::PathBuf,
+}
+
+impl Namespace {
+    fn open(paths: &MachinePaths, leader: u32, kind: &'static str) -> Result<Self> {
+        let file = File::open(format!("/proc/{leader}/ns/{kind}")).context("the machine has ended")?;
+        Ok(Self { file, kind, target: paths.state_dir().join(format!("{kind}-namespace")) })
+    }
+
+    fn is_ours(&self) -> Result<bool> {
+        let name = |path: String| fs::read_link(path).context("can't tell namespaces apart");
+        Ok(name(format!("/proc/self/fd/{}", self.file.as_raw_fd()))? == name(format!("/proc/self/ns/{}", self.kind))?)
+    }
+
+    fn mount(&self) -> Result<&Path> {
+        let source = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        File::create(&self.target)
+            .map_err(anyhow::Error::from)
+            .and_then(|_| Ok(mount(Some(&*source), &self.target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?))
+            .with_context(|| format!("can't mount on {}", self.target.display()))?;
+        Ok(&self.target)
+    }
+}

@@ -111,7 +111,8 @@ fn look_command(state: &State) -> OsString {
         words::join([OsStr::new("mount"), "-o".as_ref(), "ro,loop".as_ref(), disk.as_ref(), target.as_ref()]);
     script.push(" && exec ");
     script.push(look);
-    words::join([OsStr::new("unshare"), "--mount".as_ref(), "sh".as_ref(), "-c".as_ref(), &script])
+    script.push(" \"$@\"");
+    words::join([OsStr::new("unshare"), "--mount".as_ref(), "sh".as_ref(), "-c".as_ref(), &script, "sh".as_ref()])
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -57,7 +57,7 @@ fn a_boot_that_hangs_tells_what_it_waits_for_and_may_be_kept() {
     let name = format!("hanging-{}", std::process::id());
     let unit = format!("/run/e2e-{name}.service");
     fs::write(&unit, HANGING).unwrap();
-    let bind = format!("--bind-ro={unit}:/run/systemd/system/systemd-user-sessions.service");
+    let bind = format!("--bind-ro={unit}:/etc/systemd/system/systemd-user-sessions.service");
     let prepare = |options: &[&str]| {
         call("nspawn-prepare", [&["--name", &*name, &*bind, "--timeout=4s", &image()], options].concat())
     };
@@ -72,7 +72,8 @@ fn a_boot_that_hangs_tells_what_it_waits_for_and_may_be_kept() {
     assert!(kept.contains("is kept for 2 min") && kept.ends_with(&format!("nspawn-cleanup {name}")), "{kept}");
     assert!(!dry_run().iter().any(|line| line.contains(&name)));
     // The command that it names shows the layer over the image.
-    fs::write(format!("/var/lib/nspawn-ci/machines/{name}/upper/mark"), "seen\n").unwrap();
+    let layer = format!("mount -o loop /var/lib/nspawn-ci/machines/{name}/disk /mnt");
+    sh(&format!("{layer} && echo seen >/mnt/upper/mark; umount /mnt")).expect(0);
     let look = kept.split("look into it: ").nth(1).unwrap().split("; remove it").next().unwrap();
     let seen = sh(&format!("{look} --quiet --pipe --register=no cat /mark /etc/hostname.none /etc/os-release"));
     assert!(seen.out().starts_with("seen\nPRETTY_NAME="), "{}", seen.describe());
@@ -86,7 +87,7 @@ fn a_boot_that_hangs_tells_what_it_waits_for_and_may_be_kept() {
 fn a_jobs_boot_that_hangs_tells_what_it_waits_for_too() {
     let unit = format!("/run/e2e-hanging-{}.service", std::process::id());
     fs::write(&unit, HANGING).unwrap();
-    let bind = format!("--bind-ro={unit}:/run/systemd/system/systemd-user-sessions.service");
+    let bind = format!("--bind-ro={unit}:/etc/systemd/system/systemd-user-sessions.service");
     let report = Runner::default().prepare_args(&[&bind, "--timeout=3s"]).run(&Job::new(&image()));
     assert!(report.log().contains("still waits for these jobs"), "{}", report.describe());
     let _ = report.expect_system_failure();
@@ -94,7 +95,7 @@ fn a_jobs_boot_that_hangs_tells_what_it_waits_for_too() {
     let report = Runner::default().prepare_args(&[&bind, "--timeout=3s", "--keep=failure"]).run(&Job::new(&image()));
     fs::remove_file(unit).unwrap();
     assert!(report.log().contains("is kept for 60 min"), "{}", report.describe());
-    assert!(fs::exists(format!("/var/lib/nspawn-ci/machines/{}/upper", report.machine)).unwrap());
+    assert!(fs::exists(format!("/var/lib/nspawn-ci/machines/{}/disk", report.machine)).unwrap());
     call("nspawn-cleanup", [&report.machine]).expect(0);
     assert_eq!(left_of(&report.machine), "");
 }

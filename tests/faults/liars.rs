@@ -115,9 +115,12 @@ fn machine_with_liar(lie: &str) -> Machine {
     let replace = format!("systemctl stop nspawn-agent; exec {PROGRAM_IN_MACHINE} {OPTION} {lie}");
     machine.run(["systemd-run", "--quiet", "--no-block", "sh", "-c", &replace]);
     let name = nspawn_common::name::MachineName::new(&machine.name).unwrap();
-    let mark = MachinePaths::new(&name).agent_dir().join("lies");
+    let paths = MachinePaths::new(&name);
+    // Mounted for the machine's unit alone.
+    let supervisor = nspawn_common::lifecycle::supervisor(&paths).unwrap();
+    let mark = format!("/proc/{supervisor}/root{}/lies", paths.agent_dir().display());
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !mark.exists() {
+    while !fs::exists(&mark).unwrap() {
         assert!(Instant::now() < deadline, "the liar does not start");
         thread::sleep(Duration::from_millis(20));
     }

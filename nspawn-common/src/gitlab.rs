@@ -24,6 +24,12 @@ pub fn is_active() -> bool {
     env::var_os("CUSTOM_ENV_CI_JOB_ID").is_some()
 }
 
+/// The value of a variable of the job, which the job is free to set; an empty one is none.
+#[must_use]
+pub fn variable(name: &str) -> Option<String> {
+    env::var(format!("CUSTOM_ENV_{name}")).ok().filter(|value| !value.is_empty())
+}
+
 /// The exit statuses by which a driver tells GitLab Runner whose fault a failure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExitCodes {
@@ -70,7 +76,7 @@ impl Job {
                     read_response(&path).with_context(|| format!("can't use $JOB_RESPONSE_FILE {}", path.display()))?;
                 Self::from_response(&text).with_context(|| format!("can't use $JOB_RESPONSE_FILE {}", path.display()))
             }
-            None => Self::from_variables(|name| env::var(format!("CUSTOM_ENV_{name}")).ok()),
+            None => Self::from_variables(variable),
         }
     }
 

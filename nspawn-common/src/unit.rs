@@ -8,11 +8,10 @@ use crate::name::MachineName;
 use crate::paths::{MachinePaths, SLICE};
 
 /// What the unit of every machine has, and why. Users override by `--property`, which comes later.
-const PROPERTIES: [&str; 10] = [
+const PROPERTIES: [&str; 9] = [
     "KillMode=mixed",               // a stop asks the machine's PID 1, then kills all that is left
     "Delegate=yes",                 // the machine's systemd makes cgroups below the unit's
     "PrivateMounts=yes",            // the machine's root is mounted where the host can't see it
-    "TasksMax=16384",               // as in systemd-nspawn@.service
     "DevicePolicy=closed",          // null, zero, full, random, urandom, tty, ptmx, and these two:
     "DeviceAllow=/dev/net/tun rwm", // as in systemd-nspawn@.service
     "DeviceAllow=char-pts rw",      // the machine's console
@@ -105,7 +104,7 @@ mod tests {
         let argv = unit.start_command(&["/bin/true".into(), "--x=$HOME".into()]);
         let place =
             |text: &str| argv.iter().position(|word| word == text).unwrap_or_else(|| panic!("{text} in {argv:?}"));
-        assert!(place("--property=TasksMax=16384") < place("--property=TasksMax=5"));
+        assert!(place("--property=DevicePolicy=closed") < place("--property=TasksMax=5"));
         assert!(place("--property=TasksMax=5") < place("--"));
         assert!(place("--unit=nspawn-m.service") < place("--"));
         assert!(place("--property=TimeoutStartSec=90s") < place("--"));

@@ -44,14 +44,19 @@ impl LayerSize {
 
     /// The size in bytes; `None` for no bound.
     pub fn bytes(self) -> Result<Option<u64>> {
+        let free = free_bytes().with_context(|| format!("can't tell what is free in {LAYER_ROOT}"))?;
+        if free < LEAST {
+            bail!(
+                "No space left for a layer: {} KiB are free in {LAYER_ROOT}, make it {} MiB",
+                free >> 10,
+                LEAST >> 20
+            );
+        }
         Ok(match self {
             Self::Infinity => None,
             Self::Bytes(size) => Some(size),
-            Self::Percent(percent) => {
-                let free = free_bytes().with_context(|| format!("can't tell what is free in {LAYER_ROOT}"))?;
-                // A file system is a whole number of blocks.
-                Some((free / 100 * percent).clamp(LEAST, MOST) & !0xf_ffff)
-            }
+            // A file system is a whole number of blocks.
+            Self::Percent(percent) => Some((free / 100 * percent).clamp(LEAST, MOST) & !0xf_ffff),
         })
     }
 }

@@ -3,23 +3,25 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`prepare`] | the verb |
-//! | [`options`], [`host`] | what is asked for, and what the host must have |
+//! | [`options`], [`wishes`], [`host`] | what is asked for, by a job too, and what the host must have |
 //! | [`machine`], [`plan`] | the steps that make a machine |
 //! | [`slots`] | waiting while there are too many |
 //! | [`diagnosis`] | why one did not start |
-//! | [`layer`], [`nat`] | what a machine writes to, and its way to the outside |
+//! | [`layer`], [`limits`], [`nat`] | what a machine writes to, what it may use, its way to the outside |
 //! | [`launch`] | what the machine's unit starts: mounts its root and becomes systemd-nspawn |
 
 mod diagnosis;
 mod host;
 mod launch;
 mod layer;
+mod limits;
 mod machine;
 mod nat;
 mod options;
 mod plan;
 mod prepare;
 mod slots;
+mod wishes;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

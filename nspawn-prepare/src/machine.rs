@@ -24,9 +24,10 @@ use nspawn_common::wire;
 
 use crate::PROGRAM;
 use crate::diagnosis;
-use crate::host;
+use crate::host::{self, LOOK_LIMIT};
 use crate::launch;
 use crate::layer;
+use crate::limits;
 use crate::nat;
 use crate::options::Options;
 use crate::plan::Step;
@@ -75,7 +76,7 @@ impl Machine {
     /// All that makes the machine, the state first.
     pub fn plan(&self) -> Result<Vec<Step>> {
         let paths = &self.paths;
-        let mut steps = vec![
+        let mut steps: Vec<Step> = vec![
             Step::Directory(paths.state_dir(), 0o700),
             Step::File(paths.state_file(), self.state().to_json().to_string().into_bytes()),
             Step::Directory(paths.image_mount(), 0o700),
@@ -88,6 +89,7 @@ impl Machine {
             steps.push(Step::Sparse(paths.disk(), size));
             steps.push(Step::Run(layer::format_command(&paths.disk()), LAYER_LIMIT));
         }
+        steps.extend(limits::slice_command().map(|command| Step::Run(command, LOOK_LIMIT)));
         steps.push(Step::Run(self.start_command()?, self.options.timeout));
         if self.options.network == Network::Nat {
             steps.push(Step::Run(nat::command(&self.name)?, self.options.timeout));
@@ -111,6 +113,8 @@ impl Machine {
             options: self.other_options(),
             boot_words: boot_words(),
         };
+        let properties = limits::DEFAULTS.iter().map(OsString::from).chain(options.properties.iter().cloned());
+        let properties: Vec<_> = properties.collect();
         let unit = Unit {
             name: &self.name,
             image: &self.image.name,
@@ -119,7 +123,7 @@ impl Machine {
             has_disk: self.layer_size.is_some(),
             // What comes after can be done while it boots.
             is_waited_for: options.network != Network::Nat,
-            properties: &options.properties,
+            properties: &properties,
         };
         Ok(unit.start_command(&launch::command(&self.name, nspawn.command())?))
     }
@@ -127,6 +131,7 @@ impl Machine {
     fn other_options(&self) -> Vec<OsString> {
         // Before the places where units are else (systemd.unit(5)).
         let mut options = vec![format!("--setenv=SYSTEMD_UNIT_PATH={UNITS_IN_MACHINE}:").into()];
+        options.extend(self.options.privileges.iter().cloned());
         // A machine with the host's root could else make a node of any loop device, which its unit must be
         // allowed for its layer.
         let is_bare = self.options.private_users == PrivateUsers::No && self.layer_size.is_some();
@@ -195,6 +200,11 @@ impl Machine {
         // systemd-nspawn of 262 goes on without.
         if !self.paths.registration().exists() {
             bail!("it is not registered, so that no other tool would know it");
+        }
+        let unbounded = limits::check(&self.paths, &self.options.properties)?;
+        if !unbounded.is_empty() {
+            let missing = unbounded.join(", ");
+            exit::say(PROGRAM, OsStr::new(&format!("this host's kernel does not hold {missing}; nothing bounds them")));
         }
         interrupt::check()?;
         announce()?;

@@ -28,7 +28,11 @@ pub struct Options {
     pub binds: Vec<Bind>,
     pub environment: Vec<OsString>,
     pub properties: Vec<OsString>,
+    /// What a job's image may be called; any name if there are none.
+    pub allowed_images: Vec<OsString>,
     pub private_users: PrivateUsers,
+    /// Options of systemd-nspawn, as they are.
+    pub privileges: Vec<OsString>,
     pub network: Network,
     pub layer_size: LayerSize,
     pub timeout: Duration,
@@ -39,6 +43,16 @@ pub struct Options {
     pub json: bool,
     pub verbose: bool,
 }
+
+/// Lists that go to systemd-nspawn under the same names.
+const PRIVILEGES: [(&str, &str, &str); 3] = [
+    ("capability", "CAP,…", "Capabilities that the machine has beside the usual ones; as in systemd-nspawn(1)"),
+    ("drop-capability", "CAP,…", "Capabilities that it has not"),
+    ("system-call-filter", "LIST|~LIST", "System calls that it may use, or ~ may not, beside the usual ones"),
+];
+
+/// What containers in a machine need beside the usual (the kernel's keyrings and BPF know of user namespaces).
+const NESTING: [&str; 1] = ["--system-call-filter=add_key keyctl bpf"];
 
 /// The command line's definition.
 pub fn command() -> Command {
@@ -63,6 +77,10 @@ pub fn command() -> Command {
         .arg(value("image", "IMAGE").help("The image, whatever a GitLab job asks for"))
         .arg(value("default-image", "IMAGE").help("The image where nothing else names one"))
         .arg(
+            list("allow-image", "GLOB")
+                .help("Let GitLab jobs have only images whose names match one of these, such as debian-*"),
+        )
+        .arg(
             list("bind", "SOURCE[:DESTINATION[:OPTIONS]]")
                 .help("Show a file or directory of the host in the machine; as in systemd-nspawn(1)"),
         )
@@ -79,6 +97,11 @@ pub fn command() -> Command {
                 .value_parser(|text: &str| PrivateUsers::parse(text).map_err(|error| format!("{error:#}")))
                 .help("Whose users the machine's are: a range of their own, the host's, or the range from BASE on"),
         )
+        .args(PRIVILEGES.map(|(name, shape, help)| list(name, shape).help(help)))
+        .arg(
+            args::flag("no-new-privileges").help("Let no process gain privileges by executing a program, as sudo does"),
+        )
+        .arg(args::flag("nesting").help("Let the machine run containers of its own"))
         .arg(
             value("network", "NETWORK")
                 .default_value("nat")
@@ -153,7 +176,9 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         binds,
         environment,
         properties: args::list(matches, "property").into_iter().map(checked_property).collect::<Result<_>>()?,
+        allowed_images: args::list(matches, "allow-image"),
         private_users: matches.get_one("private-users").copied().context("no users")?,
+        privileges: privileges(matches)?,
         network: matches.get_one("network").cloned().context("no network")?,
         layer_size: matches.get_one("layer-size").copied().context("no size of the layer")?,
         timeout: matches.get_one("timeout").copied().context("no time-out")?,
@@ -164,6 +189,22 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         json: args::is_set(matches, "json"),
         verbose: args::is_set(matches, "verbose"),
     })
+}
+
+fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {
+    let mut options = Vec::new();
+    for (name, ..) in PRIVILEGES {
+        for value in args::list(matches, name) {
+            options.push(nspawn::assign(&format!("--{name}"), &args::as_text(name, value)?));
+        }
+    }
+    if args::is_set(matches, "no-new-privileges") {
+        options.push("--no-new-privileges=yes".into());
+    }
+    if args::is_set(matches, "nesting") {
+        options.extend(NESTING.map(OsString::from));
+    }
+    Ok(options)
 }
 
 // systemd-nspawn is started in another working directory than ours.

@@ -19,6 +19,7 @@ use crate::host;
 use crate::machine::Machine;
 use crate::options::{self, Options};
 use crate::plan::Step;
+use crate::wishes;
 
 /// How much longer than its job a machine may live: for what comes after the job's own time, and no
 /// longer than until somebody wonders.
@@ -31,11 +32,17 @@ pub fn main(argv: &[OsString]) -> Result<()> {
         host::check_root()?;
         Ok(image::find(&image_reference(options, job.as_ref())?)?.name)
     };
-    let Some((options, image)) = options::parse(argv, image_of)? else { return Ok(()) };
+    let Some((mut options, image)) = options::parse(argv, image_of)? else { return Ok(()) };
     if options.config {
         return print_config(job.as_ref());
     }
     let image = image::find(&image)?;
+    if job.as_ref().is_some_and(|job| job.image.is_some()) && options.image.is_none() {
+        wishes::check_image(&options.allowed_images, &image)?;
+    }
+    if job.is_some() {
+        wishes::grant(&mut options, gitlab::variable)?;
+    }
     let name = machine_name(&options, job.as_ref(), &image)?;
     let lifetime = job.as_ref().and_then(|job| job.timeout).map(|timeout| timeout + LIFETIME_MARGIN);
     let layer_size = options.layer_size.bytes()?;

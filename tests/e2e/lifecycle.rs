@@ -142,15 +142,16 @@ fn binds_and_properties_are_as_given() {
     let bind = format!("--bind={}:/mnt/rw", dir.display().to_string().replace(':', "\\:"));
     let mut command = std::process::Command::new("nspawn-prepare");
     // And one below the working directory.
-    let options = [&*bind, "--bind-ro=.:/mnt/ro", "--property=MemoryMax=700M", "-p", "TasksMax=900", &image()];
+    let options = [&*bind, "--bind-ro=.:/mnt/ro", "--property=TimeoutStopSec=7s", "-p", "Nice=3", &image()];
     let done = finish(command.args(options).current_dir(&dir), b"").expect(0);
     let machine = Machine { name: done.out().trim_end().to_owned() };
     machine.sh("cat /mnt/ro/file && echo back >/mnt/rw/back && ! touch /mnt/ro/x").expect(0);
     assert_eq!(fs::read_to_string(dir.join("back")).unwrap(), "back\n");
     fs::remove_dir_all(&dir).unwrap();
     let unit = format!("nspawn-{}.service", machine.name);
-    let shown = call("systemctl", ["show", "--property=MemoryMax,TasksMax,DevicePolicy,Slice", &unit]).expect(0).out();
-    for line in ["MemoryMax=734003200", "TasksMax=900", "DevicePolicy=closed", "Slice=machine-ci.slice"] {
+    let shown =
+        call("systemctl", ["show", "--property=TimeoutStopUSec,Nice,DevicePolicy,Slice", &unit]).expect(0).out();
+    for line in ["TimeoutStopUSec=7s", "Nice=3", "DevicePolicy=closed", "Slice=machine-ci.slice"] {
         assert!(shown.lines().any(|shown| shown == line), "no {line} in {shown}");
     }
     // The payload is in the unit's own cgroup, where these properties hold.
@@ -214,4 +215,20 @@ fn a_killed_agent_comes_back() {
         .expect_error(125, "its agent was ended");
     let back = format!("until nspawn-run {} true 2>/dev/null; do sleep 0.05; done", machine.name);
     call("timeout", ["20", "sh", "-c", &back]).expect(0);
+}
+
+/// Kernels hold limits where their controllers are; a test host's may have none of them.
+#[test]
+fn a_limit_that_does_not_take_is_an_error() {
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
+    for (limit, controller) in [("MemoryMax=700M", "memory"), ("TasksMax=900", "pids"), ("CPUQuota=50%", "cpu")] {
+        let done = call("nspawn-prepare", ["-p", limit, &image()]);
+        if controllers.split_whitespace().any(|one| one == controller) {
+            call("nspawn-cleanup", [done.expect(0).out().trim()]).expect(0);
+        } else {
+            let error = done.expect(1).err();
+            assert!(error.contains(&format!("its limit {limit} did not take")), "{error}");
+        }
+    }
+    drop(Machine::with(&["-p", "MemoryMax=infinity", "-p", "TasksMax=infinity"]));
 }

@@ -24,7 +24,7 @@ fn what_nobody_owns_is_stale_and_nothing_else() {
     fs::create_dir_all(format!("/var/lib/nspawn-ci/machines/{layer}/upper")).unwrap();
     let listed = dry_run();
     for line in [
-        format!("{}: unit, layer, state", half.name),
+        format!("{}: unit, network, layer, state", half.name),
         format!("{}: layer, state", dead.name),
         format!("{layer}: layer"),
     ] {
@@ -132,6 +132,6 @@ fn a_dry_run_of_cleanup_removes_nothing() {
     let machine = Machine::new();
     let mut command = Command::new("nspawn-cleanup");
     let done = finish(command.args(["--dry-run", &machine.name]), b"").expect(0);
-    assert_eq!(done.out(), format!("{}: unit, layer, state\n", machine.name));
+    assert_eq!(done.out(), format!("{}: unit, network, layer, state\n", machine.name));
     machine.run(["true"]).expect(0);
 }

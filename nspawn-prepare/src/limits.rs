@@ -1,0 +1,193 @@
+//! Limits of a machine: what it has where nobody says otherwise, what a job may ask for, and whether the kernel
+//! holds them.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use nspawn_common::args;
+use nspawn_common::exit::JobError;
+use nspawn_common::paths::{MachinePaths, SLICE};
+
+/// What every machine has, relative to its host. Users override by `--property`, which comes later.
+pub const DEFAULTS: [&str; 3] = [
+    "MemoryMax=80%",
+    "MemorySwapMax=0", // what is swapped out for one slows all
+    "TasksMax=15%",    // as systemd has it for services
+];
+
+/// What all machines have together, where the administrator has no settings for their slice.
+const OF_ALL: [&str; 2] = ["MemoryMax=90%", "TasksMax=60%"];
+
+/// Where those settings would be (systemd.unit(5); the last two, `systemctl set-property`).
+const SETTINGS: [&str; 6] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/etc/systemd/system.control",
+    "/run/systemd/system.control",
+];
+
+/// A property of a unit (systemd.resource-control(5)), and the file of its cgroup that shows it (cgroup.rst).
+struct Limit {
+    property: &'static str,
+    file: &'static str,
+    /// What a share of 100 % is a share of.
+    whole: Option<fn() -> Option<u64>>,
+}
+
+const LIMITS: [Limit; 10] = [
+    Limit { property: "MemoryMax", file: "memory.max", whole: Some(memory) },
+    Limit { property: "MemoryHigh", file: "memory.high", whole: Some(memory) },
+    Limit { property: "MemoryMin", file: "memory.min", whole: Some(memory) },
+    Limit { property: "MemoryLow", file: "memory.low", whole: Some(memory) },
+    Limit { property: "MemorySwapMax", file: "memory.swap.max", whole: Some(memory) },
+    Limit { property: "TasksMax", file: "pids.max", whole: Some(tasks) },
+    Limit { property: "CPUQuota", file: "cpu.max", whole: None },
+    Limit { property: "CPUWeight", file: "cpu.weight", whole: None },
+    Limit { property: "IOWeight", file: "io.weight", whole: None },
+    Limit { property: "AllowedCPUs", file: "cpuset.cpus", whole: None },
+];
+
+/// What a job may ask for by `NSPAWN_JOB_…`: no more than it would have.
+const JOBS: [(&str, &str); 3] = [
+    ("NSPAWN_JOB_MEMORY_MAX", "MemoryMax"),
+    ("NSPAWN_JOB_TASKS_MAX", "TasksMax"),
+    ("NSPAWN_JOB_CPU_QUOTA", "CPUQuota"),
+];
+
+/// The command that bounds all machines together, if nothing does yet.
+pub fn slice_command() -> Option<Vec<OsString>> {
+    let names = [SLICE.to_owned(), format!("{SLICE}.d")];
+    if SETTINGS.iter().any(|directory| names.iter().any(|name| Path::new(directory).join(name).exists())) {
+        return None;
+    }
+    let command = ["systemctl", "set-property", "--runtime", SLICE].into_iter().chain(OF_ALL);
+    Some(command.map(OsString::from).collect())
+}
+
+/// The properties for what the variables of a job ask for, beside the `given` ones.
+pub fn of_job(given: &[OsString], variable: impl Fn(&str) -> Option<String>) -> Result<Vec<OsString>> {
+    let mut properties = Vec::new();
+    for (name, property) in JOBS {
+        let Some(asked) = variable(name) else { continue };
+        let Some(limit) = LIMITS.iter().find(|limit| limit.property == property) else { continue };
+        let most = value_of(property, given);
+        match (amount(limit, OsStr::new(&asked)), most.as_deref().and_then(|most| amount(limit, most))) {
+            (None, _) => bail!(JobError(format!("the job's {name}={asked} is no {property}= that can be asked for"))),
+            (Some(amount), Some(most)) if amount > most => {
+                bail!(JobError(format!("the job's {name}={asked} is more than this runner gives, which is {most}")))
+            }
+            _ => properties.push(format!("{property}={asked}").into()),
+        }
+    }
+    Ok(properties)
+}
+
+// The last one wins.
+fn value_of(property: &str, given: &[OsString]) -> Option<OsString> {
+    let given = given.iter().map(OsString::as_os_str);
+    let all: Vec<_> = DEFAULTS.iter().map(OsStr::new).chain(given).collect();
+    let value =
+        |entry: &&OsStr| entry.as_bytes().strip_prefix(property.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
+    all.iter().rev().find_map(value).map(|bytes| OsStr::from_bytes(&bytes).to_owned())
+}
+
+// As a number, if it is one; what has no limit is none.
+fn amount(limit: &Limit, value: &OsStr) -> Option<u64> {
+    let value = value.to_str()?;
+    match (value.strip_suffix('%'), limit.whole) {
+        (Some(share), Some(whole)) => Some(whole()? / 100 * share.parse::<u64>().ok().filter(|share| *share <= 100)?),
+        (Some(share), None) => share.parse().ok(),
+        (None, Some(_)) => args::parse_size(value).ok(),
+        (None, None) => None,
+    }
+}
+
+fn memory() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let total: u64 =
+        info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.split_whitespace().next()?.parse().ok()?;
+    Some(total << 10)
+}
+
+fn tasks() -> Option<u64> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?.trim().parse().ok();
+    read("pid_max").into_iter().chain(read("threads-max")).min()
+}
+
+/// Refuses a machine that a `given` limit does not hold. Returns what else nothing bounds.
+pub fn check(paths: &MachinePaths, given: &[OsString]) -> Result<Vec<&'static str>> {
+    let mut missing = Vec::new();
+    for limit in &LIMITS {
+        let Some(value) =
+            value_of(limit.property, given).filter(|value| !["", "infinity"].map(OsStr::new).contains(&&**value))
+        else {
+            continue;
+        };
+        if is_held(&paths.cgroup(), limit) {
+            continue;
+        }
+        let is_default =
+            DEFAULTS.iter().any(|default| *default == format!("{}={}", limit.property, value.to_string_lossy()));
+        if !is_default {
+            bail!(
+                "its limit {}={} did not take: there is no {} in {}, so this host's kernel does not hold it",
+                limit.property,
+                value.to_string_lossy(),
+                limit.file,
+                paths.cgroup().display()
+            );
+        }
+        missing.push(limit.property);
+    }
+    // Where there is nothing to swap to, nothing need be forbidden.
+    missing.retain(|property| *property != "MemorySwapMax" || has_swap());
+    Ok(missing)
+}
+
+fn is_held(cgroup: &Path, limit: &Limit) -> bool {
+    let read = |file: &str| fs::read_to_string(cgroup.join(file)).ok();
+    let shown = read(limit.file).or_else(|| read("io.bfq.weight").filter(|_| limit.property == "IOWeight"));
+    shown.is_some_and(|value| !value.starts_with("max"))
+}
+
+fn has_swap() -> bool {
+    fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(given: &[&str], name: &str, value: &str) -> Result<Vec<OsString>> {
+        let given: Vec<OsString> = given.iter().map(OsString::from).collect();
+        of_job(&given, |wanted| (wanted == name).then(|| value.to_owned()))
+    }
+
+    #[test]
+    fn a_job_gets_less_and_never_more() {
+        let memory = |given: &[&str], value| asked(given, "NSPAWN_JOB_MEMORY_MAX", value);
+        assert_eq!(memory(&[], "64M").unwrap(), ["MemoryMax=64M"]);
+        assert_eq!(memory(&["MemoryMax=1G", "MemoryMax=2G"], "2G").unwrap(), ["MemoryMax=2G"]);
+        assert_eq!(memory(&["MemoryMax=infinity"], "900G").unwrap(), ["MemoryMax=900G"]);
+        for (given, value) in
+            [(&["MemoryMax=2G"][..], "3G"), (&[], "81%"), (&[], "infinity"), (&[], ""), (&[], "1G\nDelegate=no")]
+        {
+            assert!(memory(given, value).unwrap_err().is::<JobError>(), "{given:?} {value}");
+        }
+        assert_eq!(asked(&["CPUQuota=200%"], "NSPAWN_JOB_CPU_QUOTA", "150%").unwrap(), ["CPUQuota=150%"]);
+        assert!(asked(&["CPUQuota=200%"], "NSPAWN_JOB_CPU_QUOTA", "250%").is_err());
+        assert_eq!(asked(&[], "NSPAWN_JOB_DEVICE_ALLOW", "x").unwrap(), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn shares_are_of_the_host() {
+        assert_eq!(amount(&LIMITS[0], "50%".as_ref()).unwrap(), memory().unwrap() / 100 * 50);
+        assert_eq!(amount(&LIMITS[5], "100".as_ref()), Some(100));
+        assert_eq!(amount(&LIMITS[0], "infinity".as_ref()), None);
+    }
+}

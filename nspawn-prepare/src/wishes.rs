@@ -1,0 +1,89 @@
+//! What a GitLab job may ask for: less than the administrator gives, and nothing else.
+
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use anyhow::{Result, bail};
+use nix::libc;
+use nspawn_common::exit::JobError;
+use nspawn_common::image::Image;
+use nspawn_common::network::Network;
+
+use crate::layer::LayerSize;
+use crate::limits;
+use crate::options::Options;
+
+/// Refuses an image that is not among the `allowed` ones; none means all.
+pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
+    if allowed.is_empty() || allowed.iter().any(|glob| matches(glob, &image.name)) {
+        return Ok(());
+    }
+    let allowed: Vec<_> = allowed.iter().map(|glob| glob.to_string_lossy()).collect();
+    bail!(JobError(format!(
+        "the image {} is not allowed on this runner; allowed are {}",
+        image.name,
+        allowed.join(", ")
+    )))
+}
+
+fn matches(glob: &OsString, name: &str) -> bool {
+    let (Ok(glob), Ok(name)) = (CString::new(glob.as_bytes()), CString::new(name)) else { return false };
+    // SAFETY: fnmatch(3) reads two strings that end with NUL.
+    unsafe { libc::fnmatch(glob.as_ptr(), name.as_ptr(), 0) == 0 }
+}
+
+/// Lowers limits as the job's `NSPAWN_JOB_…` variables say.
+pub fn grant(options: &mut Options, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
+    let properties = limits::of_job(&options.properties, &variable)?;
+    options.properties.extend(properties);
+    if let Some(asked) = variable("NSPAWN_JOB_LAYER_SIZE") {
+        options.layer_size = smaller(options.layer_size, &asked)?;
+    }
+    match variable("NSPAWN_JOB_NETWORK").as_deref() {
+        None => {}
+        Some("none") => options.network = Network::None,
+        Some(asked) => bail!(JobError(format!("the job's NSPAWN_JOB_NETWORK={asked} can only be none"))),
+    }
+    Ok(())
+}
+
+fn smaller(most: LayerSize, asked: &str) -> Result<LayerSize> {
+    let refuse = |why: String| JobError(format!("the job's NSPAWN_JOB_LAYER_SIZE={asked} {why}"));
+    let size = LayerSize::parse(asked).map_err(|error| refuse(format!("can't be had: {error:#}")))?;
+    match (size.bytes()?, most.bytes()?) {
+        (Some(asked), Some(most)) if asked > most => bail!(refuse(format!("is more than this runner gives, {most}"))),
+        (None, Some(most)) => bail!(refuse(format!("is more than this runner gives, {most}"))),
+        _ => Ok(size),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(name: &str) -> Image {
+        Image { name: name.to_owned(), path: "/x".into() }
+    }
+
+    #[test]
+    fn images_are_allowed_by_globs() {
+        let allowed = ["debian-*", "trixie"].map(OsString::from);
+        for name in ["debian-12", "trixie"] {
+            check_image(&allowed, &image(name)).unwrap();
+        }
+        for name in ["debian", "trixie2", "ubuntu"] {
+            assert!(check_image(&allowed, &image(name)).unwrap_err().is::<JobError>());
+        }
+        check_image(&[], &image("any")).unwrap();
+    }
+
+    #[test]
+    fn a_layer_can_only_be_smaller() {
+        let most = LayerSize::Bytes(1 << 30);
+        assert_eq!(smaller(most, "100M").unwrap(), LayerSize::Bytes(100 << 20));
+        for asked in ["2G", "infinity", "x", "1K"] {
+            assert!(smaller(most, asked).unwrap_err().is::<JobError>(), "{asked}");
+        }
+        assert_eq!(smaller(LayerSize::Infinity, "100M").unwrap(), LayerSize::Bytes(100 << 20));
+    }
+}

@@ -41,13 +41,16 @@ pub fn each(names: &[MachineName], which: Which, options: &Options) -> u8 {
 fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
     let paths = MachinePaths::new(name);
     let parts = lifecycle::parts(&paths).join(", ");
-    if parts.is_empty() || (which == Which::Stale && (Lock::is_held(&paths) || lifecycle::is_owned(&paths)?)) {
+    if parts.is_empty() || (which == Which::Stale && lifecycle::is_owned(&paths)?) {
         return Ok(());
     }
     if which == Which::OfEndedJob && keep_if_asked(name, &paths)? {
         return Ok(());
     }
     if options.dry_run {
+        if which == Which::Stale && Lock::is_held(&paths) {
+            return Ok(());
+        }
         return print_line(&format!("{name}: {parts}"));
     }
     if remove(name, &paths, which)? && options.verbose {

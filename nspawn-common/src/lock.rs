@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -17,6 +17,8 @@ use crate::tool::{self, argv};
 
 /// How long another process may be busy with a machine.
 const LOCK_LIMIT: Duration = Duration::from_secs(600);
+/// How long a process may take between fork(2) and execve(2).
+const MOMENT: Duration = Duration::from_millis(100);
 /// How long others may take to choose a range of users.
 const USERS_LIMIT: Duration = Duration::from_secs(10);
 /// How much longer flock(1) may take than it is told.
@@ -44,17 +46,20 @@ impl Lock {
         }
     }
 
-    /// As [`Lock::acquire`]; `None` where another process has the lock.
+    /// As [`Lock::acquire`]; `None` where another process has the lock, and is not just about to end: a
+    /// process that is killed leaves it, for a moment, to a tool that it was about to start.
     ///
     /// # Errors
     /// The file system's.
     pub fn try_acquire(paths: &MachinePaths) -> Result<Option<Self>> {
+        let deadline = Instant::now() + MOMENT;
         loop {
             let Some(file) = open(paths)? else { continue };
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) if is_at(&lock, &paths.lock_file()) => return Ok(Some(Self { _file: lock })),
                 Ok(_) => {}
-                Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+                Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= deadline => return Ok(None),
+                Err((_, Errno::EWOULDBLOCK)) => std::thread::sleep(MOMENT / 10),
                 Err((_, errno)) => return Err(errno).context("can't lock the machine"),
             }
         }

@@ -46,8 +46,9 @@ fn ask(paths: &MachinePaths, question: &str) -> Option<String> {
 }
 
 fn last_words(paths: &MachinePaths, since: SystemTime) -> Result<String> {
-    let (unit, since) = (format!("--unit={}", paths.unit()), tool::since(since)?);
-    let command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20", &unit, &since]);
+    let [unit, network] = [paths.unit(), paths.network_unit()].map(|unit| format!("--unit={unit}"));
+    let since = tool::since(since)?;
+    let command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20", &unit, &network, &since]);
     // The journal may not have them yet.
     tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
     Ok(printable(&tool::run(&command, LOOK_LIMIT)?.stdout))

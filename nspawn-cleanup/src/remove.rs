@@ -11,6 +11,7 @@ use nspawn_common::lock::Lock;
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
+use nspawn_common::usage;
 
 use crate::PROGRAM;
 use crate::options::Options;
@@ -53,8 +54,9 @@ fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
         }
         return print_line(&format!("{name}: {parts}"));
     }
+    let used = usage::describe(name);
     if remove(name, &paths, which)? && options.verbose {
-        exit::say(PROGRAM, OsStr::new(&format!("removed machine {name}: {parts}")));
+        exit::say(PROGRAM, OsStr::new(&format!("removed machine {name}: {parts}; {used}")));
     }
     Ok(())
 }

@@ -9,6 +9,7 @@
 //! | [`tool`] | running those command lines, bounded in time and output |
 //! | [`interrupt`] | being asked to end while one of them runs |
 //! | [`lock`], [`lifecycle`], [`keep`], [`mounts`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
+//! | [`usage`] | what a machine has used |
 //! | [`wire`] | the messages between `nspawn-run` and its agent in the machine |
 //! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
 //! | [`args`], [`exit`], [`words`] | options from files and environment, exit statuses, shell quoting |
@@ -30,6 +31,7 @@ pub mod registration;
 pub mod state;
 pub mod tool;
 pub mod unit;
+pub mod usage;
 pub mod users;
 pub mod wire;
 pub mod words;

@@ -13,12 +13,15 @@ use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
 use nspawn_common::wire::{self, Program, Request};
-use nspawn_common::{keep, lifecycle};
+use nspawn_common::{keep, lifecycle, usage};
 
 use crate::PROGRAM;
 use crate::call::{self, Ended, Stdin};
 use crate::options::{self, Options};
 use crate::terminal;
+
+/// GitLab Runner's name for the stage that removes what a job has left.
+const LAST_STAGE: &str = "cleanup_file_variables";
 
 /// Reads the options, runs the command, and returns the exit status.
 pub fn main(argv: &[OsString]) -> Result<u8> {
@@ -51,6 +54,10 @@ fn run_command(options: &Options) -> Result<u8> {
 fn run_stage(options: &Options) -> Result<u8> {
     let name = Job::from_env()?.machine_name()?;
     let done = run_script(&name, options);
+    // The one that comes last, whatever came before (GitLab Runner 14.0).
+    if options.command.first().is_some_and(|stage| stage == LAST_STAGE) {
+        exit::say(PROGRAM, OsStr::new(&usage::describe(&name)));
+    }
     match &done {
         Ok(0) => {}
         Err(error) if error.is::<Interrupted>() => {}

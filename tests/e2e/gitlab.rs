@@ -44,6 +44,8 @@ fn a_whole_job() {
     assert_eq!(report.stage("build_script").text(), "source\ncached\n/builds/group/project\nruns\n");
     assert_eq!(report.stage("after_script").text(), "built\nit was a success\n");
     assert_eq!(report.stage("upload_artifacts_on_success").text(), "built\n");
+    let used = report.stage("cleanup_file_variables").text();
+    assert!(used.contains("has used") && used.contains(" of CPU, ") && used.contains(" MiB of disk"), "{used}");
     let running = format!("Running on {} via", report.machine);
     assert!(report.stage("prepare_script").text().starts_with(&running), "{}", report.describe());
 }

@@ -46,8 +46,7 @@ impl Unit<'_> {
     /// The command that starts `payload` as the unit's process and returns when it is ready.
     #[must_use]
     pub fn start_command(&self, payload: &[OsString]) -> Vec<OsString> {
-        let mut argv: Vec<OsString> =
-            ["systemd-run", "--quiet", "--collect", "--service-type=notify"].map(OsString::from).into();
+        let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=notify"].map(OsString::from).into();
         if !self.is_waited_for {
             argv.push("--no-block".into());
         }

@@ -2,6 +2,7 @@
 //! bound, directories of the host's.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -70,6 +71,11 @@ fn free_bytes() -> nix::Result<u64> {
             (there, _) => return there.map(|there| there.blocks_available() * there.fragment_size()),
         }
     }
+}
+
+/// Makes sure that the kernel has loop devices: only then does systemd know what to allow a unit of them.
+pub fn check_loop_devices() -> Result<()> {
+    File::open("/dev/loop-control").map(drop).context("this host has no loop devices; see --layer-size=infinity")
 }
 
 /// Makes the file system. A journal is for what must outlive a crash.

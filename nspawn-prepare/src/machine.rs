@@ -143,6 +143,9 @@ impl Machine {
     /// again, or kept.
     pub fn make(&self, steps: &[Step], announce: impl FnOnce() -> Result<()>) -> Result<()> {
         host::check_host()?;
+        if self.layer_size.is_some() {
+            layer::check_loop_devices()?;
+        }
         image::check_bootable(&self.image)?;
         if registration::is_foreign(&self.paths) {
             bail!("there is a machine {} that these programs did not make; choose another --name", self.name);

@@ -41,8 +41,7 @@ const PASTA: [&str; 13] =
 pub fn command(name: &MachineName) -> Result<Vec<OsString>> {
     let program = std::env::current_exe().context("can't tell this program's own path")?;
     let paths = MachinePaths::new(name);
-    let mut argv: Vec<OsString> =
-        ["systemd-run", "--quiet", "--collect", "--service-type=forking"].map(OsString::from).into();
+    let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=forking"].map(OsString::from).into();
     argv.push(format!("--unit={}", paths.network_unit()).into());
     argv.push(format!("--slice={SLICE}").into());
     argv.push(format!("--description=Network of CI machine {name}").into());

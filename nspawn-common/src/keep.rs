@@ -98,7 +98,7 @@ pub fn describe(state: &State, is_running: bool) -> String {
 // A machine that does not run is a layer over an image. Together they are shown, read-only.
 fn look_command(state: &State) -> OsString {
     let paths = MachinePaths::new(&state.name);
-    let layer = if state.layer_size.is_some() { paths.disk_mount() } else { paths.layer() };
+    let layer = paths.layer_root(state.layer_size.is_some());
     let tree = nspawn::assign("--directory", state.image_path.as_os_str());
     let both = nspawn::joined(&[&state.image_path, &layer.join("upper"), Path::new("/")]);
     let overlay = nspawn::assign("--overlay-ro", &both);

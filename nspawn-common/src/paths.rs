@@ -155,6 +155,12 @@ impl MachinePaths {
         self.state_dir().join("disk")
     }
 
+    /// Where the layer's directories are: on a file system of their own if it is `sized`.
+    #[must_use]
+    pub fn layer_root(&self, sized: bool) -> PathBuf {
+        if sized { self.disk_mount() } else { self.layer() }
+    }
+
     /// The unit that is the machine.
     #[must_use]
     pub fn unit(&self) -> String {

@@ -38,6 +38,8 @@ pub struct State {
     pub network: Network,
     /// How large its layer may become, in bytes; `None` for as large as the host's file system.
     pub layer_size: Option<u64>,
+    /// Whether it runs containers of its own.
+    pub nesting: bool,
     /// When the machine is kept for a look.
     pub keep: When,
     /// For how long then.
@@ -60,6 +62,7 @@ impl State {
             "private_users": self.private_users.to_string(),
             "network": self.network.to_string(),
             "layer_size": self.layer_size,
+            "nesting": self.nesting,
             "keep": self.keep.word(),
             "keep_seconds": self.keep_for.as_secs(),
         })
@@ -103,6 +106,7 @@ impl State {
             private_users: PrivateUsers::parse(text("private_users")?)?,
             network: Network::parse(text("network")?)?,
             layer_size: value["layer_size"].as_u64(),
+            nesting: value["nesting"].as_bool().unwrap_or_default(),
             keep: value["keep"].as_str().map_or(Ok(When::default()), When::parse)?,
             keep_for: Duration::from_secs(value["keep_seconds"].as_u64().unwrap_or_default()),
         })
@@ -145,6 +149,7 @@ mod tests {
             private_users: PrivateUsers::Base(655_360),
             network: Network::Bridge("br0".into()),
             layer_size: Some(1 << 30),
+            nesting: true,
             keep: When::Failure,
             keep_for: Duration::from_secs(60),
         }

@@ -55,6 +55,9 @@ const MASKED: [&str; 7] = [
     "systemd-journal-flush.service", // a journal that goes with the machine need not be on disk
 ];
 
+/// Where containers of a machine's own are kept, below its /var/lib.
+pub const NESTED: [&str; 2] = ["containers", "docker"];
+
 fn boot_words() -> Vec<String> {
     let masks = MASKED.map(|unit| format!("systemd.mask={unit}"));
     [format!("systemd.wants={AGENT_UNIT_NAME}")].into_iter().chain(masks).collect()
@@ -108,7 +111,7 @@ impl Machine {
         let nspawn = Nspawn {
             name: &self.name,
             root: self.paths.root_mount(),
-            binds: [shown].into_iter().chain(given).collect(),
+            binds: [shown].into_iter().chain(self.nested_binds()).chain(given).collect(),
             network: &options.network,
             options: self.other_options(),
             boot_words: boot_words(),
@@ -126,6 +129,13 @@ impl Machine {
             properties: &properties,
         };
         Ok(unit.start_command(&launch::command(&self.name, nspawn.command())?))
+    }
+
+    // An overlay can't be the upper layer of another, so containers are kept beside the machine's.
+    fn nested_binds(&self) -> Vec<Bind> {
+        let root = self.paths.layer_root(self.layer_size.is_some());
+        let kept = NESTED.iter().filter(|_| self.options.nesting);
+        kept.map(|name| Bind::writable(&root.join(name), &Path::new("/var/lib").join(name))).collect()
     }
 
     fn other_options(&self) -> Vec<OsString> {
@@ -235,6 +245,7 @@ impl Machine {
             private_users: self.options.private_users,
             network: self.options.network.clone(),
             layer_size: self.layer_size,
+            nesting: self.options.nesting,
             keep: self.options.keep,
             keep_for: self.options.keep_for,
         }

@@ -33,6 +33,8 @@ pub struct Options {
     pub private_users: PrivateUsers,
     /// Options of systemd-nspawn, as they are.
     pub privileges: Vec<OsString>,
+    /// Whether the machine runs containers of its own.
+    pub nesting: bool,
     pub network: Network,
     pub layer_size: LayerSize,
     pub timeout: Duration,
@@ -179,6 +181,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         allowed_images: args::list(matches, "allow-image"),
         private_users: matches.get_one("private-users").copied().context("no users")?,
         privileges: privileges(matches)?,
+        nesting: args::is_set(matches, "nesting"),
         network: matches.get_one("network").cloned().context("no network")?,
         layer_size: matches.get_one("layer-size").copied().context("no size of the layer")?,
         timeout: matches.get_one("timeout").copied().context("no time-out")?,

@@ -14,6 +14,7 @@ use nspawn_common::state::State;
 use nspawn_common::tool;
 
 use super::mounts;
+use crate::machine::NESTED;
 
 /// How long mounting may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -23,10 +24,16 @@ pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<(
     // By this mount every path in the overlay's options is one of ours, free of commas and colons.
     let lower = paths.image_mount();
     mounts::show(&state.image_path, &lower, base)?;
-    let layer = layer(paths, state)?;
+    let layer = paths.layer_root(state.layer_size.is_some());
+    if state.layer_size.is_some() {
+        mount_disk(&paths.disk(), &layer)?;
+    }
     let owner = base.unwrap_or(0);
     let upper = owned_directory(layer.join("upper"), owner, mode_of(&lower))?;
     let work = owned_directory(layer.join("work"), owner, 0o700)?;
+    for name in NESTED.iter().filter(|_| state.nesting) {
+        owned_directory(layer.join(name), owner, 0o711)?;
+    }
     // volatile: no syncs for a layer that is thrown away (kernel 5.10).
     let options = [
         OsStr::new("volatile,lowerdir="),
@@ -47,19 +54,13 @@ pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<(
         })
 }
 
-// Where upper and work are: on a file system of their own, or on the host's.
-fn layer(paths: &MachinePaths, state: &State) -> Result<PathBuf> {
-    if state.layer_size.is_none() {
-        return Ok(paths.layer());
-    }
-    let (disk, target) = (paths.disk(), paths.disk_mount());
+fn mount_disk(disk: &Path, target: &Path) -> Result<()> {
     // The tables of inodes need not be written before they are used, by a machine that lives for minutes.
-    let options = OsStr::new("loop,noatime,noinit_itable");
-    let command = [OsStr::new("mount"), "-t".as_ref(), "ext4".as_ref(), "-o".as_ref(), options];
-    let command = command.into_iter().chain([disk.as_os_str(), target.as_os_str()]);
+    let options = ["mount", "-t", "ext4", "-o", "loop,noatime,noinit_itable"].map(OsStr::new);
+    let command = options.into_iter().chain([disk.as_os_str(), target.as_os_str()]);
     tool::run_ok(&command.map(OsString::from).collect::<Vec<_>>(), LIMIT)
-        .with_context(|| format!("can't mount the layer {}; see --layer-size", disk.display()))?;
-    Ok(target)
+        .map(drop)
+        .with_context(|| format!("can't mount the layer {}; see --layer-size", disk.display()))
 }
 
 fn mode_of(directory: &Path) -> u32 {

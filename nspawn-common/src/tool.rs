@@ -173,7 +173,8 @@ fn package_hint(program: &str) -> &'static str {
     match program {
         "systemd-nspawn" | "machinectl" => "; install the package systemd-container",
         "systemd-run" | "systemctl" | "journalctl" => "; this host must run systemd",
-        "flock" => "; install the package util-linux",
+        "mkfs.ext4" => "; install the package e2fsprogs",
+        "flock" | "mount" => "; install the package util-linux",
         _ => "",
     }
 }

@@ -10,7 +10,9 @@ use nix::sys::inotify::{InitFlags, Inotify};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 use nspawn_common::lifecycle;
+use nspawn_common::network::Network;
 use nspawn_common::tool::{self, argv};
+use nspawn_common::users::PrivateUsers;
 
 /// How long looking something up may take.
 pub const LOOK_LIMIT: Duration = Duration::from_secs(10);
@@ -37,6 +39,20 @@ pub fn check_host() -> Result<()> {
         bail!("systemd-nspawn is not installed; install the package systemd-container");
     }
     Ok(())
+}
+
+/// Refuses a network that can't be had.
+pub fn check_network(network: &Network, users: PrivateUsers) -> Result<()> {
+    match network {
+        Network::Nat if tool::find("pasta").is_none() => {
+            bail!("pasta, which connects machines, is not installed; install the package passt, or see --network")
+        }
+        // It enters the user namespace first, and may then no longer join another's network.
+        Network::Namespace(_) if users != PrivateUsers::No => {
+            bail!("--network={network} can't be had with a user namespace; add --private-users=no")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a host that has come to a limit which a booting machine only fails at in dark words.

@@ -153,6 +153,7 @@ impl Machine {
     /// again, or kept.
     pub fn make(&self, steps: &[Step], announce: impl FnOnce() -> Result<()>) -> Result<()> {
         host::check_host()?;
+        host::check_network(&self.options.network, self.options.private_users)?;
         if self.layer_size.is_some() {
             layer::check_loop_devices()?;
         }

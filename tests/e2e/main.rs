@@ -9,3 +9,5 @@ mod documentation;
 mod gitlab;
 mod hostile;
 mod lifecycle;
+mod networks;
+mod walls;

@@ -1,0 +1,122 @@
+//! Each network that a machine can have.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use nspawn_common::name::MachineName;
+use nspawn_common::paths::MachinePaths;
+use nspawn_tests::{Machine, call, finish, image, left_of, sh};
+
+fn links(machine: &Machine) -> Vec<String> {
+    let list = machine.sh("ls /sys/class/net").expect(0).out();
+    list.split_whitespace().map(str::to_owned).collect()
+}
+
+fn paths(machine: &Machine) -> MachinePaths {
+    MachinePaths::new(&MachineName::new(&machine.name).unwrap())
+}
+
+/// Something of the host's that exists for one test.
+struct Thing(String);
+
+impl Thing {
+    fn new(add: &str, delete: &str) -> Self {
+        sh(add).expect(0);
+        Self(delete.to_owned())
+    }
+}
+
+impl Drop for Thing {
+    fn drop(&mut self) {
+        let _ = sh(&self.0);
+    }
+}
+
+#[test]
+fn none_is_a_loopback_alone() {
+    let machine = Machine::with(&["--network=none"]);
+    assert_eq!(links(&machine), ["lo"]);
+    assert!(!paths(&machine).network_cgroup().exists());
+}
+
+#[test]
+fn the_hosts_is_the_hosts() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connect = format!("bash -c 'exec 3<>/dev/tcp/127.0.0.1/{}'", server.local_addr().unwrap().port());
+    let own = Machine::new();
+    own.sh(&connect).expect(1);
+    Machine::with(&["--network=host"]).sh(&connect).expect(0);
+}
+
+#[test]
+fn nat_reaches_out_and_resolves_names() {
+    let machine = Machine::new();
+    let host = sh("awk '/^nameserver/ { print $2 }' /etc/resolv.conf").expect(0).out();
+    assert_eq!(machine.sh("awk '/^nameserver/ { print $2 }' /etc/resolv.conf").expect(0).out(), host);
+    // Any name that the host itself resolves.
+    let name = "deb.debian.org";
+    if sh(&format!("getent hosts {name}")).code() == 0 {
+        machine.run(["getent", "hosts", name]).expect(0);
+    } else {
+        assert!(std::env::var_os("CI").is_none(), "the host resolves no name");
+        eprintln!("skipped: the host resolves no name");
+    }
+}
+
+#[test]
+fn nats_helper_ends_with_the_machine_whatever_ends_it() {
+    for end in ["nspawn-cleanup NAME", "machinectl terminate NAME", "systemctl kill --signal=KILL nspawn-NAME"] {
+        let machine = Machine::new();
+        let cgroup = paths(&machine).network_cgroup();
+        assert!(cgroup.exists());
+        sh(&end.replace("NAME", &machine.name)).expect(0);
+        let gone = format!("timeout 20 sh -c 'while [ -e {} ]; do sleep 0.05; done'", cgroup.display());
+        sh(&gone).expect(0);
+    }
+}
+
+#[test]
+fn a_machine_without_its_helper_goes_on_and_is_removed() {
+    let machine = Machine::new();
+    sh(&format!("systemctl kill --signal=KILL pasta-{}", machine.name)).expect(0);
+    machine.run(["true"]).expect(0);
+    call("nspawn-cleanup", [&machine.name]).expect(0);
+    assert_eq!(left_of(&machine.name), "");
+}
+
+#[test]
+fn nat_needs_pasta() {
+    let dir = std::env::temp_dir().join(format!("e2e-no-pasta-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    for program in ["systemd-nspawn", "systemd-run", "systemctl"] {
+        symlink(sh(&format!("command -v {program}")).expect(0).out().trim_end(), dir.join(program)).unwrap();
+    }
+    let program = sh("command -v nspawn-prepare").expect(0).out();
+    let done = finish(Command::new(program.trim_end()).arg(image()).env("PATH", &dir), b"");
+    fs::remove_dir_all(&dir).unwrap();
+    done.expect_error(1, "install the package passt");
+}
+
+#[test]
+fn systemds_own_links_work() {
+    let id = std::process::id();
+    let bridge = format!("e2e{id}");
+    let _bridge = Thing::new(&format!("ip link add {bridge} type bridge"), &format!("ip link delete {bridge}"));
+    for network in ["veth".to_owned(), format!("bridge={bridge}"), format!("zone=z{id}")] {
+        let machine = Machine::with(&[&format!("--network={network}")]);
+        assert_eq!(links(&machine), ["host0", "lo"], "{network}");
+    }
+}
+
+#[test]
+fn a_namespace_that_there_is_needs_the_hosts_users() {
+    let name = format!("e2e-{}", std::process::id());
+    let _namespace = Thing::new(&format!("ip netns add {name}"), &format!("ip netns delete {name}"));
+    sh(&format!("ip -n {name} link add mark type bridge")).expect(0);
+    let network = format!("--network=namespace=/run/netns/{name}");
+    call("nspawn-prepare", [&*network, &image()]).expect_error(1, "add --private-users=no");
+    let machine = Machine::with(&[&network, "--private-users=no"]);
+    assert!(links(&machine).contains(&"mark".to_owned()));
+}

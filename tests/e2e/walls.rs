@@ -1,0 +1,101 @@
+//! What machines have of their own, and who may say so.
+
+use std::fs;
+
+use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::{Machine, call, image, sh};
+
+#[test]
+fn a_layer_is_as_large_as_it_is_asked_to_be() {
+    let machine = Machine::with(&["--layer-size=64M"]);
+    let done = machine.sh("head -c 100M /dev/zero >/root/big").expect(1);
+    assert!(done.err().contains("No space left"), "{}", done.describe());
+    machine.sh("rm /root/big; echo more >/root/small").expect(0);
+    let size = |machine: &Machine| {
+        let size = machine.sh("df --output=size -k / | tail -n 1").expect(0).out();
+        size.trim().parse::<u64>().unwrap() >> 10
+    };
+    assert!((50..=64).contains(&size(&machine)));
+    let unbounded = Machine::with(&["--layer-size=infinity"]);
+    let host = sh("df --output=size -k /var/lib | tail -n 1").expect(0).out();
+    assert_eq!(size(&unbounded), host.trim().parse::<u64>().unwrap() >> 10);
+}
+
+#[test]
+fn containers_can_be_run_in_a_machine() {
+    let machine = Machine::with(&["--nesting"]);
+    for directory in ["containers", "docker"] {
+        let mount = format!(
+            "cd /var/lib/{directory} && mkdir lower upper work root && touch lower/file && \
+             mount -t overlay none -o lowerdir=lower,upperdir=upper,workdir=work root && \
+             test -e root/file && touch root/new && test -e upper/new"
+        );
+        machine.sh(&mount).expect(0);
+    }
+    machine.sh("unshare --user --map-root-user --pid --fork --mount-proc true").expect(0);
+}
+
+#[test]
+fn privileges_are_systemd_nspawns() {
+    let bounds = |machine: &Machine| machine.sh("grep -e CapBnd -e NoNewPrivs /proc/1/status").expect(0).out();
+    let usual = bounds(&Machine::new());
+    let changed = bounds(&Machine::with(&["--drop-capability=CAP_MKNOD", "--no-new-privileges"]));
+    assert!(usual.contains("NoNewPrivs:\t0") && changed.contains("NoNewPrivs:\t1"), "{usual}{changed}");
+    let capabilities = |text: &str| u64::from_str_radix(text.split_whitespace().nth(1).unwrap_or_default(), 16);
+    let of = |text: &str| capabilities(text.lines().find(|line| line.starts_with("CapBnd")).unwrap()).unwrap();
+    assert_eq!(of(&usual) & !of(&changed), 1 << 27);
+}
+
+#[test]
+fn a_job_may_have_less_and_nothing_more() {
+    let job = |name: &str, value: &str| {
+        Job::new(&image()).variable(name, value).script(&["df -k / | tail -n 1", "ls /sys/class/net"])
+    };
+    let runner = || Runner::default().prepare_args(&["--layer-size=200M"]);
+    let report = runner().run(&job("NSPAWN_JOB_LAYER_SIZE", "64M")).expect(&Outcome::Success);
+    let size: u64 = report.stage("build_script").text().split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(size < 70 << 10, "{size}");
+    let report = runner().run(&job("NSPAWN_JOB_NETWORK", "none")).expect(&Outcome::Success);
+    assert!(report.stage("build_script").text().ends_with("\nlo\n"), "{}", report.describe());
+    for (name, value) in
+        [("NSPAWN_JOB_LAYER_SIZE", "1G"), ("NSPAWN_JOB_MEMORY_MAX", "100T"), ("NSPAWN_JOB_NETWORK", "host")]
+    {
+        let report = runner().run(&job(name, value));
+        assert!(report.log().contains(&format!("the job's {name}={value}")), "{}", report.describe());
+        let _ = report.expect(&Outcome::ScriptFailure(1));
+    }
+}
+
+#[test]
+fn a_jobs_image_is_one_that_is_allowed() {
+    let runner = |glob: &str| Runner::default().prepare_args(&[&format!("--allow-image={glob}")]);
+    let job = || Job::new(&image()).script(&["true"]);
+    runner(&format!("{}*", &image()[..3])).run(&job()).expect(&Outcome::Success);
+    let report = runner("other-*").run(&job());
+    assert!(report.log().contains("is not allowed on this runner; allowed are other-*"), "{}", report.describe());
+    report.expect(&Outcome::ScriptFailure(1));
+}
+
+#[test]
+fn states_layers_and_disks_are_roots_alone() {
+    let machine = Machine::new();
+    for path in
+        ["/run/nspawn-ci", "/var/lib/nspawn-ci/machines", &format!("/var/lib/nspawn-ci/machines/{}/disk", machine.name)]
+    {
+        let mode = sh(&format!("stat -c %a {path}")).expect(0).out();
+        assert!(mode.trim_end().ends_with("00"), "{path}: {mode}");
+    }
+    let nobody = format!("setpriv --reuid=65534 --clear-groups cat /run/nspawn-ci/{}/state.json", machine.name);
+    assert_ne!(sh(&nobody).code(), 0);
+}
+
+#[test]
+fn two_machines_do_not_get_one_range_of_users() {
+    let base = "700448768";
+    let machine = Machine::with(&[&format!("--private-users={base}")]);
+    assert!(machine.sh("cat /proc/self/uid_map").expect(0).out().contains(base));
+    let name = format!("same-{}", std::process::id());
+    let done = call("nspawn-prepare", ["--name", &name, &format!("--private-users={base}"), &image()]).expect(1);
+    assert!(done.err().contains("another machine, or /etc/subuid"), "{}", done.describe());
+    assert!(!fs::exists(format!("/run/nspawn-ci/{name}")).unwrap());
+}

@@ -89,7 +89,7 @@ fn most_at_once(ended: &AtomicBool) -> usize {
     let mut most = 0;
     while !ended.load(Ordering::Relaxed) {
         let units = fs::read_dir(SLICE_CGROUP).into_iter().flatten().flatten();
-        let ours = units.filter(|unit| unit.file_name().to_string_lossy().contains(&prefix()));
+        let ours = units.filter(|unit| unit.file_name().to_string_lossy().starts_with(&format!("nspawn-{}", prefix())));
         most = most.max(ours.filter(|unit| is_populated(&unit.path())).count());
         thread::sleep(Duration::from_millis(10));
     }

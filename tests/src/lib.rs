@@ -187,14 +187,15 @@ impl Drop for Machine {
     }
 }
 
-/// What there is of machines on the host whose names begin with `prefix`: units, mounts, layers,
+/// What there is of machines on the host whose names begin with `prefix`: units, mounts, loop devices, layers,
 /// states, registrations, processes. A test that ends with some has found a leak.
 #[must_use]
 pub fn left_of(prefix: &str) -> String {
     let line = format!(
-        "systemctl list-units --all --plain --no-legend 'nspawn-{prefix}*'; grep -F '/{prefix}' /proc/mounts; \
+        "systemctl list-units --all --plain --no-legend 'nspawn-{prefix}*' 'pasta-{prefix}*'; \
+         grep -F '/{prefix}' /proc/mounts; losetup --list --noheadings --output=BACK-FILE | grep -F '/{prefix}'; \
          ls -d /run/nspawn-ci/{prefix}* /var/lib/nspawn-ci/machines/{prefix}* /run/systemd/machines/{prefix}* \
-         /sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{prefix}* 2>/dev/null; \
+         /sys/fs/cgroup/machine.slice/machine-ci.slice/*-{prefix}* 2>/dev/null; \
          pgrep -a systemd-nspawn | grep -F -e '--machine={prefix}'; true"
     );
     sh(&line).out()

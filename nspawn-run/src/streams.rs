@@ -167,14 +167,18 @@ fn shift_exactly(from: &OwnedFd, to: BorrowedFd, mut count: usize) -> io::Result
     Ok(())
 }
 
-// Moves up to `most` bytes; 0 at the end, EAGAIN if there is nothing now. Between pipes the kernel
-// need not copy them. Other files must not be spliced: splice(2) locks the pipe while it waits for
-// them, and the machine's processes would hang at the lock, unkillable.
+// Moves up to `most` bytes; 0 at the end, EAGAIN if there is nothing now. Between pipes, and from a file
+// on a disk, the kernel need not copy them. Others must not be spliced: splice(2) locks the pipe while
+// it waits for them, and the machine's processes would hang at the lock, unkillable.
 fn shift(from: &OwnedFd, to: BorrowedFd, most: usize) -> nix::Result<usize> {
-    if !is_pipe(from.as_fd()) || !is_pipe(to) {
+    if !is_pipe(to) || !(is_pipe(from.as_fd()) || is_file(from)) {
         return copy(from, to, most);
     }
     let moved = retry(|| splice(from, None, to, None, most.min(CHUNK), SpliceFFlags::empty()));
+    // Some files, as those of /proc, can't.
+    if moved == Err(Errno::EINVAL) {
+        return copy(from, to, most);
+    }
     // From a pipe that does not block, splice(2) does not wait for room either.
     if moved == Err(Errno::EAGAIN) {
         wait_for(to, PollFlags::POLLOUT);

@@ -42,12 +42,13 @@ done
 kept_out "$why"
 "#;
 
-/// Those that are made for this are left out: what they show is the machine's own.
+/// Those that are made for this are left out, since what they show is the machine's own; and cgroups, which
+/// have a row of their own.
 const FILE_SYSTEMS: &str = r#"
 mkdir -p /tmp/there
 for type in $(sed 's/^nodev//' /proc/filesystems); do
     case $type in
-    proc | sysfs | tmpfs | ramfs | devpts | mqueue | overlay | cgroup2 | fuse | bpf | binfmt_misc) continue ;;
+    proc | sysfs | tmpfs | ramfs | devpts | mqueue | overlay | cgroup | cpuset | cgroup2 | fuse | bpf | binfmt_misc) continue ;;
     esac
     attempt mount -t "$type" none /tmp/there && got_in "$type"
 done
@@ -80,7 +81,7 @@ pub fn rows(suite: &mut Suite, field: &Field) {
         field,
     );
     suite.probe(
-        "file systems of the kernel: debugfs, tracefs, securityfs, cgroup, and more",
+        "file systems of the kernel: debugfs, tracefs, securityfs, and more",
         Control::Host,
         &Probe::shell(FILE_SYSTEMS, &[]),
         field,

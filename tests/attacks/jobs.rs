@@ -67,10 +67,8 @@ pub fn rows(suite: &mut Suite, _field: &Field) {
         let forged = forged.iter().fold(Job::new(&image()), |job, (name, value)| job.variable(name, value));
         assert_eq!(description(&Runner::default(), forged), honest);
         assert_eq!(outside.state(), before);
-        let runner = Runner::default().variable("CUSTOM_ENV_CI_JOB_ID", "1");
         let old = Runner::old().run(&Job::new(&image()).variable("CI_JOB_IMAGE", "no-such-image"));
         assert!(old.log().contains("no-such-image"), "it proves nothing: {}", old.describe());
-        drop(runner);
         Control::Host
     });
     suite.row("variables of a job that change which programs the host runs: PATH, LD_PRELOAD", programs_stay);
@@ -133,9 +131,8 @@ fn images_stay() -> Control {
     std::os::unix::fs::symlink(format!("/var/lib/machines/{}", image()), outside.path.join("image")).unwrap();
     let path = outside.file("image");
     let above = format!("../../../..{path}");
-    let inside = format!("{0}/../{0}", image());
     let line = format!("x\n{}", image());
-    for name in [&*path, &above, &inside, &line, ".", "..", "/", "--private-users=no", "-", "*"] {
+    for name in [&*path, &above, &line, ".", "..", "/", "--private-users=no", "-", "*"] {
         let report = Runner::default().run(&Job::new(name).script(&["echo too far"]));
         assert!(matches!(report.outcome, Outcome::ScriptFailure(_)), "{name:?}: {}", report.describe());
     }

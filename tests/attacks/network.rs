@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nspawn_tests::{call, sh};
+use nspawn_tests::{Machine, call, sh};
 
 use crate::probe::{Place, Probe, Running};
-use crate::suite::{Control, Field, Outside, Suite, name};
+use crate::suite::{Control, Field, Outside, Suite, machine, name};
 
 /// A cloud's service for its instances' secrets.
 const METADATA: &str = "169.254.169.254";
@@ -105,6 +105,11 @@ while (time < $end) {
 kept_out "not seen";
 "#;
 
+const LINK: &str = r#"
+attempt ip link add attack type dummy || attempt ip tuntap add attack mode tun
+kept_out "unless the host has it: $why"
+"#;
+
 /// A frame of no protocol on every link, and a packet from an address that is nobody's (RFC 5737).
 const SPOOF: &str = r#"
 use Socket;
@@ -139,22 +144,23 @@ pub fn rows(suite: &mut Suite, field: &Field) {
     for (name, address) in addresses.others() {
         suite.row(name, || connections_fail(field, &address, &[Some(&*address)]));
     }
+    let open = open_machine();
     let loopback = [
         ("the host's loopback, by raw frames: 127.0.0.1", "127.0.0.1"),
         ("the host's loopback, by raw frames: ::1", "::1"),
     ];
     for (name, address) in loopback {
-        suite.row(name, || frames_fail(field, address));
+        suite.row(name, || frames_fail(field, &open, address));
     }
     for (name, address) in addresses.others() {
-        suite.row(&format!("{name}, by raw frames"), || frames_fail(field, &address));
+        suite.row(&format!("{name}, by raw frames"), || frames_fail(field, &open, &address));
     }
     for (name, address) in
         [("datagrams to the host's loopback", "127.0.0.1"), ("datagrams to a cloud's metadata service", METADATA)]
     {
         suite.row(name, || datagrams_fail(field, address));
     }
-    drop(addresses);
+    drop((addresses, open));
     suite.row("abstract sockets of the host", || {
         let name = name();
         let address = UnixAddress::from_abstract_name(&name).unwrap();
@@ -284,17 +290,23 @@ fn connections_fail(field: &Field, address: &str, targets: &[Option<&str>]) -> C
     control
 }
 
-// Proved by a pasta that nothing is forbidden to.
-fn frames_fail(field: &Field, address: &str) -> Control {
-    let server = Server::tcp(address, "");
-    let frame = Probe::perl(FRAME, &[address, &server.port.to_string()]);
-    frame.is_kept_out(&field.machine);
-    assert!(!server.was_reached(), "it has arrived");
-    let server = Server::tcp(SECOND[usize::from(address.contains(':'))], "");
-    let frame = Probe::perl(FRAME, &[SECOND[usize::from(address.contains(':'))], &server.port.to_string()]);
-    frame.is_kept_out_of(Place::Pasta);
-    assert!(server.was_reached(), "no frame arrives, so it proves nothing");
-    Control::Host
+// Proved by a machine whose network's unit has no address that is forbidden.
+fn frames_fail(field: &Field, open: &Machine, address: &str) -> Control {
+    let arrives = |machine: &Machine, address: &str| {
+        let server = Server::tcp(address, "");
+        Probe::perl(FRAME, &[address, &server.port.to_string()]).is_kept_out(machine);
+        server.was_reached()
+    };
+    assert!(arrives(open, SECOND[usize::from(address.contains(':'))]), "no frame arrives, so it proves nothing");
+    assert!(!arrives(&field.machine, address), "it has arrived");
+    Control::Open
+}
+
+fn open_machine() -> Machine {
+    let machine = machine(&[]);
+    let unit = format!("pasta-{}.service", machine.name);
+    call("systemctl", ["set-property", "--runtime", &unit, "IPAddressDeny=", "IPAddressAllow="]).expect(0);
+    machine
 }
 
 fn datagrams_fail(field: &Field, address: &str) -> Control {
@@ -355,13 +367,11 @@ fn nothing_is_spoofed(field: &Field) -> Control {
 }
 
 fn links_stay(field: &Field) -> Control {
-    let is_there = |machine: &nspawn_tests::Machine| {
-        machine.sh("ip link add attack type dummy && ip addr add 198.18.78.8/32 dev attack");
-        let is_there = sh("ip link show dev attack").code() == 0;
-        machine.sh("ip link del attack");
-        is_there
+    let is_there = |place: Place| {
+        Probe::shell(LINK, &[]).is_kept_out_of(place);
+        sh("ip link del attack").code() == 0
     };
-    assert!(is_there(&field.bare), "not even there, so it proves nothing");
-    assert!(!is_there(&field.machine));
-    Control::Bare
+    assert!(is_there(Place::Host), "not even there, so it proves nothing");
+    assert!(!is_there(Place::Machine(&field.machine)));
+    Control::Host
 }

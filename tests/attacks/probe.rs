@@ -10,27 +10,11 @@ use crate::suite::{Control, Field};
 /// For how long a script may run, in seconds.
 const LIMIT: &str = "20";
 
-/// As machines have it, but nothing is forbidden to it.
-const PASTA: [&str; 13] = [
-    "--quiet",
-    "--runas=0",
-    "--config-net",
-    "--no-map-gw",
-    "-t",
-    "none",
-    "-u",
-    "none",
-    "-T",
-    "none",
-    "-U",
-    "none",
-    "--",
-];
-
 const SHELL: &str = r#"
-got_in() { echo "got in: $*"; exit 0; }
-kept_out() { echo "kept out: $*"; exit 0; }
-not_here() { echo "not here: $*"; exit 0; }
+end() { printf '%s\n' "$*" | tr '\n' ' '; exit 0; }
+got_in() { end "got in: $*"; }
+kept_out() { end "kept out: $*"; }
+not_here() { end "not here: $*"; }
 # A tool that is not there would keep everybody out.
 attempt() {
     why=$("$@" 2>&1 >/dev/null) && return
@@ -54,8 +38,6 @@ sub verdict { $_[0] >= 0 ? got_in "" : $! == 1 || $! == 13 ? kept_out "$!" : $! 
 pub enum Place<'a> {
     Host,
     Machine(&'a Machine),
-    /// On the host, behind a pasta of its own.
-    Pasta,
 }
 
 /// A script, and what it is given.
@@ -124,7 +106,8 @@ impl Probe {
     #[track_caller]
     fn run(&self, place: Place) -> (Verdict, String) {
         let done = finish(&mut self.command(place), b"");
-        (verdict(&done.out(), &done.describe()), done.describe())
+        let said = format!("{}\n{}{}", done.status, done.out(), done.err());
+        (verdict(&done.out(), &said), said)
     }
 
     fn command(&self, place: Place) -> Command {
@@ -133,11 +116,6 @@ impl Probe {
         let mut command = match place {
             Place::Host => Command::new("timeout"),
             Place::Machine(machine) => machine.command(["timeout"]),
-            Place::Pasta => {
-                let mut pasta = Command::new("pasta");
-                pasta.args(PASTA).arg("timeout");
-                pasta
-            }
         };
         command.args(words).args(self.interpreter).arg(&self.script).args(&self.arguments);
         command
@@ -183,8 +161,10 @@ fn verdict(said: &str, all: &str) -> Verdict {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // timeout(1) passes it on.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // timeout(1) passes it on.
+            let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+            let _ = self.child.wait();
+        }
     }
 }

@@ -19,11 +19,12 @@ const REACH: &str = r#"
 my ($process, $ptrace, $pidfd, $read, $descriptor) = @ARGV;
 sub try { my ($name, $done) = @_; got_in $name if $done; $why .= "$name: $! " }
 my $buffer = "\0" x 64;
+my ($here, $there) = (pack("PQ", $buffer, 8), pack("Q2", 4096, 8));
 try "kill", kill(0, $process) || $!{EPERM};
 try "pidfd_open", syscall($pidfd, $process + 0, 0) >= 0;
 try "ptrace", syscall($ptrace, 16, $process + 0, 0, 0) == 0;
 try "memory", open(my $memory, "<", "/proc/$process/mem");
-try "process_vm_readv", syscall($read, $process + 0, pack("PQ", $buffer, 8), 1, pack("QQ", 4096, 8), 1, 0) >= 0;
+try "process_vm_readv", syscall($read, $process + 0, $here, 1, $there, 1, 0) >= 0;
 kept_out $why;
 "#;
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nspawn_tests::{Machine, sh};
@@ -22,6 +22,8 @@ pub enum Control {
     Host,
     /// In a machine without isolation.
     Bare,
+    /// In a machine from whose network nothing is kept.
+    Open,
     /// Nowhere: this host's kernel has no such thing, or what happens is seen from outside.
     Nowhere,
 }
@@ -31,6 +33,7 @@ impl fmt::Display for Control {
         out.pad(match self {
             Self::Host => "host",
             Self::Bare => "bare",
+            Self::Open => "open",
             Self::Nowhere => "-",
         })
     }
@@ -56,7 +59,7 @@ impl Field {
         match control {
             Control::Host => Some(Place::Host),
             Control::Bare => Some(Place::Machine(&self.bare)),
-            Control::Nowhere => None,
+            Control::Open | Control::Nowhere => None,
         }
     }
 }
@@ -165,13 +168,13 @@ impl Drop for Outside {
 }
 
 /// A process of the host that does nothing, until it is dropped.
-pub struct Victim(std::process::Child);
+pub struct Victim(Child);
 
 impl Victim {
     /// One whose command line has `word` in it.
     pub fn new(word: &str) -> Self {
-        let mut command = std::process::Command::new("sh");
-        Self(command.args(["-c", "while :; do sleep 600; done", word]).spawn().unwrap())
+        let mut command = Command::new("sh");
+        Self(command.args(["-c", "while :; do sleep 600; done", word]).stderr(Stdio::null()).spawn().unwrap())
     }
 
     pub fn pid(&self) -> u32 {

@@ -44,6 +44,9 @@ grep -q binfmt_misc /proc/filesystems || not_here 'no binfmt_misc'
 kept_out 'unless the host has it'
 "#;
 
+/// They are forgotten with their last mount.
+const HOLD_FORMATS: &str = "mkdir -p /tmp/formats && mount -t binfmt_misc none /tmp/formats; echo on; sleep 15";
+
 /// From the host's side: whether it is there, which also takes it away.
 const HAS_FORMAT: &str = r#"
 mkdir -p /tmp/formats
@@ -69,6 +72,7 @@ pub fn rows(suite: &mut Suite, field: &Field) {
 fn formats_stay(field: &Field) -> Control {
     let name = name();
     let (register, has_format) = (Probe::shell(BINARY_FORMAT, &[&name]), Probe::shell(HAS_FORMAT, &[&name]));
+    let _held = Probe::shell(HOLD_FORMATS, &[]).start(Place::Host);
     register.is_kept_out(&field.bare);
     has_format.gets_in(Place::Host);
     register.is_kept_out(&field.machine);

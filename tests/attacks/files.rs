@@ -240,7 +240,7 @@ fn handle_of(path: &Path) -> String {
 }
 
 fn limits_stay() -> Control {
-    let machine = machine(&["--property=TasksMax=777"]);
+    let machine = machine(&[]);
     let unit = format!("/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service", machine.name);
     // One that every cgroup has, whatever controllers there are.
     fs::write(format!("{unit}/cgroup.max.descendants"), "777").unwrap();

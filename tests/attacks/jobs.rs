@@ -12,12 +12,16 @@ use crate::suite::Field;
 use crate::suite::{Control, Outside, Suite};
 
 /// Options of nspawn-prepare that take isolation and limits away.
-const OPTIONS: [(&str, &str); 12] = [
+const OPTIONS: [(&str, &str); 16] = [
     ("NSPAWN_BIND", "/etc:/host"),
     ("NSPAWN_PRIVATE_USERS", "no"),
     ("NSPAWN_NETWORK", "host"),
     ("NSPAWN_LAYER_SIZE", "infinity"),
     ("NSPAWN_PROPERTY", "TasksMax=infinity DevicePolicy=auto"),
+    ("NSPAWN_CAPABILITY", "all"),
+    ("NSPAWN_SYSTEM_CALL_FILTER", "keyctl bpf"),
+    ("NSPAWN_NESTING", "yes"),
+    ("NSPAWN_ALLOW_IMAGE", "no-such-image"),
     ("NSPAWN_SETENV", "LD_PRELOAD=/evil"),
     ("NSPAWN_IMAGE", "no-such-image"),
     ("NSPAWN_NAME", "forged"),
@@ -29,6 +33,22 @@ const OPTIONS: [(&str, &str); 12] = [
 /// Those of them that a runner may set itself, and what of a machine they change.
 const OF_RUNNERS: usize = 5;
 const CHANGED: [&str; 5] = ["command", "private_users", "network", "layer_size", "properties"];
+
+/// Wishes of a job (README, "Limits, networks, privileges") that would be more than it has, or something else.
+const WISHES: [(&str, &str); 12] = [
+    ("NSPAWN_JOB_MEMORY_MAX", "infinity"),
+    ("NSPAWN_JOB_MEMORY_MAX", "100T"),
+    ("NSPAWN_JOB_MEMORY_MAX", "1G DevicePolicy=auto"),
+    ("NSPAWN_JOB_TASKS_MAX", "infinity"),
+    ("NSPAWN_JOB_TASKS_MAX", "99999999"),
+    ("NSPAWN_JOB_CPU_QUOTA", "infinity"),
+    ("NSPAWN_JOB_CPU_QUOTA", "10%\nDevicePolicy=auto"),
+    ("NSPAWN_JOB_LAYER_SIZE", "infinity"),
+    ("NSPAWN_JOB_LAYER_SIZE", "8T"),
+    ("NSPAWN_JOB_NETWORK", "host"),
+    ("NSPAWN_JOB_NETWORK", "none --private-users=no"),
+    ("NSPAWN_JOB_NETWORK", "namespace=/proc/1/ns/net"),
+];
 
 /// What of the machine's unit limits it.
 const PROPERTIES: &str = "MemoryMax,TasksMax,CPUQuotaPerSecUSec,DevicePolicy,DeviceAllow,RuntimeMaxUSec,Slice,Delegate,PrivateMounts,Environment";
@@ -72,6 +92,13 @@ pub fn rows(suite: &mut Suite, _field: &Field) {
         Control::Host
     });
     suite.row("variables of a job that change which programs the host runs: PATH, LD_PRELOAD", programs_stay);
+    suite.row("wishes of a job that would widen its limits", || {
+        for (name, value) in WISHES {
+            let report = Job::new(&image()).variable(name, value).script(&["echo too far"]).run();
+            assert_eq!(report.outcome, Outcome::ScriptFailure(1), "{name}={value}: {}", report.describe());
+        }
+        Control::Nowhere
+    });
     suite.row("images of a job's own: paths, options, lines", images_stay);
 }
 
@@ -79,7 +106,7 @@ pub fn rows(suite: &mut Suite, _field: &Field) {
 fn description(runner: &Runner, job: Job) -> Value {
     let seen = Arc::new(Mutex::new(Value::Null));
     let tell = Arc::clone(&seen);
-    let job = job.script(&["echo now", "sleep 1"]).at_log("now", move |moment| {
+    let job = job.script(&["echo now", "sleep 0.5"]).at_log("now", move |moment| {
         *tell.lock().unwrap() = describe(moment.machine());
     });
     let _ = runner.run(&job).expect(&Outcome::Success);

@@ -1,9 +1,10 @@
 //! The kernel's keyrings, which no container has of its own.
 
 use nix::libc;
+use nspawn_tests::Machine;
 
 use crate::probe::{Place, Probe};
-use crate::suite::{Control, Field, Suite, name};
+use crate::suite::{Control, Field, Suite, machine, name};
 
 /// By its number; by its name in all keyrings there are by number; as something asked for.
 const READ: &str = r#"
@@ -23,17 +24,27 @@ if (open(my $list, "<", "/proc/keys")) {
 kept_out $why;
 "#;
 
+/// For all who know its number.
+const EVERYBODY: u32 = 0x3f3f_3f3f;
+/// As keys are made: for who has it in a keyring of its own.
+const USUAL: u32 = 0x3f01_0000;
+
 pub fn rows(suite: &mut Suite, field: &Field) {
-    suite.row("reading a key of the host's root, which everybody may read", || {
-        let key = Key::new();
-        let numbers = [libc::SYS_keyctl, libc::SYS_request_key].map(|number| number.to_string());
-        let probe = Probe::perl(READ, &[&numbers[0], &numbers[1], &key.name, &key.serial.to_string()]);
-        probe.gets_in(Place::Host);
-        probe.is_kept_out(&field.machine);
-        Control::Host
+    suite.row("reading a key of the host's root, which everybody may read", || key_stays(EVERYBODY, &field.machine));
+    suite.row("reading a key of the host's root, in a machine for containers (--nesting)", || {
+        key_stays(USUAL, &machine(&["--nesting"]))
     });
     let add = Probe::perl(ADD, &[&libc::SYS_add_key.to_string(), &libc::SYS_keyctl.to_string(), &name()]);
     suite.probe("leaving a key for the host and other machines", Control::Host, &add, field);
+}
+
+fn key_stays(permissions: u32, machine: &Machine) -> Control {
+    let key = Key::new(permissions);
+    let numbers = [libc::SYS_keyctl, libc::SYS_request_key].map(|number| number.to_string());
+    let probe = Probe::perl(READ, &[&numbers[0], &numbers[1], &key.name, &key.serial.to_string()]);
+    probe.gets_in(Place::Host);
+    probe.is_kept_out(machine);
+    Control::Host
 }
 
 /// In the keyring of root, whoever that is; and out of it again.
@@ -53,7 +64,7 @@ struct Key {
 }
 
 impl Key {
-    fn new() -> Self {
+    fn new(permissions: u32) -> Self {
         let name = name();
         let text = std::ffi::CString::new(&*name).unwrap();
         let keyring = libc::KEY_SPEC_USER_KEYRING;
@@ -62,7 +73,7 @@ impl Key {
         let serial =
             unsafe { libc::syscall(number, c"user".as_ptr(), text.as_ptr(), text.as_ptr(), name.len(), keyring) };
         assert!(serial > 0, "{}", std::io::Error::last_os_error());
-        control(libc::KEYCTL_SETPERM, serial, 0x3f3f_3f3f);
+        control(libc::KEYCTL_SETPERM, serial, permissions.into());
         Self { name, serial }
     }
 }

@@ -25,7 +25,7 @@ const CONNECT: &str = r#"
 secret=$1 port=$2
 shift 2
 for address in "$@"; do
-    said=$(timeout 3 bash -c 'exec 3<>"/dev/tcp/$0/$1" && head -n 1 <&3' "$address" "$port" 2>&1)
+    said=$(timeout 2 bash -c 'exec 3<>"/dev/tcp/$0/$1" && head -n 1 <&3' "$address" "$port" 2>&1)
     code=$?
     [ "$said" != "$secret" ] || got_in "$address"
     [ $code -ne 127 ] || exit
@@ -95,7 +95,7 @@ const SNIFF: &str = r#"
 my $word = shift;
 socket(my $link, 17, 3, unpack("S", pack("n", 3))) or print("on\n"), kept_out "$!";
 print "on\n";
-my $end = time + 3;
+my $end = time + 2;
 while (time < $end) {
     vec(my $ready = "", fileno($link), 1) = 1;
     select($ready, undef, undef, 0.2) > 0 or next;

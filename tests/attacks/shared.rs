@@ -24,7 +24,7 @@ const PLACES: [(&str, &str); 8] = [
     ("a link to another machine's directory in place of the agent's", "mv agent old && ln -s NEIGHBOUR agent"),
 ];
 /// How long nspawn-run may take to say that there is no agent, in seconds.
-const LIMIT: &str = "8";
+const LIMIT: &str = "6";
 
 /// Changes both back and forth for as long as it lives.
 const FLICKER: &str = r#"
@@ -44,7 +44,7 @@ pub fn rows(suite: &mut Suite, field: &Field) {
     suite.row("both, back and forth, under a running nspawn-run", || {
         let (machine, outside) = (machine(&[]), Trap::new());
         flicker(&machine, &outside);
-        let deadline = Instant::now() + Duration::from_secs(4);
+        let deadline = Instant::now() + Duration::from_secs(3);
         while Instant::now() < deadline {
             run(&machine);
         }

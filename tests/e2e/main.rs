@@ -10,4 +10,5 @@ mod gitlab;
 mod hostile;
 mod lifecycle;
 mod networks;
+mod users;
 mod walls;

@@ -1,0 +1,309 @@
+//! The host's files: through proc, sys and cgroups, by binds that are not meant for it, by descriptors
+//! that were left open.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::Command;
+
+use nspawn_tests::{Machine, finish, sh};
+
+use crate::probe::{Place, Probe};
+use crate::suite::{BARE, Control, Field, Outside, Suite, machine};
+
+const ROOTS: &str = r#"
+for there in /proc/[0-9]*/root /proc/[0-9]*/cwd/../../../../../.. /proc/[0-9]*/fd/*/../../../../../..; do
+    grep -q "$2" "$there$1" 2>/dev/null && got_in "$there"
+done
+kept_out 'not in any process'
+"#;
+
+/// As root did it in containers of old: the number of an inode is enough where the kernel believes root.
+const HANDLE: &str = r#"
+my ($number, $handle, $secret) = @ARGV;
+for my $mount ("/run/host/os-release", "/etc/os-release", "/", "/run/nspawn-ci") {
+    sysopen(my $there, $mount, 0) or next;
+    my $bytes = pack("H*", $handle);
+    my $fd = syscall($number, fileno($there), $bytes, 0);
+    $why = "$!";
+    next if $fd < 0;
+    open(my $file, "<&=", $fd);
+    got_in $mount if <$file> =~ /$secret/;
+}
+kept_out $why;
+"#;
+
+/// Each writes what there is, in every way that proc might be writable.
+const THROUGH_PROC: &str = r#"
+everywhere() {
+    "$1" /proc
+    attempt mount -o remount,bind,rw /proc/sys && "$1" /proc
+    attempt umount -R /proc/sys && "$1" /proc
+    mkdir -p /tmp/proc
+    attempt mount -t proc proc /tmp/proc && "$1" /tmp/proc
+    attempt unshare --user --map-root-user --pid --fork mount -t proc proc /tmp/proc && "$1" /tmp/proc
+}
+"#;
+
+const SYSCTLS: &str = r#"
+rewrite() {
+    for name in kernel/core_pattern kernel/modprobe kernel/panic kernel/sysrq vm/overcommit_memory fs/file-max; do
+        value=$(cat "$1/sys/$name" 2>/dev/null) || continue
+        { printf '%s\n' "$value" >"$1/sys/$name"; } 2>/dev/null && got_in "$1/sys/$name"
+    done
+}
+everywhere rewrite
+kept_out "$why"
+"#;
+
+/// H prints a help to the kernel's log.
+const SYSRQ: &str = r#"
+ask() {
+    { echo h >"$1/sysrq-trigger"; } 2>/dev/null && got_in "$1"
+}
+[ -e /proc/sysrq-trigger ] || not_here 'no sysrq-trigger'
+everywhere ask
+kept_out "$why"
+"#;
+
+const KALLSYMS: &str = r#"
+look() {
+    grep -qv '^0000' "$1/kallsyms" 2>/dev/null && got_in "$1"
+}
+attempt umount /proc/kallsyms
+everywhere look
+kept_out 'no address'
+"#;
+
+const KCORE: &str = r#"
+look() {
+    head -c 4096 "$1/kcore" 2>/dev/null | grep -q ELF && got_in "$1"
+    head -c 4096 "$1/kmsg" 2>/dev/null | grep -q . && got_in "$1"
+}
+[ -e /proc/kcore ] || not_here 'no kcore'
+everywhere look
+kept_out "$why"
+"#;
+
+/// Its own network devices are its own.
+const SYS: &str = r#"
+writable() {
+    find "$1" -xdev -type f ! -path '*/net/*' ! -path '*/cgroup/*' -perm /222 -print0 |
+        perl -0 -ne 'chomp; sysopen(F, $_, 1) and print and exit'
+}
+everywhere() {
+    there=$(writable "$1") || exit
+    [ -z "$there" ] || got_in "$there"
+}
+everywhere /sys/
+for below in /sys /sys/kernel /sys/devices /sys/class /sys/block; do
+    attempt mount -o remount,bind,rw "$below" && everywhere "$below/"
+    attempt umount "$below" && everywhere "$below/"
+done
+mkdir -p /tmp/sys
+attempt mount -t sysfs sys /tmp/sys && everywhere /tmp/sys/
+kept_out "$why"
+"#;
+
+const CGROUPS: &str = r#"
+look() { [ ! -e "$1/machine.slice/machine-ci.slice" ] || got_in "$1"; }
+look /sys/fs/cgroup
+mkdir -p /tmp/cgroup
+attempt mount -t cgroup2 cgroup2 /tmp/cgroup && look /tmp/cgroup
+attempt unshare --cgroup mount -t cgroup2 cgroup2 /tmp/cgroup && look /tmp/cgroup
+for there in /proc/[0-9]*/root/sys/fs/cgroup /proc/[0-9]*/cwd; do look "$there"; look "$there/.."; look "$there/../.."; done
+kept_out 'no cgroup of the host'
+"#;
+
+/// What a hierarchy's `release_agent` names is run by the kernel, as the host's root.
+const RELEASE_AGENT: &str = r#"
+mkdir -p /tmp/cgroup
+for options in none,name=attack all $(sed 's/^[0-9]*:\(.*\):.*/\1/' /proc/self/cgroup); do
+    attempt mount -t cgroup -o "$options" cgroup /tmp/cgroup || attempt mount -t cpuset cpuset /tmp/cgroup || continue
+    { echo /tmp/evil >/tmp/cgroup/release_agent; } 2>/dev/null && got_in "release_agent of $options"
+    attempt mkdir /tmp/cgroup/attack && rmdir /tmp/cgroup/attack && got_in "a cgroup in $options"
+    umount /tmp/cgroup
+done
+kept_out "$why"
+"#;
+
+const LIMITS: &str = r#"
+for limit in $(find /sys/fs/cgroup -maxdepth 2 -name '*.max*'); do
+    { echo max >"$limit"; } 2>/dev/null
+done
+for procs in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/../cgroup.procs /tmp/cgroup/cgroup.procs; do
+    { echo $$ >"$procs"; } 2>/dev/null
+done
+grep '^0::/[.][.]' /proc/self/cgroup && got_in 'another cgroup'
+kept_out 'still in its own'
+"#;
+
+/// Every way to write to what is shown read-only.
+const READ_ONLY: &str = r#"
+try() { { echo evil >"$1/evil"; } 2>/dev/null && got_in "$2"; }
+try "$1" 'as it is'
+attempt mount -o remount,bind,rw "$1" && try "$1" remount
+attempt mount -o remount,rw "$1" && try "$1" 'remount of the file system'
+mkdir -p /tmp/again
+attempt mount --bind "$1" /tmp/again && attempt mount -o remount,bind,rw /tmp/again && try /tmp/again 'another bind'
+clear='my $path = shift; my $attributes = pack("Q4", 0, 1, 0, 0); exit(syscall(shift, -100, $path, 0, $attributes, 32) != 0)'
+attempt perl -e "$clear" "$1" "$2" && try "$1" mount_setattr
+attempt unshare --user --map-root-user --mount mount -o remount,bind,rw "$1" && got_in 'a user namespace'
+attempt umount "$1" && try "$1" umount
+for there in /proc/[0-9]*/root; do try "$there$1" "$there"; done
+kept_out "$why"
+"#;
+
+/// As the host's root, in a directory that is a user's.
+const OWNERS: &str = r#"
+cd "$1" || exit
+grep -q . secret 2>/dev/null && got_in "reading root's"
+{ echo evil >root/evil; } 2>/dev/null && got_in "writing to root's"
+attempt chown 0:0 . && attempt setpriv --reuid=0 --clear-groups cat secret && got_in "reading root's"
+touch mine && cp /bin/true setuid && chmod 6755 setuid || exit
+for owner in 0 1 1000 65534; do attempt chown "$owner:$owner" mine; done
+attempt chown root:root setuid
+attempt mknod device c 1 3
+kept_out "$why"
+"#;
+
+/// A descriptor on a mount that no process of the machine has was opened outside.
+const DESCRIPTORS: &str = r#"
+my (%mounts, $count);
+for (glob "/proc/[0-9]*/mountinfo") {
+    open(my $table, "<", $_) or next;
+    $mounts{(split)[0]} = 1 while <$table>;
+}
+for my $fd (glob "/proc/[0-9]*/fd/*") {
+    my $file = readlink($fd) // next;
+    next if $file !~ m(^/) || $file =~ m(^/memfd:);
+    open(my $info, "<", $fd =~ s(/fd/)(/fdinfo/)r) or next;
+    my ($mount) = join("", <$info>) =~ /^mnt_id:\s*(\d+)/m or next;
+    got_in "$fd is $file" if !$mounts{$mount};
+    $count++;
+}
+$count > 10 ? kept_out "$count descriptors are of its own" : print "can't look\n";
+"#;
+
+/// Holds one of a mount that is no more.
+const HOLDER: &str = "mount -t tmpfs none /mnt && exec 5>/mnt/held && umount --lazy /mnt && echo on && sleep 60";
+
+pub fn rows(suite: &mut Suite, field: &Field) {
+    let outside = Outside::new();
+    let (secret, path) = (&*outside.secret, outside.file("secret"));
+    suite.probe(
+        "the host's files through the roots of processes",
+        Control::Host,
+        &Probe::shell(ROOTS, &[&path, secret]),
+        field,
+    );
+    let handle = handle_of(Path::new(&path));
+    let number = nix::libc::SYS_open_by_handle_at.to_string();
+    let probe = Probe::perl(HANDLE, &[&number, &handle, secret]);
+    suite.probe("the host's files by handles of their file system", Control::Host, &probe, field);
+    for (name, control, script) in [
+        ("sysctls of the kernel: core_pattern, modprobe, overcommit_memory, and more", Control::Bare, SYSCTLS),
+        ("sysrq-trigger", Control::Bare, SYSRQ),
+        ("addresses of the kernel in kallsyms", Control::Host, KALLSYMS),
+        ("the kernel's memory and log: kcore, kmsg", Control::Host, KCORE),
+    ] {
+        suite.probe(name, control, &Probe::shell(&[THROUGH_PROC, script].concat(), &[]), field);
+    }
+    suite.probe("writing anywhere below sys", Control::Bare, &Probe::shell(SYS, &[]), field);
+    suite.probe("the host's cgroups", Control::Host, &Probe::shell(CGROUPS, &[]), field);
+    suite.probe(
+        "cgroups of version 1, and their release_agent",
+        Control::Host,
+        &Probe::shell(RELEASE_AGENT, &[]),
+        field,
+    );
+    suite.row("raising its own limits, or leaving its cgroup", limits_stay);
+    suite.row("writing to a read-only bind", read_only_binds_stay);
+    suite.row("being the host's root in a bind of a user's directory", owners_stay);
+    suite.row("descriptors of the host's in processes of the machine", || no_descriptors_leak(field));
+    suite.row("descriptors that nspawn-run's caller has open", || callers_descriptors_stay(&field.machine));
+}
+
+// name_to_handle_at(2): the struct as the kernel reads it again.
+fn handle_of(path: &Path) -> String {
+    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    let mut handle = [0_u8; 136];
+    handle[..4].copy_from_slice(&128_u32.to_ne_bytes());
+    let mut mount = 0;
+    let number = nix::libc::SYS_name_to_handle_at;
+    // SAFETY: the path ends with NUL; the handle has room for as much as it says, and the mount is an int.
+    let done = unsafe {
+        nix::libc::syscall(number, nix::libc::AT_FDCWD, path.as_ptr(), handle.as_mut_ptr(), &raw mut mount, 0)
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    handle.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn limits_stay() -> Control {
+    let machine = machine(&[]);
+    let unit = format!("/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service", machine.name);
+    // One that every cgroup has, whatever controllers there are.
+    fs::write(format!("{unit}/cgroup.max.descendants"), "777").unwrap();
+    let limits = || sh(&format!("grep . {unit}/*.max*")).out();
+    let before = limits();
+    assert!(before.contains("777"), "{before}");
+    Probe::shell(LIMITS, &[]).is_kept_out(&machine);
+    assert_eq!(limits(), before);
+    Control::Nowhere
+}
+
+fn read_only_binds_stay() -> Control {
+    let outside = Outside::new();
+    let bind = format!("--bind-ro={}:/shown", outside.path.display());
+    let probe = Probe::shell(READ_ONLY, &["/shown", &nix::libc::SYS_mount_setattr.to_string()]);
+    let (machine, before) = (machine(&[&bind]), outside.state());
+    probe.is_kept_out(&machine);
+    assert_eq!(outside.state(), before);
+    let bare = crate::suite::machine(&[&BARE[..], &[&bind]].concat());
+    probe.gets_in(Place::Machine(&bare));
+    assert!(outside.path.join("evil").exists());
+    Control::Bare
+}
+
+fn owners_stay() -> Control {
+    let outside = Outside::new();
+    fs::set_permissions(outside.path.join("secret"), Permissions::from_mode(0o600)).unwrap();
+    fs::create_dir(outside.path.join("root")).unwrap();
+    chown(&outside.path, Some(1000), Some(1000)).unwrap();
+    let bind = format!("--bind={}:/shown", outside.path.display());
+    let probe = Probe::shell(OWNERS, &["/shown"]);
+    probe.is_kept_out(&machine(&[&bind]));
+    let owned = sh(&format!("cd {} && find . ! -uid 1000 | sort", outside.path.display())).expect(0).out();
+    assert_eq!(
+        owned,
+        "./root
+./secret
+"
+    );
+    probe.gets_in(Place::Machine(&machine(&[&BARE[..], &[&bind]].concat())));
+    Control::Bare
+}
+
+fn no_descriptors_leak(field: &Field) -> Control {
+    let probe = Probe::perl(DESCRIPTORS, &[]);
+    let holder = Probe::shell(HOLDER, &[]).start(Place::Host);
+    probe.gets_in(Place::Host);
+    drop(holder);
+    probe.is_kept_out(&field.machine);
+    Control::Host
+}
+
+// Given files, a directory and a socket, the command has three pipes.
+fn callers_descriptors_stay(machine: &Machine) -> Control {
+    let outside = Outside::new();
+    let look = "for fd in /proc/self/fd/*; do readlink \"$fd\"; done | sed 's/[0-9]*//g'";
+    let caller = "exec nspawn-run \"$0\" sh -c \"$1\" <secret 5<. 6<>secret 7>>log >out 2>>log";
+    let mut command = Command::new("sh");
+    let before = outside.owner_of("secret");
+    finish(command.args(["-c", caller, &machine.name, look]).current_dir(&outside.path), b"").expect(0);
+    let seen = fs::read_to_string(outside.path.join("out")).unwrap();
+    assert!(seen.lines().all(|line| line.starts_with("pipe:") || line.starts_with("/proc/")), "{seen}");
+    assert_eq!(seen.lines().filter(|line| line.starts_with("pipe:")).count(), 3, "{seen}");
+    assert_eq!(outside.owner_of("secret"), before);
+    Control::Nowhere
+}

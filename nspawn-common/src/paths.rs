@@ -18,12 +18,10 @@ pub const SLICE: &str = "machine-ci.slice";
 pub const SLICE_CGROUP: &str = "/sys/fs/cgroup/machine.slice/machine-ci.slice";
 /// Where the machine sees [`MachinePaths::shown_mount`].
 pub const SHOWN_IN_MACHINE: &str = "/run/nspawn-ci";
-/// Where the machine sees the directory that the agent listens in.
-pub const AGENT_DIR_IN_MACHINE: &str = "/run/nspawn-ci/agent";
 /// Where the machine's systemd finds the agent's unit.
 pub const UNITS_IN_MACHINE: &str = "/run/nspawn-ci/units";
-/// The agent's socket in that directory.
-pub const AGENT_SOCKET: &str = "socket";
+/// The agent's socket, in [`MachinePaths::shown_mount`].
+pub const AGENT_SOCKET: &str = "agent/socket";
 
 const UNIT_PREFIX: &str = "nspawn-";
 const NETWORK_PREFIX: &str = "pasta-";

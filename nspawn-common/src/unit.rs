@@ -8,16 +8,17 @@ use crate::name::MachineName;
 use crate::paths::{MachinePaths, SLICE};
 
 /// What the unit of every machine has, and why. Users override by `--property`, which comes later.
-const PROPERTIES: [&str; 9] = [
-    "KillMode=mixed",               // a stop asks the machine's PID 1, then kills all that is left
-    "Delegate=yes",                 // the machine's systemd makes cgroups below the unit's
-    "PrivateMounts=yes",            // the machine's root is mounted where the host can't see it
-    "DevicePolicy=closed",          // null, zero, full, random, urandom, tty, ptmx, and these two:
-    "DeviceAllow=/dev/net/tun rwm", // as in systemd-nspawn@.service
-    "DeviceAllow=char-pts rw",      // the machine's console
-    "TimeoutStopSec=10s",           // a stop is asked for when nobody waits for an orderly end
-    "OOMPolicy=continue",           // a process killed for memory is the job's matter
-    "IgnoreSIGPIPE=no",             // the machine's processes start as on any system
+const PROPERTIES: [&str; 10] = [
+    "KillMode=mixed",                    // a stop asks the machine's PID 1, then kills all that is left
+    "Delegate=yes",                      // the machine's systemd makes cgroups below the unit's
+    "PrivateMounts=yes",                 // the machine's root is mounted where the host can't see it
+    "DevicePolicy=closed",               // null, zero, full, random, urandom, tty, ptmx, and these two:
+    "DeviceAllow=/dev/net/tun rwm",      // as in systemd-nspawn@.service
+    "DeviceAllow=char-pts rw",           // the machine's console
+    "RestrictAddressFamilies=~AF_VSOCK", // of no namespace: it reaches what runs a host that is a virtual machine
+    "TimeoutStopSec=10s",                // a stop is asked for when nobody waits for an orderly end
+    "OOMPolicy=continue",                // a process killed for memory is the job's matter
+    "IgnoreSIGPIPE=no",                  // the machine's processes start as on any system
 ];
 
 /// As systemd allows them to units with `RootImage=` (systemd.exec(5)).

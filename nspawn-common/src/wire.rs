@@ -27,11 +27,10 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg};
-use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown};
 
 use crate::lifecycle;
@@ -245,10 +244,12 @@ pub fn read_body(stream: &mut impl Read, length: usize, max: usize) -> io::Resul
 pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
     // Mounted where only the machine's unit sees it.
     let supervisor = lifecycle::supervisor(paths).context("it does not run")?;
-    let directory = format!("/proc/{supervisor}/root{}", paths.agent_dir().display());
-    let directory = File::open(directory).context("it has ended")?;
+    let shown = format!("/proc/{supervisor}/root{}", paths.shown_mount().display());
+    let shown = File::open(shown).context("it has ended")?;
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let there = openat(&directory, AGENT_SOCKET, flags, Mode::empty()).context("its agent is not there")?;
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+    let how = OpenHow::new().flags(flags).resolve(resolve);
+    let there = openat2(&shown, AGENT_SOCKET, how).context("its agent is not there")?;
     let address = UnixAddr::new(format!("/proc/self/fd/{}", there.as_raw_fd()).as_str())?;
     let stream = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let stream = UnixStream::from(stream);

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,7 +11,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::ifaddrs::getifaddrs;
 use nix::mount::{MsFlags, mount};
+use nix::sys::socket::SockaddrStorage;
 use nspawn_common::name::MachineName;
 use nspawn_common::network::nameservers;
 use nspawn_common::paths::{MachinePaths, SLICE};
@@ -23,7 +26,7 @@ pub const OPTION: &str = "--connect";
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the unit has, beside its dependency on the machine's.
-const PROPERTIES: [&str; 6] = [
+const PROPERTIES: [&str; 7] = [
     "PrivateMounts=yes", // the machine's namespaces are mounted where nobody else sees them
     "IgnoreSIGPIPE=no",  // passt of 2023 handles that signal itself, or fails
     "KillMode=control-group",
@@ -31,6 +34,7 @@ const PROPERTIES: [&str; 6] = [
     // Of the host's services, those for its own link alone: a cloud's secrets are at 169.254.169.254.
     "IPAddressDeny=link-local",
     "IPAddressDeny=multicast",
+    "IPAddressDeny=localhost",
 ];
 
 /// The options of pasta(1): nothing of the host's is forwarded, its loopback is out of reach.
@@ -47,11 +51,23 @@ pub fn command(name: &MachineName) -> Result<Vec<OsString>> {
     argv.push(format!("--description=Network of CI machine {name}").into());
     argv.push(format!("--property=BindsTo={}", paths.unit()).into());
     argv.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
-    // But for a resolver that is one.
+    argv.extend(own_addresses()?.iter().map(|address| format!("--property=IPAddressDeny={address}").into()));
+    // But for a resolver that is one of these.
     let resolvers = nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
     argv.extend(resolvers.iter().map(|resolver| format!("--property=IPAddressAllow={resolver}").into()));
     argv.extend(["--".into(), program.into(), OPTION.into(), name.as_str().into()]);
     Ok(argv)
+}
+
+// Where the host's own services listen.
+fn own_addresses() -> Result<Vec<IpAddr>> {
+    let all = getifaddrs().context("can't tell the host's addresses")?.filter_map(|interface| interface.address);
+    let of = |address: SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+        (Some(address), _) => Some(IpAddr::from(address.ip())),
+        (_, Some(address)) => Some(IpAddr::from(address.ip())),
+        _ => None,
+    };
+    Ok(all.filter_map(of).collect())
 }
 
 /// Waits until the machine has a network namespace, and becomes pasta for it.

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use nspawn_common::paths::{AGENT_DIR_IN_MACHINE, AGENT_SOCKET, MachinePaths};
+use nspawn_common::paths::{AGENT_SOCKET, MachinePaths, SHOWN_IN_MACHINE};
 use nspawn_common::wire::{self, Request};
 use nspawn_tests::{Machine, call, random};
 
@@ -142,10 +142,10 @@ fn watch_memory(pid: u32) -> thread::JoinHandle<u64> {
 
 /// Is the agent that lies. Never returns.
 pub fn lie(how: &str) -> ! {
-    let directory = Path::new(AGENT_DIR_IN_MACHINE);
-    let _ = fs::remove_file(directory.join(AGENT_SOCKET));
-    let listener = UnixListener::bind(directory.join(AGENT_SOCKET)).unwrap();
-    File::create(directory.join("lies")).unwrap();
+    let socket = Path::new(SHOWN_IN_MACHINE).join(AGENT_SOCKET);
+    let _ = fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket).unwrap();
+    File::create(socket.with_file_name("lies")).unwrap();
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
         let _ = answer(how, &mut stream);

@@ -32,7 +32,7 @@ use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Pid, fork};
-use nspawn_common::paths::{AGENT_DIR_IN_MACHINE, AGENT_SOCKET};
+use nspawn_common::paths::{AGENT_SOCKET, SHOWN_IN_MACHINE};
 
 use cgroups::{Cgroup, Cgroups};
 use ends::End;
@@ -51,7 +51,7 @@ pub fn stop() -> Result<()> {
 /// Serves the host until it is killed: a process for each connection.
 pub fn main() -> Result<()> {
     let mut cgroups = Cgroups::enter()?;
-    let listener = listen(&Path::new(AGENT_DIR_IN_MACHINE).join(AGENT_SOCKET))?;
+    let listener = listen(&Path::new(SHOWN_IN_MACHINE).join(AGENT_SOCKET))?;
     let mut sessions = Sessions::new()?;
     notify_ready()?;
     loop {

@@ -190,7 +190,10 @@ pub fn supervisor(paths: &MachinePaths) -> Option<u32> {
 #[must_use]
 pub fn is_part(paths: &MachinePaths, process: u32) -> bool {
     let place = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
-    place.split(['/', '\n']).any(|part| part == paths.unit())
+    let own = paths.cgroup();
+    let own = own.strip_prefix("/sys/fs/cgroup").unwrap_or(&own);
+    // Version 2 has one line, with nothing between two colons (cgroups(7)).
+    place.lines().filter_map(|line| line.split_once("::/")).any(|(_, place)| Path::new(place).starts_with(own))
 }
 
 // SIGKILL to all of the machine at once, its PID 1 included (cgroups(7)): an orderly stop only costs

@@ -56,7 +56,7 @@ impl Network {
     #[must_use]
     pub fn options(&self) -> Vec<OsString> {
         let (own, resolvers) = match self {
-            Self::Nat => (Some("--private-network".into()), resolvers()),
+            Self::Nat => (Some("--private-network".into()), resolver_option()),
             Self::None => (Some("--private-network".into()), "off"),
             Self::Host => (None, "copy-host"),
             Self::Veth => (Some("--network-veth".into()), "auto"),
@@ -82,16 +82,22 @@ impl fmt::Display for Network {
     }
 }
 
+/// The resolvers that a machine with [`Network::Nat`] is told of.
+#[must_use]
+pub fn resolvers() -> Vec<IpAddr> {
+    let path = if resolver_option() == "copy-uplink" { UPLINK } else { "/etc/resolv.conf" };
+    nameservers(&fs::read_to_string(path).unwrap_or_default())
+}
+
 // A resolver on the host's loopback is out of a machine's reach.
-fn resolvers() -> &'static str {
-    let is_local =
-        nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()).iter().all(IpAddr::is_loopback);
+fn resolver_option() -> &'static str {
+    let configured = nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    let is_local = configured.iter().all(IpAddr::is_loopback);
     if is_local && Path::new(UPLINK).exists() { "copy-uplink" } else { "copy-host" }
 }
 
-/// The addresses of a resolv.conf(5).
-#[must_use]
-pub fn nameservers(text: &str) -> Vec<IpAddr> {
+// The addresses of a resolv.conf(5).
+fn nameservers(text: &str) -> Vec<IpAddr> {
     let values = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
     values.filter_map(|value| value.trim().split('%').next()?.parse().ok()).collect()
 }

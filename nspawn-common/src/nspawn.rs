@@ -1,6 +1,7 @@
 //! The command line of systemd-nspawn.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -83,8 +84,13 @@ impl Bind {
 
 fn with_owner(spec: OsString) -> OsString {
     let fields = split(spec.as_bytes());
-    // A source of the machine's own, or a new directory.
-    if matches!(spec.as_bytes().first(), Some(b'+' | b':') | None) {
+    // A source of the machine's own, a new directory, or what systemd-nspawn will refuse.
+    if matches!(spec.as_bytes().first(), Some(b'+' | b':') | None) || fields.len() > 3 {
+        return spec;
+    }
+    // Device nodes are on a file system that can't be id-mapped.
+    let source = OsString::from_vec(unescaped(fields[0]));
+    if fs::metadata(source).is_ok_and(|source| !source.is_dir() && !source.is_file()) {
         return spec;
     }
     let destination = fields.get(1).filter(|field| !field.is_empty()).unwrap_or(&fields[0]);
@@ -94,6 +100,12 @@ fn with_owner(spec: OsString) -> OsString {
     }
     let options = [options, b"rootidmap"].into_iter().filter(|option| !option.is_empty()).collect::<Vec<_>>();
     OsString::from_vec([fields[0], destination, &options.join(&b',')].join(&b':'))
+}
+
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut bytes = field.iter();
+    let next = || bytes.next().and_then(|byte| if *byte == b'\\' { bytes.next() } else { Some(byte) }).copied();
+    std::iter::from_fn(next).collect()
 }
 
 // The fields between colons that no backslash escapes.
@@ -143,6 +155,8 @@ mod tests {
             ("/a:/b:idmap", "/a:/b:idmap"),
             ("+/a:/b", "+/a:/b"),
             (":/b", ":/b"),
+            ("/a:/b:norbind:x", "/a:/b:norbind:x"),
+            ("/dev/null:/b", "/dev/null:/b"),
         ] {
             assert_eq!(Bind::Writable(spec.into()).with_owner(), Bind::Writable(expected.into()));
         }

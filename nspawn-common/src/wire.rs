@@ -245,7 +245,7 @@ pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
     // Mounted where only the machine's unit sees it.
     let supervisor = lifecycle::supervisor(paths).context("it does not run")?;
     let shown = format!("/proc/{supervisor}/root{}", paths.shown_mount().display());
-    let shown = File::open(shown).context("it has ended")?;
+    let shown = File::open(shown).ok().filter(|_| lifecycle::is_part(paths, supervisor)).context("it has ended")?;
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
     let how = OpenHow::new().flags(flags).resolve(resolve);

@@ -39,7 +39,7 @@ struct Limit {
     whole: Option<fn() -> Option<u64>>,
 }
 
-const LIMITS: [Limit; 10] = [
+const LIMITS: [Limit; 16] = [
     Limit { property: "MemoryMax", file: "memory.max", whole: Some(memory) },
     Limit { property: "MemoryHigh", file: "memory.high", whole: Some(memory) },
     Limit { property: "MemoryMin", file: "memory.min", whole: Some(memory) },
@@ -50,13 +50,19 @@ const LIMITS: [Limit; 10] = [
     Limit { property: "CPUWeight", file: "cpu.weight", whole: None },
     Limit { property: "IOWeight", file: "io.weight", whole: None },
     Limit { property: "AllowedCPUs", file: "cpuset.cpus", whole: None },
+    Limit { property: "AllowedMemoryNodes", file: "cpuset.mems", whole: None },
+    Limit { property: "MemoryZSwapMax", file: "memory.zswap.max", whole: Some(memory) },
+    Limit { property: "IOReadBandwidthMax", file: "io.max", whole: None },
+    Limit { property: "IOWriteBandwidthMax", file: "io.max", whole: None },
+    Limit { property: "IOReadIOPSMax", file: "io.max", whole: None },
+    Limit { property: "IOWriteIOPSMax", file: "io.max", whole: None },
 ];
 
-/// What a job may ask for by `NSPAWN_JOB_…`: no more than it would have.
-const JOBS: [(&str, &str); 3] = [
-    ("NSPAWN_JOB_MEMORY_MAX", "MemoryMax"),
-    ("NSPAWN_JOB_TASKS_MAX", "TasksMax"),
-    ("NSPAWN_JOB_CPU_QUOTA", "CPUQuota"),
+/// What a job may ask for by `NSPAWN_JOB_…`: no more than it would have, and no less than a system needs.
+const JOBS: [(&str, &str, u64); 3] = [
+    ("NSPAWN_JOB_MEMORY_MAX", "MemoryMax", 64 << 20),
+    ("NSPAWN_JOB_TASKS_MAX", "TasksMax", 64),
+    ("NSPAWN_JOB_CPU_QUOTA", "CPUQuota", 5),
 ];
 
 /// The command that bounds all machines together, if nothing does yet.
@@ -72,19 +78,28 @@ pub fn slice_command() -> Option<Vec<OsString>> {
 /// The properties for what the variables of a job ask for, beside the `given` ones.
 pub fn of_job(given: &[OsString], variable: impl Fn(&str) -> Option<String>) -> Result<Vec<OsString>> {
     let mut properties = Vec::new();
-    for (name, property) in JOBS {
+    for (name, property, least) in JOBS {
         let Some(asked) = variable(name) else { continue };
         let Some(limit) = LIMITS.iter().find(|limit| limit.property == property) else { continue };
-        let most = value_of(property, given);
-        match (amount(limit, OsStr::new(&asked)), most.as_deref().and_then(|most| amount(limit, most))) {
-            (None, _) => bail!(JobError(format!("the job's {name}={asked} is no {property}= that can be asked for"))),
-            (Some(amount), Some(most)) if amount > most => {
-                bail!(JobError(format!("the job's {name}={asked} is more than this runner gives, which is {most}")))
-            }
-            _ => properties.push(format!("{property}={asked}").into()),
+        let refuse = |why: String| JobError(format!("the job's {name}={asked} {why}"));
+        let Some(number) = amount(limit, OsStr::new(&asked)).filter(|number| *number >= least) else {
+            bail!(refuse(format!("is no {property}= that a machine can have")));
+        };
+        match most(limit, given) {
+            Some(None) => bail!(refuse(format!("can't be compared with this runner's own {property}="))),
+            Some(Some(most)) if number > most => bail!(refuse(format!("is more than this runner gives, {most}"))),
+            _ => {}
         }
+        let unit = if property == "CPUQuota" { "%" } else { "" };
+        properties.push(format!("{property}={number}{unit}").into());
     }
     Ok(properties)
+}
+
+// `None` if there is no limit; `Some(None)` if there is one that is no plain number.
+fn most(limit: &Limit, given: &[OsString]) -> Option<Option<u64>> {
+    let value = value_of(limit.property, given)?;
+    if ["", "infinity"].map(OsStr::new).contains(&&*value) { None } else { Some(amount(limit, &value)) }
 }
 
 // The last one wins.
@@ -131,11 +146,11 @@ pub fn check(paths: &MachinePaths, given: &[OsString]) -> Result<Vec<&'static st
         if is_held(&paths.cgroup(), limit) {
             continue;
         }
-        let is_default =
-            DEFAULTS.iter().any(|default| *default == format!("{}={}", limit.property, value.to_string_lossy()));
-        if !is_default {
+        let is_given =
+            given.iter().any(|entry| entry.as_bytes().starts_with(format!("{}=", limit.property).as_bytes()));
+        if is_given {
             bail!(
-                "its limit {}={} did not take: there is no {} in {}, so this host's kernel does not hold it",
+                "its limit {}={} did not take: {} in {} is missing or 'max', so this host's kernel does not hold it",
                 limit.property,
                 value.to_string_lossy(),
                 limit.file,
@@ -171,9 +186,9 @@ mod tests {
     #[test]
     fn a_job_gets_less_and_never_more() {
         let memory = |given: &[&str], value| asked(given, "NSPAWN_JOB_MEMORY_MAX", value);
-        assert_eq!(memory(&[], "64M").unwrap(), ["MemoryMax=64M"]);
-        assert_eq!(memory(&["MemoryMax=1G", "MemoryMax=2G"], "2G").unwrap(), ["MemoryMax=2G"]);
-        assert_eq!(memory(&["MemoryMax=infinity"], "900G").unwrap(), ["MemoryMax=900G"]);
+        assert_eq!(memory(&[], "64M").unwrap(), ["MemoryMax=67108864"]);
+        assert_eq!(memory(&["MemoryMax=1G", "MemoryMax=2G"], "2G").unwrap(), ["MemoryMax=2147483648"]);
+        assert_eq!(memory(&["MemoryMax=infinity"], "1T").unwrap(), ["MemoryMax=1099511627776"]);
         for (given, value) in
             [(&["MemoryMax=2G"][..], "3G"), (&[], "81%"), (&[], "infinity"), (&[], ""), (&[], "1G\nDelegate=no")]
         {
@@ -181,6 +196,9 @@ mod tests {
         }
         assert_eq!(asked(&["CPUQuota=200%"], "NSPAWN_JOB_CPU_QUOTA", "150%").unwrap(), ["CPUQuota=150%"]);
         assert!(asked(&["CPUQuota=200%"], "NSPAWN_JOB_CPU_QUOTA", "250%").is_err());
+        assert!(asked(&["CPUQuota=50.5%"], "NSPAWN_JOB_CPU_QUOTA", "9000%").is_err());
+        assert!(memory(&["MemoryMax=1.5G"], "1G").unwrap_err().is::<JobError>());
+        assert!(asked(&[], "NSPAWN_JOB_TASKS_MAX", "0").is_err());
         assert_eq!(asked(&[], "NSPAWN_JOB_DEVICE_ALLOW", "x").unwrap(), [] as [&str; 0]);
     }
 

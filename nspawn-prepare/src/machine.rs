@@ -95,7 +95,7 @@ impl Machine {
         steps.extend(limits::slice_command().map(|command| Step::Run(command, LOOK_LIMIT)));
         steps.push(Step::Run(self.start_command()?, self.options.timeout));
         if self.options.network == Network::Nat {
-            steps.push(Step::Run(nat::command(&self.name)?, self.options.timeout));
+            steps.push(Step::Run(nat::command(&self.name, self.options.timeout)?, self.options.timeout));
             steps.push(Step::Run(argv(["systemctl", "start", &paths.unit()]), self.options.timeout));
         }
         steps.push(Step::File(paths.ready_mark(), Vec::new()));
@@ -142,10 +142,6 @@ impl Machine {
         // Before the places where units are else (systemd.unit(5)).
         let mut options = vec![format!("--setenv=SYSTEMD_UNIT_PATH={UNITS_IN_MACHINE}:").into()];
         options.extend(self.options.privileges.iter().cloned());
-        // A machine with the host's root could else make a node of any loop device, which its unit must be
-        // allowed for its layer.
-        let is_bare = self.options.private_users == PrivateUsers::No && self.layer_size.is_some();
-        options.extend(is_bare.then(|| "--drop-capability=CAP_MKNOD".into()));
         options
     }
 
@@ -215,6 +211,10 @@ impl Machine {
         if !self.paths.registration().exists() {
             bail!("it is not registered, so that no other tool would know it");
         }
+        if self.options.network == Network::Nat && nat::has_no_resolver()? {
+            let line = "the host's resolvers are its own or its link's, out of the machine's reach; it has no DNS";
+            exit::say(PROGRAM, OsStr::new(line));
+        }
         let unbounded = limits::check(&self.paths, &self.options.properties)?;
         if !unbounded.is_empty() {
             let missing = unbounded.join(", ");
@@ -230,7 +230,7 @@ impl Machine {
             if self.options.verbose {
                 exit::say(PROGRAM, &step.shell());
             }
-            step.take()?;
+            step.take().map_err(|error| if nat::is_its(step) { error.context(nat::FAILURE) } else { error })?;
             interrupt::check()?;
         }
         Ok(())

@@ -15,34 +15,42 @@ use nix::ifaddrs::getifaddrs;
 use nix::mount::{MsFlags, mount};
 use nix::sys::socket::SockaddrStorage;
 use nspawn_common::name::MachineName;
-use nspawn_common::network::nameservers;
 use nspawn_common::paths::{MachinePaths, SLICE};
-use nspawn_common::{lifecycle, registration};
+use nspawn_common::{lifecycle, network, registration};
+
+use crate::plan::Step;
 
 /// The argument that asks for it: `--connect MACHINE`.
 pub const OPTION: &str = "--connect";
 
-/// How long systemd-nspawn may take to have a network namespace that can be connected.
-const REGISTRATION_LIMIT: Duration = Duration::from_secs(60);
+/// How long systemd-nspawn may take to have a network namespace that can be connected; the unit's own time is
+/// over before.
+const REGISTRATION_LIMIT: Duration = Duration::from_secs(3600);
 
 /// What the unit has, beside its dependency on the machine's.
-const PROPERTIES: [&str; 7] = [
+const PROPERTIES: [&str; 10] = [
     "PrivateMounts=yes", // the machine's namespaces are mounted where nobody else sees them
     "IgnoreSIGPIPE=no",  // passt of 2023 handles that signal itself, or fails
     "KillMode=control-group",
-    "TasksMax=16",
+    "TasksMax=16", // what it does for the machine is bounded by itself
+    "MemoryMax=256M",
+    "MemorySwapMax=0",
+    "CPUQuota=100%",
     // Of the host's services, those for its own link alone: a cloud's secrets are at 169.254.169.254.
     "IPAddressDeny=link-local",
     "IPAddressDeny=multicast",
     "IPAddressDeny=localhost",
 ];
 
-/// The options of pasta(1): nothing of the host's is forwarded, its loopback is out of reach.
-const PASTA: [&str; 13] =
-    ["--quiet", "--runas", "0", "--config-net", "--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"];
+/// Where clouds tell their secrets, beside the link-local 169.254.169.254: Amazon's and Alibaba's.
+const CLOUDS: [&str; 2] = ["fd00:ec2::254", "100.100.100.200"];
+
+/// The options of pasta(1): nothing of the host's is forwarded, its loopback is out of reach. It does not
+/// watch for the namespace's end, since its unit ends with the machine's.
+const PASTA: &str = "--quiet --no-netns-quit --runas 0 --config-net --no-map-gw -t none -u none -T none -U none";
 
 /// The command that connects the machine, and returns when it is connected.
-pub fn command(name: &MachineName) -> Result<Vec<OsString>> {
+pub fn command(name: &MachineName, timeout: Duration) -> Result<Vec<OsString>> {
     let program = std::env::current_exe().context("can't tell this program's own path")?;
     let paths = MachinePaths::new(name);
     let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=forking"].map(OsString::from).into();
@@ -51,12 +59,22 @@ pub fn command(name: &MachineName) -> Result<Vec<OsString>> {
     argv.push(format!("--description=Network of CI machine {name}").into());
     argv.push(format!("--property=BindsTo={}", paths.unit()).into());
     argv.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
-    argv.extend(own_addresses()?.iter().map(|address| format!("--property=IPAddressDeny={address}").into()));
-    // But for a resolver that is one of these.
-    let resolvers = nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
-    argv.extend(resolvers.iter().map(|resolver| format!("--property=IPAddressAllow={resolver}").into()));
+    argv.push(format!("--property=TimeoutStartSec={}s", timeout.as_secs()).into());
+    let denied = own_addresses()?.into_iter().map(|address| address.to_string());
+    let denied = denied.chain(CLOUDS.map(str::to_owned));
+    argv.extend(denied.map(|address| format!("--property=IPAddressDeny={address}").into()));
     argv.extend(["--".into(), program.into(), OPTION.into(), name.as_str().into()]);
     Ok(argv)
+}
+
+/// Whether all of the host's resolvers are out of a machine's reach.
+pub fn has_no_resolver() -> Result<bool> {
+    let own = own_addresses()?;
+    let is_near = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+    };
+    Ok(network::resolvers().iter().all(|resolver| is_near(resolver) || own.contains(resolver)))
 }
 
 // Where the host's own services listen.
@@ -68,6 +86,14 @@ fn own_addresses() -> Result<Vec<IpAddr>> {
         _ => None,
     };
     Ok(all.filter_map(of).collect())
+}
+
+/// What its failure means. A host without any network may have no route for pasta to follow.
+pub const FAILURE: &str = "the machine can't be connected to the host's network (--network=none needs none)";
+
+/// Whether the step runs [`command`].
+pub fn is_its(step: &Step) -> bool {
+    matches!(step, Step::Run(command, _) if command.iter().any(|word| word == OPTION))
 }
 
 /// Waits until the machine has a network namespace, and becomes pasta for it.
@@ -82,7 +108,7 @@ pub fn connect(arguments: &[OsString]) -> Result<()> {
         bail!("machine {} has ended", paths.name());
     }
     let mut pasta = Command::new("pasta");
-    pasta.args(PASTA);
+    pasta.args(PASTA.split(' '));
     if !users.is_ours()? {
         pasta.arg("--userns").arg(users.mount()?);
     }

@@ -36,6 +36,8 @@ pub struct Options {
     /// Whether the machine runs containers of its own.
     pub nesting: bool,
     pub network: Network,
+    /// As large as the host's disk for machines with the host's users: where nothing keeps their root from
+    /// loop devices, it could read other machines' layers.
     pub layer_size: LayerSize,
     pub timeout: Duration,
     pub max_machines: Option<u32>,
@@ -112,9 +114,8 @@ pub fn command() -> Command {
         )
         .arg(
             value("layer-size", "SIZE")
-                .default_value("50%")
                 .value_parser(|text: &str| LayerSize::parse(text).map_err(|error| format!("{error:#}")))
-                .help("How much the machine may write: 10G, 50% of what is free, infinity"),
+                .help("How much the machine may write: 10G, infinity, or a part of what is free [default: 50%]"),
         )
         .arg(
             value("timeout", "TIME")
@@ -170,6 +171,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         binds.push(Bind::ReadOnly(absolute(args::as_text("bind-ro", spec)?)?));
     }
     let environment = args::list(matches, "setenv").into_iter().map(args::with_value).collect::<Result<_>>()?;
+    let private_users = matches.get_one("private-users").copied().context("no users")?;
     Ok(Options {
         config: args::is_set(matches, "config"),
         name: matches.get_one::<OsString>("name").cloned(),
@@ -179,11 +181,11 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         environment,
         properties: args::list(matches, "property").into_iter().map(checked_property).collect::<Result<_>>()?,
         allowed_images: args::list(matches, "allow-image"),
-        private_users: matches.get_one("private-users").copied().context("no users")?,
+        private_users,
         privileges: privileges(matches)?,
         nesting: args::is_set(matches, "nesting"),
         network: matches.get_one("network").cloned().context("no network")?,
-        layer_size: matches.get_one("layer-size").copied().context("no size of the layer")?,
+        layer_size: layer_size(matches.get_one("layer-size").copied(), private_users)?,
         timeout: matches.get_one("timeout").copied().context("no time-out")?,
         max_machines: matches.get_one("max-machines").copied(),
         keep: When::parse(&text("keep").unwrap_or_default())?,
@@ -192,6 +194,16 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         json: args::is_set(matches, "json"),
         verbose: args::is_set(matches, "verbose"),
     })
+}
+
+fn layer_size(asked: Option<LayerSize>, users: PrivateUsers) -> Result<LayerSize> {
+    match (asked, users) {
+        (None | Some(LayerSize::Infinity), PrivateUsers::No) => Ok(LayerSize::Infinity),
+        (Some(_), PrivateUsers::No) => {
+            bail!("--layer-size needs a user namespace; with --private-users=no add --layer-size=infinity")
+        }
+        (asked, _) => Ok(asked.unwrap_or(LayerSize::Percent(50))),
+    }
 }
 
 fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {

@@ -16,6 +16,9 @@ fn a_layer_is_as_large_as_it_is_asked_to_be() {
         size.trim().parse::<u64>().unwrap() >> 10
     };
     assert!((50..=64).contains(&size(&machine)));
+    // Its root could else read the other loop devices.
+    call("nspawn-prepare", ["--private-users=no", "--layer-size=64M", &image()])
+        .expect_error(1, "needs a user namespace");
     let unbounded = Machine::with(&["--layer-size=infinity"]);
     let host = sh("df --output=size -k /var/lib | tail -n 1").expect(0).out();
     assert_eq!(size(&unbounded), host.trim().parse::<u64>().unwrap() >> 10);
@@ -98,4 +101,10 @@ fn two_machines_do_not_get_one_range_of_users() {
     let done = call("nspawn-prepare", ["--name", &name, &format!("--private-users={base}"), &image()]).expect(1);
     assert!(done.err().contains("another machine, or /etc/subuid"), "{}", done.describe());
     assert!(!fs::exists(format!("/run/nspawn-ci/{name}")).unwrap());
+}
+
+#[test]
+fn a_device_of_the_host_is_shown_as_it_is() {
+    let machine = Machine::with(&["--property=DeviceAllow=/dev/fuse rw", "--bind=/dev/fuse"]);
+    machine.sh("exec 3<>/dev/fuse").expect(0);
 }

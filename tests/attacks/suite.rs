@@ -23,7 +23,7 @@ pub enum Control {
     Host,
     /// In a machine without isolation.
     Bare,
-    /// In a machine from whose network nothing is kept.
+    /// In a machine that may: whose network nothing is kept from, who has made the key.
     Open,
     /// Nowhere: this host's kernel has no such thing, or what happens is seen from outside.
     Nowhere,

@@ -26,36 +26,48 @@ kept_out $why;
 
 /// For all who know its number.
 const EVERYBODY: u32 = 0x3f3f_3f3f;
-/// As keys are made: for who has it in a keyring of its own.
-const USUAL: u32 = 0x3f01_0000;
+/// For who made it, by whatever way.
+const OWNERS: u32 = 0x3f3f_0000;
+
+/// Makes one for its owner, in root's keyring, and tells its number.
+const ADD: &str = r#"
+my ($add, $keyctl, $name) = @ARGV;
+my $type = "user";
+# By the process's keyring, since it need not have the other at once.
+my $key = syscall($add, $type, $name, $name, length $name, -2);
+syscall($keyctl, 5, $key, 0x3f3f0000) == 0 && syscall($keyctl, 8, $key, -4) == 0 or die "no key: $!";
+print $key;
+"#;
 
 pub fn rows(suite: &mut Suite, field: &Field) {
-    suite.row("reading a key of the host's root, which everybody may read", || key_stays(EVERYBODY, &field.machine));
-    suite.row("reading a key of the host's root, in a machine for containers (--nesting)", || {
-        key_stays(USUAL, &machine(&["--nesting"]))
+    suite.row("a key of the host's root", || host_key_stays(OWNERS, &field.machine));
+    suite.row("a key of the host's root that all its users may read", || host_key_stays(EVERYBODY, &field.machine));
+    suite.row("a key of the host's root, in a machine for containers (--nesting)", || {
+        host_key_stays(OWNERS, &machine(&["--nesting"]))
     });
-    let add = Probe::perl(ADD, &[&libc::SYS_add_key.to_string(), &libc::SYS_keyctl.to_string(), &name()]);
-    suite.probe("leaving a key for the host and other machines", Control::Host, &add, field);
+    suite.row("a key of another machine's root, both for containers (--nesting)", || {
+        let [owner, other] = [(); 2].map(|()| machine(&["--nesting"]));
+        let (name, numbers) = (name(), [libc::SYS_add_key, libc::SYS_keyctl].map(|number| number.to_string()));
+        let serial = owner.run(["perl", "-e", ADD, &numbers[0], &numbers[1], &name]).expect(0).out();
+        let probe = read(&name, &serial);
+        probe.gets_in(Place::Machine(&owner));
+        probe.is_kept_out(&other);
+        Control::Open
+    });
 }
 
-fn key_stays(permissions: u32, machine: &Machine) -> Control {
+fn host_key_stays(permissions: u32, machine: &Machine) -> Control {
     let key = Key::new(permissions);
-    let numbers = [libc::SYS_keyctl, libc::SYS_request_key].map(|number| number.to_string());
-    let probe = Probe::perl(READ, &[&numbers[0], &numbers[1], &key.name, &key.serial.to_string()]);
+    let probe = read(&key.name, &key.serial.to_string());
     probe.gets_in(Place::Host);
     probe.is_kept_out(machine);
     Control::Host
 }
 
-/// In the keyring of root, whoever that is; and out of it again.
-const ADD: &str = r#"
-my ($add, $keyctl, $name) = @ARGV;
-my ($type, $content) = ("user", "x");
-my $key = syscall($add, $type, $name, $content, 1, -4);
-kept_out "$!" if $key < 0;
-syscall($keyctl, 9, $key, -4);
-got_in "as key $key";
-"#;
+fn read(name: &str, serial: &str) -> Probe {
+    let numbers = [libc::SYS_keyctl, libc::SYS_request_key].map(|number| number.to_string());
+    Probe::perl(READ, &[&numbers[0], &numbers[1], name, serial])
+}
 
 /// A key of the host's root, until it is dropped.
 struct Key {

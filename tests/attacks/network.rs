@@ -130,10 +130,7 @@ kept_out "unless it is seen";
 "#;
 
 pub fn rows(suite: &mut Suite, field: &Field) {
-    let Some(addresses) = Addresses::add() else {
-        suite.row("the host's network", || panic!("the host has no default route"));
-        return;
-    };
+    let addresses = &field.addresses;
     let gateways = addresses.gateways.each_ref().map(|gateway| gateway.as_deref());
     for (name, address, more) in [
         ("the host's loopback: 127.0.0.1, and by its gateway", "127.0.0.1", gateways[0]),
@@ -144,12 +141,13 @@ pub fn rows(suite: &mut Suite, field: &Field) {
     for (name, address) in addresses.others() {
         suite.row(name, || connections_fail(field, &address, &[Some(&*address)]));
     }
-    let open = open_machine();
+    let (open, has_six) = (open_machine(), addresses.own[1].is_some());
     let loopback = [
         ("the host's loopback, by raw frames: 127.0.0.1", "127.0.0.1"),
         ("the host's loopback, by raw frames: ::1", "::1"),
     ];
-    for (name, address) in loopback {
+    // The second needs a route, which not every host has.
+    for (name, address) in loopback.into_iter().filter(|(_, address)| !address.contains(':') || has_six) {
         suite.row(name, || frames_fail(field, &open, address));
     }
     for (name, address) in addresses.others() {
@@ -160,7 +158,7 @@ pub fn rows(suite: &mut Suite, field: &Field) {
     {
         suite.row(name, || datagrams_fail(field, address));
     }
-    drop((addresses, open));
+    drop(open);
     suite.row("abstract sockets of the host", || {
         let name = name();
         let address = UnixAddress::from_abstract_name(&name).unwrap();
@@ -186,13 +184,13 @@ pub fn rows(suite: &mut Suite, field: &Field) {
 }
 
 /// Of the host, with some that are only there until this is dropped.
-struct Addresses {
+pub struct Addresses {
     own: [Option<String>; 2],
     gateways: [Option<String>; 2],
 }
 
 impl Addresses {
-    fn add() -> Option<Self> {
+    pub fn add() -> Self {
         for address in [METADATA, SECOND[0]] {
             sh(&format!("ip addr replace {address}/32 dev lo")).expect(0);
         }
@@ -207,13 +205,13 @@ impl Addresses {
             after(&list, [" inet ", " inet6 "][family])
                 .map(|address| address.split('/').next().unwrap_or_default().to_owned())
         };
-        let this = Self { own: [own(0), own(1)], gateways: routes.each_ref().map(|route| after(route, " via ")) };
-        this.own[0].is_some().then_some(this)
+        Self { own: [own(0), own(1)], gateways: routes.each_ref().map(|route| after(route, " via ")) }
     }
 
     fn others(&self) -> Vec<(&'static str, String)> {
         let all = [
-            ("the host's own address", self.own[0].clone()),
+            // A host without any can't have this tried.
+            ("the host's own address", Some(self.own[0].clone().unwrap_or_default())),
             ("the host's own address, IPv6", self.own[1].clone()),
             ("a second address of the host", Some(SECOND[0].to_owned())),
             ("a second address of the host, IPv6", self.own[1].as_ref().map(|_| SECOND[1].to_owned())),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nspawn_tests::{Machine, sh};
 
+use crate::network::Addresses;
 use crate::probe::{Place, Probe};
 
 /// The options of a machine without isolation.
@@ -22,7 +23,7 @@ pub enum Control {
     Host,
     /// In a machine without isolation.
     Bare,
-    /// In a machine from whose network nothing is kept.
+    /// In a machine that may: whose network nothing is kept from, who has made the key.
     Open,
     /// Nowhere: this host's kernel has no such thing, or what happens is seen from outside.
     Nowhere,
@@ -47,11 +48,14 @@ pub struct Field {
     pub neighbour: Machine,
     /// One without isolation.
     pub bare: Machine,
+    /// The host's, which were there before the machines.
+    pub addresses: Addresses,
 }
 
 impl Field {
     pub fn new() -> Self {
-        Self { machine: machine(&[]), neighbour: machine(&[]), bare: machine(&BARE) }
+        let addresses = Addresses::add();
+        Self { addresses, machine: machine(&[]), neighbour: machine(&[]), bare: machine(&BARE) }
     }
 
     /// Where `control` is.

@@ -67,14 +67,15 @@ pub fn command(name: &MachineName, timeout: Duration) -> Result<Vec<OsString>> {
     Ok(argv)
 }
 
-/// Whether all of the host's resolvers are out of a machine's reach.
+/// Whether the host has resolvers, and all are out of a machine's reach.
 pub fn has_no_resolver() -> Result<bool> {
     let own = own_addresses()?;
     let is_near = |address: &IpAddr| match address {
         IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
         IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
     };
-    Ok(network::resolvers().iter().all(|resolver| is_near(resolver) || own.contains(resolver)))
+    let resolvers = network::resolvers();
+    Ok(!resolvers.is_empty() && resolvers.iter().all(|resolver| is_near(resolver) || own.contains(resolver)))
 }
 
 // Where the host's own services listen.

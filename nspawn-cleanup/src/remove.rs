@@ -54,8 +54,8 @@ fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
         }
         return print_line(&format!("{name}: {parts}"));
     }
-    let used = usage::describe(name);
-    if remove(name, &paths, which)? && options.verbose {
+    let used = options.verbose.then(|| usage::describe(name));
+    if let (true, Some(used)) = (remove(name, &paths, which)?, used) {
         exit::say(PROGRAM, OsStr::new(&format!("removed machine {name}: {parts}; {used}")));
     }
     Ok(())

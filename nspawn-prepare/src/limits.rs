@@ -85,7 +85,7 @@ pub fn of_job(given: &[OsString], variable: impl Fn(&str) -> Option<String>) -> 
         let Some(number) = amount(limit, OsStr::new(&asked)).filter(|number| *number >= least) else {
             bail!(refuse(format!("is no {property}= that a machine can have")));
         };
-        match most(limit, given) {
+        match value_of(property, given).map(|most| amount(limit, &most)) {
             Some(None) => bail!(refuse(format!("can't be compared with this runner's own {property}="))),
             Some(Some(most)) if number > most => bail!(refuse(format!("is more than this runner gives, {most}"))),
             _ => {}
@@ -96,19 +96,14 @@ pub fn of_job(given: &[OsString], variable: impl Fn(&str) -> Option<String>) -> 
     Ok(properties)
 }
 
-// `None` if there is no limit; `Some(None)` if there is one that is no plain number.
-fn most(limit: &Limit, given: &[OsString]) -> Option<Option<u64>> {
-    let value = value_of(limit.property, given)?;
-    if ["", "infinity"].map(OsStr::new).contains(&&*value) { None } else { Some(amount(limit, &value)) }
-}
-
-// The last one wins.
+// The last one wins; one that takes the limit away is none.
 fn value_of(property: &str, given: &[OsString]) -> Option<OsString> {
     let given = given.iter().map(OsString::as_os_str);
     let all: Vec<_> = DEFAULTS.iter().map(OsStr::new).chain(given).collect();
     let value =
         |entry: &&OsStr| entry.as_bytes().strip_prefix(property.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
-    all.iter().rev().find_map(value).map(|bytes| OsStr::from_bytes(&bytes).to_owned())
+    let last = all.iter().rev().find_map(value).map(|bytes| OsStr::from_bytes(&bytes).to_owned());
+    last.filter(|value| !["", "infinity"].map(OsStr::new).contains(&&**value))
 }
 
 // As a number, if it is one; what has no limit is none.
@@ -138,11 +133,7 @@ fn tasks() -> Option<u64> {
 pub fn check(paths: &MachinePaths, given: &[OsString]) -> Result<Vec<&'static str>> {
     let mut missing = Vec::new();
     for limit in &LIMITS {
-        let Some(value) =
-            value_of(limit.property, given).filter(|value| !["", "infinity"].map(OsStr::new).contains(&&**value))
-        else {
-            continue;
-        };
+        let Some(value) = value_of(limit.property, given) else { continue };
         if is_held(&paths.cgroup(), limit) {
             continue;
         }

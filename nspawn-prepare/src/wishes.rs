@@ -8,6 +8,7 @@ use nix::libc;
 use nspawn_common::exit::JobError;
 use nspawn_common::image::Image;
 use nspawn_common::network::Network;
+use nspawn_common::users::PrivateUsers;
 
 use crate::layer::LayerSize;
 use crate::limits;
@@ -36,7 +37,9 @@ fn matches(glob: &OsString, name: &str) -> bool {
 pub fn grant(options: &mut Options, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
     let properties = limits::of_job(&options.properties, &variable)?;
     options.properties.extend(properties);
-    if let Some(asked) = variable("NSPAWN_JOB_LAYER_SIZE") {
+    // Without a user namespace there is but one size.
+    let has_size = options.private_users != PrivateUsers::No;
+    if let Some(asked) = variable("NSPAWN_JOB_LAYER_SIZE").filter(|_| has_size) {
         options.layer_size = smaller(options.layer_size, &asked)?;
     }
     match variable("NSPAWN_JOB_NETWORK").as_deref() {
@@ -53,9 +56,7 @@ fn smaller(most: LayerSize, asked: &str) -> Result<LayerSize> {
     match (size.bytes()?, most.bytes()?) {
         (Some(asked), Some(most)) if asked > most => bail!(refuse(format!("is more than this runner gives, {most}"))),
         (None, Some(most)) => bail!(refuse(format!("is more than this runner gives, {most}"))),
-        (Some(asked), Some(_)) => Ok(LayerSize::Bytes(asked)),
-        // Without a user namespace there is no other.
-        (_, None) => Ok(LayerSize::Infinity),
+        (asked, _) => Ok(asked.map_or(LayerSize::Infinity, LayerSize::Bytes)),
     }
 }
 
@@ -86,5 +87,6 @@ mod tests {
         for asked in ["2G", "infinity", "x", "1K"] {
             assert!(smaller(most, asked).unwrap_err().is::<JobError>(), "{asked}");
         }
+        assert_eq!(smaller(LayerSize::Infinity, "100M").unwrap(), LayerSize::Bytes(100 << 20));
     }
 }

@@ -77,12 +77,13 @@ fn remove(name: &MachineName, paths: &MachinePaths, which: Which) -> Result<bool
 // A machine whose state can't be read is nothing to look into.
 fn keep_if_asked(name: &MachineName, paths: &MachinePaths) -> Result<bool> {
     let Ok(state) = State::read(name) else { return Ok(false) };
-    if !state.keep.keeps(keep::has_failed(paths)) {
+    let is_running = lifecycle::is_running(paths);
+    if !state.keep.keeps(keep::has_failed(paths)) || !keep::is_worth_while(&state, is_running) {
         return Ok(false);
     }
     if !keep::is_kept(paths) {
         keep::keep(paths, state.keep_for)?;
-        exit::say(PROGRAM, OsStr::new(&keep::describe(&state, lifecycle::is_running(paths))));
+        exit::say(PROGRAM, OsStr::new(&keep::describe(&state, is_running)));
     }
     Ok(true)
 }

@@ -15,6 +15,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::words;
 
+/// The heading of options that no variable sets: what they mean to one program, they do not to the others.
+pub const COMMAND_LINE_ONLY: &str = "Options for the command line only";
+
 /// Parses the layers for `command`: argument files, environment, then `argv` (without the
 /// program's name). Help and version are printed here; `None` says so.
 ///
@@ -142,7 +145,8 @@ fn from_file(path: &Path) -> Result<Vec<OsString>> {
 
 // The variable of `--layer-size` is NSPAWN_LAYER_SIZE. Hidden forms have none.
 fn variable(arg: &Arg) -> Option<String> {
-    let long = arg.get_long().filter(|_| !arg.is_hide_set())?;
+    let has_one = !arg.is_hide_set() && arg.get_help_heading() != Some(COMMAND_LINE_ONLY);
+    let long = arg.get_long().filter(|_| has_one)?;
     Some(format!("NSPAWN_{}", long.to_uppercase().replace('-', "_")))
 }
 

@@ -1,4 +1,4 @@
-//! Base images: where they are, what a name means, and whether one can boot.
+//! Base images: where they are, what a name means, and whether a machine can be made of one.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -8,6 +8,12 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::exit::JobError;
+use crate::lock::Lock;
+use crate::modes::Init;
+use crate::versions;
+
+/// How often an image that is removed meanwhile is looked for anew.
+const LOCK_ATTEMPTS: u32 = 10;
 
 /// The directories that systemd-machined searches, in its order (systemd 252 to 262).
 pub const SEARCH_PATH: [&str; 6] = [
@@ -24,16 +30,24 @@ pub const SEARCH_PATH: [&str; 6] = [
 pub struct Image {
     /// What `machinectl list-images` calls it.
     pub name: String,
-    /// The directory, without symbolic links.
+    /// The directory or the disk image, without symbolic links.
     pub path: PathBuf,
 }
 
+impl Image {
+    /// Whether it is a disk image.
+    #[must_use]
+    pub fn is_disk(&self) -> bool {
+        self.path.is_file()
+    }
+}
+
 /// Finds the image that `reference` means: a plain name, or a docker-style one by the rule of
-/// [`candidates`].
+/// [`candidates`]. As systemd-machined has it, a name stands for a directory of that name, for `NAME.raw`, or for
+/// the newest version in `NAME.v/`, in the first directory that has any of these.
 ///
 /// # Errors
-/// A [`JobError`] that lists the images there are, when none fits or the one that fits is no
-/// directory.
+/// A [`JobError`] that lists the images there are, when none fits or the one that fits is no image.
 pub fn find(reference: &str) -> Result<Image> {
     find_in(&SEARCH_PATH.map(Path::new), reference)
 }
@@ -42,13 +56,26 @@ fn find_in(directories: &[&Path], reference: &str) -> Result<Image> {
     let names = candidates(reference);
     for name in &names {
         for directory in directories {
-            let path = directory.join(name);
-            if fs::symlink_metadata(&path).is_ok() {
-                return open(name, &path);
+            if let Some(image) = open(directory, name)? {
+                return Ok(image);
             }
         }
     }
     bail!(JobError(unknown(directories, reference, &names)))
+}
+
+/// As [`find`], with a lock under which nobody removes the image: see [`Lock::of_image`].
+///
+/// # Errors
+/// As [`find`]; it is removed as often as it is found.
+pub fn find_and_lock(reference: &str) -> Result<(Image, Lock)> {
+    for _ in 0..LOCK_ATTEMPTS {
+        let image = find(reference)?;
+        if let Some(lock) = Lock::of_image(&image.path)? {
+            return Ok((image, lock));
+        }
+    }
+    bail!("the image {reference} is being removed; try again")
 }
 
 /// The names that `reference` may stand for, best first:
@@ -76,24 +103,27 @@ pub fn candidates(reference: &str) -> Vec<String> {
     names
 }
 
-/// Refuses an image that can't boot, with what it lacks.
+/// Refuses an image, whose tree is at `root`, of which no machine with this `init` can be made, and says what it
+/// lacks.
 ///
 /// # Errors
 /// A [`JobError`] that names what is missing.
-pub fn check_bootable(image: &Image) -> Result<()> {
-    let root = fs::File::open(&image.path).with_context(|| format!("can't open the image {}", image.name))?;
-    let root = OwnedFd::from(root);
-    let has = |paths: &[&str]| paths.iter().any(|path| exists_in(&root, path));
-    let lack = if !has(&["usr"]) {
-        "is not an OS tree: it has no /usr"
+pub fn check(image: &str, root: &Path, init: Init) -> Result<()> {
+    let tree = fs::File::open(root).with_context(|| format!("can't open the image {image}"))?;
+    let tree = OwnedFd::from(tree);
+    let has = |paths: &[&str]| paths.iter().any(|path| exists_in(&tree, path));
+    let lack = if !has(&["usr", "bin"]) {
+        "is not an OS tree: it has neither /usr nor /bin"
+    } else if init != Init::Systemd {
+        return Ok(());
     } else if !has(&["usr/lib/systemd/systemd", "lib/systemd/systemd"]) {
-        "has no systemd, which it needs to boot; install its package systemd-sysv or systemd"
+        "has no systemd, which it needs to boot; install its package systemd-sysv or systemd, or see --init=stub"
     } else if !has(&["usr/bin/dbus-daemon", "usr/bin/dbus-broker-launch"]) {
         "has no D-Bus daemon, which a booted system needs; install its package dbus or dbus-broker"
     } else {
         return Ok(());
     };
-    bail!(JobError(format!("the image {} ({}) {lack}", image.name, image.path.display())))
+    bail!(JobError(format!("the image {image} ({}) {lack}", root.display())))
 }
 
 // A symbolic link in the image means what it means inside the image.
@@ -102,12 +132,27 @@ fn exists_in(root: &OwnedFd, path: &str) -> bool {
     openat2(root, path, how).is_ok()
 }
 
-fn open(name: &str, path: &Path) -> Result<Image> {
-    let real = fs::canonicalize(path).with_context(|| format!("can't follow the image {}", path.display()))?;
-    if !real.is_dir() {
-        bail!(JobError(format!("the image {name} ({}) is not a directory", path.display())));
+// What the name stands for in this directory.
+fn open(directory: &Path, name: &str) -> Result<Option<Image>> {
+    let there = |suffix: &str| {
+        let path = directory.join(format!("{name}{suffix}"));
+        fs::symlink_metadata(&path).is_ok().then_some(path)
+    };
+    let path = match (there(""), there(".raw"), there(".v")) {
+        (Some(path), raw, _) if path.is_dir() || raw.is_none() => path,
+        (_, Some(raw), _) => raw,
+        (_, _, Some(versions)) => versions::newest(&versions, name)?,
+        _ => return Ok(None),
+    };
+    let real = fs::canonicalize(&path).with_context(|| format!("can't follow the image {}", path.display()))?;
+    let is_disk = path.extension().is_some_and(|extension| extension == "raw");
+    if is_disk && !real.is_file() {
+        bail!(JobError(format!("the image {name} ({}) is not a file", path.display())));
     }
-    Ok(Image { name: name.to_owned(), path: real })
+    if !is_disk && !real.is_dir() {
+        bail!(JobError(format!("the image {name} ({}) is not a directory, nor called {name}.raw", path.display())));
+    }
+    Ok(Some(Image { name: name.to_owned(), path: real }))
 }
 
 // image_name_is_valid() of systemd: a file name without control characters. Hidden entries are
@@ -132,14 +177,20 @@ fn unknown(directories: &[&Path], reference: &str, tried: &[String]) -> String {
 
 fn list(directories: &[&Path]) -> Vec<String> {
     let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter(|entry| entry.path().is_dir())
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| is_image_name(name))
-        .collect();
+    let mut names: Vec<String> = entries.filter_map(|entry| name_of(&entry.path())).collect();
     names.sort_unstable();
     names.dedup();
     names
+}
+
+// What an entry of a directory of images is called, if it is one.
+fn name_of(path: &Path) -> Option<String> {
+    let file = path.file_name()?.to_str()?;
+    let name = match (path.is_dir(), file.strip_suffix(".v")) {
+        (true, name) => name.unwrap_or(file),
+        (false, _) => file.strip_suffix(".raw").filter(|_| path.is_file())?,
+    };
+    is_image_name(name).then(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -167,11 +218,23 @@ mod tests {
     fn an_unknown_image_lists_the_known_ones() {
         let dir = std::env::temp_dir().join(format!("nspawn-image-{}", std::process::id()));
         fs::create_dir_all(dir.join("bookworm")).unwrap();
-        fs::create_dir_all(dir.join(".building")).unwrap();
+        for other in [".building", "trixie.v/trixie_1", "trixie.v/trixie_2"] {
+            fs::create_dir_all(dir.join(other)).unwrap();
+        }
+        fs::write(dir.join("disk.raw"), "").unwrap();
+        fs::write(dir.join("file"), "").unwrap();
         let error = find_in(&[&dir], "sid").unwrap_err();
         let found = find_in(&[&dir], "debian:bookworm").unwrap();
+        let newest = find_in(&[&dir], "trixie").unwrap();
+        let disk = find_in(&[&dir], "disk").unwrap();
+        let file = find_in(&[&dir], "file").unwrap_err();
+        std::os::unix::fs::symlink("trixie.v/trixie_1", dir.join("trixie")).unwrap();
+        let chosen = find_in(&[&dir], "trixie").unwrap();
+        assert!(disk.is_disk() && !chosen.is_disk());
         fs::remove_dir_all(&dir).unwrap();
-        assert_eq!(error.downcast_ref::<JobError>().unwrap().0, "no image \"sid\"; there are: bookworm");
-        assert_eq!(found.name, "bookworm");
+        assert_eq!(error.downcast_ref::<JobError>().unwrap().0, "no image \"sid\"; there are: bookworm, disk, trixie");
+        assert_eq!((found.name, disk.name), ("bookworm".into(), "disk".into()));
+        assert!(newest.path.ends_with("trixie.v/trixie_2") && chosen.path.ends_with("trixie.v/trixie_1"));
+        assert!(file.to_string().contains("is not a directory"), "{file}");
     }
 }

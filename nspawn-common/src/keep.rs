@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
+use crate::modes::{Init, Layer};
 use crate::paths::MachinePaths;
 use crate::state::State;
 use crate::{nspawn, words};
@@ -90,29 +91,46 @@ pub fn is_kept(paths: &MachinePaths) -> bool {
 #[must_use]
 pub fn describe(state: &State, is_running: bool) -> String {
     let (name, minutes) = (&state.name, state.keep_for.as_secs().div_ceil(60));
-    let enter = if is_running { format!("nspawn-run {name}").into() } else { look_command(state) };
+    let enter = if is_running || state.init == Init::None { format!("nspawn-run {name}").into() } else { look_command(state) };
     let enter = enter.to_string_lossy();
     format!("machine {name} is kept for {minutes} min; look into it: {enter}; remove it: nspawn-cleanup {name}")
+}
+
+/// Whether a look is worth while: of a machine that had its layer in memory and has ended, nothing is left.
+#[must_use]
+pub fn is_worth_while(state: &State, is_running: bool) -> bool {
+    is_running || state.init == Init::None || !state.layer.is_in_memory()
 }
 
 // A machine that does not run is a layer over an image. Together they are shown, read-only.
 fn look_command(state: &State) -> OsString {
     let paths = MachinePaths::new(&state.name);
-    let layer = paths.layer_root(state.layer_size.is_some());
-    let tree = nspawn::assign("--directory", state.image_path.as_os_str());
-    let both = nspawn::joined(&[&state.image_path, &layer.join("upper"), Path::new("/")]);
-    let overlay = nspawn::assign("--overlay-ro", &both);
-    let look = words::join([OsStr::new("systemd-nspawn"), "--read-only".as_ref(), &tree, &overlay]);
-    if state.layer_size.is_none() {
+    if state.layer == Layer::Snapshot {
+        return look(&[&nspawn::assign("--directory", paths.snapshot().as_os_str())]);
+    }
+    let is_disk_image = state.image_path.is_file();
+    let image = if is_disk_image { paths.image_mount() } else { state.image_path.clone() };
+    let both = nspawn::joined(&[&image, &state.layer_root().join("upper"), Path::new("/")]);
+    let tree = nspawn::assign("--directory", image.as_os_str());
+    let look = look(&[&tree, &nspawn::assign("--overlay-ro", &both)]);
+    let mount_image = [OsStr::new("systemd-dissect"), "--mount".as_ref(), "--read-only".as_ref()];
+    let mount_image = mount_image.into_iter().chain([state.image_path.as_ref(), image.as_os_str()]);
+    let (disk, target) = (paths.disk(), paths.disk_mount());
+    let mount_disk = [OsStr::new("mount"), "-o".as_ref(), "ro,loop".as_ref(), disk.as_ref(), target.as_ref()];
+    let mounts = [(is_disk_image, words::join(mount_image)), (state.layer_size.is_some(), words::join(mount_disk))];
+    let mounts: Vec<_> = mounts.into_iter().filter_map(|(is_needed, command)| is_needed.then_some(command)).collect();
+    if mounts.is_empty() {
         return look;
     }
-    let (disk, target) = (paths.disk(), paths.disk_mount());
-    let mut script =
-        words::join([OsStr::new("mount"), "-o".as_ref(), "ro,loop".as_ref(), disk.as_ref(), target.as_ref()]);
+    let mut script = mounts.join(OsStr::new(" && "));
     script.push(" && exec ");
     script.push(look);
     script.push(" \"$@\"");
     words::join([OsStr::new("unshare"), "--mount".as_ref(), "sh".as_ref(), "-c".as_ref(), &script, "sh".as_ref()])
+}
+
+fn look(options: &[&OsStr]) -> OsString {
+    words::join([OsStr::new("systemd-nspawn"), "--read-only".as_ref()].iter().chain(options))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

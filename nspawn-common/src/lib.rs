@@ -3,12 +3,13 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`name`], [`paths`], [`state`] | what a machine is called, where its things are, what is written down about it |
-//! | [`image`] | finding base images and judging whether they can boot |
+//! | [`image`], [`versions`] | finding base images and judging whether they can boot |
+//! | [`modes`] | what runs as a machine's PID 1, and where its writes go |
 //! | [`unit`], [`nspawn`] | the systemd command lines, as pure functions |
 //! | [`users`], [`network`] | what keeps a machine from the host and from the others |
 //! | [`tool`] | running those command lines, bounded in time and output |
 //! | [`interrupt`] | being asked to end while one of them runs |
-//! | [`lock`], [`lifecycle`], [`keep`], [`mounts`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
+//! | [`lock`], [`lifecycle`], [`keep`], [`mounts`], [`subvolumes`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
 //! | [`usage`] | what a machine has used |
 //! | [`wire`] | the messages between `nspawn-run` and its agent in the machine |
 //! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
@@ -22,6 +23,7 @@ pub mod interrupt;
 pub mod keep;
 pub mod lifecycle;
 pub mod lock;
+pub mod modes;
 pub mod mounts;
 pub mod name;
 pub mod network;
@@ -29,9 +31,11 @@ pub mod nspawn;
 pub mod paths;
 pub mod registration;
 pub mod state;
+pub mod subvolumes;
 pub mod tool;
 pub mod unit;
 pub mod usage;
 pub mod users;
+pub mod versions;
 pub mod wire;
 pub mod words;

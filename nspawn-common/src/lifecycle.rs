@@ -9,11 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::keep;
-use crate::lock::Lock;
+use crate::lock::{Lock, Use};
+use crate::modes::Init;
 use crate::mounts;
 use crate::name::MachineName;
 use crate::paths::{self, LAYER_ROOT, MachinePaths, SLICE_CGROUP, STATE_ROOT};
 use crate::registration;
+use crate::state::State;
+use crate::subvolumes;
 use crate::tool::{self, argv};
 
 /// How long ending a machine whose processes were killed may take.
@@ -57,6 +60,8 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     remove_if_there(&paths.ready_mark())?;
     remove_if_there(&paths.kept_mark())?;
     end(paths)?;
+    mounts::detach(&paths.disk_mount())?;
+    subvolumes::delete(&paths.snapshot());
     delete_trees(&[paths.layer()])?;
     delete_trees(&left)?;
     registration::wait_until_gone(paths)
@@ -74,13 +79,25 @@ pub fn is_frozen(paths: &MachinePaths) -> bool {
     has_event(&paths.cgroup(), "frozen 1")
 }
 
-/// Whether somebody counts on the machine: its `nspawn-prepare` has finished and it runs, or it is
-/// kept for a look. Only its lock tells whether somebody is making or removing it.
+/// Whether somebody counts on the machine: its `nspawn-prepare` has finished and it runs, or waits for a
+/// run; a command runs in it; or it is kept for a look. Only its lock tells whether somebody is making or
+/// removing it.
 ///
 /// # Errors
 /// systemd does not tell.
 pub fn is_owned(paths: &MachinePaths) -> Result<bool> {
-    Ok(keep::is_kept(paths) || (paths.ready_mark().exists() && is_active(paths)?))
+    if keep::is_kept(paths) || Use::is_there(paths) {
+        return Ok(true);
+    }
+    Ok(paths.ready_mark().exists() && (is_waiting(paths) || is_active(paths)?))
+}
+
+/// Whether the machine is one that runs for its commands only, and its time is not over.
+#[must_use]
+pub fn is_waiting(paths: &MachinePaths) -> bool {
+    let Some(state) = State::read(paths.name()).ok().filter(|state| state.init == Init::None) else { return false };
+    let age = || fs::metadata(paths.state_file()).ok()?.modified().ok()?.elapsed().ok();
+    state.lifetime.is_none_or(|lifetime| age().is_none_or(|age| age < lifetime))
 }
 
 // A unit whose systemd-nspawn has died may still have processes, but is on its way to its end.
@@ -229,5 +246,6 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     }
     // The machine's root may have made files immutable. chattr ignores links (chattr(1), -R).
     let _ = tool::run(&on_all(&["chattr", "-R", "-f", "-ia", "--"]), DELETE_LIMIT);
+    paths.iter().for_each(|path| subvolumes::delete(path));
     tool::run_ok(&remove, DELETE_LIMIT).map(drop).context("can't delete all of the machine")
 }

@@ -4,7 +4,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +19,10 @@ use crate::tool::{self, argv};
 const LOCK_LIMIT: Duration = Duration::from_secs(600);
 /// How long a process may take between fork(2) and execve(2).
 const MOMENT: Duration = Duration::from_millis(100);
+/// How long the end of a machine that runs commands may take.
+const USE_LIMIT: Duration = Duration::from_secs(120);
+/// How long removing an image may take.
+const IMAGE_LIMIT: Duration = Duration::from_secs(60);
 /// How long others may take to choose a range of users.
 const USERS_LIMIT: Duration = Duration::from_secs(10);
 /// How much longer flock(1) may take than it is told.
@@ -39,7 +43,7 @@ impl Lock {
         loop {
             let Some(file) = open(paths)? else { continue };
             let path = paths.lock_file();
-            let lock = lock_within(file, LOCK_LIMIT).with_context(|| format!("can't lock {}", path.display()))?;
+            let lock = lock_within(file, FlockArg::LockExclusive, LOCK_LIMIT).with_context(|| format!("can't lock {}", path.display()))?;
             if is_at(&lock, &path) {
                 return Ok(Self { _file: lock });
             }
@@ -81,10 +85,25 @@ impl Lock {
         Self::of_directory(LAYER_ROOT, USERS_LIMIT)
     }
 
+    /// Waits until nobody is removing the image at `path`, and lets nobody begin to; others may use it as well.
+    /// `None` if it is gone by then. `nspawn-image` removes by this, and asks the machines' states besides.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    pub fn of_image(path: &Path) -> Result<Option<Self>> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file.with_context(|| format!("can't open the image {}", path.display()))?,
+        };
+        let lock = lock_within(file, FlockArg::LockShared, IMAGE_LIMIT);
+        let lock = lock.with_context(|| format!("can't lock the image {}", path.display()))?;
+        Ok(is_at(&lock, path).then_some(Self { _file: lock }))
+    }
+
     fn of_directory(path: &str, limit: Duration) -> Result<Self> {
         let directory = make_private_dir(Path::new(path)).and_then(|()| File::open(path));
         let directory = directory.with_context(|| format!("can't open {path}"))?;
-        let lock = lock_within(directory, limit).with_context(|| format!("can't lock {path}"))?;
+        let lock = lock_within(directory, FlockArg::LockExclusive, limit).with_context(|| format!("can't lock {path}"))?;
         Ok(Self { _file: lock })
     }
 
@@ -94,6 +113,40 @@ impl Lock {
         // Read-only: who watches for the end of a holder is not woken by this one.
         let Ok(file) = File::open(paths.lock_file()) else { return false };
         matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+    }
+}
+
+/// A part in the use of a machine without an init, held until dropped.
+#[derive(Debug)]
+pub struct Use {
+    file: Flock<File>,
+    path: PathBuf,
+}
+
+impl Use {
+    /// Takes part in the use of the machine; waits while somebody ends it.
+    ///
+    /// # Errors
+    /// The file system's; there is no such machine.
+    pub fn begin(paths: &MachinePaths) -> Result<Self> {
+        let path = paths.runs_file();
+        let file = open_lock(&path).with_context(|| format!("can't open {}", path.display()))?;
+        let file = lock_within(file, FlockArg::LockShared, USE_LIMIT);
+        Ok(Self { file: file.with_context(|| format!("can't lock {}", path.display()))?, path })
+    }
+
+    /// Whether nobody else takes part; then nobody does until this is dropped. Another machine that has the
+    /// name by now is nobody's to end.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.file.relock(FlockArg::LockExclusiveNonblock).is_ok() && is_at(&self.file, &self.path)
+    }
+
+    /// Whether anybody takes part.
+    #[must_use]
+    pub fn is_there(paths: &MachinePaths) -> bool {
+        let Ok(file) = File::open(paths.runs_file()) else { return false };
+        matches!(Flock::lock(file, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK)))
     }
 }
 
@@ -125,20 +178,25 @@ fn open_lock(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
-fn lock_within(file: File, limit: Duration) -> Result<Flock<File>> {
-    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+// `kind` is LockExclusive or LockShared.
+fn lock_within(file: File, kind: FlockArg, limit: Duration) -> Result<Flock<File>> {
+    let (option, at_once) = match kind {
+        FlockArg::LockShared => ("--shared", FlockArg::LockSharedNonblock),
+        _ => ("--exclusive", FlockArg::LockExclusiveNonblock),
+    };
+    let file = match Flock::lock(file, at_once) {
         Ok(locked) => return Ok(locked),
         Err((file, Errno::EWOULDBLOCK)) => file,
         Err((_, errno)) => return Err(errno.into()),
     };
     // flock(2) knows no time limit, flock(1) does. Its stdin is our open file, so its lock is ours.
     let seconds = limit.as_secs().to_string();
-    let command = argv(["flock", "--exclusive", "--timeout", &seconds, "0"]);
+    let command = argv(["flock", option, "--timeout", &seconds, "0"]);
     let waited = tool::run_with_stdin(file.try_clone()?, &command, limit + MARGIN)?;
     if !waited.status.success() {
         bail!("another process has been busy with it for {seconds} s{}", tool::below(&waited.stderr));
     }
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+    Flock::lock(file, at_once).map_err(|(_, errno)| errno.into())
 }
 
 #[cfg(test)]
@@ -149,11 +207,13 @@ mod tests {
     fn a_lock_is_not_waited_for_without_end() {
         let path = std::env::temp_dir().join(format!("nspawn-lock-{}", std::process::id()));
         let open = || File::create(&path).unwrap();
-        let held = lock_within(open(), Duration::from_secs(1)).unwrap();
-        let error = lock_within(open(), Duration::from_secs(1)).unwrap_err();
-        assert!(error.to_string().contains("busy"), "{error:#}");
+        let held = lock_within(open(), FlockArg::LockExclusive, Duration::from_secs(1)).unwrap();
+        for kind in [FlockArg::LockExclusive, FlockArg::LockShared] {
+            let error = lock_within(open(), kind, Duration::from_secs(1)).unwrap_err();
+            assert!(error.to_string().contains("busy"), "{error:#}");
+        }
         drop(held);
-        assert!(lock_within(open(), Duration::from_secs(1)).is_ok());
+        assert!(lock_within(open(), FlockArg::LockShared, Duration::from_secs(1)).is_ok());
         fs::remove_file(&path).unwrap();
     }
 }

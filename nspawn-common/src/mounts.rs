@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::mount::{MntFlags, umount2};
 
 /// The mount points at or below any of `paths`.
 ///
@@ -14,6 +15,19 @@ use anyhow::{Context, Result};
 pub fn below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let table = fs::read("/proc/self/mountinfo").context("can't tell what is mounted")?;
     Ok(points(&table).filter(|point| paths.iter().any(|path| point.starts_with(path))).collect())
+}
+
+/// Takes away what is mounted on the directory `point`, if anything is. What still uses it keeps it until its
+/// own end.
+///
+/// # Errors
+/// The kernel's.
+pub fn detach(point: &Path) -> Result<()> {
+    let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+    while below(&[point.to_owned()])?.iter().any(|mount| mount == point) {
+        umount2(point, flags).with_context(|| format!("can't unmount {}", point.display()))?;
+    }
+    Ok(())
 }
 
 // The fifth field of each line (proc_pid_mountinfo(5)).
@@ -43,8 +57,6 @@ fn unescaped(mut field: &[u8]) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]

@@ -52,19 +52,22 @@ impl Network {
         })
     }
 
-    /// The options of systemd-nspawn for it.
+    /// The options of systemd-nspawn for it. The resolvers' file is a copy of the host's; where the root is
+    /// read-only, it is the host's.
     #[must_use]
-    pub fn options(&self) -> Vec<OsString> {
+    pub fn options(&self, is_read_only: bool) -> Vec<OsString> {
+        let how = if is_read_only { "bind" } else { "copy" };
+        let from_host = || format!("{how}-host");
         let (own, resolvers) = match self {
-            Self::Nat => (Some("--private-network".into()), resolver_option()),
-            Self::None => (Some("--private-network".into()), "off"),
-            Self::Host => (None, "copy-host"),
-            Self::Veth => (Some("--network-veth".into()), "auto"),
-            Self::Bridge(bridge) => (Some(format!("--network-bridge={bridge}").into()), "auto"),
-            Self::Zone(zone) => (Some(format!("--network-zone={zone}").into()), "auto"),
-            Self::Namespace(path) => (Some(format!("--network-namespace-path={path}").into()), "copy-host"),
+            Self::Nat => (Some("--private-network".into()), format!("{how}-{}", resolver_source())),
+            Self::None => (Some("--private-network".into()), "off".into()),
+            Self::Host => (None, from_host()),
+            Self::Veth => (Some("--network-veth".into()), "auto".into()),
+            Self::Bridge(bridge) => (Some(format!("--network-bridge={bridge}").into()), "auto".into()),
+            Self::Zone(zone) => (Some(format!("--network-zone={zone}").into()), "auto".into()),
+            Self::Namespace(path) => (Some(format!("--network-namespace-path={path}").into()), from_host()),
         };
-        own.into_iter().chain([assign("--resolv-conf", OsStr::new(resolvers))]).collect()
+        own.into_iter().chain([assign("--resolv-conf", OsStr::new(&resolvers))]).collect()
     }
 }
 
@@ -85,15 +88,15 @@ impl fmt::Display for Network {
 /// The resolvers that a machine with [`Network::Nat`] is told of.
 #[must_use]
 pub fn resolvers() -> Vec<IpAddr> {
-    let path = if resolver_option() == "copy-uplink" { UPLINK } else { "/etc/resolv.conf" };
+    let path = if resolver_source() == "uplink" { UPLINK } else { "/etc/resolv.conf" };
     nameservers(&fs::read_to_string(path).unwrap_or_default())
 }
 
 // A resolver on the host's loopback is out of a machine's reach.
-fn resolver_option() -> &'static str {
+fn resolver_source() -> &'static str {
     let configured = nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
     let is_local = configured.iter().all(IpAddr::is_loopback);
-    if is_local && Path::new(UPLINK).exists() { "copy-uplink" } else { "copy-host" }
+    if is_local && Path::new(UPLINK).exists() { "uplink" } else { "host" }
 }
 
 // The addresses of a resolv.conf(5).

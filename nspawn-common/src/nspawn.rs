@@ -28,14 +28,25 @@ pub struct Nspawn<'a> {
     pub binds: Vec<Bind>,
     /// Its network.
     pub network: &'a Network,
+    /// Whether its root can't be written to.
+    pub is_read_only: bool,
     /// More options, as they are.
     pub options: Vec<OsString>,
-    /// Words that its PID 1 takes as a kernel's command line (`systemd.wants=…`).
-    pub boot_words: Vec<String>,
+    /// What it runs.
+    pub payload: Payload,
+}
+
+/// What a machine runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Its systemd, with words that it takes as a kernel's command line (`systemd.wants=…`).
+    Boot(Vec<String>),
+    /// systemd-nspawn's stub init, and this command.
+    Command(Vec<String>),
 }
 
 impl Nspawn<'_> {
-    /// The command that boots the machine as part of the unit it is started in.
+    /// The command that runs the machine as part of the unit it is started in.
     #[must_use]
     pub fn command(&self) -> Vec<OsString> {
         let mut argv: Vec<OsString> = [
@@ -43,7 +54,6 @@ impl Nspawn<'_> {
             "--quiet",
             "--settings=no",       // what a machine is follows from our options alone
             "--keep-unit",         // the payload stays in the unit's cgroup: its limits bind
-            "--notify-ready=yes",  // ready is when the machine says so
             "--link-journal=no",   // images share a machine ID at times
             "--console=read-only", // the boot's messages go to the unit's journal
         ]
@@ -55,11 +65,16 @@ impl Nspawn<'_> {
             Bind::Writable(spec) => assign("--bind", spec),
             Bind::ReadOnly(spec) => assign("--bind-ro", spec),
         }));
-        argv.extend(self.network.options());
+        argv.extend(self.network.options(self.is_read_only));
+        argv.extend(self.is_read_only.then(|| "--read-only".into()));
         argv.extend(self.options.iter().cloned());
-        argv.push("--boot".into());
-        argv.push("--".into());
-        argv.extend(self.boot_words.iter().map(OsString::from));
+        let (options, words) = match &self.payload {
+            // Ready is when the machine says so.
+            Payload::Boot(words) => (["--notify-ready=yes", "--boot", "--"].as_slice(), words),
+            Payload::Command(words) => (["--as-pid2", "--"].as_slice(), words),
+        };
+        argv.extend(options.iter().map(OsString::from));
+        argv.extend(words.iter().map(OsString::from));
         argv
     }
 }
@@ -80,6 +95,24 @@ impl Bind {
     pub fn writable(source: &Path, destination: &Path) -> Self {
         Self::Writable(pair(source, destination))
     }
+}
+
+/// Where in a machine's root the options of a [`Nspawn::command`] mount something, and whether that is a file.
+#[must_use]
+pub fn mount_points(argv: &[OsString]) -> Vec<(PathBuf, bool)> {
+    let path = |field: &[u8]| PathBuf::from(OsString::from_vec(unescaped(field)));
+    let mut points = Vec::new();
+    for word in argv.iter().map(|word| word.as_bytes()).take_while(|word| *word != b"--") {
+        if let Some(spec) = word.strip_prefix(b"--tmpfs=") {
+            points.push((path(split(spec)[0]), false));
+        }
+        let bind = word.strip_prefix(b"--bind=").or_else(|| word.strip_prefix(b"--bind-ro="));
+        if let Some([source, rest @ ..]) = bind.map(split).as_deref() {
+            let destination = rest.first().filter(|field| !field.is_empty()).unwrap_or(source);
+            points.push((path(destination), path(source).is_file()));
+        }
+    }
+    points
 }
 
 fn with_owner(spec: OsString) -> OsString {
@@ -163,6 +196,13 @@ mod tests {
     }
 
     #[test]
+    fn mount_points_are_found() {
+        let argv = ["x", "--tmpfs=/a\\:b:size=1", "--bind=/etc/passwd:/p", "--bind-ro=/d::rbind", "--", "--bind=/no"];
+        let expected = [("/a:b".into(), false), ("/p".into(), true), ("/d".into(), false)];
+        assert_eq!(mount_points(&argv.map(OsString::from)), expected);
+    }
+
+    #[test]
     fn binds_keep_their_order_and_kind() {
         let name = MachineName::new("m").unwrap();
         let nspawn = Nspawn {
@@ -170,8 +210,9 @@ mod tests {
             root: "/run/nspawn-ci/m/root".into(),
             binds: vec![Bind::ReadOnly("/a b:/c".into()), Bind::writable(Path::new("/x:1"), Path::new("/y"))],
             network: &Network::None,
+            is_read_only: false,
             options: vec!["--drop-capability=CAP_MKNOD".into()],
-            boot_words: vec!["systemd.wants=x.service".into()],
+            payload: Payload::Boot(vec!["systemd.wants=x.service".into()]),
         };
         let argv = nspawn.command();
         let tail = [
@@ -181,6 +222,7 @@ mod tests {
             "--private-network",
             "--resolv-conf=off",
             "--drop-capability=CAP_MKNOD",
+            "--notify-ready=yes",
             "--boot",
             "--",
             "systemd.wants=x.service",

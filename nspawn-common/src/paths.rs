@@ -20,7 +20,11 @@ pub const SLICE_CGROUP: &str = "/sys/fs/cgroup/machine.slice/machine-ci.slice";
 pub const SHOWN_IN_MACHINE: &str = "/run/nspawn-ci";
 /// Where the machine's systemd finds the agent's unit.
 pub const UNITS_IN_MACHINE: &str = "/run/nspawn-ci/units";
-/// The agent's socket, in [`MachinePaths::shown_mount`].
+/// Where the machine has the agent's program.
+pub const AGENT_IN_MACHINE: &str = "/run/nspawn-ci/nspawn-run";
+/// The directory of the agent's socket, in [`MachinePaths::shown_mount`].
+pub const AGENT_DIRECTORY: &str = "agent";
+/// The agent's socket, there.
 pub const AGENT_SOCKET: &str = "agent/socket";
 
 const UNIT_PREFIX: &str = "nspawn-";
@@ -90,6 +94,12 @@ impl MachinePaths {
         self.state_dir().join("lock")
     }
 
+    /// Held, with others, by every command that runs in a machine without an init.
+    #[must_use]
+    pub fn runs_file(&self) -> PathBuf {
+        self.state_dir().join("runs")
+    }
+
     /// The range of user ids that the machine has: see [`crate::users`].
     #[must_use]
     pub fn users_file(&self) -> PathBuf {
@@ -108,7 +118,7 @@ impl MachinePaths {
     /// The directory that the agent listens in, shown writable to the machine.
     #[must_use]
     pub fn agent_dir(&self) -> PathBuf {
-        self.shown_mount().join("agent")
+        self.shown_mount().join(AGENT_DIRECTORY)
     }
 
     /// The agent's program, shown to the machine.
@@ -141,22 +151,22 @@ impl MachinePaths {
         Path::new(LAYER_ROOT).join(self.name.as_str())
     }
 
+    /// The root of a machine whose layer is a copy of its image.
+    #[must_use]
+    pub fn snapshot(&self) -> PathBuf {
+        self.layer().join("root")
+    }
+
     /// The file system in a file that holds a layer of limited size.
     #[must_use]
     pub fn disk(&self) -> PathBuf {
         self.layer().join("disk")
     }
 
-    /// Mount point of [`MachinePaths::disk`].
+    /// Mount point of [`MachinePaths::disk`], or of a layer in memory.
     #[must_use]
     pub fn disk_mount(&self) -> PathBuf {
         self.state_dir().join("disk")
-    }
-
-    /// Where the layer's directories are: on a file system of their own if it is `sized`.
-    #[must_use]
-    pub fn layer_root(&self, sized: bool) -> PathBuf {
-        if sized { self.disk_mount() } else { self.layer() }
     }
 
     /// The unit that is the machine.

@@ -7,17 +7,18 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::keep::When;
+use crate::modes::{Init, Layer};
 use crate::name::MachineName;
 use crate::network::Network;
 use crate::paths::MachinePaths;
 use crate::users::PrivateUsers;
 
 /// Version of the file's format; a program refuses what a later one wrote.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// A state file is small; what is larger is not ours. Bytes.
 const MAX_SIZE: u64 = 4 << 20;
 
@@ -36,8 +37,20 @@ pub struct State {
     pub private_users: PrivateUsers,
     /// What network it has, as [`Network::parse`] reads it.
     pub network: Network,
-    /// How large its layer may become, in bytes; `None` for as large as the host's file system.
+    /// What runs as its PID 1.
+    pub init: Init,
+    /// Where its writes go.
+    pub layer: Layer,
+    /// How large its layer may become, in bytes; `None` for as large as the host's file system or memory.
     pub layer_size: Option<u64>,
+    /// The commands that start it, where each run does.
+    pub start: Vec<Vec<OsString>>,
+    /// How long each of them may take.
+    pub timeout: Duration,
+    /// How long a machine may be there that is not removed.
+    pub lifetime: Option<Duration>,
+    /// Properties of its unit that were asked for.
+    pub properties: Vec<OsString>,
     /// Whether it runs containers of its own.
     pub nesting: bool,
     /// When the machine is kept for a look.
@@ -57,15 +70,26 @@ impl State {
             "image": self.image,
             "image_path": bytes_to_json(self.image_path.as_os_str()),
             "unit": paths.unit(),
-            "layer": bytes_to_json(paths.layer().as_os_str()),
-            "environment": self.environment.iter().map(|entry| bytes_to_json(entry)).collect::<Vec<_>>(),
+            "init": self.init.to_string(),
+            "layer": self.layer.to_string(),
+            "environment": list_to_json(&self.environment),
             "private_users": self.private_users.to_string(),
             "network": self.network.to_string(),
             "layer_size": self.layer_size,
+            "start": self.start.iter().map(|command| list_to_json(command)).collect::<Vec<_>>(),
+            "timeout_seconds": self.timeout.as_secs(),
+            "lifetime_seconds": self.lifetime.map(|lifetime| lifetime.as_secs()),
+            "properties": list_to_json(&self.properties),
             "nesting": self.nesting,
             "keep": self.keep.word(),
             "keep_seconds": self.keep_for.as_secs(),
         })
+    }
+
+    /// Where the directories of its layer are.
+    #[must_use]
+    pub fn layer_root(&self) -> PathBuf {
+        self.layer.root(&MachinePaths::new(&self.name), self.layer_size.is_some())
     }
 
     /// Reads the state of the machine `name`.
@@ -94,18 +118,22 @@ impl State {
         }
         let field = |key: &str| json_to_bytes(&value[key]).with_context(|| format!("no valid {key:?}"));
         let text = |key: &str| value[key].as_str().with_context(|| format!("no valid {key:?}"));
-        let environment = value["environment"].as_array().context("no valid \"environment\"")?;
+        let list = |key: &str| json_to_list(&value[key]).with_context(|| format!("no valid {key:?}"));
+        let start = value["start"].as_array().context("no valid \"start\"")?.iter();
         Ok(Self {
             name: name.clone(),
             image: text("image")?.to_owned(),
             image_path: field("image_path")?.into(),
-            environment: environment
-                .iter()
-                .map(|entry| json_to_bytes(entry).ok_or_else(|| anyhow!("an entry of \"environment\" is no string")))
-                .collect::<Result<_>>()?,
+            environment: list("environment")?,
             private_users: PrivateUsers::parse(text("private_users")?)?,
             network: Network::parse(text("network")?)?,
+            init: Init::parse(text("init")?)?,
+            layer: Layer::parse(text("layer")?)?,
             layer_size: value["layer_size"].as_u64(),
+            start: start.map(json_to_list).collect::<Option<_>>().context("no valid \"start\"")?,
+            timeout: Duration::from_secs(value["timeout_seconds"].as_u64().context("no valid \"timeout_seconds\"")?),
+            lifetime: value["lifetime_seconds"].as_u64().map(Duration::from_secs),
+            properties: list("properties")?,
             nesting: value["nesting"].as_bool().unwrap_or_default(),
             keep: value["keep"].as_str().map_or(Ok(When::default()), When::parse)?,
             keep_for: Duration::from_secs(value["keep_seconds"].as_u64().unwrap_or_default()),
@@ -122,6 +150,14 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 // JSON holds text. Bytes that are no text are an array of numbers.
 fn bytes_to_json(bytes: &OsStr) -> Value {
     bytes.to_str().map_or_else(|| json!(bytes.as_bytes()), |text| json!(text))
+}
+
+fn list_to_json(list: &[OsString]) -> Value {
+    list.iter().map(|entry| bytes_to_json(entry)).collect()
+}
+
+fn json_to_list(value: &Value) -> Option<Vec<OsString>> {
+    value.as_array()?.iter().map(json_to_bytes).collect()
 }
 
 fn json_to_bytes(value: &Value) -> Option<OsString> {
@@ -148,7 +184,13 @@ mod tests {
             environment: vec!["A=1".into(), OsStr::from_bytes(b"B=\xff").into()],
             private_users: PrivateUsers::Base(655_360),
             network: Network::Bridge("br0".into()),
+            init: Init::None,
+            layer: Layer::Tmpfs,
             layer_size: Some(1 << 30),
+            start: vec![vec!["a".into(), OsStr::from_bytes(b"\xff").into()], vec![]],
+            timeout: Duration::from_secs(90),
+            lifetime: Some(Duration::from_secs(5)),
+            properties: vec!["TasksMax=5".into()],
             nesting: true,
             keep: When::Failure,
             keep_for: Duration::from_secs(60),
@@ -167,9 +209,9 @@ mod tests {
         for cut in 0..text.len() {
             assert!(State::parse(&sample().name, &text.as_bytes()[..cut]).is_err(), "{cut}");
         }
-        let later = text.replace("\"version\":1", "\"version\":2");
+        let later = text.replace("\"version\":2", "\"version\":3");
         let error = State::parse(&sample().name, later.as_bytes()).unwrap_err();
-        assert!(format!("{error:#}").contains("version 2"), "{error:#}");
+        assert!(format!("{error:#}").contains("version 3"), "{error:#}");
         assert!(State::parse(&sample().name, b"[]").is_err());
     }
 }

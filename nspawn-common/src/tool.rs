@@ -18,6 +18,8 @@ use nix::sys::signal::Signal;
 
 use crate::{interrupt, words};
 
+/// So many of a failing tool's lines are shown: those that tell why are among the first.
+const SHOWN_LINES: usize = 12;
 /// No more than this is read of what a tool prints, in bytes.
 const MAX_OUTPUT: u64 = 64 << 10;
 
@@ -98,7 +100,11 @@ pub fn run_ok(argv: &[OsString], limit: Duration) -> Result<String> {
     if outcome.status.success() {
         return Ok(outcome.stdout);
     }
-    bail!("{} failed ({}){}", words::join(&argv[..1]).to_string_lossy(), outcome.status, below(&outcome.stderr))
+    let more = outcome.stderr.lines().count().saturating_sub(SHOWN_LINES);
+    let mut said: Vec<_> = outcome.stderr.lines().take(SHOWN_LINES).collect();
+    let rest = format!("and {more} lines more");
+    said.extend((more > 0).then_some(&*rest));
+    bail!("{} failed ({}){}", words::join(&argv[..1]).to_string_lossy(), outcome.status, below(&said.join("\n")))
 }
 
 /// Arguments from text.
@@ -174,9 +180,22 @@ fn package_hint(program: &str) -> &'static str {
         "systemd-nspawn" | "machinectl" => "; install the package systemd-container",
         "systemd-run" | "systemctl" | "journalctl" => "; this host must run systemd",
         "mkfs.ext4" => "; install the package e2fsprogs",
+        "btrfs" => "; install the package btrfs-progs",
         "flock" | "mount" => "; install the package util-linux",
         _ => "",
     }
+}
+
+/// Where `program`, another of ours, is: beside this one, or on PATH.
+///
+/// # Errors
+/// Nowhere there.
+pub fn sibling(program: &str) -> Result<PathBuf> {
+    let beside = std::env::current_exe().context("can't tell this program's own path")?.with_file_name(program);
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    find(program).with_context(|| format!("{program} is neither beside this program nor on PATH; install it there"))
 }
 
 /// Where `program` is on this process's PATH.

@@ -35,8 +35,8 @@ pub struct Unit<'a> {
     pub timeout: Duration,
     /// How long it may run; systemd ends it then, whoever has forgotten it.
     pub lifetime: Option<Duration>,
-    /// Whether it mounts a layer that is a file system in a file.
-    pub has_disk: bool,
+    /// Whether it mounts file systems in files.
+    pub has_disks: bool,
     /// Whether the command returns when the unit is ready, or when it has begun.
     pub is_waited_for: bool,
     /// More properties (`systemd.exec(5)`, `systemd.resource-control(5)`), as `NAME=VALUE`.
@@ -55,7 +55,7 @@ impl Unit<'_> {
         argv.push(format!("--slice={SLICE}").into());
         argv.push(format!("--description=CI machine {} of image {}", self.name, escaped(self.image)).into());
         argv.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
-        if self.has_disk {
+        if self.has_disks {
             argv.extend(LOOP_DEVICES.map(|property| format!("--property={property}").into()));
         }
         argv.push(format!("--property=TimeoutStartSec={}s", self.timeout.as_secs()).into());
@@ -97,7 +97,7 @@ mod tests {
             image: "trixie",
             timeout: Duration::from_secs(90),
             lifetime: Some(Duration::from_secs(7)),
-            has_disk: false,
+            has_disks: false,
             is_waited_for: true,
             properties: &properties,
         };

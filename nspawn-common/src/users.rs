@@ -68,6 +68,9 @@ pub fn take(paths: &MachinePaths, asked: PrivateUsers) -> Result<Option<u32>> {
     }
     let _lock = Lock::of_users()?;
     let mut taken = subordinate_ranges();
+    // What an earlier start of it has written belongs to the users that it had then.
+    let earlier = fs::read_to_string(paths.users_file()).ok().and_then(|base| base.parse().ok());
+    let asked = earlier.map_or(asked, PrivateUsers::Base);
     for name in lifecycle::all()? {
         taken.extend(range_of(&MachinePaths::new(&name)).filter(|_| name != *paths.name()));
     }

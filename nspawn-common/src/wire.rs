@@ -21,20 +21,23 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg};
 use nix::unistd::{Gid, Uid, fchown};
 
-use crate::lifecycle;
-use crate::paths::{AGENT_SOCKET, MachinePaths};
+use crate::paths::{AGENT_DIRECTORY, AGENT_SOCKET, MachinePaths};
+use crate::{interrupt, lifecycle};
 
 /// Asks whether the agent answers.
 pub const HELLO: u8 = b'H';
@@ -242,10 +245,7 @@ pub fn read_body(stream: &mut impl Read, length: usize, max: usize) -> io::Resul
 /// # Errors
 /// Nobody listens.
 pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
-    // Mounted where only the machine's unit sees it.
-    let supervisor = lifecycle::supervisor(paths).context("it does not run")?;
-    let shown = format!("/proc/{supervisor}/root{}", paths.shown_mount().display());
-    let shown = File::open(shown).ok().filter(|_| lifecycle::is_part(paths, supervisor)).context("it has ended")?;
+    let shown = open_shown(paths)?;
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
     let how = OpenHow::new().flags(flags).resolve(resolve);
@@ -258,6 +258,41 @@ pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
     stream.set_write_timeout(Some(limit))?;
     socket::connect(stream.as_raw_fd(), &address).context("its agent does not listen")?;
     Ok(stream)
+}
+
+// Mounted where only the machine's unit sees it.
+fn open_shown(paths: &MachinePaths) -> Result<File> {
+    let supervisor = lifecycle::supervisor(paths).context("it does not run")?;
+    let shown = format!("/proc/{supervisor}/root{}", paths.shown_mount().display());
+    File::open(shown).ok().filter(|_| lifecycle::is_part(paths, supervisor)).context("it has ended")
+}
+
+/// Waits, `limit` at most, until the agent of a machine that has just been started takes commands.
+///
+/// # Errors
+/// It does not; the machine has ended.
+pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    let changes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch for events")?;
+    let shown = open_shown(paths)?;
+    let agent = format!("/proc/self/fd/{}/{}", shown.as_raw_fd(), AGENT_DIRECTORY);
+    // No command has run yet that could have put anything else there.
+    changes.add_watch(&*agent, AddWatchFlags::IN_MOVED_TO).context("can't watch for the agent")?;
+    changes.add_watch(&paths.cgroup().join("cgroup.events"), AddWatchFlags::IN_MODIFY).context("it has ended")?;
+    while hello(paths, limit).is_err() {
+        interrupt::check()?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !lifecycle::is_running(paths) {
+            return hello(paths, limit);
+        }
+        let mut fds = vec![PollFd::new(changes.as_fd(), PollFlags::POLLIN)];
+        fds.extend(interrupt::descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(Errno::EINTR) => drop(changes.read_events()),
+            Err(error) => return Err(error).context("can't watch for events"),
+        }
+    }
+    Ok(())
 }
 
 /// Asks the agent of a machine whether it takes commands, and waits `limit` at most.

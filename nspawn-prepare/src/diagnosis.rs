@@ -4,26 +4,27 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Error, Result, anyhow};
 use nspawn_common::lifecycle;
+use nspawn_common::modes::Init;
 use nspawn_common::paths::MachinePaths;
+use nspawn_common::state::State;
 use nspawn_common::tool::{self, TimedOut, argv};
 use nspawn_common::wire;
 
 use crate::host::{self, LOOK_LIMIT};
-use crate::machine::Machine;
 
 /// How long a machine that does not boot may take to tell.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 
 /// `error` with all that is known, below the line that says what failed. Asks the machine, if it runs.
-pub fn of(machine: &Machine, error: Error, since: SystemTime) -> Error {
+pub fn of(state: &State, error: Error, since: SystemTime) -> Error {
     let error = if error.is::<TimedOut>() {
-        anyhow!("it did not boot within {} s, see --timeout", machine.options.timeout.as_secs())
+        anyhow!("it did not boot within {} s, see --timeout", state.timeout.as_secs())
     } else {
         error
     };
-    let paths = &machine.paths;
+    let paths = &MachinePaths::new(&state.name);
     let runs = lifecycle::is_running(paths);
-    let ask = |question| if runs { ask(paths, question) } else { None };
+    let ask = |question| if runs && state.init == Init::Systemd { ask(paths, question) } else { None };
     let parts = [
         ("its systemd still waits for these jobs:", ask("systemctl list-jobs --no-pager --plain --full")),
         ("its journal warns:", ask("journalctl --quiet --no-pager --output=cat --priority=warning --lines=10")),
@@ -33,7 +34,7 @@ pub fn of(machine: &Machine, error: Error, since: SystemTime) -> Error {
         let text = text.filter(|text| !text.is_empty())?;
         Some(tool::below(&format!("{title}\n{text}")))
     });
-    let (name, image, hint) = (&machine.name, &machine.image.name, host::machined_hint());
+    let (name, image, hint) = (&state.name, &state.image, host::machined_hint());
     anyhow!("machine {name} of image {image} did not start: {error:#}{hint}{}", parts.collect::<String>())
 }
 

@@ -105,13 +105,9 @@ fn check_inotify() -> Result<()> {
     }
 }
 
-/// The agent is nspawn-run itself: beside this program, or on PATH.
+/// The agent is nspawn-run itself.
 pub fn agent_program() -> Result<PathBuf> {
-    let beside = std::env::current_exe().context("can't tell this program's own path")?.with_file_name("nspawn-run");
-    if beside.is_file() {
-        return Ok(beside);
-    }
-    tool::find("nspawn-run").context("nspawn-run is neither beside this program nor on PATH; install it there")
+    tool::sibling("nspawn-run")
 }
 
 /// A line about systemd-machined, where its absence may be why a machine did not start.

@@ -7,22 +7,29 @@
 //! | --- | --- |
 //! | [`root`] | the machine's root: its layer over the image |
 //! | [`shown`] | what the machine is shown of these programs |
+//! | [`points`] | mount points that are missing in it |
 //! | [`mounts`] | mounts with owners of their own |
 
 mod mounts;
+mod points;
 mod root;
 mod shown;
 
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use nspawn_common::modes::{Init, Layer};
 use nspawn_common::name::MachineName;
+use nspawn_common::nspawn;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
 use nspawn_common::users::{self, RANGE};
+
+use crate::layer::OVERLAID;
 
 /// The argument that asks for it: `--launch MACHINE COMMAND…`.
 pub const OPTION: &str = "--launch";
@@ -43,6 +50,8 @@ pub fn launch(arguments: &[OsString]) -> Result<()> {
     let (paths, state) = (MachinePaths::new(&name), State::read(&name)?);
     let base = users::take(&paths, state.private_users)?;
     root::mount(&paths, &state, base)?;
+    points::make(&paths.root_mount(), &mount_points(&state, rest), base.unwrap_or(0))?;
+    check_overlaid(&paths, &state)?;
     shown::mount(&paths, base.unwrap_or(0))?;
     let error = Command::new(program)
         .args(base.map(|base| format!("--private-users={base}:{RANGE}")))
@@ -52,6 +61,31 @@ pub fn launch(arguments: &[OsString]) -> Result<()> {
         .env("SYSTEMD_NSPAWN_TMPFS_TMP", "0")
         .exec();
     Err(error).with_context(|| format!("can't start {program:?}"))
+}
+
+// systemd-nspawn wants a /usr; in a root that is read-only it can make none at all.
+fn mount_points(state: &State, options: &[OsString]) -> Vec<(PathBuf, bool)> {
+    let mut points = Vec::new();
+    if state.init != Init::Systemd {
+        points.push(("/usr".into(), false));
+    }
+    if state.layer == Layer::None {
+        points.extend(OVERLAID.map(|name| (Path::new("/").join(name), false)));
+        points.push(("/etc/resolv.conf".into(), true));
+        points.extend(nspawn::mount_points(options));
+    }
+    points
+}
+
+// Their paths are the host's to systemd-nspawn, and so would be what a link leads to.
+fn check_overlaid(paths: &MachinePaths, state: &State) -> Result<()> {
+    for name in OVERLAID.iter().filter(|_| state.layer == Layer::None) {
+        let there = fs::symlink_metadata(paths.root_mount().join(name));
+        if !there.is_ok_and(|there| there.is_dir()) {
+            bail!("/{name} in the image {} is no directory, which --layer=none needs", state.image);
+        }
+    }
+    Ok(())
 }
 
 fn refuse_the_hosts_mounts() -> Result<()> {

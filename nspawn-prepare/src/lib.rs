@@ -5,6 +5,7 @@
 //! | [`prepare`] | the verb |
 //! | [`options`], [`wishes`], [`host`] | what is asked for, by a job too, and what the host must have |
 //! | [`machine`], [`plan`] | the steps that make a machine |
+//! | [`start`] | starting one that is there |
 //! | [`slots`] | waiting while there are too many |
 //! | [`diagnosis`] | why one did not start |
 //! | [`layer`], [`limits`], [`nat`] | what a machine writes to, what it may use, its way to the outside |
@@ -21,6 +22,7 @@ mod options;
 mod plan;
 mod prepare;
 mod slots;
+mod start;
 mod wishes;
 
 use std::ffi::OsString;
@@ -39,6 +41,7 @@ pub fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     let done = match argv.split_first() {
         Some((first, rest)) if first == launch::OPTION => launch::launch(rest),
+        Some((first, rest)) if first == start::OPTION => start::start(rest),
         Some((first, rest)) if first == nat::OPTION => nat::connect(rest),
         _ => prepare::main(&argv),
     };

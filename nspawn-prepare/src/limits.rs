@@ -117,7 +117,8 @@ fn amount(limit: &Limit, value: &OsStr) -> Option<u64> {
     }
 }
 
-fn memory() -> Option<u64> {
+/// The host's memory, in bytes.
+pub fn memory() -> Option<u64> {
     let info = fs::read_to_string("/proc/meminfo").ok()?;
     let total: u64 =
         info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.split_whitespace().next()?.parse().ok()?;
@@ -131,21 +132,29 @@ fn tasks() -> Option<u64> {
 
 /// Refuses a machine that a `given` limit does not hold. Returns what else nothing bounds.
 pub fn check(paths: &MachinePaths, given: &[OsString]) -> Result<Vec<&'static str>> {
+    missing(given, |limit| is_held(&paths.cgroup(), limit))
+}
+
+/// As [`check`], of a machine that does not run yet: by what the host's kernel can bound.
+pub fn foresee(given: &[OsString]) -> Result<Vec<&'static str>> {
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let has = |file: &str| controllers.split_whitespace().any(|name| Some(name) == file.split('.').next());
+    missing(given, |limit| has(limit.file))
+}
+
+fn missing(given: &[OsString], is_held: impl Fn(&Limit) -> bool) -> Result<Vec<&'static str>> {
     let mut missing = Vec::new();
     for limit in &LIMITS {
-        let Some(value) = value_of(limit.property, given) else { continue };
-        if is_held(&paths.cgroup(), limit) {
-            continue;
-        }
+        let Some(value) = value_of(limit.property, given).filter(|_| !is_held(limit)) else { continue };
         let is_given =
             given.iter().any(|entry| entry.as_bytes().starts_with(format!("{}=", limit.property).as_bytes()));
         if is_given {
             bail!(
-                "its limit {}={} did not take: {} in {} is missing or 'max', so this host's kernel does not hold it",
+                "its limit {}={} did not take: {} in its cgroup is missing or 'max', so this host's kernel does not \
+                 hold it",
                 limit.property,
                 value.to_string_lossy(),
                 limit.file,
-                paths.cgroup().display()
             );
         }
         missing.push(limit.property);

@@ -4,23 +4,23 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Error, Result, bail};
 use nspawn_common::exit;
 use nspawn_common::image::{self, Image};
 use nspawn_common::interrupt::{self, Interrupted};
 use nspawn_common::keep;
 use nspawn_common::lifecycle;
 use nspawn_common::lock::Lock;
+use nspawn_common::modes::{Init, Layer};
 use nspawn_common::name::MachineName;
 use nspawn_common::network::Network;
-use nspawn_common::nspawn::{Bind, Nspawn};
-use nspawn_common::paths::{MachinePaths, SHOWN_IN_MACHINE, UNITS_IN_MACHINE};
+use nspawn_common::nspawn::{Bind, Nspawn, Payload};
+use nspawn_common::paths::{AGENT_IN_MACHINE, MachinePaths, SHOWN_IN_MACHINE, UNITS_IN_MACHINE};
 use nspawn_common::registration;
 use nspawn_common::state::State;
 use nspawn_common::tool::argv;
 use nspawn_common::unit::Unit;
 use nspawn_common::users::PrivateUsers;
-use nspawn_common::wire;
 
 use crate::PROGRAM;
 use crate::diagnosis;
@@ -32,6 +32,7 @@ use crate::nat;
 use crate::options::Options;
 use crate::plan::Step;
 use crate::slots;
+use crate::start;
 
 /// The agent as a service of the machine.
 pub const AGENT_UNIT_NAME: &str = "nspawn-agent.service";
@@ -39,10 +40,6 @@ pub const AGENT_UNIT_NAME: &str = "nspawn-agent.service";
 const START_MARGIN: Duration = Duration::from_secs(30);
 /// How many of the plan's steps make the machine one that takes a slot.
 const RESERVATION: usize = 2;
-/// How long making the layer may take.
-const LAYER_LIMIT: Duration = Duration::from_secs(60);
-/// How long the agent of a booted machine may take to answer.
-const AGENT_LIMIT: Duration = Duration::from_secs(20);
 
 /// Units that a machine of ours has no use for.
 const MASKED: [&str; 7] = [
@@ -78,31 +75,35 @@ pub struct Machine {
 impl Machine {
     /// All that makes the machine, the state first.
     pub fn plan(&self) -> Result<Vec<Step>> {
-        let paths = &self.paths;
+        let (paths, state) = (&self.paths, self.state()?);
         let mut steps: Vec<Step> = vec![
             Step::Directory(paths.state_dir(), 0o700),
-            Step::File(paths.state_file(), self.state().to_json().to_string().into_bytes()),
+            Step::File(paths.state_file(), state.to_json().to_string().into_bytes()),
             Step::Directory(paths.image_mount(), 0o700),
             Step::Directory(paths.disk_mount(), 0o700),
             Step::Directory(paths.root_mount(), 0o700),
             Step::Directory(paths.shown_mount(), 0o700),
-            Step::Directory(paths.layer(), 0o700),
         ];
-        if let Some(size) = self.layer_size {
-            steps.push(Step::Sparse(paths.disk(), size));
-            steps.push(Step::Run(layer::format_command(&paths.disk()), LAYER_LIMIT));
-        }
+        steps.extend(layer::steps(&state));
         steps.extend(limits::slice_command().map(|command| Step::Run(command, LOOK_LIMIT)));
-        steps.push(Step::Run(self.start_command()?, self.options.timeout));
-        if self.options.network == Network::Nat {
-            steps.push(Step::Run(nat::command(&self.name, self.options.timeout)?, self.options.timeout));
-            steps.push(Step::Run(argv(["systemctl", "start", &paths.unit()]), self.options.timeout));
+        if self.options.init != Init::None {
+            steps.extend(self.start_commands()?.into_iter().map(|command| Step::Run(command, self.options.timeout)));
         }
         steps.push(Step::File(paths.ready_mark(), Vec::new()));
         Ok(steps)
     }
 
-    fn start_command(&self) -> Result<Vec<OsString>> {
+    // What a machine without an init is started by for each of its runs, and any other once.
+    fn start_commands(&self) -> Result<Vec<Vec<OsString>>> {
+        let mut commands = vec![self.unit_command()?];
+        if self.options.network == Network::Nat {
+            commands.push(nat::command(&self.name, self.options.timeout)?);
+            commands.push(argv(["systemctl", "start", &self.paths.unit()]));
+        }
+        Ok(commands)
+    }
+
+    fn unit_command(&self) -> Result<Vec<OsString>> {
         let options = &self.options;
         let has_own_users = options.private_users != PrivateUsers::No;
         let shown = Bind::writable(&self.paths.shown_mount(), Path::new(SHOWN_IN_MACHINE));
@@ -113,8 +114,9 @@ impl Machine {
             root: self.paths.root_mount(),
             binds: [shown].into_iter().chain(self.nested_binds()).chain(given).collect(),
             network: &options.network,
+            is_read_only: options.layer == Layer::None,
             options: self.other_options(),
-            boot_words: boot_words(),
+            payload: self.payload(),
         };
         let properties = limits::DEFAULTS.iter().map(OsString::from).chain(options.properties.iter().cloned());
         let properties: Vec<_> = properties.collect();
@@ -123,7 +125,7 @@ impl Machine {
             image: &self.image.name,
             timeout: options.timeout + START_MARGIN,
             lifetime: self.lifetime,
-            has_disk: self.layer_size.is_some(),
+            has_disks: self.has_disks(),
             // What comes after can be done while it boots.
             is_waited_for: options.network != Network::Nat,
             properties: &properties,
@@ -131,19 +133,38 @@ impl Machine {
         Ok(unit.start_command(&launch::command(&self.name, nspawn.command())?))
     }
 
+    fn payload(&self) -> Payload {
+        let agent = |option: &str| Payload::Command(vec![AGENT_IN_MACHINE.to_owned(), option.to_owned()]);
+        match self.options.init {
+            Init::Systemd => Payload::Boot(boot_words()),
+            Init::Stub => agent("--agent"),
+            Init::None => agent("--agent-once"),
+        }
+    }
+
+    fn has_disks(&self) -> bool {
+        self.image.is_disk() || (self.options.layer == Layer::Disk && self.layer_size.is_some())
+    }
+
     // An overlay can't be the upper layer of another, so containers are kept beside the machine's.
     fn nested_binds(&self) -> Vec<Bind> {
-        let root = self.paths.layer_root(self.layer_size.is_some());
-        let kept = NESTED.iter().filter(|_| self.options.nesting);
+        let root = self.options.layer.root(&self.paths, self.layer_size.is_some());
+        let kept = NESTED.iter().filter(|_| self.options.nesting && self.options.layer != Layer::Snapshot);
         kept.map(|name| Bind::writable(&root.join(name), &Path::new("/var/lib").join(name))).collect()
     }
 
     fn other_options(&self) -> Vec<OsString> {
-        // Before the places where units are else (systemd.unit(5)).
-        let mut options = vec![format!("--setenv=SYSTEMD_UNIT_PATH={UNITS_IN_MACHINE}:").into()];
+        let mut options = Vec::new();
+        if self.options.init == Init::Systemd {
+            // Before the places where units are else (systemd.unit(5)).
+            options.push(format!("--setenv=SYSTEMD_UNIT_PATH={UNITS_IN_MACHINE}:").into());
+        }
         if !self.options.nesting {
             // systemd-nspawn of 262 allows them, though any key of the host's that is open to all is read by them.
             options.push("--system-call-filter=~@keyring".into());
+        }
+        if self.options.layer == Layer::None {
+            options.extend(layer::temporary_options(&self.paths, self.layer_size));
         }
         options.extend(self.options.privileges.iter().cloned());
         options
@@ -154,10 +175,13 @@ impl Machine {
     pub fn make(&self, steps: &[Step], announce: impl FnOnce() -> Result<()>) -> Result<()> {
         host::check_host()?;
         host::check_network(&self.options.network, self.options.private_users)?;
-        if self.layer_size.is_some() {
+        layer::check_image(self.options.layer, &self.image)?;
+        if self.has_disks() {
             layer::check_loop_devices()?;
         }
-        image::check_bootable(&self.image)?;
+        if !self.image.is_disk() {
+            image::check(&self.image.name, &self.image.path, self.options.init)?;
+        }
         if registration::is_foreign(&self.paths) {
             bail!("there is a machine {} that these programs did not make; choose another --name", self.name);
         }
@@ -165,24 +189,26 @@ impl Machine {
         let started = SystemTime::now();
         let made = lifecycle::clear(&self.paths, &lock).and_then(|()| self.take_all(steps, announce));
         let Err(error) = made else { return Ok(()) };
-        let error = if error.is::<Interrupted>() { error } else { diagnosis::of(self, error, started) };
+        let state = self.state()?;
+        let error = if error.is::<Interrupted>() { error } else { diagnosis::of(&state, error, started) };
         // Also while the machine was asked.
         let error = interrupt::check().err().unwrap_or(error);
         interrupt::undo();
-        if error.is::<Interrupted>() || !self.options.keep.keeps(true) || !self.paths.layer().exists() {
+        let is_kept = self.options.keep.keeps(true) && keep::is_worth_while(&state, false);
+        if error.is::<Interrupted>() || !is_kept || !self.paths.layer().exists() {
             return self.unmake(lock, error);
         }
-        match self.keep() {
+        match self.keep(&state) {
             Ok(()) => Err(error),
             Err(second) => Err(error.context(format!("machine {} can't be kept ({second:#}), after this", self.name))),
         }
     }
 
-    fn keep(&self) -> Result<()> {
+    fn keep(&self, state: &State) -> Result<()> {
         lifecycle::end(&self.paths)?;
         keep::note_failure(&self.paths)?;
         keep::keep(&self.paths, self.options.keep_for)?;
-        exit::say(PROGRAM, OsStr::new(&keep::describe(&self.state(), false)));
+        exit::say(PROGRAM, OsStr::new(&keep::describe(state, false)));
         Ok(())
     }
 
@@ -210,16 +236,15 @@ impl Machine {
         self.take(reservation)?;
         drop(queue);
         self.take(making)?;
-        wire::hello(&self.paths, AGENT_LIMIT).context("it booted but takes no commands")?;
-        // systemd-nspawn of 262 goes on without.
-        if !self.paths.registration().exists() {
-            bail!("it is not registered, so that no other tool would know it");
-        }
         if self.options.network == Network::Nat && nat::has_no_resolver()? {
             let line = "the host's resolvers are its own or its link's, out of the machine's reach; it has no DNS";
             exit::say(PROGRAM, OsStr::new(line));
         }
-        let unbounded = limits::check(&self.paths, &self.options.properties)?;
+        let unbounded = if self.options.init == Init::None {
+            limits::foresee(&self.options.properties)?
+        } else {
+            start::confirm(&self.paths, &self.options.properties)?
+        };
         if !unbounded.is_empty() {
             let missing = unbounded.join(", ");
             exit::say(PROGRAM, OsStr::new(&format!("this host's kernel does not hold {missing}; nothing bounds them")));
@@ -237,6 +262,8 @@ impl Machine {
             step.take().map_err(|error| {
                 if nat::is_its(step) && lifecycle::is_running(&self.paths) {
                     error.context(nat::FAILURE)
+                } else if layer::is_copy(step) {
+                    error.context(layer::COPY_FAILURE)
                 } else {
                     error
                 }
@@ -247,18 +274,25 @@ impl Machine {
     }
 
     /// What is written down about it.
-    pub fn state(&self) -> State {
-        State {
+    pub fn state(&self) -> Result<State> {
+        let is_started_by_runs = self.options.init == Init::None;
+        Ok(State {
             name: self.name.clone(),
             image: self.image.name.clone(),
             image_path: self.image.path.clone(),
             environment: self.options.environment.clone(),
             private_users: self.options.private_users,
             network: self.options.network.clone(),
+            init: self.options.init,
+            layer: self.options.layer,
             layer_size: self.layer_size,
+            start: if is_started_by_runs { self.start_commands()? } else { Vec::new() },
+            timeout: self.options.timeout,
+            lifetime: self.lifetime,
+            properties: self.options.properties.clone(),
             nesting: self.options.nesting,
             keep: self.options.keep,
             keep_for: self.options.keep_for,
-        }
+        })
     }
 }

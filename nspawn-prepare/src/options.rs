@@ -10,12 +10,13 @@ use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use nspawn_common::args;
 use nspawn_common::keep::When;
+use nspawn_common::modes::{Init, Layer};
 use nspawn_common::network::Network;
 use nspawn_common::nspawn::{self, Bind};
 use nspawn_common::paths::CONFIG_ROOT;
 use nspawn_common::users::PrivateUsers;
 
-use crate::layer::LayerSize;
+use crate::layer::{self, LayerSize};
 
 /// The options, taken apart.
 #[derive(Debug)]
@@ -36,8 +37,8 @@ pub struct Options {
     /// Whether the machine runs containers of its own.
     pub nesting: bool,
     pub network: Network,
-    /// As large as the host's disk for machines with the host's users: where nothing keeps their root from
-    /// loop devices, it could read other machines' layers.
+    pub init: Init,
+    pub layer: Layer,
     pub layer_size: LayerSize,
     pub timeout: Duration,
     pub max_machines: Option<u32>,
@@ -113,9 +114,20 @@ pub fn command() -> Command {
                 .help("nat, none, host, veth, bridge=NAME, zone=NAME or namespace=PATH"),
         )
         .arg(
+            value("init", "INIT")
+                .value_parser(Init::WORDS)
+                .default_value("systemd")
+                .help("What runs as the machine's PID 1: the image's systemd, a stub, or nothing between commands"),
+        )
+        .arg(
+            value("layer", "LAYER")
+                .default_value("disk")
+                .help("Where its writes go: disk, tmpfs[:SIZE], snapshot (btrfs, xfs), or none: it is read-only"),
+        )
+        .arg(
             value("layer-size", "SIZE")
                 .value_parser(|text: &str| LayerSize::parse(text).map_err(|error| format!("{error:#}")))
-                .help("How much the machine may write: 10G, infinity, or a part of what is free [default: 50%]"),
+                .help("How much it may write: 10G, infinity, or a part of the free disk or of the memory [default: 50%]"),
         )
         .arg(
             value("timeout", "TIME")
@@ -172,6 +184,8 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
     }
     let environment = args::list(matches, "setenv").into_iter().map(args::with_value).collect::<Result<_>>()?;
     let private_users = matches.get_one("private-users").copied().context("no users")?;
+    let layer = text("layer").unwrap_or_default();
+    let (layer, layer_size) = layer::choose(&layer, matches.get_one("layer-size").copied(), private_users)?;
     Ok(Options {
         config: args::is_set(matches, "config"),
         name: matches.get_one::<OsString>("name").cloned(),
@@ -185,7 +199,9 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         privileges: privileges(matches)?,
         nesting: args::is_set(matches, "nesting"),
         network: matches.get_one("network").cloned().context("no network")?,
-        layer_size: layer_size(matches.get_one("layer-size").copied(), private_users)?,
+        init: Init::parse(&text("init").unwrap_or_default())?,
+        layer,
+        layer_size,
         timeout: matches.get_one("timeout").copied().context("no time-out")?,
         max_machines: matches.get_one("max-machines").copied(),
         keep: When::parse(&text("keep").unwrap_or_default())?,
@@ -194,16 +210,6 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         json: args::is_set(matches, "json"),
         verbose: args::is_set(matches, "verbose"),
     })
-}
-
-fn layer_size(asked: Option<LayerSize>, users: PrivateUsers) -> Result<LayerSize> {
-    match (asked, users) {
-        (None | Some(LayerSize::Infinity), PrivateUsers::No) => Ok(LayerSize::Infinity),
-        (Some(_), PrivateUsers::No) => {
-            bail!("--layer-size needs a user namespace; with --private-users=no add --layer-size=infinity")
-        }
-        (asked, _) => Ok(asked.unwrap_or(LayerSize::Percent(50))),
-    }
 }
 
 fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {

@@ -36,7 +36,7 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     if options.config {
         return print_config(job.as_ref());
     }
-    let image = image::find(&image)?;
+    let (image, _lock) = image::find_and_lock(&image)?;
     if job.as_ref().is_some_and(|job| job.image.is_some()) && options.image.is_none() {
         wishes::check_image(&options.allowed_images, &image)?;
     }
@@ -45,7 +45,7 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     }
     let name = machine_name(&options, job.as_ref(), &image)?;
     let lifetime = job.as_ref().and_then(|job| job.timeout).map(|timeout| timeout + LIFETIME_MARGIN);
-    let layer_size = options.layer_size.bytes()?;
+    let layer_size = options.layer_size.bytes(options.layer)?;
     let machine = Machine { paths: MachinePaths::new(&name), name, image, options, layer_size, lifetime };
     let steps = machine.plan()?;
     if machine.options.dry_run {
@@ -105,8 +105,8 @@ fn print_config(job: Option<&Job>) -> Result<()> {
 }
 
 fn print_machine(machine: &Machine) -> Result<()> {
-    let json = || machine.state().to_json().to_string();
-    print_line(OsStr::new(&if machine.options.json { json() } else { machine.name.to_string() }))
+    let line = if machine.options.json { machine.state()?.to_json().to_string() } else { machine.name.to_string() };
+    print_line(OsStr::new(&line))
 }
 
 fn print_steps(steps: &[Step]) -> Result<()> {

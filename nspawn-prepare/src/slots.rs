@@ -71,7 +71,8 @@ fn count(own: &MachinePaths, changes: &Inotify) -> Result<usize> {
         // A state goes with its machine, and a lock is closed with its holder.
         watch(changes, &paths.state_dir(), AddWatchFlags::IN_DELETE | AddWatchFlags::IN_CLOSE_WRITE);
         watch(changes, &paths.cgroup().join("cgroup.events"), AddWatchFlags::IN_MODIFY);
-        paths.state_file().exists() && (Lock::is_held(paths) || lifecycle::is_running(paths))
+        let is_there = || Lock::is_held(paths) || lifecycle::is_running(paths) || lifecycle::is_waiting(paths);
+        paths.state_file().exists() && is_there()
     });
     Ok(taking.count())
 }

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use nix::libc;
 use nspawn_common::exit::JobError;
 use nspawn_common::image::Image;
+use nspawn_common::modes::Layer;
 use nspawn_common::network::Network;
 use nspawn_common::users::PrivateUsers;
 
@@ -37,10 +38,11 @@ fn matches(glob: &OsString, name: &str) -> bool {
 pub fn grant(options: &mut Options, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
     let properties = limits::of_job(&options.properties, &variable)?;
     options.properties.extend(properties);
-    // Without a user namespace there is but one size.
-    let has_size = options.private_users != PrivateUsers::No;
+    // Some layers can't have a size: see layer::choose().
+    let has_size = options.layer_size != LayerSize::Infinity || options.private_users != PrivateUsers::No;
+    let has_size = has_size && options.layer != Layer::Snapshot;
     if let Some(asked) = variable("NSPAWN_JOB_LAYER_SIZE").filter(|_| has_size) {
-        options.layer_size = smaller(options.layer_size, &asked)?;
+        options.layer_size = smaller(options.layer, options.layer_size, &asked)?;
     }
     match variable("NSPAWN_JOB_NETWORK").as_deref() {
         None => {}
@@ -50,10 +52,10 @@ pub fn grant(options: &mut Options, variable: impl Fn(&str) -> Option<String>) -
     Ok(())
 }
 
-fn smaller(most: LayerSize, asked: &str) -> Result<LayerSize> {
+fn smaller(layer: Layer, most: LayerSize, asked: &str) -> Result<LayerSize> {
     let refuse = |why: String| JobError(format!("the job's NSPAWN_JOB_LAYER_SIZE={asked} {why}"));
     let size = LayerSize::parse(asked).map_err(|error| refuse(format!("can't be had: {error:#}")))?;
-    match (size.bytes()?, most.bytes()?) {
+    match (size.bytes(layer)?, most.bytes(layer)?) {
         (Some(asked), Some(most)) if asked > most => bail!(refuse(format!("is more than this runner gives, {most}"))),
         (None, Some(most)) => bail!(refuse(format!("is more than this runner gives, {most}"))),
         (asked, _) => Ok(asked.map_or(LayerSize::Infinity, LayerSize::Bytes)),
@@ -83,6 +85,7 @@ mod tests {
     #[test]
     fn a_layer_can_only_be_smaller() {
         let most = LayerSize::Bytes(1 << 30);
+        let smaller = |most, asked| smaller(Layer::Disk, most, asked);
         assert_eq!(smaller(most, "100M").unwrap(), LayerSize::Bytes(100 << 20));
         for asked in ["2G", "infinity", "x", "1K"] {
             assert!(smaller(most, asked).unwrap_err().is::<JobError>(), "{asked}");

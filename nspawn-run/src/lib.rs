@@ -3,6 +3,7 @@
 //! | module | on which side |
 //! | --- | --- |
 //! | [`options`], [`run`] | the host: what is asked for, and the verb |
+//! | [`machine`] | the host: the machine there is, or one for this command |
 //! | [`call`] | the host: one call of the agent |
 //! | [`death`], [`memory`] | the host: why the agent went away; whether the OOM killer was at work |
 //! | [`streams`], [`terminal`] | the host: stdin, stdout, stderr |
@@ -11,6 +12,7 @@
 mod agent;
 mod call;
 mod death;
+mod machine;
 mod memory;
 mod options;
 mod run;
@@ -32,7 +34,8 @@ pub fn main() -> ExitCode {
     interrupt::reset_child_signal();
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     let done = match argv.first() {
-        Some(first) if first == agent::OPTION => agent::main().map(|()| Exit::Success.code()),
+        Some(first) if first == agent::OPTION => agent::main(false).map(|()| Exit::Success.code()),
+        Some(first) if first == agent::ONCE_OPTION => agent::main(true).map(|()| Exit::Success.code()),
         Some(first) if first == agent::STOP_OPTION => agent::stop().map(|()| Exit::Success.code()),
         _ => run::main(&argv),
     };

@@ -12,8 +12,10 @@ use nspawn_common::paths::CONFIG_ROOT;
 /// The options, taken apart.
 #[derive(Debug)]
 pub struct Options {
-    /// The machine, or GitLab's script.
+    /// The machine, or GitLab's script; empty where the command is for a machine of its own.
     pub machine: OsString,
+    /// The image of that machine.
+    pub image: Option<String>,
     /// The command, or GitLab's stage.
     pub command: Vec<OsString>,
     pub user: Option<OsString>,
@@ -25,8 +27,8 @@ pub struct Options {
     pub stop_timeout: Duration,
 }
 
-/// The command line's definition.
-pub fn command() -> Command {
+/// The command line's definition: with `MACHINE`, or for `--image` without.
+pub fn command(has_machine: bool) -> Command {
     let bytes = |name: &'static str, shape: &'static str| {
         Arg::new(name).long(name).value_name(shape).value_parser(value_parser!(OsString))
     };
@@ -37,14 +39,18 @@ pub fn command() -> Command {
             "Without a command: a login shell on a terminal, else a shell script read from stdin.\n\
              Exit status: the command's; 128+n if signal n ended it; 125 if nspawn-run itself failed, \
              126 if the command can't be executed, 127 if it is not found.\n\n\
-             Examples:\n  nspawn-run \"$m\" make test\n  git archive HEAD | nspawn-run \"$m\" tar -xC /src",
+             Examples:\n  nspawn-run \"$m\" make test\n  git archive HEAD | nspawn-run \"$m\" tar -xC /src\n  \
+             nspawn-run --image=bookworm uname -a",
         )
-        .arg(
+        .override_usage(
+            "nspawn-run [OPTIONS] MACHINE [COMMAND [ARG]...]\n       nspawn-run [OPTIONS] --image=IMAGE [COMMAND [ARG]...]",
+        )
+        .args(has_machine.then(|| {
             Arg::new("MACHINE")
                 .required(true)
                 .value_parser(value_parser!(OsString))
-                .help("A machine that nspawn-prepare made"),
-        )
+                .help("A machine that nspawn-prepare made")
+        }))
         .arg(
             Arg::new("COMMAND")
                 .num_args(0..)
@@ -68,15 +74,29 @@ pub fn command() -> Command {
                 .help("How long a command may take to end after SIGTERM, before SIGKILL"),
         )
         .arg(args::flag("kill-remaining").help("End what the command leaves running in the background"))
+        .arg(
+            Arg::new("image")
+                .long("image")
+                .value_name("IMAGE")
+                .help_heading(args::COMMAND_LINE_ONLY)
+                .help("Run in a machine of this image that is there for the command only, and is read-only"),
+        )
 }
 
 /// Reads the options; `None` if help was asked for and printed.
 pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
     let file = Path::new(CONFIG_ROOT).join("run.args");
-    let Some(matches) = args::parse(&command(), &[&file], argv)? else { return Ok(None) };
-    let one = |id: &str| matches.get_one::<OsString>(id).cloned();
+    let image = args::parse(&command(false), &[&file], argv);
+    let image = image.map(|matches| matches.filter(|matches| matches.contains_id("image")));
+    let matches = match image {
+        Ok(Some(matches)) => Some(matches),
+        _ => args::parse(&command(true), &[&file], argv)?,
+    };
+    let Some(matches) = matches else { return Ok(None) };
+    let one = |id: &str| matches.try_get_one::<OsString>(id).ok().flatten().cloned();
     Ok(Some(Options {
         machine: one("MACHINE").unwrap_or_default(),
+        image: matches.get_one::<String>("image").cloned(),
         command: args::list(&matches, "COMMAND"),
         user: one("uid"),
         directory: one("working-directory"),
@@ -98,7 +118,8 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        command().debug_assert();
+        command(true).debug_assert();
+        command(false).debug_assert();
     }
 
     #[test]
@@ -108,6 +129,17 @@ mod tests {
         assert_eq!(parsed(&["m", "sh", "--", "x"]).command, ["sh", "--", "x"]);
         assert_eq!(parsed(&["--uid=u", "--", "m", "", "-t"]).command, ["", "-t"]);
         assert!(parsed(&["-t", "m"]).terminal);
+    }
+
+    #[test]
+    fn an_image_stands_for_a_machine() {
+        let options = parsed(&["--image", "i", "-E", "A=1", "ls", "-t", "--uid=x"]);
+        assert_eq!((options.image.unwrap(), options.terminal), ("i".to_owned(), false));
+        assert_eq!(options.command, ["ls", "-t", "--uid=x"]);
+        assert!(parsed(&["--image=i"]).command.is_empty());
+        assert_eq!(parsed(&["m", "ls", "--image=x"]).image, None);
+        let error = format!("{:#}", parse(&["--nonsense".into(), "m".into()]).unwrap_err());
+        assert!(error.contains("--nonsense"), "{error}");
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use nspawn_common::exit::{self, Exit};
 use nspawn_common::gitlab::{self, ExitCodes, Job};
 use nspawn_common::interrupt::Interrupted;
+use nspawn_common::modes::Init;
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
@@ -17,6 +19,7 @@ use nspawn_common::{keep, lifecycle, usage};
 
 use crate::PROGRAM;
 use crate::call::{self, Ended, Stdin};
+use crate::machine::Machine;
 use crate::options::{self, Options};
 use crate::terminal;
 
@@ -29,15 +32,21 @@ pub fn main(argv: &[OsString]) -> Result<u8> {
     if !lifecycle::is_root() {
         bail!("only root can reach machines; try sudo");
     }
-    if gitlab::is_active() { run_stage(&options) } else { run_command(&options) }
+    match (&options.image, gitlab::is_active()) {
+        (Some(_), true) => bail!("--image is not for GitLab jobs: their machines are made by nspawn-prepare"),
+        (Some(image), false) => Machine::with_own(image, |machine| run_command(machine, &options)),
+        (None, true) => run_stage(&options),
+        (None, false) => {
+            Machine::with(&MachineName::new(&options.machine)?, |machine| run_command(machine, &options))
+        }
+    }
 }
 
-fn run_command(options: &Options) -> Result<u8> {
-    let name = MachineName::new(&options.machine)?;
+fn run_command(machine: &Machine, options: &Options) -> Result<u8> {
     let terminal = options.terminal || (options.command.is_empty() && terminal::is_interactive());
     let program = if options.command.is_empty() { Program::Shell } else { Program::Command(options.command.clone()) };
-    let request = request(&name, options, program, terminal.then(terminal::size))?;
-    Ok(match call::run(&name, &request, Stdin::Ours, options.stop_timeout)? {
+    let request = request(&machine.state, options, program, terminal.then(terminal::size));
+    Ok(match call::run(machine.name(), &request, Stdin::Ours, options.stop_timeout)? {
         Ended::Exited(code) => code,
         Ended::Signaled(number) => {
             // A shell is silent on these two as well: they are how pipelines and Ctrl-C end.
@@ -53,7 +62,10 @@ fn run_command(options: &Options) -> Result<u8> {
 /// A stage of a GitLab job: the arguments are the script and the stage's name, whatever it is.
 fn run_stage(options: &Options) -> Result<u8> {
     let name = Job::from_env()?.machine_name()?;
-    let done = run_script(&name, options);
+    let exit_code_file = gitlab::exit_code_file();
+    let cleared = exit_code_file.as_ref().map_or(Ok(()), |path| gitlab::store_exit_code(path, None));
+    let run = |machine: &Machine| run_script(machine, options, exit_code_file.as_deref());
+    let done = cleared.and_then(|()| Machine::with(&name, run));
     // The one that comes last, whatever came before (GitLab Runner 14.0).
     if options.command.first().is_some_and(|stage| stage == LAST_STAGE) {
         exit::say(PROGRAM, OsStr::new(&usage::describe(&name)));
@@ -77,14 +89,10 @@ fn keep_for_a_look(name: &MachineName) -> Result<()> {
     Ok(())
 }
 
-fn run_script(name: &MachineName, options: &Options) -> Result<u8> {
-    let exit_code_file = gitlab::exit_code_file();
-    if let Some(path) = &exit_code_file {
-        gitlab::store_exit_code(path, None)?;
-    }
+fn run_script(machine: &Machine, options: &Options, exit_code_file: Option<&Path>) -> Result<u8> {
     let script = read_script(&options.machine)?;
-    let request = request(name, options, Program::Script(script), None)?;
-    let code = match call::run(name, &request, Stdin::Empty, options.stop_timeout)? {
+    let request = request(&machine.state, options, Program::Script(script), None);
+    let code = match call::run(machine.name(), &request, Stdin::Empty, options.stop_timeout)? {
         Ended::Exited(0) => return Ok(0),
         Ended::Exited(code) => code,
         Ended::Signaled(number) => {
@@ -94,7 +102,7 @@ fn run_script(name: &MachineName, options: &Options) -> Result<u8> {
         Ended::Refused(Exit::RunFailure) => return Ok(ExitCodes::from_env().system),
         Ended::Refused(refusal) => refusal.code(),
     };
-    if let Some(path) = &exit_code_file {
+    if let Some(path) = exit_code_file {
         gitlab::store_exit_code(path, Some(code))?;
     }
     Ok(ExitCodes::from_env().build)
@@ -111,20 +119,21 @@ fn read_script(path: &OsStr) -> Result<Vec<u8>> {
     Ok(script)
 }
 
-fn request(name: &MachineName, options: &Options, program: Program, terminal: Option<(u16, u16)>) -> Result<Request> {
-    let mut environment = State::read(name)?.environment;
+fn request(state: &State, options: &Options, program: Program, terminal: Option<(u16, u16)>) -> Request {
+    let mut environment = state.environment.clone();
     if let (Some(_), Some(term)) = (terminal, std::env::var_os("TERM")) {
         environment.push([OsStr::new("TERM="), &term].into_iter().collect());
     }
     environment.extend(options.environment.iter().cloned());
-    Ok(Request {
+    Request {
         program,
         environment,
         user: options.user.clone(),
         directory: options.directory.clone(),
         terminal,
-        kill_remaining: options.kill_remaining,
-    })
+        // Processes end with the run that began them, also where another run keeps the machine.
+        kill_remaining: options.kill_remaining || state.init == Init::None,
+    }
 }
 
 fn say_signal(number: u8, what: &str) {

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -17,44 +17,72 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pause};
 use nspawn_common::users::RANGE;
 
-/// Shows the tree at `source`, read-only, at `target`. With `base`, the owners that it has on disk are
-/// shown as the users of the range that begins there.
-pub fn show(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
-    let tree = clone_tree(source).with_context(|| format!("can't open {}", source.display()))?;
+/// What may be done to a tree that is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    ReadOnly,
+    Writable,
+}
+
+/// Shows the tree at `source` at `target`, without what is mounted in it. With `base`, the owners that it has on
+/// disk are shown as the users of the range that begins there.
+pub fn show(source: &Path, target: &Path, base: Option<u32>, access: Access) -> Result<()> {
+    let tree = clone_tree(source, 0).with_context(|| format!("can't open {}", source.display()))?;
     let users = base.map(user_namespace).transpose().context("can't make a user namespace")?;
-    set_attributes(&tree, users.as_ref()).map_err(|error| explain(error, source))?;
+    set_attributes(&tree, users.as_ref(), access, 0).map_err(|error| explain(&error, source))?;
     attach(&tree, target).with_context(|| format!("can't mount on {}", target.display()))
 }
 
-fn explain(error: io::Error, source: &Path) -> anyhow::Error {
+/// Shows the tree at `place` there, with all that is mounted in it, read-only and with the owners as of [`show`].
+pub fn show_all(place: &Path, base: u32) -> Result<()> {
+    let tree = clone_tree(place, libc::AT_RECURSIVE).with_context(|| format!("can't open {}", place.display()))?;
+    let users = user_namespace(base).context("can't make a user namespace")?;
+    set_attributes(&tree, Some(&users), Access::ReadOnly, libc::AT_RECURSIVE)
+        .map_err(|error| explain(&error, place))?;
+    attach(&tree, place).with_context(|| format!("can't mount on {}", place.display()))
+}
+
+/// What is mounted in the tree at `place`, outer ones first.
+pub fn below(place: &Path) -> Result<Vec<PathBuf>> {
+    let mut points = nspawn_common::mounts::below(&[place.to_owned()])?;
+    points.retain(|point| point != place);
+    points.sort();
+    points.dedup();
+    Ok(points)
+}
+
+fn explain(error: &io::Error, source: &Path) -> anyhow::Error {
     match error.raw_os_error() {
         Some(libc::EINVAL | libc::ENOSYS | libc::EPERM) => anyhow::anyhow!(
             "the file system of {} can't be shown to a user namespace on this kernel ({error}); keep images on one \
              that can, such as ext4, xfs or btrfs, or make machines without: --private-users=no",
             source.display()
         ),
-        _ => anyhow::Error::new(error).context(format!("can't show {}", source.display())),
+        _ => anyhow::anyhow!("can't show {}: {error}", source.display()),
     }
 }
 
-fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
+// `depth` is 0, or AT_RECURSIVE for what is mounted in it too.
+fn clone_tree(path: &Path, depth: libc::c_int) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let flags = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
+    let flags = libc::OPEN_TREE_CLONE | (libc::O_CLOEXEC | depth) as u32;
     // SAFETY: open_tree(2) reads a string that ends with NUL, which `path` is.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
     descriptor(fd)
 }
 
-fn set_attributes(tree: &OwnedFd, users: Option<&OwnedFd>) -> io::Result<()> {
+fn set_attributes(tree: &OwnedFd, users: Option<&OwnedFd>, access: Access, depth: libc::c_int) -> io::Result<()> {
     // SAFETY: all of its fields are numbers, for which 0 is valid and means 'as it is'.
     let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
-    attributes.attr_set = libc::MOUNT_ATTR_RDONLY;
+    if access == Access::ReadOnly {
+        attributes.attr_set |= libc::MOUNT_ATTR_RDONLY;
+    }
     if let Some(users) = users {
         attributes.attr_set |= libc::MOUNT_ATTR_IDMAP;
         attributes.userns_fd = u64::try_from(users.as_raw_fd()).unwrap_or_default();
     }
     let size = size_of::<libc::mount_attr>();
-    let (fd, flags) = (tree.as_raw_fd(), libc::AT_EMPTY_PATH);
+    let (fd, flags) = (tree.as_raw_fd(), libc::AT_EMPTY_PATH | depth);
     // SAFETY: mount_setattr(2) reads an empty string, and a struct of the size that it is told.
     let done = unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const attributes, size) };
     Ok(Errno::result(done).map(drop)?)

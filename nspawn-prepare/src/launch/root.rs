@@ -1,4 +1,4 @@
-//! The machine's root: its layer over the image.
+//! The machine's root: its layer over the image, or its copy of the image.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Permissions};
@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::mount::MsFlags;
+use nspawn_common::image;
+use nspawn_common::modes::{Init, Layer};
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
 use nspawn_common::tool;
 
-use super::mounts;
+use super::mounts::{self, Access};
+use crate::layer::OVERLAID;
 use crate::machine::NESTED;
 
 /// How long mounting may take.
@@ -21,37 +24,49 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Mounts the root of the machine, whose users begin at `base`.
 pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<()> {
-    // By this mount every path in the overlay's options is one of ours, free of commas and colons.
-    let lower = paths.image_mount();
-    mounts::show(&state.image_path, &lower, base)?;
-    let layer = paths.layer_root(state.layer_size.is_some());
-    if state.layer_size.is_some() {
-        mount_disk(&paths.disk(), &layer)?;
+    if state.layer == Layer::Snapshot {
+        return mounts::show(&paths.snapshot(), &paths.root_mount(), base, Access::Writable);
     }
-    let owner = base.unwrap_or(0);
-    let upper = owned_directory(layer.join("upper"), owner, mode_of(&lower))?;
-    let work = owned_directory(layer.join("work"), owner, 0o700)?;
+    let image = paths.image_mount();
+    show_image(&state.image_path, &image, base)?;
+    image::check(&state.image, &image, state.init)?;
+    mount_layer(paths, state)?;
+    let layer = Stack { layer: state.layer_root(), owner: base.unwrap_or(0), is_kept: state.init == Init::None };
+    layer.overlay(&image, "", &paths.root_mount())?;
+    // What is mounted in an image, an overlay of it does not show.
+    for (number, below) in mounts::below(&image)?.iter().enumerate() {
+        let place = below.strip_prefix(&image).unwrap_or(below);
+        layer.overlay(below, &number.to_string(), &paths.root_mount().join(place))?;
+    }
     for name in NESTED.iter().filter(|_| state.nesting) {
-        owned_directory(layer.join(name), owner, 0o711)?;
+        layer.directory(name, 0o711)?;
     }
-    // volatile: no syncs for a layer that is thrown away (kernel 5.10).
-    let options = [
-        OsStr::new("volatile,lowerdir="),
-        lower.as_ref(),
-        OsStr::new(",upperdir="),
-        upper.as_ref(),
-        OsStr::new(",workdir="),
-        work.as_ref(),
-    ];
-    let options: OsString = options.into_iter().collect();
-    let flags = MsFlags::empty();
-    nix::mount::mount(Some("overlay"), &paths.root_mount(), Some("overlay"), flags, Some(options.as_bytes()))
-        .with_context(|| {
-            format!(
-                "can't mount the overlay of {}; its file system must be one that overlayfs can write to",
-                upper.display()
-            )
-        })
+    for name in OVERLAID.iter().filter(|_| state.layer == Layer::None) {
+        layer.directory(name, mode_of(&image.join(name)))?;
+    }
+    Ok(())
+}
+
+// By this mount every path in an overlay's options is one of ours, free of commas and colons.
+fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
+    if !source.is_file() {
+        return mounts::show(source, target, base, Access::ReadOnly);
+    }
+    let command = ["systemd-dissect", "--mount", "--read-only"].map(OsStr::new);
+    let command = command.into_iter().chain([source.as_os_str(), target.as_os_str()]);
+    tool::run_ok(&command.map(OsString::from).collect::<Vec<_>>(), LIMIT)
+        .with_context(|| format!("can't mount the disk image {}", source.display()))?;
+    base.map_or(Ok(()), |base| mounts::show_all(target, base))
+}
+
+fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {
+    match (state.layer, state.layer_size) {
+        (Layer::Disk, Some(_)) => mount_disk(&paths.disk(), &paths.disk_mount()),
+        // That of one without an init is mounted already.
+        (Layer::Tmpfs, _) if state.init == Init::None => Ok(()),
+        (Layer::Tmpfs | Layer::None, size) => mount_memory(size, &paths.disk_mount()),
+        _ => Ok(()),
+    }
 }
 
 fn mount_disk(disk: &Path, target: &Path) -> Result<()> {
@@ -63,14 +78,66 @@ fn mount_disk(disk: &Path, target: &Path) -> Result<()> {
         .with_context(|| format!("can't mount the layer {}; see --layer-size", disk.display()))
 }
 
-fn mode_of(directory: &Path) -> u32 {
-    fs::metadata(directory).map_or(0o755, |directory| directory.permissions().mode() & 0o7777)
+fn mount_memory(size: Option<u64>, target: &Path) -> Result<()> {
+    // 0 is no bound (tmpfs(5)).
+    let options = format!("mode=0755,size={}", size.unwrap_or(0));
+    nix::mount::mount(Some("nspawn-ci"), target, Some("tmpfs"), MsFlags::empty(), Some(&*options))
+        .with_context(|| format!("can't mount on {}", target.display()))
 }
 
-fn owned_directory(path: PathBuf, owner: u32, mode: u32) -> Result<PathBuf> {
-    let made = DirBuilder::new().mode(0o700).create(&path);
-    made.and_then(|()| chown(&path, Some(owner), Some(owner)))
-        .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)))
-        .with_context(|| format!("can't make the directory {}", path.display()))?;
-    Ok(path)
+/// A layer that overlays are made of.
+struct Stack {
+    layer: PathBuf,
+    /// The host's user that is the machine's root.
+    owner: u32,
+    /// Whether it may have been mounted before.
+    is_kept: bool,
+}
+
+impl Stack {
+    // With directories of the layer that end in `suffix`.
+    fn overlay(&self, lower: &Path, suffix: &str, target: &Path) -> Result<()> {
+        let upper = self.directory(&format!("upper{suffix}"), mode_of(lower))?;
+        let work = self.layer.join(format!("work{suffix}"));
+        // A volatile overlay leaves a mark there, with which the kernel would not mount it again.
+        if self.is_kept && work.exists() {
+            fs::remove_dir_all(&work).with_context(|| format!("can't empty {}", work.display()))?;
+        }
+        let work = self.directory(&format!("work{suffix}"), 0o700)?;
+        // volatile: no syncs for a layer that is thrown away (kernel 5.10).
+        let options = [
+            OsStr::new("volatile,lowerdir="),
+            lower.as_ref(),
+            OsStr::new(",upperdir="),
+            upper.as_ref(),
+            OsStr::new(",workdir="),
+            work.as_ref(),
+        ];
+        let options: OsString = options.into_iter().collect();
+        let flags = MsFlags::empty();
+        nix::mount::mount(Some("overlay"), target, Some("overlay"), flags, Some(options.as_bytes())).with_context(|| {
+            format!(
+                "can't mount the overlay of {} and {}; the latter's file system must be one that overlayfs can write to",
+                lower.display(),
+                upper.display()
+            )
+        })
+    }
+
+    fn directory(&self, name: &str, mode: u32) -> Result<PathBuf> {
+        let path = self.layer.join(name);
+        let made = if self.is_kept && path.is_dir() {
+            return Ok(path);
+        } else {
+            DirBuilder::new().mode(0o700).create(&path)
+        };
+        made.and_then(|()| chown(&path, Some(self.owner), Some(self.owner)))
+            .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)))
+            .with_context(|| format!("can't make the directory {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+fn mode_of(directory: &Path) -> u32 {
+    fs::metadata(directory).map_or(0o755, |directory| directory.permissions().mode() & 0o7777)
 }

@@ -27,6 +27,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::exit;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -40,6 +41,13 @@ use ends::End;
 /// The argument that asks for it.
 pub const OPTION: &str = "--agent";
 
+/// The same, of a machine that runs for its commands only: it ends itself when there are none any more.
+pub const ONCE_OPTION: &str = "--agent-once";
+
+/// How long it waits for another then. Who begins a command looks first whether the machine runs, and who ends the
+/// last one ends the machine; this is for those who are killed before they can.
+const LINGER: Duration = Duration::from_secs(10);
+
 /// The argument that asks for its end, and that of all its sessions.
 pub const STOP_OPTION: &str = "--agent-stop";
 
@@ -48,15 +56,19 @@ pub fn stop() -> Result<()> {
     cgroups::kill_agent()
 }
 
-/// Serves the host until it is killed: a process for each connection.
-pub fn main() -> Result<()> {
+/// Serves the host until it is killed: a process for each connection. With `once`, until nobody connects any more.
+pub fn main(once: bool) -> Result<()> {
     let mut cgroups = Cgroups::enter()?;
     let listener = listen(&Path::new(SHOWN_IN_MACHINE).join(AGENT_SOCKET))?;
     let mut sessions = Sessions::new()?;
     notify_ready()?;
     loop {
         let mut fds = [listener.as_fd(), sessions.ends.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        poll(&mut fds, PollTimeout::NONE).context("can't wait for connections")?;
+        let is_idle = once && sessions.running.is_empty();
+        let limit = if is_idle { PollTimeout::try_from(LINGER)? } else { PollTimeout::NONE };
+        if poll(&mut fds, limit).context("can't wait for connections")? == 0 {
+            return Ok(());
+        }
         let [connects, ends] = fds.map(|fd| fd.any() == Some(true));
         if ends {
             sessions.reap();
@@ -114,11 +126,16 @@ fn serve(stream: UnixStream, cgroup: &Cgroup) -> i32 {
     1
 }
 
+// Who waits for the socket finds one that listens.
 fn listen(path: &Path) -> Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("can't replace the socket"),
-        _ => UnixListener::bind(path).with_context(|| format!("can't listen on {}", path.display())),
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context("can't replace the socket"),
+        _ => {}
     }
+    let listener = UnixListener::bind(&new).with_context(|| format!("can't listen on {}", new.display()))?;
+    fs::rename(&new, path).context("can't replace the socket")?;
+    Ok(listener)
 }
 
 // sd_notify(3). Without a socket nobody wants to know.

@@ -1,0 +1,111 @@
+//! The machine of a command: one that is there, started if it runs for its commands only; or one for this command
+//! alone.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result};
+use nspawn_common::lock::{Lock, Use};
+use nspawn_common::modes::Init;
+use nspawn_common::name::MachineName;
+use nspawn_common::paths::MachinePaths;
+use nspawn_common::state::State;
+use nspawn_common::{exit, interrupt, lifecycle, tool};
+
+use crate::PROGRAM;
+
+/// How much longer than its steps starting a machine may take.
+const MARGIN: Duration = Duration::from_secs(120);
+/// How long making a machine may take that has no layer and is not started.
+const MAKE_LIMIT: Duration = Duration::from_secs(600);
+
+/// The program that makes and starts machines.
+const PREPARE: &str = "nspawn-prepare";
+/// What a machine for one command is, whatever argument files say.
+const EPHEMERAL: [&str; 5] = ["--init=none", "--layer=none", "--keep=never", "--dry-run=no", "--json=no"];
+
+/// A machine that a command can be run in.
+pub struct Machine {
+    pub state: State,
+    /// This program's part in the use of one without an init.
+    part: Option<Use>,
+    is_own: bool,
+}
+
+impl Machine {
+    /// Calls `body` with the machine `name`, which is started for that if it has no init.
+    pub fn with<T>(name: &MachineName, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let state = State::read(name)?;
+        if state.init != Init::None {
+            return body(&Self { state, part: None, is_own: false });
+        }
+        let part = Use::begin(&MachinePaths::new(name))?;
+        Self { state, part: Some(part), is_own: false }.start_for(body)
+    }
+
+    /// Calls `body` with a machine of `image` that keeps nothing, and is removed after that.
+    pub fn with_own<T>(image: &str, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let image = format!("--image={image}");
+        let arguments: Vec<&OsStr> = EPHEMERAL.iter().map(OsStr::new).chain([OsStr::new(&image)]).collect();
+        let name = MachineName::new(prepare(&arguments, MAKE_LIMIT)?)?;
+        let paths = MachinePaths::new(&name);
+        let part = Use::begin(&paths)?;
+        // From here on it is this process's, and nobody's when that is killed.
+        fs::remove_file(paths.ready_mark()).context("can't take the machine over")?;
+        Self { state: State::read(&name)?, part: Some(part), is_own: true }.start_for(body)
+    }
+
+    /// The machine's name.
+    pub fn name(&self) -> &MachineName {
+        &self.state.name
+    }
+
+    fn start_for<T>(self, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        interrupt::catch()?;
+        let done = self.start().and_then(|()| body(&self));
+        if let Err(error) = self.leave() {
+            let error = error.context(format!("machine {} can't be ended", self.name()));
+            exit::say(PROGRAM, OsStr::new(&format!("{error:#}")));
+        }
+        done
+    }
+
+    fn start(&self) -> Result<()> {
+        let steps = u32::try_from(self.state.start.len()).unwrap_or(u32::MAX);
+        let limit = self.state.timeout.saturating_mul(steps).saturating_add(MARGIN);
+        prepare(&["--start".as_ref(), self.name().as_str().as_ref()], limit).map(drop)
+    }
+
+    // Whoever is the last to leave ends it.
+    fn leave(&self) -> Result<()> {
+        // A signal must not keep from that.
+        interrupt::catch()?;
+        interrupt::undo();
+        let paths = MachinePaths::new(self.name());
+        if !self.part.as_ref().is_some_and(Use::is_last) {
+            return Ok(());
+        }
+        match Lock::try_acquire(&paths)? {
+            Some(lock) if self.is_own => lifecycle::remove(self.name(), lock),
+            Some(_lock) => lifecycle::end(&paths),
+            // Somebody else is removing it, or makes it anew.
+            None => Ok(()),
+        }
+    }
+}
+
+// Its stdout. What it says on stderr is for whoever called this program, a failure in its words.
+fn prepare(arguments: &[&OsStr], limit: Duration) -> Result<String> {
+    let mut command: Vec<OsString> = vec![tool::sibling(PREPARE)?.into()];
+    command.extend(arguments.iter().map(OsString::from));
+    let outcome = tool::run(&command, limit)?;
+    let said = outcome.stderr.strip_prefix(&format!("{PREPARE}: ")).unwrap_or(&outcome.stderr);
+    if !outcome.status.success() {
+        return Err(Error::msg(if said.is_empty() { format!("{PREPARE} failed ({})", outcome.status) } else { said.to_owned() }));
+    }
+    if !said.is_empty() {
+        exit::say(PROGRAM, OsStr::new(said));
+    }
+    Ok(outcome.stdout.trim_end().to_owned())
+}

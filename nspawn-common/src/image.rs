@@ -44,7 +44,7 @@ impl Image {
 
 /// Finds the image that `reference` means: a plain name, or a docker-style one by the rule of
 /// [`candidates`]. As systemd-machined has it, a name stands for a directory of that name, for `NAME.raw`, or for
-/// the newest version in `NAME.v/`, in the first directory that has any of these.
+/// the newest version in `NAME.v/` or `NAME.raw.v/`, in this order, in the first directory that has any of these.
 ///
 /// # Errors
 /// A [`JobError`] that lists the images there are, when none fits or the one that fits is no image.
@@ -138,21 +138,28 @@ fn open(directory: &Path, name: &str) -> Result<Option<Image>> {
         let path = directory.join(format!("{name}{suffix}"));
         fs::symlink_metadata(&path).is_ok().then_some(path)
     };
-    let path = match (there(""), there(".raw"), there(".v")) {
-        (Some(path), raw, _) if path.is_dir() || raw.is_none() => path,
-        (_, Some(raw), _) => raw,
-        (_, _, Some(versions)) => versions::newest(&versions, name)?,
-        _ => return Ok(None),
+    let newest = |suffix: &str| {
+        let versions = there(&format!("{suffix}.v")).filter(|path| path.is_dir());
+        versions.map(|path| versions::newest(&path, name, suffix)).transpose()
     };
-    let real = fs::canonicalize(&path).with_context(|| format!("can't follow the image {}", path.display()))?;
-    let is_disk = path.extension().is_some_and(|extension| extension == "raw");
-    if is_disk && !real.is_file() {
-        bail!(JobError(format!("the image {name} ({}) is not a file", path.display())));
+    let is_image =
+        |path: &PathBuf| if path.extension() == Some("raw".as_ref()) { path.is_file() } else { path.is_dir() };
+    let plain = [there("").filter(|path| path.is_dir()), there(".raw").filter(is_image)].into_iter().flatten().next();
+    let found = match plain {
+        Some(path) => Some(path),
+        None => newest("")?.map_or_else(|| newest(".raw"), |path| Ok(Some(path)))?,
+    };
+    match (found, there("").or_else(|| there(".raw"))) {
+        (Some(path), _) => {
+            let real = fs::canonicalize(&path).with_context(|| format!("can't follow the image {}", path.display()))?;
+            Ok(Some(Image { name: name.to_owned(), path: real }))
+        }
+        (None, Some(other)) => bail!(JobError(format!(
+            "{} is no image: that is a directory {name}, or a file {name}.raw",
+            other.display()
+        ))),
+        (None, None) => Ok(None),
     }
-    if !is_disk && !real.is_dir() {
-        bail!(JobError(format!("the image {name} ({}) is not a directory, nor called {name}.raw", path.display())));
-    }
-    Ok(Some(Image { name: name.to_owned(), path: real }))
 }
 
 // image_name_is_valid() of systemd: a file name without control characters. Hidden entries are
@@ -187,7 +194,8 @@ fn list(directories: &[&Path]) -> Vec<String> {
 fn name_of(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
     let name = match (path.is_dir(), file.strip_suffix(".v")) {
-        (true, name) => name.unwrap_or(file),
+        (true, Some(versions)) => versions.strip_suffix(".raw").unwrap_or(versions),
+        (true, None) => file,
         (false, _) => file.strip_suffix(".raw").filter(|_| path.is_file())?,
     };
     is_image_name(name).then(|| name.to_owned())
@@ -235,6 +243,6 @@ mod tests {
         assert_eq!(error.downcast_ref::<JobError>().unwrap().0, "no image \"sid\"; there are: bookworm, disk, trixie");
         assert_eq!((found.name, disk.name), ("bookworm".into(), "disk".into()));
         assert!(newest.path.ends_with("trixie.v/trixie_2") && chosen.path.ends_with("trixie.v/trixie_1"));
-        assert!(file.to_string().contains("is not a directory"), "{file}");
+        assert!(file.to_string().contains("is no image"), "{file}");
     }
 }

@@ -91,7 +91,8 @@ pub fn is_kept(paths: &MachinePaths) -> bool {
 #[must_use]
 pub fn describe(state: &State, is_running: bool) -> String {
     let (name, minutes) = (&state.name, state.keep_for.as_secs().div_ceil(60));
-    let enter = if is_running || state.init == Init::None { format!("nspawn-run {name}").into() } else { look_command(state) };
+    let enter =
+        if is_running || state.init == Init::None { format!("nspawn-run {name}").into() } else { look_command(state) };
     let enter = enter.to_string_lossy();
     format!("machine {name} is kept for {minutes} min; look into it: {enter}; remove it: nspawn-cleanup {name}")
 }

@@ -43,7 +43,8 @@ impl Lock {
         loop {
             let Some(file) = open(paths)? else { continue };
             let path = paths.lock_file();
-            let lock = lock_within(file, FlockArg::LockExclusive, LOCK_LIMIT).with_context(|| format!("can't lock {}", path.display()))?;
+            let lock = lock_within(file, FlockArg::LockExclusive, LOCK_LIMIT)
+                .with_context(|| format!("can't lock {}", path.display()))?;
             if is_at(&lock, &path) {
                 return Ok(Self { _file: lock });
             }
@@ -103,7 +104,8 @@ impl Lock {
     fn of_directory(path: &str, limit: Duration) -> Result<Self> {
         let directory = make_private_dir(Path::new(path)).and_then(|()| File::open(path));
         let directory = directory.with_context(|| format!("can't open {path}"))?;
-        let lock = lock_within(directory, FlockArg::LockExclusive, limit).with_context(|| format!("can't lock {path}"))?;
+        let lock =
+            lock_within(directory, FlockArg::LockExclusive, limit).with_context(|| format!("can't lock {path}"))?;
         Ok(Self { _file: lock })
     }
 

@@ -21,8 +21,9 @@ const PROPERTIES: [&str; 10] = [
     "IgnoreSIGPIPE=no",                  // the machine's processes start as on any system
 ];
 
-/// As systemd allows them to units with `RootImage=` (systemd.exec(5)).
-const LOOP_DEVICES: [&str; 2] = ["DeviceAllow=/dev/loop-control rw", "DeviceAllow=block-loop rw"];
+/// As systemd allows them to units with `RootImage=` (systemd.exec(5)); the last are partitions.
+const LOOP_DEVICES: [&str; 3] =
+    ["DeviceAllow=/dev/loop-control rw", "DeviceAllow=block-loop rw", "DeviceAllow=block-blkext r"];
 
 /// A machine's unit.
 #[derive(Clone, Debug)]

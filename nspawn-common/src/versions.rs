@@ -1,4 +1,5 @@
-//! Versioned images: a directory `NAME.v/` of which the newest version counts (systemd.v(7)).
+//! Versioned images: of a directory `NAME.v/` of trees, or `NAME.raw.v/` of disk images, the newest version counts
+//! (systemd.v(7), since systemd 256).
 
 use std::cmp::Ordering;
 use std::fs;
@@ -16,20 +17,20 @@ const OURS: &str = match std::env::consts::ARCH.as_bytes() {
     _ => std::env::consts::ARCH,
 };
 
-/// The newest version of the image `name` in `directory`: an entry `NAME_VERSION`, a directory, or
-/// `NAME_VERSION.raw`. Behind the version may be an architecture and the boot counter `+LEFT[-DONE]`.
+/// The newest version of the image `name` in `directory`: of the directories `NAME_VERSION`, or of the files
+/// `NAME_VERSION.raw` where the `suffix` says so. Behind the version may be an architecture and the boot counter
+/// `+LEFT[-DONE]`.
 ///
 /// # Errors
 /// There is none, or two of the same version.
-pub fn newest(directory: &Path, name: &str) -> Result<PathBuf> {
+pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<PathBuf> {
     let entries = fs::read_dir(directory).with_context(|| format!("can't read {}", directory.display()))?;
     let mut newest: Option<(Entry, PathBuf)> = None;
     let mut twin = None;
     for path in entries.flatten().map(|entry| entry.path()) {
-        let Some(entry) = path.file_name().and_then(|file| Entry::parse(file.to_str()?, name)) else { continue };
-        if entry.is_raw == path.is_dir() {
-            continue;
-        }
+        let is_of_kind = if suffix.is_empty() { path.is_dir() } else { path.is_file() };
+        let entry = path.file_name().and_then(|file| Entry::parse(file.to_str()?.strip_suffix(suffix)?, name));
+        let Some(entry) = entry.filter(|_| is_of_kind) else { continue };
         match newest.as_ref().map_or(Ordering::Greater, |(best, _)| entry.compare(best)) {
             Ordering::Greater => (newest, twin) = (Some((entry, path)), None),
             Ordering::Equal => twin = Some(path),
@@ -44,7 +45,7 @@ pub fn newest(directory: &Path, name: &str) -> Result<PathBuf> {
             twin.display()
         ))),
         (None, _) => bail!(JobError(format!(
-            "the image {name} has no version: nothing in {} is called {name}_VERSION or {name}_VERSION.raw",
+            "the image {name} has no version: nothing in {} is called {name}_VERSION{suffix}",
             directory.display()
         ))),
     }
@@ -53,7 +54,6 @@ pub fn newest(directory: &Path, name: &str) -> Result<PathBuf> {
 #[derive(Debug)]
 struct Entry {
     version: String,
-    is_raw: bool,
     /// Whether it was tried too often without success (systemd.v(7)): it comes after all others.
     is_bad: bool,
 }
@@ -61,7 +61,6 @@ struct Entry {
 impl Entry {
     fn parse(file: &str, name: &str) -> Option<Self> {
         let rest = file.strip_prefix(name)?.strip_prefix('_')?;
-        let (rest, is_raw) = rest.strip_suffix(".raw").map_or((rest, false), |rest| (rest, true));
         let (rest, is_bad) = match rest.rsplit_once('+') {
             Some((version, counter)) if is_counter(counter) => {
                 (version, counter.split('-').next().is_some_and(|left| left.bytes().all(|digit| digit == b'0')))
@@ -73,7 +72,7 @@ impl Entry {
             Some((_, architecture)) if ARCHITECTURES.contains(&architecture) => return None,
             _ => rest,
         };
-        (!version.is_empty()).then(|| Self { version: version.to_owned(), is_raw, is_bad })
+        (!version.is_empty()).then(|| Self { version: version.to_owned(), is_bad })
     }
 
     fn compare(&self, other: &Self) -> Ordering {
@@ -150,7 +149,20 @@ mod tests {
     /// The specification's own examples, and what systemd-analyze(1) compare-versions says.
     #[test]
     fn versions_are_ordered() {
-        let ordered = ["122.1", "123~rc1-1", "123", "123-a", "123-a.1", "123-1", "123-1.1", "123^post1", "123.a-1", "123.1-1", "123a-1", "124-1"];
+        let ordered = [
+            "122.1",
+            "123~rc1-1",
+            "123",
+            "123-a",
+            "123-a.1",
+            "123-1",
+            "123-1.1",
+            "123^post1",
+            "123.a-1",
+            "123.1-1",
+            "123a-1",
+            "124-1",
+        ];
         for (place, one) in ordered.iter().enumerate() {
             for (other_place, other) in ordered.iter().enumerate() {
                 assert_eq!(compare(one, other), place.cmp(&other_place), "{one} and {other}");
@@ -165,11 +177,11 @@ mod tests {
 
     #[test]
     fn names_hold_versions() {
-        let version = |file: &str| Entry::parse(file, "a").map(|entry| (entry.version, entry.is_raw, entry.is_bad));
-        assert_eq!(version("a_1.2"), Some(("1.2".into(), false, false)));
-        assert_eq!(version(&format!("a_1_{OURS}+3-1.raw")), Some(("1".into(), true, false)));
-        assert_eq!(version("a_1+0-3"), Some(("1".into(), false, true)));
-        assert_eq!(version("a_1+x"), Some(("1+x".into(), false, false)));
+        let version = |file: &str| Entry::parse(file, "a").map(|entry| (entry.version, entry.is_bad));
+        assert_eq!(version("a_1.2"), Some(("1.2".into(), false)));
+        assert_eq!(version(&format!("a_1_{OURS}+3-1")), Some(("1".into(), false)));
+        assert_eq!(version("a_1+0-3"), Some(("1".into(), true)));
+        assert_eq!(version("a_1+x"), Some(("1+x".into(), false)));
         for other in ["a", "a_", "b_1", "a_1_s390x", ".a_1"] {
             assert_eq!(version(other), None, "{other}");
         }
@@ -181,12 +193,13 @@ mod tests {
         for version in ["a_9", "a_10", "a_11+0", ".a_12", "b_13"] {
             fs::create_dir_all(dir.join(version)).unwrap();
         }
-        let found = newest(&dir, "a");
-        fs::write(dir.join("a_010.raw"), "").unwrap();
-        let twice = newest(&dir, "a").unwrap_err();
-        let none = newest(&dir, "c").unwrap_err();
+        fs::write(dir.join("a_2.raw"), "").unwrap();
+        let (found, disk) = (newest(&dir, "a", ""), newest(&dir, "a", ".raw"));
+        fs::create_dir(dir.join("a_010")).unwrap();
+        let twice = newest(&dir, "a", "").unwrap_err();
+        let none = newest(&dir, "c", ".raw").unwrap_err();
         fs::remove_dir_all(&dir).unwrap();
-        assert_eq!(found.unwrap(), dir.join("a_10"));
+        assert_eq!((found.unwrap(), disk.unwrap()), (dir.join("a_10"), dir.join("a_2.raw")));
         assert!(twice.is::<JobError>() && twice.to_string().contains("twice"), "{twice}");
         assert!(none.to_string().contains("no version"), "{none}");
     }

@@ -134,7 +134,9 @@ pub fn steps(state: &State) -> Vec<Step> {
             let format = Step::Run(format_command(&disk), LIMIT);
             vec![layer(), Step::Sparse(disk, size), format]
         }
-        (Layer::Snapshot, _) => vec![layer(), Step::Run(copy_command(&state.image_path, &paths.snapshot()), COPY_LIMIT)],
+        (Layer::Snapshot, _) => {
+            vec![layer(), Step::Run(copy_command(&state.image_path, &paths.snapshot()), COPY_LIMIT)]
+        }
         // What outlives the machine's runs can't be mounted for one of them.
         (Layer::Tmpfs, size) if state.init == Init::None => {
             vec![Step::Run(mount_command(size, &paths.disk_mount()), LIMIT)]

@@ -127,7 +127,9 @@ pub fn command() -> Command {
         .arg(
             value("layer-size", "SIZE")
                 .value_parser(|text: &str| LayerSize::parse(text).map_err(|error| format!("{error:#}")))
-                .help("How much it may write: 10G, infinity, or a part of the free disk or of the memory [default: 50%]"),
+                .help(
+                    "How much it may write: 10G, infinity, or a part of the free disk or of the memory [default: 50%]",
+                ),
         )
         .arg(
             value("timeout", "TIME")

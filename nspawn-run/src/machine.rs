@@ -102,7 +102,11 @@ fn prepare(arguments: &[&OsStr], limit: Duration) -> Result<String> {
     let outcome = tool::run(&command, limit)?;
     let said = outcome.stderr.strip_prefix(&format!("{PREPARE}: ")).unwrap_or(&outcome.stderr);
     if !outcome.status.success() {
-        return Err(Error::msg(if said.is_empty() { format!("{PREPARE} failed ({})", outcome.status) } else { said.to_owned() }));
+        return Err(Error::msg(if said.is_empty() {
+            format!("{PREPARE} failed ({})", outcome.status)
+        } else {
+            said.to_owned()
+        }));
     }
     if !said.is_empty() {
         exit::say(PROGRAM, OsStr::new(said));

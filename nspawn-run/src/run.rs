@@ -36,9 +36,7 @@ pub fn main(argv: &[OsString]) -> Result<u8> {
         (Some(_), true) => bail!("--image is not for GitLab jobs: their machines are made by nspawn-prepare"),
         (Some(image), false) => Machine::with_own(image, |machine| run_command(machine, &options)),
         (None, true) => run_stage(&options),
-        (None, false) => {
-            Machine::with(&MachineName::new(&options.machine)?, |machine| run_command(machine, &options))
-        }
+        (None, false) => Machine::with(&MachineName::new(&options.machine)?, |machine| run_command(machine, &options)),
     }
 }
 

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pause};
 use nspawn_common::users::RANGE;
@@ -42,10 +43,12 @@ pub fn show_all(place: &Path, base: u32) -> Result<()> {
     attach(&tree, place).with_context(|| format!("can't mount on {}", place.display()))
 }
 
-/// What is mounted in the tree at `place`, outer ones first.
+/// What is mounted in the tree at `place`, outer ones first; but for what overlayfs takes no layer of, which only
+/// firmware reads.
 pub fn below(place: &Path) -> Result<Vec<PathBuf>> {
     let mut points = nspawn_common::mounts::below(&[place.to_owned()])?;
-    points.retain(|point| point != place);
+    let is_for_firmware = |point: &Path| statfs(point).is_ok_and(|there| there.filesystem_type() == MSDOS_SUPER_MAGIC);
+    points.retain(|point| point != place && !is_for_firmware(point));
     points.sort();
     points.dedup();
     Ok(points)

@@ -16,7 +16,8 @@ pub fn make(root: &Path, points: &[(PathBuf, bool)], owner: u32) -> Result<()> {
     match unsafe { fork() }.context("can't start a process")? {
         ForkResult::Child => {
             let made = chroot(root).and_then(|()| Ok(chdir("/")?));
-            let made = made.and_then(|()| points.iter().try_for_each(|(point, is_file)| make_one(point, *is_file, owner)));
+            let made =
+                made.and_then(|()| points.iter().try_for_each(|(point, is_file)| make_one(point, *is_file, owner)));
             exit(made.map_or_else(|error| error.raw_os_error().unwrap_or(1), |()| 0))
         }
         ForkResult::Parent { child } => match waitpid(child, None)? {

@@ -22,6 +22,10 @@ use crate::machine::NESTED;
 /// How long mounting may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// No machine starts from what firmware reads (systemd.image-policy(7)).
+const USED_PARTITIONS: &str = "--image-policy=esp=ignore:xbootldr=ignore:swap=ignore:\
+    =verity+signed+encrypted+unprotected+absent";
+
 /// Mounts the root of the machine, whose users begin at `base`.
 pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<()> {
     if state.layer == Layer::Snapshot {
@@ -52,10 +56,16 @@ fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
     if !source.is_file() {
         return mounts::show(source, target, base, Access::ReadOnly);
     }
-    let command = ["systemd-dissect", "--mount", "--read-only"].map(OsStr::new);
-    let command = command.into_iter().chain([source.as_os_str(), target.as_os_str()]);
-    tool::run_ok(&command.map(OsString::from).collect::<Vec<_>>(), LIMIT)
-        .with_context(|| format!("can't mount the disk image {}", source.display()))?;
+    let mount = |options: &[&str]| {
+        let command = ["systemd-dissect", "--mount", "--read-only"].iter().chain(options).map(OsStr::new);
+        let command = command.chain([source.as_os_str(), target.as_os_str()]);
+        tool::run_ok(&command.map(OsString::from).collect::<Vec<_>>(), LIMIT)
+    };
+    let mounted = mount(&[USED_PARTITIONS]).or_else(|error| {
+        // systemd before 254 knows no such option, and needs all of an image's file systems in the kernel.
+        if error.to_string().contains("unrecognized option") { mount(&[]) } else { Err(error) }
+    });
+    mounted.with_context(|| format!("can't mount the disk image {}", source.display()))?;
     base.map_or(Ok(()), |base| mounts::show_all(target, base))
 }
 

@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{ForkResult, Pid, pipe2};
+use nspawn_common::tool;
 use nspawn_common::wire::{self, Program, Request};
 
 use super::cgroups::Cgroup;
@@ -195,6 +196,9 @@ impl Command {
 fn words(program: &Program, user: &User, script: Option<&Script>, on_terminal: bool) -> (OsString, Vec<OsString>) {
     match (program, script) {
         (Program::Command(words), _) => (words.first().cloned().unwrap_or_default(), words.clone()),
+        (_, Some(script)) if script.wants_bash && tool::find("bash").is_none() => {
+            ("sh".into(), vec!["sh".into(), script.path.clone().into()])
+        }
         (_, Some(script)) => (script.path.clone().into(), vec![script.path.clone().into()]),
         // login(1): a dash before the name makes it a login shell.
         (_, None) if on_terminal => {
@@ -232,11 +236,16 @@ fn spawn(plan: Plan) -> Result<Pid, Refusal> {
 /// A script of the host, in a file of the machine while it runs: so its stdin is its own.
 struct Script {
     path: PathBuf,
+    /// Whether it names bash as its interpreter. GitLab Runner's scripts do, and content themselves with a plain
+    /// shell.
+    wants_bash: bool,
 }
 
 impl Script {
     fn write(text: &[u8], user: &User) -> Result<Self> {
-        let script = Self { path: format!("/run/nspawn-script-{}", std::process::id()).into() };
+        let first_line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let wants_bash = first_line.starts_with(b"#!") && first_line.ends_with(b"bash");
+        let script = Self { path: format!("/run/nspawn-script-{}", std::process::id()).into(), wants_bash };
         // An earlier session of the same number left it when it was killed.
         let _ = fs::remove_file(&script.path);
         let written = OpenOptions::new()

@@ -9,7 +9,7 @@
 //! | [`users`], [`network`] | what keeps a machine from the host and from the others |
 //! | [`tool`] | running those command lines, bounded in time and output |
 //! | [`interrupt`] | being asked to end while one of them runs |
-//! | [`lock`], [`lifecycle`], [`keep`], [`mounts`], [`subvolumes`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
+//! | [`lock`], [`owner`], [`lifecycle`], [`keep`], [`mounts`], [`subvolumes`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
 //! | [`usage`] | what a machine has used |
 //! | [`wire`] | the messages between `nspawn-run` and its agent in the machine |
 //! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
@@ -28,6 +28,7 @@ pub mod mounts;
 pub mod name;
 pub mod network;
 pub mod nspawn;
+pub mod owner;
 pub mod paths;
 pub mod registration;
 pub mod state;

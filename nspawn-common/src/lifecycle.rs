@@ -9,10 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::keep;
-use crate::lock::{Lock, Use};
+use crate::lock::Lock;
 use crate::modes::Init;
 use crate::mounts;
 use crate::name::MachineName;
+use crate::owner::Owner;
 use crate::paths::{self, LAYER_ROOT, MachinePaths, SLICE_CGROUP, STATE_ROOT};
 use crate::registration;
 use crate::state::State;
@@ -80,24 +81,31 @@ pub fn is_frozen(paths: &MachinePaths) -> bool {
 }
 
 /// Whether somebody counts on the machine: its `nspawn-prepare` has finished and it runs, or waits for a
-/// run; a command runs in it; or it is kept for a look. Only its lock tells whether somebody is making or
-/// removing it.
+/// run; or it is kept for a look. Only its lock tells whether somebody is making or removing it.
 ///
 /// # Errors
 /// systemd does not tell.
 pub fn is_owned(paths: &MachinePaths) -> Result<bool> {
-    if keep::is_kept(paths) || Use::is_there(paths) {
-        return Ok(true);
-    }
-    Ok(paths.ready_mark().exists() && (is_waiting(paths) || is_active(paths)?))
+    Ok(keep::is_kept(paths) || (paths.ready_mark().exists() && is_expected(paths)?))
 }
 
-/// Whether the machine is one that runs for its commands only, and its time is not over.
+/// Whether the machine is one that runs for its commands only, and neither its time nor its owner's is over.
 #[must_use]
 pub fn is_waiting(paths: &MachinePaths) -> bool {
-    let Some(state) = State::read(paths.name()).ok().filter(|state| state.init == Init::None) else { return false };
+    State::read(paths.name()).is_ok_and(|state| state.init == Init::None && has_time(paths, &state))
+}
+
+fn is_expected(paths: &MachinePaths) -> Result<bool> {
+    match State::read(paths.name()) {
+        Ok(state) if state.init == Init::None => Ok(has_time(paths, &state)),
+        _ => is_active(paths),
+    }
+}
+
+fn has_time(paths: &MachinePaths, state: &State) -> bool {
     let age = || fs::metadata(paths.state_file()).ok()?.modified().ok()?.elapsed().ok();
-    state.lifetime.is_none_or(|lifetime| age().is_none_or(|age| age < lifetime))
+    let is_over = state.lifetime.is_some_and(|lifetime| age().is_some_and(|age| age >= lifetime));
+    !is_over && state.owner.is_none_or(Owner::is_alive)
 }
 
 // A unit whose systemd-nspawn has died may still have processes, but is on its way to its end.

@@ -143,13 +143,6 @@ impl Use {
     pub fn is_last(&self) -> bool {
         self.file.relock(FlockArg::LockExclusiveNonblock).is_ok() && is_at(&self.file, &self.path)
     }
-
-    /// Whether anybody takes part.
-    #[must_use]
-    pub fn is_there(paths: &MachinePaths) -> bool {
-        let Ok(file) = File::open(paths.runs_file()) else { return false };
-        matches!(Flock::lock(file, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK)))
-    }
 }
 
 // `None` if a holder has removed the directory meanwhile.

@@ -14,6 +14,7 @@ use crate::keep::When;
 use crate::modes::{Init, Layer};
 use crate::name::MachineName;
 use crate::network::Network;
+use crate::owner::Owner;
 use crate::paths::MachinePaths;
 use crate::users::PrivateUsers;
 
@@ -49,6 +50,8 @@ pub struct State {
     pub timeout: Duration,
     /// How long a machine may be there that is not removed.
     pub lifetime: Option<Duration>,
+    /// Whose end is its end too.
+    pub owner: Option<Owner>,
     /// Properties of its unit that were asked for.
     pub properties: Vec<OsString>,
     /// Whether it runs containers of its own.
@@ -79,6 +82,7 @@ impl State {
             "start": self.start.iter().map(|command| list_to_json(command)).collect::<Vec<_>>(),
             "timeout_seconds": self.timeout.as_secs(),
             "lifetime_seconds": self.lifetime.map(|lifetime| lifetime.as_secs()),
+            "owner": self.owner.map(|owner| owner.to_string()),
             "properties": list_to_json(&self.properties),
             "nesting": self.nesting,
             "keep": self.keep.word(),
@@ -133,6 +137,7 @@ impl State {
             start: start.map(json_to_list).collect::<Option<_>>().context("no valid \"start\"")?,
             timeout: Duration::from_secs(value["timeout_seconds"].as_u64().context("no valid \"timeout_seconds\"")?),
             lifetime: value["lifetime_seconds"].as_u64().map(Duration::from_secs),
+            owner: value["owner"].as_str().map(Owner::parse).transpose()?,
             properties: list("properties")?,
             nesting: value["nesting"].as_bool().unwrap_or_default(),
             keep: value["keep"].as_str().map_or(Ok(When::default()), When::parse)?,
@@ -190,6 +195,7 @@ mod tests {
             start: vec![vec!["a".into(), OsStr::from_bytes(b"\xff").into()], vec![]],
             timeout: Duration::from_secs(90),
             lifetime: Some(Duration::from_secs(5)),
+            owner: Some(Owner::parse("1 2").unwrap()),
             properties: vec!["TasksMax=5".into()],
             nesting: true,
             keep: When::Failure,

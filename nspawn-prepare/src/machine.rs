@@ -289,6 +289,7 @@ impl Machine {
             start: if is_started_by_runs { self.start_commands()? } else { Vec::new() },
             timeout: self.options.timeout,
             lifetime: self.lifetime,
+            owner: self.options.owner,
             properties: self.options.properties.clone(),
             nesting: self.options.nesting,
             keep: self.options.keep,

@@ -13,6 +13,7 @@ use nspawn_common::keep::When;
 use nspawn_common::modes::{Init, Layer};
 use nspawn_common::network::Network;
 use nspawn_common::nspawn::{self, Bind};
+use nspawn_common::owner::Owner;
 use nspawn_common::paths::CONFIG_ROOT;
 use nspawn_common::users::PrivateUsers;
 
@@ -38,6 +39,8 @@ pub struct Options {
     pub nesting: bool,
     pub network: Network,
     pub init: Init,
+    /// The process that the machine is for.
+    pub owner: Option<Owner>,
     pub layer: Layer,
     pub layer_size: LayerSize,
     pub timeout: Duration,
@@ -157,6 +160,15 @@ pub fn command() -> Command {
         .arg(args::flag("dry-run").help("Print the commands that would run, and run none"))
         .arg(args::flag("json").help("Print the machine's description as JSON instead of its name"))
         .arg(args::flag("verbose").short('v').help("Print the commands as they run, on stderr"))
+        .arg(
+            value("owner", "PID")
+                .hide(true)
+                .value_parser(|text: &str| {
+                    let owner = text.parse().map_err(anyhow::Error::from).and_then(Owner::of);
+                    owner.map_err(|error| format!("{error:#}"))
+                })
+                .help("A process with which a machine without an init becomes stale"),
+        )
         .arg(args::flag("config").hide(true).help("Print the configuration for GitLab Runner's config stage"))
 }
 
@@ -202,6 +214,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         nesting: args::is_set(matches, "nesting"),
         network: matches.get_one("network").cloned().context("no network")?,
         init: Init::parse(&text("init").unwrap_or_default())?,
+        owner: matches.get_one("owner").copied(),
         layer,
         layer_size,
         timeout: matches.get_one("timeout").copied().context("no time-out")?,

@@ -2,10 +2,9 @@
 //! alone.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Error, Result};
 use nspawn_common::lock::{Lock, Use};
 use nspawn_common::modes::Init;
 use nspawn_common::name::MachineName;
@@ -46,13 +45,10 @@ impl Machine {
 
     /// Calls `body` with a machine of `image` that keeps nothing, and is removed after that.
     pub fn with_own<T>(image: &str, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
-        let image = format!("--image={image}");
-        let arguments: Vec<&OsStr> = EPHEMERAL.iter().map(OsStr::new).chain([OsStr::new(&image)]).collect();
+        let (image, owner) = (format!("--image={image}"), format!("--owner={}", std::process::id()));
+        let arguments: Vec<&OsStr> = EPHEMERAL.into_iter().chain([&*image, &*owner]).map(OsStr::new).collect();
         let name = MachineName::new(prepare(&arguments, MAKE_LIMIT)?)?;
-        let paths = MachinePaths::new(&name);
-        let part = Use::begin(&paths)?;
-        // From here on it is this process's, and nobody's when that is killed.
-        fs::remove_file(paths.ready_mark()).context("can't take the machine over")?;
+        let part = Use::begin(&MachinePaths::new(&name))?;
         Self { state: State::read(&name)?, part: Some(part), is_own: true }.start_for(body)
     }
 

@@ -4,12 +4,19 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nspawn_tests::{call, left_of, random, sh};
+use nspawn_tests::{call, image, left_of, random, sh};
 
 use crate::suite::{Suite, name, prepare};
 
-const VICTIMS: [&str; 5] =
-    ["nspawn-prepare", "nspawn-run", "nspawn-cleanup", "systemd-nspawn", "nspawn-cleanup --stale"];
+const VICTIMS: [&str; 7] = [
+    "nspawn-prepare",
+    "nspawn-run",
+    "nspawn-cleanup",
+    "systemd-nspawn",
+    "nspawn-cleanup --stale",
+    "nspawn-run of a machine without an init",
+    "nspawn-run --image",
+];
 
 pub fn rows(suite: &mut Suite) {
     let seed: u64 = std::env::var("FAULT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
@@ -24,7 +31,9 @@ pub fn rows(suite: &mut Suite) {
                 1 => kill_run(name, moment),
                 2 => kill_cleanup(name, moment, &[name]),
                 3 => kill_nspawn(name),
-                _ => kill_stale(name, moment),
+                4 => kill_stale(name, moment),
+                5 => kill_start(name, moment),
+                _ => kill_own(name, moment),
             }
         });
     }
@@ -97,6 +106,24 @@ fn kill_stale(name: &str, moment: f64) {
     sh(&format!("systemctl kill --signal=KILL nspawn-{name}.service")).expect(0);
     start_and_kill(Command::new("nspawn-cleanup").arg("--stale"), after(moment, 60.0));
     wait_for_the_end(name);
+    stale_takes(name);
+}
+
+// Whatever is half started then, the next run is as any other.
+fn kill_start(name: &str, moment: f64) {
+    nspawn_tests::finish(prepare(name).arg("--init=none"), b"").expect(0);
+    call("nspawn-run", [name, "touch", "/root/kept"]).expect(0);
+    start_and_kill(Command::new("nspawn-run").args([name, "sleep", "600"]), after(moment, 400.0));
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    call("nspawn-run", [name, "sh", "-c", "test -e /root/kept && ! pgrep -x sleep"]).expect(0);
+    call("nspawn-cleanup", [name]).expect(0);
+    assert_eq!(left_of(name), "");
+}
+
+fn kill_own(name: &str, moment: f64) {
+    let mut command = Command::new("nspawn-run");
+    command.env("NSPAWN_NAME", name).args(["--image", &image(), "sleep", "600"]);
+    start_and_kill(&mut command, after(moment, 400.0));
     stale_takes(name);
 }
 

@@ -24,6 +24,18 @@ pub const COMMAND_LINE_ONLY: &str = "Options for the command line only";
 /// # Errors
 /// A file that can't be read or split, an option that is not known or has no valid value.
 pub fn parse(command: &Command, files: &[&Path], argv: &[OsString]) -> Result<Option<ArgMatches>> {
+    match try_parse(command, files, argv)? {
+        Ok(matches) => Ok(Some(matches)),
+        Err(error) if !error.use_stderr() => error.print().map(|()| None).context("can't print the help"),
+        Err(error) => Err(anyhow!("{}; see --help", first_lines(&error))),
+    }
+}
+
+/// As [`parse`], but says nothing.
+///
+/// # Errors
+/// A file that can't be read or split; clap's own, help and version among them.
+pub fn try_parse(command: &Command, files: &[&Path], argv: &[OsString]) -> Result<clap::error::Result<ArgMatches>> {
     let mut words = vec![OsString::from(command.get_name())];
     for file in files {
         words.extend(from_file(file)?);
@@ -32,11 +44,7 @@ pub fn parse(command: &Command, files: &[&Path], argv: &[OsString]) -> Result<Op
         words.extend(from_environment(arg)?);
     }
     words.extend(argv.iter().cloned());
-    match with_variables_in_help(command).try_get_matches_from(words) {
-        Ok(matches) => Ok(Some(matches)),
-        Err(error) if !error.use_stderr() => error.print().map(|()| None).context("can't print the help"),
-        Err(error) => Err(anyhow!("{}; see --help", first_lines(&error))),
-    }
+    Ok(with_variables_in_help(command).try_get_matches_from(words))
 }
 
 /// An option that is on or off: `--NAME`, and `--NAME=no` against one that an argument file has set.

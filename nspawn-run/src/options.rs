@@ -86,13 +86,14 @@ pub fn command(has_machine: bool) -> Command {
 /// Reads the options; `None` if help was asked for and printed.
 pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
     let file = Path::new(CONFIG_ROOT).join("run.args");
-    let image = args::parse(&command(false), &[&file], argv);
-    let image = image.map(|matches| matches.filter(|matches| matches.contains_id("image")));
-    let matches = match image {
-        Ok(Some(matches)) => Some(matches),
-        _ => args::parse(&command(true), &[&file], argv)?,
+    let without_machine = args::try_parse(&command(false), &[&file], argv)?.ok();
+    let matches = match without_machine.filter(|matches| matches.contains_id("image")) {
+        Some(matches) => matches,
+        None => match args::parse(&command(true), &[&file], argv)? {
+            Some(matches) => matches,
+            None => return Ok(None),
+        },
     };
-    let Some(matches) = matches else { return Ok(None) };
     let one = |id: &str| matches.try_get_one::<OsString>(id).ok().flatten().cloned();
     Ok(Some(Options {
         machine: one("MACHINE").unwrap_or_default(),

@@ -71,7 +71,7 @@ fn images() {
     let file = FakeImage::new("file");
     fs::remove_dir(&file.0).unwrap();
     fs::write(&file.0, "").unwrap();
-    file.is_refused("is not a directory");
+    file.is_refused("is no image");
     // It has all that is looked for and still can't boot.
     FakeImage::new("fake").file("usr/lib/systemd/systemd").file("usr/bin/dbus-daemon").is_refused("did not start");
 }
@@ -174,7 +174,8 @@ fn state_files() {
         ("no JSON", "not a whole JSON document"),
         ("[]", "it has no version"),
         ("{\"version\":99}", "version 99"),
-        ("{\"version\":1}", "\"environment\""),
+        ("{\"version\":1}", "version 1"),
+        ("{\"version\":2}", "no valid"),
     ] {
         fs::write(format!("{dir}/state.json"), text).unwrap();
         call("nspawn-run", [&*name, "true"]).expect_error(125, words);

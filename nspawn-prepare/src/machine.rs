@@ -179,7 +179,9 @@ impl Machine {
         if self.has_disks() {
             layer::check_loop_devices()?;
         }
-        if !self.image.is_disk() {
+        if self.image.is_disk() {
+            host::check_disk_images()?;
+        } else {
             image::check(&self.image.name, &self.image.path, self.options.init)?;
         }
         if registration::is_foreign(&self.paths) {

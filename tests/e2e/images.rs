@@ -17,8 +17,8 @@ mod small;
 use nspawn_common::image::SEARCH_PATH;
 use nspawn_tests::{Machine, call, sh};
 
-/// What a name may stand for, below a directory of [`SEARCH_PATH`].
-const SUFFIXES: [&str; 4] = ["", ".raw", ".v", ".raw.v"];
+/// What a name may stand for, below a directory of [`SEARCH_PATH`]; the last is for what links lead to.
+const SUFFIXES: [&str; 5] = ["", ".raw", ".v", ".raw.v", ".d"];
 
 /// A name of images that nothing else has. What has it is deleted at the end of its test.
 struct Name(String);
@@ -37,6 +37,12 @@ impl Name {
     #[track_caller]
     fn sh(&self, lines: &str) -> String {
         sh(&format!("set -e; name={}; cd /var/lib/machines; {lines}", self.0)).expect(0).out()
+    }
+
+    /// Deletes what has it.
+    fn remove(&self) {
+        let paths = SEARCH_PATH.iter().flat_map(|place| SUFFIXES.map(|suffix| format!("{place}/{}{suffix}", self.0)));
+        let _ = std::process::Command::new("rm").args(["-rf", "--one-file-system"]).args(paths).status();
     }
 
     /// A machine of the image.
@@ -63,7 +69,6 @@ impl Name {
 
 impl Drop for Name {
     fn drop(&mut self) {
-        let paths = SEARCH_PATH.iter().flat_map(|place| SUFFIXES.map(|suffix| format!("{place}/{}{suffix}", self.0)));
-        let _ = std::process::Command::new("rm").args(["-rf", "--one-file-system"]).args(paths).status();
+        self.remove();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nspawn_common::image::SEARCH_PATH;
 use nspawn_tests::{call, sh};
 
 use super::Name;
@@ -26,90 +27,124 @@ fn theirs(name: &str) -> Option<String> {
     (done.status.success() && !path.is_empty()).then(|| std::fs::canonicalize(&path).unwrap().display().to_string())
 }
 
-fn knows_versions() -> bool {
+/// The version of the host's systemd.
+fn systemd() -> u32 {
     let version = sh("systemctl --version | sed -n '1s/^systemd \\([0-9]*\\).*/\\1/p'").out();
-    version.trim().parse::<u32>().unwrap() >= 256
+    version.trim().parse().unwrap()
 }
 
-/// A tree, and a disk image, of which machines can be made.
+/// Makes trees, and disk images, of which machines could be made.
 const MAKERS: &str = "tree() { for path; do mkdir -p $path/usr; done; }; \
-    raw() { for path; do mkdir -p $(dirname $path); truncate --size=1M $path; done; }; \
-    dir() { mkdir -p \"$@\"; };";
+    raw() { for path; do mkdir -p $(dirname $path); truncate --size=1M $path; done; };";
 
-/// What lies in which directory, and which of it the name stands for; of a plain name, whether 252 knows it.
-const LAYOUTS: [(&str, &str); 26] = [
+/// The first version of systemd that knows any image; that knows versions; that passes over what is of another kind.
+const ANY: u32 = 0;
+const VERSIONS: u32 = 256;
+const KINDS: u32 = 258;
+/// No version of it takes what we do.
+const OURS: u32 = u32::MAX;
+
+/// What lies there, which of it the name `N` stands for, and the first version of systemd that says so.
+const LAYOUTS: [(&str, &str, u32); 49] = [
     // In one directory.
-    ("tree $name", "$name"),
-    ("raw $name.raw", "$name.raw"),
-    ("tree $name; raw $name.raw", "$name"),
-    ("raw $name.raw; tree $name.v/${name}_1", "$name.raw"),
-    ("raw $name.raw.v/${name}_1.raw; tree $name.v/${name}_1", "$name.v/${name}_1"),
-    ("raw $name.raw.v/${name}_1.raw", "$name.raw.v/${name}_1.raw"),
+    ("tree N", "N", ANY),
+    ("raw N.raw", "N.raw", ANY),
+    ("tree N; raw N.raw", "N", ANY),
+    ("raw N.raw; tree N.v/N_1", "N.raw", ANY),
+    ("raw N.raw.v/N_1.raw; tree N.v/N_1", "N.v/N_1", VERSIONS),
+    ("raw N.raw.v/N_1.raw", "N.raw.v/N_1.raw", VERSIONS),
+    ("tree N; mkdir N.v", "N", ANY),
+    ("tree N.raw N.v/N_1", "N.v/N_1", VERSIONS),
+    ("raw N; tree N.v/N_1", "N.v/N_1", VERSIONS),
+    ("raw N N.raw", "N.raw", VERSIONS),
+    ("mkdir N.v; raw N.raw.v/N_1.raw", "N.raw.v/N_1.raw", VERSIONS),
+    ("raw N.v/x N.raw.v/N_1.raw", "N.raw.v/N_1.raw", VERSIONS),
     // Versions.
-    ("tree $name.v/${name}_9 $name.v/${name}_10 $name.v/${name}_2", "$name.v/${name}_10"),
-    ("raw $name.raw.v/${name}_9.raw $name.raw.v/${name}_10.raw", "$name.raw.v/${name}_10.raw"),
-    ("tree $name.v/${name}_1.2 $name.v/${name}_1.10 $name.v/${name}_1.10~rc1", "$name.v/${name}_1.10"),
-    ("tree $name.v/${name}_1_x86-64 $name.v/${name}_2_s390x $name.v/${name}_3_arm", "$name.v/${name}_1_x86-64"),
-    ("tree $name.v/${name}_1 $name.v/${name}_2+0-3 $name.v/${name}_3+0", "$name.v/${name}_1"),
-    ("tree $name.v/${name}_1 $name.v/${name}_2+3-1", "$name.v/${name}_2+3-1"),
-    ("tree $name.v/${name}_1+0", "$name.v/${name}_1+0"),
-    ("tree $name.v/${name}_1 $name.v/.${name}_2 $name.v/other_3 $name.v/${name}", "$name.v/${name}_1"),
-    ("tree $name.v/${name}_1; raw $name.v/${name}_2.raw $name.v/${name}_3", "$name.v/${name}_1"),
-    ("raw $name.raw.v/${name}_1.raw; tree $name.raw.v/${name}_2.raw", "$name.raw.v/${name}_1.raw"),
-    ("tree $name.v/${name}_1; raw $name.raw.v/${name}_2.raw", "$name.v/${name}_1"),
+    ("tree N.v/N_9 N.v/N_10 N.v/N_2", "N.v/N_10", VERSIONS),
+    ("raw N.raw.v/N_9.raw N.raw.v/N_10.raw", "N.raw.v/N_10.raw", VERSIONS),
+    ("tree N.v/N_1.2 N.v/N_1.10 N.v/N_1.10~rc1", "N.v/N_1.10", VERSIONS),
+    ("tree N.v/N_1 N.v/.N_2 N.v/other_3 N.v/N", "N.v/N_1", VERSIONS),
+    ("tree N.v/N_ N.v/N", "", ANY),
+    ("tree N.v/N_1; raw N.v/N_2.raw N.v/N_3", "N.v/N_1", KINDS),
+    ("raw N.raw.v/N_1.raw; tree N.raw.v/N_2.raw", "N.raw.v/N_1.raw", KINDS),
+    ("tree N.v/N_1.raw", "N.v/N_1.raw", VERSIONS),
+    ("tree N.v/N_1; raw N.raw.v/N_2.raw", "N.v/N_1", VERSIONS),
+    // Their architectures, of which another may be none that anybody knows.
+    ("tree N.v/N_1_x86-64 N.v/N_2_s390x N.v/N_3_mips", "N.v/N_1_x86-64", VERSIONS),
+    ("tree N.v/N_1_x86-64 N.v/N_1 N.v/N_1_x86", "N.v/N_1_x86-64", VERSIONS),
+    ("tree N.v/N_1_x86-64 N.v/N_2_x86", "N.v/N_2_x86", VERSIONS),
+    ("tree N.v/N_x86-64", "N.v/N_x86-64", VERSIONS),
+    ("tree N.v/N_1_other N.v/N_0", "N.v/N_1_other", VERSIONS),
+    ("tree N.v/N_2_s390x", "", ANY),
+    // How often they were tried.
+    ("tree N.v/N_1 N.v/N_2+0-3 N.v/N_3+0", "N.v/N_1", VERSIONS),
+    ("tree N.v/N_1 N.v/N_2+3-1", "N.v/N_2+3-1", VERSIONS),
+    ("tree N.v/N_1+0 N.v/N_2+0", "N.v/N_2+0", VERSIONS),
+    ("tree N.v/N_1+0 N.v/N_1+3", "N.v/N_1+3", VERSIONS),
+    ("tree N.v/N_1+1 N.v/N_1+3", "N.v/N_1+3", VERSIONS),
+    ("tree N.v/N_1+3-2 N.v/N_1+3-1", "N.v/N_1+3-1", VERSIONS),
+    ("tree N.v/N_1 N.v/N_1+3", "N.v/N_1", VERSIONS),
+    ("raw N.raw.v/N_1_x86-64+3-1.raw N.raw.v/N_0.raw", "N.raw.v/N_1_x86-64+3-1.raw", VERSIONS),
     // Links.
-    ("tree $name.v/${name}_1 $name.v/${name}_2; ln -s $name.v/${name}_1 $name", "$name.v/${name}_1"),
-    ("tree $name.d/x; ln -s $name.d/x $name", "$name.d/x"),
-    ("raw $name.d/x; ln -s $name.d/x $name.raw", "$name.d/x"),
-    ("tree $name.v/${name}_1 $name.d/x; ln -s ../$name.d/x $name.v/${name}_2", "$name.d/x"),
-    ("ln -s nowhere $name; raw $name.raw", "$name.raw"),
-    ("ln -s nowhere $name", ""),
-    ("ln -s nowhere $name.raw", ""),
+    ("tree N.v/N_1 N.v/N_2; ln -s N.v/N_1 N", "N.v/N_1", ANY),
+    ("tree N.d/x; ln -s N.d/x N", "N.d/x", ANY),
+    ("raw N.d/x.raw; ln -s N.d/x.raw N.raw", "N.d/x.raw", ANY),
+    ("tree N.d/N_1; ln -s N.d N.v", "N.d/N_1", VERSIONS),
+    ("tree N.v/N_1 N.d/x; ln -s ../N.d/x N.v/N_2", "N.d/x", VERSIONS),
+    ("ln -s nowhere N; raw N.raw", "N.raw", ANY),
+    ("ln -s nowhere N", "", ANY),
+    ("ln -s nowhere N.raw", "", ANY),
+    ("ln -s nowhere N.v", "", ANY),
+    ("tree N.v/N_1; ln -s nowhere N.v/N_2", "", ANY),
+    ("tree N.d; ln -s N.d N.raw", "", ANY),
+    // Of two that are as good we take none.
+    ("tree N.v/N_1 N.v/N_01", "", OURS),
     // Nothing.
-    ("dir $name.raw", ""),
-    ("raw $name", ""),
+    ("mkdir N.raw", "", ANY),
+    ("raw N", "", ANY),
 ];
+
+/// The first directory that has any of it wins.
+const PLACES: [(&str, &str); 6] = [
+    ("tree /etc/machines/N; tree /run/machines/N; tree N", "/etc/machines/N"),
+    ("raw /run/machines/N.raw; tree N", "/run/machines/N.raw"),
+    ("tree /usr/lib/machines/N /var/lib/container/N N", "/var/lib/machines/N"),
+    ("tree /usr/lib/machines/N; raw /usr/local/lib/machines/N.raw", "/usr/local/lib/machines/N.raw"),
+    ("mkdir -p /etc/machines; ln -s nowhere /etc/machines/N; tree N", "/var/lib/machines/N"),
+    ("mkdir -p /etc/machines/N.raw; raw N.raw", "/var/lib/machines/N.raw"),
+];
+
+/// What is wrong with what is taken for the name when these lines have been run.
+fn difference(name: &Name, lines: &str, expected: &str, since: u32) -> Option<String> {
+    let of_here = |text: &str| {
+        let text = if cfg!(target_arch = "aarch64") {
+            text.replace("x86-64", "arm64").replace("x86", "arm")
+        } else {
+            text.to_owned()
+        };
+        text.replace('N', &name.0)
+    };
+    let expected = (!expected.is_empty()).then(|| Path::new("/var/lib/machines").join(of_here(expected)));
+    let expected = expected.map(|path| path.display().to_string());
+    name.sh(&format!("{MAKERS} {}", of_here(lines)));
+    let (ours, theirs) = (ours(&name.0), theirs(&name.0));
+    name.remove();
+    if ours != expected {
+        return Some(format!("{lines}: we took {ours:?}, not {expected:?}"));
+    }
+    (theirs != expected && systemd() >= since).then(|| format!("{lines}: machinectl took {theirs:?}, not {expected:?}"))
+}
 
 #[test]
 fn machinectl_agrees() {
     let name = Name::new("layout");
-    let places = ["/etc/machines", "/run/machines", "/var/lib/machines"];
-    let mut wrong = Vec::new();
-    for (lines, expected) in LAYOUTS {
-        let expected =
-            if cfg!(target_arch = "aarch64") { expected.replace("x86-64", "arm64") } else { expected.to_owned() };
-        let lines = if cfg!(target_arch = "aarch64") { lines.replace("x86-64", "arm64") } else { lines.to_owned() };
-        let expected = expected.replace("${name}", &name.0).replace("$name", &name.0);
-        let expected = (!expected.is_empty()).then(|| format!("/var/lib/machines/{expected}"));
-        name.sh(&format!("{MAKERS} rm -rf $name $name.*; {lines}"));
-        let (ours, theirs) = (ours(&name.0), theirs(&name.0));
-        if ours != expected {
-            wrong.push(format!("{lines}: we took {ours:?}, not {expected:?}"));
-        }
-        let is_versioned =
-            expected.as_ref().is_some_and(|path| path.contains(".v/")) && !lines.contains("ln -s $name.v");
-        if theirs != expected && (knows_versions() || !is_versioned) {
-            wrong.push(format!("{lines}: machinectl took {theirs:?}, not {expected:?}"));
-        }
-    }
-    name.sh("rm -rf $name $name.*");
-    // The first directory that has any of it wins.
-    for (number, place) in places.iter().enumerate().rev() {
-        let suffix = ["", ".raw", ""][number];
-        sh(&format!(
-            "{MAKERS} mkdir -p {place} && cd {place} && {} {}{suffix}",
-            ["tree", "raw", "tree"][number],
-            name.0
-        ))
-        .expect(0);
-        let path = Some(format!("{place}/{}{suffix}", name.0));
-        if ours(&name.0) != path || theirs(&name.0) != path {
-            wrong.push(format!("{path:?}: we took {:?}, machinectl {:?}", ours(&name.0), theirs(&name.0)));
-        }
-    }
-    drop(name);
+    let layouts = LAYOUTS.iter().filter_map(|(lines, expected, since)| difference(&name, lines, expected, *since));
+    let places = PLACES.iter().filter_map(|(lines, expected)| difference(&name, lines, expected, ANY));
+    let wrong: Vec<_> = layouts.chain(places).collect();
     // Those that this test may have made.
-    let _ = [std::fs::remove_dir("/etc/machines"), std::fs::remove_dir("/run/machines")];
+    for place in SEARCH_PATH {
+        let _ = std::fs::remove_dir(place);
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

@@ -24,6 +24,11 @@ fn is_not_chosen(name: &Name, words: &str) {
     assert_eq!(report.stages(), ["config", "prepare", "cleanup"], "{}", report.describe());
 }
 
+/// The first block of a FAT, by which it is known.
+const FAT: &str = "{ printf '\\353\\074\\220mkfs.fat\\0\\002\\004\\001\\0\\002\\0\\002\\0\\100\\370\\040\\0'; \
+    head -c 30 /dev/zero; printf 'FAT16   '; head -c 448 /dev/zero; printf '\\125\\252'; } >$name.raw; \
+    truncate --size=8M $name.raw; test \"$(blkid -p -o value -s TYPE $name.raw)\" = vfat";
+
 #[test]
 fn disk_images_without_a_file_system() {
     let name = Name::new("corrupt");
@@ -37,8 +42,8 @@ fn disk_images_without_a_file_system() {
         // One without a root.
         "truncate --size=8M $name.raw; echo 'type=L' | sfdisk --quiet --label=gpt $name.raw",
         "truncate --size=8M $name.raw; echo 'label: gpt' | sfdisk --quiet $name.raw",
-        // A file system that this kernel does not know.
-        "truncate --size=8M $name.raw; mkfs.minix $name.raw >/dev/null",
+        // A file system that a test host's kernel does not know.
+        FAT,
     ] {
         name.sh(&format!("rm -f $name.raw; {lines}"));
         is_found_out(&name, "can't mount the disk image");
@@ -65,7 +70,8 @@ fn what_is_no_image() {
         ("mkdir $name.v", "has no version"),
         ("mkdir $name.raw.v", "has no version"),
         ("mkdir -p $name.v; : >$name.v/${name}_1", "has no version"),
-        (": >$name.v", "no image"),
+        (": >$name.v", "is no image"),
+        ("mkdir $name.v; ln -s nowhere $name.v/${name}_2", "leads nowhere"),
         ("mkdir -p $name.v/${name}_1/usr $name.v/${name}_01/usr", "one version twice"),
         ("mkdir $name", "is not an OS tree"),
     ] {

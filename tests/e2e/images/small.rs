@@ -9,7 +9,7 @@ use super::Name;
 fn busybox(kind: &str) -> Name {
     let name = bare(kind);
     name.sh(
-        "cd $name; mkdir -p etc tmp usr/bin; for command in $(bin/busybox --list); do test -e bin/$command || ln -s busybox bin/$command; done; \
+        "cd $name; mkdir -p etc tmp usr/bin home/ann; chown 1000:1000 home/ann; for command in $(bin/busybox --list); do test -e bin/$command || ln -s busybox bin/$command; done; \
          ln -s /bin/env usr/bin/env; printf 'root:x:0:0:root:/root:/bin/sh\\nann:x:1000:1000::/home/ann:/bin/sh\\n' >etc/passwd; \
          printf 'root:x:0:\\nann:x:1000:\\n' >etc/group",
     );

@@ -109,12 +109,12 @@ pub fn candidates(reference: &str) -> Vec<String> {
     names
 }
 
-/// Refuses an image, whose tree is at `root`, of which no machine with this `init` can be made, and says what it
-/// lacks.
+/// Refuses an image, found at `path` and with its tree at `root`, of which no machine with this `init` can be made,
+/// and says what it lacks.
 ///
 /// # Errors
 /// A [`JobError`] that names what is missing.
-pub fn check(image: &str, root: &Path, init: Init) -> Result<()> {
+pub fn check(image: &str, path: &Path, root: &Path, init: Init) -> Result<()> {
     let tree = fs::File::open(root).with_context(|| format!("can't open the image {image}"))?;
     let tree = OwnedFd::from(tree);
     let has = |paths: &[&str]| paths.iter().any(|path| exists_in(&tree, path));
@@ -129,7 +129,7 @@ pub fn check(image: &str, root: &Path, init: Init) -> Result<()> {
     } else {
         return Ok(());
     };
-    bail!(JobError(format!("the image {image} ({}) {lack}", root.display())))
+    bail!(JobError(format!("the image {image} ({}) {lack}", path.display())))
 }
 
 // A symbolic link in the image means what it means inside the image.

@@ -114,12 +114,10 @@ fn an_image_is_locked_until_the_machine_is_made_and_no_longer() {
 fn an_image_that_goes_without_a_lock_is_missed() {
     let name = versions("vanished", &["1"]);
     let path = format!("{}/{}_1", name.path(".v"), name.0);
-    let removed =
-        name.is_refused(&["--init=stub", &format!("--property=ExecStartPre=/bin/rm -r {path}")], "did not start");
-    assert!(removed.contains(&format!("can't open {path}")), "{removed}");
+    let remove = format!("--property=ExecStartPre=/bin/rm -r {path}");
+    name.is_refused(&["--init=stub", &remove], &format!("can't open {path}"));
     let disk = Name::new("vanished-disk");
     disk.sh("mkdir -p $name/bin; mksquashfs $name $name.raw -quiet -no-progress; rm -r $name");
     let remove = format!("--property=ExecStartPre=/bin/rm {}", disk.path(".raw"));
-    let removed = disk.is_refused(&["--init=stub", &remove], "did not start");
-    assert!(removed.contains(&disk.path(".raw")), "{removed}");
+    disk.is_refused(&["--init=stub", &remove], &disk.path(".raw"));
 }

@@ -86,7 +86,9 @@ pub fn command(has_machine: bool) -> Command {
 /// Reads the options; `None` if help was asked for and printed.
 pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
     let file = Path::new(CONFIG_ROOT).join("run.args");
-    let image = args::parse(&command(false), &[&file], argv);
+    // Help is for the other one to print.
+    let without_machine = command(false).disable_help_flag(true).disable_version_flag(true);
+    let image = args::parse(&without_machine, &[&file], argv);
     let image = image.map(|matches| matches.filter(|matches| matches.contains_id("image")));
     let matches = match image {
         Ok(Some(matches)) => Some(matches),

@@ -66,7 +66,7 @@ fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
         if error.to_string().contains("unrecognized option") { mount(&[]) } else { Err(error) }
     });
     mounted.with_context(|| format!("can't mount the disk image {}", source.display()))?;
-    base.map_or(Ok(()), |base| mounts::show_all(target, base))
+    base.map_or(Ok(()), |base| mounts::show_all(target, source, base))
 }
 
 fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {

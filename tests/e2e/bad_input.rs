@@ -71,7 +71,7 @@ fn images() {
     let file = FakeImage::new("file");
     fs::remove_dir(&file.0).unwrap();
     fs::write(&file.0, "").unwrap();
-    file.is_refused("is not a directory");
+    file.is_refused("is no image");
     // It has all that is looked for and still can't boot.
     FakeImage::new("fake").file("usr/lib/systemd/systemd").file("usr/bin/dbus-daemon").is_refused("did not start");
 }

@@ -44,7 +44,8 @@ impl Image {
 
 /// Finds the image that `reference` means: a plain name, or a docker-style one by the rule of
 /// [`candidates`]. As systemd-machined has it, a name stands for a directory of that name, for `NAME.raw`, or for
-/// the newest version in `NAME.v/` or `NAME.raw.v/`, in this order, in the first directory that has any of these.
+/// the newest version in `NAME.v/` or `NAME.raw.v/`, in this order, in the first directory that has any of these;
+/// what is called so and is none of them is passed over.
 ///
 /// # Errors
 /// A [`JobError`] that lists the images there are, when none fits or the one that fits is no image.
@@ -55,10 +56,15 @@ pub fn find(reference: &str) -> Result<Image> {
 fn find_in(directories: &[&Path], reference: &str) -> Result<Image> {
     let names = candidates(reference);
     for name in &names {
+        let mut refused = None;
         for directory in directories {
-            if let Some(image) = open(directory, name)? {
+            if let Some(image) = open(directory, name, &mut refused)? {
                 return Ok(image);
             }
+        }
+        // The name means this and no other.
+        if let Some(why) = refused {
+            bail!(JobError(why));
         }
     }
     bail!(JobError(unknown(directories, reference, &names)))
@@ -103,12 +109,12 @@ pub fn candidates(reference: &str) -> Vec<String> {
     names
 }
 
-/// Refuses an image, whose tree is at `root`, of which no machine with this `init` can be made, and says what it
-/// lacks.
+/// Refuses an image, found at `path` and with its tree at `root`, of which no machine with this `init` can be made,
+/// and says what it lacks.
 ///
 /// # Errors
 /// A [`JobError`] that names what is missing.
-pub fn check(image: &str, root: &Path, init: Init) -> Result<()> {
+pub fn check(image: &str, path: &Path, root: &Path, init: Init) -> Result<()> {
     let tree = fs::File::open(root).with_context(|| format!("can't open the image {image}"))?;
     let tree = OwnedFd::from(tree);
     let has = |paths: &[&str]| paths.iter().any(|path| exists_in(&tree, path));
@@ -123,7 +129,7 @@ pub fn check(image: &str, root: &Path, init: Init) -> Result<()> {
     } else {
         return Ok(());
     };
-    bail!(JobError(format!("the image {image} ({}) {lack}", root.display())))
+    bail!(JobError(format!("the image {image} ({}) {lack}", path.display())))
 }
 
 // A symbolic link in the image means what it means inside the image.
@@ -132,33 +138,37 @@ fn exists_in(root: &OwnedFd, path: &str) -> bool {
     openat2(root, path, how).is_ok()
 }
 
-// What the name stands for in this directory.
-fn open(directory: &Path, name: &str) -> Result<Option<Image>> {
-    let there = |suffix: &str| {
+// What the name stands for in this directory. Why the first thing of that name is no image is noted in `refused`.
+fn open(directory: &Path, name: &str, refused: &mut Option<String>) -> Result<Option<Image>> {
+    for suffix in ["", ".raw", ".v", ".raw.v"] {
         let path = directory.join(format!("{name}{suffix}"));
-        fs::symlink_metadata(&path).is_ok().then_some(path)
-    };
-    let newest = |suffix: &str| {
-        let versions = there(&format!("{suffix}.v")).filter(|path| path.is_dir());
-        versions.map(|path| versions::newest(&path, name, suffix)).transpose()
-    };
-    let is_image =
-        |path: &PathBuf| if path.extension() == Some("raw".as_ref()) { path.is_file() } else { path.is_dir() };
-    let plain = [there("").filter(|path| path.is_dir()), there(".raw").filter(is_image)].into_iter().flatten().next();
-    let found = match plain {
-        Some(path) => Some(path),
-        None => newest("")?.map_or_else(|| newest(".raw"), |path| Ok(Some(path)))?,
-    };
-    match (found, there("").or_else(|| there(".raw"))) {
-        (Some(path), _) => {
-            let real = fs::canonicalize(&path).with_context(|| format!("can't follow the image {}", path.display()))?;
-            Ok(Some(Image { name: name.to_owned(), path: real }))
+        if fs::symlink_metadata(&path).is_err() {
+            continue;
         }
-        (None, Some(other)) => bail!(JobError(format!(
-            "{} is no image: that is a directory {name}, or a file {name}.raw",
-            other.display()
-        ))),
-        (None, None) => Ok(None),
+        let (found, why) = match suffix.strip_suffix(".v") {
+            Some(kind) if path.is_dir() => {
+                let why = format!("the image {name} has no version: nothing in {} is called", path.display());
+                (versions::newest(&path, name, kind)?, format!("{why} {name}_VERSION{kind}"))
+            }
+            _ => (is_of_kind(&path, suffix).then(|| path.clone()), format!("{} {NO_IMAGE}", path.display())),
+        };
+        if let Some(path) = found {
+            let real = fs::canonicalize(&path).with_context(|| format!("can't follow the image {}", path.display()))?;
+            return Ok(Some(Image { name: name.to_owned(), path: real }));
+        }
+        refused.get_or_insert(why);
+    }
+    Ok(None)
+}
+
+const NO_IMAGE: &str = "is no image: that is a directory NAME, a file NAME.raw, or a directory NAME.v or NAME.raw.v of \
+    versions of these";
+
+fn is_of_kind(path: &Path, suffix: &str) -> bool {
+    match suffix {
+        "" => path.is_dir(),
+        ".raw" => path.is_file(),
+        _ => false,
     }
 }
 

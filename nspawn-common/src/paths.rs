@@ -82,6 +82,12 @@ impl MachinePaths {
         self.state_dir().join("failed")
     }
 
+    /// Why its unit could not start it.
+    #[must_use]
+    pub fn refusal(&self) -> PathBuf {
+        self.state_dir().join("refusal")
+    }
+
     /// Until when the machine is kept: see [`crate::keep`].
     #[must_use]
     pub fn kept_mark(&self) -> PathBuf {

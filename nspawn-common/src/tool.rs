@@ -177,7 +177,7 @@ fn text_of(mut file: File) -> Result<String> {
 
 fn package_hint(program: &str) -> &'static str {
     match program {
-        "systemd-nspawn" | "machinectl" => "; install the package systemd-container",
+        "systemd-nspawn" | "systemd-dissect" | "machinectl" => "; install the package systemd-container",
         "systemd-run" | "systemctl" | "journalctl" => "; this host must run systemd",
         "mkfs.ext4" => "; install the package e2fsprogs",
         "btrfs" => "; install the package btrfs-progs",

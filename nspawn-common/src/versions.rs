@@ -9,26 +9,28 @@ use anyhow::{Context, Result, bail};
 
 use crate::exit::JobError;
 
-/// The architectures as systemd calls them (ConditionArchitecture= in systemd.unit(5)), and ours.
-const ARCHITECTURES: [&str; 8] = ["x86-64", "x86", "arm64", "arm", "riscv64", "ppc64-le", "s390x", "loongarch64"];
-const OURS: &str = match std::env::consts::ARCH.as_bytes() {
-    b"x86_64" => "x86-64",
-    b"aarch64" => "arm64",
-    _ => std::env::consts::ARCH,
+/// The architectures that run here, best first, as systemd calls them (ConditionArchitecture= in systemd.unit(5)).
+const OURS: &[&str] = match std::env::consts::ARCH.as_bytes() {
+    b"x86_64" => &["x86-64", "x86"],
+    b"aarch64" => &["arm64", "arm"],
+    _ => &[std::env::consts::ARCH],
 };
+/// All of them.
+const ARCHITECTURES: &str = "x86 x86-64 ppc ppc-le ppc64 ppc64-le ia64 parisc parisc64 s390 s390x sparc sparc64 mips mips-le mips64 mips64-le alpha \
+    arm arm-be arm64 arm64-be sh sh64 loongarch64 m68k tilegx cris nios2 riscv32 riscv64 arc arc-be";
 
 /// The newest version of the image `name` in `directory`: of the directories `NAME_VERSION`, or of the files
 /// `NAME_VERSION.raw` where the `suffix` says so. Behind the version may be an architecture and the boot counter
-/// `+LEFT[-DONE]`.
+/// `+LEFT[-DONE]`. `None` where there is none.
 ///
 /// # Errors
-/// There is none, or two of the same version.
-pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<PathBuf> {
+/// There are two of the same version, or the newest is a link that leads nowhere.
+pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<Option<PathBuf>> {
     let entries = fs::read_dir(directory).with_context(|| format!("can't read {}", directory.display()))?;
     let mut newest: Option<(Entry, PathBuf)> = None;
     let mut twin = None;
     for path in entries.flatten().map(|entry| entry.path()) {
-        let is_of_kind = if suffix.is_empty() { path.is_dir() } else { path.is_file() };
+        let is_of_kind = !path.exists() || if suffix.is_empty() { path.is_dir() } else { path.is_file() };
         let entry = path.file_name().and_then(|file| Entry::parse(file.to_str()?.strip_suffix(suffix)?, name));
         let Some(entry) = entry.filter(|_| is_of_kind) else { continue };
         match newest.as_ref().map_or(Ordering::Greater, |(best, _)| entry.compare(best)) {
@@ -38,51 +40,60 @@ pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<PathBuf> {
         }
     }
     match (newest, twin) {
-        (Some((_, path)), None) => Ok(path),
+        (Some((_, path)), None) if !path.exists() => {
+            bail!(JobError(format!("the image {name}'s newest version {} leads nowhere; remove it", path.display())))
+        }
         (Some((_, path)), Some(twin)) => bail!(JobError(format!(
             "the image {name} has one version twice, {} and {}; remove one",
             path.display(),
             twin.display()
         ))),
-        (None, _) => bail!(JobError(format!(
-            "the image {name} has no version: nothing in {} is called {name}_VERSION{suffix}",
-            directory.display()
-        ))),
+        (newest, _) => Ok(newest.map(|(_, path)| path)),
     }
 }
 
 #[derive(Debug)]
 struct Entry {
     version: String,
-    /// Whether it was tried too often without success (systemd.v(7)): it comes after all others.
-    is_bad: bool,
+    /// The place of its architecture among [`OURS`], from the end; 0 for none that is known.
+    fit: usize,
+    /// How often it may still be tried, and was without success (systemd.v(7)).
+    left: u64,
+    done: u64,
 }
 
 impl Entry {
     fn parse(file: &str, name: &str) -> Option<Self> {
         let rest = file.strip_prefix(name)?.strip_prefix('_')?;
-        let (rest, is_bad) = match rest.rsplit_once('+') {
-            Some((version, counter)) if is_counter(counter) => {
-                (version, counter.split('-').next().is_some_and(|left| left.bytes().all(|digit| digit == b'0')))
-            }
-            _ => (rest, false),
-        };
-        let version = match rest.rsplit_once('_') {
-            Some((version, architecture)) if architecture == OURS => version,
-            Some((_, architecture)) if ARCHITECTURES.contains(&architecture) => return None,
-            _ => rest,
-        };
-        (!version.is_empty()).then(|| Self { version: version.to_owned(), is_bad })
+        let counted = rest.rsplit_once('+').and_then(|(rest, counter)| Some((rest, parse_counter(counter)?)));
+        let (rest, (left, done)) = counted.unwrap_or((rest, (u64::MAX, u64::MAX)));
+        // What stands there counts as no part of the version, whatever it is.
+        let (version, architecture) = rest.rsplit_once('_').unwrap_or((rest, ""));
+        let fit = OURS.iter().rev().position(|ours| *ours == architecture).map_or(0, |place| place + 1);
+        let is_foreign = fit == 0 && ARCHITECTURES.split(' ').any(|known| known == architecture);
+        (!version.is_empty() && !is_foreign).then(|| Self { version: version.to_owned(), fit, left, done })
     }
 
     fn compare(&self, other: &Self) -> Ordering {
-        other.is_bad.cmp(&self.is_bad).then_with(|| compare(&self.version, &other.version))
+        // What was tried too often comes after all others.
+        let tries = (self.left > 0).cmp(&(other.left > 0));
+        let counters = || self.left.cmp(&other.left).then_with(|| other.done.cmp(&self.done));
+        tries
+            .then_with(|| compare(&self.version, &other.version))
+            .then_with(|| self.fit.cmp(&other.fit))
+            .then_with(counters)
     }
 }
 
-fn is_counter(text: &str) -> bool {
-    text.split('-').count() <= 2
-        && text.split('-').all(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+// LEFT[-DONE]
+fn parse_counter(text: &str) -> Option<(u64, u64)> {
+    let number = |text: &str| -> Option<u64> {
+        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    };
+    match text.split_once('-') {
+        Some((left, done)) => Some((number(left)?, number(done)?)),
+        None => Some((number(text)?, 0)),
+    }
 }
 
 /// Compares versions by the UAPI group's Version Format Specification, as systemd does.
@@ -177,13 +188,24 @@ mod tests {
 
     #[test]
     fn names_hold_versions() {
-        let version = |file: &str| Entry::parse(file, "a").map(|entry| (entry.version, entry.is_bad));
-        assert_eq!(version("a_1.2"), Some(("1.2".into(), false)));
-        assert_eq!(version(&format!("a_1_{OURS}+3-1")), Some(("1".into(), false)));
-        assert_eq!(version("a_1+0-3"), Some(("1".into(), true)));
-        assert_eq!(version("a_1+x"), Some(("1+x".into(), false)));
+        let version = |file: &str| Entry::parse(file, "a").map(|entry| (entry.version, entry.left, entry.done));
+        let uncounted = |version: &str| Some((version.to_owned(), u64::MAX, u64::MAX));
+        assert_eq!(version("a_1.2"), uncounted("1.2"));
+        assert_eq!(version(&format!("a_1_{}+3-1", OURS[0])), Some(("1".into(), 3, 1)));
+        assert_eq!(version("a_1+0"), Some(("1".into(), 0, 0)));
+        assert_eq!(version("a_1+x"), uncounted("1+x"));
+        assert_eq!(version("a_1_rc"), uncounted("1"));
         for other in ["a", "a_", "b_1", "a_1_s390x", ".a_1"] {
             assert_eq!(version(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn of_one_version_there_is_a_best() {
+        let names = ["a_9+0", "a_1+1-2", "a_1+1-1", "a_1+2", "a_1", &format!("a_1_{}", OURS[0]), "a_2+1"];
+        let entries: Vec<_> = names.iter().map(|file| Entry::parse(file, "a").unwrap()).collect();
+        for pair in entries.windows(2) {
+            assert_eq!(pair[0].compare(&pair[1]), Ordering::Less, "{pair:?}");
         }
     }
 
@@ -194,13 +216,15 @@ mod tests {
             fs::create_dir_all(dir.join(version)).unwrap();
         }
         fs::write(dir.join("a_2.raw"), "").unwrap();
-        let (found, disk) = (newest(&dir, "a", ""), newest(&dir, "a", ".raw"));
+        let (found, disk, none) = (newest(&dir, "a", ""), newest(&dir, "a", ".raw"), newest(&dir, "c", ".raw"));
         fs::create_dir(dir.join("a_010")).unwrap();
         let twice = newest(&dir, "a", "").unwrap_err();
-        let none = newest(&dir, "c", ".raw").unwrap_err();
+        std::os::unix::fs::symlink("nowhere", dir.join("a_99")).unwrap();
+        let nowhere = newest(&dir, "a", "").unwrap_err();
         fs::remove_dir_all(&dir).unwrap();
-        assert_eq!((found.unwrap(), disk.unwrap()), (dir.join("a_10"), dir.join("a_2.raw")));
+        assert_eq!((found.unwrap(), disk.unwrap()), (Some(dir.join("a_10")), Some(dir.join("a_2.raw"))));
+        assert_eq!(none.unwrap(), None);
         assert!(twice.is::<JobError>() && twice.to_string().contains("twice"), "{twice}");
-        assert!(none.to_string().contains("no version"), "{none}");
+        assert!(nowhere.is::<JobError>() && nowhere.to_string().contains("leads nowhere"), "{nowhere}");
     }
 }

@@ -1,8 +1,11 @@
 //! Why a machine did not start: what it still waits for and warns of, and what it said last.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
+use nspawn_common::exit::JobError;
 use nspawn_common::lifecycle;
 use nspawn_common::modes::Init;
 use nspawn_common::paths::MachinePaths;
@@ -11,6 +14,10 @@ use nspawn_common::tool::{self, TimedOut, argv};
 use nspawn_common::wire;
 
 use crate::host::{self, LOOK_LIMIT};
+
+/// Whose fault it was, in a note.
+const JOB: &str = "job";
+const HOST: &str = "host";
 
 /// How long a machine that does not boot may take to tell.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -23,6 +30,10 @@ pub fn of(state: &State, error: Error, since: SystemTime) -> Error {
         error
     };
     let paths = &MachinePaths::new(&state.name);
+    if let Some(why) = noted(paths) {
+        let text = format!("machine {} of image {} did not start: {why:#}", state.name, state.image);
+        return if why.is::<JobError>() { JobError(text).into() } else { Error::msg(text) };
+    }
     let runs = lifecycle::is_running(paths);
     let ask = |question| if runs && state.init == Init::Systemd { ask(paths, question) } else { None };
     let parts = [
@@ -36,6 +47,27 @@ pub fn of(state: &State, error: Error, since: SystemTime) -> Error {
     });
     let (name, image, hint) = (&state.name, &state.image, host::machined_hint());
     anyhow!("machine {name} of image {image} did not start: {error:#}{hint}{}", parts.collect::<String>())
+}
+
+/// Notes why the machine's unit can't start it, for [`of`].
+pub fn note(paths: &MachinePaths, error: &Error) {
+    let whose = if error.is::<JobError>() { JOB } else { HOST };
+    // If it can't be written, the journal has it.
+    let _ = fs::write(paths.refusal(), format!("{whose}\n{error:#}"));
+}
+
+/// Forgets what an earlier start has noted.
+pub fn forget(paths: &MachinePaths) -> Result<()> {
+    match fs::remove_file(paths.refusal()) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("can't forget an earlier start"),
+        _ => Ok(()),
+    }
+}
+
+fn noted(paths: &MachinePaths) -> Option<Error> {
+    let text = fs::read_to_string(paths.refusal()).ok()?;
+    let (whose, why) = text.split_once('\n')?;
+    Some(if whose == JOB { JobError(why.to_owned()).into() } else { Error::msg(why.to_owned()) })
 }
 
 // Through the machine's agent, which starts beside the boot; and not as a stage of a GitLab job.

@@ -41,6 +41,14 @@ pub fn check_host() -> Result<()> {
     Ok(())
 }
 
+/// Refuses a host that can't mount disk images.
+pub fn check_disk_images() -> Result<()> {
+    if tool::find("systemd-dissect").is_none() {
+        bail!("systemd-dissect, which mounts disk images, is not installed; install the package systemd-container");
+    }
+    Ok(())
+}
+
 /// Refuses a network that can't be had.
 pub fn check_network(network: &Network, users: PrivateUsers) -> Result<()> {
     match network {

@@ -29,6 +29,7 @@ use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
 use nspawn_common::users::{self, RANGE};
 
+use crate::diagnosis;
 use crate::layer::OVERLAID;
 
 /// The argument that asks for it: `--launch MACHINE COMMAND…`.
@@ -47,16 +48,28 @@ pub fn launch(arguments: &[OsString]) -> Result<()> {
     let [name, program, rest @ ..] = arguments else { bail!("{OPTION} is for the machine's unit alone") };
     let name = MachineName::new(name)?;
     refuse_the_hosts_mounts()?;
-    let (paths, state) = (MachinePaths::new(&name), State::read(&name)?);
-    let base = users::take(&paths, state.private_users)?;
-    root::mount(&paths, &state, base)?;
-    points::make(&paths.root_mount(), &mount_points(&state, rest), base.unwrap_or(0))?;
-    check_overlaid(&paths, &state)?;
-    shown::mount(&paths, base.unwrap_or(0))?;
+    let paths = MachinePaths::new(&name);
+    let Err(error) = mount(&paths, rest).and_then(|base| become_nspawn(program, base, rest)) else { return Ok(()) };
+    diagnosis::note(&paths, &error);
+    Err(error)
+}
+
+// Returns where the machine's users begin.
+fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
+    let state = State::read(paths.name())?;
+    let base = users::take(paths, state.private_users)?;
+    root::mount(paths, &state, base)?;
+    points::make(&paths.root_mount(), &mount_points(&state, options), base.unwrap_or(0))?;
+    check_overlaid(paths, &state)?;
+    shown::mount(paths, base.unwrap_or(0))?;
+    Ok(base)
+}
+
+fn become_nspawn(program: &OsString, base: Option<u32>, options: &[OsString]) -> Result<()> {
     let error = Command::new(program)
         .args(base.map(|base| format!("--private-users={base}:{RANGE}")))
         .args(base.map(|_| "--private-users-ownership=off"))
-        .args(rest)
+        .args(options)
         // No file system of nspawn's own on /tmp either: see the mask of tmp.mount.
         .env("SYSTEMD_NSPAWN_TMPFS_TMP", "0")
         .exec();

@@ -179,8 +179,10 @@ impl Machine {
         if self.has_disks() {
             layer::check_loop_devices()?;
         }
-        if !self.image.is_disk() {
-            image::check(&self.image.name, &self.image.path, self.options.init)?;
+        if self.image.is_disk() {
+            host::check_disk_images()?;
+        } else {
+            image::check(&self.image.name, &self.image.path, &self.image.path, self.options.init)?;
         }
         if registration::is_foreign(&self.paths) {
             bail!("there is a machine {} that these programs did not make; choose another --name", self.name);

@@ -11,6 +11,7 @@ use nspawn_common::exit::{self, JobError};
 use nspawn_common::gitlab::{self, Job};
 use nspawn_common::image::{self, Image};
 use nspawn_common::interrupt;
+use nspawn_common::modes::{Init, Layer};
 use nspawn_common::name::{self, MachineName};
 use nspawn_common::paths::MachinePaths;
 
@@ -41,6 +42,7 @@ pub fn main(argv: &[OsString]) -> Result<()> {
         wishes::check_image(&options.allowed_images, &image)?;
     }
     if job.is_some() {
+        check_modes(&options)?;
         wishes::grant(&mut options, gitlab::variable)?;
     }
     let name = machine_name(&options, job.as_ref(), &image)?;
@@ -54,6 +56,17 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     interrupt::catch()?;
     let started = Instant::now();
     machine.make(&steps, || announce(&machine, job.is_some(), started))
+}
+
+// The stages of a job are runs of their own, and a job without its sources is none.
+fn check_modes(options: &Options) -> Result<()> {
+    if options.init == Init::None && options.layer == Layer::None {
+        bail!(
+            "--init=none with --layer=none keeps nothing from one stage of a job to the next; choose --layer=tmpfs, \
+             or --init=stub"
+        );
+    }
+    Ok(())
 }
 
 // A job's log is for people, and the other stages know its machine by the job.

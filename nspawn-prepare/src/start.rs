@@ -33,6 +33,7 @@ pub fn start(arguments: &[OsString]) -> Result<()> {
         return Ok(());
     }
     lifecycle::end(&paths)?;
+    diagnosis::forget(&paths)?;
     let begun = SystemTime::now();
     let Err(error) = run(&paths, &state) else { return Ok(()) };
     let error = if error.is::<Interrupted>() { error } else { diagnosis::of(&state, error, begun) };

@@ -8,6 +8,7 @@ mod commands;
 mod documentation;
 mod gitlab;
 mod hostile;
+mod images;
 mod lifecycle;
 mod networks;
 mod users;

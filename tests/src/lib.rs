@@ -129,7 +129,7 @@ pub fn image() -> String {
     name.unwrap_or("bookworm").to_owned()
 }
 
-/// A machine of the test host's own image, removed at the end of its test.
+/// A machine, removed at the end of its test.
 #[derive(Debug)]
 pub struct Machine {
     /// The machine's name.
@@ -137,18 +137,25 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Makes one.
+    /// Makes one of the test host's own image.
     #[track_caller]
     #[must_use]
     pub fn new() -> Self {
         Self::with(&[])
     }
 
-    /// Makes one with these options.
+    /// The same with these options.
     #[track_caller]
     #[must_use]
     pub fn with(options: &[&str]) -> Self {
-        let done = call("nspawn-prepare", options.iter().chain(&[&*image()])).expect(0);
+        Self::of(&image(), options)
+    }
+
+    /// Makes one of another image.
+    #[track_caller]
+    #[must_use]
+    pub fn of(image: &str, options: &[&str]) -> Self {
+        let done = call("nspawn-prepare", options.iter().chain(&[image])).expect(0);
         let name = done.out();
         assert_eq!(name.lines().count(), 1, "{}", done.describe());
         Self { name: name.trim_end().to_owned() }

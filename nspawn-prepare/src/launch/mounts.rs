@@ -34,12 +34,13 @@ pub fn show(source: &Path, target: &Path, base: Option<u32>, access: Access) -> 
     attach(&tree, target).with_context(|| format!("can't mount on {}", target.display()))
 }
 
-/// Shows the tree at `place` there, with all that is mounted in it, read-only and with the owners as of [`show`].
-pub fn show_all(place: &Path, base: u32) -> Result<()> {
+/// Shows the tree at `place`, the content of `image`, there, with all that is mounted in it, read-only and with the
+/// owners as of [`show`].
+pub fn show_all(place: &Path, image: &Path, base: u32) -> Result<()> {
     let tree = clone_tree(place, libc::AT_RECURSIVE).with_context(|| format!("can't open {}", place.display()))?;
     let users = user_namespace(base).context("can't make a user namespace")?;
     set_attributes(&tree, Some(&users), Access::ReadOnly, libc::AT_RECURSIVE)
-        .map_err(|error| explain(&error, place))?;
+        .map_err(|error| explain(&error, image))?;
     attach(&tree, place).with_context(|| format!("can't mount on {}", place.display()))
 }
 
@@ -57,8 +58,9 @@ pub fn below(place: &Path) -> Result<Vec<PathBuf>> {
 fn explain(error: &io::Error, source: &Path) -> anyhow::Error {
     match error.raw_os_error() {
         Some(libc::EINVAL | libc::ENOSYS | libc::EPERM) => anyhow::anyhow!(
-            "the file system of {} can't be shown to a user namespace on this kernel ({error}); keep images on one \
-             that can, such as ext4, xfs or btrfs, or make machines without: --private-users=no",
+            "the file system of {} can't be shown to a user namespace on this kernel ({error}); have images on one \
+             that can, such as ext4, erofs, xfs or btrfs (squashfs can from Linux 6.2 on), or make machines without: \
+             --private-users=no",
             source.display()
         ),
         _ => anyhow::anyhow!("can't show {}: {error}", source.display()),

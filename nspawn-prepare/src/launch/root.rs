@@ -33,7 +33,7 @@ pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<(
     }
     let image = paths.image_mount();
     show_image(&state.image_path, &image, base)?;
-    image::check(&state.image, &image, state.init)?;
+    image::check(&state.image, &state.image_path, &image, state.init)?;
     mount_layer(paths, state)?;
     let layer = Stack { layer: state.layer_root(), owner: base.unwrap_or(0), is_kept: state.init == Init::None };
     layer.overlay(&image, "", &paths.root_mount())?;
@@ -66,7 +66,7 @@ fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
         if error.to_string().contains("unrecognized option") { mount(&[]) } else { Err(error) }
     });
     mounted.with_context(|| format!("can't mount the disk image {}", source.display()))?;
-    base.map_or(Ok(()), |base| mounts::show_all(target, base))
+    base.map_or(Ok(()), |base| mounts::show_all(target, source, base))
 }
 
 fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {

@@ -71,7 +71,7 @@ fn images() {
     let file = FakeImage::new("file");
     fs::remove_dir(&file.0).unwrap();
     fs::write(&file.0, "").unwrap();
-    file.is_refused("is not a directory");
+    file.is_refused("is no image: that is a directory");
     // It has all that is looked for and still can't boot.
     FakeImage::new("fake").file("usr/lib/systemd/systemd").file("usr/bin/dbus-daemon").is_refused("did not start");
 }
@@ -170,11 +170,11 @@ fn state_files() {
     fs::create_dir_all(&dir).unwrap();
     for (text, words) in [
         ("", "not a whole JSON document"),
-        ("{\"version\":1,\"name\"", "not a whole JSON document"),
+        ("{\"version\":2,\"name\"", "not a whole JSON document"),
         ("no JSON", "not a whole JSON document"),
         ("[]", "it has no version"),
         ("{\"version\":99}", "version 99"),
-        ("{\"version\":1}", "\"environment\""),
+        ("{\"version\":2}", "no valid \"start\""),
     ] {
         fs::write(format!("{dir}/state.json"), text).unwrap();
         call("nspawn-run", [&*name, "true"]).expect_error(125, words);
@@ -228,7 +228,8 @@ fn a_disk_image_is_not_copied() {
     let image = disk.0.file_name().unwrap();
     let prepare = |layer: &str| call("nspawn-prepare", ["--name".as_ref(), name.as_ref(), OsStr::new(layer), image]);
     prepare("--layer=snapshot").expect_error(1, "which --layer=snapshot can't copy; choose --layer=disk");
-    prepare("--layer=disk").expect_error(1, "can't mount the disk image");
+    let done = prepare("--layer=disk").expect_error(1, "did not start");
+    assert!(done.err().contains("can't mount the disk image"), "{}", done.describe());
     assert_eq!(left_of(&name), "");
 }
 

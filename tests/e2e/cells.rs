@@ -1,12 +1,14 @@
 //! Every choice of what runs as PID 1 and of where writes go: the same promises in each.
 
-use std::process::Command;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use nspawn_tests::{call, finish, image, left_of, random, sh};
 
-use crate::cell::{Cell, Running, Sleep, wait_until};
+use crate::cell::{Cell, Running, Sleep, unit_properties, wait_until};
 
 macro_rules! cells {
     ($($name:ident: $init:literal, $layer:literal;)*) => {
@@ -107,8 +109,7 @@ fn a_command_has_a_machine_of_its_own() {
     let missing = run(&["no-such-command"]).expect(127).err();
     assert!(missing.contains("nspawn-run: can't run \"no-such-command\": No such file"), "{missing}");
     // What follows the image is the command's.
-    let listed = run(&["ls", "-t", "-d", "/usr", "--"]).expect(0);
-    assert_eq!((&*listed.out(), &*listed.err()), ("/usr\n", ""));
+    assert_eq!(run(&["ls", "-t", "-d", "/usr", "--"]).expect(0).out(), "/usr\n");
     let bytes = random(2_000_000, 3);
     let mut cat = Command::new("nspawn-run");
     assert!(finish(cat.args([&format!("--image={image}"), "cat"]), &bytes).expect(0).stdout == bytes);
@@ -163,4 +164,56 @@ fn a_command_needs_an_image_that_there_is() {
     let mut job = Command::new("nspawn-run");
     let job = job.envs([("CUSTOM_ENV_CI_JOB_ID", "1"), ("SYSTEM_FAILURE_EXIT_CODE", "82")]);
     finish(job.args(["--image", &image(), "true"]), b"").expect_error(82, "--image is not for GitLab jobs");
+}
+
+#[test]
+fn many_commands_come_and_go_in_a_machine_without_an_init() {
+    let image = image();
+    for layer in ["disk", "none"] {
+        let machine = Cell { init: "none", layer, image: &image }.machine(&[]);
+        std::thread::scope(|scope| {
+            for code in 40..46 {
+                let machine = &machine;
+                scope.spawn(move || (0..4).for_each(|_| drop(machine.sh(&format!("exit {code}")).expect(code))));
+            }
+        });
+        assert_eq!(unit_properties(&machine, "ActiveState"), "ActiveState=inactive\n");
+        call("nspawn-cleanup", [&machine.name]).expect(0);
+        assert_eq!(left_of(&machine.name), "");
+    }
+}
+
+/// Whichever comes first, no run makes anything of a machine that is removed.
+#[test]
+fn a_cleanup_at_any_moment_of_a_run_leaves_nothing() {
+    let image = image();
+    for moment in 0..8 {
+        let machine = Cell { init: "none", layer: "tmpfs", image: &image }.machine(&[]);
+        std::thread::scope(|scope| {
+            (0..3).for_each(|_| drop(scope.spawn(|| machine.run(["sleep", "0.1"]))));
+            std::thread::sleep(Duration::from_millis(60 * moment));
+            call("nspawn-cleanup", [&machine.name]).expect(0);
+        });
+        assert_eq!(left_of(&machine.name), "", "{moment}");
+    }
+}
+
+/// Also while that is made.
+#[test]
+fn a_signal_at_any_moment_ends_a_command_and_its_machine() {
+    // Its machines' names begin with the image's.
+    let (name, sleep) = (format!("signals-{}", std::process::id()), Sleep::new());
+    let link = format!("/var/lib/machines/{name}");
+    symlink(image(), &link).unwrap();
+    for moment in 0..6 {
+        let command = ["--image", &name, "sh", "-c", sleep.command()];
+        let mut run = Command::new("nspawn-run");
+        let mut child = run.args(command).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(20 + 80 * moment));
+        call("kill", ["-TERM", &child.id().to_string()]).expect(0);
+        assert_eq!(child.wait().unwrap().signal(), Some(15), "{moment}");
+        assert!(!sleep.is_there());
+        assert_eq!(left_of(&name), "", "{moment}");
+    }
+    std::fs::remove_file(link).unwrap();
 }

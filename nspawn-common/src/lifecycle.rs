@@ -62,8 +62,7 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     remove_if_there(&paths.kept_mark())?;
     end(paths)?;
     mounts::detach(&paths.disk_mount())?;
-    subvolumes::delete(&paths.snapshot());
-    delete_trees(&[paths.layer()])?;
+    delete_trees(&[paths.snapshot(), paths.layer()])?;
     delete_trees(&left)?;
     registration::wait_until_gone(paths)
 }
@@ -245,6 +244,8 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     if let Some(mount) = mounts.first() {
         bail!("something is mounted on {}; unmount it first: umount {}", mount.display(), mount.display());
     }
+    // At once, whatever is in it.
+    paths.iter().filter(|path| subvolumes::is_one(path)).for_each(|path| subvolumes::delete(path));
     let on_all = |command: &[&str]| -> Vec<OsString> {
         command.iter().map(OsString::from).chain(paths.iter().map(OsString::from)).collect()
     };
@@ -252,7 +253,8 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     if tool::run(&remove, DELETE_LIMIT)?.status.success() {
         return Ok(());
     }
-    // The machine's root may have made files immutable. chattr ignores links (chattr(1), -R).
+    // The machine's root may have made subvolumes read-only and files immutable. chattr ignores links (chattr(1), -R).
+    paths.iter().for_each(|path| subvolumes::unseal(path));
     let _ = tool::run(&on_all(&["chattr", "-R", "-f", "-ia", "--"]), DELETE_LIMIT);
     paths.iter().for_each(|path| subvolumes::delete(path));
     tool::run_ok(&remove, DELETE_LIMIT).map(drop).context("can't delete all of the machine")

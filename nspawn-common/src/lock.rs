@@ -42,13 +42,30 @@ impl Lock {
     pub fn acquire(paths: &MachinePaths) -> Result<Self> {
         loop {
             let Some(file) = open(paths)? else { continue };
-            let path = paths.lock_file();
-            let lock = lock_within(file, FlockArg::LockExclusive, LOCK_LIMIT)
-                .with_context(|| format!("can't lock {}", path.display()))?;
-            if is_at(&lock, &path) {
-                return Ok(Self { _file: lock });
+            if let Some(lock) = Self::wait(file, &paths.lock_file())? {
+                return Ok(lock);
             }
         }
+    }
+
+    /// As [`Lock::acquire`], but makes nothing; `None` where there is no machine, or no longer.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    pub fn acquire_of_existing(paths: &MachinePaths) -> Result<Option<Self>> {
+        loop {
+            let Some(file) = open_existing(paths)? else { return Ok(None) };
+            if let Some(lock) = Self::wait(file, &paths.lock_file())? {
+                return Ok(Some(lock));
+            }
+        }
+    }
+
+    // `None` if a holder has removed the file meanwhile.
+    fn wait(file: File, path: &Path) -> Result<Option<Self>> {
+        let lock = lock_within(file, FlockArg::LockExclusive, LOCK_LIMIT)
+            .with_context(|| format!("can't lock {}", path.display()))?;
+        Ok(is_at(&lock, path).then_some(Self { _file: lock }))
     }
 
     /// As [`Lock::acquire`]; `None` where another process has the lock, and is not just about to end: a
@@ -60,14 +77,36 @@ impl Lock {
         let deadline = Instant::now() + MOMENT;
         loop {
             let Some(file) = open(paths)? else { continue };
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) if is_at(&lock, &paths.lock_file()) => return Ok(Some(Self { _file: lock })),
-                Ok(_) => {}
-                Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= deadline => return Ok(None),
-                Err((_, Errno::EWOULDBLOCK)) => std::thread::sleep(MOMENT / 10),
-                Err((_, errno)) => return Err(errno).context("can't lock the machine"),
+            if let Some(done) = Self::take(file, &paths.lock_file(), deadline)? {
+                return Ok(done);
             }
         }
+    }
+
+    /// As [`Lock::try_acquire`], but makes nothing; `None` also where there is no machine, or no longer.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn try_acquire_of_existing(paths: &MachinePaths) -> Result<Option<Self>> {
+        let deadline = Instant::now() + MOMENT;
+        loop {
+            let Some(file) = open_existing(paths)? else { return Ok(None) };
+            if let Some(done) = Self::take(file, &paths.lock_file(), deadline)? {
+                return Ok(done);
+            }
+        }
+    }
+
+    // `None` where that is to be tried anew.
+    fn take(file: File, path: &Path, deadline: Instant) -> Result<Option<Option<Self>>> {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) if is_at(&lock, path) => return Ok(Some(Some(Self { _file: lock }))),
+            Ok(_) => {}
+            Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= deadline => return Ok(Some(None)),
+            Err((_, Errno::EWOULDBLOCK)) => std::thread::sleep(MOMENT / 10),
+            Err((_, errno)) => return Err(errno).context("can't lock the machine"),
+        }
+        Ok(None)
     }
 
     /// Waits `limit` at most for the lock of all machines.
@@ -131,8 +170,9 @@ impl Use {
     /// # Errors
     /// The file system's; there is no such machine.
     pub fn begin(paths: &MachinePaths) -> Result<Self> {
-        let path = paths.runs_file();
-        let file = open_lock(&path).with_context(|| format!("can't open {}", path.display()))?;
+        // Its state: what is made for this could be made while the machine is removed, and so be left.
+        let path = paths.state_file();
+        let file = File::open(&path).with_context(|| format!("can't open {}", path.display()))?;
         let file = lock_within(file, FlockArg::LockShared, USE_LIMIT);
         Ok(Self { file: file.with_context(|| format!("can't lock {}", path.display()))?, path })
     }
@@ -156,6 +196,16 @@ fn open(paths: &MachinePaths) -> Result<Option<File>> {
         }
         Err(error) if [ErrorKind::NotFound, ErrorKind::AlreadyExists].contains(&error.kind()) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("can't open {}", path.display())),
+    }
+}
+
+// `None` if there is none.
+fn open_existing(paths: &MachinePaths) -> Result<Option<File>> {
+    let path = paths.lock_file();
+    interrupt::check()?;
+    match OpenOptions::new().write(true).open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        file => file.map(Some).with_context(|| format!("can't open {}", path.display())),
     }
 }
 

@@ -64,7 +64,8 @@ impl MachinePaths {
         Path::new(STATE_ROOT).join(self.name.as_str())
     }
 
-    /// What is written down about the machine: see [`crate::state`].
+    /// What is written down about the machine: see [`crate::state`]. Locked, with others, by every command that
+    /// runs in a machine without an init.
     #[must_use]
     pub fn state_file(&self) -> PathBuf {
         self.state_dir().join("state.json")
@@ -98,12 +99,6 @@ impl MachinePaths {
     #[must_use]
     pub fn lock_file(&self) -> PathBuf {
         self.state_dir().join("lock")
-    }
-
-    /// Held, with others, by every command that runs in a machine without an init.
-    #[must_use]
-    pub fn runs_file(&self) -> PathBuf {
-        self.state_dir().join("runs")
     }
 
     /// The range of user ids that the machine has: see [`crate::users`].

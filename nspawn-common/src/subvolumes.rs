@@ -1,6 +1,6 @@
 //! Subvolumes of btrfs: trees that are made and deleted as a whole.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -27,23 +27,35 @@ pub fn can_be_below(path: &Path) -> bool {
     path.ancestors().find(|ancestor| ancestor.exists()).is_some_and(is_on_btrfs)
 }
 
-/// Deletes `path` if it is one, and those at and below it that a machine has made. What remains, and why, whoever
-/// deletes the rest will say.
+/// Deletes `path` if it is one, and those below it that a machine has made. Nothing else may be mounted there. What
+/// remains, and why, whoever deletes the rest will say.
 pub fn delete(path: &Path) {
     if !is_on_btrfs(path) {
         return;
     }
     let command = ["btrfs", "--quiet", "subvolume", "delete"].map(OsStr::new);
-    let one = command.into_iter().chain([path.as_os_str()]).map(Into::into).collect::<Vec<_>>();
+    let one: Vec<_> = command.into_iter().chain([path.as_os_str()]).map(OsString::from).collect();
     if is_one(path) && tool::run(&one, DELETE_LIMIT).is_ok_and(|outcome| outcome.status.success()) {
         return;
     }
     // One with others in it can't go before them.
-    let (root, what) = ([OsStr::new("find"), path.as_os_str()], ["-depth", "-type", "d", "-inum"].map(OsStr::new));
+    let _ = tool::run(&on_each(path, &["-depth"], &["btrfs", "--quiet", "subvolume", "delete", "{}"]), DELETE_LIMIT);
+}
+
+/// Lets what is in subvolumes at and below `path` be changed that a machine has made read-only.
+pub fn unseal(path: &Path) {
+    if is_on_btrfs(path) {
+        let command = ["btrfs", "property", "set", "-f", "-t", "subvol", "{}", "ro", "false"];
+        let _ = tool::run(&on_each(path, &[], &command), DELETE_LIMIT);
+    }
+}
+
+// Calls `command` with each of them for {}, outer ones first unless `order` says otherwise.
+fn on_each(path: &Path, order: &[&str], command: &[&str]) -> Vec<OsString> {
     let inode = ROOT_INODE.to_string();
-    let each = [OsStr::new(&inode), OsStr::new("-exec")].into_iter().chain(command);
-    let all = root.into_iter().chain(what).chain(each).chain(["{}", ";"].map(OsStr::new));
-    let _ = tool::run(&all.map(Into::into).collect::<Vec<_>>(), DELETE_LIMIT);
+    let which = ["-type", "d", "-inum", &inode, "-exec"];
+    let words = order.iter().chain(&which).chain(command).chain(&[";"]).map(|word| OsStr::new(*word));
+    [OsStr::new("find"), path.as_os_str()].into_iter().chain(words).map(OsString::from).collect()
 }
 
 fn is_on_btrfs(path: &Path) -> bool {

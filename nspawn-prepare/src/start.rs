@@ -25,10 +25,10 @@ pub fn start(arguments: &[OsString]) -> Result<()> {
     let [name] = arguments else { bail!("{OPTION} is for nspawn-run alone") };
     let paths = MachinePaths::new(&MachineName::new(name)?);
     interrupt::catch()?;
-    // Before there is a lock: that would make a directory of a machine that is none.
-    State::read(paths.name())?;
-    let _lock = Lock::acquire(&paths)?;
+    // Of a machine that is none there is nothing to make, which reading its state tells.
+    let lock = Lock::acquire_of_existing(&paths)?;
     let state = State::read(paths.name())?;
+    let Some(_lock) = lock else { bail!("machine {} is being made", paths.name()) };
     if lifecycle::is_running(&paths) && wire::hello(&paths, AGENT_LIMIT).is_ok() {
         return Ok(());
     }

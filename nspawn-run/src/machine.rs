@@ -79,14 +79,16 @@ impl Machine {
         interrupt::catch()?;
         interrupt::undo();
         let paths = MachinePaths::new(self.name());
-        if !self.part.as_ref().is_some_and(Use::is_last) {
+        let is_last = || self.part.as_ref().is_some_and(Use::is_last);
+        if !is_last() {
             return Ok(());
         }
-        match Lock::try_acquire(&paths)? {
-            Some(lock) if self.is_own => lifecycle::remove(self.name(), lock),
-            Some(_lock) => lifecycle::end(&paths),
-            // Somebody else is removing it, or makes it anew.
-            None => Ok(()),
+        match Lock::try_acquire_of_existing(&paths)? {
+            // It may have been made anew by then.
+            Some(lock) if is_last() && self.is_own => lifecycle::remove(self.name(), lock),
+            Some(_lock) if is_last() => lifecycle::end(&paths),
+            // Somebody else is removing it, or has removed it, or makes it anew.
+            _ => Ok(()),
         }
     }
 }

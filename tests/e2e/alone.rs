@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cell;
+mod filesystems;
 mod owners;
 
 use std::fs;

@@ -71,7 +71,7 @@ fn images() {
     let file = FakeImage::new("file");
     fs::remove_dir(&file.0).unwrap();
     fs::write(&file.0, "").unwrap();
-    file.is_refused("is no image");
+    file.is_refused("is no image: that is a directory");
     // It has all that is looked for and still can't boot.
     FakeImage::new("fake").file("usr/lib/systemd/systemd").file("usr/bin/dbus-daemon").is_refused("did not start");
 }
@@ -170,15 +170,94 @@ fn state_files() {
     fs::create_dir_all(&dir).unwrap();
     for (text, words) in [
         ("", "not a whole JSON document"),
-        ("{\"version\":1,\"name\"", "not a whole JSON document"),
+        ("{\"version\":2,\"name\"", "not a whole JSON document"),
         ("no JSON", "not a whole JSON document"),
         ("[]", "it has no version"),
         ("{\"version\":99}", "version 99"),
         ("{\"version\":1}", "version 1"),
-        ("{\"version\":2}", "no valid"),
+        ("{\"version\":2}", "no valid \"start\""),
     ] {
         fs::write(format!("{dir}/state.json"), text).unwrap();
         call("nspawn-run", [&*name, "true"]).expect_error(125, words);
+    }
+    call("nspawn-cleanup", [&name]).expect(0);
+    assert_eq!(left_of(&name), "");
+}
+
+#[test]
+fn modes() {
+    let image = image();
+    let name = format!("modes-{}", std::process::id());
+    for (options, words) in [
+        (&["--init=upstart"][..], "'upstart' for '--init"),
+        (&["--init="], "--init"),
+        (&["--init=None"], "'None' for '--init"),
+        (&["--layer=overlay"], "\"overlay\" is none of disk, tmpfs, snapshot, none"),
+        (&["--layer="], "is none of disk"),
+        (&["--layer=disk:1G"], "disk:1G"),
+        (&["--layer=none:1G"], "none:1G"),
+        (&["--layer=tmpfs:"], "--layer=tmpfs:"),
+        (&["--layer=tmpfs:much"], "--layer=tmpfs:much: "),
+        (&["--layer=tmpfs:1M"], "1M is not between 32M and"),
+        (&["--layer=tmpfs:0"], "0 is not between"),
+        (&["--layer=tmpfs:120%"], "120% is no part of 100%"),
+        (&["--layer-size=0%"], "0% is no part of 100%"),
+        (&["--layer-size=-5G"], "-5G"),
+        (&["--layer-size=1T1"], "1T1"),
+        (&["--layer=tmpfs", "--layer-size=99T"], "99T is not between"),
+        (&["--layer=snapshot:1G"], "snapshot:1G"),
+        (&["--layer=snapshot", "--layer-size=1G"], "shares its file system, so --layer=snapshot has no size"),
+        (&["--layer=disk", "--layer-size=1G", "--private-users=no"], "--layer-size needs a user namespace"),
+    ] {
+        let arguments = options.iter().copied().chain(["--name", &name, &image]);
+        call("nspawn-prepare", arguments).expect_error(1, words);
+    }
+    // And in GitLab's words: no retry makes it right.
+    let mut job = Command::new("nspawn-prepare");
+    job.envs([("NSPAWN_INIT", "upstart"), ("NSPAWN_LAYER", "tmpfs")]).args(["--name", &name, &image]);
+    finish(&mut job, b"").expect_error(1, "'upstart' for '--init");
+    assert_eq!(left_of(&name), "");
+}
+
+#[test]
+fn a_disk_image_is_not_copied() {
+    let disk = FakeImage::new("disk");
+    fs::remove_dir(&disk.0).unwrap();
+    let file = FakeImage(disk.0.with_extension("raw"));
+    fs::write(&file.0, "no file system").unwrap();
+    let name = format!("disk-{}", std::process::id());
+    let image = disk.0.file_name().unwrap();
+    let prepare = |layer: &str| call("nspawn-prepare", ["--name".as_ref(), name.as_ref(), OsStr::new(layer), image]);
+    prepare("--layer=snapshot").expect_error(1, "which --layer=snapshot can't copy; choose --layer=disk");
+    let done = prepare("--layer=disk").expect_error(1, "did not start");
+    assert!(done.err().contains("can't mount the disk image"), "{}", done.describe());
+    assert_eq!(left_of(&name), "");
+}
+
+/// After it was looked at, and before it is mounted.
+#[test]
+fn an_image_that_vanishes() {
+    let image = FakeImage::new("vanishing").file("usr/lib/systemd/systemd").file("usr/bin/dbus-daemon");
+    let (path, away) = (image.0.display().to_string(), FakeImage(image.0.with_extension("away")));
+    let name = format!("vanishing-{}", std::process::id());
+    let move_away = format!("mv {path} {}", away.0.display());
+    for init in ["systemd", "stub"] {
+        let property = format!("--property=ExecStartPre=/bin/{move_away}");
+        let option = format!("--init={init}");
+        let reference = image.0.file_name().unwrap().to_str().unwrap();
+        let done = call("nspawn-prepare", ["--name", &name, &option, &property, reference]);
+        sh(&format!("mv {} {path}", away.0.display())).expect(0);
+        assert!(done.err().contains(&path) && done.err().contains("No such file"), "{}", done.describe());
+        done.expect_error(1, "did not start");
+        assert_eq!(left_of(&name), "");
+    }
+    let reference = image.0.file_name().unwrap().to_str().unwrap();
+    call("nspawn-prepare", ["--name", &name, "--init=none", reference]).expect(0);
+    sh(&move_away).expect(0);
+    for _ in 0..2 {
+        let done = call("nspawn-run", [&*name, "true"]);
+        assert!(done.err().contains(&path) && done.err().contains("No such file"), "{}", done.describe());
+        done.expect_error(125, "did not start");
     }
     call("nspawn-cleanup", [&name]).expect(0);
     assert_eq!(left_of(&name), "");

@@ -3,7 +3,10 @@
 // A test stops at what it did not expect.
 #![allow(clippy::unwrap_used)]
 
+mod approaches;
 mod bad_input;
+mod cell;
+mod cells;
 mod commands;
 mod documentation;
 mod gitlab;

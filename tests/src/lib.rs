@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use nspawn_common::tool::wait_for_exit;
@@ -28,6 +28,12 @@ pub struct Done {
 }
 
 impl Done {
+    /// What a command that was started elsewhere has ended with.
+    #[must_use]
+    pub fn new(argv: String, output: Output) -> Self {
+        Self { argv, status: output.status, stdout: output.stdout, stderr: output.stderr }
+    }
+
     /// The exit status; a panic if a signal ended it.
     #[track_caller]
     #[must_use]
@@ -102,7 +108,7 @@ pub fn finish(command: &mut Command, stdin: &[u8]) -> Done {
     });
     let output = child.wait_with_output().unwrap_or_else(|error| panic!("{argv}: {error}"));
     drop((feeder.join(), watcher.join()));
-    Done { argv, status: output.status, stdout: output.stdout, stderr: output.stderr }
+    Done::new(argv, output)
 }
 
 /// Runs a program with arguments and an empty stdin to its end.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nspawn_tests::{call, sh};
 
-use crate::lab::{FULL, scratch};
+use crate::lab::{BOOTS, scratch};
 
 struct Disk(PathBuf);
 
@@ -42,7 +42,7 @@ fn versions_are_subvolumes() {
     }
     let disk = Disk::new();
     let does = |words: &[&str]| call("nspawn-image", words.iter().chain(&["--directory", disk.0.to_str().unwrap()]));
-    does(&["create", "x", "--from-tar", FULL.to_str().unwrap()]).expect(0);
+    does(&["create", "x", "--from-tar", BOOTS.to_str().unwrap()]).expect(0);
     assert!(!Path::new("/etc/nspawn-ci/images/x.image").exists());
     assert_eq!(disk.subvolumes(), 1);
     does(&["update", "x", "--no-upgrade"]).expect(0);

@@ -4,7 +4,7 @@ use std::fs;
 
 use nspawn_tests::sh;
 
-use crate::lab::{FULL, Image, SMALL, scratch, script};
+use crate::lab::{BOOTS, Image, SMALL, scratch, script};
 
 /// All that the program writes or deletes in a tree, as links to `victim`.
 fn plant(victim: &str) -> String {
@@ -81,7 +81,7 @@ fn links_that_a_customization_makes_are_not_followed() {
     let evil = script(&format!("cd /; umount /run /tmp; {}", plant(&victim)).replace("set -e", ""));
     let options = ["--minimal", "--no-boot-test", "--script", evil.to_str().unwrap()];
     let image = Image::named("evil");
-    let from = ["--from-tar", FULL.to_str().unwrap()];
+    let from = ["--from-tar", BOOTS.to_str().unwrap()];
     let done = image.does("create", &[&from[..], &options].concat());
     assert_eq!(look(), before, "{}", done.describe());
     assert_eq!(image.left(), "");

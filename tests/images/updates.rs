@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nspawn_tests::{Machine, call, random, sh};
 
-use crate::lab::{FULL, Image, SMALL, expect_failure, script, times, write_script};
+use crate::lab::{BOOTS, FULL, Image, SMALL, expect_failure, script, times, write_script};
 
 /// Writes one stamp to two places: a version in which they differ is not whole.
 const STAMP: &str = "date +%s.%N >/etc/stamp; cp /etc/stamp /usr/lib/stamp";
@@ -16,7 +16,7 @@ const STAMP: &str = "date +%s.%N >/etc/stamp; cp /etc/stamp /usr/lib/stamp";
 #[test]
 fn jobs_see_one_whole_version_while_updates_run() {
     let stamp = script(STAMP);
-    let image = Image::from_tar("jobs", &FULL, &["--script", stamp.to_str().unwrap(), "--no-boot-test"]);
+    let image = Image::from_tar("jobs", &BOOTS, &["--script", stamp.to_str().unwrap(), "--no-boot-test"]);
     let done = AtomicBool::new(false);
     let job = || {
         let name = call("nspawn-prepare", [&image.name]).expect(0).out();
@@ -55,7 +55,7 @@ fn jobs_see_one_whole_version_while_updates_run() {
 #[test]
 fn an_update_that_is_killed_leaves_a_whole_image_and_nothing_after_a_prune() {
     let stamp = script(STAMP);
-    let image = Image::from_tar("killed", &FULL, &["--script", stamp.to_str().unwrap()]);
+    let image = Image::from_tar("killed", &BOOTS, &["--script", stamp.to_str().unwrap()]);
     let started = Instant::now();
     image.does("update", &["--no-upgrade"]).expect(0);
     let whole = u64::try_from(started.elapsed().as_millis()).unwrap();
@@ -72,9 +72,6 @@ fn an_update_that_is_killed_leaves_a_whole_image_and_nothing_after_a_prune() {
         let after = (image.current(), image.read("etc/stamp"));
         assert_eq!(before.0 == after.0, before.1 == after.1, "{number}: {before:?}, {after:?}");
         assert_eq!(after.1, image.read("usr/lib/stamp"));
-        image.does("prune", &[]).expect(0);
-        let gone = format!("until [ -z \"$(pgrep -f '[.]{}[.]nspawn-')\" ]; do sleep 0.05; done", image.name);
-        call("timeout", ["10", "sh", "-c", &gone]).expect(0);
         image.does("prune", &[]).expect(0);
         assert_eq!(image.left(), "", "killed after {moment:?}");
         let versions = image.versions();
@@ -106,7 +103,7 @@ fn an_update_that_is_asked_to_end_leaves_nothing_at_once() {
 #[test]
 fn a_broken_update_changes_nothing_and_says_why() {
     let customization = script("echo fine");
-    let image = Image::from_tar("broken", &FULL, &["--script", customization.to_str().unwrap()]);
+    let image = Image::from_tar("broken", &BOOTS, &["--script", customization.to_str().unwrap()]);
     let before = image.current();
     let unit = "printf '[Service]\\nType=oneshot\\nExecStart=/bin/false\\n' >/etc/systemd/system/bad.service; \
                 mkdir -p /etc/systemd/system/multi-user.target.wants; \
@@ -115,7 +112,7 @@ fn a_broken_update_changes_nothing_and_says_why() {
         ("echo 'words of mine'; exit 9", "its last lines"),
         (unit, "its units fail: bad.service"),
         ("rm /usr/lib/systemd/systemd", "it has no systemd any more"),
-        ("ln -sf /bin/false /usr/bin/dbus-daemon", "it"),
+        ("cp /bin/false /usr/lib/systemd/systemd", "it does not boot"),
     ] {
         write_script(&customization, lines);
         let done = expect_failure(image.does("update", &["--no-upgrade"]), "is as it was: ");

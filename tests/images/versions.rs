@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use nspawn_tests::{Machine, call, finish, sh};
 
-use crate::lab::{FULL, Image, SMALL, expect_failure, listed, script};
+use crate::lab::{BOOTS, Image, SMALL, expect_failure, listed, script};
 
 const AS_IS: [&str; 2] = ["--no-upgrade", "--no-boot-test"];
 
@@ -58,7 +58,7 @@ fn a_rolled_back_version_is_never_gone_back_to() {
 
 #[test]
 fn machines_keep_their_version() {
-    let image = Image::from_tar("kept", &FULL, &["--no-boot-test"]);
+    let image = Image::from_tar("kept", &BOOTS, &["--no-boot-test"]);
     let first = image.current();
     let name = call("nspawn-prepare", [&image.name]).expect(0).out();
     let machine = Machine { name: name.trim_end().to_owned() };

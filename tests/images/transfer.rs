@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nspawn_tests::{call, finish, sh};
 
@@ -18,7 +19,8 @@ struct Server {
 
 impl Server {
     fn new(dir: &Path) -> Self {
-        let port = 20_000 + std::process::id() % 10_000;
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let port = 20_000 + std::process::id() % 10_000 + 10_000 * COUNT.fetch_add(1, Ordering::Relaxed);
         let mut command = Command::new("python3");
         command.args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()]).current_dir(dir);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -141,9 +143,10 @@ fn a_pulled_version_follows_the_one_before() {
     fs::create_dir_all(&dir).unwrap();
     let image = Image::from_tar("followed", &SMALL, &[]);
     let pulled = Image::named("follower");
+    let server = Server::new(&dir);
     for _ in 0..3 {
         image.does("export", &[dir.to_str().unwrap()]).expect(0);
-        let url = format!("file://{}/{}.tar.xz", dir.display(), image.current());
+        let url = format!("{}/{}.tar.xz", server.url, image.current());
         call("nspawn-image", ["pull", "--verify=checksum", &url, &pulled.name]).expect(0);
         image.does("update", &["--no-upgrade"]).expect(0);
     }

@@ -168,7 +168,7 @@ pub fn expect_failure(done: Done, words: &str) -> Done {
 
 /// How often something is tried that chance decides.
 pub fn times(usually: u64, long: u64) -> u64 {
-    if std::env::var_os("NSPAWN_TESTS_LONG").is_some() { long } else { usually }
+    if std::env::var_os("NSPAWN_TESTS_LONG").is_some_and(|value| !value.is_empty()) { long } else { usually }
 }
 
 /// The line of `nspawn-image list` for an image.

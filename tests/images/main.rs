@@ -3,7 +3,7 @@
 //! | module | what it tries |
 //! | --- | --- |
 //! | [`making`] | where an image comes from, and its description |
-//! | [`playbooks`] | customization by Ansible |
+//! | [`playbooks`] | customization by Ansible, and packages |
 //! | [`versions`] | versions that come, go back and are deleted |
 //! | [`updates`] | updates while jobs come and go, broken ones, killed ones |
 //! | [`transfer`] | from one host to another |
@@ -11,7 +11,7 @@
 //! | [`btrfs`] | versions that are subvolumes |
 //! | [`installed`] | the installed program and its unit |
 //!
-//! `NSPAWN_TESTS_LONG=yes` in the environment tries more often what is left to chance.
+//! `NSPAWN_TESTS_LONG=yes` in the environment (`scripts/test --long`) tries more often what is left to chance.
 
 // A test stops at what it did not expect.
 #![allow(clippy::unwrap_used)]

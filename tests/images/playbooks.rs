@@ -1,4 +1,4 @@
-//! Customization by Ansible, which runs on the host.
+//! Customization by Ansible, which runs on the host, and by the image's own packages: these need the network.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use nspawn_tests::sh;
 use crate::lab::{FULL, Image, SMALL, expect_failure, scratch};
 
 #[test]
-fn a_playbook_changes_the_image_alone() {
+fn playbooks_and_packages_change_the_image_alone() {
     let dir = scratch("play");
     fs::create_dir_all(&dir).unwrap();
     let play = dir.join("play.yml");
@@ -27,7 +27,26 @@ fn a_playbook_changes_the_image_alone() {
     let done = expect_failure(image.does("update", &["--no-upgrade"]), "is as it was: the playbook");
     assert!(done.err().contains("non-zero return code"), "{}", done.describe());
     assert_eq!((image.current(), image.left()), (before, String::new()));
+    fs::remove_file(&play).unwrap();
+    packages_are_upgraded_and_added(&image, play_word);
+    fs::write(&play, tasks).unwrap();
     let small = Image::named("no-python");
     let options = ["--from-tar", SMALL.to_str().unwrap(), "--playbook", play_word];
     expect_failure(small.does("create", &options), "has no whole python3");
+}
+
+fn packages_are_upgraded_and_added(image: &Image, play: &str) {
+    let description = fs::read_to_string(image.description()).unwrap();
+    expect_failure(image.does("update", &[]), &format!("there is no file {play}"));
+    let description = description.replace(&format!("--playbook {play}"), "--include tree # for a look");
+    fs::write(image.description(), description).unwrap();
+    image.does("update", &[]).expect(0);
+    assert!(image.file("usr/bin/tree").exists());
+    // No lists, no archives, no policy stay.
+    for dir in ["var/lib/apt/lists", "var/cache/apt/archives"] {
+        let files = sh(&format!("find {} -type f", image.file(dir).display())).out();
+        assert_eq!(files, "", "{dir}");
+    }
+    assert!(!image.file("usr/sbin/policy-rc.d").exists());
+    assert_eq!(fs::metadata(image.file("etc/machine-id")).unwrap().len(), 0);
 }

@@ -1,6 +1,5 @@
 //! Updates while jobs come and go; broken ones, and ones that are killed.
 
-use std::fs;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nspawn_tests::{Machine, call, random, sh};
 
-use crate::lab::{BOOTS, FULL, Image, SMALL, expect_failure, script, times, write_script};
+use crate::lab::{BOOTS, Image, SMALL, expect_failure, script, times, write_script};
 
 /// Writes one stamp to two places: a version in which they differ is not whole.
 const STAMP: &str = "date +%s.%N >/etc/stamp; cp /etc/stamp /usr/lib/stamp";
@@ -59,7 +58,7 @@ fn an_update_that_is_killed_leaves_a_whole_image_and_nothing_after_a_prune() {
     let started = Instant::now();
     image.does("update", &["--no-upgrade"]).expect(0);
     let whole = u64::try_from(started.elapsed().as_millis()).unwrap();
-    let tries = times(6, 20);
+    let tries = times(5, 20);
     let moments = random(usize::try_from(4 * tries).unwrap(), whole);
     for (number, moment) in moments.chunks(4).enumerate() {
         let moment = Duration::from_millis(u64::from(u32::from_le_bytes(moment.try_into().unwrap())) % whole);
@@ -123,20 +122,4 @@ fn a_broken_update_changes_nothing_and_says_why() {
     let done = image.does("update", &["--no-upgrade", "--accept-degraded"]).expect(0);
     assert!(done.err().contains("bad.service"), "{}", done.describe());
     assert_ne!(image.current(), before);
-}
-
-#[test]
-fn packages_are_upgraded_and_added() {
-    let image = Image::from_tar("upgraded", &FULL, &[]);
-    let description = fs::read_to_string(image.description()).unwrap();
-    fs::write(image.description(), description + "--include tree # for a look\n").unwrap();
-    image.does("update", &[]).expect(0);
-    assert!(image.file("usr/bin/tree").exists());
-    // No lists, no archives, no policy stay.
-    for dir in ["var/lib/apt/lists", "var/cache/apt/archives"] {
-        let files = sh(&format!("find {} -type f", image.file(dir).display())).out();
-        assert_eq!(files, "", "{dir}");
-    }
-    assert!(!image.file("usr/sbin/policy-rc.d").exists());
-    assert_eq!(fs::metadata(image.file("etc/machine-id")).unwrap().len(), 0);
 }

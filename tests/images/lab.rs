@@ -18,7 +18,7 @@ pub static SMALL: LazyLock<PathBuf> = LazyLock::new(|| {
          for program in sh cat ls mkdir touch sleep rm ln date env id chmod; do \
              program=$(realpath $(command -v $program)); cp $program {0}/usr/bin; \
              ldd $program | grep -o '/[^ ]*' | while read library; do \
-                 mkdir -p {0}/usr/${{library%/*}}; cp -L $library {0}/usr/${{library#/usr}}; done; done; \
+                 copy={0}/usr/${{library#/usr}}; mkdir -p ${{copy%/*}}; cp -L $library $copy; done; done; \
          cp -a /bin/sh {0}/usr/bin; tar -C {0} -cf {1} .",
         tree.display(),
         tar.display()

@@ -45,7 +45,7 @@ fn a_rolled_back_version_is_never_gone_back_to() {
     let bad = image.versions_dir().join(image.current());
     image.does("rollback", &[]).expect(0);
     // A machine in the making uses it, so it can't be deleted yet.
-    let mut holder = Command::new("flock").arg("--shared").arg(&bad).args(["sleep", "100"]).spawn().unwrap();
+    let mut holder = Command::new("flock").args(["--shared", "--no-fork"]).arg(&bad).args(["sleep", "100"]).spawn().unwrap();
     sh(&format!("until ! flock --nonblock {} true; do sleep 0.05; done", bad.display())).expect(0);
     let done = image.does("update", &AS_IS).expect(0);
     assert!(done.err().contains("stays for the machines that use it: one in the making"), "{}", done.describe());

@@ -9,10 +9,12 @@ use crate::lab::{BOOTS, scratch};
 struct Disk(PathBuf);
 
 impl Disk {
+    // Others take loop devices too, and mount may lose the race for one.
     fn new() -> Self {
         let (file, mount) = (scratch("btrfs"), scratch("mount"));
         let line = format!(
-            "truncate -s 3G {0} && mkfs.btrfs -q {0} && mkdir {1} && mount -o loop {0} {1}",
+            "truncate -s 3G {0} && mkfs.btrfs -q {0} && mkdir {1} && \
+             for try in 1 2 3 4 5; do mount -o loop {0} {1} && exit; sleep 1; done; exit 1",
             file.display(),
             mount.display()
         );

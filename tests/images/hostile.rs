@@ -1,0 +1,112 @@
+//! A tree whose links lead to the host: nothing is written or deleted through them.
+
+use std::fs;
+
+use nspawn_tests::sh;
+
+use crate::lab::{BOOTS, Image, SMALL, scratch, script};
+
+/// All that the program writes or deletes in a tree, as links to `victim`.
+fn plant(victim: &str) -> String {
+    let links = [
+        "etc/resolv.conf file",
+        "etc/machine-id file",
+        "etc/hostname file",
+        "etc/.updated file",
+        "var/.updated file",
+        "etc/ssh dir",
+        "etc/systemd dir",
+        "etc/dpkg dir",
+        "var/lib dir",
+        "var/log dir",
+        "var/cache dir",
+        "usr/share dir",
+        "usr/sbin dir",
+        "root dir",
+        "run dir",
+        "tmp dir",
+        "var/tmp dir",
+    ];
+    let link = |entry: &str| {
+        let (path, target) = entry.split_once(' ').unwrap();
+        format!("mkdir -p $(dirname {path}); rm -rf {path}; ln -s {victim}/{target} {path}; ")
+    };
+    links.map(link).concat()
+}
+
+/// A directory of the host, with what the program would find by such a link, and how it looks.
+fn victim() -> (String, impl Fn() -> String) {
+    let dir = scratch("victim");
+    let line = format!(
+        "mkdir -p {0}/dir && cd {0} && echo precious >file && cd dir && \
+         for file in hostname resolv.conf machine-id policy-rc.d ssh_host_x_key random-seed bootstrap.log .updated \
+             dpkg/status doc/x/README man/y locale/z apt/lists/x cache.bin systemd/credential.secret apt/x.log \
+             dpkg.cfg.d/x system/multi-user.target.wants/apt-daily.timer system/timers.target.wants/fstrim.timer; do \
+             mkdir -p $(dirname $file) && echo precious >$file; done",
+        dir.display()
+    );
+    sh(&line).expect(0);
+    let look = format!("cd {} && find . -printf '%p %s %m %T@ %l\\n' | sort; cat file", dir.display());
+    (dir.to_str().unwrap().to_owned(), move || sh(&look).expect(0).out())
+}
+
+#[test]
+fn links_that_lead_out_of_a_tree_are_not_followed() {
+    let (victim, look) = victim();
+    let (tree, tar) = (scratch("hostile"), scratch("hostile.tar"));
+    let line = format!(
+        "set -e; mkdir {0}; tar -C {0} -xf {1}; cd {0}; {2} tar -cf {3} .",
+        tree.display(),
+        SMALL.display(),
+        plant(&victim),
+        tar.display()
+    );
+    sh(&line).expect(0);
+    let before = look();
+    let image = Image::from_tar("links", &tar, &["--minimal", "--no-boot-test"]);
+    assert_eq!(look(), before);
+    image.does("update", &["--no-upgrade"]).expect(0);
+    assert_eq!(look(), before);
+    assert!(image.file("etc/resolv.conf").symlink_metadata().unwrap().is_file());
+    assert_eq!(fs::read_link(image.file("var/lib")).unwrap().to_str().unwrap(), format!("{victim}/dir"));
+    image.does("remove", &[]).expect(0);
+    assert_eq!(look(), before);
+}
+
+#[test]
+fn links_that_a_customization_makes_are_not_followed() {
+    let (victim, look) = victim();
+    let before = look();
+    // With systemd, so that the steps for it are tried too.
+    let evil = script(&format!("cd /; umount /run /tmp; {}", plant(&victim)).replace("set -e", ""));
+    let options = ["--minimal", "--no-boot-test", "--script", evil.to_str().unwrap()];
+    let image = Image::named("evil");
+    let from = ["--from-tar", BOOTS.to_str().unwrap()];
+    let done = image.does("create", &[&from[..], &options].concat());
+    assert_eq!(look(), before, "{}", done.describe());
+    assert_eq!(image.left(), "");
+}
+
+#[test]
+fn a_tar_file_writes_nothing_outside() {
+    let (victim, look) = victim();
+    let before = look();
+    let tar = scratch("outside.tar");
+    let make = format!(
+        "import tarfile, io\n\
+         t = tarfile.open('{}', 'w')\n\
+         def add(name, kind=tarfile.REGTYPE, link=''):\n\
+         \x20   i = tarfile.TarInfo(name); i.type = kind; i.linkname = link; i.size = 4 if kind == tarfile.REGTYPE else 0\n\
+         \x20   t.addfile(i, io.BytesIO(b'evil'))\n\
+         add('usr', tarfile.DIRTYPE); add('out', tarfile.SYMTYPE, '{victim}'); add('out/file')\n\
+         add('{victim}/file'); add('../../../../../..{victim}/file'); add('hard', tarfile.LNKTYPE, '{victim}/file')\n\
+         add('hard')\n\
+         t.close()\n",
+        tar.display()
+    );
+    nspawn_tests::finish(std::process::Command::new("python3").arg("-"), make.as_bytes()).expect(0);
+    let image = Image::named("outside");
+    let done = image.does("create", &["--from-tar", tar.to_str().unwrap()]);
+    assert_eq!(look(), before, "{}", done.describe());
+    assert_eq!(image.left(), "");
+}

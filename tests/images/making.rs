@@ -1,0 +1,170 @@
+//! Where an image comes from, and its description.
+
+use std::fs;
+use std::path::Path;
+
+use nspawn_tests::{call, sh};
+
+use crate::lab::{FULL, Image, SMALL, expect_failure, listed, scratch, script};
+
+#[test]
+fn an_image_of_a_tar_file_with_scripts_is_described_and_listed() {
+    let first =
+        script("cat /etc/resolv.conf >/seen; id -u >/who; test -e /run/nspawn-image/script; touch /run/x /tmp/x");
+    let second = scratch("no program");
+    fs::write(&second, "cat /who >/again\n").unwrap();
+    let options = ["--script", first.to_str().unwrap(), "--script", second.to_str().unwrap()];
+    let image = Image::from_tar("scripts", &SMALL, &options);
+    assert_eq!((&*image.read("who"), &*image.read("again")), ("0\n", "0\n"));
+    // The host's resolver served them and is not in the image; nor is what they were shown.
+    assert_eq!(image.read("seen"), fs::read_to_string("/etc/resolv.conf").unwrap());
+    assert_eq!(image.read("etc/resolv.conf"), "# Replaced by systemd-nspawn.\n");
+    assert!(!image.file("run/nspawn-image").exists() && !image.file("run/x").exists());
+    let description = fs::read_to_string(image.description()).unwrap();
+    assert_eq!(
+        description.lines().skip(1).collect::<Vec<_>>(),
+        [
+            format!("--from-tar {}", SMALL.display()),
+            format!("--script {}", first.display()),
+            format!("--script '{}'", second.display())
+        ]
+    );
+    let line = listed(&image.name).unwrap();
+    let words: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(words[1], image.current().strip_prefix(&format!("{}_", image.name)).unwrap());
+    assert_eq!(words[3..], ["0", "yes"], "{line}");
+    assert_eq!(image.left(), "");
+    expect_failure(image.does("create", &[]), "exists already");
+}
+
+#[test]
+fn a_description_makes_the_same_image_elsewhere() {
+    let odd = scratch("it's \"odd\" $(touch $HOME) \\ `x` # y");
+    fs::write(&odd, "touch /odd\n").unwrap();
+    let image = Image::from_tar("described", &SMALL, &["--script", odd.to_str().unwrap()]);
+    let description = fs::read(image.description()).unwrap();
+    image.does("remove", &[]).expect(0);
+    assert!(listed(&image.name).is_none() && !image.versions_dir().exists());
+    image.does("create", &[]).expect(0);
+    assert!(image.file("odd").exists());
+    assert_eq!(fs::read(image.description()).unwrap(), description);
+    image.does("remove", &[]).expect(0);
+    expect_failure(image.does("create", &["--from-tar", SMALL.to_str().unwrap()]), "describes");
+}
+
+#[test]
+fn a_description_is_words_and_nothing_is_done_for_them() {
+    let image = Image::named("words");
+    let mark = scratch("mark");
+    let write = |text: &str| {
+        fs::create_dir_all(image.description().parent().unwrap()).unwrap();
+        fs::write(image.description(), text).unwrap();
+    };
+    write(&format!("# a comment's quote\n--from-tar=$(touch {0}) # `touch {0}`\n", mark.display()));
+    // The word ends at the blank: what follows is an operand, and no file.
+    image.does("create", &[]).expect(1);
+    write(&format!("--from-tar \"$(touch {0})\"\n", mark.display()));
+    expect_failure(image.does("create", &[]), "there is no file $(touch ");
+    for (text, words) in [
+        ("--from-tar 'open", "a quote in it is not closed"),
+        ("plain", "'plain' is none"),
+        ("--script /nowhere", "there is no file /nowhere"),
+    ] {
+        write(text);
+        expect_failure(image.does("create", &[]), words);
+    }
+    write("--directory /tmp");
+    image.does("create", &[]).expect(2);
+    write(&"# long\n".repeat(10_000));
+    expect_failure(image.does("create", &[]), "is larger than");
+    write(&format!("--from-\\\ntar \\\n {}\t# end", SMALL.display()));
+    image.does("create", &[]).expect(0);
+    assert!(!mark.exists());
+}
+
+#[test]
+fn what_fails_leaves_nothing() {
+    let image = Image::named("failing");
+    let tar = SMALL.to_str().unwrap();
+    let failing = script("echo some words; exit 7");
+    let done = image.does("create", &["--from-tar", tar, "--script", failing.to_str().unwrap()]);
+    assert!(expect_failure(done, "failed; its last lines").err().contains("\n  some words\n"));
+    let empty = scratch("empty.tar");
+    sh(&format!("tar -cf {} -C / etc/hosts", empty.display())).expect(0);
+    expect_failure(image.does("create", &["--from-tar", empty.to_str().unwrap()]), "no /usr");
+    fs::write(&empty, "no tar").unwrap();
+    expect_failure(image.does("create", &["--from-tar", empty.to_str().unwrap()]), "can't unpack");
+    expect_failure(image.does("create", &["--from-oci", "oci:/nowhere"]), "can't fetch oci:/nowhere");
+    expect_failure(image.does("create", &["--from-tar", tar, "--include", "x"]), "can't install");
+    assert_eq!(image.left(), "");
+    assert!(listed(&image.name).is_none() && !image.description().exists() && !image.versions_dir().exists());
+}
+
+#[test]
+fn a_container_image_becomes_an_image() {
+    let (layout, bundle) = (scratch("oci"), scratch("bundle"));
+    let line = format!(
+        "set -e; umoci init --layout {0}; umoci new --image {0}:x; umoci unpack --image {0}:x {1}; \
+         tar -C {1}/rootfs -xf {2}; umoci repack --image {0}:x {1}",
+        layout.display(),
+        bundle.display(),
+        SMALL.display()
+    );
+    sh(&line).expect(0);
+    let image = Image::named("oci");
+    image.does("create", &["--from-oci", &format!("oci:{}:x", layout.display())]).expect(0);
+    assert!(image.file("usr/bin/sh").exists());
+    assert_eq!(image.left(), "");
+}
+
+#[test]
+fn a_minimal_image_has_licences_and_no_documentation() {
+    let image = Image::from_tar("minimal", &FULL, &["--minimal", "--no-boot-test"]);
+    let files =
+        |dir: &str| sh(&format!("cd {} && find {dir} ! -type d | sed 's|.*/||' | sort -u", image.file("").display()));
+    assert_eq!(files("usr/share/doc").out(), "copyright\n");
+    assert_eq!(
+        files("usr/share/man usr/share/info usr/share/locale 2>/dev/null").out().replace("locale.alias\n", ""),
+        ""
+    );
+    let rules = image.read("etc/dpkg/dpkg.cfg.d/nspawn-image");
+    assert!(rules.contains("path-exclude=/usr/share/man/*\n"), "{rules}");
+}
+
+#[test]
+fn a_plain_directory_has_no_versions_until_it_is_adopted() {
+    let image = Image::from_tar("plain", &SMALL, &["--unversioned"]);
+    let path = image.file("").components().as_path().to_owned();
+    assert!(!path.is_symlink() && !image.description().exists());
+    let line = listed(&image.name).unwrap();
+    assert!(line.contains(" - ") && line.contains(" no"), "{line}");
+    expect_failure(image.does("update", &[]), "nspawn-image adopt");
+    expect_failure(image.does("rollback", &[]), "nspawn-image adopt");
+    image.does("adopt", &[]).expect(0);
+    assert_eq!(image.versions(), [image.current()]);
+    image.does("update", &["--no-upgrade"]).expect(0);
+    assert_eq!(image.versions().len(), 2);
+    expect_failure(image.does("adopt", &[]), "is a link already");
+}
+
+#[test]
+fn words_that_are_wrong_are_told() {
+    for (words, part) in [
+        (&["create"][..], "NAME is missing"),
+        (&["create", "a", "b"], "'b' is too much"),
+        (&["create", "../a"], "can't be an image's name"),
+        (&["create", "a.v"], "can't be an image's name"),
+        (&["create", "a", "--keep=1"], "no option of this command"),
+        (&["update", "a", "--script", "x"], "no option of this command"),
+        (&["prune", "--keep=some"], "needs a number"),
+        (&["pull", "here", "a"], "no URL"),
+        (&["nonsense"], "unknown command"),
+        (&["list", "--nonsense"], "unknown option"),
+        (&["create", "a", "--release"], "--release needs a value"),
+        (&["create", "a", "--from-tar", "/dev/null", "--from-oci", "x"], "there is no file /dev/null"),
+    ] {
+        let done = call("nspawn-image", words);
+        assert!(done.err().contains(part) && done.err().lines().count() == 1, "{}", done.describe());
+    }
+    assert!(Path::new("/var/lib/machines").exists());
+}

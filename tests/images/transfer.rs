@@ -1,0 +1,157 @@
+//! From one host to another, by a web server, with a signature.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nspawn_tests::{call, finish, sh};
+
+use crate::lab::{Image, SMALL, expect_failure, listed, scratch, script};
+
+const KEYS: &str = "/etc/systemd/import-pubring.gpg";
+
+/// A web server for a directory.
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn new(dir: &Path) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let port = 20_000 + std::process::id() % 10_000 + 10_000 * COUNT.fetch_add(1, Ordering::Relaxed);
+        let mut command = Command::new("python3");
+        command.args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()]).current_dir(dir);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let up = format!(
+            "until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' \
+                          2>/dev/null; do sleep 0.1; done"
+        );
+        call("timeout", ["20", "sh", "-c", &up]).expect(0);
+        Self { child, url: format!("http://127.0.0.1:{port}") }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A signing key, known to this host's systemd-pull alone when it is trusted.
+struct Key {
+    home: String,
+}
+
+impl Key {
+    fn new() -> Self {
+        let key = Self { home: scratch("key").to_str().unwrap().to_owned() };
+        sh(&format!("mkdir -m 700 {}", key.home)).expect(0);
+        let make = "gpg --batch --quiet --passphrase '' --quick-generate-key images@example default default never";
+        key.sh(make);
+        key
+    }
+
+    fn sh(&self, line: &str) {
+        sh(&format!("export GNUPGHOME={}; {line}", self.home)).expect(0);
+    }
+
+    fn trust(&self) {
+        self.sh(&format!("gpg --export >{KEYS}"));
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(KEYS);
+        let _ = sh(&format!("GNUPGHOME={} gpgconf --kill all", self.home));
+    }
+}
+
+#[test]
+fn what_one_host_exports_another_pulls_if_it_knows_who_signed_it() {
+    let (key, dir) = (Key::new(), scratch("exported"));
+    fs::create_dir_all(&dir).unwrap();
+    // A link, an owner, a mode and an extended attribute go along.
+    let make = script("ln -s /nowhere /link; date >/file; chmod 4711 /file");
+    let image = Image::from_tar("source", &SMALL, &["--script", make.to_str().unwrap()]);
+    sh(&format!("chown 12:34 {0}/etc && chmod 1775 {0}/etc", image.file("").display())).expect(0);
+    let export = |options: &[&str]| {
+        let mut command = image.command("export", &[&[dir.to_str().unwrap()], options].concat());
+        finish(command.env("GNUPGHOME", &key.home), b"").expect(0)
+    };
+    export(&["--sign", "images@example"]);
+    let mut names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    let file = format!("{}.tar.xz", image.current());
+    assert_eq!(names, ["SHA256SUMS", "SHA256SUMS.gpg", &*file]);
+    let server = Server::new(&dir);
+    let url = format!("{}/{file}", server.url);
+    let pulled = Image::named("pulled");
+    let pull =
+        |options: &[&str]| finish(Command::new("nspawn-image").args(["pull", &url, &pulled.name]).args(options), b"");
+    let refused = |what: &str| {
+        expect_failure(pull(&[]), "can't fetch");
+        assert!(listed(&pulled.name).is_none() && !pulled.versions_dir().exists(), "{what}");
+        assert_eq!(pulled.left(), "", "{what}");
+    };
+    refused("no keys at all");
+    Key::new().trust();
+    key.trust();
+    let good = pull(&[]).expect(0);
+    assert!(good.err().contains("is now"), "{}", good.describe());
+    assert_eq!(pulled.current().rsplit('_').next(), image.current().rsplit('_').next());
+    let list = |image: &Image| {
+        sh(&format!("cd {} && find . -printf '%p %m %U:%G %l\\n' | sort", image.file("").display())).expect(0).out()
+    };
+    assert_eq!(list(&pulled), list(&image));
+    assert!(pull(&[]).expect(0).err().contains("is here already"));
+    pulled.does("remove", &[]).expect(0);
+
+    let path = dir.join(&file);
+    let content = fs::read(&path).unwrap();
+    fs::write(&path, [&content[..], b"x"].concat()).unwrap();
+    refused("a longer file");
+    let mut changed = content.clone();
+    changed[100] ^= 1;
+    fs::write(&path, changed).unwrap();
+    refused("a changed file");
+    fs::write(&path, &content).unwrap();
+    sh(&format!("cd {0} && mv SHA256SUMS.gpg keep && sha256sum -b {file} >SHA256SUMS", dir.display())).expect(0);
+    refused("no signature");
+    pull(&["--verify=checksum"]).expect(0);
+    pulled.does("remove", &[]).expect(0);
+    sh(&format!("cd {} && mv keep SHA256SUMS.gpg && echo >>SHA256SUMS", dir.display())).expect(0);
+    refused("other checksums than those that were signed");
+    export(&["--sign", "images@example"]);
+    let other = Key::new();
+    other.trust();
+    refused("somebody else's signature");
+    key.trust();
+    pull(&[]).expect(0);
+    // Without --sign, an old signature would be a wrong one.
+    export(&[]);
+    assert!(!dir.join("SHA256SUMS.gpg").exists());
+    assert_eq!(fs::read_to_string(dir.join("SHA256SUMS")).unwrap().matches(&file).count(), 1);
+}
+
+#[test]
+fn a_pulled_version_follows_the_one_before() {
+    let dir = scratch("followed");
+    fs::create_dir_all(&dir).unwrap();
+    let image = Image::from_tar("followed", &SMALL, &[]);
+    let pulled = Image::named("follower");
+    let server = Server::new(&dir);
+    for _ in 0..3 {
+        image.does("export", &[dir.to_str().unwrap()]).expect(0);
+        let url = format!("{}/{}.tar.xz", server.url, image.current());
+        call("nspawn-image", ["pull", "--verify=checksum", &url, &pulled.name]).expect(0);
+        image.does("update", &["--no-upgrade"]).expect(0);
+    }
+    assert_eq!(pulled.versions().len(), 2);
+    pulled.does("rollback", &[]).expect(0);
+    assert_eq!((pulled.current(), pulled.left()), (pulled.versions().remove(0), String::new()));
+    assert_eq!(fs::read_to_string(dir.join("SHA256SUMS")).unwrap().lines().count(), 3);
+}

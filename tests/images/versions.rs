@@ -1,0 +1,110 @@
+//! Versions that come, go back and are deleted.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use nspawn_tests::{Machine, call, finish, sh};
+
+use crate::lab::{BOOTS, Image, SMALL, expect_failure, listed, script, write_script};
+
+const AS_IS: [&str; 2] = ["--no-upgrade", "--no-boot-test"];
+
+#[test]
+fn updates_go_forth_and_rollbacks_back() {
+    let count = script("echo x >>/count");
+    let image = Image::from_tar("forth", &SMALL, &["--script", count.to_str().unwrap()]);
+    let first = image.current();
+    image.does("update", &AS_IS).expect(0);
+    let second = image.current();
+    image.does("update", &AS_IS).expect(0);
+    assert_eq!(image.read("count"), "x\nx\nx\n");
+    // One before the current one stays.
+    assert_eq!(image.versions(), [second.clone(), image.current()]);
+    assert!(first < second && second < image.current());
+    let third = image.current();
+    image.does("rollback", &[]).expect(0);
+    assert_eq!((image.current(), image.read("count")), (second.clone(), "x\nx\n".to_owned()));
+    expect_failure(image.does("rollback", &[]), "no version before");
+    assert!(listed(&image.name).unwrap().ends_with(third.strip_prefix(&format!("{}_", image.name)).unwrap()));
+    // What was rolled back from is nothing to go back to.
+    image.does("update", &AS_IS).expect(0);
+    assert_eq!(image.versions(), [second.clone(), image.current()]);
+    assert_eq!(image.read("count"), "x\nx\nx\n");
+    image.does("rollback", &[]).expect(0);
+    assert_eq!(image.current(), second);
+    // As a kill may leave it.
+    fs::write(image.versions_dir().join(format!(".{}_20200101T000000.withdrawn", image.name)), "").unwrap();
+    image.does("prune", &["--keep=0"]).expect(0);
+    assert_eq!(image.versions(), [second]);
+    assert_eq!((image.left(), fs::read_dir(image.versions_dir()).unwrap().count()), (String::new(), 1));
+}
+
+#[test]
+fn a_rolled_back_version_is_never_gone_back_to() {
+    let image = Image::from_tar("withdrawn", &SMALL, &[]);
+    let good = image.current();
+    image.does("update", &AS_IS).expect(0);
+    let bad = image.versions_dir().join(image.current());
+    image.does("rollback", &[]).expect(0);
+    // A machine in the making uses it, so it can't be deleted yet.
+    let mut holder =
+        Command::new("flock").args(["--shared", "--no-fork"]).arg(&bad).args(["sleep", "100"]).spawn().unwrap();
+    sh(&format!("until ! flock --nonblock {} true; do sleep 0.05; done", bad.display())).expect(0);
+    let done = image.does("update", &AS_IS).expect(0);
+    assert!(done.err().contains("stays for the machines that use it: one in the making"), "{}", done.describe());
+    assert_eq!(image.versions().len(), 3);
+    image.does("rollback", &[]).expect(0);
+    assert_eq!(image.current(), good);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+#[test]
+fn machines_keep_their_version() {
+    let image = Image::from_tar("kept", &BOOTS, &["--no-boot-test"]);
+    let first = image.current();
+    let name = call("nspawn-prepare", [&image.name]).expect(0).out();
+    let machine = Machine { name: name.trim_end().to_owned() };
+    for _ in 0..2 {
+        image.does("update", &AS_IS).expect(0);
+    }
+    let done = image.does("prune", &["--keep=0"]).expect(0);
+    assert!(done.err().contains(&format!("{first} stays for the machines that use it: {}", machine.name)));
+    assert_eq!(image.versions(), [first.clone(), image.current()]);
+    assert_eq!(listed(&image.name).unwrap().split_whitespace().nth(3), Some("1"));
+    machine.run(["cat", "/etc/os-release"]).expect(0);
+    expect_failure(image.does("remove", &[]), "is still in use");
+    drop(machine);
+    image.does("remove", &[]).expect(0);
+    assert!(!image.versions_dir().exists());
+}
+
+#[test]
+fn a_login_that_ends_well_is_the_next_version() {
+    let image = Image::from_tar("login", &SMALL, &[]);
+    let before = image.current();
+    let enter = |lines: &str| finish(&mut image.command("login", &[]), lines.as_bytes());
+    expect_failure(enter("touch /lost; exit 3"), "is as it was: the shell ended with 3");
+    assert_eq!(image.current(), before);
+    enter("touch /found; echo here").expect(0);
+    assert_ne!(image.current(), before);
+    assert!(image.file("found").exists() && !image.file("lost").exists());
+    assert_eq!(image.left(), "");
+}
+
+#[test]
+fn one_at_a_time_changes_an_image() {
+    let slow = script("true");
+    let image = Image::from_tar("busy", &SMALL, &["--script", slow.to_str().unwrap()]);
+    image.does("update", &AS_IS).expect(0);
+    write_script(&slow, "sleep 12");
+    let mut first = image.command("update", &AS_IS).stderr(Stdio::null()).spawn().unwrap();
+    let partial = format!("until ls -d /var/lib/machines/.{}.*/tree; do sleep 0.05; done", image.name);
+    call("timeout", ["20", "sh", "-c", &partial]).expect(0);
+    for verb in ["update", "rollback"] {
+        expect_failure(image.does(verb, &[]), "another nspawn-image is at work on");
+    }
+    image.does("prune", &[]).expect(0);
+    assert!(first.wait().unwrap().success());
+    assert_eq!((image.versions().len(), image.left()), (2, String::new()));
+}

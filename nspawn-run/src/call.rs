@@ -29,6 +29,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// How long it may take to answer that, in a machine that is not frozen.
 const LIFE_LIMIT: Duration = Duration::from_secs(60);
+/// How long it may take to answer when it has just told of an end.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
 /// Signals within this time are one: who ends a process group or a session may send several.
 const SIGNAL_PAUSE: Duration = Duration::from_millis(300);
 /// How much longer than the grace period the end of a command that is stopped may take.
@@ -74,7 +76,7 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
             None
         }
     };
-    let ended = call.wait();
+    let (ended, started) = (call.wait(), call.started);
     call.raw = None;
     if let Some(interrupted) = call.interrupted {
         // Who asked for the end is not kept waiting by a reader that does not read.
@@ -87,11 +89,23 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
     if !matches!(ended, Ok(Ended::Exited(0))) {
         memory.verdict().iter().for_each(|verdict| exit::say(PROGRAM, OsStr::new(verdict)));
     }
+    let ended = ended
+        .and_then(|ended| if is_end_of_all(ended, &paths) { bail!(death::cause(&paths, started)) } else { Ok(ended) });
     let ended = ended.with_context(|| format!("machine {name} gave no result of the command"))?;
     if let Some(Ok(error)) = input.map(|input| input.try_recv()) {
         return Err(error).context("can't read stdin");
     }
     delivered.map(|()| ended)
+}
+
+// Who kills all of a machine may reach the command before the agent, which then tells of its end. Once the agent has
+// had the time for another word, the machine's systemd-nspawn is dead as well, if it was to be.
+fn is_end_of_all(ended: Ended, paths: &MachinePaths) -> bool {
+    if ended != Ended::Signaled(Signal::SIGKILL as u8) {
+        return false;
+    }
+    let _ = wire::hello(paths, HELLO_LIMIT);
+    lifecycle::supervisor(paths).is_none()
 }
 
 struct Call {

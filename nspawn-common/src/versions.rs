@@ -16,8 +16,9 @@ const OURS: &[&str] = match std::env::consts::ARCH.as_bytes() {
     _ => &[std::env::consts::ARCH],
 };
 /// All of them.
-const ARCHITECTURES: &str = "x86 x86-64 ppc ppc-le ppc64 ppc64-le ia64 parisc parisc64 s390 s390x sparc sparc64 mips mips-le mips64 mips64-le alpha \
-    arm arm-be arm64 arm64-be sh sh64 loongarch64 m68k tilegx cris nios2 riscv32 riscv64 arc arc-be";
+const ARCHITECTURES: &str = "x86 x86-64 ppc ppc-le ppc64 ppc64-le ia64 parisc parisc64 s390 s390x sparc sparc64 mips \
+    mips-le mips64 mips64-le alpha arm arm-be arm64 arm64-be sh sh64 loongarch64 m68k tilegx cris nios2 riscv32 \
+    riscv64 arc arc-be";
 
 /// The newest version of the image `name` in `directory`: of the directories `NAME_VERSION`, or of the files
 /// `NAME_VERSION.raw` where the `suffix` says so. Behind the version may be an architecture and the boot counter

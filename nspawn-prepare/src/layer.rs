@@ -150,8 +150,8 @@ pub const COPY_FAILURE: &str = "the image can't be copied so that it shares its 
     /var/lib/nspawn-ci on one file system that can (btrfs, xfs); --layer=disk needs none";
 
 /// Whether the step copies the image.
-pub fn is_copy(step: &Step) -> bool {
-    matches!(step, Step::Run(_, COPY_LIMIT))
+pub fn is_copy(step: &Step, paths: &MachinePaths) -> bool {
+    matches!(step, Step::Run(command, _) if command.last().is_some_and(|target| *target == *paths.snapshot()))
 }
 
 /// Refuses images that can't be copied so.
@@ -206,6 +206,8 @@ fn format_command(disk: &Path) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
+    use nspawn_common::name::MachineName;
+
     use super::*;
 
     #[test]
@@ -224,6 +226,14 @@ mod tests {
             let size = LayerSize::Percent(50).bytes(layer).unwrap().unwrap();
             assert!(size >= LEAST && size % (1 << 20) == 0, "{size}");
         }
+    }
+
+    #[test]
+    fn a_copy_is_told_from_what_may_take_as_long() {
+        let paths = MachinePaths::new(&MachineName::new("m").unwrap());
+        let copy = copy_command(Path::new("/image"), &paths.snapshot());
+        assert!(is_copy(&Step::Run(copy, COPY_LIMIT), &paths));
+        assert!(!is_copy(&Step::Run(vec!["systemd-run".into()], COPY_LIMIT), &paths));
     }
 
     #[test]

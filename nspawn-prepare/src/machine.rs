@@ -264,7 +264,7 @@ impl Machine {
             step.take().map_err(|error| {
                 if nat::is_its(step) && lifecycle::is_running(&self.paths) {
                     error.context(nat::FAILURE)
-                } else if layer::is_copy(step) {
+                } else if layer::is_copy(step, &self.paths) {
                     error.context(layer::COPY_FAILURE)
                 } else {
                     error

@@ -12,6 +12,9 @@ use nix::unistd::{ForkResult, chdir, fork};
 /// Makes what is missing of `points` in the tree at `root`, directories and, where it says so, files, for the host's
 /// user `owner`. In a process of its own that can't leave the tree, whatever links are in it.
 pub fn make(root: &Path, points: &[(PathBuf, bool)], owner: u32) -> Result<()> {
+    if points.is_empty() {
+        return Ok(());
+    }
     // SAFETY: this process has a single thread, so the child may do all that a program may.
     match unsafe { fork() }.context("can't start a process")? {
         ForkResult::Child => {

@@ -171,9 +171,13 @@ fn copy_command(image: &Path, target: &Path) -> Vec<OsString> {
     command.iter().map(OsStr::new).chain([image.as_os_str(), target.as_os_str()]).map(OsString::from).collect()
 }
 
+/// The options of tmpfs(5) for a layer in memory. A size of 0 is no bound.
+pub fn memory_options(size: Option<u64>) -> String {
+    format!("mode=0755,size={}", size.unwrap_or(0))
+}
+
 fn mount_command(size: Option<u64>, target: &Path) -> Vec<OsString> {
-    // 0 is no bound (tmpfs(5)).
-    let options = format!("mode=0755,size={}", size.unwrap_or(0));
+    let options = memory_options(size);
     let command = ["mount", "-t", "tmpfs", "-o", &options, "nspawn-ci"].map(OsStr::new);
     command.into_iter().chain([target.as_os_str()]).map(OsString::from).collect()
 }

@@ -16,7 +16,7 @@ use nspawn_common::state::State;
 use nspawn_common::tool;
 
 use super::mounts::{self, Access};
-use crate::layer::OVERLAID;
+use crate::layer::{OVERLAID, memory_options};
 use crate::machine::NESTED;
 
 /// How long mounting may take.
@@ -89,8 +89,7 @@ fn mount_disk(disk: &Path, target: &Path) -> Result<()> {
 }
 
 fn mount_memory(size: Option<u64>, target: &Path) -> Result<()> {
-    // 0 is no bound (tmpfs(5)).
-    let options = format!("mode=0755,size={}", size.unwrap_or(0));
+    let options = memory_options(size);
     nix::mount::mount(Some("nspawn-ci"), target, Some("tmpfs"), MsFlags::empty(), Some(&*options))
         .with_context(|| format!("can't mount on {}", target.display()))
 }
@@ -136,11 +135,10 @@ impl Stack {
 
     fn directory(&self, name: &str, mode: u32) -> Result<PathBuf> {
         let path = self.layer.join(name);
-        let made = if self.is_kept && path.is_dir() {
+        if self.is_kept && path.is_dir() {
             return Ok(path);
-        } else {
-            DirBuilder::new().mode(0o700).create(&path)
-        };
+        }
+        let made = DirBuilder::new().mode(0o700).create(&path);
         made.and_then(|()| chown(&path, Some(self.owner), Some(self.owner)))
             .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)))
             .with_context(|| format!("can't make the directory {}", path.display()))?;

@@ -5,8 +5,11 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -73,6 +76,21 @@ pub fn undo() {
 /// Readable when a signal has come that [`check`] has not seen.
 pub fn descriptor() -> Option<BorrowedFd<'static>> {
     watched().map(AsFd::as_fd)
+}
+
+/// Waits, `limit` at most, until `events` is readable or a signal has come, which [`check`] tells. Whether `events`
+/// is; it may return early without.
+///
+/// # Errors
+/// The kernel's.
+pub fn wait_readable(events: BorrowedFd, limit: Duration) -> Result<bool> {
+    let mut fds = vec![PollFd::new(events, PollFlags::POLLIN)];
+    fds.extend(descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+    match poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)) {
+        Ok(_) => Ok(fds[0].any() == Some(true)),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error).context("can't wait for events"),
+    }
 }
 
 /// From now on they end this process again; those that came meanwhile are forgotten.

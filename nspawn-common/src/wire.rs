@@ -27,9 +27,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -285,12 +283,8 @@ pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
         if left.is_zero() || !lifecycle::is_running(paths) {
             return hello(paths, limit);
         }
-        let mut fds = vec![PollFd::new(changes.as_fd(), PollFlags::POLLIN)];
-        fds.extend(interrupt::descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-            Ok(_) | Err(Errno::EINTR) => drop(changes.read_events()),
-            Err(error) => return Err(error).context("can't watch for events"),
-        }
+        interrupt::wait_readable(changes.as_fd(), left)?;
+        drop(changes.read_events());
     }
     Ok(())
 }

@@ -5,8 +5,6 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nspawn_common::interrupt::Interrupted;
 use nspawn_common::lock::Lock;
@@ -83,12 +81,8 @@ fn watch(changes: &Inotify, path: &std::path::Path, what: AddWatchFlags) {
 }
 
 fn wait_for_change(changes: &Inotify, limit: Duration) -> Result<()> {
-    let mut fds = vec![PollFd::new(changes.as_fd(), PollFlags::POLLIN)];
-    fds.extend(interrupt::descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
     interrupt::check()?;
     // Now and then without any change: the kernel may tell of a holder's end before its lock is free.
-    match poll(&mut fds, PollTimeout::try_from(limit.min(RECOUNT)).unwrap_or(PollTimeout::MAX)) {
-        Ok(_) | Err(Errno::EINTR) => interrupt::check(),
-        Err(error) => Err(error).context("can't watch for events"),
-    }
+    interrupt::wait_readable(changes.as_fd(), limit.min(RECOUNT))?;
+    interrupt::check()
 }

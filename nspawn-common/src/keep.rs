@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+use crate::choice;
 use crate::modes::{Init, Layer};
 use crate::paths::MachinePaths;
 use crate::state::State;
@@ -25,30 +26,23 @@ pub enum When {
 }
 
 impl When {
+    const NAMES: [(&'static str, Self); 3] =
+        [("never", Self::Never), ("failure", Self::Failure), ("always", Self::Always)];
     /// All of them, as the option has them.
-    pub const WORDS: [&str; 3] = ["never", "failure", "always"];
+    pub const WORDS: [&'static str; 3] = choice::words(&Self::NAMES);
 
     /// Reads one of [`When::WORDS`].
     ///
     /// # Errors
     /// It is another word.
     pub fn parse(word: &str) -> Result<Self> {
-        match word {
-            "never" => Ok(Self::Never),
-            "failure" => Ok(Self::Failure),
-            "always" => Ok(Self::Always),
-            _ => bail!("{word:?} is none of {}", Self::WORDS.join(", ")),
-        }
+        choice::value_of(word, &Self::NAMES)
     }
 
     /// The word for it.
     #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Never => "never",
-            Self::Failure => "failure",
-            Self::Always => "always",
-        }
+    pub fn word(self) -> &'static str {
+        choice::word_of(&self, &Self::NAMES)
     }
 
     /// Whether a machine is kept in which this happened.

@@ -13,9 +13,10 @@
 //! | [`usage`] | what a machine has used |
 //! | [`wire`] | the messages between `nspawn-run` and its agent in the machine |
 //! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
-//! | [`args`], [`exit`], [`words`] | options from files and environment, exit statuses, shell quoting |
+//! | [`args`], [`choice`], [`exit`], [`words`] | options from files and environment, words for their values, exit statuses, shell quoting |
 
 pub mod args;
+mod choice;
 pub mod exit;
 pub mod gitlab;
 pub mod image;

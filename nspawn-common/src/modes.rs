@@ -3,8 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use crate::choice;
 use crate::paths::MachinePaths;
 
 /// `--init=`
@@ -22,20 +23,20 @@ pub enum Init {
 impl Init {
     const NAMES: [(&'static str, Self); 3] = [("systemd", Self::Systemd), ("stub", Self::Stub), ("none", Self::None)];
     /// All of them, as the option has them.
-    pub const WORDS: [&'static str; 3] = words(&Self::NAMES);
+    pub const WORDS: [&'static str; 3] = choice::words(&Self::NAMES);
 
     /// Reads one of [`Init::WORDS`].
     ///
     /// # Errors
     /// It is another word.
     pub fn parse(word: &str) -> Result<Self> {
-        value_of(word, &Self::NAMES)
+        choice::value_of(word, &Self::NAMES)
     }
 }
 
 impl fmt::Display for Init {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(word_of(self, &Self::NAMES))
+        out.write_str(choice::word_of(self, &Self::NAMES))
     }
 }
 
@@ -57,14 +58,14 @@ impl Layer {
     const NAMES: [(&'static str, Self); 4] =
         [("disk", Self::Disk), ("tmpfs", Self::Tmpfs), ("snapshot", Self::Snapshot), ("none", Self::None)];
     /// All of them, as the option has them.
-    pub const WORDS: [&'static str; 4] = words(&Self::NAMES);
+    pub const WORDS: [&'static str; 4] = choice::words(&Self::NAMES);
 
     /// Reads one of [`Layer::WORDS`].
     ///
     /// # Errors
     /// It is another word.
     pub fn parse(word: &str) -> Result<Self> {
-        value_of(word, &Self::NAMES)
+        choice::value_of(word, &Self::NAMES)
     }
 
     /// Where its directories are. One of `sized` bytes on disk is a file system of its own.
@@ -86,30 +87,8 @@ impl Layer {
 
 impl fmt::Display for Layer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(word_of(self, &Self::NAMES))
+        out.write_str(choice::word_of(self, &Self::NAMES))
     }
-}
-
-const fn words<T, const N: usize>(names: &[(&'static str, T); N]) -> [&'static str; N] {
-    let mut words = [""; N];
-    let mut place = 0;
-    while place < N {
-        words[place] = names[place].0;
-        place += 1;
-    }
-    words
-}
-
-fn value_of<T: Copy>(word: &str, names: &[(&'static str, T)]) -> Result<T> {
-    let found = names.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
-    found.with_context(|| {
-        let words: Vec<_> = names.iter().map(|(name, _)| *name).collect();
-        format!("{word:?} is none of {}", words.join(", "))
-    })
-}
-
-fn word_of<T: PartialEq>(value: &T, names: &[(&'static str, T)]) -> &'static str {
-    names.iter().find(|(_, named)| named == value).map_or("", |(name, _)| name)
 }
 
 #[cfg(test)]

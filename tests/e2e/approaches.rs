@@ -149,7 +149,7 @@ fn detached_with_notify_ready() {
     let writers = "for i in 1 2 3 4; do (while :; do echo x >/root/$(date +%N); done) & done";
     let running = Running::start(&machine, &format!("{writers}; echo on; {}", sleep.command()));
     wait_until("it runs", Duration::from_secs(20), || sleep.is_there());
-    let place = fs::read_to_string(format!("/proc/{}/cgroup", sleep.process().unwrap())).unwrap();
+    let place = sleep.cgroup();
     assert!(place.contains(&format!("/machine-ci.slice/nspawn-{}.service/payload/", machine.name)), "{place}");
     call("nspawn-cleanup", [&machine.name]).expect(0);
     assert_eq!(left_of(&machine.name), "");

@@ -93,13 +93,6 @@ fn a_whole_job_with_systemd_in_memory() {
     whole_job("systemd", "tmpfs");
 }
 
-/// What is there of machines of the host's image now. Their names are made up, so other tests' are among them.
-fn machine_of(sleep: &Sleep) -> String {
-    let place = std::fs::read_to_string(format!("/proc/{}/cgroup", sleep.process().unwrap())).unwrap();
-    let unit = place.split("/nspawn-").nth(1).unwrap();
-    unit.split(".service").next().unwrap().to_owned()
-}
-
 #[test]
 fn a_command_has_a_machine_of_its_own() {
     let image = image();
@@ -127,7 +120,7 @@ fn a_machine_of_a_commands_own_ends_with_it() {
             format!("setsid {} & echo on; {}", sleep.command(), if signal.is_empty() { "sleep 1" } else { "wait" });
         let running = Running::of(Command::new("nspawn-run").args(["--image", &image, "bash", "-c", &script]));
         wait_until("it sleeps", Duration::from_secs(5), || sleep.is_there());
-        let name = machine_of(&sleep);
+        let name = sleep.machine();
         assert!(sh("machinectl list --no-legend").expect(0).out().contains(&name));
         if !signal.is_empty() {
             running.signal(signal);
@@ -145,7 +138,7 @@ fn a_machine_whose_command_was_killed_ends_by_itself() {
     let script = format!("echo on; {}", sleep.command());
     let running = Running::of(Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]));
     wait_until("it sleeps", Duration::from_secs(5), || sleep.is_there());
-    let name = machine_of(&sleep);
+    let name = sleep.machine();
     running.signal("KILL");
     drop(running.end());
     wait_until("the command has ended", Duration::from_secs(5), || !sleep.is_there());

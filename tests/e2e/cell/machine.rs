@@ -65,7 +65,7 @@ fn while_it_runs(cell: &Cell, machine: &Machine) {
         assert!(!shown.contains(unlimited), "{shown}");
     }
     super::wait_until("it sleeps", super::SOON, || sleep.is_there());
-    let place = fs::read_to_string(format!("/proc/{}/cgroup", sleep.process().unwrap())).unwrap();
+    let place = sleep.cgroup();
     assert!(place.contains(&format!("machine-ci.slice/nspawn-{}.service/payload", machine.name)), "{place}");
     // Where this kernel has the controllers, they hold that cgroup.
     for file in ["memory.max", "pids.max"] {

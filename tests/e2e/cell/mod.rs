@@ -10,6 +10,7 @@ mod commands;
 mod lasting;
 mod machine;
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,14 +29,7 @@ pub struct Cell<'a> {
     pub image: &'a str,
 }
 
-impl<'a> Cell<'a> {
-    /// All twelve.
-    #[allow(dead_code)] // Not where each has a test of its own.
-    pub fn all(image: &'a str) -> Vec<Self> {
-        let of = |init| ["disk", "tmpfs", "snapshot", "none"].map(|layer| Self { init, layer, image });
-        ["systemd", "stub", "none"].into_iter().flat_map(of).collect()
-    }
-
+impl Cell<'_> {
     pub fn options(&self) -> [String; 2] {
         [format!("--init={}", self.init), format!("--layer={}", self.layer)]
     }
@@ -133,6 +127,20 @@ impl Sleep {
 
     pub fn is_there(&self) -> bool {
         self.process().is_some()
+    }
+
+    /// The host's cgroup that it is in.
+    #[track_caller]
+    pub fn cgroup(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/cgroup", self.process().unwrap())).unwrap()
+    }
+
+    /// The name of the machine that it is in.
+    #[track_caller]
+    pub fn machine(&self) -> String {
+        let cgroup = self.cgroup();
+        let unit = cgroup.split("/nspawn-").nth(1).and_then(|unit| unit.split(".service").next());
+        unit.unwrap().to_owned()
     }
 }
 

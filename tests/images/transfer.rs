@@ -87,6 +87,10 @@ fn what_one_host_exports_another_pulls_if_it_knows_who_signed_it() {
     names.sort();
     let file = format!("{}.tar.xz", image.current());
     assert_eq!(names, ["SHA256SUMS", "SHA256SUMS.gpg", &*file]);
+    // systemd-pull of 262 fails, now and then, on what follows an archive's end, which is two blocks.
+    let unpadded = "import io, lzma, sys, tarfile; data = lzma.open(sys.argv[1]).read(); \
+                    tar = tarfile.open(fileobj=io.BytesIO(data)); tar.getmembers(); print(len(data) - tar.offset)";
+    assert_eq!(call("python3", ["-c", unpadded, dir.join(&file).to_str().unwrap()]).expect(0).out(), "1024\n");
     let server = Server::new(&dir);
     let url = format!("{}/{file}", server.url);
     let pulled = Image::named("pulled");

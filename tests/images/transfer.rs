@@ -17,12 +17,28 @@ struct Server {
     url: String,
 }
 
+/// Its first answer that something is not there never comes.
+const SILENT: &str = "
+import http.server, sys, time
+class Handler(http.server.SimpleHTTPRequestHandler):
+    silent = True
+    def send_error(self, *rest):
+        if Handler.silent:
+            Handler.silent = False
+            time.sleep(1000)
+        super().send_error(*rest)
+http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()";
+
 impl Server {
     fn new(dir: &Path) -> Self {
+        Self::start(dir, &["-m", "http.server", "--bind", "127.0.0.1"])
+    }
+
+    fn start(dir: &Path, program: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let port = 20_000 + std::process::id() % 10_000 + 10_000 * COUNT.fetch_add(1, Ordering::Relaxed);
         let mut command = Command::new("python3");
-        command.args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()]).current_dir(dir);
+        command.args(program).arg(port.to_string()).current_dir(dir);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let up = format!(
             "until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' \
@@ -158,4 +174,18 @@ fn a_pulled_version_follows_the_one_before() {
     pulled.does("rollback", &[]).expect(0);
     assert_eq!((pulled.current(), pulled.left()), (pulled.versions().remove(0), String::new()));
     assert_eq!(fs::read_to_string(dir.join("SHA256SUMS")).unwrap().lines().count(), 3);
+}
+
+// As systemd-pull of 252 does at times by itself.
+#[test]
+fn a_pull_that_stands_still_begins_anew() {
+    let dir = scratch("silent");
+    fs::create_dir_all(&dir).unwrap();
+    let image = Image::from_tar("silent", &SMALL, &[]);
+    image.does("export", &[dir.to_str().unwrap()]).expect(0);
+    let server = Server::start(&dir, &["-c", SILENT]);
+    let pulled = Image::named("patient");
+    let url = format!("{}/{}.tar.xz", server.url, image.current());
+    call("nspawn-image", ["pull", "--verify=checksum", &url, &pulled.name]).expect(0);
+    assert_eq!(pulled.left(), "");
 }

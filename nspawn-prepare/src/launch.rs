@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`root`] | the machine's root: its layer over the image |
 //! | [`shown`] | what the machine is shown of these programs |
+//! | [`units`] | what its systemd is given beside the image's units |
 //! | [`points`] | mount points that are missing in it |
 //! | [`mounts`] | mounts with owners of their own |
 
@@ -14,6 +15,7 @@ mod mounts;
 mod points;
 mod root;
 mod shown;
+mod units;
 
 use std::ffi::OsString;
 use std::fs;

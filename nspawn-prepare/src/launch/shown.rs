@@ -8,11 +8,8 @@ use anyhow::{Context, Result};
 use nix::mount::MsFlags;
 use nspawn_common::paths::MachinePaths;
 
+use super::units;
 use crate::host;
-use crate::machine::AGENT_UNIT_NAME;
-
-/// The agent as a service of the machine.
-const AGENT_UNIT: &str = include_str!("agent.service");
 
 /// Mounts it, with the machine's root, the host's user `owner`, as its owner.
 pub fn mount(paths: &MachinePaths, owner: u32) -> Result<()> {
@@ -21,18 +18,14 @@ pub fn mount(paths: &MachinePaths, owner: u32) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     nix::mount::mount(Some("nspawn-ci"), &target, Some("tmpfs"), flags, Some(&*options))
         .with_context(|| format!("can't mount on {}", target.display()))?;
-    fill(paths, owner).with_context(|| format!("can't write to {}", target.display()))
+    fill(paths, owner).with_context(|| format!("can't write to {}", target.display()))?;
+    units::write(&paths.agent_units(), &paths.root_mount(), owner)
 }
 
 fn fill(paths: &MachinePaths, owner: u32) -> Result<()> {
     fs::copy(host::agent_program()?, paths.agent_program())?;
-    fs::create_dir(paths.agent_units())?;
-    let unit = paths.agent_units().join(AGENT_UNIT_NAME);
-    fs::write(&unit, AGENT_UNIT)?;
     fs::create_dir(paths.agent_dir())?;
-    for (path, mode) in
-        [(paths.agent_program(), 0o755), (paths.agent_units(), 0o755), (unit, 0o644), (paths.agent_dir(), 0o700)]
-    {
+    for (path, mode) in [(paths.agent_program(), 0o755), (paths.agent_dir(), 0o700)] {
         fs::set_permissions(&path, Permissions::from_mode(mode))?;
         chown(&path, Some(owner), Some(owner))?;
     }

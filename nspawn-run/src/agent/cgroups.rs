@@ -45,11 +45,15 @@ impl Cgroups {
     /// # Errors
     /// The cgroup is not delegated, or not one of version 2.
     pub fn enter() -> Result<Self> {
-        let root = own()?;
-        let leaf = Cgroup { path: root.join(LEAF) };
+        let own = own()?;
+        // systemd 254 and newer start it there, and spare it the move: see fork_into().
+        if own.ends_with(LEAF) {
+            return Ok(Self { root: own.parent().context("a leaf of nothing")?.to_owned(), used: 0 });
+        }
+        let leaf = Cgroup { path: own.join(LEAF) };
         leaf.make()?;
         leaf.add_self()?;
-        Ok(Self { root, used: 0 })
+        Ok(Self { root: own, used: 0 })
     }
 
     /// A name for the next command's cgroup.

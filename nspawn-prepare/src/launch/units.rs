@@ -1,0 +1,99 @@
+//! What the machine's systemd is given before the image's own units: the agent, and what makes its boot short without
+//! taking anything from it.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown, symlink};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+
+use crate::machine::AGENT_UNIT_NAME;
+
+/// Links to this mask a unit, or one unit's wish for another (systemd.unit(5)).
+const NOTHING: &str = "/dev/null";
+
+const FILES: [(&str, &str); 3] = [
+    (AGENT_UNIT_NAME, include_str!("units/nspawn-agent.service")),
+    ("systemd-tmpfiles-setup.service.d/00-nspawn.conf", include_str!("units/tmpfiles.conf")),
+    ("systemd-journald.service.d/00-nspawn.conf", include_str!("units/journald.conf")),
+];
+
+/// What another does as well, or what starts when it is first used.
+const MASKS: [&str; 4] = [
+    "systemd-tmpfiles-setup-dev.service",
+    "systemd-tmpfiles-setup-dev-early.service",
+    "multi-user.target.wants/dbus.service",
+    // Nobody is kept from logging in while it boots: see tmpfiles.conf.
+    "multi-user.target.wants/systemd-user-sessions.service",
+];
+
+/// Starts when it is first used too, but begins with the sessions of users that linger.
+const LOGIND: &str = "multi-user.target.wants/systemd-logind.service";
+/// Who does (systemd-logind.service(8)).
+const LINGERING: &str = "var/lib/systemd/linger";
+
+/// Writes it to the directory `units`, for the machine whose tree is `root`, with `owner` as its owner.
+pub fn write(units: &Path, root: &Path, owner: u32) -> Result<()> {
+    let place = Place { units, owner };
+    let write = || -> io::Result<()> {
+        place.directory("")?;
+        FILES.iter().try_for_each(|(name, content)| place.file(name, content))?;
+        MASKS.iter().try_for_each(|name| place.mask(name))?;
+        if has_lingering_users(root) { Ok(()) } else { place.mask(LOGIND) }
+    };
+    write().with_context(|| format!("can't write to {}", units.display()))
+}
+
+struct Place<'a> {
+    units: &'a Path,
+    owner: u32,
+}
+
+impl Place<'_> {
+    fn directory(&self, name: &str) -> io::Result<()> {
+        let path = self.units.join(name);
+        if path.exists() {
+            return Ok(());
+        }
+        DirBuilder::new().mode(0o755).create(&path)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+        self.own(&path)
+    }
+
+    fn file(&self, name: &str, content: &str) -> io::Result<()> {
+        let path = self.units.join(name);
+        self.parent(name)?;
+        fs::write(&path, content)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o644))?;
+        self.own(&path)
+    }
+
+    fn mask(&self, name: &str) -> io::Result<()> {
+        let path = self.units.join(name);
+        self.parent(name)?;
+        symlink(NOTHING, &path)?;
+        self.own(&path)
+    }
+
+    fn parent(&self, name: &str) -> io::Result<()> {
+        name.split_once('/').map_or(Ok(()), |(parent, _)| self.directory(parent))
+    }
+
+    fn own(&self, path: &Path) -> io::Result<()> {
+        lchown(path, Some(self.owner), Some(self.owner))
+    }
+}
+
+// The tree's links lead to places in it.
+fn has_lingering_users(root: &Path) -> bool {
+    let open = |how: OpenHow, at: &File, path: &str| openat2(at, path, how).map(File::from);
+    let directory = OpenHow::new().flags(OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
+    let root = openat2(AT_FDCWD, root, directory).map(File::from);
+    let there = root.and_then(|root| open(directory.resolve(ResolveFlag::RESOLVE_IN_ROOT), &root, LINGERING));
+    there.is_ok_and(|there| {
+        fs::read_dir(format!("/proc/self/fd/{}", there.as_raw_fd())).is_ok_and(|mut users| users.next().is_some())
+    })
+}

@@ -84,13 +84,24 @@ pub fn descriptor() -> Option<BorrowedFd<'static>> {
 /// # Errors
 /// The kernel's.
 pub fn wait_readable(events: BorrowedFd, limit: Duration) -> Result<bool> {
-    let mut fds = vec![PollFd::new(events, PollFlags::POLLIN)];
+    let mut events = [PollFd::new(events, PollFlags::POLLIN)];
+    wait(&mut events, limit)?;
+    Ok(events[0].any() == Some(true))
+}
+
+/// Waits, `limit` at most, for one of the `events` or a signal, which [`check`] tells; it may return early without.
+///
+/// # Errors
+/// The kernel's.
+pub fn wait(events: &mut [PollFd], limit: Duration) -> Result<()> {
+    let mut fds = events.to_vec();
     fds.extend(descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
     match poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)) {
-        Ok(_) => Ok(fds[0].any() == Some(true)),
-        Err(Errno::EINTR) => Ok(false),
-        Err(error) => Err(error).context("can't wait for events"),
+        Ok(_) => events.clone_from_slice(&fds[..events.len()]),
+        Err(Errno::EINTR) => {}
+        Err(error) => return Err(error).context("can't wait for events"),
     }
+    Ok(())
 }
 
 /// From now on they end this process again; those that came meanwhile are forgotten.

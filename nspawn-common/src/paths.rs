@@ -26,6 +26,8 @@ pub const AGENT_IN_MACHINE: &str = "/run/nspawn-ci/nspawn-run";
 pub const AGENT_DIRECTORY: &str = "agent";
 /// The agent's socket, there.
 pub const AGENT_SOCKET: &str = "agent/socket";
+/// A pipe, there, that the agent writes to once it listens.
+pub const AGENT_SIGN: &str = "agent/listens";
 
 const UNIT_PREFIX: &str = "nspawn-";
 const NETWORK_PREFIX: &str = "pasta-";

@@ -28,13 +28,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg};
 use nix::unistd::{Gid, Uid, fchown};
 
-use crate::paths::{AGENT_DIRECTORY, AGENT_SOCKET, MachinePaths};
+use crate::paths::{AGENT_SIGN, AGENT_SOCKET, MachinePaths};
 use crate::{interrupt, lifecycle};
 
 /// Asks whether the agent answers.
@@ -243,11 +243,7 @@ pub fn read_body(stream: &mut impl Read, length: usize, max: usize) -> io::Resul
 /// # Errors
 /// Nobody listens.
 pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
-    let shown = open_shown(paths)?;
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
-    let how = OpenHow::new().flags(flags).resolve(resolve);
-    let there = openat2(&shown, AGENT_SOCKET, how).context("its agent is not there")?;
+    let there = open_below(&open_shown(paths)?, AGENT_SOCKET, OFlag::O_PATH)?;
     let address = UnixAddr::new(format!("/proc/self/fd/{}", there.as_raw_fd()).as_str())?;
     let stream = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let stream = UnixStream::from(stream);
@@ -270,27 +266,28 @@ fn open_shown(paths: &MachinePaths) -> Result<File> {
 /// # Errors
 /// It does not; the machine has ended.
 pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
-    // To close an inotify instance takes the kernel ten milliseconds.
-    if hello(paths, limit).is_ok() {
-        return Ok(());
-    }
+    // No command has run yet that could have put anything else there. (By inotify it would be dearer: the kernel
+    // takes ten milliseconds to close that.)
+    let sign = open_below(&open_shown(paths)?, AGENT_SIGN, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+    let end = File::open(paths.cgroup().join("cgroup.events")).context("it has ended")?;
     let deadline = Instant::now() + limit;
-    let changes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch for events")?;
-    let shown = open_shown(paths)?;
-    let agent = format!("/proc/self/fd/{}/{}", shown.as_raw_fd(), AGENT_DIRECTORY);
-    // No command has run yet that could have put anything else there.
-    changes.add_watch(&*agent, AddWatchFlags::IN_MOVED_TO).context("can't watch for the agent")?;
-    changes.add_watch(&paths.cgroup().join("cgroup.events"), AddWatchFlags::IN_MODIFY).context("it has ended")?;
     while hello(paths, limit).is_err() {
         interrupt::check()?;
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !lifecycle::is_running(paths) {
+        let mut events = [PollFd::new(sign.as_fd(), PollFlags::POLLIN), PollFd::new(end.as_fd(), PollFlags::POLLPRI)];
+        interrupt::wait(&mut events, left)?;
+        if left.is_zero() || events[0].any() == Some(true) || !lifecycle::is_running(paths) {
             return hello(paths, limit);
         }
-        interrupt::wait_readable(changes.as_fd(), left)?;
-        drop(changes.read_events());
     }
     Ok(())
+}
+
+// Nothing on the way is followed that the machine could have put there.
+fn open_below(directory: &File, path: &str, flags: OFlag) -> Result<OwnedFd> {
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+    let how = OpenHow::new().flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).resolve(resolve);
+    openat2(directory, path, how).context("its agent is not there")
 }
 
 /// Asks the agent of a machine whether it takes commands, and waits `limit` at most.

@@ -6,7 +6,9 @@ use std::os::unix::fs::{PermissionsExt, chown};
 
 use anyhow::{Context, Result};
 use nix::mount::MsFlags;
-use nspawn_common::paths::MachinePaths;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use nspawn_common::paths::{AGENT_SIGN, MachinePaths};
 
 use super::units;
 use crate::host;
@@ -25,7 +27,9 @@ pub fn mount(paths: &MachinePaths, owner: u32) -> Result<()> {
 fn fill(paths: &MachinePaths, owner: u32) -> Result<()> {
     fs::copy(host::agent_program()?, paths.agent_program())?;
     fs::create_dir(paths.agent_dir())?;
-    for (path, mode) in [(paths.agent_program(), 0o755), (paths.agent_dir(), 0o700)] {
+    let sign = paths.shown_mount().join(AGENT_SIGN);
+    mkfifo(&sign, Mode::empty())?;
+    for (path, mode) in [(paths.agent_program(), 0o755), (sign, 0o600), (paths.agent_dir(), 0o700)] {
         fs::set_permissions(&path, Permissions::from_mode(mode))?;
         chown(&path, Some(owner), Some(owner))?;
     }

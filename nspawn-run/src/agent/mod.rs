@@ -20,20 +20,22 @@ mod session;
 mod users;
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::exit;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Pid, fork};
-use nspawn_common::paths::{AGENT_SOCKET, SHOWN_IN_MACHINE};
+use nspawn_common::paths::{AGENT_SIGN, AGENT_SOCKET, SHOWN_IN_MACHINE};
 
 use cgroups::{Cgroup, Cgroups};
 use ends::End;
@@ -59,9 +61,11 @@ pub fn stop() -> Result<()> {
 /// Serves the host until it is killed: a process for each connection. With `once`, until nobody connects any more.
 pub fn main(once: bool) -> Result<()> {
     let mut cgroups = Cgroups::enter()?;
-    let listener = listen(&Path::new(SHOWN_IN_MACHINE).join(AGENT_SOCKET))?;
+    let shown = Path::new(SHOWN_IN_MACHINE);
+    let listener = listen(&shown.join(AGENT_SOCKET))?;
     let mut sessions = Sessions::new()?;
     notify_ready()?;
+    tell_host(&shown.join(AGENT_SIGN));
     loop {
         let mut fds = [listener.as_fd(), sessions.ends.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let is_idle = once && sessions.running.is_empty();
@@ -136,6 +140,12 @@ fn listen(path: &Path) -> Result<UnixListener> {
     let listener = UnixListener::bind(&new).with_context(|| format!("can't listen on {}", new.display()))?;
     fs::rename(&new, path).context("can't replace the socket")?;
     Ok(listener)
+}
+
+// If it waits for that.
+fn tell_host(sign: &Path) {
+    let sign = OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(sign);
+    let _ = sign.and_then(|mut sign| sign.write_all(b"!"));
 }
 
 // sd_notify(3). Without a socket nobody wants to know.

@@ -194,7 +194,9 @@ pub fn end(paths: &MachinePaths) -> Result<()> {
         );
     }
     // Failed units keep their name; --collect has already taken most of them.
-    tool::run(&argv(["systemctl", "reset-failed", &unit]), END_LIMIT)?;
+    if paths.unit_file().exists() {
+        tool::run(&argv(["systemctl", "reset-failed", &unit]), END_LIMIT)?;
+    }
     Ok(())
 }
 
@@ -237,6 +239,19 @@ fn has_event(cgroup: &Path, event: &str) -> bool {
     fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.lines().any(|line| line == event))
 }
 
+// What most machines leave is a few files: their state, and a file system in a file.
+fn delete_flat(path: &Path) -> io::Result<()> {
+    let delete = |path: &Path| fs::remove_file(path).or_else(|_| fs::remove_dir(path));
+    match delete(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
+            fs::read_dir(path)?.try_for_each(|entry| delete(&entry?.path()))?;
+            fs::remove_dir(path)
+        }
+        done => done,
+    }
+}
+
 // rm never follows a link, and takes trees of any depth. It crosses no file system, but would cross a
 // bind mount of the same one.
 fn delete_trees(paths: &[PathBuf]) -> Result<()> {
@@ -246,6 +261,9 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     }
     // At once, whatever is in it.
     paths.iter().filter(|path| subvolumes::is_one(path)).for_each(|path| subvolumes::delete(path));
+    if paths.iter().all(|path| delete_flat(path).is_ok()) {
+        return Ok(());
+    }
     let on_all = |command: &[&str]| -> Vec<OsString> {
         command.iter().map(OsString::from).chain(paths.iter().map(OsString::from)).collect()
     };

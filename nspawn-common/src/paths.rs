@@ -178,6 +178,12 @@ impl MachinePaths {
         format!("{UNIT_PREFIX}{}{UNIT_SUFFIX}", self.name)
     }
 
+    /// The unit's file, there as long as systemd knows the unit (org.freedesktop.systemd1(5), transient units).
+    #[must_use]
+    pub fn unit_file(&self) -> PathBuf {
+        Path::new("/run/systemd/transient").join(self.unit())
+    }
+
     /// The unit that connects it, where it has a network of its own.
     #[must_use]
     pub fn network_unit(&self) -> String {

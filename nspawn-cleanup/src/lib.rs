@@ -36,6 +36,9 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
             bail!("--all, --stale and the names of machines exclude each other");
         }
         require_root()?;
+        if *all && !options.dry_run {
+            lifecycle::forget_pools()?;
+        }
         let which = if *stale { remove::Which::Stale } else { remove::Which::Any };
         remove::each(&lifecycle::all()?, which, &options)
     } else if !machines.is_empty() {

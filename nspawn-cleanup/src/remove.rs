@@ -42,7 +42,7 @@ pub fn each(names: &[MachineName], which: Which, options: &Options) -> u8 {
 fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
     let paths = MachinePaths::new(name);
     let parts = lifecycle::parts(&paths).join(", ");
-    if parts.is_empty() || (which == Which::Stale && lifecycle::is_owned(&paths)?) {
+    if parts.is_empty() || lifecycle::is_taken(&paths) || (which == Which::Stale && lifecycle::is_owned(&paths)?) {
         return Ok(());
     }
     if which == Which::OfEndedJob && keep_if_asked(name, &paths)? {

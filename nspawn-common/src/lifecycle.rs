@@ -14,7 +14,7 @@ use crate::modes::Init;
 use crate::mounts;
 use crate::name::MachineName;
 use crate::owner::Owner;
-use crate::paths::{self, LAYER_ROOT, MachinePaths, SLICE_CGROUP, STATE_ROOT};
+use crate::paths::{self, LAYER_ROOT, MachinePaths, POOLS, SLICE_CGROUP, STATE_ROOT};
 use crate::registration;
 use crate::state::State;
 use crate::subvolumes;
@@ -60,11 +60,25 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     // Whatever ends this program from here on, the machine is one that nobody owns.
     remove_if_there(&paths.ready_mark())?;
     remove_if_there(&paths.kept_mark())?;
+    remove_if_there(&paths.specification())?;
     end(paths)?;
     mounts::detach(&paths.disk_mount())?;
     delete_trees(&[paths.snapshot(), paths.layer()])?;
-    delete_trees(&left)?;
-    registration::wait_until_gone(paths)
+    registration::wait_until_gone(paths)?;
+    // What its unit is called, last.
+    delete_trees(&left)
+}
+
+/// Whether a machine of this name that stood by is now another's, by whose name it is known.
+#[must_use]
+pub fn is_taken(paths: &MachinePaths) -> bool {
+    paths.name().is_for_standby() && !paths.state_dir().exists() && !paths.layer().exists()
+}
+
+/// Whether the machine stands by, and may be taken.
+#[must_use]
+pub fn is_standing_by(paths: &MachinePaths) -> bool {
+    paths.specification().exists()
 }
 
 /// Whether the machine runs, or anything of it.
@@ -80,12 +94,13 @@ pub fn is_frozen(paths: &MachinePaths) -> bool {
 }
 
 /// Whether somebody counts on the machine: its `nspawn-prepare` has finished and it runs, or waits for a
-/// run; or it is kept for a look. Only its lock tells whether somebody is making or removing it.
+/// run; or it is kept for a look, or stands by. Only its lock tells whether somebody is making or removing it.
 ///
 /// # Errors
 /// systemd does not tell.
 pub fn is_owned(paths: &MachinePaths) -> Result<bool> {
-    Ok(keep::is_kept(paths) || (paths.ready_mark().exists() && is_expected(paths)?))
+    let is_ready = paths.ready_mark().exists() || is_standing_by(paths);
+    Ok(keep::is_kept(paths) || (is_ready && is_expected(paths)?))
 }
 
 /// Whether the machine is one that runs for its commands only, and neither its time nor its owner's is over.
@@ -97,6 +112,8 @@ pub fn is_waiting(paths: &MachinePaths) -> bool {
 fn is_expected(paths: &MachinePaths) -> Result<bool> {
     match State::read(paths.name()) {
         Ok(state) if state.init == Init::None => Ok(has_time(paths, &state)),
+        // The unit of one that stood by knows no time.
+        Ok(state) if paths.origin_link().is_symlink() && !has_time(paths, &state) => Ok(false),
         _ => is_active(paths),
     }
 }
@@ -132,6 +149,19 @@ pub fn parts(paths: &MachinePaths) -> Vec<&'static str> {
     parts.into_iter().filter(|(_, path)| fs::symlink_metadata(path).is_ok()).map(|(part, _)| part).collect()
 }
 
+/// Has no more machines made that stand by.
+///
+/// # Errors
+/// The file system's.
+pub fn forget_pools() -> Result<()> {
+    match fs::remove_dir_all(POOLS) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("can't remove {POOLS}"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The names of all machines that have anything on this host.
 ///
 /// # Errors
@@ -151,7 +181,8 @@ pub fn all() -> Result<Vec<MachineName>> {
             }
             let entry = entry.file_name();
             let name = if root == SLICE_CGROUP { paths::name_of_unit(&entry) } else { Some(&*entry) };
-            names.extend(name.and_then(|name| MachineName::new(name).ok()));
+            let name = name.and_then(|name| MachineName::new(name).ok());
+            names.extend(name.filter(|name| !is_taken(&MachinePaths::new(name))));
         }
     }
     names.sort_unstable();

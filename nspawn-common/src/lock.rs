@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::interrupt;
-use crate::paths::{LAYER_ROOT, MachinePaths, STATE_ROOT};
+use crate::paths::{LAYER_ROOT, MachinePaths, POOLS, STATE_ROOT};
 use crate::tool::{self, argv};
 
 /// How long another process may be busy with a machine.
@@ -123,6 +123,14 @@ impl Lock {
     /// As [`Lock::acquire`].
     pub fn of_users() -> Result<Self> {
         Self::of_directory(LAYER_ROOT, USERS_LIMIT)
+    }
+
+    /// Waits `limit` at most for the lock of all that stands by.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    pub fn of_pools(limit: Duration) -> Result<Self> {
+        Self::of_directory(POOLS, limit)
     }
 
     /// Waits until nobody is removing the image at `path`, and lets nobody begin to; others may use it as well.

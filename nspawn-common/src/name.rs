@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 
 /// The longest name that Linux takes as a host name (`HOST_NAME_MAX`), in bytes.
 pub const MAX_LEN: usize = 64;
+const STANDBY_PREFIX: &str = "standby-";
 
 /// The name of a machine: a valid host name, hence safe as a file name and in a unit name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +26,20 @@ impl MachineName {
             Some((_, Some(fault))) => bail!("{raw:?} can't be a machine's name: {fault}"),
             None => bail!("{raw:?} can't be a machine's name: it is not UTF-8"),
         }
+    }
+
+    /// A name for a machine that stands by, which `unique` makes its own.
+    ///
+    /// # Errors
+    /// `unique` is not fit for a part of a name.
+    pub fn for_standby(unique: &str) -> Result<Self> {
+        Self::new(format!("{STANDBY_PREFIX}{unique}"))
+    }
+
+    /// Whether it is a name for machines that stand by.
+    #[must_use]
+    pub fn is_for_standby(&self) -> bool {
+        self.0.starts_with(STANDBY_PREFIX)
     }
 
     /// The name as text.

@@ -90,6 +90,14 @@ impl Bind {
         }
     }
 
+    /// What of the host it shows; `None` if that is a new directory.
+    #[must_use]
+    pub fn source(&self) -> Option<PathBuf> {
+        let (Self::Writable(spec) | Self::ReadOnly(spec)) = self;
+        let source = OsString::from_vec(unescaped(split(spec.as_bytes())[0]));
+        Some(PathBuf::from(source)).filter(|source| source.is_absolute())
+    }
+
     /// Shows the file or directory `source` as `destination`, writable.
     #[must_use]
     pub fn writable(source: &Path, destination: &Path) -> Self {

@@ -1,6 +1,7 @@
 //! Where a machine's things are on the host.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,8 @@ pub const CONFIG_ROOT: &str = "/etc/nspawn-ci";
 pub const SLICE: &str = "machine-ci.slice";
 /// The slice's cgroup.
 pub const SLICE_CGROUP: &str = "/sys/fs/cgroup/machine.slice/machine-ci.slice";
+/// What machines are kept ready: a directory that no machine's name can be.
+pub const POOLS: &str = "/run/nspawn-ci/.standby";
 /// Where the machine sees [`MachinePaths::shown_mount`].
 pub const SHOWN_IN_MACHINE: &str = "/run/nspawn-ci";
 /// Where the machine's systemd finds the agent's unit.
@@ -83,6 +86,31 @@ impl MachinePaths {
     #[must_use]
     pub fn failure_mark(&self) -> PathBuf {
         self.state_dir().join("failed")
+    }
+
+    /// There while the machine stands by, or is made for that: which of [`POOLS`] it belongs to.
+    #[must_use]
+    pub fn standby_mark(&self) -> PathBuf {
+        self.state_dir().join("standby")
+    }
+
+    /// What a machine that stands by was made of: there once it may be taken.
+    #[must_use]
+    pub fn specification(&self) -> PathBuf {
+        self.state_dir().join("specification")
+    }
+
+    /// A link to the name that the machine was started under, where that was another: it stood by. Units can't be
+    /// renamed.
+    #[must_use]
+    pub fn origin_link(&self) -> PathBuf {
+        self.state_dir().join("origin")
+    }
+
+    // Asked anew each time, since it may have been taken or removed meanwhile.
+    fn origin(&self) -> MachineName {
+        let origin = fs::read_link(self.origin_link()).ok().and_then(|origin| MachineName::new(origin).ok());
+        origin.unwrap_or_else(|| self.name.clone())
     }
 
     /// Why its unit could not start it.
@@ -175,7 +203,7 @@ impl MachinePaths {
     /// The unit that is the machine.
     #[must_use]
     pub fn unit(&self) -> String {
-        format!("{UNIT_PREFIX}{}{UNIT_SUFFIX}", self.name)
+        format!("{UNIT_PREFIX}{}{UNIT_SUFFIX}", self.origin())
     }
 
     /// The unit's file, there as long as systemd knows the unit (org.freedesktop.systemd1(5), transient units).
@@ -187,7 +215,7 @@ impl MachinePaths {
     /// The unit that connects it, where it has a network of its own.
     #[must_use]
     pub fn network_unit(&self) -> String {
-        format!("{NETWORK_PREFIX}{}{UNIT_SUFFIX}", self.name)
+        format!("{NETWORK_PREFIX}{}{UNIT_SUFFIX}", self.origin())
     }
 
     /// The unit's cgroup.

@@ -1,5 +1,6 @@
 //! systemd-machined's note of a machine.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -17,6 +18,8 @@ use crate::tool::{self, argv};
 const SOON: Duration = Duration::from_secs(1);
 /// How long it may take once it is asked.
 const UNREGISTER_LIMIT: Duration = Duration::from_secs(10);
+/// How long it may take to be told of a machine.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Whether systemd-machined has a machine of this name that is not one of ours.
 #[must_use]
@@ -38,6 +41,34 @@ pub fn wait_for_leader(paths: &MachinePaths, limit: Duration) -> Result<u32> {
     };
     wait(&paths.registration(), AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE, limit, is_there)?;
     found.with_context(|| format!("systemd-machined knows no machine {}", paths.name()))
+}
+
+/// Makes systemd-machined know a machine, which was registered as `from`, as `to`.
+///
+/// # Errors
+/// It is not registered; systemd-machined's own.
+pub fn rename(from: &MachinePaths, to: &MachinePaths) -> Result<()> {
+    let note =
+        |key: &str| field(from, key).with_context(|| format!("systemd-machined knows no machine {}", from.name()));
+    let (id, leader, root) = (note("ID=")?, note("LEADER=")?, to.root_mount().display().to_string());
+    let (service, interfaces) =
+        (field(from, "SERVICE=").unwrap_or_default(), field(from, "NETIF=").unwrap_or_default());
+    call(&["UnregisterMachine", "s", from.name().as_str()])?;
+    let id: Vec<String> = (0..id.len() / 2).map(|at| format!("0x{}", &id[2 * at..2 * at + 2])).collect();
+    let interfaces: Vec<&str> = interfaces.split_whitespace().collect();
+    let (id_length, interfaces_length) = (id.len().to_string(), interfaces.len().to_string());
+    // org.freedesktop.machine1(5)
+    let mut words = vec!["RegisterMachineWithNetwork", "sayssusai", to.name().as_str(), &id_length];
+    words.extend(id.iter().map(String::as_str));
+    words.extend([&service, "container", &leader, &root, &interfaces_length]);
+    words.extend(interfaces);
+    call(&words)
+}
+
+fn call(words: &[&str]) -> Result<()> {
+    let manager = ["org.freedesktop.machine1", "/org/freedesktop/machine1", "org.freedesktop.machine1.Manager"];
+    let command = ["busctl", "--quiet", "call"].iter().chain(&manager).chain(words).map(OsString::from);
+    tool::run_ok(&command.collect::<Vec<_>>(), CALL_LIMIT).map(drop).context("can't tell systemd-machined of a machine")
 }
 
 /// Waits until the machine, which has ended, is registered no more.

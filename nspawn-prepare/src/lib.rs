@@ -6,6 +6,7 @@
 //! | [`options`], [`wishes`], [`host`] | what is asked for, by a job too, and what the host must have |
 //! | [`machine`], [`plan`] | the steps that make a machine |
 //! | [`start`] | starting one that is there |
+//! | [`standby`], [`specification`] | machines that are started ahead, and whether one is what is asked for |
 //! | [`slots`] | waiting while there are too many |
 //! | [`diagnosis`] | why one did not start |
 //! | [`layer`], [`limits`], [`nat`] | what a machine writes to, what it may use, its way to the outside |
@@ -22,6 +23,8 @@ mod options;
 mod plan;
 mod prepare;
 mod slots;
+mod specification;
+mod standby;
 mod start;
 mod wishes;
 

@@ -32,15 +32,14 @@ use crate::nat;
 use crate::options::Options;
 use crate::plan::Step;
 use crate::slots;
+use crate::specification;
+use crate::standby;
 use crate::start;
 
 /// The agent as a service of the machine.
 pub const AGENT_UNIT_NAME: &str = "nspawn-agent.service";
 /// How much longer than the boot may take systemd waits for it: time to ask the machine what it waits for.
 const START_MARGIN: Duration = Duration::from_secs(30);
-/// How many of the plan's steps make the machine one that takes a slot.
-const RESERVATION: usize = 2;
-
 /// Units that a machine of ours has no use for.
 const MASKED: [&str; 7] = [
     "tmp.mount",                     // a big build in /tmp belongs on the layer, not in memory
@@ -61,6 +60,7 @@ fn boot_words() -> Vec<String> {
 }
 
 /// A machine to be made.
+#[derive(Clone)]
 pub struct Machine {
     pub name: MachineName,
     pub paths: MachinePaths,
@@ -70,31 +70,42 @@ pub struct Machine {
     pub layer_size: Option<u64>,
     /// How long it may run, in a job that says so.
     pub lifetime: Option<Duration>,
+    /// What it is to stand by for, if it is.
+    pub pool: Option<String>,
 }
 
 impl Machine {
     /// All that makes the machine, the state first.
     pub fn plan(&self) -> Result<Vec<Step>> {
         let (paths, state) = (&self.paths, self.state()?);
-        let mut steps: Vec<Step> = vec![
-            Step::Directory(paths.state_dir(), 0o700),
-            Step::File(paths.state_file(), state.to_json().to_string().into_bytes()),
-            Step::Directory(paths.image_mount(), 0o700),
-            Step::Directory(paths.disk_mount(), 0o700),
-            Step::Directory(paths.root_mount(), 0o700),
-            Step::Directory(paths.shown_mount(), 0o700),
-        ];
+        let mut steps = self.reservation(&state);
+        let mounts = [paths.image_mount(), paths.disk_mount(), paths.root_mount(), paths.shown_mount()];
+        steps.extend(mounts.map(|mount| Step::Directory(mount, 0o700)));
         steps.extend(layer::steps(&state));
         steps.extend(limits::slice_command().map(|command| Step::Run(command, LOOK_LIMIT)));
         if self.options.init != Init::None {
             steps.extend(self.start_commands()?.into_iter().map(|command| Step::Run(command, self.options.timeout)));
         }
-        steps.push(Step::File(paths.ready_mark(), Vec::new()));
+        steps.push(match self.pool {
+            Some(_) => Step::File(paths.specification(), specification::of(self)?),
+            None => Step::File(paths.ready_mark(), Vec::new()),
+        });
         Ok(steps)
     }
 
-    // What a machine without an init is started by for each of its runs, and any other once.
-    fn start_commands(&self) -> Result<Vec<Vec<OsString>>> {
+    // Makes it a machine that takes a slot, or one of its pool.
+    fn reservation(&self, state: &State) -> Vec<Step> {
+        let paths = &self.paths;
+        let mut steps = vec![
+            Step::Directory(paths.state_dir(), 0o700),
+            Step::File(paths.state_file(), state.to_json().to_string().into_bytes()),
+        ];
+        steps.extend(self.pool.iter().map(|pool| Step::File(paths.standby_mark(), pool.clone().into_bytes())));
+        steps
+    }
+
+    /// What a machine without an init is started by for each of its runs, and any other once.
+    pub fn start_commands(&self) -> Result<Vec<Vec<OsString>>> {
         let mut commands = vec![self.unit_command()?];
         if self.options.network == Network::Nat {
             commands.push(nat::command(&self.name, self.options.timeout)?);
@@ -170,9 +181,9 @@ impl Machine {
         options
     }
 
-    /// Makes the machine and hands it over by `announce`; what a failure has made of it is removed
-    /// again, or kept.
-    pub fn make(&self, steps: &[Step], announce: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// Makes the machine, or takes one that stands by, and hands it over by `announce`; what a failure has made of it
+    /// is removed again, or kept. `queue` is held until others count it.
+    pub fn make(&self, steps: &[Step], queue: Option<Lock>, announce: impl FnOnce() -> Result<()>) -> Result<()> {
         host::check_host()?;
         host::check_network(&self.options.network, self.options.private_users)?;
         layer::check_image(self.options.layer, &self.image)?;
@@ -189,7 +200,7 @@ impl Machine {
         }
         let lock = Lock::acquire(&self.paths)?;
         let started = SystemTime::now();
-        let made = lifecycle::clear(&self.paths, &lock).and_then(|()| self.take_all(steps, announce));
+        let made = lifecycle::clear(&self.paths, &lock).and_then(|()| self.take_all(steps, queue, announce));
         let Err(error) = made else { return Ok(()) };
         let state = self.state()?;
         let error = if error.is::<Interrupted>() { error } else { diagnosis::of(&state, error, started) };
@@ -225,20 +236,23 @@ impl Machine {
     }
 
     // The last step makes it somebody's, who must know its name by then.
-    fn take_all(&self, steps: &[Step], announce: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn take_all(&self, steps: &[Step], queue: Option<Lock>, announce: impl FnOnce() -> Result<()>) -> Result<()> {
         host::check_limits()?;
         let slots = |most| {
             let queue = slots::wait(&self.paths, most, self.options.timeout)?;
             // The wait may have been long.
             host::check_limits().map(|()| queue)
         };
-        let queue = self.options.max_machines.map(slots).transpose()?;
-        let (reservation, rest) = steps.split_at(RESERVATION);
-        let (making, handing_over) = rest.split_at(rest.len() - 1);
-        self.take(reservation)?;
-        drop(queue);
-        self.take(making)?;
-        if self.options.network == Network::Nat && nat::has_no_resolver()? {
+        let queue = queue.map_or_else(|| self.options.max_machines.map(slots).transpose(), |queue| Ok(Some(queue)))?;
+        let (making, handing_over) = steps.split_at(steps.len() - 1);
+        let taken = standby::take(self)?;
+        if taken.is_none() {
+            let (reservation, rest) = making.split_at(self.reservation(&self.state()?).len());
+            self.take(reservation)?;
+            drop(queue);
+            self.take(rest)?;
+        }
+        if self.pool.is_none() && self.options.network == Network::Nat && nat::has_no_resolver()? {
             let line = "the host's resolvers are its own or its link's, out of the machine's reach; it has no DNS";
             exit::say(PROGRAM, OsStr::new(line));
         }
@@ -247,7 +261,7 @@ impl Machine {
         } else {
             start::confirm(&self.paths, &self.options.properties)?
         };
-        if !unbounded.is_empty() {
+        if self.pool.is_none() && !unbounded.is_empty() {
             let missing = unbounded.join(", ");
             exit::say(PROGRAM, OsStr::new(&format!("this host's kernel does not hold {missing}; nothing bounds them")));
         }

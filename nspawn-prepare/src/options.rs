@@ -20,10 +20,14 @@ use nspawn_common::users::PrivateUsers;
 use crate::layer::{self, LayerSize};
 
 /// The options, taken apart.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     pub config: bool,
+    /// How many machines of each image are to stand by.
+    pub standby: Option<usize>,
     pub name: Option<OsString>,
+    /// The images that are named as arguments.
+    pub images: Vec<String>,
     /// The image by `--image` or as the argument: it wins over the job's.
     pub image: Option<String>,
     pub default_image: Option<String>,
@@ -75,7 +79,11 @@ pub fn command() -> Command {
              then from the environment, then from the command line; the last wins, lists add up.\n\n\
              Example:\n  m=$(nspawn-prepare bookworm) && nspawn-run \"$m\" make test; nspawn-cleanup \"$m\"",
         )
-        .arg(Arg::new("IMAGE").help("The image: a name that machinectl list-images shows, or a docker-style one"))
+        .arg(
+            Arg::new("IMAGE").num_args(0..).help(
+                "The image: a name that machinectl list-images shows, or a docker-style one; several for --standby",
+            ),
+        )
         .arg(
             bytes("name", "NAME")
                 .visible_alias("machine")
@@ -146,6 +154,12 @@ pub fn command() -> Command {
                 .help("Wait until there are fewer machines than this on the host, for as long as --timeout"),
         )
         .arg(
+            value("standby", "N")
+                .value_parser(value_parser!(u16))
+                .help_heading(args::COMMAND_LINE_ONLY)
+                .help("Keep N machines of each IMAGE started, for those who will ask for one with the same options"),
+        )
+        .arg(
             value("keep", "WHEN")
                 .value_parser(When::WORDS)
                 .default_value(When::Never.word())
@@ -200,10 +214,13 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
     let private_users = matches.get_one("private-users").copied().context("no users")?;
     let layer = text("layer").unwrap_or_default();
     let (layer, layer_size) = layer::choose(&layer, matches.get_one("layer-size").copied(), private_users)?;
+    let images: Vec<String> = matches.get_many("IMAGE").into_iter().flatten().cloned().collect();
     Ok(Options {
         config: args::is_set(matches, "config"),
+        standby: matches.get_one::<u16>("standby").copied().map(usize::from),
         name: matches.get_one::<OsString>("name").cloned(),
-        image: text("IMAGE").or_else(|| text("image")),
+        image: images.first().cloned().or_else(|| text("image")),
+        images,
         default_image: text("default-image"),
         binds,
         environment,

@@ -20,6 +20,7 @@ use crate::host;
 use crate::machine::Machine;
 use crate::options::{self, Options};
 use crate::plan::Step;
+use crate::standby::{self, Pool};
 use crate::wishes;
 
 /// How much longer than its job a machine may live: for what comes after the job's own time, and no
@@ -37,6 +38,10 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     if options.config {
         return print_config(job.as_ref());
     }
+    if options.standby.is_some() && job.is_none() {
+        return stand_by(argv, &options);
+    }
+    check_usage(&options)?;
     let (image, _lock) = image::find_and_lock(&image)?;
     if job.as_ref().is_some_and(|job| job.image.is_some()) && options.image.is_none() {
         wishes::check_image(&options.allowed_images, &image)?;
@@ -47,15 +52,51 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     }
     let name = machine_name(&options, job.as_ref(), &image)?;
     let lifetime = job.as_ref().and_then(|job| job.timeout).map(|timeout| timeout + LIFETIME_MARGIN);
-    let layer_size = options.layer_size.bytes(options.layer)?;
-    let machine = Machine { paths: MachinePaths::new(&name), name, image, options, layer_size, lifetime };
+    let machine = machine(name, image, options, lifetime)?;
     let steps = machine.plan()?;
     if machine.options.dry_run {
         return print_steps(&steps);
     }
     interrupt::catch()?;
     let started = Instant::now();
-    machine.make(&steps, || announce(&machine, job.is_some(), started))
+    machine.make(&steps, None, || announce(&machine, job.is_some(), started))?;
+    standby::refill(&machine.image.name).or_else(|error| {
+        exit::say(PROGRAM, OsStr::new(&format!("{:#}", error.context("can't have machines made ahead"))));
+        Ok(())
+    })
+}
+
+fn machine(name: MachineName, image: Image, options: Options, lifetime: Option<Duration>) -> Result<Machine> {
+    let layer_size = options.layer_size.bytes(options.layer)?;
+    Ok(Machine { paths: MachinePaths::new(&name), name, image, options, layer_size, lifetime, pool: None })
+}
+
+// The images may have argument files of their own.
+fn stand_by(argv: &[OsString], options: &Options) -> Result<()> {
+    let (Some(count), [_, ..]) = (options.standby, &*options.images) else {
+        bail!("--standby needs the names of images")
+    };
+    if options.name.is_some() || options.dry_run {
+        bail!("--standby goes neither with --name nor with --dry-run: those who take the machines name them");
+    }
+    interrupt::catch()?;
+    let names = options.images.iter().map(|image| Ok(image::find(image)?.name)).collect::<Result<Vec<_>>>()?;
+    let pool = Pool::record(argv, &names, count)?;
+    for name in &names {
+        pool.fill(count, |unique| {
+            let (image, lock) = image::find_and_lock(name)?;
+            let parsed = options::parse(argv, |_| Ok(name.clone()))?.context("no options")?;
+            Ok((machine(MachineName::for_standby(&unique)?, image, parsed.0, None)?, lock))
+        })?;
+    }
+    if count == 0 { pool.forget() } else { Ok(()) }
+}
+
+fn check_usage(options: &Options) -> Result<()> {
+    if options.images.len() > 1 {
+        bail!("one image makes a machine, not {}; several are for --standby", options.images.join(" "));
+    }
+    Ok(())
 }
 
 // The stages of a job are runs of their own, and a job without its sources is none.
@@ -94,7 +135,12 @@ fn image_reference(options: &Options, job: Option<&Job>) -> Result<String> {
 fn machine_name(options: &Options, job: Option<&Job>, image: &Image) -> Result<MachineName> {
     match (&options.name, job) {
         (Some(_), Some(_)) => bail!("--name is not for GitLab jobs: the other stages know a job's machine by the job"),
-        (Some(name), None) => MachineName::new(name),
+        (Some(name), None) => match MachineName::new(name)? {
+            name if name.is_for_standby() => {
+                bail!("{name} is a name for machines that stand by; choose another --name")
+            }
+            name => Ok(name),
+        },
         (None, Some(job)) => job.machine_name(),
         (None, None) => {
             let unique = fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?;

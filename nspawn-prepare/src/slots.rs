@@ -64,7 +64,9 @@ fn tell(line: &str) {
 fn count(own: &MachinePaths, changes: &Inotify) -> Result<usize> {
     watch(changes, STATE_ROOT.as_ref(), AddWatchFlags::IN_DELETE);
     let all = lifecycle::all()?;
-    let others = all.iter().map(MachinePaths::new).filter(|paths| paths.state_dir() != own.state_dir());
+    // Nobody has yet asked for those that stand by.
+    let all = all.iter().filter(|name| !name.is_for_standby());
+    let others = all.map(MachinePaths::new).filter(|paths| paths.state_dir() != own.state_dir());
     let taking = others.filter(|paths| {
         // A state goes with its machine, and a lock is closed with its holder.
         watch(changes, &paths.state_dir(), AddWatchFlags::IN_DELETE | AddWatchFlags::IN_CLOSE_WRITE);

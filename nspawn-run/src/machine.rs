@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, bail};
 use nspawn_common::lock::{Lock, Use};
 use nspawn_common::modes::Init;
 use nspawn_common::name::MachineName;
@@ -36,6 +36,9 @@ impl Machine {
     /// Calls `body` with the machine `name`, which is started for that if it has no init.
     pub fn with<T>(name: &MachineName, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let state = State::read(name)?;
+        if lifecycle::is_standing_by(&MachinePaths::new(name)) {
+            bail!("machine {name} stands by, for an nspawn-prepare to take it");
+        }
         if state.init != Init::None {
             return body(&Self { state, part: None, is_own: false });
         }

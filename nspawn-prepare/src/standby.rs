@@ -1,0 +1,260 @@
+//! Machines that are started ahead of those who will ask for them. Each is taken once, by a prepare of the same
+//! specification, and whoever takes one has the pool filled again.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::libc;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use nspawn_common::lock::Lock;
+use nspawn_common::paths::{MachinePaths, POOLS};
+use nspawn_common::state::State;
+use nspawn_common::{lifecycle, nspawn, registration, tool, wire};
+use serde_json::{Value, json};
+
+use crate::machine::Machine;
+use crate::plan::Step;
+use crate::specification;
+
+/// How long the agent of a machine that stands by may take to answer.
+const AGENT_LIMIT: Duration = Duration::from_secs(2);
+/// How long others may take to count the machines that stand by.
+const COUNT_LIMIT: Duration = Duration::from_secs(60);
+/// How long systemd may take to begin to fill a pool.
+const REFILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What one call of `nspawn-prepare --standby` has asked for.
+pub struct Pool {
+    id: String,
+}
+
+impl Pool {
+    /// Writes down what was asked for, so that it can be asked for again: `argv`, for these `images`. The same with
+    /// another `count` is the same pool.
+    pub fn record(argv: &[OsString], images: &[String], count: usize) -> Result<Self> {
+        let variables = env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"NSPAWN_"));
+        let variables = variables.map(|(name, value)| text(nspawn::assign(name.to_str().unwrap_or_default(), &value)));
+        let mut record = json!({
+            "images": images,
+            "directory": text(env::current_dir().context("can't tell the current directory")?.as_os_str())?,
+            "environment": variables.collect::<Result<Vec<_>>>()?,
+            "arguments": without_count(argv).map(text).collect::<Result<Vec<_>>>()?,
+            "count": count,
+        });
+        let _lock = Lock::of_pools(COUNT_LIMIT)?;
+        let known = pools()?.into_iter().find(|(_, known)| {
+            record["count"] = known["count"].clone();
+            *known == record
+        });
+        record["count"] = json!(count);
+        let id = match known {
+            Some((id, _)) => id,
+            None => {
+                fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?.trim().to_owned()
+            }
+        };
+        Step::File(Path::new(POOLS).join(&id), record.to_string().into_bytes()).take()?;
+        Ok(Self { id })
+    }
+
+    /// Forgets what was asked for.
+    pub fn forget(&self) -> Result<()> {
+        fs::remove_file(Path::new(POOLS).join(&self.id)).context("can't forget what stands by")
+    }
+
+    /// Makes machines until `count` stand by, each made by `next`, and removes what is too much or out of date.
+    pub fn fill(&self, count: usize, next: impl Fn(String) -> Result<(Machine, Lock)>) -> Result<()> {
+        loop {
+            let queue = Lock::of_pools(COUNT_LIMIT)?;
+            let unique = fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?;
+            let (mut machine, _image_lock) = next(unique[..8].to_owned())?;
+            specification::check(&machine)?;
+            let mark = format!("{}/{}", self.id, machine.image.name);
+            let mut ours = Ours::count(&mark, &specification::of(&machine)?)?;
+            let missing = count.saturating_sub(ours.good.len());
+            ours.bad.extend(ours.good.drain(count.min(ours.good.len())..));
+            ours.bad.iter().try_for_each(remove)?;
+            if missing == 0 {
+                return Ok(());
+            }
+            machine.pool = Some(mark);
+            let steps = machine.plan()?;
+            machine.make(&steps, Some(queue), || Ok(()))?;
+        }
+    }
+}
+
+/// The machines of one pool and one image.
+#[derive(Default)]
+struct Ours {
+    /// Those that may be taken, or will be.
+    good: Vec<MachinePaths>,
+    /// Those that nobody will take.
+    bad: Vec<MachinePaths>,
+}
+
+impl Ours {
+    fn count(mark: &str, wanted: &[u8]) -> Result<Self> {
+        let mut ours = Self::default();
+        for paths in all()? {
+            if !fs::read(paths.standby_mark()).is_ok_and(|there| there == mark.as_bytes()) {
+                continue;
+            }
+            let is_wanted = || fs::read(paths.specification()).is_ok_and(|there| there == wanted);
+            // One that is being taken has no mark any more.
+            if Lock::is_held(&paths) || (is_wanted() && lifecycle::is_running(&paths)) {
+                ours.good.push(paths);
+            } else {
+                ours.bad.push(paths);
+            }
+        }
+        Ok(ours)
+    }
+}
+
+fn remove(paths: &MachinePaths) -> Result<()> {
+    match Lock::try_acquire_of_existing(paths)? {
+        // Somebody may have taken it meanwhile.
+        Some(lock) if paths.standby_mark().exists() => lifecycle::remove(paths.name(), lock),
+        _ => Ok(()),
+    }
+}
+
+fn all() -> Result<Vec<MachinePaths>> {
+    let names = lifecycle::all()?.into_iter().filter(|name| name.is_for_standby());
+    Ok(names.map(|name| MachinePaths::new(&name)).collect())
+}
+
+/// Whether anything is kept ready on this host.
+pub fn is_in_use() -> bool {
+    Path::new(POOLS).exists()
+}
+
+/// Makes one that stands by the `machine`, if one of its specification does. Its lock is the machine's lock then.
+pub fn take(machine: &Machine) -> Result<Option<Lock>> {
+    if machine.pool.is_some() || !is_in_use() || specification::check(machine).is_err() {
+        return Ok(None);
+    }
+    let wanted = specification::of(machine)?;
+    let is_wanted = |paths: &MachinePaths| fs::read(paths.specification()).is_ok_and(|there| there == wanted);
+    for paths in all()? {
+        if !is_wanted(&paths) || Lock::is_held(&paths) {
+            continue;
+        }
+        let Some(lock) = Lock::try_acquire_of_existing(&paths)? else { continue };
+        if is_wanted(&paths) && wire::hello(&paths, AGENT_LIMIT).is_ok() {
+            hand_over(&paths, machine)?;
+            return Ok(Some(lock));
+        }
+    }
+    Ok(None)
+}
+
+// Whoever is killed on the way leaves what belongs to nobody, under one name or the other.
+fn hand_over(from: &MachinePaths, machine: &Machine) -> Result<()> {
+    let to = &machine.paths;
+    let failure = || format!("can't take over machine {}", from.name());
+    let layer_size = State::read(from.name())?.layer_size;
+    let leader = registration::wait_for_leader(from, Duration::ZERO)?;
+    fs::remove_file(from.specification()).with_context(failure)?;
+    fs::remove_file(from.standby_mark()).with_context(failure)?;
+    symlink(from.name().as_str(), from.origin_link()).with_context(failure)?;
+    if from.layer().exists() {
+        fs::rename(from.layer(), to.layer()).with_context(failure)?;
+    }
+    exchange(&from.state_dir(), &to.state_dir()).with_context(failure)?;
+    // What is there now is the lock of a machine that was none.
+    fs::remove_file(from.lock_file()).and_then(|()| fs::remove_dir(from.state_dir())).with_context(failure)?;
+    let state = State { layer_size, ..machine.state()? };
+    Step::File(to.state_file(), state.to_json().to_string().into_bytes()).take()?;
+    set_host_name(leader, to.name().as_str()).with_context(failure)?;
+    registration::rename(from, to)
+}
+
+fn exchange(one: &Path, other: &Path) -> Result<()> {
+    // Who looks for a free range of users must not miss a machine's.
+    let _lock = Lock::of_users()?;
+    Ok(renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)?)
+}
+
+// From outside: the machine may have no right to do so itself.
+fn set_host_name(leader: u32, name: &str) -> Result<()> {
+    let namespace = File::open(format!("/proc/{leader}/ns/uts"))?;
+    // SAFETY: this process has a single thread, so the child may do all that a program may.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            let is_in = setns(&namespace, CloneFlags::CLONE_NEWUTS).is_ok();
+            // SAFETY: sethostname(2) reads as many bytes as it is told.
+            let is_set = is_in && unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) } == 0;
+            std::process::exit(i32::from(!is_set))
+        }
+        ForkResult::Parent { child } => match waitpid(child, None)? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            _ => bail!("can't set its host name"),
+        },
+    }
+}
+
+/// Has the pools filled that have machines of this image.
+pub fn refill(image: &str) -> Result<()> {
+    if !is_in_use() {
+        return Ok(());
+    }
+    for (_, pool) in pools()? {
+        if pool["images"].as_array().is_some_and(|images| images.iter().any(|name| name == image)) {
+            let command = refill_command(&pool).context("what is kept ready can't be read; ask for it anew")?;
+            tool::run_ok(&command, REFILL_LIMIT)?;
+        }
+    }
+    Ok(())
+}
+
+fn refill_command(pool: &Value) -> Option<Vec<OsString>> {
+    let strings = |key: &str| pool[key].as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+    let mut command: Vec<OsString> = ["systemd-run", "--quiet", "--collect", "--no-block"].map(OsString::from).into();
+    command.push("--description=Machines that stand by".into());
+    command.push(format!("--working-directory={}", pool["directory"].as_str()?).into());
+    command.extend(strings("environment")?.iter().map(|variable| format!("--setenv={variable}").into()));
+    command.extend(["--".into(), env::current_exe().ok()?.into()]);
+    command.push(format!("--standby={}", pool["count"].as_u64()?).into());
+    // systemd replaces dollars in a service's command.
+    command.extend(strings("arguments")?.iter().map(|word| word.replace('$', "$$").into()));
+    Some(command)
+}
+
+// `--standby=N` or `--standby N`.
+fn without_count(argv: &[OsString]) -> impl Iterator<Item = &OsString> {
+    let mut is_count = false;
+    argv.iter().filter(move |word| {
+        let is_option = *word == "--standby";
+        let is_left_out = is_option || is_count || word.as_bytes().starts_with(b"--standby=");
+        is_count = is_option;
+        !is_left_out
+    })
+}
+
+fn pools() -> Result<Vec<(String, Value)>> {
+    let mut pools = Vec::new();
+    for entry in fs::read_dir(POOLS).with_context(|| format!("can't read {POOLS}"))? {
+        let path: PathBuf = entry?.path();
+        let Some(id) = path.file_name().and_then(OsStr::to_str) else { continue };
+        // One that is forgotten meanwhile, or half written, is none.
+        let pool = fs::read(&path).ok().and_then(|pool| serde_json::from_slice(&pool).ok());
+        pools.extend(pool.map(|pool| (id.to_owned(), pool)));
+    }
+    Ok(pools)
+}
+
+fn text(word: impl AsRef<OsStr>) -> Result<String> {
+    let word = word.as_ref();
+    word.to_str().map(str::to_owned).ok_or_else(|| anyhow!("{word:?} is not UTF-8, which systemd needs it to be"))
+}

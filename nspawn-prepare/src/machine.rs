@@ -54,11 +54,6 @@ const MASKED: [&str; 7] = [
 /// Where containers of a machine's own are kept, below its /var/lib.
 pub const NESTED: [&str; 2] = ["containers", "docker"];
 
-fn boot_words() -> Vec<String> {
-    let masks = MASKED.map(|unit| format!("systemd.mask={unit}"));
-    [format!("systemd.wants={AGENT_UNIT_NAME}")].into_iter().chain(masks).collect()
-}
-
 /// A machine to be made.
 #[derive(Clone)]
 pub struct Machine {
@@ -147,7 +142,11 @@ impl Machine {
     fn payload(&self) -> Payload {
         let agent = |option: &str| Payload::Command(vec![AGENT_IN_MACHINE.to_owned(), option.to_owned()]);
         match self.options.init {
-            Init::Systemd => Payload::Boot(boot_words()),
+            Init::Systemd => {
+                let agent = format!("systemd.wants={AGENT_UNIT_NAME}");
+                let masks = MASKED.map(|unit| format!("systemd.mask={unit}"));
+                Payload::Boot([agent].into_iter().chain(masks).chain(self.options.boot_words.iter().cloned()).collect())
+            }
             Init::Stub => agent("--agent"),
             Init::None => agent("--agent-once"),
         }

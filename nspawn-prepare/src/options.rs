@@ -43,6 +43,8 @@ pub struct Options {
     pub nesting: bool,
     pub network: Network,
     pub init: Init,
+    /// More words for the machine's systemd.
+    pub boot_words: Vec<String>,
     /// The process that the machine is for.
     pub owner: Option<Owner>,
     pub layer: Layer,
@@ -130,6 +132,8 @@ pub fn command() -> Command {
                 .default_value("systemd")
                 .help("What runs as the machine's PID 1: the image's systemd, a stub, or nothing between commands"),
         )
+        .arg(list("mask", "UNIT").help("Don't let the machine start this unit; for --init=systemd"))
+        .arg(value("boot-target", "UNIT").help("Boot it to this unit instead of the image's default"))
         .arg(
             value("layer", "LAYER")
                 .default_value("disk")
@@ -214,10 +218,15 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
     let private_users = matches.get_one("private-users").copied().context("no users")?;
     let layer = text("layer").unwrap_or_default();
     let (layer, layer_size) = layer::choose(&layer, matches.get_one("layer-size").copied(), private_users)?;
+    let init = Init::parse(&text("init").unwrap_or_default())?;
     let images: Vec<String> = matches.get_many("IMAGE").into_iter().flatten().cloned().collect();
+    let standby = matches.get_one::<u16>("standby").copied().map(usize::from);
+    if images.len() > 1 && standby.is_none() {
+        bail!("one image makes a machine, not {}; several are for --standby", images.join(" "));
+    }
     Ok(Options {
         config: args::is_set(matches, "config"),
-        standby: matches.get_one::<u16>("standby").copied().map(usize::from),
+        standby,
         name: matches.get_one::<OsString>("name").cloned(),
         image: images.first().cloned().or_else(|| text("image")),
         images,
@@ -230,7 +239,8 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         privileges: privileges(matches)?,
         nesting: args::is_set(matches, "nesting"),
         network: matches.get_one("network").cloned().context("no network")?,
-        init: Init::parse(&text("init").unwrap_or_default())?,
+        init,
+        boot_words: boot_words(matches, init)?,
         owner: matches.get_one("owner").copied(),
         layer,
         layer_size,
@@ -258,6 +268,24 @@ fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {
         options.extend(NESTING.map(OsString::from));
     }
     Ok(options)
+}
+
+// As systemd takes them from a kernel's command line, and a container's from its own (kernel-command-line(7)).
+fn boot_words(matches: &ArgMatches, init: Init) -> Result<Vec<String>> {
+    let units = args::list(matches, "mask").into_iter().map(|unit| ("mask", unit));
+    let target = matches.get_one::<String>("boot-target").map(|unit| ("boot-target", unit.into()));
+    let word = |(option, unit): (&str, OsString)| match unit.to_str() {
+        _ if init != Init::Systemd => bail!("--{option}={unit:?} needs a systemd to tell, but --init={init} has none"),
+        Some(unit) if is_unit(unit) => Ok(format!("systemd.{}={unit}", if option == "mask" { "mask" } else { "unit" })),
+        _ => bail!("--{option}={unit:?} is no unit's name, such as cron.service"),
+    };
+    units.chain(target).map(word).collect()
+}
+
+// systemd.unit(5)
+fn is_unit(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
+    name.len() < 256 && name.bytes().all(is_allowed) && name.split_once('.').is_some_and(|(name, _)| !name.is_empty())
 }
 
 // systemd-nspawn is started in another working directory than ours.
@@ -305,10 +333,27 @@ mod tests {
     }
 
     #[test]
+    fn units_become_words_for_systemd() {
+        let words = parsed(&["x", "--mask=a@b.service", "--mask", "c.timer", "--boot-target=rescue.target"]).unwrap();
+        assert_eq!(
+            words.boot_words,
+            ["systemd.mask=a@b.service", "systemd.mask=c.timer", "systemd.unit=rescue.target"]
+        );
+    }
+
+    #[test]
     fn bad_values_are_errors() {
-        for words in
-            [&["x", "--timeout=0"][..], &["x", "-p", "MemoryMax"], &["x", "-E", "=1"], &["x", "y"], &["--nonsense"]]
-        {
+        for words in [
+            &["x", "--mask=a b.service"][..],
+            &["x", "--mask=cron"],
+            &["x", "--boot-target="],
+            &["x", "--mask=a.service", "--init=stub"],
+            &["x", "--timeout=0"],
+            &["x", "-p", "MemoryMax"],
+            &["x", "-E", "=1"],
+            &["x", "y"],
+            &["--nonsense"],
+        ] {
             assert!(parsed(words).is_err(), "{words:?}");
         }
     }

@@ -20,6 +20,7 @@ use crate::host;
 use crate::machine::Machine;
 use crate::options::{self, Options};
 use crate::plan::Step;
+use crate::specification;
 use crate::standby::{self, Pool};
 use crate::wishes;
 
@@ -41,7 +42,6 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     if options.standby.is_some() && job.is_none() {
         return stand_by(argv, &options);
     }
-    check_usage(&options)?;
     let (image, _lock) = image::find_and_lock(&image)?;
     if job.as_ref().is_some_and(|job| job.image.is_some()) && options.image.is_none() {
         wishes::check_image(&options.allowed_images, &image)?;
@@ -81,22 +81,17 @@ fn stand_by(argv: &[OsString], options: &Options) -> Result<()> {
     }
     interrupt::catch()?;
     let names = options.images.iter().map(|image| Ok(image::find(image)?.name)).collect::<Result<Vec<_>>>()?;
+    let next = |image: &String, unique: &str| {
+        let (found, lock) = image::find_and_lock(image)?;
+        let (options, _) = options::parse(argv, |_| Ok(image.clone()))?.context("no options")?;
+        Ok((machine(MachineName::for_standby(unique)?, found, options, None)?, lock))
+    };
+    names.iter().try_for_each(|name| specification::check(&next(name, "nominal")?.0))?;
     let pool = Pool::record(argv, &names, count)?;
     for name in &names {
-        pool.fill(count, |unique| {
-            let (image, lock) = image::find_and_lock(name)?;
-            let parsed = options::parse(argv, |_| Ok(name.clone()))?.context("no options")?;
-            Ok((machine(MachineName::for_standby(&unique)?, image, parsed.0, None)?, lock))
-        })?;
+        pool.fill(count, |unique| next(name, unique))?;
     }
     if count == 0 { pool.forget() } else { Ok(()) }
-}
-
-fn check_usage(options: &Options) -> Result<()> {
-    if options.images.len() > 1 {
-        bail!("one image makes a machine, not {}; several are for --standby", options.images.join(" "));
-    }
-    Ok(())
 }
 
 // The stages of a job are runs of their own, and a job without its sources is none.

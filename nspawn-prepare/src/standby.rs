@@ -72,12 +72,11 @@ impl Pool {
     }
 
     /// Makes machines until `count` stand by, each made by `next`, and removes what is too much or out of date.
-    pub fn fill(&self, count: usize, next: impl Fn(String) -> Result<(Machine, Lock)>) -> Result<()> {
+    pub fn fill(&self, count: usize, next: impl Fn(&str) -> Result<(Machine, Lock)>) -> Result<()> {
         loop {
             let queue = Lock::of_pools(COUNT_LIMIT)?;
             let unique = fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?;
-            let (mut machine, _image_lock) = next(unique[..8].to_owned())?;
-            specification::check(&machine)?;
+            let (mut machine, _image_lock) = next(&unique[..8])?;
             let mark = format!("{}/{}", self.id, machine.image.name);
             let mut ours = Ours::count(&mark, &specification::of(&machine)?)?;
             let missing = count.saturating_sub(ours.good.len());

@@ -5,6 +5,7 @@
 
 mod approaches;
 mod bad_input;
+mod boot;
 mod cell;
 mod cells;
 mod commands;
@@ -14,5 +15,6 @@ mod hostile;
 mod images;
 mod lifecycle;
 mod networks;
+mod standby;
 mod users;
 mod walls;

@@ -57,12 +57,12 @@ fn a_boot_that_hangs_tells_what_it_waits_for_and_may_be_kept() {
     let name = format!("hanging-{}", std::process::id());
     let unit = format!("/run/e2e-{name}.service");
     fs::write(&unit, HANGING).unwrap();
-    let bind = format!("--bind-ro={unit}:/etc/systemd/system/systemd-user-sessions.service");
+    let bind = format!("--bind-ro={unit}:/etc/systemd/system/systemd-sysctl.service");
     let prepare = |options: &[&str]| {
         call("nspawn-prepare", [&["--name", &*name, &*bind, "--timeout=4s", &image()], options].concat())
     };
     let done = prepare(&[]).expect_error(1, "did not boot within 4 s");
-    for words in ["still waits for these jobs", "systemd-user-sessions.service", "multi-user.target", "[  OK  ] "] {
+    for words in ["still waits for these jobs", "systemd-sysctl.service", "multi-user.target", "[  OK  ] "] {
         assert!(done.err().contains(words), "no {words:?} in {}", done.describe());
     }
     assert_eq!(left_of(&name), "");
@@ -87,7 +87,7 @@ fn a_boot_that_hangs_tells_what_it_waits_for_and_may_be_kept() {
 fn a_jobs_boot_that_hangs_tells_what_it_waits_for_too() {
     let unit = format!("/run/e2e-hanging-{}.service", std::process::id());
     fs::write(&unit, HANGING).unwrap();
-    let bind = format!("--bind-ro={unit}:/etc/systemd/system/systemd-user-sessions.service");
+    let bind = format!("--bind-ro={unit}:/etc/systemd/system/systemd-sysctl.service");
     let report = Runner::default().prepare_args(&[&bind, "--timeout=3s"]).run(&Job::new(&image()));
     assert!(report.log().contains("still waits for these jobs"), "{}", report.describe());
     let _ = report.expect_system_failure();

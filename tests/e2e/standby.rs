@@ -1,0 +1,242 @@
+//! Machines that stand by: taken by who asks for the same, once, and made again.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use nspawn_tests::{Machine, call, image, left_of, sh};
+
+/// Machines of an image of its own that stand by, gone at the end of the test.
+struct Pool {
+    image: String,
+    options: Vec<&'static str>,
+}
+
+impl Pool {
+    fn new(name: &str, count: u32, options: &[&'static str]) -> Self {
+        let tree = image();
+        let image = format!("{name}-{}", std::process::id());
+        symlink(tree, format!("/var/lib/machines/{image}")).unwrap();
+        let pool = Self { image, options: options.to_vec() };
+        pool.keep(count);
+        pool
+    }
+
+    fn keep(&self, count: u32) {
+        let count = format!("--standby={count}");
+        call("nspawn-prepare", [&*count].iter().chain(&self.options).chain(&[&*self.image])).expect(0);
+    }
+
+    /// Those that may be taken.
+    fn standing_by(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir("/run/nspawn-ci").unwrap() {
+            let directory = entry.unwrap().path();
+            let mark = fs::read_to_string(directory.join("standby")).unwrap_or_default();
+            if mark.ends_with(&format!("/{}", self.image)) && directory.join("specification").exists() {
+                names.push(directory.file_name().unwrap().to_str().unwrap().to_owned());
+            }
+        }
+        names
+    }
+
+    fn wait_for(&self, count: usize) {
+        let since = std::time::Instant::now();
+        while self.standing_by().len() != count {
+            assert!(since.elapsed().as_secs() < 60, "{:?} stand by, not {count}", self.standing_by());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+
+    fn prepare(&self, options: &[&str]) -> Machine {
+        let all: Vec<_> = self.options.iter().chain(options).copied().collect();
+        Machine::of(&self.image, &all)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.keep(0);
+        let _ = fs::remove_file(format!("/var/lib/machines/{}", self.image));
+    }
+}
+
+/// The name that the machine stood by under, if it did.
+fn origin(machine: &Machine) -> Option<String> {
+    let link = fs::read_link(format!("/run/nspawn-ci/{}/origin", machine.name)).ok()?;
+    Some(link.to_str().unwrap().to_owned())
+}
+
+fn gone(name: &str) {
+    sh(&format!("timeout 60 sh -c 'while test -e /run/nspawn-ci/{name}; do sleep 0.05; done'")).expect(0);
+}
+
+#[test]
+fn one_is_taken_and_is_as_any_other_then() {
+    let pool = Pool::new("alike", 1, &["--nesting"]);
+    let before = pool.standing_by();
+    let name = format!("taken-{}", std::process::id());
+    let machine = pool.prepare(&["--name", &name, "--setenv=SAID=hello"]);
+    assert_eq!((&machine.name, origin(&machine)), (&name, Some(before[0].clone())));
+    let seen = machine.sh("hostname; uname -n; systemctl is-system-running; echo $SAID; ip route | grep -c default");
+    assert_eq!(seen.expect(0).out(), format!("{name}\n{name}\nrunning\nhello\n1\n"));
+    // The host's own tools.
+    assert!(call("machinectl", ["list"]).out().contains(&name));
+    assert!(!call("machinectl", ["list"]).out().contains(&before[0]));
+    let status = call("machinectl", ["status", "--no-pager", &name]).expect(0);
+    assert!(status.out().contains(&format!("Unit: nspawn-{}.service", before[0])), "{}", status.describe());
+    let option = format!("--machine={name}");
+    let hostname = call("systemd-run", ["--quiet", "--wait", "--pipe", &option, "hostname"]).expect(0);
+    assert_eq!(hostname.out(), format!("{name}\n"));
+    let shell = format!("machinectl --quiet shell {name} /bin/sh -c 'echo shell in $(hostname)'");
+    let done = call("script", ["--quiet", "--return", "--command", &shell, "/dev/null"]).expect(0);
+    assert!(done.out().contains(&format!("shell in {name}")), "{}", done.describe());
+
+    pool.wait_for(1);
+    assert_ne!(pool.standing_by(), before);
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    // Its first name is nobody's.
+    call("nspawn-cleanup", [&before[0]]).expect(0);
+    call("nspawn-run", [&before[0], "true"]).expect_error(125, "no machine");
+    machine.run(["true"]).expect(0);
+    machine.sh("systemctl poweroff --force --force 2>/dev/null; sleep 60").expect_error(125, "it was shut down");
+    call("nspawn-cleanup", [&name]).expect(0);
+    assert_eq!((left_of(&name), left_of(&before[0])), (String::new(), String::new()));
+    assert!(!call("machinectl", ["list"]).out().contains(&name));
+}
+
+#[test]
+fn none_is_taken_by_who_asks_for_anything_else() {
+    let pool = Pool::new("other", 1, &["--network=none"]);
+    let shown = std::env::temp_dir().join(format!("e2e-standby-{}", std::process::id()));
+    let bind = format!("--bind-ro={}:/mnt", shown.display());
+    fs::create_dir_all(&shown).unwrap();
+    for options in [
+        &["--network=nat"][..],
+        &["--property=LimitNOFILE=5000"],
+        &["--layer=tmpfs"],
+        &["--layer-size=1G"],
+        &["--init=stub"],
+        &["--private-users=no"],
+        &["--drop-capability=CAP_MKNOD"],
+        &["--no-new-privileges"],
+        &["--mask=cron.service"],
+        &["--property=RuntimeMaxSec=1h"],
+        &[&bind],
+    ] {
+        let machine = pool.prepare(options);
+        assert_eq!(origin(&machine), None, "{options:?}");
+        machine.run(["true"]).expect(0);
+    }
+    fs::remove_dir(&shown).unwrap();
+    assert!(origin(&pool.prepare(&["--timeout=100s", "--keep=failure", "--verbose"])).is_some());
+}
+
+#[test]
+fn what_has_changed_is_not_taken_but_made_anew() {
+    let shown = "/run/e2e-standby-shown";
+    fs::create_dir_all(shown).unwrap();
+    let pool = Pool::new("changed", 1, &["--network=none", "--bind-ro=/run/e2e-standby-shown:/mnt"]);
+    let before = pool.standing_by();
+    // Another directory of the same name.
+    fs::rename(shown, format!("{shown}.old")).unwrap();
+    fs::create_dir(shown).unwrap();
+    let machine = pool.prepare(&[]);
+    assert_eq!(origin(&machine), None);
+    gone(&before[0]);
+    pool.wait_for(1);
+    assert!(origin(&pool.prepare(&[])).is_some());
+    // Another tree.
+    let link = format!("/var/lib/machines/{}", pool.image);
+    sh(&format!("mkdir {link}.tree && cp --archive {link}/. {link}.tree && ln -sfn {link}.tree {link}")).expect(0);
+    let machine = pool.prepare(&[]);
+    let taken = origin(&machine);
+    sh(&format!("rm -rf {shown} {shown}.old")).expect(0);
+    drop((machine, pool));
+    sh(&format!("rm -rf {link}.tree")).expect(0);
+    assert_eq!(taken, None);
+}
+
+#[test]
+fn each_is_taken_once() {
+    let pool = Pool::new("once", 2, &["--network=none"]);
+    let machines: Vec<Machine> = std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..5).map(|_| scope.spawn(|| pool.prepare(&[]))).collect();
+        makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+    });
+    let mut origins: Vec<_> = machines.iter().filter_map(origin).collect();
+    let count = origins.len();
+    origins.sort();
+    origins.dedup();
+    assert!(count >= 2 && origins.len() == count, "{origins:?}");
+    for machine in &machines {
+        machine.sh("test ! -e /root/mark && touch /root/mark").expect(0);
+    }
+    pool.wait_for(2);
+    drop(machines);
+    assert_eq!(origins.iter().map(|origin| left_of(origin)).collect::<String>(), "");
+}
+
+#[test]
+fn dead_ones_are_not_taken_and_replaced() {
+    let pool = Pool::new("dead", 1, &["--init=stub", "--layer=tmpfs"]);
+    let before = pool.standing_by();
+    sh(&format!("systemctl kill --signal=KILL nspawn-{}.service", before[0])).expect(0);
+    let machine = pool.prepare(&[]);
+    assert_ne!(origin(&machine).as_ref(), before.first());
+    machine.run(["true"]).expect(0);
+    gone(&before[0]);
+    pool.wait_for(1);
+    assert_eq!(left_of(&before[0]), "");
+}
+
+#[test]
+fn there_are_as_many_as_were_asked_for_last() {
+    let pool = Pool::new("count", 3, &["--network=none", "--init=stub"]);
+    assert_eq!(pool.standing_by().len(), 3);
+    pool.keep(1);
+    assert_eq!(pool.standing_by().len(), 1);
+    pool.keep(2);
+    assert_eq!(pool.standing_by().len(), 2);
+    let names = pool.standing_by();
+    pool.keep(0);
+    assert_eq!(
+        (pool.standing_by().len(), names.iter().map(|name| left_of(name)).collect::<String>()),
+        (0, String::new())
+    );
+    // Forgotten.
+    drop(pool.prepare(&[]));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(pool.standing_by().len(), 0);
+}
+
+#[test]
+fn nobody_uses_what_stands_by() {
+    let pool = Pool::new("unused", 1, &["--network=none", "--init=stub"]);
+    let names = pool.standing_by();
+    call("nspawn-run", [&*names[0], "true"]).expect_error(125, "stands by");
+    call("nspawn-prepare", ["--name", &names[0], &image()]).expect_error(1, "a name for machines that stand by");
+    assert_eq!(pool.standing_by(), names);
+    // A slot is for who was asked for.
+    pool.prepare(&["--max-machines=1000"]).run(["true"]).expect(0);
+}
+
+#[test]
+fn what_can_not_stand_by_is_refused() {
+    let refused = |options: &[&str], words: &str| {
+        call("nspawn-prepare", [&["--standby=1"], options].concat()).expect_error(1, words);
+    };
+    let image = image();
+    refused(&[], "no image is named");
+    refused(&["--image", &image], "names of images");
+    refused(&["--init=none", &image], "nothing to start ahead");
+    refused(&["--property=RuntimeMaxSec=1h", &image], "would count while the machine stands by");
+    refused(&["--name=x", &image], "those who take the machines name them");
+    refused(&["no-such-image"], "no image");
+    call("nspawn-prepare", [&*image, &image]).expect_error(1, "several are for --standby");
+    assert!(fs::read_dir("/run/nspawn-ci/.standby").map_or(true, |pools| {
+        pools
+            .filter(|pool| fs::read_to_string(pool.as_ref().unwrap().path()).unwrap().contains("RuntimeMaxSec"))
+            .count()
+            == 0
+    }));
+}

@@ -75,6 +75,11 @@ pub fn is_taken(paths: &MachinePaths) -> bool {
     paths.name().is_for_standby() && !paths.state_dir().exists() && !paths.layer().exists()
 }
 
+fn has_pool(paths: &MachinePaths) -> bool {
+    let mark = fs::read_to_string(paths.standby_mark()).unwrap_or_default();
+    mark.split_once('/').is_some_and(|(pool, _)| Path::new(POOLS).join(pool).exists())
+}
+
 /// Whether the machine stands by, and may be taken.
 #[must_use]
 pub fn is_standing_by(paths: &MachinePaths) -> bool {
@@ -99,7 +104,7 @@ pub fn is_frozen(paths: &MachinePaths) -> bool {
 /// # Errors
 /// systemd does not tell.
 pub fn is_owned(paths: &MachinePaths) -> Result<bool> {
-    let is_ready = paths.ready_mark().exists() || is_standing_by(paths);
+    let is_ready = paths.ready_mark().exists() || (is_standing_by(paths) && has_pool(paths));
     Ok(keep::is_kept(paths) || (is_ready && is_expected(paths)?))
 }
 
@@ -196,7 +201,11 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
+/// Removes the file, if it is there.
+///
+/// # Errors
+/// The file system's.
+pub fn remove_if_there(path: &Path) -> Result<()> {
     let removed = fs::remove_file(path).or_else(|error| match error.kind() {
         ErrorKind::NotFound => Ok(()),
         _ => Err(error),

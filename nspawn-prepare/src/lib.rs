@@ -46,6 +46,7 @@ pub fn main() -> ExitCode {
         Some((first, rest)) if first == launch::OPTION => launch::launch(rest),
         Some((first, rest)) if first == start::OPTION => start::start(rest),
         Some((first, rest)) if first == nat::OPTION => nat::connect(rest),
+        Some((first, rest)) if first == standby::OPTION => prepare::refill(rest),
         _ => prepare::main(&argv),
     };
     match done {

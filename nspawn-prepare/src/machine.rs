@@ -251,22 +251,33 @@ impl Machine {
             drop(queue);
             self.take(rest)?;
         }
-        if self.pool.is_none() && self.options.network == Network::Nat && nat::has_no_resolver()? {
-            let line = "the host's resolvers are its own or its link's, out of the machine's reach; it has no DNS";
-            exit::say(PROGRAM, OsStr::new(line));
-        }
         let unbounded = if self.options.init == Init::None {
             limits::foresee(&self.options.properties)?
         } else {
             start::confirm(&self.paths, &self.options.properties)?
         };
-        if self.pool.is_none() && !unbounded.is_empty() {
-            let missing = unbounded.join(", ");
-            exit::say(PROGRAM, OsStr::new(&format!("this host's kernel does not hold {missing}; nothing bounds them")));
+        if self.pool.is_none() {
+            self.tell(&unbounded)?;
+            if let Err(error) = standby::refill(&self.image.name) {
+                exit::say(PROGRAM, OsStr::new(&format!("no machine is made ahead: {error:#}")));
+            }
         }
         interrupt::check()?;
         announce()?;
         self.take(handing_over)
+    }
+
+    // What it lacks.
+    fn tell(&self, unbounded: &[&str]) -> Result<()> {
+        if self.options.network == Network::Nat && nat::has_no_resolver()? {
+            let line = "the host's resolvers are its own or its link's, out of the machine's reach; it has no DNS";
+            exit::say(PROGRAM, OsStr::new(line));
+        }
+        if !unbounded.is_empty() {
+            let missing = unbounded.join(", ");
+            exit::say(PROGRAM, OsStr::new(&format!("this host's kernel does not hold {missing}; nothing bounds them")));
+        }
+        Ok(())
     }
 
     fn take(&self, steps: &[Step]) -> Result<()> {

@@ -11,6 +11,7 @@ use nspawn_common::exit::{self, JobError};
 use nspawn_common::gitlab::{self, Job};
 use nspawn_common::image::{self, Image};
 use nspawn_common::interrupt;
+use nspawn_common::lock::Lock;
 use nspawn_common::modes::{Init, Layer};
 use nspawn_common::name::{self, MachineName};
 use nspawn_common::paths::MachinePaths;
@@ -59,11 +60,7 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     }
     interrupt::catch()?;
     let started = Instant::now();
-    machine.make(&steps, None, || announce(&machine, job.is_some(), started))?;
-    standby::refill(&machine.image.name).or_else(|error| {
-        exit::say(PROGRAM, OsStr::new(&format!("{:#}", error.context("can't have machines made ahead"))));
-        Ok(())
-    })
+    machine.make(&steps, None, || announce(&machine, job.is_some(), started))
 }
 
 fn machine(name: MachineName, image: Image, options: Options, lifetime: Option<Duration>) -> Result<Machine> {
@@ -71,7 +68,6 @@ fn machine(name: MachineName, image: Image, options: Options, lifetime: Option<D
     Ok(Machine { paths: MachinePaths::new(&name), name, image, options, layer_size, lifetime, pool: None })
 }
 
-// The images may have argument files of their own.
 fn stand_by(argv: &[OsString], options: &Options) -> Result<()> {
     let (Some(count), [_, ..]) = (options.standby, &*options.images) else {
         bail!("--standby needs the names of images")
@@ -81,17 +77,26 @@ fn stand_by(argv: &[OsString], options: &Options) -> Result<()> {
     }
     interrupt::catch()?;
     let names = options.images.iter().map(|image| Ok(image::find(image)?.name)).collect::<Result<Vec<_>>>()?;
-    let next = |image: &String, unique: &str| {
-        let (found, lock) = image::find_and_lock(image)?;
-        let (options, _) = options::parse(argv, |_| Ok(image.clone()))?.context("no options")?;
-        Ok((machine(MachineName::for_standby(unique)?, found, options, None)?, lock))
-    };
-    names.iter().try_for_each(|name| specification::check(&next(name, "nominal")?.0))?;
+    names.iter().try_for_each(|name| specification::check(&next(argv, name, "nominal")?.0))?;
     let pool = Pool::record(argv, &names, count)?;
-    for name in &names {
-        pool.fill(count, |unique| next(name, unique))?;
-    }
-    if count == 0 { pool.forget() } else { Ok(()) }
+    names.iter().try_for_each(|name| pool.fill(name, |unique| next(argv, name, unique)))
+}
+
+/// Fills a pool again, where it is not forgotten.
+pub fn refill(arguments: &[OsString]) -> Result<()> {
+    let [id] = arguments else { bail!("{} is for nspawn-prepare alone", standby::OPTION) };
+    let Some(pool) = Pool::find(id)? else { return Ok(()) };
+    interrupt::catch()?;
+    // Several images are for --standby alone.
+    let argv = [vec!["--standby=0".into()], pool.arguments()].concat();
+    pool.images().iter().try_for_each(|image| pool.fill(image, |unique| next(&argv, image, unique)))
+}
+
+// Another machine of a pool. Its image may have an argument file of its own.
+fn next(argv: &[OsString], image: &str, unique: &str) -> Result<(Machine, Lock)> {
+    let (found, lock) = image::find_and_lock(image)?;
+    let (options, _) = options::parse(argv, |_| Ok(image.to_owned()))?.context("no options")?;
+    Ok((machine(MachineName::for_standby(unique)?, found, options, None)?, lock))
 }
 
 // The stages of a job are runs of their own, and a job without its sources is none.

@@ -32,53 +32,84 @@ const COUNT_LIMIT: Duration = Duration::from_secs(60);
 /// How long systemd may take to begin to fill a pool.
 const REFILL_LIMIT: Duration = Duration::from_secs(10);
 
+/// The argument that asks for a pool to be filled again: `--refill POOL`.
+pub const OPTION: &str = "--refill";
+
 /// What one call of `nspawn-prepare --standby` has asked for.
 pub struct Pool {
     id: String,
+    record: Value,
 }
 
 impl Pool {
-    /// Writes down what was asked for, so that it can be asked for again: `argv`, for these `images`. The same with
-    /// another `count` is the same pool.
+    /// Writes down what was asked for, so that it can be made again: `argv`, for these `images`. The same with another
+    /// `count` is the same pool; with none, it is forgotten.
     pub fn record(argv: &[OsString], images: &[String], count: usize) -> Result<Self> {
         let variables = env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"NSPAWN_"));
         let variables = variables.map(|(name, value)| text(nspawn::assign(name.to_str().unwrap_or_default(), &value)));
+        let directory = env::current_dir().context("can't tell the current directory")?;
         let mut record = json!({
             "images": images,
-            "directory": text(env::current_dir().context("can't tell the current directory")?.as_os_str())?,
+            "directory": text(directory)?,
             "environment": variables.collect::<Result<Vec<_>>>()?,
             "arguments": without_count(argv).map(text).collect::<Result<Vec<_>>>()?,
             "count": count,
         });
         let _lock = Lock::of_pools(COUNT_LIMIT)?;
-        let known = pools()?.into_iter().find(|(_, known)| {
-            record["count"] = known["count"].clone();
-            *known == record
-        });
-        record["count"] = json!(count);
-        let id = match known {
-            Some((id, _)) => id,
-            None => {
-                fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?.trim().to_owned()
-            }
+        let is_same = |known: &Value| {
+            let mut known = known.clone();
+            known["count"] = json!(count);
+            known == record
         };
-        Step::File(Path::new(POOLS).join(&id), record.to_string().into_bytes()).take()?;
-        Ok(Self { id })
+        let known = pools()?.into_iter().find(|pool| is_same(&pool.record));
+        let id = known.map_or_else(unique, |pool| Ok(pool.id))?;
+        record["count"] = json!(count);
+        let pool = Self { id, record };
+        match count {
+            0 => lifecycle::remove_if_there(&pool.path())?,
+            _ => Step::File(pool.path(), pool.record.to_string().into_bytes()).take()?,
+        }
+        Ok(pool)
     }
 
-    /// Forgets what was asked for.
-    pub fn forget(&self) -> Result<()> {
-        fs::remove_file(Path::new(POOLS).join(&self.id)).context("can't forget what stands by")
+    /// The pool that was recorded under this name; `None` if it is forgotten.
+    pub fn find(id: &OsStr) -> Result<Option<Self>> {
+        Ok(pools()?.into_iter().find(|pool| *pool.id == *id))
     }
 
-    /// Makes machines until `count` stand by, each made by `next`, and removes what is too much or out of date.
-    pub fn fill(&self, count: usize, next: impl Fn(&str) -> Result<(Machine, Lock)>) -> Result<()> {
+    fn path(&self) -> PathBuf {
+        Path::new(POOLS).join(&self.id)
+    }
+
+    // Somebody may have asked for more or less meanwhile.
+    fn count(&self) -> Result<usize> {
+        let now = Self::find(self.id.as_ref())?;
+        Ok(now.and_then(|pool| usize::try_from(pool.record["count"].as_u64()?).ok()).unwrap_or(0))
+    }
+
+    fn strings(&self, key: &str) -> Vec<&str> {
+        self.record[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
+    /// The names of its images.
+    pub fn images(&self) -> Vec<String> {
+        self.strings("images").into_iter().map(str::to_owned).collect()
+    }
+
+    /// The options of its machines.
+    pub fn arguments(&self) -> Vec<OsString> {
+        self.strings("arguments").into_iter().map(OsString::from).collect()
+    }
+
+    /// Makes machines of `image` until as many stand by as were asked for, each made by `next` from a part of a name,
+    /// and removes what is too much or out of date.
+    pub fn fill(&self, image: &str, next: impl Fn(&str) -> Result<(Machine, Lock)>) -> Result<()> {
         loop {
             let queue = Lock::of_pools(COUNT_LIMIT)?;
-            let unique = fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?;
-            let (mut machine, _image_lock) = next(&unique[..8])?;
-            let mark = format!("{}/{}", self.id, machine.image.name);
+            let (mut machine, _image_lock) = next(&unique()?[..8])?;
+            let mark = format!("{}/{image}", self.id);
             let mut ours = Ours::count(&mark, &specification::of(&machine)?)?;
+            let count = self.count()?;
             let missing = count.saturating_sub(ours.good.len());
             ours.bad.extend(ours.good.drain(count.min(ours.good.len())..));
             ours.bad.iter().try_for_each(remove)?;
@@ -90,6 +121,21 @@ impl Pool {
             machine.make(&steps, Some(queue), || Ok(()))?;
         }
     }
+
+    fn refill_command(&self) -> Result<Vec<OsString>> {
+        let mut command: Vec<OsString> =
+            ["systemd-run", "--quiet", "--collect", "--no-block"].map(OsString::from).into();
+        command.push("--description=Machines that stand by".into());
+        command.push(format!("--working-directory={}", self.record["directory"].as_str().unwrap_or("/")).into());
+        command.extend(self.strings("environment").iter().map(|variable| format!("--setenv={variable}").into()));
+        command.extend(["--".into(), env::current_exe()?.into(), OPTION.into(), self.id.clone().into()]);
+        Ok(command)
+    }
+}
+
+fn unique() -> Result<String> {
+    let unique = fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?;
+    Ok(unique.trim().to_owned())
 }
 
 /// The machines of one pool and one image.
@@ -208,26 +254,10 @@ pub fn refill(image: &str) -> Result<()> {
     if !is_in_use() {
         return Ok(());
     }
-    for (_, pool) in pools()? {
-        if pool["images"].as_array().is_some_and(|images| images.iter().any(|name| name == image)) {
-            let command = refill_command(&pool).context("what is kept ready can't be read; ask for it anew")?;
-            tool::run_ok(&command, REFILL_LIMIT)?;
-        }
+    for pool in pools()?.iter().filter(|pool| pool.images().iter().any(|name| name == image)) {
+        tool::run_ok(&pool.refill_command()?, REFILL_LIMIT)?;
     }
     Ok(())
-}
-
-fn refill_command(pool: &Value) -> Option<Vec<OsString>> {
-    let strings = |key: &str| pool[key].as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
-    let mut command: Vec<OsString> = ["systemd-run", "--quiet", "--collect", "--no-block"].map(OsString::from).into();
-    command.push("--description=Machines that stand by".into());
-    command.push(format!("--working-directory={}", pool["directory"].as_str()?).into());
-    command.extend(strings("environment")?.iter().map(|variable| format!("--setenv={variable}").into()));
-    command.extend(["--".into(), env::current_exe().ok()?.into()]);
-    command.push(format!("--standby={}", pool["count"].as_u64()?).into());
-    // systemd replaces dollars in a service's command.
-    command.extend(strings("arguments")?.iter().map(|word| word.replace('$', "$$").into()));
-    Some(command)
 }
 
 // `--standby=N` or `--standby N`.
@@ -241,14 +271,14 @@ fn without_count(argv: &[OsString]) -> impl Iterator<Item = &OsString> {
     })
 }
 
-fn pools() -> Result<Vec<(String, Value)>> {
+fn pools() -> Result<Vec<Pool>> {
     let mut pools = Vec::new();
     for entry in fs::read_dir(POOLS).with_context(|| format!("can't read {POOLS}"))? {
         let path: PathBuf = entry?.path();
         let Some(id) = path.file_name().and_then(OsStr::to_str) else { continue };
         // One that is forgotten meanwhile, or half written, is none.
-        let pool = fs::read(&path).ok().and_then(|pool| serde_json::from_slice(&pool).ok());
-        pools.extend(pool.map(|pool| (id.to_owned(), pool)));
+        let record = fs::read(&path).ok().and_then(|pool| serde_json::from_slice(&pool).ok());
+        pools.extend(record.map(|record| Pool { id: id.to_owned(), record }));
     }
     Ok(pools)
 }

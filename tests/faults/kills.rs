@@ -8,7 +8,7 @@ use nspawn_tests::{call, image, left_of, random, sh};
 
 use crate::suite::{Suite, name, prepare};
 
-const VICTIMS: [&str; 7] = [
+const VICTIMS: [&str; 9] = [
     "nspawn-prepare",
     "nspawn-run",
     "nspawn-cleanup",
@@ -16,6 +16,8 @@ const VICTIMS: [&str; 7] = [
     "nspawn-cleanup --stale",
     "nspawn-run of a machine without an init",
     "nspawn-run --image",
+    "nspawn-prepare that takes a machine",
+    "nspawn-prepare --standby",
 ];
 
 pub fn rows(suite: &mut Suite) {
@@ -33,7 +35,9 @@ pub fn rows(suite: &mut Suite) {
                 3 => kill_nspawn(name),
                 4 => kill_stale(name, moment),
                 5 => kill_start(name, moment),
-                _ => kill_own(name, moment),
+                6 => kill_own(name, moment),
+                7 => kill_take(name, moment),
+                _ => kill_fill(moment),
             }
         });
     }
@@ -61,7 +65,7 @@ fn make(name: &str) {
 }
 
 fn kill_prepare(name: &str, moment: f64) {
-    if start_and_kill(&mut prepare(name), after(moment, 700.0)) {
+    if start_and_kill(&mut prepare(name), after(moment, 300.0)) {
         // It was faster: then the machine is somebody's.
         call("nspawn-cleanup", ["--stale"]).expect(0);
         call("nspawn-run", [name, "true"]).expect(0);
@@ -131,6 +135,40 @@ fn kill_own(name: &str, moment: f64) {
     command.env("NSPAWN_NAME", name).args(["--image", &image(), "sleep", "600"]);
     start_and_kill(&mut command, after(moment, 400.0));
     stale_takes(name);
+}
+
+fn keep_ready(count: u32) -> Command {
+    let mut command = Command::new("nspawn-prepare");
+    command.args([format!("--standby={count}"), image()]);
+    command
+}
+
+// What stood by belongs to nobody then, by one name or the other, or still stands by.
+fn kill_take(name: &str, moment: f64) {
+    nspawn_tests::finish(&mut keep_ready(1), b"").expect(0);
+    if start_and_kill(&mut prepare(name), after(moment, 25.0)) {
+        call("nspawn-run", [name, "true"]).expect(0);
+        call("nspawn-cleanup", [name]).expect(0);
+    }
+    stale_takes(name);
+    make(name);
+    call("nspawn-run", [name, "true"]).expect(0);
+    call("nspawn-cleanup", [name]).expect(0);
+    none_stands_by();
+}
+
+fn kill_fill(moment: f64) {
+    start_and_kill(&mut keep_ready(2), after(moment, 600.0));
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    nspawn_tests::finish(&mut keep_ready(2), b"").expect(0);
+    none_stands_by();
+}
+
+fn none_stands_by() {
+    nspawn_tests::finish(&mut keep_ready(0), b"").expect(0);
+    // One that is being made is removed by who makes it.
+    sh("timeout 20 sh -c 'while pgrep -f [n]spawn-prepare.--refill; do sleep 0.05; done' >/dev/null").expect(0);
+    stale_takes("standby-");
 }
 
 // systemd takes a moment to see it.

@@ -9,7 +9,7 @@
 //! | [`users`], [`network`] | what keeps a machine from the host and from the others |
 //! | [`tool`] | running those command lines, bounded in time and output |
 //! | [`interrupt`] | being asked to end while one of them runs |
-//! | [`lock`], [`owner`], [`lifecycle`], [`keep`], [`mounts`], [`subvolumes`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
+//! | [`lock`], [`owner`], [`lifecycle`], [`keep`], [`discard`], [`mounts`], [`subvolumes`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
 //! | [`usage`] | what a machine has used |
 //! | [`wire`] | the messages between `nspawn-run` and its agent in the machine |
 //! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
@@ -17,6 +17,7 @@
 
 pub mod args;
 mod choice;
+mod discard;
 pub mod exit;
 pub mod gitlab;
 pub mod image;

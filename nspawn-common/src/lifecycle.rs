@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::discard;
 use crate::keep;
 use crate::lock::Lock;
 use crate::modes::Init;
@@ -61,6 +62,7 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     remove_if_there(&paths.ready_mark())?;
     remove_if_there(&paths.kept_mark())?;
     remove_if_there(&paths.specification())?;
+    let _held = discard::hold(paths);
     end(paths)?;
     mounts::detach(&paths.disk_mount())?;
     delete_trees(&[paths.snapshot(), paths.layer()])?;

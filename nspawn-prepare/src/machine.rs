@@ -166,8 +166,9 @@ impl Machine {
     fn other_options(&self) -> Vec<OsString> {
         let mut options = Vec::new();
         if self.options.init == Init::Systemd {
-            // Before the places where units are else (systemd.unit(5)).
+            // Before the places where they are else (systemd.unit(5), systemd.generator(7)).
             options.push(format!("--setenv=SYSTEMD_UNIT_PATH={UNITS_IN_MACHINE}:").into());
+            options.push(format!("--setenv=SYSTEMD_GENERATOR_PATH={UNITS_IN_MACHINE}/generators:").into());
         }
         if !self.options.nesting {
             // systemd-nspawn of 262 allows them, though any key of the host's that is open to all is read by them.

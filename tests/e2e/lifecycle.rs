@@ -56,6 +56,22 @@ fn nothing_is_left() {
     machine.run(["true"]).expect_error(125, "no machine");
 }
 
+// Its file is deleted at once, and what the kernel still writes to that is gone soon.
+#[test]
+fn nothing_is_left_of_a_large_layer() {
+    let machine = Machine::with(&["--network=none"]);
+    machine.sh("head -c 300M /dev/zero >/var/large").expect(0);
+    // Whoever reads its output does not wait for that.
+    sh(&format!("nspawn-cleanup --verbose {} 2>&1 | cat", machine.name)).expect(0);
+    assert!(!fs::exists(format!("/var/lib/nspawn-ci/machines/{}", machine.name)).unwrap());
+    let again = Machine::with(&["--network=none", "--name", &machine.name]);
+    again.sh("test ! -e /var/large").expect(0);
+    drop(again);
+    let gone = format!("! losetup --list --noheadings --output=BACK-FILE | grep -F /{}/disk", machine.name);
+    sh(&format!("timeout 30 sh -c 'until {gone}; do sleep 0.1; done' >/dev/null")).expect(0);
+    assert_eq!(left_of(&machine.name), "");
+}
+
 #[test]
 fn cleanup_takes_many_and_half_made_and_dead_ones() {
     let prefix = format!("half-{}", std::process::id());

@@ -12,7 +12,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::machine::AGENT_UNIT_NAME;
 
-/// Links to this mask a unit, or one unit's wish for another (systemd.unit(5)).
+/// Links to this mask a unit, one unit's wish for another (systemd.unit(5)), or a generator (systemd.generator(7)).
 const NOTHING: &str = "/dev/null";
 
 const FILES: [(&str, &str); 3] = [
@@ -21,8 +21,18 @@ const FILES: [(&str, &str); 3] = [
     ("systemd-journald.service.d/00-nspawn.conf", include_str!("units/journald.conf")),
 ];
 
-/// What another does as well, or what starts when it is first used.
-const MASKS: [&str; 4] = [
+/// What has nothing to do in a machine, what another does as well, or what starts when it is first used.
+const MASKS: [&str; 13] = [
+    // These look for what no container has, and are as many programs to start.
+    "generators/systemd-bless-boot-generator",
+    "generators/systemd-cryptsetup-generator",
+    "generators/systemd-factory-reset-generator",
+    "generators/systemd-getty-generator",
+    "generators/systemd-gpt-auto-generator",
+    "generators/systemd-hibernate-resume-generator",
+    "generators/systemd-integritysetup-generator",
+    "generators/systemd-tpm2-generator",
+    "generators/systemd-veritysetup-generator",
     "systemd-tmpfiles-setup-dev.service",
     "systemd-tmpfiles-setup-dev-early.service",
     "multi-user.target.wants/dbus.service",

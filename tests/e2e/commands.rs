@@ -15,6 +15,8 @@ use nspawn_common::tool::wait_for_exit;
 use nspawn_common::wire::{self, Program, Request};
 use nspawn_tests::{Machine, call, finish, random, sh};
 
+/// One that has ended may still wait for its parent, the machine's PID 1, to see that.
+const LIVING_SLEEP: &str = "ps -C sleep -o stat= | grep -v '^Z'";
 /// Succeeds once no process of the name `sleep` but its own is left.
 const NO_SLEEP: &str = "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
 
@@ -187,7 +189,7 @@ fn a_background_process_keeps_nobody_waiting_and_goes_on() {
     machine.run(["pkill", "-x", "sleep"]).expect(0);
     let killing = ["--kill-remaining", &machine.name, "sh", "-c", "sleep 300 & sleep 300 &"];
     call("nspawn-run", killing).expect(0);
-    machine.run(["pgrep", "-x", "sleep"]).expect(1);
+    machine.sh(LIVING_SLEEP).expect(1);
 }
 
 #[test]
@@ -257,7 +259,7 @@ fn a_signal_ends_the_command_and_all_that_it_started() {
         output.read_to_string(&mut rest).unwrap();
         assert_eq!((&*rest, child.wait().unwrap().signal()), ("tidied\n", Some(number)));
         assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
-        machine.run(["pgrep", "-x", "sleep"]).expect(1);
+        machine.sh(LIVING_SLEEP).expect(1);
     }
 }
 
@@ -271,7 +273,7 @@ fn a_command_that_will_not_end_is_killed_after_the_grace_period_or_a_second_sign
     assert_eq!(child.wait().unwrap().signal(), Some(15));
     let took = started.elapsed();
     assert!((2..4).contains(&took.as_secs()), "took {took:?}");
-    machine.run(["pgrep", "-x", "sleep"]).expect(1);
+    machine.sh(LIVING_SLEEP).expect(1);
     let (mut child, _output) = start(&["--stop-timeout=60s"], &machine, deaf);
     let started = Instant::now();
     // Not both at once: the second would be the first.
@@ -291,7 +293,7 @@ fn a_command_can_not_escape_from_its_end() {
     sh(&format!("kill -TERM {}", child.id())).expect(0);
     assert_eq!(child.wait().unwrap().signal(), Some(15));
     assert!(started.elapsed() < Duration::from_secs(4), "took {:?}", started.elapsed());
-    machine.run(["pgrep", "-x", "sleep"]).expect(1);
+    machine.sh(LIVING_SLEEP).expect(1);
     let (mut child, _output) = start(&[], &machine, &format!("{away}; setsid sleep 300 & sleep 0.1; echo on; wait"));
     child.kill().unwrap();
     child.wait().unwrap();

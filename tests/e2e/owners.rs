@@ -7,7 +7,8 @@ use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use nspawn_tests::{Machine, call, finish, image, left_of, sh};
 
 /// A unit of the machine, shown in place of its own, without whose end no boot ends.
-const HANGING: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/sleep 600\n";
+const HANGING: &str =
+    "[Unit]\nDefaultDependencies=no\nBefore=multi-user.target\n[Service]\nType=oneshot\nExecStart=/bin/sleep 600\n";
 
 fn dry_run() -> Vec<String> {
     let list = call("nspawn-cleanup", ["--stale", "--dry-run"]).expect(0).out();

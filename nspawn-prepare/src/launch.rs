@@ -37,6 +37,10 @@ use crate::layer::OVERLAID;
 /// The argument that asks for it: `--launch MACHINE COMMAND…`.
 pub const OPTION: &str = "--launch";
 
+/// To forget a watch for memory pressure takes the kernel ten milliseconds, and what systemd-nspawn and a machine's
+/// systemd could give back then is little (systemd's MEMORY_PRESSURE.md).
+pub const NO_PRESSURE: (&str, &str) = ("MEMORY_PRESSURE_WATCH", "/dev/null");
+
 /// The command that launches `command` for the machine `name`.
 pub fn command(name: &MachineName, command: Vec<OsString>) -> Result<Vec<OsString>> {
     let program = std::env::current_exe().context("can't tell this program's own path")?;
@@ -74,6 +78,7 @@ fn become_nspawn(program: &OsString, base: Option<u32>, options: &[OsString]) ->
         .args(options)
         // No file system of nspawn's own on /tmp either: see the mask of tmp.mount.
         .env("SYSTEMD_NSPAWN_TMPFS_TMP", "0")
+        .env(NO_PRESSURE.0, NO_PRESSURE.1)
         .exec();
     Err(error).with_context(|| format!("can't start {program:?}"))
 }

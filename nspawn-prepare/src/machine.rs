@@ -169,6 +169,8 @@ impl Machine {
             // Before the places where they are else (systemd.unit(5), systemd.generator(7)).
             options.push(format!("--setenv=SYSTEMD_UNIT_PATH={UNITS_IN_MACHINE}:").into());
             options.push(format!("--setenv=SYSTEMD_GENERATOR_PATH={UNITS_IN_MACHINE}/generators:").into());
+            let (name, value) = launch::NO_PRESSURE;
+            options.push(format!("--setenv={name}={value}").into());
         }
         if !self.options.nesting {
             // systemd-nspawn of 262 allows them, though any key of the host's that is open to all is read by them.

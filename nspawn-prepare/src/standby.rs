@@ -123,8 +123,9 @@ impl Pool {
     }
 
     fn refill_command(&self) -> Result<Vec<OsString>> {
-        let mut command: Vec<OsString> =
-            ["systemd-run", "--quiet", "--collect", "--no-block"].map(OsString::from).into();
+        let mut command: Vec<OsString> = ["systemd-run", "--quiet", "--collect"].map(OsString::from).into();
+        // Not while the machine that was taken begins its work.
+        command.extend(["--on-active=1s", "--timer-property=AccuracySec=100ms"].map(OsString::from));
         command.push("--description=Machines that stand by".into());
         command.push(format!("--working-directory={}", self.record["directory"].as_str().unwrap_or("/")).into());
         command.extend(self.strings("environment").iter().map(|variable| format!("--setenv={variable}").into()));

@@ -202,7 +202,10 @@ impl Machine {
         }
         let lock = Lock::acquire(&self.paths)?;
         let started = SystemTime::now();
-        let made = lifecycle::clear(&self.paths, &lock).and_then(|()| self.take_all(steps, queue, announce));
+        // One that is taken brings a lock of its own, to be held as long as this one.
+        let mut taken = None;
+        let made = lifecycle::clear(&self.paths, &lock);
+        let made = made.and_then(|()| self.take_all(steps, queue, &mut taken, announce));
         let Err(error) = made else { return Ok(()) };
         let state = self.state()?;
         let error = if error.is::<Interrupted>() { error } else { diagnosis::of(&state, error, started) };
@@ -238,7 +241,13 @@ impl Machine {
     }
 
     // The last step makes it somebody's, who must know its name by then.
-    fn take_all(&self, steps: &[Step], queue: Option<Lock>, announce: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn take_all(
+        &self,
+        steps: &[Step],
+        queue: Option<Lock>,
+        taken: &mut Option<Lock>,
+        announce: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         host::check_limits()?;
         let slots = |most| {
             let queue = slots::wait(&self.paths, most, self.options.timeout)?;
@@ -247,7 +256,7 @@ impl Machine {
         };
         let queue = queue.map_or_else(|| self.options.max_machines.map(slots).transpose(), |queue| Ok(Some(queue)))?;
         let (making, handing_over) = steps.split_at(steps.len() - 1);
-        let taken = standby::take(self)?;
+        *taken = standby::take(self)?;
         if taken.is_none() {
             let (reservation, rest) = making.split_at(self.reservation(&self.state()?).len());
             self.take(reservation)?;

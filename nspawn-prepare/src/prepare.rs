@@ -15,6 +15,7 @@ use nspawn_common::lock::Lock;
 use nspawn_common::modes::{Init, Layer};
 use nspawn_common::name::{self, MachineName};
 use nspawn_common::paths::MachinePaths;
+use nspawn_common::state::State;
 
 use crate::PROGRAM;
 use crate::host;
@@ -86,6 +87,7 @@ fn stand_by(argv: &[OsString], options: &Options) -> Result<()> {
 pub fn refill(arguments: &[OsString]) -> Result<()> {
     let [id] = arguments else { bail!("{} is for nspawn-prepare alone", standby::OPTION) };
     let Some(pool) = Pool::find(id)? else { return Ok(()) };
+    pool.enter()?;
     interrupt::catch()?;
     // Several images are for --standby alone.
     let argv = [vec!["--standby=0".into()], pool.arguments()].concat();
@@ -164,7 +166,8 @@ fn print_config(job: Option<&Job>) -> Result<()> {
 }
 
 fn print_machine(machine: &Machine) -> Result<()> {
-    let line = if machine.options.json { machine.state()?.to_json().to_string() } else { machine.name.to_string() };
+    let line =
+        if machine.options.json { State::read(&machine.name)?.to_json().to_string() } else { machine.name.to_string() };
     print_line(OsStr::new(&line))
 }
 

@@ -122,13 +122,22 @@ impl Pool {
         }
     }
 
+    /// Makes this process see what the one saw that asked for the pool.
+    pub fn enter(&self) -> Result<()> {
+        for variable in self.strings("environment") {
+            let Some((name, value)) = variable.split_once('=') else { continue };
+            // SAFETY: this process has a single thread.
+            unsafe { env::set_var(name, value) };
+        }
+        let directory = self.record["directory"].as_str().unwrap_or("/");
+        env::set_current_dir(directory).with_context(|| format!("can't enter {directory}"))
+    }
+
     fn refill_command(&self) -> Result<Vec<OsString>> {
         let mut command: Vec<OsString> = ["systemd-run", "--quiet", "--collect"].map(OsString::from).into();
         // Not while the machine that was taken begins its work.
         command.extend(["--on-active=1s", "--timer-property=AccuracySec=100ms"].map(OsString::from));
         command.push("--description=Machines that stand by".into());
-        command.push(format!("--working-directory={}", self.record["directory"].as_str().unwrap_or("/")).into());
-        command.extend(self.strings("environment").iter().map(|variable| format!("--setenv={variable}").into()));
         command.extend(["--".into(), env::current_exe()?.into(), OPTION.into(), self.id.clone().into()]);
         Ok(command)
     }

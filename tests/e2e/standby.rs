@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use nspawn_tests::{Machine, call, image, left_of, sh};
 
 /// Machines of an image of its own that stand by, gone at the end of the test.
@@ -102,6 +103,39 @@ fn one_is_taken_and_is_as_any_other_then() {
     call("nspawn-cleanup", [&name]).expect(0);
     assert_eq!((left_of(&name), left_of(&before[0])), (String::new(), String::new()));
     assert!(!call("machinectl", ["list"]).out().contains(&name));
+}
+
+// Its unit knows no time, which began when it did not belong to anybody.
+#[test]
+fn the_time_of_one_that_was_taken_is_bounded() {
+    let pool = Pool::new("time", 1, &["--network=none", "--init=stub"]);
+    let machine = pool.prepare(&[]);
+    assert!(origin(&machine).is_some());
+    let state = format!("/run/nspawn-ci/{}/state.json", machine.name);
+    let limit = |seconds: u32| {
+        let text = fs::read_to_string(&state).unwrap();
+        fs::write(&state, text.replace("\"lifetime_seconds\":null", &format!("\"lifetime_seconds\":{seconds}")))
+            .unwrap();
+        call("nspawn-cleanup", ["--stale"]).expect(0);
+    };
+    limit(1000);
+    machine.run(["true"]).expect(0);
+    sh(&format!("sed -i 's/\"lifetime_seconds\":1000/\"lifetime_seconds\":null/' {state}")).expect(0);
+    limit(0);
+    machine.run(["true"]).expect_error(125, "no machine");
+    assert_eq!(left_of(&machine.name), "");
+}
+
+#[test]
+fn a_job_takes_one_too() {
+    let pool = Pool::new("job", 1, &["--network=none"]);
+    let before = pool.standing_by();
+    let job = Job::new(&pool.image).script(&["systemctl is-system-running; hostname"]);
+    let report = Runner::default().prepare_args(&["--network=none"]).run(&job).expect(&Outcome::Success);
+    assert!(report.log().contains(&format!("running\n{}\n", report.machine)), "{}", report.describe());
+    pool.wait_for(1);
+    assert_ne!(pool.standing_by(), before);
+    assert_eq!(left_of(&report.machine), "");
 }
 
 #[test]

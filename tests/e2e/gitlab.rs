@@ -8,11 +8,13 @@
 //! | [`trust`] | what a job says of itself is not believed |
 //! | [`scripts`] | what scripts find in the machine |
 //! | [`ending`] | cancel, time-out, cleanup |
+//! | [`set_up`] | the configuration that a script writes for GitLab Runner |
 
 mod ending;
 mod preparing;
 mod results;
 mod scripts;
+mod set_up;
 mod trust;
 
 use nspawn_tests::sequencer::{Job, Outcome, Runner};

@@ -8,6 +8,7 @@ mod bad_input;
 mod boot;
 mod cell;
 mod cells;
+mod check_host;
 mod commands;
 mod documentation;
 mod gitlab;

@@ -34,6 +34,8 @@ pub struct Options {
     pub binds: Vec<Bind>,
     pub environment: Vec<OsString>,
     pub properties: Vec<OsString>,
+    /// What jobs get that ask for an image whose name matches: a pattern, and an image.
+    pub image_map: Vec<(OsString, String)>,
     /// What a job's image may be called; any name if there are none.
     pub allowed_images: Vec<OsString>,
     pub private_users: PrivateUsers,
@@ -97,6 +99,10 @@ pub fn command() -> Command {
         .arg(
             list("allow-image", "GLOB")
                 .help("Let GitLab jobs have only images whose names match one of these, such as debian-*"),
+        )
+        .arg(
+            list("map-image", "GLOB=IMAGE")
+                .help("Give GitLab jobs this image that ask for one whose name matches, such as 'ruby:3.*=ruby'"),
         )
         .arg(
             list("bind", "SOURCE[:DESTINATION[:OPTIONS]]")
@@ -234,6 +240,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         binds,
         environment,
         properties: args::list(matches, "property").into_iter().map(checked_property).collect::<Result<_>>()?,
+        image_map: args::list(matches, "map-image").into_iter().map(mapping).collect::<Result<_>>()?,
         allowed_images: args::list(matches, "allow-image"),
         private_users,
         privileges: privileges(matches)?,
@@ -295,6 +302,14 @@ fn absolute(spec: OsString) -> Result<OsString> {
     }
     let here = env::current_dir().context("can't tell the current directory")?;
     Ok([nspawn::joined(&[&here]), "/".into(), spec].into_iter().collect())
+}
+
+// The pattern may have a '=' in it, an image's name has none.
+fn mapping(entry: OsString) -> Result<(OsString, String)> {
+    match entry.to_str().and_then(|text| text.rsplit_once('=')) {
+        Some((glob, image)) if !glob.is_empty() && !image.is_empty() => Ok((glob.into(), image.to_owned())),
+        _ => bail!("--map-image={entry:?} is no GLOB=IMAGE"),
+    }
 }
 
 fn checked_property(property: OsString) -> Result<OsString> {

@@ -124,7 +124,8 @@ fn announce(machine: &Machine, to_log: bool, started: Instant) -> Result<()> {
 
 // What the administrator fixed, what the job asks for, what the administrator falls back to.
 fn image_reference(options: &Options, job: Option<&Job>) -> Result<String> {
-    let asked = options.image.clone().or_else(|| job.and_then(|job| job.image.clone()));
+    let of_job = || Some(wishes::mapped(&options.image_map, job?.image.as_deref()?));
+    let asked = options.image.clone().or_else(of_job);
     asked.or_else(|| options.default_image.clone()).ok_or_else(|| match job {
         Some(_) => {
             JobError("the job names no image, and this runner has no default; add image: NAME to the job".to_owned())

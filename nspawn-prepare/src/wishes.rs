@@ -28,6 +28,12 @@ pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
     )))
 }
 
+/// The image for a job that asks for `image`: that of the first pattern which matches.
+pub fn mapped(map: &[(OsString, String)], image: &str) -> String {
+    let found = map.iter().find(|(glob, _)| matches(glob, image));
+    found.map_or(image, |(_, image)| image).to_owned()
+}
+
 fn matches(glob: &OsString, name: &str) -> bool {
     let (Ok(glob), Ok(name)) = (CString::new(glob.as_bytes()), CString::new(name)) else { return false };
     // SAFETY: fnmatch(3) reads two strings that end with NUL.
@@ -80,6 +86,16 @@ mod tests {
             assert!(check_image(&allowed, &image(name)).unwrap_err().is::<JobError>());
         }
         check_image(&[], &image("any")).unwrap();
+    }
+
+    #[test]
+    fn the_first_pattern_that_matches_names_the_image() {
+        let map = [("ruby:3.*", "ruby"), ("*/node:*", "node"), ("*", "other")];
+        let map = map.map(|(glob, image)| (OsString::from(glob), image.to_owned()));
+        for (asked, image) in [("ruby:3.2", "ruby"), ("x.example/a/node:22", "node"), ("ruby:2", "other")] {
+            assert_eq!(mapped(&map, asked), image);
+        }
+        assert_eq!(mapped(&map[..1], "debian:trixie"), "debian:trixie");
     }
 
     #[test]

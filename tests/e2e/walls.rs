@@ -70,6 +70,21 @@ fn a_job_may_have_less_and_nothing_more() {
 }
 
 #[test]
+fn a_jobs_image_may_be_another_one_here() {
+    let map = format!("--map-image=docker.example/*/ruby:3.*={}", image());
+    let runner = |options: &[&str]| Runner::default().prepare_args(&[&[&*map], options].concat());
+    let job = || Job::new("docker.example/tools/ruby:3.4").script(&["true"]);
+    let _ = runner(&[]).run(&job()).expect(&Outcome::Success);
+    let _ = runner(&[&format!("--allow-image={}", image())]).run(&job()).expect(&Outcome::Success);
+    // What it is mapped to is what must be allowed.
+    let _ = runner(&["--allow-image=docker*"]).run(&job()).expect(&Outcome::ScriptFailure(1));
+    let _ = runner(&[])
+        .run(&Job::new("docker.example/tools/ruby:2.7").script(&["true"]))
+        .expect(&Outcome::ScriptFailure(1));
+    call("nspawn-prepare", ["--map-image=x", &image()]).expect_error(1, "no GLOB=IMAGE");
+}
+
+#[test]
 fn a_jobs_image_is_one_that_is_allowed() {
     let runner = |glob: &str| Runner::default().prepare_args(&[&format!("--allow-image={glob}")]);
     let job = || Job::new(&image()).script(&["true"]);

@@ -222,12 +222,12 @@ pub fn remove_if_there(path: &Path) -> Result<()> {
 pub fn end(paths: &MachinePaths) -> Result<()> {
     let unit = paths.unit();
     let killed = kill(&paths.cgroup());
-    let mut stop = argv(["systemctl", "stop", &unit]);
+    let _ = fs::write(paths.network_cgroup().join("cgroup.kill"), "1");
+    let stopped = tool::run(&argv(["systemctl", "stop", &unit]), END_LIMIT)?;
+    // It is bound to the machine's unit, and so about to end by itself. Both in one call would be neither, once it has.
     if paths.network_cgroup().exists() {
-        let _ = fs::write(paths.network_cgroup().join("cgroup.kill"), "1");
-        stop.push(paths.network_unit().into());
+        tool::run(&argv(["systemctl", "stop", &paths.network_unit()]), END_LIMIT)?;
     }
-    let stopped = tool::run(&stop, END_LIMIT)?;
     if cgroups(paths).iter().any(|cgroup| is_populated(cgroup)) {
         let why = killed.err().map(|error| format!(" ({error})")).unwrap_or_default();
         bail!(

@@ -90,6 +90,15 @@ impl Bind {
         }
     }
 
+    /// Shows the program `source` as `destination`, with the owner that it has on disk, so that its file system need not
+    /// know id-mapped mounts.
+    #[must_use]
+    pub fn unmapped(source: &Path, destination: &Path) -> Self {
+        let mut spec = pair(source, destination);
+        spec.push(":noidmap");
+        Self::ReadOnly(spec)
+    }
+
     /// What of the host it shows; `None` if that is a new directory.
     #[must_use]
     pub fn source(&self) -> Option<PathBuf> {

@@ -3,7 +3,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`prepare`] | the verb |
-//! | [`options`], [`wishes`], [`host`] | what is asked for, by a job too, and what the host must have |
+//! | [`options`], [`wishes`], [`runner`], [`host`] | what is asked for, by a job too, and what the host must have |
 //! | [`machine`], [`plan`] | the steps that make a machine |
 //! | [`start`] | starting one that is there |
 //! | [`standby`], [`specification`] | machines that are started ahead, and whether one is what is asked for |
@@ -22,6 +22,7 @@ mod nat;
 mod options;
 mod plan;
 mod prepare;
+mod runner;
 mod slots;
 mod specification;
 mod standby;

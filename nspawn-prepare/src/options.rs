@@ -32,6 +32,8 @@ pub struct Options {
     pub image: Option<String>,
     pub default_image: Option<String>,
     pub binds: Vec<Bind>,
+    /// The program for artifacts and caches, or `no`.
+    pub gitlab_runner: Option<OsString>,
     pub environment: Vec<OsString>,
     pub properties: Vec<OsString>,
     /// What jobs get that ask for an image whose name matches: a pattern, and an image.
@@ -109,6 +111,9 @@ pub fn command() -> Command {
                 .help("Show a file or directory of the host in the machine; as in systemd-nspawn(1)"),
         )
         .arg(list("bind-ro", "SOURCE[:DESTINATION[:OPTIONS]]").help("The same, read-only"))
+        .arg(bytes("gitlab-runner", "PATH|no").help(
+            "The program to show for artifacts and caches [default: in GitLab jobs the one that called, or on PATH]",
+        ))
         .arg(list("setenv", "NAME[=VALUE]").short('E').help("Set a variable for every command in the machine"))
         .arg(
             list("property", "NAME=VALUE")
@@ -238,6 +243,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         images,
         default_image: text("default-image"),
         binds,
+        gitlab_runner: matches.get_one("gitlab-runner").cloned(),
         environment,
         properties: args::list(matches, "property").into_iter().map(checked_property).collect::<Result<_>>()?,
         image_map: args::list(matches, "map-image").into_iter().map(mapping).collect::<Result<_>>()?,

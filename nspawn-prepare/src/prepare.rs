@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -22,6 +23,7 @@ use crate::host;
 use crate::machine::Machine;
 use crate::options::{self, Options};
 use crate::plan::Step;
+use crate::runner;
 use crate::specification;
 use crate::standby::{self, Pool};
 use crate::wishes;
@@ -52,6 +54,7 @@ pub fn main(argv: &[OsString]) -> Result<()> {
         check_modes(&options)?;
         wishes::grant(&mut options, gitlab::variable)?;
     }
+    let runner = runner::show(&mut options, job.is_some())?;
     let name = machine_name(&options, job.as_ref(), &image)?;
     let lifetime = job.as_ref().and_then(|job| job.timeout).map(|timeout| timeout + LIFETIME_MARGIN);
     let machine = machine(name, image, options, lifetime)?;
@@ -61,7 +64,10 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     }
     interrupt::catch()?;
     let started = Instant::now();
-    machine.make(&steps, None, || announce(&machine, job.is_some(), started))
+    machine.make(&steps, None, || match job {
+        Some(_) => tell_job(&machine, runner.as_deref(), started),
+        None => print_machine(&machine),
+    })
 }
 
 fn machine(name: MachineName, image: Image, options: Options, lifetime: Option<Duration>) -> Result<Machine> {
@@ -97,7 +103,8 @@ pub fn refill(arguments: &[OsString]) -> Result<()> {
 // Another machine of a pool. Its image may have an argument file of its own.
 fn next(argv: &[OsString], image: &str, unique: &str) -> Result<(Machine, Lock)> {
     let (found, lock) = image::find_and_lock(image)?;
-    let (options, _) = options::parse(argv, |_| Ok(image.to_owned()))?.context("no options")?;
+    let (mut options, _) = options::parse(argv, |_| Ok(image.to_owned()))?.context("no options")?;
+    runner::show(&mut options, false)?;
     Ok((machine(MachineName::for_standby(unique)?, found, options, None)?, lock))
 }
 
@@ -113,12 +120,15 @@ fn check_modes(options: &Options) -> Result<()> {
 }
 
 // A job's log is for people, and the other stages know its machine by the job.
-fn announce(machine: &Machine, to_log: bool, started: Instant) -> Result<()> {
-    if !to_log {
-        return print_machine(machine);
-    }
+fn tell_job(machine: &Machine, runner: Option<&Path>, started: Instant) -> Result<()> {
     let (name, image, spent) = (&machine.name, &machine.image.name, started.elapsed().as_secs_f32());
-    exit::say(PROGRAM, OsStr::new(&format!("machine {name} of image {image} is ready after {spent:.1} s")));
+    let version = machine.image.path.file_name().filter(|version| **version != **image).map(OsStr::to_string_lossy);
+    let version = version.map(|version| format!(" ({version})")).unwrap_or_default();
+    exit::say(PROGRAM, OsStr::new(&format!("machine {name} of image {image}{version} is ready after {spent:.1} s")));
+    if runner.is_none() && machine.options.gitlab_runner.is_none() {
+        let line = "no gitlab-runner is shown in it, so artifacts and caches need the image's own; see --gitlab-runner";
+        exit::say(PROGRAM, OsStr::new(line));
+    }
     Ok(())
 }
 

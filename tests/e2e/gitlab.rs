@@ -8,8 +8,10 @@
 //! | [`trust`] | what a job says of itself is not believed |
 //! | [`scripts`] | what scripts find in the machine |
 //! | [`ending`] | cancel, time-out, cleanup |
+//! | [`artifacts`] | the host's gitlab-runner in their machines |
 //! | [`set_up`] | the configuration that a script writes for GitLab Runner |
 
+mod artifacts;
 mod ending;
 mod preparing;
 mod results;

@@ -133,6 +133,8 @@ fn a_job_takes_one_too() {
     let job = Job::new(&pool.image).script(&["systemctl is-system-running; hostname"]);
     let report = Runner::default().prepare_args(&["--network=none"]).run(&job).expect(&Outcome::Success);
     assert!(report.log().contains(&format!("running\n{}\n", report.machine)), "{}", report.describe());
+    let said = format!("machine {} of image {} ({}) is ready", report.machine, pool.image, image());
+    assert!(report.log().contains(&said), "{}", report.describe());
     pool.wait_for(1);
     assert_ne!(pool.standing_by(), before);
     assert_eq!(left_of(&report.machine), "");

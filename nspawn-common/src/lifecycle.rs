@@ -37,6 +37,14 @@ const DELETE_LIMIT: Duration = Duration::from_secs(3600);
 pub fn remove(name: &MachineName, lock: Lock) -> Result<()> {
     let paths = MachinePaths::new(name);
     clear(&paths, &lock)?;
+    give_up_name(&paths)
+}
+
+/// Removes the state directory of a machine of which only the lock is left, by whoever holds that.
+///
+/// # Errors
+/// The file system's.
+pub fn give_up_name(paths: &MachinePaths) -> Result<()> {
     fs::remove_file(paths.lock_file()).context("can't remove the machine's lock")?;
     fs::remove_dir(paths.state_dir()).or_else(|error| match error.kind() {
         // Another process has made a lock of its own there: now the name is its.
@@ -55,7 +63,9 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     let entries: Vec<_> =
         fs::read_dir(&state_dir).and_then(Iterator::collect::<io::Result<_>>).with_context(unreadable)?;
     let left: Vec<PathBuf> = entries.iter().map(DirEntry::path).filter(|path| *path != paths.lock_file()).collect();
-    if left.is_empty() && !paths.layer().exists() && cgroups(paths).is_empty() {
+    // The unit of one that stood by, and of which nothing else is left, is another's by now.
+    let has_unit = !paths.name().is_for_standby() && !cgroups(paths).is_empty();
+    if left.is_empty() && !paths.layer().exists() && !has_unit {
         return Ok(());
     }
     // Whatever ends this program from here on, the machine is one that nobody owns.

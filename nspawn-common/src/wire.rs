@@ -23,6 +23,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -273,6 +274,8 @@ pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
     while hello(paths, limit).is_err() {
         interrupt::check()?;
+        // Only a change after this is one to be told of (cgroups(7)).
+        end.read_at(&mut [0; 64], 0).context("it has ended")?;
         let left = deadline.saturating_duration_since(Instant::now());
         let mut events = [PollFd::new(sign.as_fd(), PollFlags::POLLIN), PollFd::new(end.as_fd(), PollFlags::POLLPRI)];
         interrupt::wait(&mut events, left)?;

@@ -256,7 +256,7 @@ impl Machine {
         };
         let queue = queue.map_or_else(|| self.options.max_machines.map(slots).transpose(), |queue| Ok(Some(queue)))?;
         let (making, handing_over) = steps.split_at(steps.len() - 1);
-        *taken = standby::take(self)?;
+        standby::take(self, taken)?;
         if taken.is_none() {
             let (reservation, rest) = making.split_at(self.reservation(&self.state()?).len());
             self.take(reservation)?;

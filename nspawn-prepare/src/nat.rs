@@ -60,7 +60,8 @@ pub fn command(name: &MachineName, timeout: Duration) -> Result<Vec<OsString>> {
     argv.push(format!("--property=BindsTo={}", paths.unit()).into());
     argv.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
     argv.push(format!("--property=TimeoutStartSec={}s", timeout.as_secs()).into());
-    let denied = own_addresses()?.into_iter().map(|address| address.to_string());
+    // Those of its links, which come and go, are denied above.
+    let denied = own_addresses()?.into_iter().filter(|address| !is_near(address)).map(|address| address.to_string());
     let denied = denied.chain(CLOUDS.map(str::to_owned));
     argv.extend(denied.map(|address| format!("--property=IPAddressDeny={address}").into()));
     argv.extend(["--".into(), program.into(), OPTION.into(), name.as_str().into()]);
@@ -70,12 +71,15 @@ pub fn command(name: &MachineName, timeout: Duration) -> Result<Vec<OsString>> {
 /// Whether the host has resolvers, and all are out of a machine's reach.
 pub fn has_no_resolver() -> Result<bool> {
     let own = own_addresses()?;
-    let is_near = |address: &IpAddr| match address {
-        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
-        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
-    };
     let resolvers = network::resolvers();
     Ok(!resolvers.is_empty() && resolvers.iter().all(|resolver| is_near(resolver) || own.contains(resolver)))
+}
+
+fn is_near(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+    }
 }
 
 // Where the host's own services listen.

@@ -84,8 +84,13 @@ fn stand_by(argv: &[OsString], options: &Options) -> Result<()> {
     }
     interrupt::catch()?;
     let names = options.images.iter().map(|image| Ok(image::find(image)?.name)).collect::<Result<Vec<_>>>()?;
-    names.iter().try_for_each(|name| specification::check(&next(argv, name, "nominal")?.0))?;
-    let pool = Pool::record(argv, &names, count)?;
+    let mut given = Vec::new();
+    for name in &names {
+        let (machine, _lock) = next(argv, name, "nominal")?;
+        specification::check(&machine)?;
+        given.extend(machine.options.environment);
+    }
+    let pool = Pool::record(argv, &names, count, &given)?;
     names.iter().try_for_each(|name| pool.fill(name, |unique| next(argv, name, unique)))
 }
 

@@ -54,10 +54,17 @@ pub fn of(machine: &Machine) -> Result<Vec<u8>> {
     let options = &nominal.options;
     let mut say = |what: &dyn Debug| lines.push(format!("{what:?}").into());
     say(&(&options.private_users, &options.network, options.init, options.layer, options.layer_size, options.nesting));
-    say(&(&machine.image.path, identity(&machine.image.path)));
-    say(&[identity(&std::env::current_exe()?), identity(&host::agent_program()?)]);
+    say(&(&machine.image.path, identity(&machine.image.path), change(&machine.image.path)));
+    for program in [std::env::current_exe()?, host::agent_program()?] {
+        say(&(identity(&program), change(&program)));
+    }
     for source in options.binds.iter().filter_map(nspawn_common::nspawn::Bind::source) {
         say(&(&source, identity(&source)));
+    }
+    match &options.network {
+        Network::Namespace(path) => say(&identity(Path::new(path))),
+        Network::Bridge(name) => say(&fs::read(format!("/sys/class/net/{name}/ifindex")).ok()),
+        _ => {}
     }
     say(&fs::canonicalize("/etc/localtime").ok());
     if options.network != Network::None {
@@ -66,8 +73,12 @@ pub fn of(machine: &Machine) -> Result<Vec<u8>> {
     Ok(lines.join("\n".as_ref()).into_encoded_bytes())
 }
 
-// Another file or directory in its place is another one, and so is a file that was written to.
-fn identity(path: &Path) -> Option<(u64, u64, i64)> {
-    let there = fs::metadata(path).ok()?;
-    Some((there.dev(), there.ino(), if there.is_file() { there.mtime() } else { 0 }))
+// Another file or directory in its place is another one.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|there| (there.dev(), there.ino()))
+}
+
+// And so is one that was changed, as far as it shows.
+fn change(path: &Path) -> Option<(i64, i64)> {
+    fs::metadata(path).ok().map(|there| (there.ctime(), there.ctime_nsec()))
 }

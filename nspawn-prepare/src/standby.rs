@@ -18,9 +18,10 @@ use nix::unistd::{ForkResult, fork};
 use nspawn_common::lock::Lock;
 use nspawn_common::paths::{MachinePaths, POOLS};
 use nspawn_common::state::State;
-use nspawn_common::{lifecycle, nspawn, registration, tool, wire};
+use nspawn_common::{exit, lifecycle, nspawn, registration, tool, wire};
 use serde_json::{Value, json};
 
+use crate::PROGRAM;
 use crate::machine::Machine;
 use crate::plan::Step;
 use crate::specification;
@@ -43,12 +44,13 @@ pub struct Pool {
 
 impl Pool {
     /// Writes down what was asked for, so that it can be made again: `argv`, for these `images`. The same with another
-    /// `count` is the same pool; with none, it is forgotten.
-    pub fn record(argv: &[OsString], images: &[String], count: usize) -> Result<Self> {
+    /// `count` is the same pool; with none, it is forgotten. `given` are variables that its machines have.
+    pub fn record(argv: &[OsString], images: &[String], count: usize, given: &[OsString]) -> Result<Self> {
         let variables = env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"NSPAWN_"));
-        let variables = variables.map(|(name, value)| text(nspawn::assign(name.to_str().unwrap_or_default(), &value)));
+        let variables = variables.map(|(name, value)| nspawn::assign(name.to_str().unwrap_or_default(), &value));
+        let variables = variables.chain(given.iter().cloned()).map(text);
         let directory = env::current_dir().context("can't tell the current directory")?;
-        let mut record = json!({
+        let record = json!({
             "images": images,
             "directory": text(directory)?,
             "environment": variables.collect::<Result<Vec<_>>>()?,
@@ -56,14 +58,12 @@ impl Pool {
             "count": count,
         });
         let _lock = Lock::of_pools(COUNT_LIMIT)?;
-        let is_same = |known: &Value| {
-            let mut known = known.clone();
-            known["count"] = json!(count);
-            known == record
-        };
+        let is_same = |known: &Value| ["images", "arguments"].iter().all(|key| known[key] == record[key]);
         let known = pools()?.into_iter().find(|pool| is_same(&pool.record));
+        if known.is_none() && count == 0 {
+            exit::say(PROGRAM, OsStr::new("nothing stands by that was asked for with these options and images"));
+        }
         let id = known.map_or_else(unique, |pool| Ok(pool.id))?;
-        record["count"] = json!(count);
         let pool = Self { id, record };
         match count {
             0 => lifecycle::remove_if_there(&pool.path())?,
@@ -103,7 +103,11 @@ impl Pool {
 
     /// Makes machines of `image` until as many stand by as were asked for, each made by `next` from a part of a name,
     /// and removes what is too much or out of date.
+    ///
+    /// # Errors
+    /// They end, or are out of date, as fast as they are made.
     pub fn fill(&self, image: &str, next: impl Fn(&str) -> Result<(Machine, Lock)>) -> Result<()> {
+        let mut most = None;
         loop {
             let queue = Lock::of_pools(COUNT_LIMIT)?;
             let (mut machine, _image_lock) = next(&unique()?[..8])?;
@@ -112,10 +116,16 @@ impl Pool {
             let count = self.count()?;
             let missing = count.saturating_sub(ours.good.len());
             ours.bad.extend(ours.good.drain(count.min(ours.good.len())..));
-            ours.bad.iter().try_for_each(remove)?;
+            for error in ours.bad.iter().filter_map(|paths| remove(paths).err()) {
+                exit::say(PROGRAM, OsStr::new(&format!("{error:#}")));
+            }
             if missing == 0 {
                 return Ok(());
             }
+            let left = most.get_or_insert(count);
+            *left = left.checked_sub(1).with_context(|| {
+                format!("machines of {image} that stand by end, or are out of date, as fast as they are made")
+            })?;
             machine.pool = Some(mark);
             let steps = machine.plan()?;
             machine.make(&steps, Some(queue), || Ok(()))?;
@@ -125,7 +135,9 @@ impl Pool {
     /// Makes this process see what the one saw that asked for the pool.
     pub fn enter(&self) -> Result<()> {
         for variable in self.strings("environment") {
-            let Some((name, value)) = variable.split_once('=') else { continue };
+            let Some((name, value)) = variable.split_once('=').filter(|(name, _)| env::var_os(name).is_none()) else {
+                continue;
+            };
             // SAFETY: this process has a single thread.
             unsafe { env::set_var(name, value) };
         }
@@ -194,44 +206,61 @@ pub fn is_in_use() -> bool {
     Path::new(POOLS).exists()
 }
 
-/// Makes one that stands by the `machine`, if one of its specification does. Its lock is the machine's lock then.
-pub fn take(machine: &Machine) -> Result<Option<Lock>> {
+/// Makes one that stands by the `machine`, if one of its specification does; `taken` is the machine's lock then.
+pub fn take(machine: &Machine, taken: &mut Option<Lock>) -> Result<()> {
     if machine.pool.is_some() || !is_in_use() || specification::check(machine).is_err() {
-        return Ok(None);
+        return Ok(());
     }
     let wanted = specification::of(machine)?;
     let is_wanted = |paths: &MachinePaths| fs::read(paths.specification()).is_ok_and(|there| there == wanted);
-    for paths in all()? {
-        if !is_wanted(&paths) || Lock::is_held(&paths) {
+    for from in all()? {
+        if !is_wanted(&from) || Lock::is_held(&from) {
             continue;
         }
-        let Some(lock) = Lock::try_acquire_of_existing(&paths)? else { continue };
-        if is_wanted(&paths) && wire::hello(&paths, AGENT_LIMIT).is_ok() {
-            hand_over(&paths, machine)?;
-            return Ok(Some(lock));
+        let Some(lock) = Lock::try_acquire_of_existing(&from)? else { continue };
+        if !is_wanted(&from) {
+            continue;
         }
+        let Ok((state, leader)) = look(&from) else {
+            // Whoever fills the pool replaces it.
+            lifecycle::remove_if_there(&from.specification())?;
+            continue;
+        };
+        *taken = Some(lock);
+        return hand_over(&from, machine, state.layer_size, leader).inspect_err(|_| abandon(&from, taken));
     }
-    Ok(None)
+    Ok(())
+}
+
+// Whether it can be taken: its state, and its PID 1.
+fn look(from: &MachinePaths) -> Result<(State, u32)> {
+    wire::hello(from, AGENT_LIMIT)?;
+    Ok((State::read(from.name())?, registration::wait_for_leader(from, Duration::ZERO)?))
+}
+
+// What has not been exchanged is nobody's any more.
+fn abandon(from: &MachinePaths, taken: &mut Option<Lock>) {
+    if from.origin_link().is_symlink() {
+        let _ = taken.take().map(|lock| lifecycle::remove(from.name(), lock));
+    }
 }
 
 // Whoever is killed on the way leaves what belongs to nobody, under one name or the other.
-fn hand_over(from: &MachinePaths, machine: &Machine) -> Result<()> {
+fn hand_over(from: &MachinePaths, machine: &Machine, layer_size: Option<u64>, leader: u32) -> Result<()> {
     let to = &machine.paths;
     let failure = || format!("can't take over machine {}", from.name());
-    let layer_size = State::read(from.name())?.layer_size;
-    let leader = registration::wait_for_leader(from, Duration::ZERO)?;
+    symlink(from.name().as_str(), from.origin_link()).with_context(failure)?;
     fs::remove_file(from.specification()).with_context(failure)?;
     fs::remove_file(from.standby_mark()).with_context(failure)?;
-    symlink(from.name().as_str(), from.origin_link()).with_context(failure)?;
     if from.layer().exists() {
         fs::rename(from.layer(), to.layer()).with_context(failure)?;
     }
     exchange(&from.state_dir(), &to.state_dir()).with_context(failure)?;
     // What is there now is the lock of a machine that was none.
-    fs::remove_file(from.lock_file()).and_then(|()| fs::remove_dir(from.state_dir())).with_context(failure)?;
+    lifecycle::give_up_name(from)?;
     let state = State { layer_size, ..machine.state()? };
     Step::File(to.state_file(), state.to_json().to_string().into_bytes()).take()?;
-    set_host_name(leader, to.name().as_str()).with_context(failure)?;
+    set_host_name(to, leader).with_context(failure)?;
     registration::rename(from, to)
 }
 
@@ -242,8 +271,13 @@ fn exchange(one: &Path, other: &Path) -> Result<()> {
 }
 
 // From outside: the machine may have no right to do so itself.
-fn set_host_name(leader: u32, name: &str) -> Result<()> {
+fn set_host_name(paths: &MachinePaths, leader: u32) -> Result<()> {
     let namespace = File::open(format!("/proc/{leader}/ns/uts"))?;
+    // It may have ended since, and its number be another process's.
+    if !lifecycle::is_part(paths, leader) {
+        bail!("it has ended");
+    }
+    let name = paths.name().as_str();
     // SAFETY: this process has a single thread, so the child may do all that a program may.
     match unsafe { fork() }? {
         ForkResult::Child => {

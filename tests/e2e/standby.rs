@@ -98,6 +98,13 @@ fn one_is_taken_and_is_as_any_other_then() {
     // Its first name is nobody's.
     call("nspawn-cleanup", [&before[0]]).expect(0);
     call("nspawn-run", [&before[0], "true"]).expect_error(125, "no machine");
+    // As it looks to a cleanup that has lost a race for it.
+    let late = format!("/run/nspawn-ci/{}", before[0]);
+    for cleanup in [&*before[0], "--stale"] {
+        sh(&format!("mkdir {late} && touch {late}/lock")).expect(0);
+        call("nspawn-cleanup", [cleanup]).expect(0);
+        assert!(!fs::exists(&late).unwrap());
+    }
     machine.run(["true"]).expect(0);
     machine.sh("systemctl poweroff --force --force 2>/dev/null; sleep 60").expect_error(125, "it was shut down");
     call("nspawn-cleanup", [&name]).expect(0);
@@ -190,6 +197,58 @@ fn what_has_changed_is_not_taken_but_made_anew() {
     drop((machine, pool));
     sh(&format!("rm -rf {link}.tree")).expect(0);
     assert_eq!(taken, None);
+}
+
+#[test]
+fn what_has_changed_in_a_file_that_is_shown_is_no_other_machine() {
+    let file = "/run/e2e-standby-file";
+    fs::write(file, "one").unwrap();
+    let pool = Pool::new("file", 1, &["--network=none", "--init=stub", "--bind-ro=/run/e2e-standby-file:/mnt/file"]);
+    fs::write(file, "two").unwrap();
+    let machine = pool.prepare(&[]);
+    assert!(origin(&machine).is_some());
+    assert_eq!(machine.run(["cat", "/mnt/file"]).expect(0).out(), "two");
+    drop((machine, pool));
+    fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn variables_are_there_when_it_is_filled_again() {
+    let tree = image();
+    let image = format!("variable-{}", std::process::id());
+    symlink(tree, format!("/var/lib/machines/{image}")).unwrap();
+    let options = ["--network=none", "--init=stub", "--setenv=STANDBY_GIVEN"];
+    let call = |more: &str| {
+        let mut command = std::process::Command::new("nspawn-prepare");
+        command.args(options).args([more, &image]).env("STANDBY_GIVEN", "hello");
+        nspawn_tests::finish(&mut command, b"").expect(0)
+    };
+    call("--standby=1");
+    // Gone at the end, from another directory than the one where it was asked for.
+    let pool = Pool { image: image.clone(), options: options.to_vec() };
+    let machine = Machine { name: call("--verbose").out().trim_end().to_owned() };
+    assert!(origin(&machine).is_some());
+    assert_eq!(machine.run(["printenv", "STANDBY_GIVEN"]).expect(0).out(), "hello\n");
+    pool.wait_for(1);
+    let mut command = std::process::Command::new("nspawn-prepare");
+    command.args(options).args(["--standby=0", &image]).env("STANDBY_GIVEN", "other").current_dir("/");
+    nspawn_tests::finish(&mut command, b"").expect(0);
+    assert_eq!(pool.standing_by().len(), 0);
+    std::mem::forget(pool);
+    fs::remove_file(format!("/var/lib/machines/{image}")).unwrap();
+}
+
+#[test]
+fn one_that_does_not_answer_is_replaced() {
+    let pool = Pool::new("frozen", 1, &["--network=none"]);
+    let before = pool.standing_by();
+    sh(&format!("systemctl freeze nspawn-{}.service", before[0])).expect(0);
+    let machine = pool.prepare(&[]);
+    assert_eq!(origin(&machine), None);
+    machine.run(["true"]).expect(0);
+    gone(&before[0]);
+    pool.wait_for(1);
+    assert_eq!(left_of(&before[0]), "");
 }
 
 #[test]

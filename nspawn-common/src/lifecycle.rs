@@ -231,7 +231,12 @@ pub fn remove_if_there(path: &Path) -> Result<()> {
 /// Processes that won't die.
 pub fn end(paths: &MachinePaths) -> Result<()> {
     let unit = paths.unit();
+    let was_frozen = is_frozen(paths);
     let killed = kill(&paths.cgroup());
+    // What is frozen dies, but systemd stops no such unit.
+    if was_frozen {
+        tool::run(&argv(["systemctl", "thaw", &unit]), END_LIMIT)?;
+    }
     let _ = fs::write(paths.network_cgroup().join("cgroup.kill"), "1");
     let stopped = tool::run(&argv(["systemctl", "stop", &unit]), END_LIMIT)?;
     // It is bound to the machine's unit, and so about to end by itself. Both in one call would be neither, once it has.

@@ -56,6 +56,14 @@ fn nothing_is_left() {
     machine.run(["true"]).expect_error(125, "no machine");
 }
 
+#[test]
+fn a_frozen_machine_is_removed_as_any_other() {
+    let machine = Machine::new();
+    sh(&format!("systemctl freeze nspawn-{}.service", machine.name)).expect(0);
+    call("nspawn-cleanup", [&machine.name]).expect(0);
+    assert_eq!(left_of(&machine.name), "");
+}
+
 // Its file is deleted at once, and what the kernel still writes to that is gone soon.
 #[test]
 fn nothing_is_left_of_a_large_layer() {

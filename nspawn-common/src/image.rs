@@ -1,7 +1,7 @@
 //! Base images: where they are, what a name means, and whether a machine can be made of one.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -132,10 +132,17 @@ pub fn check(image: &str, path: &Path, root: &Path, init: Init) -> Result<()> {
     bail!(JobError(format!("the image {image} ({}) {lack}", path.display())))
 }
 
-// A symbolic link in the image means what it means inside the image.
 fn exists_in(root: &OwnedFd, path: &str) -> bool {
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    openat2(root, path, how).is_ok()
+    open_in(root, path, OFlag::O_PATH).is_ok()
+}
+
+/// Opens what `path` is in the tree at `root`, in which a symbolic link means what it means to a machine of that tree.
+///
+/// # Errors
+/// The file system's.
+pub fn open_in(root: impl AsFd, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    openat2(root, path, how)
 }
 
 // What the name stands for in this directory. Why the first thing of that name is no image is noted in `refused`.

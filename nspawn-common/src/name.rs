@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// The longest name that Linux takes as a host name (`HOST_NAME_MAX`), in bytes.
 pub const MAX_LEN: usize = 64;
@@ -68,6 +69,15 @@ fn fault(name: &str) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// What no other name has in it: 36 characters, of which the first eight will mostly do.
+///
+/// # Errors
+/// The kernel gives none.
+pub fn unique() -> Result<String> {
+    let unique = fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?;
+    Ok(unique.trim_end().to_owned())
 }
 
 /// A part of a machine's name made from any text: other characters become `-`.

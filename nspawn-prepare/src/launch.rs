@@ -68,6 +68,9 @@ fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
     points::make(&paths.root_mount(), &mount_points(&state, options), base.unwrap_or(0))?;
     check_overlaid(paths, &state)?;
     shown::mount(paths, base.unwrap_or(0))?;
+    if state.init == Init::Systemd {
+        units::write(&paths.agent_units(), &paths.root_mount(), base.unwrap_or(0))?;
+    }
     Ok(base)
 }
 

@@ -40,6 +40,7 @@ use crate::start;
 pub const AGENT_UNIT_NAME: &str = "nspawn-agent.service";
 /// How much longer than the boot may take systemd waits for it: time to ask the machine what it waits for.
 const START_MARGIN: Duration = Duration::from_secs(30);
+
 /// Units that a machine of ours has no use for.
 const MASKED: [&str; 7] = [
     "tmp.mount",                     // a big build in /tmp belongs on the layer, not in memory

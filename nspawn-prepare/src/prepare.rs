@@ -1,7 +1,6 @@
 //! The verb: from an image to a machine that takes commands.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -161,7 +160,7 @@ fn machine_name(options: &Options, job: Option<&Job>, image: &Image) -> Result<M
         },
         (None, Some(job)) => job.machine_name(),
         (None, None) => {
-            let unique = fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?;
+            let unique = name::unique()?;
             let stem = name::sanitize(&image.name, 40);
             MachineName::new(format!("{}-{}", if stem.is_empty() { "machine" } else { &stem }, &unique[..8]))
         }

@@ -18,7 +18,7 @@ use nix::unistd::{ForkResult, fork};
 use nspawn_common::lock::Lock;
 use nspawn_common::paths::{MachinePaths, POOLS};
 use nspawn_common::state::State;
-use nspawn_common::{exit, lifecycle, nspawn, registration, tool, wire};
+use nspawn_common::{exit, lifecycle, name, nspawn, registration, tool, wire};
 use serde_json::{Value, json};
 
 use crate::PROGRAM;
@@ -63,7 +63,7 @@ impl Pool {
         if known.is_none() && count == 0 {
             exit::say(PROGRAM, OsStr::new("nothing stands by that was asked for with these options and images"));
         }
-        let id = known.map_or_else(unique, |pool| Ok(pool.id))?;
+        let id = known.map_or_else(name::unique, |pool| Ok(pool.id))?;
         let pool = Self { id, record };
         match count {
             0 => lifecycle::remove_if_there(&pool.path())?,
@@ -110,7 +110,7 @@ impl Pool {
         let mut most = None;
         loop {
             let queue = Lock::of_pools(COUNT_LIMIT)?;
-            let (mut machine, _image_lock) = next(&unique()?[..8])?;
+            let (mut machine, _image_lock) = next(&name::unique()?[..8])?;
             let mark = format!("{}/{image}", self.id);
             let mut ours = Ours::count(&mark, &specification::of(&machine)?)?;
             let count = self.count()?;
@@ -155,11 +155,6 @@ impl Pool {
     }
 }
 
-fn unique() -> Result<String> {
-    let unique = fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?;
-    Ok(unique.trim().to_owned())
-}
-
 /// The machines of one pool and one image.
 #[derive(Default)]
 struct Ours {
@@ -201,8 +196,8 @@ fn all() -> Result<Vec<MachinePaths>> {
     Ok(names.map(|name| MachinePaths::new(&name)).collect())
 }
 
-/// Whether anything is kept ready on this host.
-pub fn is_in_use() -> bool {
+// Whether anything is kept ready on this host.
+fn is_in_use() -> bool {
     Path::new(POOLS).exists()
 }
 

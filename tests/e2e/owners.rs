@@ -42,6 +42,17 @@ fn what_nobody_owns_is_stale_and_nothing_else() {
 }
 
 #[test]
+fn what_stands_by_takes_no_slot() {
+    let standby = |count: &str| call("nspawn-prepare", [count, "--init=stub", "--network=none", &image()]).expect(0);
+    standby("--standby=1");
+    let machine = Machine::with(&["--network=none", "--max-machines=1", "--timeout=20s"]);
+    machine.run(["true"]).expect(0);
+    standby("--standby=0");
+    drop(machine);
+    assert_eq!(left_of("standby-"), "");
+}
+
+#[test]
 fn a_machine_that_is_being_made_is_not_stale() {
     let name = format!("making-{}", std::process::id());
     let mut prepare = Command::new("nspawn-prepare");

@@ -10,7 +10,6 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use nspawn_common::paths::{AGENT_SIGN, MachinePaths};
 
-use super::units;
 use crate::host;
 
 /// Mounts it, with the machine's root, the host's user `owner`, as its owner.
@@ -20,8 +19,7 @@ pub fn mount(paths: &MachinePaths, owner: u32) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     nix::mount::mount(Some("nspawn-ci"), &target, Some("tmpfs"), flags, Some(&*options))
         .with_context(|| format!("can't mount on {}", target.display()))?;
-    fill(paths, owner).with_context(|| format!("can't write to {}", target.display()))?;
-    units::write(&paths.agent_units(), &paths.root_mount(), owner)
+    fill(paths, owner).with_context(|| format!("can't write to {}", target.display()))
 }
 
 fn fill(paths: &MachinePaths, owner: u32) -> Result<()> {

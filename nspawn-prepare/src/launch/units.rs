@@ -8,7 +8,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown, symlink};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::OFlag;
+use nspawn_common::image;
 
 use crate::machine::AGENT_UNIT_NAME;
 
@@ -97,13 +98,8 @@ impl Place<'_> {
     }
 }
 
-// The tree's links lead to places in it.
 fn has_lingering_users(root: &Path) -> bool {
-    let open = |how: OpenHow, at: &File, path: &str| openat2(at, path, how).map(File::from);
-    let directory = OpenHow::new().flags(OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
-    let root = openat2(AT_FDCWD, root, directory).map(File::from);
-    let there = root.and_then(|root| open(directory.resolve(ResolveFlag::RESOLVE_IN_ROOT), &root, LINGERING));
-    there.is_ok_and(|there| {
-        fs::read_dir(format!("/proc/self/fd/{}", there.as_raw_fd())).is_ok_and(|mut users| users.next().is_some())
-    })
+    let there = File::open(root).and_then(|root| Ok(image::open_in(root, LINGERING, OFlag::O_DIRECTORY)?));
+    let users = there.and_then(|there| fs::read_dir(format!("/proc/self/fd/{}", there.as_raw_fd())));
+    users.is_ok_and(|mut users| users.next().is_some())
 }

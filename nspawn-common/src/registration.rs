@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +21,8 @@ const SOON: Duration = Duration::from_secs(1);
 const UNREGISTER_LIMIT: Duration = Duration::from_secs(10);
 /// How long it may take to be told of a machine.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// Between two questions whether it has forgotten a machine.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Whether systemd-machined has a machine of this name that is not one of ours.
 #[must_use]
@@ -43,26 +46,61 @@ pub fn wait_for_leader(paths: &MachinePaths, limit: Duration) -> Result<u32> {
     found.with_context(|| format!("systemd-machined knows no machine {}", paths.name()))
 }
 
-/// Makes systemd-machined know a machine, which was registered as `from`, as `to`.
-///
-/// # Errors
-/// It is not registered; systemd-machined's own.
-pub fn rename(from: &MachinePaths, to: &MachinePaths) -> Result<()> {
-    let note =
-        |key: &str| field(from, key).with_context(|| format!("systemd-machined knows no machine {}", from.name()));
-    let (id, leader, root) = (note("ID=")?, note("LEADER=")?, to.root_mount().display().to_string());
-    let (service, interfaces) =
-        (field(from, "SERVICE=").unwrap_or_default(), field(from, "NETIF=").unwrap_or_default());
-    call(&["UnregisterMachine", "s", from.name().as_str()])?;
-    let id: Vec<String> = (0..id.len() / 2).map(|at| format!("0x{}", &id[2 * at..2 * at + 2])).collect();
-    let interfaces: Vec<&str> = interfaces.split_whitespace().collect();
-    let (id_length, interfaces_length) = (id.len().to_string(), interfaces.len().to_string());
-    // org.freedesktop.machine1(5)
-    let mut words = vec!["RegisterMachineWithNetwork", "sayssusai", to.name().as_str(), &id_length];
-    words.extend(id.iter().map(String::as_str));
-    words.extend([&service, "container", &leader, &root, &interfaces_length]);
-    words.extend(interfaces);
-    call(&words)
+/// What systemd-machined is told of a machine.
+#[derive(Debug)]
+pub struct Registration {
+    /// The process number of its PID 1.
+    pub leader: u32,
+    id: String,
+    service: String,
+    interfaces: String,
+}
+
+impl Registration {
+    /// Takes a machine's registration away, so that it can have another name: one unit can't be two machines, and
+    /// one that is refused for that would be stopped.
+    ///
+    /// # Errors
+    /// It is not registered; systemd-machined does not let go of it in time, or says so itself.
+    pub fn withdraw(paths: &MachinePaths) -> Result<Self> {
+        let note = |key: &str| {
+            field(paths, key).with_context(|| format!("systemd-machined knows no machine {}", paths.name()))
+        };
+        let registration = Self {
+            id: note("ID=")?,
+            leader: note("LEADER=")?.parse()?,
+            service: field(paths, "SERVICE=").unwrap_or_default(),
+            interfaces: field(paths, "NETIF=").unwrap_or_default(),
+        };
+        call(&["UnregisterMachine", "s", paths.name().as_str()])?;
+        // It forgets the machine when it has nothing else to do, and tells nobody.
+        let deadline = Instant::now() + UNREGISTER_LIMIT;
+        while call(&["GetMachine", "s", paths.name().as_str()]).is_ok() {
+            if Instant::now() > deadline {
+                bail!("systemd-machined does not let go of machine {}", paths.name());
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(registration)
+    }
+
+    /// Makes systemd-machined know the machine as `paths` has it.
+    ///
+    /// # Errors
+    /// systemd-machined's own.
+    pub fn give(&self, paths: &MachinePaths) -> Result<()> {
+        let id: Vec<String> =
+            self.id.as_bytes().chunks(2).map(|byte| format!("0x{}", String::from_utf8_lossy(byte))).collect();
+        let interfaces: Vec<&str> = self.interfaces.split_whitespace().collect();
+        let (id_length, interfaces_length) = (id.len().to_string(), interfaces.len().to_string());
+        let (leader, root) = (self.leader.to_string(), paths.root_mount().display().to_string());
+        // org.freedesktop.machine1(5)
+        let mut words = vec!["RegisterMachineWithNetwork", "sayssusai", paths.name().as_str(), &id_length];
+        words.extend(id.iter().map(String::as_str));
+        words.extend([&self.service, "container", &leader, &root, &interfaces_length]);
+        words.extend(interfaces);
+        call(&words)
+    }
 }
 
 fn call(words: &[&str]) -> Result<()> {

@@ -17,8 +17,9 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use nspawn_common::lock::Lock;
 use nspawn_common::paths::{MachinePaths, POOLS};
+use nspawn_common::registration::Registration;
 use nspawn_common::state::State;
-use nspawn_common::{exit, lifecycle, name, nspawn, registration, tool, wire};
+use nspawn_common::{exit, lifecycle, name, nspawn, tool, wire};
 use serde_json::{Value, json};
 
 use crate::PROGRAM;
@@ -216,21 +217,21 @@ pub fn take(machine: &Machine, taken: &mut Option<Lock>) -> Result<()> {
         if !is_wanted(&from) {
             continue;
         }
-        let Ok((state, leader)) = look(&from) else {
+        let Ok((state, registration)) = look(&from) else {
             // Whoever fills the pool replaces it.
             lifecycle::remove_if_there(&from.specification())?;
             continue;
         };
         *taken = Some(lock);
-        return hand_over(&from, machine, state.layer_size, leader).inspect_err(|_| abandon(&from, taken));
+        return hand_over(&from, machine, state.layer_size, &registration).inspect_err(|_| abandon(&from, taken));
     }
     Ok(())
 }
 
-// Whether it can be taken: its state, and its PID 1.
-fn look(from: &MachinePaths) -> Result<(State, u32)> {
+// Whether it can be taken: its state, and its registration.
+fn look(from: &MachinePaths) -> Result<(State, Registration)> {
     wire::hello(from, AGENT_LIMIT)?;
-    Ok((State::read(from.name())?, registration::wait_for_leader(from, Duration::ZERO)?))
+    Ok((State::read(from.name())?, Registration::withdraw(from)?))
 }
 
 // What has not been exchanged is nobody's any more.
@@ -241,7 +242,12 @@ fn abandon(from: &MachinePaths, taken: &mut Option<Lock>) {
 }
 
 // Whoever is killed on the way leaves what belongs to nobody, under one name or the other.
-fn hand_over(from: &MachinePaths, machine: &Machine, layer_size: Option<u64>, leader: u32) -> Result<()> {
+fn hand_over(
+    from: &MachinePaths,
+    machine: &Machine,
+    layer_size: Option<u64>,
+    registration: &Registration,
+) -> Result<()> {
     let to = &machine.paths;
     let failure = || format!("can't take over machine {}", from.name());
     symlink(from.name().as_str(), from.origin_link()).with_context(failure)?;
@@ -255,8 +261,8 @@ fn hand_over(from: &MachinePaths, machine: &Machine, layer_size: Option<u64>, le
     lifecycle::give_up_name(from)?;
     let state = State { layer_size, ..machine.state()? };
     Step::File(to.state_file(), state.to_json().to_string().into_bytes()).take()?;
-    set_host_name(to, leader).with_context(failure)?;
-    registration::rename(from, to)
+    set_host_name(to, registration.leader).with_context(failure)?;
+    registration.give(to)
 }
 
 fn exchange(one: &Path, other: &Path) -> Result<()> {

@@ -52,6 +52,25 @@ fn machined_and_the_bus_may_be_started_anew() {
     }
 }
 
+// It forgets a name when it has nothing else to do.
+#[test]
+fn a_busy_machined_loses_no_machine_that_stood_by() {
+    let options = ["--init=stub", "--network=none", &image()];
+    let pool = |count: &'static str| call("nspawn-prepare", [count].iter().chain(&options)).expect(0);
+    pool("--standby=3");
+    let busy = "for i in 1 2 3 4 5 6; do (while test -d /run/e2e-busy; do machinectl list >/dev/null; done) & done";
+    let busy = std::thread::spawn(move || sh(&format!("mkdir /run/e2e-busy; {busy}; wait")));
+    let machines: Vec<_> = (0..6).map(|_| call("nspawn-prepare", options)).collect();
+    sh("rmdir /run/e2e-busy").expect(0);
+    busy.join().unwrap().expect(0);
+    for prepared in machines {
+        let machine = Machine { name: prepared.expect(0).out().trim_end().to_owned() };
+        machine.run(["true"]).expect(0);
+        call("machinectl", ["show", &machine.name]).expect(0);
+    }
+    pool("--standby=0");
+}
+
 #[test]
 fn argument_files_come_before_the_rest() {
     let own = format!("/etc/nspawn-ci/images/{}.args", image());

@@ -40,6 +40,10 @@ pub fn each(names: &[MachineName], which: Which, options: &Options) -> u8 {
 }
 
 fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
+    if which != Which::Stale {
+        // They go with their job, also where that is kept for a look.
+        lifecycle::services(name)?.iter().try_for_each(|service| consider(&service.name, Which::Any, options))?;
+    }
     let paths = MachinePaths::new(name);
     let parts = lifecycle::parts(&paths).join(", ");
     if parts.is_empty() || lifecycle::is_taken(&paths) || (which == Which::Stale && lifecycle::is_owned(&paths)?) {

@@ -40,6 +40,15 @@ impl Image {
     pub fn is_disk(&self) -> bool {
         self.path.is_file()
     }
+
+    /// Its name, and its version where it has one.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self.path.file_name().filter(|version| **version != *self.name) {
+            Some(version) => format!("{} ({})", self.name, version.to_string_lossy()),
+            None => self.name.clone(),
+        }
+    }
 }
 
 /// Finds the image that `reference` means: a plain name, or a docker-style one by the rule of

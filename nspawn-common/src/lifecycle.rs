@@ -129,10 +129,28 @@ pub fn is_waiting(paths: &MachinePaths) -> bool {
 fn is_expected(paths: &MachinePaths) -> Result<bool> {
     match State::read(paths.name()) {
         Ok(state) if state.init == Init::None => Ok(has_time(paths, &state)),
+        Ok(state) if !state.owner.is_none_or(Owner::is_alive) || !serves(&state)? => Ok(false),
         // The unit of one that stood by knows no time.
         Ok(state) if paths.origin_link().is_symlink() && !has_time(paths, &state) => Ok(false),
         _ => is_active(paths),
     }
+}
+
+// A service is its job's, and goes with it.
+fn serves(state: &State) -> Result<bool> {
+    let Some(role) = &state.service else { return Ok(true) };
+    let job = MachinePaths::new(&role.of);
+    Ok(Lock::is_held(&job) || is_owned(&job)?)
+}
+
+/// The machines that are services of the job that has the machine `job`.
+///
+/// # Errors
+/// As [`all`].
+pub fn services(job: &MachineName) -> Result<Vec<State>> {
+    let names = all()?.into_iter().filter(|name| name.as_str().starts_with(job.as_str()));
+    let states = names.filter_map(|name| State::read(&name).ok());
+    Ok(states.filter(|state| state.service.as_ref().is_some_and(|role| role.of == *job)).collect())
 }
 
 fn has_time(paths: &MachinePaths, state: &State) -> bool {
@@ -160,6 +178,7 @@ pub fn parts(paths: &MachinePaths) -> Vec<&'static str> {
     let parts = [
         ("unit", paths.cgroup()),
         ("network", paths.network_cgroup()),
+        ("command", paths.command_cgroup()),
         ("layer", paths.layer()),
         ("state", paths.state_dir()),
     ];
@@ -237,11 +256,15 @@ pub fn end(paths: &MachinePaths) -> Result<()> {
     if was_frozen {
         tool::run(&argv(["systemctl", "thaw", &unit]), END_LIMIT)?;
     }
-    let _ = fs::write(paths.network_cgroup().join("cgroup.kill"), "1");
+    let helpers = [(paths.network_unit(), paths.network_cgroup()), (paths.command_unit(), paths.command_cgroup())];
+    for (_, cgroup) in &helpers {
+        let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+    }
     let stopped = tool::run(&argv(["systemctl", "stop", &unit]), END_LIMIT)?;
-    // It is bound to the machine's unit, and so about to end by itself. Both in one call would be neither, once it has.
-    if paths.network_cgroup().exists() {
-        tool::run(&argv(["systemctl", "stop", &paths.network_unit()]), END_LIMIT)?;
+    // They are bound to the machine's unit, and so about to end by themselves. All in one call would be none, once one
+    // has.
+    for (unit, _) in helpers.iter().filter(|(_, cgroup)| cgroup.exists()) {
+        tool::run(&argv(["systemctl", "stop", unit]), END_LIMIT)?;
     }
     if cgroups(paths).iter().any(|cgroup| is_populated(cgroup)) {
         let why = killed.err().map(|error| format!(" ({error})")).unwrap_or_default();
@@ -257,9 +280,12 @@ pub fn end(paths: &MachinePaths) -> Result<()> {
     Ok(())
 }
 
-// Those that are there: of the machine, and of its network.
+// Those that are there: of the machine, of its network, and of what it is for.
 fn cgroups(paths: &MachinePaths) -> Vec<PathBuf> {
-    [paths.cgroup(), paths.network_cgroup()].into_iter().filter(|cgroup| cgroup.exists()).collect()
+    [paths.cgroup(), paths.network_cgroup(), paths.command_cgroup()]
+        .into_iter()
+        .filter(|cgroup| cgroup.exists())
+        .collect()
 }
 
 /// The process number of the machine's systemd-nspawn, which is of the host and in the unit's mount namespace.

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::interrupt;
-use crate::paths::{LAYER_ROOT, MachinePaths, POOLS, STATE_ROOT};
+use crate::paths::{CACHE_ROOT, LAYER_ROOT, MachinePaths, POOLS, STATE_ROOT};
 use crate::tool::{self, argv};
 
 /// How long another process may be busy with a machine.
@@ -131,6 +131,14 @@ impl Lock {
     /// As [`Lock::acquire`].
     pub fn of_pools(limit: Duration) -> Result<Self> {
         Self::of_directory(POOLS, limit)
+    }
+
+    /// Waits `limit` at most for the lock of all jobs' caches.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    pub fn of_caches(limit: Duration) -> Result<Self> {
+        Self::of_directory(CACHE_ROOT, limit)
     }
 
     /// Waits until nobody is removing the image at `path`, and lets nobody begin to; others may use it as well.

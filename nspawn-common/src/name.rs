@@ -43,6 +43,14 @@ impl MachineName {
         self.0.starts_with(STANDBY_PREFIX)
     }
 
+    /// A name for the service `number` of the job that has this machine.
+    ///
+    /// # Errors
+    /// It is too long.
+    pub fn of_service(&self, number: u8) -> Result<Self> {
+        Self::new(format!("{}-{number}", self.0))
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -11,6 +11,8 @@ use crate::name::MachineName;
 pub const STATE_ROOT: &str = "/run/nspawn-ci";
 /// Layers of machines.
 pub const LAYER_ROOT: &str = "/var/lib/nspawn-ci/machines";
+/// Caches of jobs, each a file system in a file.
+pub const CACHE_ROOT: &str = "/var/cache/nspawn-ci";
 /// Argument files of the administrator.
 pub const CONFIG_ROOT: &str = "/etc/nspawn-ci";
 /// The slice that holds all our machines.
@@ -34,13 +36,14 @@ pub const AGENT_SIGN: &str = "agent/listens";
 
 const UNIT_PREFIX: &str = "nspawn-";
 const NETWORK_PREFIX: &str = "pasta-";
+const COMMAND_PREFIX: &str = "command-";
 const UNIT_SUFFIX: &str = ".service";
 
-/// The name of the machine whose [`MachinePaths::unit`] or [`MachinePaths::network_unit`] this is.
+/// The name of the machine that this unit belongs to.
 #[must_use]
 pub fn name_of_unit(unit: &OsStr) -> Option<&OsStr> {
     let name = unit.as_bytes().strip_suffix(UNIT_SUFFIX.as_bytes())?;
-    let prefixes = [UNIT_PREFIX, NETWORK_PREFIX];
+    let prefixes = [UNIT_PREFIX, NETWORK_PREFIX, COMMAND_PREFIX];
     prefixes.iter().find_map(|prefix| name.strip_prefix(prefix.as_bytes())).map(OsStr::from_bytes)
 }
 
@@ -200,6 +203,12 @@ impl MachinePaths {
         self.state_dir().join("disk")
     }
 
+    /// Mount point of the project's cache, before it is shown to the machine.
+    #[must_use]
+    pub fn cache_mount(&self) -> PathBuf {
+        self.state_dir().join("cache")
+    }
+
     /// The unit that is the machine.
     #[must_use]
     pub fn unit(&self) -> String {
@@ -218,6 +227,12 @@ impl MachinePaths {
         format!("{NETWORK_PREFIX}{}{UNIT_SUFFIX}", self.origin())
     }
 
+    /// The unit that runs what a machine is for, where it is a service of a job.
+    #[must_use]
+    pub fn command_unit(&self) -> String {
+        format!("{COMMAND_PREFIX}{}{UNIT_SUFFIX}", self.origin())
+    }
+
     /// The unit's cgroup.
     #[must_use]
     pub fn cgroup(&self) -> PathBuf {
@@ -228,6 +243,12 @@ impl MachinePaths {
     #[must_use]
     pub fn network_cgroup(&self) -> PathBuf {
         Path::new(SLICE_CGROUP).join(self.network_unit())
+    }
+
+    /// The cgroup of [`MachinePaths::command_unit`].
+    #[must_use]
+    pub fn command_cgroup(&self) -> PathBuf {
+        Path::new(SLICE_CGROUP).join(self.command_unit())
     }
 
     /// systemd-machined's note of the machine, there as long as it is registered (see sd-login(3)).
@@ -246,6 +267,7 @@ mod tests {
         let paths = MachinePaths::new(&MachineName::new("a.b").unwrap());
         assert_eq!(name_of_unit(paths.unit().as_ref()).unwrap(), "a.b");
         assert_eq!(name_of_unit(paths.network_unit().as_ref()).unwrap(), "a.b");
+        assert_eq!(name_of_unit(paths.command_unit().as_ref()).unwrap(), "a.b");
         for other in ["a.service", "nspawn-a.scope", "cgroup.procs"] {
             assert_eq!(name_of_unit(other.as_ref()), None);
         }

@@ -60,6 +60,25 @@ pub struct State {
     pub keep: When,
     /// For how long then.
     pub keep_for: Duration,
+    /// The user that a job's scripts run as, where it is not root.
+    pub user: Option<String>,
+    /// What a job's own scripts are run by, where it says so.
+    pub entrypoint: Vec<OsString>,
+    /// The file of the cache that the machine is shown.
+    pub cache: Option<PathBuf>,
+    /// What it is to a job that it is a service of.
+    pub service: Option<Role>,
+}
+
+/// What a machine is to the job that it is a service of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    /// The job's machine.
+    pub of: MachineName,
+    /// Which of the job's services it is, from 1 on.
+    pub number: u8,
+    /// The names that it is reached by.
+    pub aliases: Vec<String>,
 }
 
 impl State {
@@ -87,6 +106,10 @@ impl State {
             "nesting": self.nesting,
             "keep": self.keep.word(),
             "keep_seconds": self.keep_for.as_secs(),
+            "user": self.user,
+            "entrypoint": list_to_json(&self.entrypoint),
+            "cache": self.cache.as_ref().map(|cache| bytes_to_json(cache.as_os_str())),
+            "service": self.service.as_ref().map(Role::to_json),
         })
     }
 
@@ -142,6 +165,26 @@ impl State {
             nesting: value["nesting"].as_bool().unwrap_or_default(),
             keep: value["keep"].as_str().map_or(Ok(When::default()), When::parse)?,
             keep_for: Duration::from_secs(value["keep_seconds"].as_u64().unwrap_or_default()),
+            user: value["user"].as_str().map(str::to_owned),
+            entrypoint: json_to_list(&value["entrypoint"]).unwrap_or_default(),
+            cache: json_to_bytes(&value["cache"]).map(PathBuf::from),
+            service: Some(&value["service"]).filter(|role| role.is_object()).map(Role::parse).transpose()?,
+        })
+    }
+}
+
+impl Role {
+    fn to_json(&self) -> Value {
+        json!({ "of": self.of.as_str(), "number": self.number, "aliases": self.aliases })
+    }
+
+    fn parse(value: &Value) -> Result<Self> {
+        let number = value["number"].as_u64().and_then(|number| u8::try_from(number).ok());
+        let aliases = value["aliases"].as_array().into_iter().flatten();
+        Ok(Self {
+            of: MachineName::new(value["of"].as_str().context("no valid \"of\"")?)?,
+            number: number.context("no valid \"number\"")?,
+            aliases: aliases.filter_map(|alias| alias.as_str().map(str::to_owned)).collect(),
         })
     }
 }
@@ -200,6 +243,10 @@ mod tests {
             nesting: true,
             keep: When::Failure,
             keep_for: Duration::from_secs(60),
+            user: Some("u".into()),
+            entrypoint: vec!["/bin/x".into()],
+            cache: Some("/c".into()),
+            service: Some(Role { of: MachineName::new("j").unwrap(), number: 2, aliases: vec!["db".into()] }),
         }
     }
 

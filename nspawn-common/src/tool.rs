@@ -3,11 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -59,35 +59,71 @@ pub fn run(argv: &[OsString], limit: Duration) -> Result<Outcome> {
 /// # Errors
 /// As [`run`].
 pub fn run_with_stdin(stdin: impl Into<Stdio>, argv: &[OsString], limit: Duration) -> Result<Outcome> {
-    let (program, arguments) = argv.split_first().context("no command")?;
-    let name = program.to_string_lossy();
-    let (stdout, stderr) = (capture()?, capture()?);
-    let mut command = Command::new(program);
-    // What is begun in the name of a program that is killed ends with it.
-    // SAFETY: prctl(2) is all that the child does there, and it is async-signal-safe.
-    unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
-    let mut child = command
-        .args(arguments)
-        .stdin(stdin)
-        // A signal to our process group is ours to handle.
-        .process_group(0)
-        .stdout(stdout.try_clone()?)
-        .stderr(stderr.try_clone()?)
-        .spawn()
-        .map_err(|error| anyhow!("can't start {name}: {error}{}", package_hint(&name)))?;
-    let waited = wait_for_exit(i32::try_from(child.id())?, limit);
-    let ended = matches!(waited, Ok(true));
-    if !ended {
-        child.kill().with_context(|| format!("can't kill {name}"))?;
+    Running::start(stdin, argv)?.finish(limit)
+}
+
+/// A tool that was started, and is killed if nobody waits for its end.
+#[derive(Debug)]
+pub struct Running {
+    name: String,
+    child: Child,
+    stdout: File,
+    stderr: File,
+}
+
+impl Running {
+    /// Starts `argv`.
+    ///
+    /// # Errors
+    /// It can't be started, with the package to install, where known.
+    pub fn start(stdin: impl Into<Stdio>, argv: &[OsString]) -> Result<Self> {
+        let (program, arguments) = argv.split_first().context("no command")?;
+        let name = program.to_string_lossy().into_owned();
+        let (stdout, stderr) = (capture()?, capture()?);
+        let mut command = Command::new(program);
+        // What is begun in the name of a program that is killed ends with it.
+        // SAFETY: prctl(2) is all that the child does there, and it is async-signal-safe.
+        unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
+        let child = command
+            .args(arguments)
+            .stdin(stdin)
+            // A signal to our process group is ours to handle.
+            .process_group(0)
+            .stdout(stdout.try_clone()?)
+            .stderr(stderr.try_clone()?)
+            .spawn()
+            .map_err(|error| anyhow!("can't start {name}: {error}{}", package_hint(&name)))?;
+        Ok(Self { name, child, stdout, stderr })
     }
-    let status = child.wait().with_context(|| format!("can't wait for {name}"))?;
-    waited?;
-    let outcome = Outcome { status, stdout: text_of(stdout)?, stderr: text_of(stderr)? };
-    if !ended {
-        let said = below(&outcome.stderr);
-        bail!(TimedOut(format!("{name} did not end within {} seconds{said}", limit.as_secs())));
+
+    /// Waits for its end, `limit` at most.
+    ///
+    /// # Errors
+    /// It takes too long and is killed; [`interrupt::Interrupted`].
+    pub fn finish(mut self, limit: Duration) -> Result<Outcome> {
+        let name = self.name.clone();
+        let waited = wait_for_exit(i32::try_from(self.child.id())?, limit);
+        let ended = matches!(waited, Ok(true));
+        if !ended {
+            self.child.kill().with_context(|| format!("can't kill {name}"))?;
+        }
+        let status = self.child.wait().with_context(|| format!("can't wait for {name}"))?;
+        waited?;
+        let outcome = Outcome { status, stdout: text_of(&self.stdout)?, stderr: text_of(&self.stderr)? };
+        if !ended {
+            let said = below(&outcome.stderr);
+            bail!(TimedOut(format!("{name} did not end within {} seconds{said}", limit.as_secs())));
+        }
+        Ok(outcome)
     }
-    Ok(outcome)
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Neither does anything to one that was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Runs `argv` and takes any status but 0 as a failure.
@@ -95,7 +131,15 @@ pub fn run_with_stdin(stdin: impl Into<Stdio>, argv: &[OsString], limit: Duratio
 /// # Errors
 /// As [`run`]; and a status other than 0, with the tool's own words below.
 pub fn run_ok(argv: &[OsString], limit: Duration) -> Result<String> {
-    let outcome = run(argv, limit)?;
+    run_ok_with_stdin(Stdio::null(), argv, limit)
+}
+
+/// As [`run_ok`], with `stdin`.
+///
+/// # Errors
+/// As [`run_ok`].
+pub fn run_ok_with_stdin(stdin: impl Into<Stdio>, argv: &[OsString], limit: Duration) -> Result<String> {
+    let outcome = run_with_stdin(stdin, argv, limit)?;
     if outcome.status.success() {
         return Ok(outcome.stdout);
     }
@@ -104,6 +148,17 @@ pub fn run_ok(argv: &[OsString], limit: Duration) -> Result<String> {
     let rest = format!("and {more} lines more");
     said.extend((more > 0).then_some(&*rest));
     bail!("{} failed ({}){}", words::join(&argv[..1]).to_string_lossy(), outcome.status, below(&said.join("\n")))
+}
+
+/// A file in memory that holds `text`, for a tool's stdin.
+///
+/// # Errors
+/// The kernel's.
+pub fn input(text: &str) -> Result<File> {
+    let mut file = capture()?;
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// Arguments from text.
@@ -162,7 +217,7 @@ fn capture() -> Result<File> {
     Ok(File::from(memfd_create("output", MFdFlags::MFD_CLOEXEC).context("memfd_create")?))
 }
 
-fn text_of(mut file: File) -> Result<String> {
+fn text_of(mut file: &File) -> Result<String> {
     let mut bytes = Vec::new();
     file.rewind()?;
     file.take(MAX_OUTPUT).read_to_end(&mut bytes)?;

@@ -74,8 +74,9 @@ fn join(option: &str, value: &OsString) -> OsString {
     joined
 }
 
-// systemd replaces `$NAME` in a service's command; `$$` is one dollar, in every version.
-fn unexpanded(word: &OsStr) -> OsString {
+/// A word of a service's command as it is: systemd replaces `$NAME` there, and `$$` is one dollar in every version.
+#[must_use]
+pub fn unexpanded(word: &OsStr) -> OsString {
     let dollars = |byte: &u8| usize::from(*byte == b'$') + 1;
     OsString::from_vec(word.as_bytes().iter().flat_map(|byte| std::iter::repeat_n(*byte, dollars(byte))).collect())
 }

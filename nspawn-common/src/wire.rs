@@ -72,8 +72,8 @@ pub enum Program {
     Command(Vec<OsString>),
     /// The user's shell: a login shell on a terminal, else one that reads a script from stdin.
     Shell,
-    /// The text of a script, run from a file of its own.
-    Script(Vec<u8>),
+    /// The text of a script, run from a file of its own; by these words, if there are any, with the file as the last.
+    Script(Vec<u8>, Vec<OsString>),
 }
 
 /// A command as the host asks for it.
@@ -102,7 +102,10 @@ impl Request {
         match &self.program {
             Program::Command(words) => words.iter().for_each(|word| field(b'a', word.as_bytes())),
             Program::Shell => field(b'l', &[]),
-            Program::Script(text) => field(b's', text),
+            Program::Script(text, words) => {
+                field(b's', text);
+                words.iter().for_each(|word| field(b'a', word.as_bytes()));
+            }
         }
         self.environment.iter().for_each(|entry| field(b'e', entry.as_bytes()));
         self.user.iter().for_each(|user| field(b'u', user.as_bytes()));
@@ -134,7 +137,7 @@ impl Request {
             match tag {
                 b'a' => words.push(text()),
                 b'l' => program = Some(Program::Shell),
-                b's' => program = Some(Program::Script(value.to_vec())),
+                b's' => program = Some(Program::Script(value.to_vec(), Vec::new())),
                 b'e' => request.environment.push(text()),
                 b'u' => request.user = Some(text()),
                 b'd' => request.directory = Some(text()),
@@ -146,6 +149,7 @@ impl Request {
         request.program = match program {
             None if words.is_empty() => bail!("a request asks for nothing"),
             None => Program::Command(words),
+            Some(Program::Script(text, _)) => Program::Script(text, words),
             Some(program) => program,
         };
         Ok(request)
@@ -366,7 +370,7 @@ mod tests {
                 ..base.clone()
             },
             Request {
-                program: Program::Script(b"#!/bin/sh\n".into()),
+                program: Program::Script(b"#!/bin/sh\n".into(), vec!["/bin/x".into(), "".into()]),
                 directory: Some("/".into()),
                 kill_remaining: true,
                 terminal: None,

@@ -78,10 +78,12 @@ fn ask(paths: &MachinePaths, question: &str) -> Option<String> {
     tool::run_ok(&command, ASK_LIMIT).ok().map(|answer| printable(&answer))
 }
 
-fn last_words(paths: &MachinePaths, since: SystemTime) -> Result<String> {
-    let [unit, network] = [paths.unit(), paths.network_unit()].map(|unit| format!("--unit={unit}"));
-    let since = tool::since(since)?;
-    let command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20", &unit, &network, &since]);
+/// What the machine's console and its units said last, since then.
+pub fn last_words(paths: &MachinePaths, since: SystemTime) -> Result<String> {
+    let mut command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20"]);
+    let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
+    command.extend(units.map(|unit| format!("--unit={unit}").into()));
+    command.push(tool::since(since)?.into());
     // The journal may not have them yet.
     tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
     Ok(printable(&tool::run(&command, LOOK_LIMIT)?.stdout))

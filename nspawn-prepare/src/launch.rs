@@ -9,9 +9,7 @@
 //! | [`shown`] | what the machine is shown of these programs |
 //! | [`units`] | what its systemd is given beside the image's units |
 //! | [`points`] | mount points that are missing in it |
-//! | [`mounts`] | mounts with owners of their own |
 
-mod mounts;
 mod points;
 mod root;
 mod shown;
@@ -69,7 +67,8 @@ fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
     check_overlaid(paths, &state)?;
     shown::mount(paths, base.unwrap_or(0))?;
     if state.init == Init::Systemd {
-        units::write(&paths.agent_units(), &paths.root_mount(), base.unwrap_or(0))?;
+        let environment = if state.service.is_some() { &*state.environment } else { &[] };
+        units::write(&paths.agent_units(), &paths.root_mount(), base.unwrap_or(0), environment)?;
     }
     Ok(base)
 }

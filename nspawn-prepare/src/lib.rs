@@ -7,22 +7,33 @@
 //! | [`machine`], [`plan`] | the steps that make a machine |
 //! | [`start`] | starting one that is there |
 //! | [`standby`], [`specification`] | machines that are started ahead, and whether one is what is asked for |
+//! | [`services`], [`service`] | the services of a job, and one of them |
+//! | [`equip`], [`cache`], [`link`], [`hosts`] | what a job's machine gets once it runs: a cache, a link to its services |
 //! | [`slots`] | waiting while there are too many |
 //! | [`diagnosis`] | why one did not start |
 //! | [`layer`], [`limits`], [`nat`] | what a machine writes to, what it may use, its way to the outside |
+//! | [`mounts`], [`namespaces`] | mounts with owners of their own, and the namespaces of machines |
 //! | [`launch`] | what the machine's unit starts: mounts its root and becomes systemd-nspawn |
 
+mod cache;
 mod diagnosis;
+mod equip;
 mod host;
+mod hosts;
 mod launch;
 mod layer;
 mod limits;
+mod link;
 mod machine;
+mod mounts;
+mod namespaces;
 mod nat;
 mod options;
 mod plan;
 mod prepare;
 mod runner;
+mod service;
+mod services;
 mod slots;
 mod specification;
 mod standby;
@@ -47,6 +58,8 @@ pub fn main() -> ExitCode {
         Some((first, rest)) if first == launch::OPTION => launch::launch(rest),
         Some((first, rest)) if first == start::OPTION => start::start(rest),
         Some((first, rest)) if first == nat::OPTION => nat::connect(rest),
+        Some((first, rest)) if first == equip::OPTION => equip::equip(rest),
+        Some((first, rest)) if first == service::OPTION => service::main(rest),
         Some((first, rest)) if first == standby::OPTION => prepare::refill(rest),
         _ => prepare::main(&argv),
     };

@@ -1,11 +1,11 @@
 //! A machine: the steps that make it, and what becomes of a failure.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Error, Result, bail};
-use nspawn_common::exit;
+use nspawn_common::exit::{self, JobError};
 use nspawn_common::image::{self, Image};
 use nspawn_common::interrupt::{self, Interrupted};
 use nspawn_common::keep;
@@ -15,15 +15,17 @@ use nspawn_common::modes::{Init, Layer};
 use nspawn_common::name::MachineName;
 use nspawn_common::network::Network;
 use nspawn_common::nspawn::{Bind, Nspawn, Payload};
+use nspawn_common::owner::Owner;
 use nspawn_common::paths::{AGENT_IN_MACHINE, MachinePaths, SHOWN_IN_MACHINE, UNITS_IN_MACHINE};
 use nspawn_common::registration;
-use nspawn_common::state::State;
+use nspawn_common::state::{Role, State};
 use nspawn_common::tool::argv;
 use nspawn_common::unit::Unit;
 use nspawn_common::users::PrivateUsers;
 
 use crate::PROGRAM;
 use crate::diagnosis;
+use crate::equip;
 use crate::host::{self, LOOK_LIMIT};
 use crate::launch;
 use crate::layer;
@@ -31,6 +33,7 @@ use crate::limits;
 use crate::nat;
 use crate::options::Options;
 use crate::plan::Step;
+use crate::services::{self, Order, Services, Unavailable};
 use crate::slots;
 use crate::specification;
 use crate::standby;
@@ -68,6 +71,32 @@ pub struct Machine {
     pub lifetime: Option<Duration>,
     /// What it is to stand by for, if it is.
     pub pool: Option<String>,
+    /// What a job asks of it.
+    pub job: ForJob,
+    /// What it is to a job that it is a service of.
+    pub role: Option<Role>,
+}
+
+/// What a job asks of its machine, beside the image.
+#[derive(Clone, Default)]
+pub struct ForJob {
+    /// Whom its scripts run as.
+    pub user: Option<String>,
+    /// What its own scripts are run by.
+    pub entrypoint: Vec<OsString>,
+    /// The file of its project's cache.
+    pub cache: Option<PathBuf>,
+    /// What makes its services.
+    pub services: Vec<Order>,
+    /// The GitLab Runner that runs it.
+    pub runner: Option<Owner>,
+}
+
+impl ForJob {
+    // Of what can be had once the machine runs.
+    fn is_anything(&self) -> bool {
+        self.user.is_some() || self.cache.is_some() || !self.services.is_empty()
+    }
 }
 
 impl Machine {
@@ -82,11 +111,19 @@ impl Machine {
         if self.options.init != Init::None {
             steps.extend(self.start_commands()?.into_iter().map(|command| Step::Run(command, self.options.timeout)));
         }
+        if self.is_equipped_at_once() {
+            steps.push(Step::Run(equip::command(&self.name, self.options.cache_size)?, equip::LIMIT));
+        }
         steps.push(match self.pool {
             Some(_) => Step::File(paths.specification(), specification::of(self)?),
             None => Step::File(paths.ready_mark(), Vec::new()),
         });
         Ok(steps)
+    }
+
+    // Or at each of its starts.
+    fn is_equipped_at_once(&self) -> bool {
+        self.options.init != Init::None && self.job.is_anything()
     }
 
     // Makes it a machine that takes a slot, or one of its pool.
@@ -106,6 +143,9 @@ impl Machine {
         if self.options.network == Network::Nat {
             commands.push(nat::command(&self.name, self.options.timeout)?);
             commands.push(argv(["systemctl", "start", &self.paths.unit()]));
+        }
+        if self.options.init == Init::None && self.job.is_anything() {
+            commands.push(equip::command(&self.name, self.options.cache_size)?);
         }
         Ok(commands)
     }
@@ -205,11 +245,12 @@ impl Machine {
         let started = SystemTime::now();
         // One that is taken brings a lock of its own, to be held as long as this one.
         let mut taken = None;
-        let made = lifecycle::clear(&self.paths, &lock);
+        let made = services::remove(&self.name).and_then(|()| lifecycle::clear(&self.paths, &lock));
         let made = made.and_then(|()| self.take_all(steps, queue, &mut taken, announce));
         let Err(error) = made else { return Ok(()) };
         let state = self.state()?;
-        let error = if error.is::<Interrupted>() { error } else { diagnosis::of(&state, error, started) };
+        let is_of_others = error.is::<Interrupted>() || error.is::<JobError>() || error.is::<Unavailable>();
+        let error = if is_of_others { error } else { diagnosis::of(&state, error, started) };
         // Also while the machine was asked.
         let error = interrupt::check().err().unwrap_or(error);
         interrupt::undo();
@@ -233,7 +274,7 @@ impl Machine {
 
     // Removes what there is of the machine, because of `error`.
     fn unmake(&self, lock: Lock, error: Error) -> Result<()> {
-        match lifecycle::remove(&self.name, lock) {
+        match services::remove(&self.name).and_then(|()| lifecycle::remove(&self.name, lock)) {
             Ok(()) => Err(error),
             Err(second) => {
                 Err(error.context(format!("machine {} can't be removed again ({second:#}), after this", self.name)))
@@ -256,7 +297,8 @@ impl Machine {
             host::check_limits().map(|()| queue)
         };
         let queue = queue.map_or_else(|| self.options.max_machines.map(slots).transpose(), |queue| Ok(Some(queue)))?;
-        let (making, handing_over) = steps.split_at(steps.len() - 1);
+        let (making, last) = steps.split_at(steps.len() - 1 - usize::from(self.is_equipped_at_once()));
+        let services = Services::begin(&self.job.services, self.options.service_limit())?;
         standby::take(self, taken)?;
         if taken.is_none() {
             let (reservation, rest) = making.split_at(self.reservation(&self.state()?).len());
@@ -269,6 +311,9 @@ impl Machine {
         } else {
             start::confirm(&self.paths, &self.options.properties)?
         };
+        services.finish()?;
+        let (equipping, handing_over) = last.split_at(last.len() - 1);
+        self.take(equipping)?;
         if self.pool.is_none() {
             self.tell(&unbounded)?;
             if let Err(error) = standby::refill(&self.image.name) {
@@ -276,6 +321,9 @@ impl Machine {
             }
         }
         interrupt::check()?;
+        if !self.job.runner.is_none_or(Owner::is_alive) {
+            bail!("the GitLab Runner that called has ended");
+        }
         announce()?;
         self.take(handing_over)
     }
@@ -328,11 +376,15 @@ impl Machine {
             start: if is_started_by_runs { self.start_commands()? } else { Vec::new() },
             timeout: self.options.timeout,
             lifetime: self.lifetime,
-            owner: self.options.owner,
+            owner: self.options.owner.or(self.job.runner),
             properties: self.options.properties.clone(),
             nesting: self.options.nesting,
             keep: self.options.keep,
             keep_for: self.options.keep_for,
+            user: self.job.user.clone(),
+            entrypoint: self.job.entrypoint.clone(),
+            cache: self.job.cache.clone(),
+            service: self.role.clone(),
         })
     }
 }

@@ -2,11 +2,11 @@
 //! of its own that ends with the machine's.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::socket::SockaddrStorage;
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::{MachinePaths, SLICE};
-use nspawn_common::{lifecycle, network, registration};
+use nspawn_common::{network, registration};
 
+use crate::namespaces;
 use crate::plan::Step;
 
 /// The argument that asks for it: `--connect MACHINE`.
@@ -106,45 +107,23 @@ pub fn connect(arguments: &[OsString]) -> Result<()> {
     let [name] = arguments else { bail!("{OPTION} is for the unit of a machine's network alone") };
     let paths = MachinePaths::new(&MachineName::new(name)?);
     let leader = registration::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
-    let [network, users] = ["net", "user"].map(|kind| Namespace::open(&paths, leader, kind));
-    let (network, users) = (network?, users?);
-    // It may have ended since, and its number be another process's.
-    if !lifecycle::is_part(&paths, leader) {
-        bail!("machine {} has ended", paths.name());
-    }
+    let [network, users] = namespaces::open(&paths, leader, ["ns/net", "ns/user"])?;
     let mut pasta = Command::new("pasta");
     pasta.args(PASTA.split(' '));
-    if !users.is_ours()? {
-        pasta.arg("--userns").arg(users.mount()?);
+    if !namespaces::is_ours(&users, "user")? {
+        pasta.arg("--userns").arg(mounted(&paths, &users, "user")?);
     }
-    let error = pasta.arg("--netns").arg(network.mount()?).exec();
+    let error = pasta.arg("--netns").arg(mounted(&paths, &network, "net")?).exec();
     Err(error).context("can't start pasta; install the package passt, or make machines with --network=none or host")
 }
 
-/// A namespace of the machine's. By the time that pasta opens it, it may no longer do so in /proc.
-struct Namespace {
-    file: File,
-    kind: &'static str,
-    target: std::path::PathBuf,
-}
-
-impl Namespace {
-    fn open(paths: &MachinePaths, leader: u32, kind: &'static str) -> Result<Self> {
-        let file = File::open(format!("/proc/{leader}/ns/{kind}")).context("the machine has ended")?;
-        Ok(Self { file, kind, target: paths.state_dir().join(format!("{kind}-namespace")) })
-    }
-
-    fn is_ours(&self) -> Result<bool> {
-        let name = |path: String| fs::read_link(path).context("can't tell namespaces apart");
-        Ok(name(format!("/proc/self/fd/{}", self.file.as_raw_fd()))? == name(format!("/proc/self/ns/{}", self.kind))?)
-    }
-
-    fn mount(&self) -> Result<&Path> {
-        let source = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        File::create(&self.target)
-            .map_err(anyhow::Error::from)
-            .and_then(|_| Ok(mount(Some(&*source), &self.target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?))
-            .with_context(|| format!("can't mount on {}", self.target.display()))?;
-        Ok(&self.target)
-    }
+// By the time that pasta opens a namespace, it may no longer do so in /proc.
+fn mounted(paths: &MachinePaths, namespace: &File, kind: &str) -> Result<PathBuf> {
+    let target = paths.state_dir().join(format!("{kind}-namespace"));
+    let source = format!("/proc/self/fd/{}", namespace.as_raw_fd());
+    File::create(&target)
+        .map_err(anyhow::Error::from)
+        .and_then(|_| Ok(mount(Some(&*source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?))
+        .with_context(|| format!("can't mount on {}", target.display()))?;
+    Ok(target)
 }

@@ -16,7 +16,9 @@ use nspawn_common::nspawn::{self, Bind};
 use nspawn_common::owner::Owner;
 use nspawn_common::paths::CONFIG_ROOT;
 use nspawn_common::users::PrivateUsers;
+use nspawn_common::words;
 
+use crate::cache;
 use crate::layer::{self, LayerSize};
 
 /// The options, taken apart.
@@ -40,6 +42,16 @@ pub struct Options {
     pub image_map: Vec<(OsString, String)>,
     /// What a job's image may be called; any name if there are none.
     pub allowed_images: Vec<OsString>,
+    /// The same for the images of its services.
+    pub allowed_services: Vec<OsString>,
+    /// How long a service may take until it is ready.
+    pub service_timeout: Duration,
+    /// What a service of this image is run by, runs, and listens on, where the job does not say.
+    pub service_entrypoint: Vec<OsString>,
+    pub service_command: Vec<OsString>,
+    pub service_port: Option<u16>,
+    /// How large the cache of a project may become, in bytes; `None` for no caches.
+    pub cache_size: Option<u64>,
     pub private_users: PrivateUsers,
     /// Options of systemd-nspawn, as they are.
     pub privileges: Vec<OsString>,
@@ -61,6 +73,16 @@ pub struct Options {
     pub json: bool,
     pub verbose: bool,
 }
+
+impl Options {
+    /// How long a service may take in all: until it is there, as any machine, and until it is ready.
+    pub fn service_limit(&self) -> Duration {
+        self.timeout.saturating_mul(2) + self.service_timeout + SERVICE_MARGIN
+    }
+}
+
+/// How much longer a service may take than its parts: it waits for other services, and is removed if it fails.
+const SERVICE_MARGIN: Duration = Duration::from_secs(120);
 
 /// Lists that go to systemd-nspawn under the same names.
 const PRIVILEGES: [(&str, &str, &str); 3] = [
@@ -105,6 +127,29 @@ pub fn command() -> Command {
         .arg(
             list("map-image", "GLOB=IMAGE")
                 .help("Give GitLab jobs this image that ask for one whose name matches, such as 'ruby:3.*=ruby'"),
+        )
+        .arg(list("allow-service", "GLOB").help("Let their services have only images whose names match one of these"))
+        .arg(
+            value("service-timeout", "TIME")
+                .default_value("30s")
+                .value_parser(args::duration)
+                .help("How long a GitLab job waits for a service to listen; then it goes on all the same"),
+        )
+        .arg(
+            value("service-command", "COMMAND")
+                .help("What a service of the image runs, in shell quoting, where the job names nothing"),
+        )
+        .arg(value("service-entrypoint", "COMMAND").help("What that command, or the job's, is run by"))
+        .arg(
+            value("service-port", "PORT")
+                .value_parser(value_parser!(u16).range(1..))
+                .help("The TCP port that a service of the image is ready on [default: any]"),
+        )
+        .arg(
+            value("cache-size", "SIZE|no")
+                .default_value("10G")
+                .value_parser(|text: &str| cache::parse_size(text).map_err(|error| format!("{error:#}")))
+                .help("How large the cache of each GitLab project may become, or that none is kept"),
         )
         .arg(
             list("bind", "SOURCE[:DESTINATION[:OPTIONS]]")
@@ -248,6 +293,12 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         properties: args::list(matches, "property").into_iter().map(checked_property).collect::<Result<_>>()?,
         image_map: args::list(matches, "map-image").into_iter().map(mapping).collect::<Result<_>>()?,
         allowed_images: args::list(matches, "allow-image"),
+        allowed_services: args::list(matches, "allow-service"),
+        service_timeout: matches.get_one("service-timeout").copied().context("no time-out of services")?,
+        service_entrypoint: command_words(matches, "service-entrypoint")?,
+        service_command: command_words(matches, "service-command")?,
+        service_port: matches.get_one("service-port").copied(),
+        cache_size: matches.get_one("cache-size").copied().flatten(),
         private_users,
         privileges: privileges(matches)?,
         nesting: args::is_set(matches, "nesting"),
@@ -293,6 +344,11 @@ fn boot_words(matches: &ArgMatches, init: Init) -> Result<Vec<String>> {
         _ => bail!("--{option}={unit:?} is no unit's name, such as cron.service"),
     };
     units.chain(target).map(word).collect()
+}
+
+fn command_words(matches: &ArgMatches, option: &str) -> Result<Vec<OsString>> {
+    let Some(text) = matches.get_one::<String>(option) else { return Ok(Vec::new()) };
+    words::split(text.as_ref()).with_context(|| format!("--{option}={text}"))
 }
 
 // systemd.unit(5)

@@ -18,8 +18,9 @@ use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
 
 use crate::PROGRAM;
+use crate::cache;
 use crate::host;
-use crate::machine::Machine;
+use crate::machine::{ForJob, Machine};
 use crate::options::{self, Options};
 use crate::plan::Step;
 use crate::runner;
@@ -55,8 +56,10 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     }
     let runner = runner::show(&mut options, job.is_some())?;
     let name = machine_name(&options, job.as_ref(), &image)?;
-    let lifetime = job.as_ref().and_then(|job| job.timeout).map(|timeout| timeout + LIFETIME_MARGIN);
-    let machine = machine(name, image, options, lifetime)?;
+    let mut machine = machine(name, image, options, job.as_ref().and_then(lifetime))?;
+    if let Some(job) = &job {
+        machine.job = wishes::of_job(job, &machine.options, argv)?;
+    }
     let steps = machine.plan()?;
     if machine.options.dry_run {
         return print_steps(&steps);
@@ -64,14 +67,21 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     interrupt::catch()?;
     let started = Instant::now();
     machine.make(&steps, None, || match job {
-        Some(_) => tell_job(&machine, runner.as_deref(), started),
+        Some(job) => tell_job(&machine, &job, runner.as_deref(), started),
         None => print_machine(&machine),
     })
 }
 
-fn machine(name: MachineName, image: Image, options: Options, lifetime: Option<Duration>) -> Result<Machine> {
+/// A machine to be made.
+pub fn machine(name: MachineName, image: Image, options: Options, lifetime: Option<Duration>) -> Result<Machine> {
     let layer_size = options.layer_size.bytes(options.layer)?;
-    Ok(Machine { paths: MachinePaths::new(&name), name, image, options, layer_size, lifetime, pool: None })
+    let (paths, job) = (MachinePaths::new(&name), ForJob::default());
+    Ok(Machine { paths, name, image, options, layer_size, lifetime, pool: None, job, role: None })
+}
+
+/// How long the machines of a job may live.
+pub fn lifetime(job: &Job) -> Option<Duration> {
+    job.timeout.map(|timeout| timeout + LIFETIME_MARGIN)
 }
 
 fn stand_by(argv: &[OsString], options: &Options) -> Result<()> {
@@ -124,11 +134,13 @@ fn check_modes(options: &Options) -> Result<()> {
 }
 
 // A job's log is for people, and the other stages know its machine by the job.
-fn tell_job(machine: &Machine, runner: Option<&Path>, started: Instant) -> Result<()> {
-    let (name, image, spent) = (&machine.name, &machine.image.name, started.elapsed().as_secs_f32());
-    let version = machine.image.path.file_name().filter(|version| **version != **image).map(OsStr::to_string_lossy);
-    let version = version.map(|version| format!(" ({version})")).unwrap_or_default();
-    exit::say(PROGRAM, OsStr::new(&format!("machine {name} of image {image}{version} is ready after {spent:.1} s")));
+fn tell_job(machine: &Machine, job: &Job, runner: Option<&Path>, started: Instant) -> Result<()> {
+    let (name, image, spent) = (&machine.name, machine.image.describe(), started.elapsed().as_secs_f32());
+    exit::say(PROGRAM, OsStr::new(&format!("machine {name} of image {image} is ready after {spent:.1} s")));
+    if job.wants_pulls {
+        let line = "images are this host's, which updates them itself; pull_policy: always changes nothing";
+        exit::say(PROGRAM, OsStr::new(line));
+    }
     if runner.is_none() && machine.options.gitlab_runner.is_none() {
         let line = "no gitlab-runner is shown in it, so artifacts and caches need the image's own; see --gitlab-runner";
         exit::say(PROGRAM, OsStr::new(line));
@@ -174,7 +186,7 @@ fn print_config(job: Option<&Job>) -> Result<()> {
         "driver": { "name": "nspawn-ci", "version": env!("CARGO_PKG_VERSION") },
         "hostname": hostname.as_ref().map_or("", MachineName::as_str),
         "builds_dir": "/builds",
-        "cache_dir": "/cache",
+        "cache_dir": cache::IN_MACHINE,
         "builds_dir_is_shared": false,
     });
     print_line(OsStr::new(&config.to_string()))

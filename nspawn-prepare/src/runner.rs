@@ -10,12 +10,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use nix::unistd::getppid;
 use nspawn_common::nspawn::Bind;
+use nspawn_common::owner::Owner;
 use nspawn_common::tool;
 use nspawn_common::users::PrivateUsers;
 
 use crate::options::Options;
 
 const NAME: &str = "gitlab-runner";
+/// So many processes may be between it and this one.
+const MAX_STEPS: usize = 16;
 /// Where it is in a machine: on the PATH of its commands.
 const IN_MACHINE: &str = "/usr/local/bin/gitlab-runner";
 
@@ -43,11 +46,31 @@ fn find(asked: Option<&OsStr>, is_for_job: bool) -> Result<Option<PathBuf>> {
     }
 }
 
-// GitLab Runner calls this program itself.
+/// The GitLab Runner that this program was called by, itself or by a script of the administrator's.
+pub fn caller() -> Option<Owner> {
+    caller_and_program().and_then(|(process, _)| Owner::of(process).ok())
+}
+
 fn of_caller() -> Option<PathBuf> {
-    let caller = fs::read_link(format!("/proc/{}/exe", getppid())).ok()?;
-    let is_it = caller.file_name().is_some_and(|name| name.as_bytes().starts_with(NAME.as_bytes()));
-    (is_it && is_program(&caller)).then_some(caller)
+    caller_and_program().map(|(_, program)| program).filter(|program| is_program(program))
+}
+
+fn caller_and_program() -> Option<(u32, PathBuf)> {
+    let mut process = u32::try_from(getppid().as_raw()).ok()?;
+    for _ in 0..MAX_STEPS {
+        let program = fs::read_link(format!("/proc/{process}/exe")).ok()?;
+        if program.file_name().is_some_and(|name| name.as_bytes().starts_with(NAME.as_bytes())) {
+            return Some((process, program));
+        }
+        process = parent(process)?;
+    }
+    None
+}
+
+// proc_pid_stat(5): what comes before it is a name between parentheses, which may have any in it.
+fn parent(process: u32) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn is_program(path: &Path) -> bool {

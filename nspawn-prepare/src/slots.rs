@@ -8,7 +8,9 @@ use anyhow::{Context, Result, bail};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nspawn_common::interrupt::Interrupted;
 use nspawn_common::lock::Lock;
+use nspawn_common::name::MachineName;
 use nspawn_common::paths::{MachinePaths, STATE_ROOT};
+use nspawn_common::state::State;
 use nspawn_common::{exit, interrupt, lifecycle};
 
 use crate::PROGRAM;
@@ -65,7 +67,7 @@ fn count(own: &MachinePaths, changes: &Inotify) -> Result<usize> {
     watch(changes, STATE_ROOT.as_ref(), AddWatchFlags::IN_DELETE);
     let all = lifecycle::all()?;
     // Nobody has yet asked for those that stand by.
-    let all = all.iter().filter(|name| !name.is_for_standby());
+    let all = all.iter().filter(|name| !name.is_for_standby() && !is_service(name));
     let others = all.map(MachinePaths::new).filter(|paths| paths.state_dir() != own.state_dir());
     let taking = others.filter(|paths| {
         // A state goes with its machine, and a lock is closed with its holder.
@@ -75,6 +77,11 @@ fn count(own: &MachinePaths, changes: &Inotify) -> Result<usize> {
         paths.state_file().exists() && is_there()
     });
     Ok(taking.count())
+}
+
+// A job and its services take one together: one that waited for the others' would wait for ever.
+fn is_service(name: &MachineName) -> bool {
+    State::read(name).is_ok_and(|state| state.service.is_some())
 }
 
 // What is not there changes by coming to be, which frees no slot.

@@ -35,6 +35,9 @@ pub fn check(machine: &Machine) -> Result<()> {
     if machine.options.owner.is_some() {
         bail!("a machine that goes with a process can't be made ahead");
     }
+    if machine.role.is_some() && machine.options.init == Init::Systemd {
+        bail!("the services of its systemd are to be given a job's variables");
+    }
     let is_from_the_start =
         |property: &OsString| FROM_THE_START.iter().any(|name| property.as_bytes().starts_with(name));
     match machine.options.properties.iter().find(|property| is_from_the_start(property)) {

@@ -3,17 +3,24 @@
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use nix::libc;
 use nspawn_common::exit::JobError;
+use nspawn_common::gitlab::{Job, Service};
 use nspawn_common::image::Image;
 use nspawn_common::modes::Layer;
 use nspawn_common::network::Network;
 use nspawn_common::users::PrivateUsers;
 
+use crate::cache;
 use crate::layer::LayerSize;
 use crate::limits;
+use crate::link;
+use crate::machine::ForJob;
 use crate::options::Options;
+use crate::runner;
+use crate::service;
+use crate::services::Order;
 
 /// Refuses an image that is not among the `allowed` ones; none means all.
 pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
@@ -26,6 +33,30 @@ pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
         image.name,
         allowed.join(", ")
     )))
+}
+
+/// What a job asks of its machine, whose `options` are those of `argv`.
+pub fn of_job(job: &Job, options: &Options, argv: &[OsString]) -> Result<ForJob> {
+    if !job.services.is_empty() && !link::can_be_had(&options.network) {
+        bail!("services need a network of the machine's own to be on, which --network={} is not", options.network);
+    }
+    if job.services.len() > link::MOST.into() {
+        bail!(JobError(format!("the job has {} services, but {} is the most", job.services.len(), link::MOST)));
+    }
+    let program = std::env::current_exe().context("can't tell this program's own path")?;
+    let order = |(number, service): (usize, &Service)| Order {
+        image: service.image.clone(),
+        command: [&[program.clone().into(), service::OPTION.into(), number.to_string().into()], argv].concat(),
+    };
+    // A cache needs users of the machine's own, as its owners.
+    let cache = options.cache_size.filter(|_| options.private_users != PrivateUsers::No).and_then(|_| job.project());
+    Ok(ForJob {
+        user: job.user.clone(),
+        entrypoint: job.entrypoint.iter().map(OsString::from).collect(),
+        cache: cache.map(|project| cache::file(&project)),
+        services: (1..).zip(&job.services).map(order).collect(),
+        runner: runner::caller(),
+    })
 }
 
 /// The image for a job that asks for `image`: that of the first pattern which matches.

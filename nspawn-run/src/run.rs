@@ -25,6 +25,19 @@ use crate::terminal;
 
 /// GitLab Runner's name for the stage that removes what a job has left.
 const LAST_STAGE: &str = "cleanup_file_variables";
+/// The stages that are GitLab Runner's own, and not for the `entrypoint:` of a job's image.
+const OWN_STAGES: [&str; 10] = [
+    "prepare_script",
+    "get_sources",
+    "clear_worktree",
+    "restore_cache",
+    "download_artifacts",
+    "archive_cache",
+    "archive_cache_on_failure",
+    "upload_artifacts_on_success",
+    "upload_artifacts_on_failure",
+    LAST_STAGE,
+];
 
 /// Reads the options, runs the command, and returns the exit status.
 pub fn main(argv: &[OsString]) -> Result<u8> {
@@ -89,7 +102,10 @@ fn keep_for_a_look(name: &MachineName) -> Result<()> {
 
 fn run_script(machine: &Machine, options: &Options, exit_code_file: Option<&Path>) -> Result<u8> {
     let script = read_script(&options.machine)?;
-    let request = request(&machine.state, options, Program::Script(script), None);
+    let is_own = options.command.first().is_some_and(|stage| OWN_STAGES.iter().any(|own| stage == own));
+    let entrypoint = if is_own { Vec::new() } else { machine.state.entrypoint.clone() };
+    let mut request = request(&machine.state, options, Program::Script(script, entrypoint), None);
+    request.user = request.user.or_else(|| machine.state.user.clone().map(OsString::from));
     let code = match call::run(machine.name(), &request, Stdin::Empty, options.stop_timeout)? {
         Ended::Exited(0) => return Ok(0),
         Ended::Exited(code) => code,

@@ -9,6 +9,7 @@
 //! | [`scripts`] | what scripts find in the machine |
 //! | [`ending`] | cancel, time-out, cleanup |
 //! | [`artifacts`] | the host's gitlab-runner in their machines |
+//! | [`services`] | machines for what their jobs need |
 //! | [`set_up`] | the configuration that a script writes for GitLab Runner |
 
 mod artifacts;
@@ -16,6 +17,7 @@ mod ending;
 mod preparing;
 mod results;
 mod scripts;
+mod services;
 mod set_up;
 mod trust;
 

@@ -15,9 +15,9 @@ use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
 use nspawn_common::tool;
 
-use super::mounts::{self, Access};
 use crate::layer::{OVERLAID, memory_options};
 use crate::machine::NESTED;
+use crate::mounts::{self, Access};
 
 /// How long mounting may take.
 const LIMIT: Duration = Duration::from_secs(60);

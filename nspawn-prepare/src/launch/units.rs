@@ -1,6 +1,7 @@
 //! What the machine's systemd is given before the image's own units: the agent, and what makes its boot short without
 //! taking anything from it.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -46,13 +47,20 @@ const LOGIND: &str = "multi-user.target.wants/systemd-logind.service";
 /// Who does (systemd-logind.service(8)).
 const LINGERING: &str = "var/lib/systemd/linger";
 
-/// Writes it to the directory `units`, for the machine whose tree is `root`, with `owner` as its owner.
-pub fn write(units: &Path, root: &Path, owner: u32) -> Result<()> {
+/// What all services have, where the machine is one to a job.
+const ENVIRONMENT: &str = "service.d/00-nspawn.conf";
+
+/// Writes it to the directory `units`, for the machine whose tree is `root`, with `owner` as its owner. Its services are
+/// given the `environment`.
+pub fn write(units: &Path, root: &Path, owner: u32, environment: &[OsString]) -> Result<()> {
     let place = Place { units, owner };
     let write = || -> io::Result<()> {
         place.directory("")?;
         FILES.iter().try_for_each(|(name, content)| place.file(name, content))?;
         MASKS.iter().try_for_each(|name| place.mask(name))?;
+        if !environment.is_empty() {
+            place.file(ENVIRONMENT, &settings(environment))?;
+        }
         if has_lingering_users(root) { Ok(()) } else { place.mask(LOGIND) }
     };
     write().with_context(|| format!("can't write to {}", units.display()))
@@ -98,8 +106,31 @@ impl Place<'_> {
     }
 }
 
+// systemd.exec(5), Environment=; systemd.syntax(7), quoting. It takes text only.
+fn settings(environment: &[OsString]) -> String {
+    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let entries = environment.iter().filter_map(|entry| entry.to_str());
+    let entries = entries.filter(|entry| entry.split_once('=').is_some_and(|(name, _)| is_name(name)));
+    let quoted = |entry: &str| {
+        let escaped = entry.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").replace('%', "%%");
+        format!("Environment=\"{escaped}\"\n")
+    };
+    ["[Service]\n".to_owned()].into_iter().chain(entries.map(quoted)).collect()
+}
+
 fn has_lingering_users(root: &Path) -> bool {
     let there = File::open(root).and_then(|root| Ok(image::open_in(root, LINGERING, OFlag::O_DIRECTORY)?));
     let users = there.and_then(|there| fs::read_dir(format!("/proc/self/fd/{}", there.as_raw_fd())));
     users.is_ok_and(|mut users| users.next().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_get_variables_as_they_are() {
+        let environment = ["A=1 2", "B=\"x\\\n%h$Y", "C-D=no"].map(OsString::from);
+        assert_eq!(settings(&environment), "[Service]\nEnvironment=\"A=1 2\"\nEnvironment=\"B=\\\"x\\\\\\n%%h$Y\"\n");
+    }
 }

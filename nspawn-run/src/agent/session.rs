@@ -89,7 +89,7 @@ impl Command {
     fn start(cgroup: &Cgroup, request: Request, pipes: [OwnedFd; 3]) -> Result<Self, Refusal> {
         let user = users::find(request.user.as_deref().unwrap_or(OsStr::new("root")))?;
         let script = match &request.program {
-            Program::Script(text) => Some(Script::write(text, &user)?),
+            Program::Script(text, _) => Some(Script::write(text, &user)?),
             _ => None,
         };
         let (console, stdio) = match request.terminal {
@@ -196,6 +196,9 @@ impl Command {
 fn words(program: &Program, user: &User, script: Option<&Script>, on_terminal: bool) -> (OsString, Vec<OsString>) {
     match (program, script) {
         (Program::Command(words), _) => (words.first().cloned().unwrap_or_default(), words.clone()),
+        (Program::Script(_, by), Some(script)) if !by.is_empty() => {
+            (by[0].clone(), by.iter().cloned().chain([script.path.clone().into()]).collect())
+        }
         (_, Some(script)) if script.wants_bash && tool::find("bash").is_none() => {
             ("sh".into(), vec!["sh".into(), script.path.clone().into()])
         }

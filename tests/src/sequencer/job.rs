@@ -18,6 +18,9 @@ pub struct Job {
     pub(super) image: Option<String>,
     pub(super) server: String,
     pub(super) services: Vec<Value>,
+    pub(super) image_options: Value,
+    pub(super) project: u64,
+    pub(super) is_protected: bool,
     /// The `variables:` of the job, which win over those that the runner predefines.
     pub(super) variables: Vec<(String, String)>,
     pub(super) stages: Vec<(String, Content)>,
@@ -95,6 +98,9 @@ impl Job {
             image: None,
             server: "https://gitlab.example".to_owned(),
             services: Vec::new(),
+            image_options: json!({}),
+            project: 1,
+            is_protected: false,
             variables: Vec::new(),
             stages: Vec::new(),
             response: Response::Genuine,
@@ -161,6 +167,31 @@ impl Job {
         self
     }
 
+    /// One of its `services:`, as GitLab writes it.
+    #[must_use]
+    pub fn service_of(mut self, service: Value) -> Self {
+        self.services.push(service);
+        self
+    }
+
+    /// What its `image:` says beside the name, as GitLab writes it.
+    #[must_use]
+    pub fn image_options(self, options: Value) -> Self {
+        Self { image_options: options, ..self }
+    }
+
+    /// The number of its project.
+    #[must_use]
+    pub fn project(self, project: u64) -> Self {
+        Self { project, ..self }
+    }
+
+    /// Says that its branch is a protected one.
+    #[must_use]
+    pub fn protected(self) -> Self {
+        Self { is_protected: true, ..self }
+    }
+
     /// What is found in `JOB_RESPONSE_FILE`.
     #[must_use]
     pub fn response(self, response: Response) -> Self {
@@ -220,18 +251,23 @@ impl Job {
     pub(super) fn to_json(&self) -> Value {
         let host = self.server.split_once("://").map_or(&*self.server, |(_, host)| host);
         let variables: Vec<_> =
-            self.variables.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
+            self.variables.iter().map(|(key, value)| json!({ "key": key, "value": value, "public": true })).collect();
+        let mut image = json!({ "name": self.image.as_deref().unwrap_or_default(), "entrypoint": null });
+        for (name, value) in self.image_options.as_object().into_iter().flatten() {
+            image[name] = value.clone();
+        }
         json!({
             "id": self.id,
             "token": TOKEN,
-            "job_info": { "name": "test", "stage": "test", "project_id": 1, "project_name": "project" },
+            "job_info": { "name": "test", "stage": "test", "project_id": self.project, "project_name": "project" },
             "git_info": {
                 "repo_url": format!("https://gitlab-ci-token:{TOKEN}@{host}/group/project.git"),
                 "ref": "main",
+                "protected": self.is_protected,
             },
             "variables": variables,
             "runner_info": { "timeout": self.timeout.as_secs() },
-            "image": { "name": self.image.as_deref().unwrap_or_default(), "entrypoint": null },
+            "image": image,
             "services": self.services,
             "credentials": [{ "type": "registry", "url": host, "username": "gitlab-ci-token", "password": TOKEN }],
         })

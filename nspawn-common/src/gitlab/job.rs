@@ -1,63 +1,39 @@
-//! What GitLab Runner tells a custom executor, and which of it can be believed.
-//!
-//! Facts: GitLab Runner's documentation of the custom executor, and its source
-//! (`executors/custom/`, version 19.4).
+//! The job, by what GitLab itself says of it.
 
 use std::env;
-use std::ffi::OsString;
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::services::{self, Service};
+use super::variable;
+use super::variables::Variables;
 use crate::name::MachineName;
 
 /// A job response is read up to this size, in bytes.
 const MAX_RESPONSE: u64 = 16 << 20;
-
-/// Whether GitLab Runner called this program.
-#[must_use]
-pub fn is_active() -> bool {
-    env::var_os("CUSTOM_ENV_CI_JOB_ID").is_some()
-}
-
-/// The value of a variable of the job, which the job is free to set; an empty one is none.
-#[must_use]
-pub fn variable(name: &str) -> Option<String> {
-    env::var(format!("CUSTOM_ENV_{name}")).ok().filter(|value| !value.is_empty())
-}
-
-/// The exit statuses by which a driver tells GitLab Runner whose fault a failure is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExitCodes {
-    /// The job's: not retried.
-    pub build: u8,
-    /// The host's: retried.
-    pub system: u8,
-}
-
-impl ExitCodes {
-    /// As the runner gave them; 1 and 2, its own values, where it gave none.
-    #[must_use]
-    pub fn from_env() -> Self {
-        let code = |variable: &str| env::var(variable).ok()?.parse().ok();
-        Self {
-            build: code("BUILD_FAILURE_EXIT_CODE").unwrap_or(1),
-            system: code("SYSTEM_FAILURE_EXIT_CODE").unwrap_or(2),
-        }
-    }
-}
 
 /// The job that GitLab Runner is running.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     id: u64,
     server: String,
+    /// The number of its project, and whether its branch or tag is a protected one; where that is known.
+    project: Option<(u64, bool)>,
     /// The `image:` of the job.
     pub image: Option<String>,
+    /// The program, with arguments, that the image's scripts are to be run by: `image:entrypoint`.
+    pub entrypoint: Vec<String>,
+    /// The user that its scripts are to be run as: `image:docker:user`.
+    pub user: Option<String>,
+    /// Whether it wants its images fetched anew: `pull_policy: always`.
+    pub wants_pulls: bool,
+    /// Its `services:`.
+    pub services: Vec<Service>,
     /// How long the job may run, where that is known.
     pub timeout: Option<Duration>,
 }
@@ -83,10 +59,20 @@ impl Job {
     fn from_response(text: &[u8]) -> Result<Self> {
         // serde_json's own message is left out: it may quote the text, which holds tokens.
         let response: Value = serde_json::from_slice(text).ok().context("it is not JSON")?;
+        let (image, variables) = (&response["image"], Variables::of_response(&response["variables"]));
+        let is_protected = response["git_info"]["protected"].as_bool().unwrap_or(false);
+        let policies =
+            |image: &Value| image["pull_policy"].as_array().is_some_and(|all| all.iter().any(|it| it == "always"));
+        let services = response["services"].as_array().map(Vec::as_slice).unwrap_or_default();
         Ok(Self {
             id: response["id"].as_u64().context("it has no job id")?,
             server: response["git_info"]["repo_url"].as_str().map(server_of).unwrap_or_default(),
-            image: response["image"]["name"].as_str().filter(|name| !name.is_empty()).map(str::to_owned),
+            project: response["job_info"]["project_id"].as_u64().map(|project| (project, is_protected)),
+            image: image["name"].as_str().filter(|name| !name.is_empty()).map(|name| variables.expand(name)),
+            entrypoint: services::words(&image["entrypoint"]),
+            user: services::user_of(image).map(|user| variables.expand(&user)),
+            wants_pulls: std::iter::once(image).chain(services).any(policies),
+            services: services.iter().map(|service| Service::new(service, &variables)).collect::<Result<_>>()?,
             timeout: response["runner_info"]["timeout"]
                 .as_u64()
                 .filter(|seconds| *seconds > 0)
@@ -96,13 +82,23 @@ impl Job {
 
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let id = variable("CI_JOB_ID").unwrap_or_default();
+        let services = variable("CI_JOB_SERVICES").unwrap_or_else(|| "[]".to_owned());
+        let services: Value =
+            serde_json::from_str(&services).ok().context("$CUSTOM_ENV_CI_JOB_SERVICES is not JSON")?;
+        let services = services.as_array().map(Vec::as_slice).unwrap_or_default();
+        let none = Variables::default();
         Ok(Self {
             id: id
                 .parse()
                 .ok()
                 .with_context(|| format!("$CUSTOM_ENV_CI_JOB_ID is {id:?}, which is no job's number"))?,
             server: variable("CI_SERVER_URL").map(|url| server_of(&url)).unwrap_or_default(),
+            project: None,
             image: variable("CI_JOB_IMAGE").filter(|name| !name.is_empty()),
+            entrypoint: Vec::new(),
+            user: None,
+            wants_pulls: false,
+            services: services.iter().map(|service| Service::new(service, &none)).collect::<Result<_>>()?,
             timeout: None,
         })
     }
@@ -115,28 +111,15 @@ impl Job {
     pub fn machine_name(&self) -> Result<MachineName> {
         MachineName::new(format!("gitlab-{}-{:08x}", self.id, fnv1a(self.server.as_bytes())))
     }
-}
 
-/// Where the runner reads the script's own exit code (GitLab Runner 17.9 and newer).
-#[must_use]
-pub fn exit_code_file() -> Option<PathBuf> {
-    env::var_os("BUILD_EXIT_CODE_FILE").filter(|path: &OsString| !path.is_empty()).map(PathBuf::from)
-}
-
-/// Writes the script's exit code for the runner; `None` removes what an earlier stage left, since
-/// the runner never does.
-///
-/// # Errors
-/// The file system's.
-pub fn store_exit_code(path: &Path, code: Option<u8>) -> Result<()> {
-    let done = match code {
-        Some(code) => fs::write(path, code.to_string()),
-        None => fs::remove_file(path).or_else(|error| match error.kind() {
-            ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        }),
-    };
-    done.with_context(|| format!("can't write $BUILD_EXIT_CODE_FILE {}", path.display()))
+    /// What its project, and nobody else's, is known by on this host; `None` where only the job itself tells of its
+    /// project. Protected branches have another one: what others write there, they must not read.
+    #[must_use]
+    pub fn project(&self) -> Option<String> {
+        let (project, is_protected) = self.project?;
+        let kind = if is_protected { "protected" } else { "open" };
+        Some(format!("{:08x}-{project}-{kind}", fnv1a(self.server.as_bytes())))
+    }
 }
 
 fn read_response(path: &Path) -> Result<Vec<u8>> {

@@ -34,6 +34,13 @@ pub fn show(source: &Path, target: &Path, base: Option<u32>, access: Access) -> 
     attach(&tree, target).with_context(|| format!("can't mount on {}", target.display()))
 }
 
+/// The tree at `source`, without what is mounted in it and mounted nowhere yet, with its owners as `users` has them.
+pub fn tree(source: &Path, users: &File) -> Result<OwnedFd> {
+    let tree = clone_tree(source, 0).with_context(|| format!("can't open {}", source.display()))?;
+    set_attributes(&tree, Some(users), Access::Writable, 0).map_err(|error| explain(&error, source))?;
+    Ok(tree)
+}
+
 /// Shows the tree at `place`, the content of `image`, there, with all that is mounted in it, read-only and with the
 /// owners as of [`show`].
 pub fn show_all(place: &Path, image: &Path, base: u32) -> Result<()> {
@@ -76,7 +83,7 @@ fn clone_tree(path: &Path, depth: libc::c_int) -> io::Result<OwnedFd> {
     descriptor(fd)
 }
 
-fn set_attributes(tree: &OwnedFd, users: Option<&OwnedFd>, access: Access, depth: libc::c_int) -> io::Result<()> {
+fn set_attributes(tree: &OwnedFd, users: Option<&impl AsRawFd>, access: Access, depth: libc::c_int) -> io::Result<()> {
     // SAFETY: all of its fields are numbers, for which 0 is valid and means 'as it is'.
     let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
     if access == Access::ReadOnly {
@@ -93,7 +100,8 @@ fn set_attributes(tree: &OwnedFd, users: Option<&OwnedFd>, access: Access, depth
     Ok(Errno::result(done).map(drop)?)
 }
 
-fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
+/// Mounts a tree.
+pub fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
     let target = CString::new(target.as_os_str().as_bytes())?;
     let (fd, flags) = (tree.as_raw_fd(), libc::MOVE_MOUNT_F_EMPTY_PATH);
     // SAFETY: move_mount(2) reads two strings that end with NUL.

@@ -1,0 +1,118 @@
+//! The caches of jobs: one for each project, a file system in a file, which bounds it and is deleted at once, whatever
+//! is in it. Jobs of one project that run at the same time share it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::statvfs::statvfs;
+use nspawn_common::lock::Lock;
+use nspawn_common::paths::CACHE_ROOT;
+use nspawn_common::{args, lifecycle, tool};
+
+use crate::mounts;
+
+/// Where a job's machine has it, as the config stage says.
+pub const IN_MACHINE: &str = "/cache";
+
+/// How long others may take to make one and to mount it.
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
+/// How long each step may take.
+const LIMIT: Duration = Duration::from_secs(60);
+/// The smallest that is of use, in bytes, and the largest that ext4 makes without more ado.
+const LEAST: u64 = 32 << 20;
+const MOST: u64 = 8 << 40;
+/// A cache of which less than one in so many blocks is free begins anew.
+const FREE_PART: u64 = 10;
+
+/// Reads `--cache-size=`, in bytes; `None` for no caches.
+pub fn parse_size(text: &str) -> Result<Option<u64>> {
+    match text {
+        "no" => Ok(None),
+        _ => match args::parse_size(text)? {
+            size @ LEAST..=MOST => Ok(Some(size)),
+            _ => bail!("{text} is not between {}M and {}T", LEAST >> 20, MOST >> 40),
+        },
+    }
+}
+
+/// The file of the cache of a project.
+pub fn file(project: &str) -> PathBuf {
+    Path::new(CACHE_ROOT).join(format!("{project}.ext4"))
+}
+
+/// The cache in `file`, mounted nowhere yet, with its owners as `users` has them; made if there is none, or none of
+/// use, with this `size` in bytes. It is mounted in a mount namespace that this process has to itself from here on.
+pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedFd> {
+    DirBuilder::new().recursive(true).mode(0o700).create(point)?;
+    let _lock = Lock::of_caches(LOCK_LIMIT)?;
+    unshare(CloneFlags::CLONE_NEWNS).context("can't have mounts of its own")?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    if file.exists() {
+        mount_it(file, point)?;
+    }
+    // What is full begins anew.
+    if !file.exists() || !has_room(point) {
+        let _ = umount(point);
+        lifecycle::remove_if_there(file)?;
+        make(file, size)?;
+        mount_it(file, point)?;
+    }
+    File::open(file)?.set_modified(SystemTime::now())?;
+    mounts::tree(point, users)
+}
+
+/// Mounts it. For [`crate::namespaces::inside`].
+pub fn attach(cache: &OwnedFd) -> Result<()> {
+    let show = || -> Result<()> {
+        DirBuilder::new().recursive(true).mode(0o755).create(IN_MACHINE)?;
+        mounts::attach(cache, Path::new(IN_MACHINE))?;
+        // A job's scripts may run as somebody else.
+        Ok(fs::set_permissions(IN_MACHINE, fs::Permissions::from_mode(0o1777))?)
+    };
+    show().with_context(|| format!("can't show the project's cache at {IN_MACHINE}"))
+}
+
+fn make(file: &Path, size: u64) -> Result<()> {
+    let unfinished = file.with_extension("new");
+    let made = File::create(&unfinished).and_then(|file| file.set_len(size));
+    made.with_context(|| format!("can't make {}", unfinished.display()))?;
+    let options = ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^resize_inode", "-E", "lazy_itable_init=1,nodiscard"];
+    let command: Vec<_> =
+        options.map(OsStr::new).into_iter().chain([unfinished.as_os_str()]).map(OsString::from).collect();
+    tool::run_ok(&command, LIMIT)?;
+    fs::rename(&unfinished, file).with_context(|| format!("can't make {}", file.display()))
+}
+
+// Where another machine has it mounted, by the same loop device (mount(8)).
+fn mount_it(file: &Path, point: &Path) -> Result<()> {
+    let options = ["mount", "-t", "ext4", "-o", "loop,noatime,nosuid,nodev"].map(OsStr::new);
+    let command = options.into_iter().chain([file.as_os_str(), point.as_os_str()]).map(OsString::from);
+    tool::run_ok(&command.collect::<Vec<_>>(), LIMIT).map(drop).with_context(|| {
+        format!("can't mount the cache {}; delete it, and the next job makes a new one", file.display())
+    })
+}
+
+fn has_room(point: &Path) -> bool {
+    statvfs(point).is_ok_and(|there| there.blocks_available() > there.blocks() / FREE_PART)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_asked_for() {
+        assert_eq!(parse_size("no").unwrap(), None);
+        assert_eq!(parse_size("1G").unwrap(), Some(1 << 30));
+        for bad in ["", "0", "1M", "9T", "yes", "50%"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What a job's machine gets once it runs, also one that stood by and knew of no job: its project's cache, and its
+//! services.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nspawn_common::name::MachineName;
+use nspawn_common::paths::MachinePaths;
+use nspawn_common::state::{Role, State};
+use nspawn_common::{exit, lifecycle, registration};
+
+use crate::PROGRAM;
+use crate::cache;
+use crate::hosts;
+use crate::link::{self, Member};
+use crate::namespaces;
+
+/// The argument that asks for it: `--equip MACHINE CACHE-SIZE`.
+pub const OPTION: &str = "--equip";
+/// How long it may take.
+pub const LIMIT: Duration = Duration::from_secs(300);
+/// How long a machine's files may take to be used.
+const INSIDE_LIMIT: Duration = Duration::from_secs(20);
+/// Where a job's sources are, as the config stage says.
+const BUILDS: &str = "/builds";
+
+/// The command that equips the machine.
+pub fn command(name: &MachineName, cache_size: Option<u64>) -> Result<Vec<OsString>> {
+    let program = std::env::current_exe().context("can't tell this program's own path")?;
+    let size = cache_size.unwrap_or_default().to_string();
+    Ok(vec![program.into(), OPTION.into(), name.as_str().into(), size.into()])
+}
+
+/// Equips the machine with what its state says.
+pub fn equip(arguments: &[OsString]) -> Result<()> {
+    let [name, size] = arguments else { bail!("{OPTION} is for these programs alone") };
+    let paths = MachinePaths::new(&MachineName::new(name)?);
+    let state = State::read(paths.name())?;
+    let leader = leader(&paths)?;
+    let services = lifecycle::services(paths.name())?;
+    connect(&paths, leader, &services)?;
+    if state.user.is_some() {
+        namespaces::inside(&paths, leader, INSIDE_LIMIT, open_builds)?;
+    }
+    // A job must do without a cache at any time.
+    if let Err(error) = show_cache(&paths, &state, leader, size) {
+        exit::say(PROGRAM, OsStr::new(&format!("the job goes without its project's cache: {error:#}")));
+    }
+    Ok(())
+}
+
+fn show_cache(paths: &MachinePaths, state: &State, leader: u32, size: &OsStr) -> Result<()> {
+    let Some(file) = &state.cache else { return Ok(()) };
+    let size = size.to_str().and_then(|size| size.parse().ok()).context("no size")?;
+    let [users] = namespaces::open(paths, leader, ["ns/user"])?;
+    let cache = cache::open(file, size, &paths.cache_mount(), &users)?;
+    namespaces::inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))
+}
+
+fn leader(paths: &MachinePaths) -> Result<u32> {
+    registration::wait_for_leader(paths, Duration::ZERO)
+}
+
+fn connect(job: &MachinePaths, leader_of_job: u32, services: &[State]) -> Result<()> {
+    let roles = services.iter().filter_map(|state| Some((MachinePaths::new(&state.name), state.service.as_ref()?)));
+    let roles: Vec<_> = roles.collect();
+    if roles.is_empty() {
+        return Ok(());
+    }
+    let member = |paths, number, leader| Member { paths, leader, number };
+    let members = roles.iter().map(|(paths, role)| Ok(member(paths, role.number, leader(paths)?)));
+    let members = members.collect::<Result<Vec<_>>>()?;
+    let job = member(job, 0, leader_of_job);
+    link::make(&job, &members)?;
+    let lines: Vec<_> = roles.iter().filter(|(_, role)| !role.aliases.is_empty()).map(|(_, role)| line(role)).collect();
+    for machine in [&job].into_iter().chain(&members) {
+        namespaces::inside(machine.paths, machine.leader, INSIDE_LIMIT, || hosts::add(&lines))?;
+    }
+    Ok(())
+}
+
+fn line(role: &Role) -> String {
+    format!("{} {}", link::address(role.number), role.aliases.join(" "))
+}
+
+// For scripts that don't run as root.
+fn open_builds() -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(BUILDS);
+    made.and_then(|()| fs::set_permissions(BUILDS, Permissions::from_mode(0o1777)))
+        .with_context(|| format!("can't make {BUILDS}"))
+}

@@ -1,0 +1,102 @@
+//! The private link of a job's machine and its services: a bridge in the machine's own network, which nobody else is
+//! on, and a way to it for each of the services.
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nspawn_common::network::Network;
+use nspawn_common::paths::MachinePaths;
+use nspawn_common::tool;
+
+use crate::namespaces;
+
+/// How long a change of a network may take.
+const LIMIT: Duration = Duration::from_secs(20);
+/// The bridge, in the job's machine.
+const BRIDGE: &str = "services";
+/// The way to it, in a service's.
+const PORT: &str = "job";
+/// The networks of two links never meet, so all have the same: of what is set aside for measuring networks, and so on
+/// no other (RFC 2544).
+const NETWORK: [u8; 3] = [198, 18, 0];
+const PREFIX_LENGTH: u8 = 24;
+/// As many services as it has addresses for, the job's and the broadcast's left out.
+pub const MOST: u8 = 253;
+
+/// A machine on a link: where it is, and the process number of its PID 1.
+pub struct Member<'a> {
+    pub paths: &'a MachinePaths,
+    pub leader: u32,
+    /// Which of the services it is, from 1 on.
+    pub number: u8,
+}
+
+/// Where the service is, from 1 on; 0 is the job.
+pub fn address(number: u8) -> Ipv4Addr {
+    let [a, b, c] = NETWORK;
+    Ipv4Addr::new(a, b, c, number + 1)
+}
+
+/// Whether machines of this network can be on a link of their own.
+pub fn can_be_had(network: &Network) -> bool {
+    !matches!(network, Network::Host | Network::Namespace(_))
+}
+
+/// Makes the link, in place of one that the services had with an earlier start of the job's machine.
+pub fn make(job: &Member, services: &[Member]) -> Result<()> {
+    let bridge = network_of(job)?;
+    let mut change = format!(
+        "link add {BRIDGE} type bridge\naddress add {}/{PREFIX_LENGTH} dev {BRIDGE}\nlink set {BRIDGE} up\n",
+        address(0)
+    );
+    // Open until they are connected.
+    let networks = services.iter().map(network_of).collect::<Result<Vec<_>>>()?;
+    for (service, network) in services.iter().zip(&networks) {
+        let _ = ip(network, &format!("link delete {PORT}\n"));
+        let (port, path) = (format!("service-{}", service.number), path(network));
+        change += &format!("link add {port} master {BRIDGE} type veth peer name {PORT} netns {path}\n");
+        change += &format!("link set {port} up\n");
+    }
+    ip(&bridge, &change).context("can't make the link to the services")?;
+    for (service, network) in services.iter().zip(&networks) {
+        let address = address(service.number);
+        ip(network, &format!("address add {address}/{PREFIX_LENGTH} dev {PORT}\nlink set {PORT} up\n"))
+            .with_context(|| format!("can't connect machine {}", service.paths.name()))?;
+    }
+    Ok(())
+}
+
+fn network_of(member: &Member) -> Result<File> {
+    let [network] = namespaces::open(member.paths, member.leader, ["ns/net"])?;
+    Ok(network)
+}
+
+// As other processes find it that this one waits for.
+fn path(network: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), network.as_raw_fd())
+}
+
+fn ip(network: &File, change: &str) -> Result<()> {
+    let command = ["nsenter", &format!("--net={}", path(network)), "ip", "-batch", "-"].map(Into::into);
+    tool::run_ok_with_stdin(tool::input(change)?, &command, LIMIT).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_service_has_an_address_of_its_own() {
+        assert_eq!(address(0).to_string(), "198.18.0.1");
+        assert_eq!(address(MOST).to_string(), "198.18.0.254");
+    }
+
+    #[test]
+    fn the_hosts_network_is_nothing_to_be_linked_to() {
+        assert!(can_be_had(&Network::Nat) && can_be_had(&Network::None));
+        assert!(!can_be_had(&Network::Host));
+    }
+}

@@ -1,0 +1,128 @@
+//! The `services:` of jobs.
+
+use nspawn_common::words;
+use nspawn_tests::sequencer::{Attempt, Job, Outcome, Runner};
+use nspawn_tests::{call, image, left_of, sh};
+use serde_json::{Value, json};
+
+/// A server of the image's own: it says what it was given, and who asks.
+const SERVER: &str = r#"use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => shift, Listen => 9, ReuseAddr => 1) or die;
+    while ($c = $s->accept) { print $c "$ENV{WHO} @ARGV to ", $c->peerhost, "\n"; close $c }"#;
+
+fn server(alias: &str, words: &[&str]) -> Value {
+    let command: Vec<_> = ["perl", "-e", SERVER].iter().chain(words).collect();
+    json!({
+        "name": image(), "alias": alias, "entrypoint": null, "command": command,
+        "variables": [{ "key": "WHO", "value": format!("{alias}-$NUMBER"), "public": true }],
+    })
+}
+
+/// What a client in the job's machine reads.
+fn ask(host: &str, port: u16) -> String {
+    format!("exec 3<>/dev/tcp/{host}/{port}; cat <&3")
+}
+
+#[test]
+fn are_reached_by_their_names_in_every_mode() {
+    for init in ["systemd", "stub", "none"] {
+        let job = Job::new(&image()).variable("NUMBER", "7").service_of(server("db,pg", &["5432", "a b", "$HOME", ""]));
+        let job = job.service_of(server("cache", &["6379"]));
+        let job = job.script(&[&ask("db", 5432), &ask("pg", 5432), &ask("cache", 6379), &ask(&image(), 5432)]);
+        let job = job.after_script(&[&ask("cache", 6379), "getent hosts pg"]);
+        let runner = Runner::default().prepare_args(&[&format!("--init={init}")]);
+        let report = runner.run(&job).expect(&Outcome::Success);
+        let (db, cache) = ("db,pg-7 a b $HOME  to 198.18.0.1\n", "cache-7  to 198.18.0.1\n");
+        assert_eq!(report.stage("build_script").text(), [db, db, cache, db].concat(), "{}", report.describe());
+        assert!(report.stage("after_script").text().starts_with(cache), "{}", report.describe());
+        assert_eq!(left_of(&report.machine), "");
+    }
+}
+
+#[test]
+fn see_each_other_and_the_outside_and_no_other_job() {
+    let job = || Job::new(&image()).service_of(server("one", &["80"])).service_of(server("two", &["80"]));
+    let (runner, one, other) = (Runner::default(), job().script(&["true"]), job().script(&["true"]));
+    let (one, other) = (Attempt::prepared(&runner, &one), Attempt::prepared(&runner, &other));
+    let run = |machine: &str, line: &str| call("nspawn-run", [machine, "bash", "-c", line]);
+    let second = format!("{}-2", one.machine());
+    run(&second, &format!("{}; ip route | grep -c default", ask("one", 80))).expect(0);
+    // All links look alike, but are not one.
+    call("nspawn-cleanup", [&format!("{}-2", other.machine())]).expect(0);
+    run(one.machine(), &ask("two", 80)).expect(0);
+    let gone = run(other.machine(), &format!("timeout 2 bash -c '{}'", ask("two", 80)));
+    assert_ne!(gone.code(), 0, "{}", gone.describe());
+    // Nor is the host on it.
+    let host = sh("timeout 1 bash -c 'exec 3<>/dev/tcp/198.18.0.3/80'; ip -o address | grep -F 198.18.0.");
+    assert_ne!(host.code(), 0, "{}", host.describe());
+    one.cleanup().expect();
+    other.cleanup().expect();
+    assert_eq!(left_of(one.machine()) + &left_of(other.machine()), "");
+}
+
+// The image's own systemd starts it.
+#[test]
+fn units_of_the_image_have_their_variables() {
+    let service = json!({
+        "name": image(), "alias": "booted", "command": ["sh", "-c", "systemctl show --property=Environment cron || true; \
+            systemd-run --quiet --wait --pipe sh -c 'echo \"told $WHO\" >/run/told'; \
+            perl -e 'use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => 99, Listen => 1); sleep 60'"],
+        "variables": [{ "key": "WHO", "value": "x \"y\" %n", "public": true }],
+    });
+    let (runner, job) = (Runner::default(), Job::new(&image()).service_of(service).script(&["true"]));
+    let attempt = Attempt::prepared(&runner, &job);
+    let told = call("nspawn-run", [&*format!("{}-1", attempt.machine()), "cat", "/run/told"]).expect(0);
+    assert_eq!(told.out(), "told x \"y\" %n\n");
+    attempt.cleanup().expect();
+}
+
+#[test]
+fn what_does_not_listen_is_told_with_its_log_and_the_job_goes_on() {
+    let service = |command: &str| json!({ "name": image(), "alias": "x", "command": ["sh", "-c", command] });
+    let run = |command: &str| {
+        let job = Job::new(&image()).service_of(service(command)).script(&["echo went on"]);
+        let report = Runner::default().prepare_args(&["--init=stub", "--service-timeout=2s"]).run(&job);
+        let report = report.expect(&Outcome::Success);
+        assert!(report.log().contains("went on"), "{}", report.describe());
+        report.log()
+    };
+    let log = run("echo my last words; exit 3");
+    assert!(log.contains("has ended; its log:") && log.contains("my last words"), "{log}");
+    let log = run("echo still here; sleep 60");
+    assert!(log.contains("does not listen on any port after 2 s") && log.contains("still here"), "{log}");
+}
+
+#[test]
+fn whose_fault_it_is_that_one_can_not_be_had() {
+    let fails = |job: Job, arguments: &[&str], words: &str| {
+        let report = Runner::default().prepare_args(arguments).run(&job.script(&["echo too far"]));
+        assert!(report.log().contains(words), "no {words:?}: {}", report.describe());
+        assert!(!report.log().contains("too far"));
+        assert_eq!(left_of(&report.machine), "");
+        report.outcome
+    };
+    let job = || Job::new(&image());
+    let unknown = job().service("no-such-image:1", "x");
+    assert_eq!(fails(unknown, &[], "the service no-such-image:1 can't be had: "), Outcome::ScriptFailure(1));
+    let refused = job().service(&image(), "x");
+    let outcome = fails(refused, &["--allow-service=other", "--allow-service=x*"], "is not allowed on this runner");
+    assert_eq!(outcome, Outcome::ScriptFailure(1));
+    let idle = job().service(&image(), "x");
+    assert_eq!(fails(idle, &["--init=stub"], "has nothing to run"), Outcome::ScriptFailure(1));
+    let outcome = fails(job().service(&image(), "x"), &["--network=host"], "services need a network");
+    assert!(matches!(outcome, Outcome::SystemFailure(_)));
+}
+
+#[test]
+fn the_administrator_says_what_an_image_is_for() {
+    let own = format!("/etc/nspawn-ci/images/{}-{}.args", image(), std::process::id());
+    let name = format!("{}-{}", image(), std::process::id());
+    sh(&format!("mkdir -p /etc/nspawn-ci/images; ln -s {} /var/lib/machines/{name}", image())).expect(0);
+    let command = words::join(["perl", "-e", SERVER, "81", "by default"]).into_string().unwrap();
+    let option = words::join([format!("--service-command={command}")]).into_string().unwrap();
+    std::fs::write(&own, format!("--init=stub --service-port=81 {option}")).unwrap();
+    let job = Job::new(&image()).service(&name, "x").variable("WHO", "it");
+    let report = Runner::default().run(&job.script(&[&ask("x", 81)]));
+    sh(&format!("rm {own} /var/lib/machines/{name}")).expect(0);
+    let report = report.expect(&Outcome::Success);
+    assert_eq!(report.stage("build_script").text(), "it by default to 198.18.0.1\n", "{}", report.describe());
+}

@@ -1,12 +1,14 @@
 //! The last stage: ends machines and deletes all that is left of them.
 
+mod caches;
 mod options;
 mod remove;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use nspawn_common::exit::{self, Exit};
 use nspawn_common::gitlab::{self, Job};
 use nspawn_common::name::MachineName;
@@ -40,7 +42,11 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
             lifecycle::forget_pools()?;
         }
         let which = if *stale { remove::Which::Stale } else { remove::Which::Any };
-        remove::each(&lifecycle::all()?, which, &options)
+        let code = remove::each(&lifecycle::all()?, which, &options);
+        if *stale {
+            caches::remove_unused(options.dry_run)?;
+        }
+        code
     } else if !machines.is_empty() {
         let names: Vec<_> = machines.iter().map(MachineName::new).collect::<Result<_>>()?;
         require_root()?;
@@ -60,4 +66,8 @@ fn require_root() -> Result<()> {
         bail!("only root can remove machines; try sudo");
     }
     Ok(())
+}
+
+fn print_line(line: &str) -> Result<()> {
+    std::io::stdout().write_all(format!("{line}\n").as_bytes()).context("can't write to stdout")
 }

@@ -1,7 +1,6 @@
 //! The verb: which machines go, and that they go.
 
 use std::ffi::OsStr;
-use std::io::Write;
 
 use anyhow::{Context, Result};
 use nspawn_common::exit::{self, Exit};
@@ -56,7 +55,7 @@ fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
         if which == Which::Stale && Lock::is_held(&paths) {
             return Ok(());
         }
-        return print_line(&format!("{name}: {parts}"));
+        return crate::print_line(&format!("{name}: {parts}"));
     }
     let used = options.verbose.then(|| usage::describe(name));
     if let (true, Some(used)) = (remove(name, &paths, which)?, used) {
@@ -90,8 +89,4 @@ fn keep_if_asked(name: &MachineName, paths: &MachinePaths) -> Result<bool> {
         exit::say(PROGRAM, OsStr::new(&keep::describe(&state, is_running)));
     }
     Ok(true)
-}
-
-fn print_line(line: &str) -> Result<()> {
-    std::io::stdout().write_all(format!("{line}\n").as_bytes()).context("can't write to stdout")
 }

@@ -10,7 +10,7 @@
 //! | [`tool`] | running those command lines, bounded in time and output |
 //! | [`interrupt`] | being asked to end while one of them runs |
 //! | [`lock`], [`owner`], [`lifecycle`], [`keep`], [`discard`], [`mounts`], [`subvolumes`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
-//! | [`usage`] | what a machine has used |
+//! | [`usage`], [`journal`] | what a machine has used, and what it said |
 //! | [`wire`] | the messages between `nspawn-run` and its agent in the machine |
 //! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
 //! | [`args`], [`choice`], [`exit`], [`words`] | options from files and environment, words for their values, exit statuses, shell quoting |
@@ -22,6 +22,7 @@ pub mod exit;
 pub mod gitlab;
 pub mod image;
 pub mod interrupt;
+pub mod journal;
 pub mod keep;
 pub mod lifecycle;
 pub mod lock;

@@ -79,6 +79,8 @@ pub struct Role {
     pub number: u8,
     /// The names that it is reached by.
     pub aliases: Vec<String>,
+    /// Whether it runs a command, beside what its image does by itself.
+    pub has_command: bool,
 }
 
 impl State {
@@ -175,7 +177,7 @@ impl State {
 
 impl Role {
     fn to_json(&self) -> Value {
-        json!({ "of": self.of.as_str(), "number": self.number, "aliases": self.aliases })
+        json!({ "of": self.of.as_str(), "number": self.number, "aliases": self.aliases, "has_command": self.has_command })
     }
 
     fn parse(value: &Value) -> Result<Self> {
@@ -185,6 +187,7 @@ impl Role {
             of: MachineName::new(value["of"].as_str().context("no valid \"of\"")?)?,
             number: number.context("no valid \"number\"")?,
             aliases: aliases.filter_map(|alias| alias.as_str().map(str::to_owned)).collect(),
+            has_command: value["has_command"].as_bool().unwrap_or_default(),
         })
     }
 }
@@ -246,7 +249,12 @@ mod tests {
             user: Some("u".into()),
             entrypoint: vec!["/bin/x".into()],
             cache: Some("/c".into()),
-            service: Some(Role { of: MachineName::new("j").unwrap(), number: 2, aliases: vec!["db".into()] }),
+            service: Some(Role {
+                of: MachineName::new("j").unwrap(),
+                number: 2,
+                aliases: vec!["db".into()],
+                has_command: true,
+            }),
         }
     }
 

@@ -73,6 +73,8 @@ pub fn attach(cache: &OwnedFd) -> Result<()> {
     let show = || -> Result<()> {
         DirBuilder::new().recursive(true).mode(0o755).create(IN_MACHINE)?;
         mounts::attach(cache, Path::new(IN_MACHINE))?;
+        // Only a repair of the file system needs it, which makes it then.
+        let _ = fs::remove_dir(Path::new(IN_MACHINE).join("lost+found"));
         // A job's scripts may run as somebody else.
         Ok(fs::set_permissions(IN_MACHINE, fs::Permissions::from_mode(0o1777))?)
     };

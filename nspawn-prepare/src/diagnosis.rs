@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Error, Result, anyhow};
 use nspawn_common::exit::JobError;
+use nspawn_common::journal;
 use nspawn_common::lifecycle;
 use nspawn_common::modes::Init;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
 use nspawn_common::tool::{self, TimedOut, argv};
-use nspawn_common::wire;
 
-use crate::host::{self, LOOK_LIMIT};
+use crate::host;
 
 /// Whose fault it was, in a note.
 const JOB: &str = "job";
@@ -39,7 +39,7 @@ pub fn of(state: &State, error: Error, since: SystemTime) -> Error {
     let parts = [
         ("its systemd still waits for these jobs:", ask("systemctl list-jobs --no-pager --plain --full")),
         ("its journal warns:", ask("journalctl --quiet --no-pager --output=cat --priority=warning --lines=10")),
-        ("its console and its unit said last:", last_words(paths, since).ok()),
+        ("its console and its unit said last:", journal::last_words(paths, since).ok()),
     ];
     let parts = parts.into_iter().filter_map(|(title, text)| {
         let text = text.filter(|text| !text.is_empty())?;
@@ -75,22 +75,5 @@ fn ask(paths: &MachinePaths, question: &str) -> Option<String> {
     let mut command = argv(["env", "--unset=CUSTOM_ENV_CI_JOB_ID"]);
     command.extend([host::agent_program().ok()?.into(), paths.name().as_str().into()]);
     command.extend(question.split(' ').map(Into::into));
-    tool::run_ok(&command, ASK_LIMIT).ok().map(|answer| printable(&answer))
-}
-
-/// What the machine's console and its units said last, since then.
-pub fn last_words(paths: &MachinePaths, since: SystemTime) -> Result<String> {
-    let mut command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20"]);
-    let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
-    command.extend(units.map(|unit| format!("--unit={unit}").into()));
-    command.push(tool::since(since)?.into());
-    // The journal may not have them yet.
-    tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
-    Ok(printable(&tool::run(&command, LOOK_LIMIT)?.stdout))
-}
-
-// What came out of a machine, line by line.
-fn printable(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(|line| wire::printable(line.as_bytes())).collect();
-    lines.join("\n")
+    tool::run_ok(&command, ASK_LIMIT).ok().map(|answer| journal::printable(&answer))
 }

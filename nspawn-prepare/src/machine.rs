@@ -315,7 +315,9 @@ impl Machine {
         let (equipping, handing_over) = last.split_at(last.len() - 1);
         self.take(equipping)?;
         if self.pool.is_none() {
-            self.tell(&unbounded)?;
+            if self.role.is_none() {
+                self.tell(&unbounded)?;
+            }
             if let Err(error) = standby::refill(&self.image.name) {
                 exit::say(PROGRAM, OsStr::new(&format!("no machine is made ahead: {error:#}")));
             }

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nspawn_common::{tool, words};
+use nspawn_common::{exit, tool, words};
+
+use crate::PROGRAM;
 
 /// One step; each has a shell command that does the same.
 #[derive(Debug)]
@@ -50,9 +52,18 @@ impl Step {
             Self::Directory(path, mode) => make_directory(path, *mode),
             Self::File(path, content) => write_whole(path, content),
             Self::Sparse(path, size) => make_sparse(path, *size),
-            Self::Run(argv, limit) => tool::run_ok(argv, *limit).map(drop),
+            Self::Run(argv, limit) => run(argv, *limit),
         }
     }
+}
+
+/// Runs a program of a step, and passes on what it says on stdout.
+pub fn run(argv: &[OsString], limit: Duration) -> Result<()> {
+    let said = tool::run_ok(argv, limit)?;
+    if !said.is_empty() {
+        exit::say(PROGRAM, OsStr::new(&said));
+    }
+    Ok(())
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<()> {

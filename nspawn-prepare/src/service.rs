@@ -2,23 +2,22 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use nspawn_common::exit::{self, JobError};
-use nspawn_common::gitlab::{Job, Service};
+use nspawn_common::gitlab::{self, Job, Service};
 use nspawn_common::image;
 use nspawn_common::interrupt;
 use nspawn_common::keep::When;
 use nspawn_common::modes::Init;
 use nspawn_common::paths::{MachinePaths, SLICE};
 use nspawn_common::state::Role;
-use nspawn_common::{registration, tool, unit};
+use nspawn_common::{journal, registration, tool, unit};
 
 use crate::PROGRAM;
-use crate::diagnosis;
 use crate::host::{self, LOOK_LIMIT};
 use crate::machine::Machine;
 use crate::options::{self, Options};
@@ -48,16 +47,18 @@ pub fn main(arguments: &[OsString]) -> Result<()> {
     let Some((options, image)) = options::parse(argv, image_of)? else { return Ok(()) };
     let (image, _lock) = image::find_and_lock(&image)?;
     wishes::check_image(&options.allowed_services, &image)?;
-    let role = Role { of: job.machine_name()?, number, aliases: service.aliases.clone() };
     let command = command_of(&options, service)?;
+    let has_command = !command.is_empty();
+    let role = Role { of: job.machine_name()?, number, aliases: service.aliases.clone(), has_command };
     let name = role.of.of_service(number)?;
     let mut machine = prepare::machine(name, image, adapted(options, service), prepare::lifetime(&job))?;
     machine.role = Some(role);
     interrupt::catch()?;
     let begun = Instant::now();
     machine.make(&machine.plan()?, None, || {
-        run(&machine, service, &command)?;
-        tell(&machine, service, begun);
+        if run(&machine, service, &command)? {
+            tell(&machine, service, begun);
+        }
         Ok(())
     })
 }
@@ -95,20 +96,22 @@ fn command_of(options: &Options, service: &Service) -> Result<Vec<OsString>> {
     Ok(whole)
 }
 
-fn run(machine: &Machine, service: &Service, command: &[OsString]) -> Result<()> {
+// Whether it is ready. The job's log says why it is not.
+fn run(machine: &Machine, service: &Service, command: &[OsString]) -> Result<bool> {
     let begun = SystemTime::now();
     if !command.is_empty() {
         tool::run_ok(&unit_command(&machine.paths, service, command)?, LOOK_LIMIT)?;
     }
     let port = service.port.or(machine.options.service_port);
     if command.is_empty() && port.is_none() {
-        return Ok(());
+        return Ok(true);
     }
-    let Some(why) = wait(machine, !command.is_empty(), port)? else { return Ok(()) };
-    let said = diagnosis::last_words(&machine.paths, begun).unwrap_or_default();
-    let line = format!("the service {} {why}; its log:{}", service.image, tool::below(&said));
-    exit::say(PROGRAM, OsStr::new(&line));
-    Ok(())
+    let Some(why) = wait(machine, !command.is_empty(), port)? else { return Ok(true) };
+    let said = journal::last_words(&machine.paths, begun).unwrap_or_default();
+    exit::say(PROGRAM, OsStr::new(&format!("the service {} {why}; its log is below", service.image)));
+    let section = gitlab::section(machine.name.as_str(), &format!("Log of {}", service.image), &said);
+    let _ = std::io::stderr().write_all(section.as_bytes());
+    Ok(false)
 }
 
 // Its output is the unit's, and so in the host's journal.

@@ -10,9 +10,9 @@ use nspawn_common::lock::Lock;
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
-use nspawn_common::{tool, wire};
+use nspawn_common::wire;
 
-use crate::{diagnosis, limits};
+use crate::{diagnosis, limits, plan};
 
 /// The argument that asks for it: `--start MACHINE`.
 pub const OPTION: &str = "--start";
@@ -44,7 +44,7 @@ pub fn start(arguments: &[OsString]) -> Result<()> {
 
 fn run(paths: &MachinePaths, state: &State) -> Result<()> {
     for command in &state.start {
-        tool::run_ok(command, state.timeout)?;
+        plan::run(command, state.timeout)?;
         interrupt::check()?;
     }
     confirm(paths, &state.properties).map(drop)

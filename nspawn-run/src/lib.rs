@@ -6,6 +6,7 @@
 //! | [`machine`] | the host: the machine there is, or one for this command |
 //! | [`call`] | the host: one call of the agent |
 //! | [`death`], [`memory`] | the host: why the agent went away; whether the OOM killer was at work |
+//! | [`services`] | the host: services of a job that have ended before it |
 //! | [`streams`], [`terminal`] | the host: stdin, stdout, stderr |
 //! | [`agent`] | the machine: the same program in its hidden form |
 
@@ -16,6 +17,7 @@ mod machine;
 mod memory;
 mod options;
 mod run;
+mod services;
 mod streams;
 mod terminal;
 

@@ -21,6 +21,7 @@ use crate::PROGRAM;
 use crate::call::{self, Ended, Stdin};
 use crate::machine::Machine;
 use crate::options::{self, Options};
+use crate::services;
 use crate::terminal;
 
 /// GitLab Runner's name for the stage that removes what a job has left.
@@ -79,6 +80,7 @@ fn run_stage(options: &Options) -> Result<u8> {
     let done = cleared.and_then(|()| Machine::with(&name, run));
     // The one that comes last, whatever came before (GitLab Runner 14.0).
     if options.command.first().is_some_and(|stage| stage == LAST_STAGE) {
+        services::tell_ended(&name).unwrap_or_else(|error| exit::say(PROGRAM, OsStr::new(&format!("{error:#}"))));
         exit::say(PROGRAM, OsStr::new(&usage::describe(&name)));
     }
     match &done {

@@ -9,10 +9,12 @@
 //! | [`scripts`] | what scripts find in the machine |
 //! | [`ending`] | cancel, time-out, cleanup |
 //! | [`artifacts`] | the host's gitlab-runner in their machines |
+//! | [`caches`] | what jobs keep for later ones of their project |
 //! | [`services`] | machines for what their jobs need |
 //! | [`set_up`] | the configuration that a script writes for GitLab Runner |
 
 mod artifacts;
+mod caches;
 mod ending;
 mod preparing;
 mod results;

@@ -4,6 +4,7 @@
 //! (`executors/custom/`, version 19.4).
 
 mod job;
+mod section;
 mod services;
 mod variables;
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use job::Job;
+pub use section::section;
 pub use services::Service;
 
 /// Whether GitLab Runner called this program.

@@ -86,9 +86,26 @@ fn what_does_not_listen_is_told_with_its_log_and_the_job_goes_on() {
         report.log()
     };
     let log = run("echo my last words; exit 3");
-    assert!(log.contains("has ended; its log:") && log.contains("my last words"), "{log}");
+    assert!(log.contains("has ended; its log is below") && log.contains("my last words"), "{log}");
     let log = run("echo still here; sleep 60");
     assert!(log.contains("does not listen on any port after 2 s") && log.contains("still here"), "{log}");
+}
+
+#[test]
+fn one_that_ends_before_its_job_is_told_with_its_log() {
+    let mut words = server("x", &["82"]);
+    words["command"] = json!([
+        "perl",
+        "-e",
+        "use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => 82, \
+        Listen => 1); $s->accept; die 'who knocks?'"
+    ]);
+    let job = Job::new(&image()).service_of(words).service_of(server("other", &["83"]));
+    let job = job.script(&["exec 3<>/dev/tcp/x/82; cat <&3", "exit 4"]);
+    let report = job.run().expect(&Outcome::ScriptFailure(4));
+    let last = report.stage("cleanup_file_variables").text();
+    assert!(last.contains("has ended before the job") && last.contains("who knocks?"), "{last}");
+    assert_eq!(last.matches("has ended before").count(), 1, "{last}");
 }
 
 #[test]

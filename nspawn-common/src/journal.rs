@@ -1,0 +1,33 @@
+//! What the host's journal has of a machine.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+
+use crate::paths::MachinePaths;
+use crate::tool::{self, argv};
+use crate::wire;
+
+/// How long looking something up may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the machine's console and its units said last, since then.
+///
+/// # Errors
+/// journalctl's own.
+pub fn last_words(paths: &MachinePaths, since: SystemTime) -> Result<String> {
+    let mut command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20"]);
+    let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
+    command.extend(units.map(|unit| format!("--unit={unit}").into()));
+    command.push(tool::since(since)?.into());
+    // The journal may not have them yet.
+    tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
+    Ok(printable(&tool::run(&command, LOOK_LIMIT)?.stdout))
+}
+
+/// What came out of a machine, line by line.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(|line| wire::printable(line.as_bytes())).collect();
+    lines.join("\n")
+}

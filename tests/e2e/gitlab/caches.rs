@@ -1,0 +1,170 @@
+//! What jobs keep for later ones of their project.
+
+use std::fs;
+use std::process::Command;
+
+use nspawn_tests::sequencer::{Attempt, Job, Outcome, Report, Runner};
+use nspawn_tests::{call, image, left_of, sh};
+
+/// A project that no other test has, whose caches go with it.
+struct Project(u64);
+
+impl Project {
+    fn new(number: u64) -> Self {
+        Self(u64::from(std::process::id()) * 100 + number)
+    }
+
+    fn job(&self) -> Job {
+        Job::new(&image()).project(self.0)
+    }
+
+    fn run(&self, lines: &[&str]) -> Report {
+        self.job().script(lines).run().expect(&Outcome::Success)
+    }
+
+    fn files(&self) -> Vec<String> {
+        let list = sh(&format!("ls /var/cache/nspawn-ci/*-{}-*.ext4", self.0)).out();
+        list.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        self.files().iter().for_each(|file| drop(fs::remove_file(file)));
+    }
+}
+
+#[test]
+fn the_next_job_finds_them_on_another_machine() {
+    let project = Project::new(1);
+    let seen = "stat --format '%u %a %n' /cache /cache/key /cache/key/cache.zip";
+    let first = project.run(&["mkdir /cache/key", "echo kept > /cache/key/cache.zip", seen]);
+    let next = project.run(&["cat /cache/key/cache.zip", seen]);
+    // With users of its own as well.
+    assert_eq!(first.stage("build_script").text(), "0 1777 /cache\n0 755 /cache/key\n0 644 /cache/key/cache.zip\n");
+    assert_eq!(next.stage("build_script").text(), format!("kept\n{}", first.stage("build_script").text()));
+    assert_eq!(left_of(&first.machine) + &left_of(&next.machine), "");
+    assert_eq!(sh("losetup --list --output=BACK-FILE").out().matches(&project.0.to_string()).count(), 0);
+}
+
+#[test]
+fn in_every_mode() {
+    let project = Project::new(2);
+    for (number, options) in
+        [&["--init=stub"][..], &["--init=none"], &["--layer=none"], &["--layer=tmpfs", "--network=none"]]
+            .iter()
+            .enumerate()
+    {
+        let lines = [format!("test $(ls /cache | grep -c file) = {number}"), format!("touch /cache/file{number}")];
+        let job =
+            project.job().script(&[&*lines[0], &*lines[1]]).after_script(&[&format!("test -e /cache/file{number}")]);
+        let report = Runner::default().prepare_args(options).run(&job).expect(&Outcome::Success);
+        assert!(report.stage("after_script").result.is_ok(), "{options:?}: {}", report.describe());
+    }
+}
+
+#[test]
+fn a_job_that_takes_a_machine_from_standby_has_its_own() {
+    let (project, image) = (Project::new(3), format!("cached-{}", std::process::id()));
+    sh(&format!("ln -s {} /var/lib/machines/{image}", nspawn_tests::image())).expect(0);
+    let pool = |count: &str| call("nspawn-prepare", [count, "--gitlab-runner=no", "--init=stub", &image]).expect(0);
+    pool("--standby=1");
+    let job = Job::new(&image).project(project.0).script(&["touch /cache/here; hostname"]);
+    let report = Runner::default().prepare_args(&["--init=stub", "--gitlab-runner=no"]).run(&job);
+    pool("--standby=0");
+    sh(&format!("rm /var/lib/machines/{image}")).expect(0);
+    let _ = report.expect(&Outcome::Success);
+    let _ = project.run(&["test -e /cache/here"]);
+}
+
+#[test]
+fn jobs_at_the_same_time_share_one() {
+    let (project, runner) = (Project::new(4), Runner::default());
+    let jobs: Vec<_> = (0..3).map(|_| project.job().script(&["true"])).collect();
+    let attempts: Vec<_> = jobs.iter().map(|job| Attempt::prepared(&runner, job)).collect();
+    let run = |attempt: &Attempt, line: &str| call("nspawn-run", [attempt.machine(), "sh", "-c", line]).expect(0).out();
+    for (number, attempt) in attempts.iter().enumerate() {
+        run(attempt, &format!("head -c 5M /dev/urandom > /cache/{number}; sync /cache/{number}"));
+    }
+    let sums: Vec<_> = attempts.iter().map(|attempt| run(attempt, "cd /cache; ls; cat 0 1 2 | md5sum")).collect();
+    assert!(sums[0].starts_with("0\n1\n2\n") && sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
+    attempts.iter().for_each(|attempt| drop(attempt.cleanup().expect()));
+    assert_eq!(project.files().len(), 1);
+    let checked = sh(&format!("e2fsck -fn {}", project.files()[0]));
+    assert_eq!(checked.code(), 0, "{}", checked.describe());
+    assert_eq!(project.run(&["cat /cache/0 /cache/1 /cache/2 | md5sum"]).stage("build_script").text(), sums[0][6..]);
+}
+
+#[test]
+fn no_other_project_server_or_branch_sees_them() {
+    let project = Project::new(5);
+    let _ = project.run(&["echo mine > /cache/secret"]);
+    let empty = &["test -z \"$(ls -A /cache)\"", "echo theirs > /cache/secret"];
+    let forged = |job: Job| {
+        let id = project.0.to_string();
+        job.variable("CI_PROJECT_ID", &id).variable("CACHE_DIR", "/cache").variable("CI_CACHE_DIR", "../..")
+    };
+    let other = Project::new(6);
+    let _ = forged(other.job()).script(empty).run().expect(&Outcome::Success);
+    let _ = project.job().server("https://other.example").script(empty).run().expect(&Outcome::Success);
+    let _ = project.job().protected().script(empty).run().expect(&Outcome::Success);
+    let kept = project.run(&["cat /cache/secret"]);
+    assert_eq!(kept.stage("build_script").text(), "mine\n");
+    assert_eq!(project.files().len(), 3);
+    // All that there is of it on the host is root's alone.
+    let mode = sh("stat --format '%u %a' /var/cache/nspawn-ci").out();
+    assert_eq!(mode, "0 700\n");
+}
+
+#[test]
+fn a_job_whose_project_nobody_vouches_for_keeps_nothing() {
+    let job = || Job::new(&image()).variable("CI_PROJECT_ID", "1");
+    let _ = Runner::old().run(&job().script(&["mkdir -p /cache; touch /cache/lost"])).expect(&Outcome::Success);
+    let _ = Runner::old().run(&job().script(&["test ! -e /cache/lost"])).expect(&Outcome::Success);
+    let project = Project::new(7);
+    let runner = Runner::default().prepare_args(&["--cache-size=no"]);
+    let _ = runner.run(&project.job().script(&["mkdir -p /cache; touch /cache/x"])).expect(&Outcome::Success);
+    assert!(project.files().is_empty());
+}
+
+#[test]
+fn one_that_is_full_begins_anew_and_none_is_larger_than_allowed() {
+    let project = Project::new(8);
+    let runner = Runner::default().prepare_args(&["--cache-size=32M"]);
+    let fill =
+        project.job().script(&["! head -c 50M /dev/zero > /cache/big", "test $(stat -c %s /cache/big) -lt 33554432"]);
+    let _ = runner.run(&fill).expect(&Outcome::Success);
+    let file = &project.files()[0];
+    assert!(fs::metadata(file).unwrap().len() <= 32 << 20);
+    let _ = runner.run(&project.job().script(&["test ! -e /cache/big"])).expect(&Outcome::Success);
+    // What can't be mounted is told, and keeps no job from running.
+    fs::write(file, "no file system").unwrap();
+    let report = runner.run(&project.job().script(&["true"])).expect(&Outcome::Success);
+    assert!(report.log().contains("goes without its project's cache"), "{}", report.describe());
+    assert!(report.log().contains("delete it, and the next job makes a new one"), "{}", report.describe());
+}
+
+#[test]
+fn what_no_job_has_used_for_a_month_goes() {
+    let project = Project::new(9);
+    let _ = project.run(&["touch /cache/x"]);
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    assert_eq!(project.files().len(), 1);
+    let aged = Command::new("touch").args(["--date=-31 days", &project.files()[0]]).status().unwrap();
+    assert!(aged.success());
+    let dry = call("nspawn-cleanup", ["--stale", "--dry-run"]).expect(0);
+    assert!(dry.out().contains(&project.files()[0]), "{}", dry.describe());
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    assert!(project.files().is_empty());
+}
+
+#[test]
+fn whoever_the_scripts_run_as_can_write() {
+    let project = Project::new(10);
+    let user = serde_json::json!({ "executor_opts": { "docker": { "user": "nobody" } } });
+    let job = || project.job().image_options(user.clone());
+    let lines = ["id -un", "touch /cache/theirs", "ls -l /cache/theirs | cut -d' ' -f3", "pwd"];
+    let report = job().script(&lines).run().expect(&Outcome::Success);
+    assert_eq!(report.stage("build_script").text(), "nobody\nnobody\n/builds/group/project\n", "{}", report.describe());
+    let _ = job().script(&["rm /cache/theirs"]).run().expect(&Outcome::Success);
+}

@@ -1,8 +1,10 @@
 //! Where an image comes from, and its description.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
+use nspawn_common::words;
 use nspawn_tests::{call, sh};
 
 use crate::lab::{FULL, Image, SMALL, expect_failure, listed, scratch, script};
@@ -105,7 +107,9 @@ fn a_container_image_becomes_an_image() {
     let (layout, bundle) = (scratch("oci"), scratch("bundle"));
     let line = format!(
         "set -e; umoci init --layout {0}; umoci new --image {0}:x; umoci unpack --image {0}:x {1}; \
-         tar -C {1}/rootfs -xf {2}; umoci repack --image {0}:x {1}",
+         tar -C {1}/rootfs -xf {2}; umoci repack --image {0}:x {1}; \
+         umoci config --image {0}:x --config.env 'A=it'\"'\"'s 1' --config.entrypoint /usr/bin/env --config.entrypoint B=2 \
+         --config.cmd sh --config.cmd -c --config.cmd 'echo --x' --config.exposedports 5432/tcp",
         layout.display(),
         bundle.display(),
         SMALL.display()
@@ -114,7 +118,17 @@ fn a_container_image_becomes_an_image() {
     let image = Image::named("oci");
     image.does("create", &["--from-oci", &format!("oci:{}:x", layout.display())]).expect(0);
     assert!(image.file("usr/bin/sh").exists());
+    let settings = image.description().with_extension("args");
+    let options = words::split(OsStr::new(&fs::read_to_string(&settings).unwrap())).unwrap();
+    let (entrypoint, command) = ("--service-entrypoint=/usr/bin/env B=2", "--service-command=sh -c 'echo --x'");
+    assert_eq!(options, ["--init=stub", "--setenv=A=it's 1", entrypoint, command, "--service-port=5432"]);
     assert_eq!(image.left(), "");
+    // What the administrator has there stays.
+    fs::write(&settings, "--init=stub").unwrap();
+    image.does("remove", &[]).expect(0);
+    image.does("create", &[]).expect(0);
+    assert_eq!(fs::read_to_string(&settings).unwrap(), "--init=stub");
+    fs::remove_file(&settings).unwrap();
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! | [`versions`] | versions that come, go back and are deleted |
 //! | [`updates`] | updates while jobs come and go, broken ones, killed ones |
 //! | [`transfer`] | from one host to another |
+//! | [`databases`] | images that jobs have services of |
 //! | [`hostile`] | a tree that wants to be written through |
 //! | [`btrfs`] | versions that are subvolumes |
 //! | [`installed`] | the installed program and its unit |
@@ -17,6 +18,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod btrfs;
+mod databases;
 mod hostile;
 mod installed;
 mod lab;

@@ -38,11 +38,19 @@ pub fn each(names: &[MachineName], which: Which, options: &Options) -> u8 {
     code
 }
 
+// With its services, whose makers end with the machine's. While that is being made, there may be more of them.
 fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
-    if which != Which::Stale {
-        // They go with their job, also where that is kept for a look.
-        lifecycle::services(name)?.iter().try_for_each(|service| consider(&service.name, Which::Any, options))?;
+    if which == Which::Stale {
+        return consider_one(name, which, options);
     }
+    let remove_services =
+        || lifecycle::services(name)?.iter().try_for_each(|it| consider_one(&it.name, Which::Any, options));
+    remove_services()?;
+    consider_one(name, which, options)?;
+    if options.dry_run { Ok(()) } else { remove_services() }
+}
+
+fn consider_one(name: &MachineName, which: Which, options: &Options) -> Result<()> {
     let paths = MachinePaths::new(name);
     let parts = lifecycle::parts(&paths).join(", ");
     if parts.is_empty() || lifecycle::is_taken(&paths) || (which == Which::Stale && lifecycle::is_owned(&paths)?) {

@@ -8,7 +8,7 @@ use nspawn_tests::{call, image, left_of, random, sh};
 
 use crate::suite::{Suite, name, prepare};
 
-const VICTIMS: [&str; 9] = [
+const VICTIMS: [&str; 10] = [
     "nspawn-prepare",
     "nspawn-run",
     "nspawn-cleanup",
@@ -18,6 +18,7 @@ const VICTIMS: [&str; 9] = [
     "nspawn-run --image",
     "nspawn-prepare that takes a machine",
     "nspawn-prepare --standby",
+    "nspawn-prepare of a job with services",
 ];
 
 pub fn rows(suite: &mut Suite) {
@@ -37,7 +38,8 @@ pub fn rows(suite: &mut Suite) {
                 5 => kill_start(name, moment),
                 6 => kill_own(name, moment),
                 7 => kill_take(name, moment),
-                _ => kill_fill(moment),
+                8 => kill_fill(moment),
+                _ => kill_job(moment),
             }
         });
     }
@@ -162,6 +164,33 @@ fn kill_fill(moment: f64) {
     call("nspawn-cleanup", ["--stale"]).expect(0);
     nspawn_tests::finish(&mut keep_ready(2), b"").expect(0);
     none_stands_by();
+}
+
+// Its services end with it, whoever makes them.
+fn kill_job(moment: f64) {
+    let (mut command, response) = (Command::new("nspawn-prepare"), format!("/run/faults-{}.json", std::process::id()));
+    let service = r#"{"name": "IMAGE", "command": ["sleep", "600"], "alias": "x"}"#.replace("IMAGE", &image());
+    let job = format!(
+        r#"{{"id": {}, "image": {{"name": "{}"}}, "services": [{service}, {service}], "job_info": {{"project_id": 1}}}}"#,
+        std::process::id(),
+        image()
+    );
+    std::fs::write(&response, job).unwrap();
+    command.args(["--service-timeout=1s"]).env("CUSTOM_ENV_CI_JOB_ID", "1").env("JOB_RESPONSE_FILE", &response);
+    let job = format!("gitlab-{}-", std::process::id());
+    if start_and_kill(&mut command, after(moment, 1800.0)) {
+        call("nspawn-cleanup", ["--stale"]).expect(0);
+        assert_eq!(sh(&format!("ls -d /run/nspawn-ci/{job}* | wc -l")).out(), "3\n");
+    }
+    // What they were about to start is on its way for a moment.
+    sh("timeout 10 sh -c 'while pgrep -f \"[n]spawn-prepare --service\"; do sleep 0.05; done' >/dev/null").expect(0);
+    let mut cleanup = Command::new("nspawn-cleanup");
+    if std::fs::exists(format!("/run/nspawn-ci/{job}811c9dc5/ready")).unwrap() {
+        nspawn_tests::finish(cleanup.env("CUSTOM_ENV_CI_JOB_ID", "1").env("JOB_RESPONSE_FILE", &response), b"")
+            .expect(0);
+    }
+    stale_takes(&job);
+    std::fs::remove_file(response).unwrap();
 }
 
 fn none_stands_by() {

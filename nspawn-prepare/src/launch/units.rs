@@ -111,10 +111,14 @@ fn settings(environment: &[OsString]) -> String {
     let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let entries = environment.iter().filter_map(|entry| entry.to_str());
     let entries = entries.filter(|entry| entry.split_once('=').is_some_and(|(name, _)| is_name(name)));
-    let quoted = |entry: &str| {
-        let escaped = entry.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").replace('%', "%%");
-        format!("Environment=\"{escaped}\"\n")
+    let escaped = |letter: char| match letter {
+        '\\' | '"' => format!("\\{letter}"),
+        '%' => "%%".to_owned(),
+        // Some of them end a line.
+        control if control.is_ascii_control() => format!("\\x{:02x}", control as u32),
+        other => other.to_string(),
     };
+    let quoted = |entry: &str| format!("Environment=\"{}\"\n", entry.chars().map(escaped).collect::<String>());
     ["[Service]\n".to_owned()].into_iter().chain(entries.map(quoted)).collect()
 }
 
@@ -130,7 +134,10 @@ mod tests {
 
     #[test]
     fn services_get_variables_as_they_are() {
-        let environment = ["A=1 2", "B=\"x\\\n%h$Y", "C-D=no"].map(OsString::from);
-        assert_eq!(settings(&environment), "[Service]\nEnvironment=\"A=1 2\"\nEnvironment=\"B=\\\"x\\\\\\n%%h$Y\"\n");
+        let environment = ["A=1 2", "B=\"x\\\n\r%h$Y\u{e4}", "C-D=no"].map(OsString::from);
+        assert_eq!(
+            settings(&environment),
+            "[Service]\nEnvironment=\"A=1 2\"\nEnvironment=\"B=\\\"x\\\\\\x0a\\x0d%%h$Y\u{e4}\"\n"
+        );
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nspawn_common::tool::wait_for_exit;
 use nspawn_tests::sequencer::{Job, Outcome, Report, Runner};
 use nspawn_tests::{Machine, image, sh};
+use serde_json::json;
 
 fn output_of(lines: &[&str]) -> String {
     Job::new(&image()).script(lines).run().expect(&Outcome::Success).stage("build_script").text()
@@ -128,4 +129,26 @@ fn a_runner_that_reads_slowly_gets_all_of_the_log() {
     let mut log = Vec::new();
     child.stdout.take().unwrap().read_to_end(&mut log).unwrap();
     assert_eq!((log.len(), child.wait().unwrap().code()), (BYTES, Some(0)));
+}
+
+#[test]
+fn an_images_entrypoint_runs_the_jobs_own_scripts() {
+    let entrypoint = json!({ "entrypoint": ["env", "BY=it self", "bash"], "pull_policy": ["always", "never"] });
+    let job = Job::new(&image()).image_options(entrypoint).stage("get_sources", &["echo \"${BY-nobody}\""]);
+    let job = job.script(&["echo \"$BY\"", "exit 3"]).after_script(&["echo \"after $BY\""]);
+    let report = job.run().expect(&Outcome::ScriptFailure(3));
+    let texts = ["get_sources", "build_script", "after_script"].map(|stage| report.stage(stage).text());
+    assert_eq!(texts, ["nobody\n", "it self\n", "after it self\n"], "{}", report.describe());
+    assert_eq!(report.log().matches("pull_policy: always changes nothing").count(), 1, "{}", report.describe());
+    // The usual way to say that there is none.
+    let job = Job::new(&image()).image_options(json!({ "entrypoint": [""] })).script(&["echo plain"]);
+    assert_eq!(job.run().expect(&Outcome::Success).stage("build_script").text(), "plain\n");
+    let job = Job::new(&image()).image_options(json!({ "entrypoint": ["/no/such"] })).script(&["true"]);
+    let _ = job.run().expect(&Outcome::ScriptFailure(127));
+}
+
+#[test]
+fn an_image_may_be_named_by_a_variable() {
+    let job = Job::new("$DISTRIBUTION").variable("DISTRIBUTION", &image()).script(&["echo here"]);
+    let _ = job.run().expect(&Outcome::Success);
 }

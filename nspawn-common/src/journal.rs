@@ -16,13 +16,15 @@ const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// journalctl's own.
 pub fn last_words(paths: &MachinePaths, since: SystemTime) -> Result<String> {
-    let mut command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20"]);
+    let mut command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20", "--reverse"]);
     let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
     command.extend(units.map(|unit| format!("--unit={unit}").into()));
     command.push(tool::since(since)?.into());
     // The journal may not have them yet.
     tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
-    Ok(printable(&tool::run(&command, LOOK_LIMIT)?.stdout))
+    // systemd 252 shows the first lines since a time, unless it begins at the end.
+    let said: Vec<_> = tool::run(&command, LOOK_LIMIT)?.stdout.lines().rev().map(str::to_owned).collect();
+    Ok(printable(&said.join("\n")))
 }
 
 /// What came out of a machine, line by line.

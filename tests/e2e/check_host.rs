@@ -1,6 +1,7 @@
 //! What `scripts/check-host` says of a host on which something is broken.
 
 use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nspawn_tests::{Done, call, image, sh};
 
@@ -10,7 +11,9 @@ fn checked(breakage: &str) -> Done {
 }
 
 fn over(path: &str, text: &str) -> String {
-    let file = std::env::temp_dir().join(format!("e2e-check-{}-{}", std::process::id(), path.replace('/', "-")));
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let unique = COUNT.fetch_add(1, Ordering::Relaxed);
+    let file = std::env::temp_dir().join(format!("e2e-check-{}-{unique}", std::process::id()));
     fs::write(&file, text).unwrap();
     sh(&format!("chmod 755 {}", file.display())).expect(0);
     format!("mount --bind {} {path}", file.display())
@@ -25,6 +28,9 @@ fn a_host_that_will_do_is_told_so() {
 
 #[test]
 fn each_thing_that_is_broken_is_named_with_its_mend() {
+    let other_user = over("/usr/bin/systemctl", "#!/bin/sh\ncase $1 in show) echo ci ;; *) echo systemd 252 ;; esac");
+    let other_user =
+        format!("{other_user}; mkdir /run/check; PATH=$PATH:/run/check; cp /bin/true /run/check/gitlab-runner");
     let broken = [
         (over("/usr/bin/systemctl", "#!/bin/sh\necho systemd 251"), "bad   systemd is 251", "Debian 12"),
         ("mount -t tmpfs none /run/systemd".into(), "bad   systemd does not run this host", "PID 1"),
@@ -39,6 +45,15 @@ fn each_thing_that_is_broken_is_named_with_its_mend() {
         (over("/dev/loop-control", ""), "bad   there are no loop devices", "--layer=tmpfs"),
         (over("/proc/sys/fs/inotify/max_user_instances", "128\n"), "note  root may have 128 inotify", "sysctl -w"),
         ("mount -t tmpfs -o size=20m none /var/lib/nspawn-ci".into(), "bad   20 MiB are free", "larger disk"),
+        ("mount --bind /dev/null $(command -v ip)".into(), "note  the kernel makes no bridges", "modprobe -a bridge"),
+        ("mount --bind /dev/null $(command -v ip)".into(), "bad   ip is not there", "apt-get install iproute2"),
+        (
+            over("/usr/bin/systemctl", "#!/bin/sh\ntest $1 != is-enabled && echo systemd 252"),
+            "note  nothing removes",
+            "scripts/install",
+        ),
+        ("true".into(), "note  gitlab-runner is not there", "install it"),
+        (other_user, "bad   gitlab-runner.service runs as ci", "remove User="),
         (over("/etc/resolv.conf", "nameserver 127.0.0.1\n"), "note  no resolver", "not on this host"),
     ];
     sh("mkdir -p /var/lib/nspawn-ci").expect(0);
@@ -50,6 +65,7 @@ fn each_thing_that_is_broken_is_named_with_its_mend() {
         assert_eq!(done.code(), i32::from(out.contains("bad ")), "{}", done.describe());
         assert_eq!(done.err(), "", "{breakage}");
     }
+    sh("rm -r /run/check").expect(0);
 }
 
 #[test]

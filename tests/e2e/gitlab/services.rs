@@ -143,3 +143,26 @@ fn the_administrator_says_what_an_image_is_for() {
     let report = report.expect(&Outcome::Success);
     assert_eq!(report.stage("build_script").text(), "it by default to 198.18.0.1\n", "{}", report.describe());
 }
+
+// Each of its stages starts it anew, on what the one before has left.
+#[test]
+fn a_job_that_spoils_its_own_files_spoils_nothing_else() {
+    let host = || sh("cat /etc/hosts /etc/passwd; ls -d /cache 2>&1").out();
+    let before = host();
+    for (spoil, outcome) in [
+        ("rm /etc/hosts; mkfifo /etc/hosts", "it is no file"),
+        ("rm /etc/hosts; ln -s /dev/tty /etc/hosts", "can't read /etc/hosts"),
+        ("rm -r /etc/hosts; ln -s ../../../../../../../etc/passwd /etc/hosts; cp /etc/passwd /root", ""),
+        ("umount /cache; rmdir /cache; ln -s /var/tmp /cache", ""),
+    ] {
+        let job = Job::new(&image()).service_of(server("x", &["80"])).stage("get_sources", &[spoil]);
+        let runner = Runner::default().prepare_args(&["--init=none"]);
+        let report = runner.run(&job.script(&["mkdir -p /builds/group/project", &ask("x", 80)]));
+        match outcome {
+            "" => assert!(report.log().contains("to 198.18.0.1"), "{spoil}: {}", report.describe()),
+            words => assert!(report.log().contains(words), "no {words:?} after {spoil}: {}", report.describe()),
+        }
+        assert_eq!(left_of(&report.machine), "");
+    }
+    assert_eq!(host(), before);
+}

@@ -115,6 +115,8 @@ fn run_script(machine: &Machine, options: &Options, exit_code_file: Option<&Path
             say_signal(number, "script");
             exit::code_of_signal(number.into())
         }
+        // Whom the job wants to be is not there, as far as anybody can tell.
+        Ended::Refused(Exit::RunFailure) if machine.state.user.is_some() => return Ok(ExitCodes::from_env().build),
         Ended::Refused(Exit::RunFailure) => return Ok(ExitCodes::from_env().system),
         Ended::Refused(refusal) => refusal.code(),
     };

@@ -148,6 +148,17 @@ fn an_images_entrypoint_runs_the_jobs_own_scripts() {
 }
 
 #[test]
+fn scripts_run_as_the_user_that_the_image_names() {
+    let user = |name: &str| json!({ "executor_opts": { "docker": { "user": name } } });
+    let job = Job::new(&image()).image_options(user("daemon")).script(&["id -un", "touch file", "pwd"]);
+    let report = job.run().expect(&Outcome::Success);
+    assert_eq!(report.stage("build_script").text(), "daemon\n/builds/group/project\n", "{}", report.describe());
+    let job = Job::new(&image()).image_options(user("no-such-user")).script(&["true"]);
+    let report = job.run().expect(&Outcome::ScriptFailure(1));
+    assert!(report.log().contains("no-such-user"), "{}", report.describe());
+}
+
+#[test]
 fn an_image_may_be_named_by_a_variable() {
     let job = Job::new("$DISTRIBUTION").variable("DISTRIBUTION", &image()).script(&["echo here"]);
     let _ = job.run().expect(&Outcome::Success);

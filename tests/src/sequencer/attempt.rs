@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -10,6 +11,7 @@ use serde_json::Value;
 use super::environment;
 use super::job::{Hook, Job, Then, When};
 use super::process::{self, Ended, Limits};
+use super::remote::Remote;
 use super::report::{Failure, Record};
 use super::runner::Runner;
 use super::scripts;
@@ -25,6 +27,7 @@ const STAGE_LIMIT: Duration = Duration::from_secs(120);
 pub struct Attempt<'a> {
     runner: &'a Runner,
     job: &'a Job,
+    remote: &'a Remote,
     files: Workspace,
     config: Option<Value>,
     /// Which of the job's hooks have been called.
@@ -57,9 +60,17 @@ impl<'a> Attempt<'a> {
     /// A new one, in a fresh temporary directory.
     #[must_use]
     pub fn new(runner: &'a Runner, job: &'a Job) -> Self {
+        static NOBODY: LazyLock<Remote> = LazyLock::new(Remote::default);
+        Self::seen_by(runner, job, &NOBODY)
+    }
+
+    /// The same, with an outside.
+    #[must_use]
+    pub fn seen_by(runner: &'a Runner, job: &'a Job, remote: &'a Remote) -> Self {
         Self {
             runner,
             job,
+            remote,
             files: Workspace::new(job),
             config: None,
             called: RefCell::new(vec![false; job.hooks.len()]),
@@ -81,7 +92,9 @@ impl<'a> Attempt<'a> {
 
     /// The config stage.
     pub fn config(&mut self) -> Record {
-        let ended = self.call("config", "nspawn-prepare", &self.runner.config_args, STAGE_LIMIT);
+        let ended = self.call("config", &self.runner.programs.config, &self.runner.config_args, STAGE_LIMIT);
+        // Its stdout is not for the log.
+        self.remote.write(&ended.stderr);
         let config = serde_json::from_slice::<Value>(&ended.stdout).ok().filter(Value::is_object);
         let mut record = self.record("config", &ended);
         if record.result.is_ok() && config.is_none() {
@@ -93,7 +106,7 @@ impl<'a> Attempt<'a> {
 
     /// The prepare stage.
     pub fn prepare(&self) -> Record {
-        let ended = self.call("prepare", "nspawn-prepare", &self.runner.prepare_args, STAGE_LIMIT);
+        let ended = self.call("prepare", &self.runner.programs.prepare, &self.runner.prepare_args, STAGE_LIMIT);
         self.record("prepare", &ended)
     }
 
@@ -106,19 +119,19 @@ impl<'a> Attempt<'a> {
     /// A sub-stage of run; `None` if it is empty, and so not called. `status` is what an
     /// `after_script` sees.
     pub(super) fn run(&self, stage: &str, status: &str) -> Option<Record> {
-        let builds_dir = self.runner.builds_dir(self.config.as_ref().unwrap_or(&Value::Null));
-        let text = scripts::of_stage(self.job, stage, &builds_dir, status)?;
+        let directories = self.runner.directories(self.config.as_ref().unwrap_or(&Value::Null));
+        let text = scripts::of_stage(self.job, stage, &directories, status)?;
         let mut arguments = self.runner.run_args.clone();
         arguments.push(self.files.script(&text).to_string_lossy().into_owned());
         arguments.push(stage.to_owned());
         let limit = self.job.timeout.saturating_sub(self.started.elapsed());
-        let ended = self.call(stage, "nspawn-run", &arguments, limit);
+        let ended = self.call(stage, &self.runner.programs.run, &arguments, limit);
         Some(self.record(stage, &ended))
     }
 
     /// The cleanup stage.
     pub fn cleanup(&self) -> Record {
-        let ended = self.call("cleanup", "nspawn-cleanup", &[], STAGE_LIMIT);
+        let ended = self.call("cleanup", &self.runner.programs.cleanup, &self.runner.cleanup_args, STAGE_LIMIT);
         self.is_cleaned.set(ended.status.success());
         self.record("cleanup", &ended)
     }
@@ -142,7 +155,14 @@ impl<'a> Attempt<'a> {
         for (name, value) in environment {
             command.env(name, value);
         }
-        process::supervise(&mut command, Limits { time, graceful: self.runner.graceful }, |log| self.due(stage, log))
+        let (mut told, is_log) = (0, !["config", "cleanup"].contains(&stage));
+        process::supervise(&mut command, Limits { time, graceful: self.runner.graceful }, self.remote, |log| {
+            if is_log {
+                self.remote.write(&log[told..]);
+                told = log.len();
+            }
+            self.due(stage, log)
+        })
     }
 
     // Calls the hooks that are due.
@@ -156,7 +176,7 @@ impl<'a> Attempt<'a> {
                 }
             }
         }
-        Then::Continue
+        self.remote.wish(stage)
     }
 
     fn record(&self, stage: &str, ended: &Ended) -> Record {

@@ -4,17 +4,14 @@ use std::env;
 
 use serde_json::Value;
 
-use super::job::{Job, TOKEN};
+use super::job::Job;
 use super::runner::Runner;
 use super::workspace::Workspace;
-
-/// Where the project lies below the builds directory.
-const PROJECT: &str = "group/project";
 
 /// The job's variables, the runner's predefined ones first: of a name that is there twice, the last
 /// counts. In the config stage nobody knows the builds directory yet.
 pub fn job_variables(job: &Job, builds_dir: Option<&str>) -> Vec<(String, String)> {
-    let project_dir = builds_dir.map(project_dir).unwrap_or_default();
+    let project_dir = builds_dir.map(|builds_dir| project_dir(job, builds_dir)).unwrap_or_default();
     let id = job.id.to_string();
     let predefined = [
         ("CI", "true"),
@@ -23,8 +20,8 @@ pub fn job_variables(job: &Job, builds_dir: Option<&str>) -> Vec<(String, String
         ("CI_JOB_ID", &id),
         ("CI_JOB_NAME", "test"),
         ("CI_JOB_STAGE", "test"),
-        ("CI_JOB_TOKEN", TOKEN),
-        ("CI_PROJECT_PATH", PROJECT),
+        ("CI_JOB_TOKEN", &job.token),
+        ("CI_PROJECT_PATH", &job.project_path),
         ("CI_RUNNER_ID", "1"),
         ("CI_CONCURRENT_ID", "0"),
         ("CI_CONCURRENT_PROJECT_ID", "0"),
@@ -38,8 +35,8 @@ pub fn job_variables(job: &Job, builds_dir: Option<&str>) -> Vec<(String, String
 }
 
 /// Where the job's sources go.
-pub fn project_dir(builds_dir: &str) -> String {
-    format!("{builds_dir}/{PROJECT}")
+pub fn project_dir(job: &Job, builds_dir: &str) -> String {
+    format!("{builds_dir}/{}", job.project_path)
 }
 
 /// A driver's whole environment, in this order: the last wins.

@@ -10,11 +10,15 @@ use super::{Moment, Report, Runner};
 
 /// The job's token: no log may show it.
 pub const TOKEN: &str = "glcbt-64_never-log-this";
+const PROJECT: &str = "group/project";
 
 /// A job.
 #[derive(Debug)]
 pub struct Job {
     pub(super) id: u64,
+    pub(super) token: String,
+    /// Where the project lies on the server, and below the builds directory.
+    pub(super) project_path: String,
     pub(super) image: Option<String>,
     pub(super) server: String,
     pub(super) services: Vec<Value>,
@@ -23,6 +27,10 @@ pub struct Job {
     pub(super) is_protected: bool,
     /// The `variables:` of the job, which win over those that the runner predefines.
     pub(super) variables: Vec<(String, String)>,
+    /// Which of them are of the type "file".
+    pub(super) files: Vec<String>,
+    /// What GitLab sent, where it was GitLab: sources, caches, artifacts.
+    pub(super) sent: Value,
     pub(super) stages: Vec<(String, Content)>,
     pub(super) response: Response,
     pub(super) timeout: Duration,
@@ -59,9 +67,10 @@ pub enum When {
 }
 
 /// What GitLab or the runner does then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Then {
     /// Nothing.
+    #[default]
     Continue,
     /// Cancels the running stage alone; `after_script` and what follows still run.
     Canceling,
@@ -95,6 +104,8 @@ impl Job {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: u64::from(std::process::id()) * 1000 + COUNT.fetch_add(1, Ordering::Relaxed),
+            token: TOKEN.to_owned(),
+            project_path: PROJECT.to_owned(),
             image: None,
             server: "https://gitlab.example".to_owned(),
             services: Vec::new(),
@@ -102,6 +113,8 @@ impl Job {
             project: 1,
             is_protected: false,
             variables: Vec::new(),
+            files: Vec::new(),
+            sent: Value::Null,
             stages: Vec::new(),
             response: Response::Genuine,
             timeout: Duration::from_secs(120),
@@ -109,10 +122,48 @@ impl Job {
         }
     }
 
+    /// The job that GitLab has sent to a runner; `None` if that is none.
+    #[must_use]
+    pub fn from_gitlab(sent: Value) -> Option<Self> {
+        let url = sent["git_info"]["repo_url"].as_str()?;
+        let (scheme, rest) = url.split_once("://")?;
+        let (host, path) = rest.split_once('@').map_or(rest, |(_, rest)| rest).split_once('/')?;
+        let mut job = Self {
+            id: sent["id"].as_u64()?,
+            token: sent["token"].as_str()?.to_owned(),
+            project_path: path.trim_end_matches(".git").to_owned(),
+            project: sent["job_info"]["project_id"].as_u64()?,
+            is_protected: sent["git_info"]["protected"] == true,
+            server: format!("{scheme}://{host}"),
+            image: sent["image"]["name"].as_str().filter(|name| !name.is_empty()).map(str::to_owned),
+            services: sent["services"].as_array().cloned().unwrap_or_default(),
+            response: Response::Content(sent.to_string().into_bytes()),
+            timeout: Duration::from_secs(sent["runner_info"]["timeout"].as_u64()?),
+            ..Self::without_image()
+        };
+        for variable in sent["variables"].as_array()? {
+            let (name, value) = (variable["key"].as_str()?, variable["value"].as_str()?);
+            job = job.variable(name, value);
+            job.files.extend((variable["file"] == true).then(|| name.to_owned()));
+        }
+        for step in sent["steps"].as_array()? {
+            let lines = step["script"].as_array()?.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            let stage = if step["name"] == "script" { "build_script" } else { step["name"].as_str()? };
+            job = job.with_stage(stage, Content::Lines(lines));
+        }
+        Some(Self { sent, ..job })
+    }
+
     /// Its number.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Its token, which no log may show.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
     }
 
     /// Gives it another number.
@@ -258,10 +309,10 @@ impl Job {
         }
         json!({
             "id": self.id,
-            "token": TOKEN,
+            "token": self.token,
             "job_info": { "name": "test", "stage": "test", "project_id": self.project, "project_name": "project" },
             "git_info": {
-                "repo_url": format!("https://gitlab-ci-token:{TOKEN}@{host}/group/project.git"),
+                "repo_url": format!("https://gitlab-ci-token:{TOKEN}@{host}/{}.git", self.project_path),
                 "ref": "main",
                 "protected": self.is_protected,
             },

@@ -15,15 +15,20 @@
 //! | [`environment`] | the variables that a driver gets |
 //! | [`workspace`] | the temporary directory, and the files that a driver is pointed to |
 //! | [`scripts`] | the scripts that GitLab Runner generates |
+//! | [`sources`], [`archives`] | what is in them of git, and of caches and artifacts |
+//! | [`remote`] | the outside of a job: [`Remote`] |
 //! | [`process`] | a driver's process: its streams, time limit and end |
 
+mod archives;
 mod attempt;
 mod environment;
 mod job;
 mod process;
+mod remote;
 mod report;
 mod runner;
 mod scripts;
+mod sources;
 mod stages;
 #[cfg(test)]
 mod tests;
@@ -31,5 +36,6 @@ mod workspace;
 
 pub use attempt::{Attempt, Moment};
 pub use job::{Job, Response, Then, When};
+pub use remote::Remote;
 pub use report::{Failure, Interruption, Outcome, Record, Report};
-pub use runner::Runner;
+pub use runner::{Programs, Runner};

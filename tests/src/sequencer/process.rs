@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::job::Then;
+use super::remote::Remote;
 use super::report::Interruption;
 
 /// How long a driver may take to end after SIGKILL.
@@ -17,15 +18,18 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Which of a driver's streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stream {
+pub enum Stream {
     Stdout,
     Stderr,
 }
 
-enum Event {
+#[derive(Debug)]
+pub enum Event {
     Output(Stream, Vec<u8>),
     Closed,
     Ended(ExitStatus),
+    /// Somebody outside wants something of it.
+    Asked,
 }
 
 /// How long a driver may take.
@@ -44,6 +48,8 @@ pub struct Ended {
     pub status: ExitStatus,
     /// Its stdout.
     pub stdout: Vec<u8>,
+    /// Its stderr.
+    pub stderr: Vec<u8>,
     /// Its stdout and stderr, as they came.
     pub both: Vec<u8>,
     /// Why it was asked to end, if it was.
@@ -55,8 +61,9 @@ pub struct Ended {
 }
 
 /// Runs `command` to its end as the leader of a process group of its own, with stdin from
-/// /dev/null. `watch` sees what it has written so far, at first nothing, and decides on its fate.
-pub fn supervise(command: &mut Command, limits: Limits, watch: impl FnMut(&[u8]) -> Then) -> Ended {
+/// /dev/null. `watch` sees what it has written so far, at first nothing, and decides on its fate; it is called too when
+/// `remote` wants something.
+pub fn supervise(command: &mut Command, limits: Limits, remote: &Remote, watch: impl FnMut(&[u8]) -> Then) -> Ended {
     let description = format!("{:?} {:?}", command.get_program(), command.get_args().collect::<Vec<_>>());
     let mut child = command
         .stdin(Stdio::null())
@@ -68,11 +75,14 @@ pub fn supervise(command: &mut Command, limits: Limits, watch: impl FnMut(&[u8])
     let (sender, events) = channel();
     collect(Stream::Stdout, child.stdout.take(), sender.clone());
     collect(Stream::Stderr, child.stderr.take(), sender.clone());
+    remote.wake(Some(sender.clone()));
     let group = child.id();
     thread::spawn(move || child.wait().map(|status| sender.send(Event::Ended(status))));
     let deadline = Instant::now() + limits.time;
     let driver = Driver { description, group, events, limits, deadline, open: 2, phase: Phase::Runs };
-    driver.watch(watch)
+    let ended = driver.watch(watch);
+    remote.wake(None);
+    ended
 }
 
 fn collect(stream: Stream, source: Option<impl Read + Send + 'static>, sender: Sender<Event>) {
@@ -114,11 +124,10 @@ impl Driver {
             match self.events.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
                 Ok(Event::Output(stream, bytes)) => {
                     ended.both.extend(&bytes);
-                    if stream == Stream::Stdout {
-                        ended.stdout.extend(bytes);
-                    }
+                    if stream == Stream::Stdout { &mut ended.stdout } else { &mut ended.stderr }.extend(bytes);
                     self.obey(watch(&ended.both), &mut ended);
                 }
+                Ok(Event::Asked) => self.obey(watch(&ended.both), &mut ended),
                 Ok(Event::Closed) => self.open -= 1,
                 Ok(Event::Ended(status)) => self.note_end(status, &mut ended),
                 Err(RecvTimeoutError::Timeout) => self.escalate(&mut ended),

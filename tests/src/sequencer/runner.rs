@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::attempt::Attempt;
-use super::job::Job;
+use super::job::{Job, Then};
+use super::remote::Remote;
 use super::report::{Failure, Outcome, Record, Report};
 use super::stages::Stages;
 
@@ -20,11 +21,40 @@ pub struct Runner {
     pub(super) system_failure: u8,
     pub(super) is_old: bool,
     pub(super) environment: Vec<(String, String)>,
+    pub(super) programs: Programs,
     pub(super) config_args: Vec<String>,
     pub(super) prepare_args: Vec<String>,
     pub(super) run_args: Vec<String>,
+    pub(super) cleanup_args: Vec<String>,
     pub(super) graceful: Duration,
     pub(super) pause: Duration,
+}
+
+/// The programs of its stages.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// `config_exec` of its configuration.
+    pub config: String,
+    /// `prepare_exec`
+    pub prepare: String,
+    /// `run_exec`
+    pub run: String,
+    /// `cleanup_exec`
+    pub cleanup: String,
+}
+
+impl Default for Programs {
+    fn default() -> Self {
+        let [prepare, run, cleanup] = ["nspawn-prepare", "nspawn-run", "nspawn-cleanup"].map(str::to_owned);
+        Self { config: prepare.clone(), prepare, run, cleanup }
+    }
+}
+
+/// Where a job's files are, in its machine.
+#[derive(Clone, Debug)]
+pub struct Directories {
+    pub builds: String,
+    pub cache: String,
 }
 
 impl Default for Runner {
@@ -36,9 +66,11 @@ impl Default for Runner {
             system_failure: 82,
             is_old: false,
             environment: Vec::new(),
+            programs: Programs::default(),
             config_args: vec!["--config".to_owned()],
             prepare_args: Vec::new(),
             run_args: Vec::new(),
+            cleanup_args: Vec::new(),
             graceful: Duration::from_secs(30),
             pause: Duration::ZERO,
         }
@@ -57,6 +89,18 @@ impl Runner {
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The programs of its configuration.
+    #[must_use]
+    pub fn programs(self, programs: Programs) -> Self {
+        Self { programs, ..self }
+    }
+
+    /// `config_args`, `run_args` and `cleanup_args` of its configuration.
+    #[must_use]
+    pub fn other_args(self, config_args: Vec<String>, run_args: Vec<String>, cleanup_args: Vec<String>) -> Self {
+        Self { config_args, run_args, cleanup_args, ..self }
     }
 
     /// `prepare_args` of its configuration.
@@ -80,21 +124,31 @@ impl Runner {
     /// Runs a job from its beginning to its end.
     #[must_use]
     pub fn run(&self, job: &Job) -> Report {
+        self.run_seen_by(job, &Remote::default())
+    }
+
+    /// The same, with an outside.
+    #[must_use]
+    pub fn run_seen_by(&self, job: &Job, remote: &Remote) -> Report {
         let mut report =
             Report { outcome: Outcome::Success, records: Vec::new(), warnings: Vec::new(), machine: String::new() };
-        if let Some(attempt) = self.prepare(job, &mut report) {
-            report.outcome = Stages::new(&attempt, job, &mut report).run();
+        if let Some(attempt) = self.prepare(job, remote, &mut report) {
+            report.outcome = Stages::new(&attempt, job, remote, &mut report).run();
             clean_up(&attempt, &mut report);
         }
         report
     }
 
-    fn prepare<'a>(&'a self, job: &'a Job, report: &mut Report) -> Option<Attempt<'a>> {
+    fn prepare<'a>(&'a self, job: &'a Job, remote: &'a Remote, report: &mut Report) -> Option<Attempt<'a>> {
         for round in 0..PREPARATIONS {
             if round > 0 {
                 thread::sleep(self.pause);
             }
-            let mut attempt = Attempt::new(self, job);
+            if remote.wish("config") != Then::Continue {
+                report.outcome = Outcome::Canceled;
+                break;
+            }
+            let mut attempt = Attempt::seen_by(self, job, remote);
             let mut result = note(attempt.config(), report);
             attempt.machine().clone_into(&mut report.machine);
             if result.is_ok() {
@@ -127,7 +181,14 @@ impl Runner {
     }
 
     pub(super) fn builds_dir(&self, config: &Value) -> String {
-        config["builds_dir"].as_str().filter(|dir| !dir.is_empty()).unwrap_or("/builds").to_owned()
+        self.directories(config).builds
+    }
+
+    pub(super) fn directories(&self, config: &Value) -> Directories {
+        let of_config = |name: &str, default: &str| {
+            config[name].as_str().filter(|directory| !directory.is_empty()).unwrap_or(default).to_owned()
+        };
+        Directories { builds: of_config("builds_dir", "/builds"), cache: of_config("cache_dir", "/cache") }
     }
 }
 

@@ -2,49 +2,99 @@
 
 use std::fmt::Write as _;
 
-use super::environment;
 use super::job::{Content, Job};
+use super::runner::Directories;
+use super::{archives, environment, sources};
 
 /// The script of the stage `name`; `None` if it is empty, and so not called.
-pub fn of_stage(job: &Job, name: &str, builds_dir: &str, status: &str) -> Option<String> {
+pub fn of_stage(job: &Job, name: &str, directories: &Directories, status: &str) -> Option<String> {
     if let Some(Content::File(text)) = job.content(name) {
         return Some(text.clone());
     }
-    let project_dir = environment::project_dir(builds_dir);
+    let project_dir = environment::project_dir(job, &directories.builds);
     let own = match job.content(name) {
         Some(Content::Lines(lines)) => lines.clone(),
         _ => Vec::new(),
     };
-    let mut lines = generated(name, &project_dir);
-    if lines.is_empty() && own.is_empty() {
+    let of_runner = generated(job, name, &project_dir, &directories.cache);
+    if of_runner.is_empty() && own.is_empty() {
         return None;
     }
-    if lines.is_empty() {
+    let is_last = name == "cleanup_file_variables";
+    let mut lines = if is_last { Vec::new() } else { file_variables(job, &project_dir) };
+    if !has_own_way(name) {
         lines.push(format!("cd {}", quote(&project_dir)));
     }
-    lines.extend(own);
-    let mut variables = environment::job_variables(job, Some(builds_dir));
+    lines.extend(of_runner);
+    lines.extend(own.into_iter().flat_map(|line| shown(job, line)));
+    let mut variables = environment::job_variables(job, Some(&directories.builds));
+    variables.retain(|(name, _)| !job.files.contains(name));
     if name == "after_script" {
         variables.push(("CI_JOB_STATUS".to_owned(), status.to_owned()));
     }
     Some(frame(&variables, &lines))
 }
 
+// The stages that don't begin in the project's directory.
+fn has_own_way(stage: &str) -> bool {
+    ["prepare_script", "get_sources", "clear_worktree", "cleanup_file_variables"].contains(&stage)
+}
+
 // What GitLab Runner itself does in a stage.
-fn generated(stage: &str, project_dir: &str) -> Vec<String> {
-    let (sources, files) = (quote(project_dir), quote(&format!("{project_dir}.tmp")));
+fn generated(job: &Job, stage: &str, project_dir: &str, cache_dir: &str) -> Vec<String> {
+    let (plain, files) = (quote(project_dir), quote(&format!("{project_dir}.tmp")));
     match stage {
         "prepare_script" => vec![r#"echo "Running on $(hostname) via $(uname -n)...""#.to_owned()],
-        "get_sources" => vec![
-            format!("mkdir -p {files}"),
-            format!("printf '%s' certificate > {files}/CI_SERVER_TLS_CA_FILE"),
-            format!("mkdir -p {sources}"),
-            format!("cd {sources}"),
-        ],
-        "clear_worktree" => vec![format!("cd {sources}"), "find . -mindepth 1 -delete".to_owned()],
+        "get_sources" => {
+            let certificate =
+                [format!("mkdir -p {files}"), format!("printf '%s' certificate > {files}/CI_SERVER_TLS_CA_FILE")];
+            let sources = if job.sent.is_null() {
+                vec![format!("mkdir -p {plain}"), format!("cd {plain}")]
+            } else {
+                sources::lines(job, project_dir)
+            };
+            certificate.into_iter().chain(sources).collect()
+        }
+        "clear_worktree" => sources::clear(project_dir),
+        "restore_cache" => archives::restore(job, project_dir, cache_dir),
+        "download_artifacts" => archives::download(job),
+        "archive_cache" => archives::archive(job, project_dir, cache_dir, true),
+        "archive_cache_on_failure" => archives::archive(job, project_dir, cache_dir, false),
+        "upload_artifacts_on_success" => archives::upload(job, true),
+        "upload_artifacts_on_failure" => archives::upload(job, false),
         "cleanup_file_variables" => vec![format!("rm -f {files}/CI_SERVER_TLS_CA_FILE"), format!("rm -r -f {files}")],
         _ => Vec::new(),
     }
+}
+
+// Each script writes them, and exports where they are.
+fn file_variables(job: &Job, project_dir: &str) -> Vec<String> {
+    let directory = format!("{project_dir}.tmp");
+    let lines = job.files.iter().flat_map(|name| {
+        let (path, value) = (format!("{directory}/{name}"), job.value(name).unwrap_or_default());
+        [
+            command(&["mkdir", "-p", &directory]),
+            format!("{} > {}", command(&["printf", "%s", value]), quote(&path)),
+            format!("export {name}={}", quote(&path)),
+        ]
+    });
+    lines.collect()
+}
+
+// The log of a job that GitLab sent shows what is run.
+fn shown(job: &Job, line: String) -> Vec<String> {
+    let shows = (!job.sent.is_null()).then(|| command(&["echo", &format!("\x1b[32;1m$ {line}\x1b[0;m")]));
+    shows.into_iter().chain([line]).collect()
+}
+
+/// A command line.
+pub fn command(words: &[&str]) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./%:=,+".contains(&byte);
+    let quoted = words.iter().map(|word| match !word.is_empty() && word.bytes().all(is_plain) {
+        true => (*word).to_owned(),
+        false => quote(word),
+    });
+    quoted.collect::<Vec<_>>().join(" ")
 }
 
 fn frame(variables: &[(String, String)], lines: &[String]) -> String {
@@ -65,7 +115,7 @@ fn frame(variables: &[(String, String)], lines: &[String]) -> String {
 }
 
 /// `text` as a word of bash, always in the form `$'…'`.
-fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     let mut word = String::from("$'");
     for byte in text.bytes() {
         match byte {
@@ -95,7 +145,8 @@ mod tests {
     #[test]
     fn empty_stages_are_not_called() {
         let job = Job::new("a").script(&["x"]);
-        assert!(of_stage(&job, "after_script", "/b", "success").is_none());
-        assert!(of_stage(&job, "build_script", "/b", "success").unwrap().starts_with("#!/usr/bin/env bash\n"));
+        let directories = Directories { builds: "/b".to_owned(), cache: "/c".to_owned() };
+        assert!(of_stage(&job, "after_script", &directories, "success").is_none());
+        assert!(of_stage(&job, "build_script", &directories, "success").unwrap().starts_with("#!/usr/bin/env bash\n"));
     }
 }

@@ -1,7 +1,8 @@
 //! The sub-stages of run, in GitLab Runner's order.
 
 use super::attempt::Attempt;
-use super::job::Job;
+use super::job::{Job, Then};
+use super::remote::Remote;
 use super::report::{Failure, Interruption, Outcome, Report};
 use super::runner::note;
 
@@ -20,6 +21,7 @@ const OTHER: [&str; 4] = ["build_script", "clear_worktree", "after_script", "cle
 pub struct Stages<'a> {
     attempt: &'a Attempt<'a>,
     job: &'a Job,
+    remote: &'a Remote,
     report: &'a mut Report,
     /// Why no more of them are called.
     aborted: Option<Interruption>,
@@ -27,8 +29,8 @@ pub struct Stages<'a> {
 
 impl<'a> Stages<'a> {
     /// Those of `job`, whose machine is prepared.
-    pub fn new(attempt: &'a Attempt<'a>, job: &'a Job, report: &'a mut Report) -> Self {
-        Self { attempt, job, report, aborted: None }
+    pub fn new(attempt: &'a Attempt<'a>, job: &'a Job, remote: &'a Remote, report: &'a mut Report) -> Self {
+        Self { attempt, job, remote, report, aborted: None }
     }
 
     /// Calls them, and tells how the job ended.
@@ -73,12 +75,27 @@ impl<'a> Stages<'a> {
         if let Some(why) = self.aborted {
             return Err(Failure::Interrupted(why));
         }
-        let result = self.attempt.run(stage, status).map_or(Ok(()), |record| note(record, self.report));
+        let result = match self.remote.wish(stage) {
+            Then::Continue => self.attempt.run(stage, status).map_or(Ok(()), |record| note(record, self.report)),
+            Then::Canceling => Err(Failure::Interrupted(Interruption::Canceling)),
+            Then::Abort => Err(Failure::Interrupted(Interruption::Abort)),
+        };
         if let Err(Failure::Interrupted(why @ (Interruption::Abort | Interruption::TimeOut))) = result {
             self.aborted = Some(why);
         }
         result
     }
+}
+
+/// Whether the stage comes before the script.
+pub fn is_before_script(stage: &str) -> bool {
+    ["config", "prepare", "clear_worktree"].contains(&stage) || BEFORE.iter().any(|(other, _)| *other == stage)
+}
+
+/// Whether the stage comes after the script.
+pub fn is_after_script(stage: &str) -> bool {
+    let last = ["after_script", "cleanup_file_variables"];
+    last.contains(&stage) || AFTER_SUCCESS.contains(&stage) || AFTER_FAILURE.contains(&stage)
 }
 
 // What CI_JOB_STATUS says.

@@ -1,7 +1,10 @@
 //! What the end-to-end tests share: machines that go away by themselves, and commands whose
 //! failure shows all there is to see.
 
+pub mod api;
+mod http;
 pub mod sequencer;
+pub mod stand_in;
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;

@@ -1,0 +1,150 @@
+//! What the server answers.
+
+use serde_json::{Value, json};
+
+use super::jobs::{Known, Upload};
+use super::{RUNNER_TOKEN, Shared, git};
+use crate::http::{Request, Response};
+
+/// The answer to a request.
+pub fn answer(request: &Request, shared: &Shared) -> Response {
+    let Some(path) = request.path.strip_prefix("/api/v4/") else { return sources(request, shared) };
+    match (&*request.method, &*path.split('/').collect::<Vec<_>>()) {
+        ("POST", ["runners", "verify"]) if is_runner(request) => json(200, &json!({ "id": 1, "token": RUNNER_TOKEN })),
+        ("POST", ["jobs", "request"]) if is_runner(request) => match shared.jobs().next() {
+            Some(payload) => json(201, &payload),
+            None => Response::new(204),
+        },
+        ("POST", ["runners", "verify"] | ["jobs", "request"]) => Response::new(403),
+        (_, ["jobs", id, rest @ ..]) => of_job(request, id, rest, shared),
+        _ => Response::new(404),
+    }
+}
+
+fn is_runner(request: &Request) -> bool {
+    of_json(request)["token"] == RUNNER_TOKEN
+}
+
+fn of_job(request: &Request, id: &str, rest: &[&str], shared: &Shared) -> Response {
+    let mut jobs = shared.jobs();
+    let said = of_json(request);
+    let token = request.headers.get("JOB-TOKEN").or(said["token"].as_str()).unwrap_or_default();
+    // A later job fetches with its own token.
+    if (&*request.method, rest) == ("GET", &["artifacts"]) && !jobs.has_token(token) {
+        return Response::new(403);
+    }
+    let Some(job) = id.parse().ok().and_then(|id| jobs.all.get_mut(&id)) else { return Response::new(404) };
+    let response = match (&*request.method, rest) {
+        ("GET", ["artifacts"]) => download(job),
+        _ if job.token != token || !job.status.is_open() => Response::new(403),
+        ("PUT", []) => {
+            job.update(&said);
+            Response::new(200)
+        }
+        ("PATCH", ["trace"]) => trace(request, job),
+        ("POST", ["artifacts"]) => upload(request, job),
+        _ => Response::new(404),
+    };
+    response.header("Job-Status", job.status.word())
+}
+
+fn trace(request: &Request, job: &mut Known) -> Response {
+    let range = request.headers.get("Content-Range").unwrap_or_default();
+    let status = if job.append(range, &request.body) { 202 } else { 416 };
+    let response = Response::new(status).header("Range", &format!("0-{}", job.trace.len()));
+    response.header("X-GitLab-Trace-Update-Interval", "1")
+}
+
+fn upload(request: &Request, job: &mut Known) -> Response {
+    let kind = request.headers.get("Content-Type").unwrap_or_default();
+    job.artifacts = parts(kind, &request.body);
+    if job.artifacts.is_some() { json(201, &json!({})) } else { Response::new(400) }
+}
+
+fn download(job: &Known) -> Response {
+    match &job.artifacts {
+        Some(upload) => Response::new(200).body("application/zip", upload.content.clone()),
+        None => Response::new(404),
+    }
+}
+
+// git asks without a password first.
+fn sources(request: &Request, shared: &Shared) -> Response {
+    let mut jobs = shared.jobs();
+    let given = request.headers.get("Authorization").unwrap_or_default();
+    let is_job = |job: &Known| job.status.is_open() && given == authorization(&job.token);
+    if !jobs.all.values().any(is_job) {
+        return Response::new(401).header("WWW-Authenticate", "Basic realm=\"GitLab\"");
+    }
+    if jobs.broken > 0 {
+        jobs.broken -= 1;
+        return Response::new(502);
+    }
+    drop(jobs);
+    git::serve(&shared.root, request)
+}
+
+fn authorization(token: &str) -> String {
+    format!("Basic {}", base64(format!("gitlab-ci-token:{token}").as_bytes()))
+}
+
+// RFC 4648, section 4
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0, |bits, byte| bits << 8 | usize::from(*byte)) << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let digit = char::from(DIGITS[bits >> (18 - 6 * place) & 63]);
+            text.push(if place <= chunk.len() { digit } else { '=' });
+        }
+    }
+    text
+}
+
+// The file in a form (RFC 7578).
+fn parts(kind: &str, body: &[u8]) -> Option<Upload> {
+    let (_, boundary) = kind.split_once("multipart/form-data; boundary=")?;
+    let boundary = format!("--{}", boundary.trim_matches('"'));
+    let rest = body.strip_prefix(boundary.as_bytes())?;
+    let (head, rest) = split(rest, b"\r\n\r\n")?;
+    let (content, _) = split(rest, format!("\r\n{boundary}").as_bytes())?;
+    let head = String::from_utf8_lossy(head);
+    let (_, name) = head.split_once("name=\"file\"; filename=\"")?;
+    Some(Upload { name: name.split('"').next()?.to_owned(), content: content.to_vec() })
+}
+
+fn split<'a>(bytes: &'a [u8], at: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let place = bytes.windows(at.len()).position(|part| part == at)?;
+    Some((&bytes[..place], &bytes[place + at.len()..]))
+}
+
+fn of_json(request: &Request) -> Value {
+    serde_json::from_slice(&request.body).unwrap_or_default()
+}
+
+fn json(status: u16, value: &Value) -> Response {
+    Response::new(status).body("application/json", value.to_string().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_in_base64() {
+        for (text, encoded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(base64(text.as_bytes()), encoded);
+        }
+    }
+
+    #[test]
+    fn a_form_holds_a_file() {
+        let kind = "multipart/form-data; boundary=x";
+        let head = "Content-Disposition: form-data; name=\"file\"; filename=\"a.zip\"\r\nContent-Type: any";
+        let upload = parts(kind, format!("--x\r\n{head}\r\n\r\na\r\n-x\r\n--x--\r\n").as_bytes()).unwrap();
+        assert_eq!((&*upload.name, &*upload.content), ("a.zip", &b"a\r\n-x"[..]));
+        assert_eq!(parts(kind, b"--x\r\n\r\n\r\n"), None);
+        assert_eq!(parts("text/plain", b""), None);
+    }
+}

@@ -12,6 +12,7 @@
 //! | [`caches`] | what jobs keep for later ones of their project |
 //! | [`services`] | machines for what their jobs need |
 //! | [`set_up`] | the configuration that a script writes for GitLab Runner |
+//! | [`whole`] | jobs from a GitLab to their end, by the real `gitlab-runner` or a stand-in |
 
 mod artifacts;
 mod caches;
@@ -22,6 +23,7 @@ mod scripts;
 mod services;
 mod set_up;
 mod trust;
+mod whole;
 
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use nspawn_tests::{image, sh};

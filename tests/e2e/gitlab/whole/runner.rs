@@ -1,0 +1,94 @@
+//! The program `gitlab-runner`.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use nspawn_common::tool::{self, wait_for_exit};
+use nspawn_tests::api::{GitLab, RUNNER_TOKEN};
+
+/// How long it may take for all of its jobs.
+const LIMIT: Duration = Duration::from_secs(150);
+/// How long it may take to end when it is asked to.
+const ENDING: Duration = Duration::from_secs(40);
+
+/// A process of it.
+#[derive(Debug)]
+pub struct Runner {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Runner {
+    /// Has it take jobs, as `gitlab-runner run-single` with more options.
+    pub fn start(gitlab: &GitLab, options: &[&str]) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("runner-{}-{}.log", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let output = std::env::temp_dir().join(name);
+        let log = File::create(&output).unwrap();
+        let mut command = Command::new(program());
+        command.args(["run-single", "--url", &gitlab.url(), "--token", RUNNER_TOKEN, "--executor", "custom"]);
+        command.args(["--shell=bash", "--builds-dir=/builds", "--cache-dir=/cache", "--wait-timeout=60"]);
+        command.args(["--custom-config-args=--config", "--custom-graceful-kill-timeout=20"]);
+        for (stage, program) in [("config", "prepare"), ("prepare", "prepare"), ("run", "run"), ("cleanup", "cleanup")]
+        {
+            let path = tool::find(&format!("nspawn-{program}")).unwrap();
+            command.arg(format!("--custom-{stage}-exec={}", path.display()));
+        }
+        command.args(options).env("NSPAWN_STOP_TIMEOUT", "1s");
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        Self { child, output }
+    }
+
+    /// Waits for its end: it has run as many jobs as it was told to.
+    #[track_caller]
+    pub fn finish(mut self) {
+        let has_ended = self.ends_within(LIMIT);
+        assert!(has_ended && self.child.wait().unwrap().success(), "{}", self.describe());
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        let words = ["-s", name, &self.child.id().to_string()];
+        assert!(Command::new("kill").args(words).status().unwrap().success());
+    }
+
+    fn ends_within(&self, limit: Duration) -> bool {
+        wait_for_exit(i32::try_from(self.child.id()).unwrap(), limit).unwrap()
+    }
+
+    fn describe(&self) -> String {
+        fs::read_to_string(&self.output).unwrap_or_default()
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        // Of a test that has failed: its jobs' machines are to go.
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            self.signal("TERM");
+            if !self.ends_within(ENDING) {
+                let _ = self.child.kill();
+            }
+            let _ = self.child.wait();
+        }
+        let _ = fs::remove_file(&self.output);
+    }
+}
+
+fn program() -> &'static PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let given = std::env::var_os("GITLAB_RUNNER").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let real = given.or_else(|| tool::find("gitlab-runner"));
+        let stand_in = || PathBuf::from(env!("CARGO_BIN_EXE_gitlab-runner-stand-in"));
+        let (what, program) = real.map_or_else(|| ("a stand-in", stand_in()), |path| ("the real one", path));
+        // Tests' own stderr is shown for failures alone.
+        let _ = writeln!(std::io::stderr(), "\nwhole jobs by {what}: {}", program.display());
+        program
+    })
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nspawn_common::tool::{self, wait_for_exit};
 use nspawn_tests::api::{GitLab, RUNNER_TOKEN};
 
+const LOG: &str = "log";
 /// How long it may take for all of its jobs.
 const LIMIT: Duration = Duration::from_secs(150);
 /// How long it may take to end when it is asked to.
@@ -20,16 +21,18 @@ const ENDING: Duration = Duration::from_secs(40);
 #[derive(Debug)]
 pub struct Runner {
     child: Child,
-    output: PathBuf,
+    /// Where its temporary files are, and what it says.
+    directory: PathBuf,
 }
 
 impl Runner {
     /// Has it take jobs, as `gitlab-runner run-single` with more options.
     pub fn start(gitlab: &GitLab, options: &[&str]) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("runner-{}-{}.log", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let output = std::env::temp_dir().join(name);
-        let log = File::create(&output).unwrap();
+        let name = format!("runner-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir(&directory).unwrap();
+        let log = File::create(directory.join(LOG)).unwrap();
         let mut command = Command::new(program());
         command.args(["run-single", "--url", &gitlab.url(), "--token", RUNNER_TOKEN, "--executor", "custom"]);
         command.args(["--shell=bash", "--builds-dir=/builds", "--cache-dir=/cache", "--wait-timeout=60"]);
@@ -39,9 +42,9 @@ impl Runner {
             let path = tool::find(&format!("nspawn-{program}")).unwrap();
             command.arg(format!("--custom-{stage}-exec={}", path.display()));
         }
-        command.args(options).env("NSPAWN_STOP_TIMEOUT", "1s");
+        command.args(options).env("NSPAWN_STOP_TIMEOUT", "1s").env("TMPDIR", &directory);
         let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        Self { child, output }
+        Self { child, directory }
     }
 
     /// Waits for its end: it has run as many jobs as it was told to.
@@ -49,6 +52,12 @@ impl Runner {
     pub fn finish(mut self) {
         let has_ended = self.ends_within(LIMIT);
         assert!(has_ended && self.child.wait().unwrap().success(), "{}", self.describe());
+    }
+
+    /// Kills it, and no process that it has started.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Sends it a signal.
@@ -62,7 +71,7 @@ impl Runner {
     }
 
     fn describe(&self) -> String {
-        fs::read_to_string(&self.output).unwrap_or_default()
+        fs::read_to_string(self.directory.join(LOG)).unwrap_or_default()
     }
 }
 
@@ -76,7 +85,7 @@ impl Drop for Runner {
             }
             let _ = self.child.wait();
         }
-        let _ = fs::remove_file(&self.output);
+        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 

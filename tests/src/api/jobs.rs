@@ -54,6 +54,8 @@ pub struct Upload {
 /// All that GitLab knows of a job.
 #[derive(Clone, Debug)]
 pub struct Known {
+    /// Its number.
+    pub id: u64,
     pub(super) payload: Value,
     pub(super) token: String,
     /// How it is.
@@ -123,7 +125,8 @@ impl Jobs {
     pub fn add(&mut self, id: u64, token: String, payload: Value) {
         let (trace, reason) = (Vec::new(), String::new());
         let status = Status::Pending;
-        self.all.insert(id, Known { payload, token, status, trace, parts: 0, reason, exit_code: 0, artifacts: None });
+        self.all
+            .insert(id, Known { id, payload, token, status, trace, parts: 0, reason, exit_code: 0, artifacts: None });
         self.waiting.push_back(id);
     }
 

@@ -47,10 +47,11 @@ impl Work {
         self.variable("GIT_STRATEGY", "fetch")
     }
 
-    /// Of which project it is.
+    /// The number of its project.
     #[must_use]
-    pub fn project(self, path: &str) -> Self {
-        Self { project: path.to_owned(), ..self }
+    pub fn project_number(mut self, number: u64) -> Self {
+        self.payload["job_info"]["project_id"] = Value::from(number);
+        self
     }
 
     /// The lines of its `script:`.

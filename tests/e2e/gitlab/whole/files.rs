@@ -1,7 +1,7 @@
 //! What comes into a job and out of it.
 
 use nspawn_tests::api::{GitLab, Status, Work};
-use nspawn_tests::image;
+use nspawn_tests::{image, sh};
 
 use super::{run, run_all};
 
@@ -66,6 +66,24 @@ fn a_failed_job_has_artifacts_too() {
     let job = run(work.artifacts(&["why"], "on_failure"));
     assert_eq!((job.status, job.exit_code), (Status::Failed, 3), "{}", job.describe());
     assert!(job.artifacts.is_some(), "{}", job.describe());
+}
+
+#[test]
+fn caches_go_from_machine_to_machine_and_to_no_other_project() {
+    let number = u64::from(std::process::id()) * 100;
+    let work = |project: u64, policy: &str| {
+        let work = Work::new(&image()).project_number(number + project).cache("key-$CI_JOB_NAME", &["kept"], policy);
+        work.script(&["echo \"found: $(cat kept/file)\"; mkdir -p kept", "echo by $CI_JOB_ID >> kept/file"])
+    };
+    let work = vec![work(1, "pull-push"), work(1, "pull"), work(1, "push"), work(2, "pull-push"), work(1, "pull")];
+    let jobs = run_all(&GitLab::new(), work, &[]);
+    let files = [1, 2].map(|project| format!("/var/cache/nspawn-ci/*-{}-*.ext4", number + project));
+    sh(&format!("rm {}", files.join(" "))).expect(0);
+    let by = |job: usize| format!("by {}", jobs[job].id);
+    for (job, found) in jobs.iter().zip([String::new(), by(0), String::new(), String::new(), by(2)]) {
+        assert_eq!(job.status, Status::Success, "{}", job.describe());
+        assert!(job.log().contains(&format!("\nfound: {found}\n")), "no {found:?} in {}", job.describe());
+    }
 }
 
 #[test]

@@ -129,7 +129,65 @@ fn json(status: u16, value: &Value) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Status, Work};
     use super::*;
+
+    const JOB: &str = "glcbt-7";
+
+    /// A GitLab without a place on the network, with a job for `runners` of them.
+    fn gitlab(runners: usize) -> Shared {
+        let shared = Shared { jobs: Default::default(), changed: Default::default(), root: "/nowhere".into() };
+        shared.jobs().add(7, JOB.to_owned(), Work::new("a").payload(7, JOB, "http://198.51.100.7"));
+        for _ in 0..runners {
+            shared.jobs().next().unwrap();
+        }
+        shared
+    }
+
+    fn ask(shared: &Shared, method: &str, path: &str, token: &str, body: &str) -> (u16, String) {
+        let request = Request::new(method, &format!("/api/v4/{path}")).header("Content-Range", "0-2");
+        let request = request.header("JOB-TOKEN", token).body("text/plain", body.as_bytes().to_vec());
+        let response = answer(&request, shared);
+        (response.status, response.headers.get("Job-Status").unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn a_runner_with_the_right_token_has_each_job_once() {
+        let shared = gitlab(0);
+        let request = |token: &str| ask(&shared, "POST", "jobs/request", "", &json!({ "token": token }).to_string()).0;
+        assert_eq!(["wrong", RUNNER_TOKEN, RUNNER_TOKEN].map(request), [403, 201, 204]);
+        let verify = |token: &str| ask(&shared, "POST", "runners/verify", "", &json!({ "token": token }).to_string()).0;
+        assert_eq!(["wrong", RUNNER_TOKEN].map(verify), [403, 200]);
+    }
+
+    #[test]
+    fn a_job_is_told_how_it_is_and_has_a_say_until_its_end() {
+        let shared = gitlab(1);
+        let patch = |token: &str| ask(&shared, "PATCH", "jobs/7/trace", token, "abc");
+        let set = |status| shared.jobs().all.get_mut(&7).unwrap().status = status;
+        assert_eq!(patch("wrong").0, 403);
+        assert_eq!(patch(JOB), (202, "running".to_owned()));
+        set(Status::Canceling);
+        assert_eq!(patch(JOB), (416, "canceling".to_owned()));
+        set(Status::Canceled);
+        assert_eq!(patch(JOB), (403, "canceled".to_owned()));
+        assert_eq!(ask(&shared, "PUT", "jobs/7", JOB, "{}").0, 403);
+        assert_eq!((ask(&shared, "PUT", "jobs/8", JOB, "{}").0, ask(&shared, "GET", "jobs", "", "").0), (404, 404));
+    }
+
+    #[test]
+    fn nobody_without_a_running_jobs_token_has_sources_or_artifacts() {
+        let (waiting, running) = (gitlab(0), gitlab(1));
+        let fetch = |shared: &Shared| ask(shared, "GET", "jobs/7/artifacts", JOB, "").0;
+        assert_eq!((fetch(&waiting), fetch(&running)), (403, 404));
+        let clone = |shared: &Shared, given: &str| {
+            let request = Request::new("GET", "/group/project.git/info/refs").header("Authorization", given);
+            answer(&request, shared).status
+        };
+        assert_eq!((clone(&running, ""), clone(&waiting, &authorization(JOB))), (401, 401));
+        running.jobs().broken = 1;
+        assert_eq!((clone(&running, "Basic x"), clone(&running, &authorization(JOB))), (401, 502));
+    }
 
     #[test]
     fn passwords_are_in_base64() {

@@ -32,7 +32,9 @@ impl Work {
             "cache": [],
             "credentials": [],
             "dependencies": [],
-            "features": { "trace_sections": false, "failure_reasons": ["script_failure", "runner_system_failure"] },
+            "features": { "trace_sections": false, "failure_reasons": [
+                "unknown_failure", "script_failure", "runner_system_failure", "job_execution_timeout", "job_canceled",
+            ] },
         });
         let new = Self { payload, project: "group/project".to_owned() };
         // Newer runners put the time before each line of a log.

@@ -81,6 +81,21 @@ fn a_runner_that_is_stopped_leaves_nothing() {
 }
 
 #[test]
+fn a_runner_that_is_told_to_quit_ends_its_job_first() {
+    let gitlab = GitLab::new();
+    let job = gitlab.add(Work::new(&image()).script(&["echo n''ow; sleep 1; echo at the e''nd"]));
+    let next = gitlab.add(Work::new(&image()).script(&["true"]));
+    let runner = Runner::start(&gitlab, &[]);
+    gitlab.wait_for_log(job, "\nnow\n");
+    runner.signal("QUIT");
+    runner.finish();
+    let job = ended(&gitlab, job);
+    expect(&job, Status::Success, "", 0);
+    assert!(job.log().contains("\nat the end\n"), "{}", job.describe());
+    assert_eq!(gitlab.job(next).status, Status::Pending);
+}
+
+#[test]
 fn a_machine_that_is_rebooted_is_a_system_failure() {
     let job = run(Work::new(&image()).script(&["systemctl reboot", "sleep 60"]));
     expect(&job, Status::Failed, "runner_system_failure", 0);

@@ -1,54 +1,18 @@
 //! As much of HTTP/1.1 as GitLab Runner, git and the tests speak: one request for each connection.
 
-use std::fmt::Write as _;
-use std::io::{self, BufRead, BufReader, Error, ErrorKind, Read, Write};
+mod message;
+
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+pub use message::Headers;
+use message::{invalid, read_body, read_line};
 
 /// How long the other side may say nothing.
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long it may take to be there.
 const CONNECTING: Duration = Duration::from_secs(10);
-/// No line of a head is longer, in bytes.
-const LONGEST_LINE: u64 = 64 << 10;
-/// No body is larger, in bytes.
-const LARGEST_BODY: u64 = 256 << 20;
-
-/// The headers of a message.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(String, String)>);
-
-impl Headers {
-    /// The value of one, whose name may be in any case.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
-    }
-
-    fn read(reader: &mut impl BufRead) -> io::Result<Self> {
-        let mut all = Vec::new();
-        loop {
-            let line = read_line(reader)?;
-            if line.is_empty() {
-                return Ok(Self(all));
-            }
-            let (name, value) = line.split_once(':').ok_or_else(|| invalid("a header without a colon"))?;
-            all.push((name.trim().to_owned(), value.trim().to_owned()));
-        }
-    }
-
-    fn is_chunked(&self) -> bool {
-        self.get("Transfer-Encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
-    }
-
-    fn length(&self) -> io::Result<Option<u64>> {
-        let length = self.get("Content-Length").map(str::parse).transpose();
-        match length.map_err(|_| invalid("a Content-Length that is none"))? {
-            Some(length) if length > LARGEST_BODY => Err(invalid("a body that is too large")),
-            length => Ok(length),
-        }
-    }
-}
 
 /// What a client asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,9 +39,8 @@ impl Request {
 
     /// Gives it a header.
     #[must_use]
-    pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.0.push((name.to_owned(), value.to_owned()));
-        self
+    pub fn header(self, name: &str, value: &str) -> Self {
+        Self { headers: self.headers.add(name, value), ..self }
     }
 
     /// Gives it a body.
@@ -108,8 +71,7 @@ impl Request {
         if headers.get("Expect").is_some() {
             answer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
-        let body =
-            if headers.is_chunked() || headers.length()?.is_some() { read_body(reader, &headers)? } else { Vec::new() };
+        let body = if headers.announce_body() { read_body(reader, &headers)? } else { Vec::new() };
         Ok(Self { headers, body, ..Self::new(method, target) })
     }
 
@@ -122,8 +84,8 @@ impl Request {
         stream.set_read_timeout(Some(SILENCE))?;
         stream.set_write_timeout(Some(SILENCE))?;
         let target = if self.query.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, self.query) };
-        let own = self.clone().header("Host", &to.to_string());
-        write_message(&mut stream, &format!("{} {target} HTTP/1.1", self.method), &own.headers, &self.body)?;
+        let headers = self.headers.clone().add("Host", &to.to_string());
+        message::write(&mut stream, &format!("{} {target} HTTP/1.1", self.method), &headers, &self.body)?;
         Response::read_from(&mut BufReader::new(stream))
     }
 }
@@ -148,9 +110,8 @@ impl Response {
 
     /// Gives it a header.
     #[must_use]
-    pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.0.push((name.to_owned(), value.to_owned()));
-        self
+    pub fn header(self, name: &str, value: &str) -> Self {
+        Self { headers: self.headers.add(name, value), ..self }
     }
 
     /// Gives it a body.
@@ -176,7 +137,7 @@ impl Response {
     /// The connection's.
     pub fn send(&self, mut stream: &TcpStream) -> io::Result<()> {
         stream.set_write_timeout(Some(SILENCE))?;
-        write_message(&mut stream, &format!("HTTP/1.1 {} .", self.status), &self.headers, &self.body)
+        message::write(&mut stream, &format!("HTTP/1.1 {} .", self.status), &self.headers, &self.body)
     }
 
     fn read_from(reader: &mut impl BufRead) -> io::Result<Self> {
@@ -186,62 +147,6 @@ impl Response {
         let headers = Headers::read(reader)?;
         Ok(Self { status, body: read_body(reader, &headers)?, headers })
     }
-}
-
-fn write_message(to: &mut impl Write, first: &str, headers: &Headers, body: &[u8]) -> io::Result<()> {
-    let mut head = format!("{first}\r\n");
-    // A CGI program's is of no use to others.
-    let own = headers.0.iter().filter(|(name, _)| !["Status", "Content-Length"].contains(&&**name));
-    own.for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
-    let _ = write!(head, "Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    to.write_all(head.as_bytes())?;
-    to.write_all(body)?;
-    to.flush()
-}
-
-// Without a length, it ends with the connection.
-fn read_body(reader: &mut impl BufRead, headers: &Headers) -> io::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    if headers.is_chunked() {
-        while let size @ 1.. = chunk_size(&read_line(reader)?)? {
-            take(reader, size, &mut body)?;
-            read_line(reader)?;
-        }
-        Headers::read(reader)?;
-    } else if let Some(length) = headers.length()? {
-        take(reader, length, &mut body)?;
-    } else {
-        reader.take(LARGEST_BODY).read_to_end(&mut body)?;
-    }
-    Ok(body)
-}
-
-fn chunk_size(line: &str) -> io::Result<u64> {
-    let size = line.split(';').next().unwrap_or_default();
-    u64::from_str_radix(size.trim(), 16).map_err(|_| invalid("a chunk without a size"))
-}
-
-fn take(reader: &mut impl BufRead, count: u64, body: &mut Vec<u8>) -> io::Result<()> {
-    if body.len() as u64 + count > LARGEST_BODY {
-        return Err(invalid("a body that is too large"));
-    }
-    match reader.take(count).read_to_end(body)? as u64 == count {
-        true => Ok(()),
-        false => Err(ErrorKind::UnexpectedEof.into()),
-    }
-}
-
-fn read_line(reader: &mut impl BufRead) -> io::Result<String> {
-    let mut line = String::new();
-    reader.take(LONGEST_LINE).read_line(&mut line)?;
-    match line.strip_suffix('\n') {
-        Some(line) => Ok(line.trim_end_matches('\r').to_owned()),
-        None => Err(ErrorKind::UnexpectedEof.into()),
-    }
-}
-
-fn invalid(why: &str) -> Error {
-    Error::new(ErrorKind::InvalidData, why.to_owned())
 }
 
 #[cfg(test)]
@@ -279,6 +184,7 @@ mod tests {
             "GET / HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n",
             "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhell",
             "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+            "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\nffffffffffffffff\r\n",
         ] {
             assert!(request(text).is_err(), "{text:?}");
         }
@@ -288,7 +194,7 @@ mod tests {
     fn what_is_written_is_read() {
         let response = Response::new(206).header("Job-Status", "running").body("text/plain", b"a\r\nb".to_vec());
         let mut bytes = Vec::new();
-        write_message(&mut bytes, "HTTP/1.1 206 .", &response.headers, &response.body).unwrap();
+        message::write(&mut bytes, "HTTP/1.1 206 .", &response.headers, &response.body).unwrap();
         let read = Response::read_from(&mut &*bytes).unwrap();
         assert_eq!((read.status, read.headers.get("job-status"), &read.body), (206, Some("running"), &response.body));
     }

@@ -122,38 +122,6 @@ impl Job {
         }
     }
 
-    /// The job that GitLab has sent to a runner; `None` if that is none.
-    #[must_use]
-    pub fn from_gitlab(sent: Value) -> Option<Self> {
-        let url = sent["git_info"]["repo_url"].as_str()?;
-        let (scheme, rest) = url.split_once("://")?;
-        let (host, path) = rest.split_once('@').map_or(rest, |(_, rest)| rest).split_once('/')?;
-        let mut job = Self {
-            id: sent["id"].as_u64()?,
-            token: sent["token"].as_str()?.to_owned(),
-            project_path: path.trim_end_matches(".git").to_owned(),
-            project: sent["job_info"]["project_id"].as_u64()?,
-            is_protected: sent["git_info"]["protected"] == true,
-            server: format!("{scheme}://{host}"),
-            image: sent["image"]["name"].as_str().filter(|name| !name.is_empty()).map(str::to_owned),
-            services: sent["services"].as_array().cloned().unwrap_or_default(),
-            response: Response::Content(sent.to_string().into_bytes()),
-            timeout: Duration::from_secs(sent["runner_info"]["timeout"].as_u64()?),
-            ..Self::without_image()
-        };
-        for variable in sent["variables"].as_array()? {
-            let (name, value) = (variable["key"].as_str()?, variable["value"].as_str()?);
-            job = job.variable(name, value);
-            job.files.extend((variable["file"] == true).then(|| name.to_owned()));
-        }
-        for step in sent["steps"].as_array()? {
-            let lines = step["script"].as_array()?.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-            let stage = if step["name"] == "script" { "build_script" } else { step["name"].as_str()? };
-            job = job.with_stage(stage, Content::Lines(lines));
-        }
-        Some(Self { sent, ..job })
-    }
-
     /// Its number.
     #[must_use]
     pub fn id(&self) -> u64 {
@@ -292,7 +260,7 @@ impl Job {
         self.variables.iter().rev().find(|(name, _)| name == variable).map(|(_, value)| &**value)
     }
 
-    fn with_stage(mut self, name: &str, content: Content) -> Self {
+    pub(super) fn with_stage(mut self, name: &str, content: Content) -> Self {
         self.stages.retain(|(other, _)| other != name);
         self.stages.push((name.to_owned(), content));
         self

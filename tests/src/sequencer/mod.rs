@@ -8,6 +8,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`job`] | what GitLab sends: [`Job`] |
+//! | [`sent`] | the same, from the words of its API |
 //! | [`runner`] | the settings of a [`Runner`], and its retries |
 //! | [`attempt`] | one attempt at a job, stage by stage: [`Attempt`] |
 //! | [`stages`] | the order of run's sub-stages |
@@ -28,6 +29,7 @@ mod remote;
 mod report;
 mod runner;
 mod scripts;
+mod sent;
 mod sources;
 mod stages;
 #[cfg(test)]

@@ -81,6 +81,8 @@ fn become_nspawn(program: &OsString, base: Option<u32>, options: &[OsString]) ->
         // No file system of nspawn's own on /tmp either: see the mask of tmp.mount.
         .env("SYSTEMD_NSPAWN_TMPFS_TMP", "0")
         .env(NO_PRESSURE.0, NO_PRESSURE.1)
+        // By the unit's own stream: what a process sends to the journal itself is nobody's once it has ended.
+        .env("SYSTEMD_LOG_TARGET", "console")
         .exec();
     Err(error).with_context(|| format!("can't start {program:?}"))
 }

@@ -32,7 +32,12 @@ pub fn remove_unused(only_tell: bool) -> Result<()> {
     Ok(())
 }
 
+// Its own files alone: the directory may be a file system's, with lost+found.
 fn is_unused(cache: &DirEntry) -> bool {
+    let is_ours = ["ext4", "new"].iter().any(|kind| cache.path().extension().is_some_and(|there| there == *kind));
+    if !is_ours || !cache.file_type().is_ok_and(|there| there.is_file()) {
+        return false;
+    }
     let age = || cache.metadata().ok()?.modified().ok()?.elapsed().ok();
     age().is_some_and(|age| age > UNUSED_LIMIT)
 }

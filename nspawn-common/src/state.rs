@@ -77,10 +77,20 @@ pub struct Role {
     pub of: MachineName,
     /// Which of the job's services it is, from 1 on.
     pub number: u8,
+    /// The image that the job asks for.
+    pub asked: String,
     /// The names that it is reached by.
     pub aliases: Vec<String>,
-    /// Whether it runs a command, beside what its image does by itself.
-    pub has_command: bool,
+    /// What it runs, beside what its image does by itself.
+    pub command: Vec<OsString>,
+    /// Whom it runs that as, where it is not root.
+    pub user: Option<String>,
+    /// Where it runs that, where it is not the user's home.
+    pub directory: Option<OsString>,
+    /// The TCP port that it is ready on.
+    pub port: Option<u16>,
+    /// How long the job waits for that.
+    pub patience: Duration,
 }
 
 impl State {
@@ -177,7 +187,17 @@ impl State {
 
 impl Role {
     fn to_json(&self) -> Value {
-        json!({ "of": self.of.as_str(), "number": self.number, "aliases": self.aliases, "has_command": self.has_command })
+        json!({
+            "of": self.of.as_str(),
+            "number": self.number,
+            "asked": self.asked,
+            "aliases": self.aliases,
+            "command": list_to_json(&self.command),
+            "user": self.user,
+            "directory": self.directory.as_ref().map(|directory| bytes_to_json(directory)),
+            "port": self.port,
+            "patience_seconds": self.patience.as_secs(),
+        })
     }
 
     fn parse(value: &Value) -> Result<Self> {
@@ -186,8 +206,13 @@ impl Role {
         Ok(Self {
             of: MachineName::new(value["of"].as_str().context("no valid \"of\"")?)?,
             number: number.context("no valid \"number\"")?,
+            asked: value["asked"].as_str().unwrap_or_default().to_owned(),
             aliases: aliases.filter_map(|alias| alias.as_str().map(str::to_owned)).collect(),
-            has_command: value["has_command"].as_bool().unwrap_or_default(),
+            command: json_to_list(&value["command"]).context("no valid \"command\"")?,
+            user: value["user"].as_str().map(str::to_owned),
+            directory: json_to_bytes(&value["directory"]),
+            port: value["port"].as_u64().and_then(|port| u16::try_from(port).ok()),
+            patience: Duration::from_secs(value["patience_seconds"].as_u64().unwrap_or_default()),
         })
     }
 }
@@ -252,8 +277,13 @@ mod tests {
             service: Some(Role {
                 of: MachineName::new("j").unwrap(),
                 number: 2,
+                asked: "db:1".into(),
                 aliases: vec!["db".into()],
-                has_command: true,
+                command: vec!["run".into(), "".into()],
+                user: Some("db".into()),
+                directory: Some("/db".into()),
+                port: Some(5432),
+                patience: Duration::from_secs(30),
             }),
         }
     }

@@ -228,9 +228,10 @@ fn package_hint(program: &str) -> &'static str {
     match program {
         "systemd-nspawn" | "systemd-dissect" | "machinectl" => "; install the package systemd-container",
         "systemd-run" | "systemctl" | "journalctl" => "; this host must run systemd",
-        "mkfs.ext4" => "; install the package e2fsprogs",
+        "mkfs.ext4" | "e2fsck" => "; install the package e2fsprogs",
+        "ip" => "; install the package iproute2",
         "btrfs" => "; install the package btrfs-progs",
-        "flock" | "mount" => "; install the package util-linux",
+        "flock" | "mount" | "nsenter" => "; install the package util-linux",
         _ => "",
     }
 }

@@ -28,8 +28,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The smallest that is of use, in bytes, and the largest that ext4 makes without more ado.
 const LEAST: u64 = 32 << 20;
 const MOST: u64 = 8 << 40;
-/// A cache of which less than one in so many blocks is free begins anew.
+/// A cache of which less than one in so many blocks, or inodes, is free begins anew.
 const FREE_PART: u64 = 10;
+/// e2fsck(8), "Exit code"
+const UNCORRECTED: i32 = 4;
 
 /// Reads `--cache-size=`, in bytes; `None` for no caches.
 pub fn parse_size(text: &str) -> Result<Option<u64>> {
@@ -54,18 +56,28 @@ pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedF
     let _lock = Lock::of_caches(LOCK_LIMIT)?;
     unshare(CloneFlags::CLONE_NEWNS).context("can't have mounts of its own")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
-    if file.exists() {
-        mount_it(file, point)?;
+    if file.exists() && (mount_it(file, point).is_err() || !has_room(point)) {
+        discard(file, point)?;
     }
-    // What is full begins anew.
-    if !file.exists() || !has_room(point) {
-        let _ = umount(point);
-        lifecycle::remove_if_there(file)?;
+    if !file.exists() {
         make(file, size)?;
         mount_it(file, point)?;
     }
     File::open(file)?.set_modified(SystemTime::now())?;
     mounts::tree(point, users)
+}
+
+// What is full begins anew, and what is broken; but not what there is only no means to mount now.
+fn discard(file: &Path, point: &Path) -> Result<()> {
+    if umount(point).is_err() {
+        let command = ["e2fsck", "-p"].map(OsStr::new).into_iter().chain([file.as_os_str()]).map(OsString::from);
+        let checked = tool::run(&command.collect::<Vec<_>>(), LIMIT)?;
+        // e2fsck(8): less is right, or is so now.
+        if checked.status.code().is_some_and(|code| code < UNCORRECTED) {
+            return mount_it(file, point);
+        }
+    }
+    lifecycle::remove_if_there(file)
 }
 
 /// Mounts it. For [`crate::namespaces::inside`].
@@ -85,16 +97,18 @@ fn make(file: &Path, size: u64) -> Result<()> {
     let unfinished = file.with_extension("new");
     let made = File::create(&unfinished).and_then(|file| file.set_len(size));
     made.with_context(|| format!("can't make {}", unfinished.display()))?;
-    let options = ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^resize_inode", "-E", "lazy_itable_init=1,nodiscard"];
-    let command: Vec<_> =
-        options.map(OsStr::new).into_iter().chain([unfinished.as_os_str()]).map(OsString::from).collect();
+    let options = ["mkfs.ext4", "-q", "-F", "-m", "0", "-i", "8192", "-J", "size=4", "-O", "^resize_inode", "-E"];
+    let options = options.into_iter().chain(["lazy_itable_init=1,nodiscard"]);
+    let command: Vec<_> = options.map(OsStr::new).chain([unfinished.as_os_str()]).map(OsString::from).collect();
     tool::run_ok(&command, LIMIT)?;
+    // Or a crash of the host may leave the name and not what it stands for.
+    File::open(&unfinished)?.sync_all()?;
     fs::rename(&unfinished, file).with_context(|| format!("can't make {}", file.display()))
 }
 
 // Where another machine has it mounted, by the same loop device (mount(8)).
 fn mount_it(file: &Path, point: &Path) -> Result<()> {
-    let options = ["mount", "-t", "ext4", "-o", "loop,noatime,nosuid,nodev"].map(OsStr::new);
+    let options = ["mount", "-t", "ext4", "-o", "loop,noatime,noinit_itable"].map(OsStr::new);
     let command = options.into_iter().chain([file.as_os_str(), point.as_os_str()]).map(OsString::from);
     tool::run_ok(&command.collect::<Vec<_>>(), LIMIT).map(drop).with_context(|| {
         format!("can't mount the cache {}; delete it, and the next job makes a new one", file.display())
@@ -102,7 +116,10 @@ fn mount_it(file: &Path, point: &Path) -> Result<()> {
 }
 
 fn has_room(point: &Path) -> bool {
-    statvfs(point).is_ok_and(|there| there.blocks_available() > there.blocks() / FREE_PART)
+    statvfs(point).is_ok_and(|there| {
+        let has_blocks = there.blocks_available() > there.blocks() / FREE_PART;
+        has_blocks && there.files_available() > there.files() / FREE_PART
+    })
 }
 
 #[cfg(test)]

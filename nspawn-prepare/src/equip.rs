@@ -14,7 +14,7 @@ use nspawn_common::{lifecycle, registration};
 
 use crate::cache;
 use crate::hosts;
-use crate::link::{self, Member};
+use crate::link::{self, Link, Member};
 use crate::namespaces;
 
 /// The argument that asks for it: `--equip MACHINE CACHE-SIZE`.
@@ -39,17 +39,20 @@ pub fn equip(arguments: &[OsString]) -> Result<()> {
     let paths = MachinePaths::new(&MachineName::new(name)?);
     let state = State::read(paths.name())?;
     let leader = leader(&paths)?;
-    let services = lifecycle::services(paths.name())?;
-    connect(&paths, leader, &services)?;
+    connect(&paths, leader)?;
     if state.user.is_some() {
-        namespaces::inside(&paths, leader, INSIDE_LIMIT, open_builds)?;
+        told(namespaces::inside(&paths, leader, INSIDE_LIMIT, open_builds));
     }
     // A job must do without a cache at any time.
-    if let Err(error) = show_cache(&paths, &state, leader, size) {
-        // For whoever has the machine equipped to pass on.
-        println!("the job goes without its project's cache: {error:#}");
-    }
+    told(show_cache(&paths, &state, leader, size).context("the job goes without its project's cache"));
     Ok(())
+}
+
+// What a job can do without, or has spoilt itself. Whoever has the machine equipped passes it on.
+fn told(done: Result<()>) {
+    if let Err(error) = done {
+        println!("{error:#}");
+    }
 }
 
 fn show_cache(paths: &MachinePaths, state: &State, leader: u32, size: &OsStr) -> Result<()> {
@@ -64,20 +67,24 @@ fn leader(paths: &MachinePaths) -> Result<u32> {
     registration::wait_for_leader(paths, Duration::ZERO)
 }
 
-fn connect(job: &MachinePaths, leader_of_job: u32, services: &[State]) -> Result<()> {
-    let roles = services.iter().filter_map(|state| Some((MachinePaths::new(&state.name), state.service.as_ref()?)));
-    let roles: Vec<_> = roles.collect();
+// A service that has ended meanwhile is none; its job goes on.
+fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
+    let states = lifecycle::services(job.name())?;
+    let roles: Vec<_> = states.iter().filter_map(|state| state.service.as_ref().map(|role| (state, role))).collect();
     if roles.is_empty() {
         return Ok(());
     }
-    let member = |paths, number, leader| Member { paths, leader, number };
-    let members = roles.iter().map(|(paths, role)| Ok(member(paths, role.number, leader(paths)?)));
-    let members = members.collect::<Result<Vec<_>>>()?;
-    let job = member(job, 0, leader_of_job);
-    link::make(&job, &members)?;
+    let link = Link::make(&Member { paths: job, leader: leader_of_job, number: 0 })?;
     let lines: Vec<_> = roles.iter().filter(|(_, role)| !role.aliases.is_empty()).map(|(_, role)| line(role)).collect();
-    for machine in [&job].into_iter().chain(&members) {
-        namespaces::inside(machine.paths, machine.leader, INSIDE_LIMIT, || hosts::add(&lines))?;
+    told(namespaces::inside(job, leader_of_job, INSIDE_LIMIT, || hosts::add(&lines)));
+    for (state, role) in roles {
+        let paths = MachinePaths::new(&state.name);
+        let join = || {
+            let member = Member { paths: &paths, leader: leader(&paths)?, number: role.number };
+            link.connect(&member)?;
+            namespaces::inside(&paths, member.leader, INSIDE_LIMIT, || hosts::add(&lines))
+        };
+        told(join().with_context(|| format!("the service {} is not connected", role.asked)));
     }
     Ok(())
 }

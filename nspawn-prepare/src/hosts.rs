@@ -1,9 +1,9 @@
 //! The names that a job and its services reach each other by: lines of hosts(5), added inside their machines, whose
 //! file it is.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
 use anyhow::{Context, Result, bail};
 use nix::libc::O_NONBLOCK;
@@ -15,6 +15,8 @@ const HOSTS: &str = "/etc/hosts";
 const COPY: &str = "/run/nspawn-hosts";
 /// It is read up to this size, in bytes.
 const MOST: u64 = 1 << 20;
+/// What is in one that is not there, or empty.
+const LOCALHOST: &str = "127.0.0.1 localhost\n::1 localhost\n";
 
 /// Adds the lines that are not there. For [`crate::namespaces::inside`].
 pub fn add(lines: &[String]) -> Result<()> {
@@ -24,8 +26,11 @@ pub fn add(lines: &[String]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    // Its last line may have no end.
-    let gap = if there.is_empty() || there.ends_with('\n') { "" } else { "\n" };
+    let gap = match &*there {
+        "" => LOCALHOST,
+        there if there.ends_with('\n') => "",
+        _ => "\n",
+    };
     match append(&format!("{gap}{missing}")) {
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
             show(&format!("{there}{gap}{missing}")).with_context(|| format!("can't show another {HOSTS}"))
@@ -49,11 +54,14 @@ fn read() -> Result<String> {
 }
 
 fn append(text: &str) -> io::Result<()> {
-    OpenOptions::new().append(true).create(true).mode(0o644).open(HOSTS)?.write_all(text.as_bytes())
+    let is_new = !fs::exists(HOSTS)?;
+    OpenOptions::new().append(true).create(true).open(HOSTS)?.write_all(text.as_bytes())?;
+    if is_new { fs::set_permissions(HOSTS, Permissions::from_mode(0o644)) } else { Ok(()) }
 }
 
 fn show(text: &str) -> Result<()> {
     fs::remove_file(COPY).or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
     File::create_new(COPY)?.write_all(text.as_bytes())?;
+    fs::set_permissions(COPY, Permissions::from_mode(0o644))?;
     Ok(mount(Some(COPY), HOSTS, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
 }

@@ -95,7 +95,7 @@ fn mount_points(state: &State, options: &[OsString]) -> Vec<(PathBuf, bool)> {
     }
     if state.layer == Layer::None {
         points.extend(OVERLAID.map(|name| (Path::new("/").join(name), false)));
-        points.push(("/etc/resolv.conf".into(), true));
+        points.extend(["/etc/resolv.conf", "/etc/hosts"].map(|file| (file.into(), true)));
         points.extend(nspawn::mount_points(options));
     }
     points

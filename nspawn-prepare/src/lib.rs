@@ -7,7 +7,7 @@
 //! | [`machine`], [`plan`] | the steps that make a machine |
 //! | [`start`] | starting one that is there |
 //! | [`standby`], [`specification`] | machines that are started ahead, and whether one is what is asked for |
-//! | [`services`], [`service`] | the services of a job, and one of them |
+//! | [`services`], [`service`], [`serve`] | the machines of a job's services, one of them, and what they run |
 //! | [`equip`], [`cache`], [`link`], [`hosts`] | what a job's machine gets once it runs: a cache, a link to its services |
 //! | [`slots`] | waiting while there are too many |
 //! | [`diagnosis`] | why one did not start |
@@ -32,6 +32,7 @@ mod options;
 mod plan;
 mod prepare;
 mod runner;
+mod serve;
 mod service;
 mod services;
 mod slots;

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nspawn_common::network::Network;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::tool;
@@ -23,8 +23,6 @@ const PORT: &str = "job";
 /// no other (RFC 2544).
 const NETWORK: [u8; 3] = [198, 18, 0];
 const PREFIX_LENGTH: u8 = 24;
-/// As many services as it has addresses for, the job's and the broadcast's left out.
-pub const MOST: u8 = 253;
 
 /// A machine on a link: where it is, and the process number of its PID 1.
 pub struct Member<'a> {
@@ -40,37 +38,47 @@ pub fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(a, b, c, number + 1)
 }
 
-/// Whether machines of this network can be on a link of their own.
-pub fn can_be_had(network: &Network) -> bool {
-    !matches!(network, Network::Host | Network::Namespace(_))
-}
-
-/// Makes the link, in place of one that the services had with an earlier start of the job's machine.
-pub fn make(job: &Member, services: &[Member]) -> Result<()> {
-    let bridge = network_of(job)?;
-    let mut change = format!(
-        "link add {BRIDGE} type bridge\naddress add {}/{PREFIX_LENGTH} dev {BRIDGE}\nlink set {BRIDGE} up\n",
-        address(0)
-    );
-    // Open until they are connected.
-    let networks = services.iter().map(network_of).collect::<Result<Vec<_>>>()?;
-    for (service, network) in services.iter().zip(&networks) {
-        let _ = ip(network, &format!("link delete {PORT}\n"));
-        let (port, path) = (format!("service-{}", service.number), path(network));
-        change += &format!("link add {port} master {BRIDGE} type veth peer name {PORT} netns {path}\n");
-        change += &format!("link set {port} up\n");
-    }
-    ip(&bridge, &change).context("can't make the link to the services")?;
-    for (service, network) in services.iter().zip(&networks) {
-        let address = address(service.number);
-        ip(network, &format!("address add {address}/{PREFIX_LENGTH} dev {PORT}\nlink set {PORT} up\n"))
-            .with_context(|| format!("can't connect machine {}", service.paths.name()))?;
+/// Refuses networks whose machines can't be on a link of their own.
+pub fn check(network: &Network) -> Result<()> {
+    if matches!(network, Network::Host | Network::Namespace(_)) {
+        bail!("services need a network of the machine's own to be on, which --network={network} is not");
     }
     Ok(())
 }
 
+/// A link that services are put on.
+pub struct Link {
+    bridge: File,
+}
+
+impl Link {
+    /// Makes it, in the machine of the job.
+    pub fn make(job: &Member) -> Result<Self> {
+        let (bridge, address) = (network_of(job)?, address(0));
+        let change = format!(
+            "link add {BRIDGE} type bridge\naddress add {address}/{PREFIX_LENGTH} dev {BRIDGE}\nlink set {BRIDGE} up\n"
+        );
+        ip(&bridge, &change).context("can't make the link to the services")?;
+        Ok(Self { bridge })
+    }
+
+    /// Puts a service on it, in place of the link that it had with an earlier start of the job's machine.
+    pub fn connect(&self, service: &Member) -> Result<()> {
+        let (network, port, address) =
+            (network_of(service)?, format!("service-{}", service.number), address(service.number));
+        let _ = ip(&network, &format!("link delete {PORT}\n"));
+        let peer = format!("{PORT} netns {}", path(&network));
+        ip(&self.bridge, &format!("link add {port} master {BRIDGE} type veth peer name {peer}\nlink set {port} up\n"))?;
+        ip(&network, &format!("address add {address}/{PREFIX_LENGTH} dev {PORT}\nlink set {PORT} up\n"))
+    }
+}
+
 fn network_of(member: &Member) -> Result<File> {
     let [network] = namespaces::open(member.paths, member.leader, ["ns/net"])?;
+    // Whatever else has been checked: nothing is ever to be done to the host's.
+    if namespaces::is_ours(&network, "net")? {
+        bail!("machine {} has the host's network", member.paths.name());
+    }
     Ok(network)
 }
 
@@ -91,12 +99,12 @@ mod tests {
     #[test]
     fn every_service_has_an_address_of_its_own() {
         assert_eq!(address(0).to_string(), "198.18.0.1");
-        assert_eq!(address(MOST).to_string(), "198.18.0.254");
+        assert_eq!(address(253).to_string(), "198.18.0.254");
     }
 
     #[test]
     fn the_hosts_network_is_nothing_to_be_linked_to() {
-        assert!(can_be_had(&Network::Nat) && can_be_had(&Network::None));
-        assert!(!can_be_had(&Network::Host));
+        assert!(check(&Network::Nat).is_ok() && check(&Network::None).is_ok());
+        assert!(check(&Network::Host).is_err() && check(&Network::Namespace("/x".into())).is_err());
     }
 }

@@ -33,6 +33,7 @@ use crate::limits;
 use crate::nat;
 use crate::options::Options;
 use crate::plan::Step;
+use crate::serve;
 use crate::services::{self, Order, Services, Unavailable};
 use crate::slots;
 use crate::specification;
@@ -255,7 +256,7 @@ impl Machine {
         let error = interrupt::check().err().unwrap_or(error);
         interrupt::undo();
         let is_kept = self.options.keep.keeps(true) && keep::is_worth_while(&state, false);
-        if error.is::<Interrupted>() || !is_kept || !self.paths.layer().exists() {
+        if is_of_others || error.is::<Interrupted>() || !is_kept || !self.paths.layer().exists() {
             return self.unmake(lock, error);
         }
         match self.keep(&state) {
@@ -313,7 +314,8 @@ impl Machine {
         };
         services.finish()?;
         let (equipping, handing_over) = last.split_at(last.len() - 1);
-        self.take(equipping)?;
+        self.take(equipping).map_err(|error| self.lacking(&error))?;
+        serve::start(&self.name)?;
         if self.pool.is_none() {
             if self.role.is_none() {
                 self.tell(&unbounded)?;
@@ -328,6 +330,11 @@ impl Machine {
         }
         announce()?;
         self.take(handing_over)
+    }
+
+    // It has started all the same.
+    fn lacking(&self, error: &Error) -> Error {
+        Unavailable::new(format!("machine {} can't be given what its job needs: {error:#}", self.name)).into()
     }
 
     // What it lacks.

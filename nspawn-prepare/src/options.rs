@@ -49,7 +49,11 @@ pub struct Options {
     /// What a service of this image is run by, runs, and listens on, where the job does not say.
     pub service_entrypoint: Vec<OsString>,
     pub service_command: Vec<OsString>,
+    pub service_user: Option<String>,
+    pub service_directory: Option<OsString>,
     pub service_port: Option<u16>,
+    /// How many services a job may have.
+    pub max_services: u8,
     /// How large the cache of a project may become, in bytes; `None` for no caches.
     pub cache_size: Option<u64>,
     pub private_users: PrivateUsers,
@@ -140,6 +144,14 @@ pub fn command() -> Command {
                 .help("What a service of the image runs, in shell quoting, where the job names nothing"),
         )
         .arg(value("service-entrypoint", "COMMAND").help("What that command, or the job's, is run by"))
+        .arg(value("service-user", "USER").help("Whom it runs as, where the job names nobody; root by default"))
+        .arg(bytes("service-working-directory", "DIR").help("Where it runs; the user's home by default"))
+        .arg(
+            value("max-services", "N")
+                .default_value("16")
+                .value_parser(value_parser!(u8).range(..=253))
+                .help("How many services a GitLab job may have"),
+        )
         .arg(
             value("service-port", "PORT")
                 .value_parser(value_parser!(u16).range(1..))
@@ -297,7 +309,10 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         service_timeout: matches.get_one("service-timeout").copied().context("no time-out of services")?,
         service_entrypoint: command_words(matches, "service-entrypoint")?,
         service_command: command_words(matches, "service-command")?,
+        service_user: text("service-user"),
+        service_directory: matches.get_one("service-working-directory").cloned(),
         service_port: matches.get_one("service-port").copied(),
+        max_services: matches.get_one("max-services").copied().context("no number of services")?,
         cache_size: matches.get_one("cache-size").copied().flatten(),
         private_users,
         privileges: privileges(matches)?,

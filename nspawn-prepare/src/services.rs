@@ -1,14 +1,13 @@
 //! The services of a job, each a machine of its own: made at the same time as the job's machine, each by a process of
 //! its own.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use nspawn_common::exit::JobError;
+use nspawn_common::exit::{self, JobError};
 use nspawn_common::gitlab::ExitCodes;
 use nspawn_common::interrupt::Interrupted;
 use nspawn_common::lifecycle;
@@ -31,6 +30,12 @@ pub struct Order {
 #[derive(Debug)]
 pub struct Unavailable(String);
 
+impl Unavailable {
+    pub fn new(what: String) -> Self {
+        Self(what)
+    }
+}
+
 impl fmt::Display for Unavailable {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.0)
@@ -52,7 +57,7 @@ impl Services {
         Ok(Self { makers: orders.iter().map(make).collect::<Result<_>>()?, deadline: Instant::now() + limit })
     }
 
-    /// Waits until all are ready, and passes on what their makers say.
+    /// Waits until all are there, and passes on what their makers say.
     ///
     /// # Errors
     /// One can't be made; whose fault that is, its maker knows.
@@ -61,16 +66,18 @@ impl Services {
             let left = self.deadline.saturating_duration_since(Instant::now());
             let done = maker.finish(left).map_err(|error| match error.is::<Interrupted>() {
                 true => error,
-                false => Unavailable(format!("the service {image} can't be made: {error:#}")).into(),
+                false => Unavailable::new(format!("the service {image} can't be made: {error:#}")).into(),
             })?;
             let said = done.stderr.strip_prefix(&format!("{PROGRAM}: ")).unwrap_or(&done.stderr);
             if done.status.success() {
-                let _ = std::io::stderr().write_all(format!("{}\n", done.stderr).as_bytes());
+                if !said.is_empty() {
+                    exit::say(PROGRAM, OsStr::new(said));
+                }
                 continue;
             }
             let text = format!("the service {image} can't be had: {said}");
             let is_jobs_fault = done.status.code() == Some(ExitCodes::from_env().build.into());
-            return Err(if is_jobs_fault { JobError(text).into() } else { Unavailable(text).into() });
+            return Err(if is_jobs_fault { JobError(text).into() } else { Unavailable::new(text).into() });
         }
         Ok(())
     }

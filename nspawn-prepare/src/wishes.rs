@@ -3,11 +3,11 @@
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use nix::libc;
 use nspawn_common::exit::JobError;
 use nspawn_common::gitlab::{Job, Service};
-use nspawn_common::image::Image;
+use nspawn_common::image::{self, Image};
 use nspawn_common::modes::Layer;
 use nspawn_common::network::Network;
 use nspawn_common::users::PrivateUsers;
@@ -37,11 +37,16 @@ pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
 
 /// What a job asks of its machine, whose `options` are those of `argv`.
 pub fn of_job(job: &Job, options: &Options, argv: &[OsString]) -> Result<ForJob> {
-    if !job.services.is_empty() && !link::can_be_had(&options.network) {
-        bail!("services need a network of the machine's own to be on, which --network={} is not", options.network);
+    if !job.services.is_empty() {
+        link::check(&options.network)?;
     }
-    if job.services.len() > link::MOST.into() {
-        bail!(JobError(format!("the job has {} services, but {} is the most", job.services.len(), link::MOST)));
+    let (count, most) = (job.services.len(), options.max_services);
+    if count > most.into() {
+        bail!(JobError(format!("the job has {count} services, and this runner gives {most} at most")));
+    }
+    // Before any is made.
+    for service in &job.services {
+        check_image(&options.allowed_services, &image_of_service(options, service)?)?;
     }
     let program = std::env::current_exe().context("can't tell this program's own path")?;
     let order = |(number, service): (usize, &Service)| Order {
@@ -57,6 +62,18 @@ pub fn of_job(job: &Job, options: &Options, argv: &[OsString]) -> Result<ForJob>
         services: (1..).zip(&job.services).map(order).collect(),
         runner: runner::caller(),
     })
+}
+
+/// The image that the service has.
+pub fn image_of_service(options: &Options, service: &Service) -> Result<Image> {
+    if service.image.is_empty() {
+        bail!(JobError("a service of the job names no image; add name: to it".to_owned()));
+    }
+    let error = |error: Error| match error.is::<JobError>() {
+        true => JobError(format!("the service {} can't be had: {error:#}", service.image)).into(),
+        false => error,
+    };
+    image::find(&mapped(&options.image_map, &service.image)).map_err(error)
 }
 
 /// The image for a job that asks for `image`: that of the first pattern which matches.

@@ -109,7 +109,8 @@ fn a_container_image_becomes_an_image() {
         "set -e; umoci init --layout {0}; umoci new --image {0}:x; umoci unpack --image {0}:x {1}; \
          tar -C {1}/rootfs -xf {2}; umoci repack --image {0}:x {1}; \
          umoci config --image {0}:x --config.env 'A=it'\"'\"'s 1' --config.entrypoint /usr/bin/env --config.entrypoint B=2 \
-         --config.cmd sh --config.cmd -c --config.cmd 'echo --x' --config.exposedports 5432/tcp",
+         --config.cmd sh --config.cmd -c --config.cmd 'echo --x' --config.exposedports 5432/tcp \
+         --config.user 1000:1000 --config.workingdir /srv/app",
         layout.display(),
         bundle.display(),
         SMALL.display()
@@ -121,7 +122,8 @@ fn a_container_image_becomes_an_image() {
     let settings = image.description().with_extension("args");
     let options = words::split(OsStr::new(&fs::read_to_string(&settings).unwrap())).unwrap();
     let (entrypoint, command) = ("--service-entrypoint=/usr/bin/env B=2", "--service-command=sh -c 'echo --x'");
-    assert_eq!(options, ["--init=stub", "--setenv=A=it's 1", entrypoint, command, "--service-port=5432"]);
+    let (user, place) = ("--service-user=1000:1000", "--service-working-directory=/srv/app");
+    assert_eq!(options, ["--init=stub", "--setenv=A=it's 1", entrypoint, command, user, place, "--service-port=5432"]);
     assert_eq!(image.left(), "");
     // What the administrator has there stays.
     fs::write(&settings, "--init=stub").unwrap();

@@ -72,7 +72,7 @@ impl Job {
             entrypoint: services::words(&image["entrypoint"]),
             user: services::user_of(image).map(|user| variables.expand(&user)),
             wants_pulls: std::iter::once(image).chain(services).any(policies),
-            services: services.iter().map(|service| Service::new(service, &variables)).collect::<Result<_>>()?,
+            services: services.iter().map(|service| Service::new(service, &variables)).collect(),
             timeout: response["runner_info"]["timeout"]
                 .as_u64()
                 .filter(|seconds| *seconds > 0)
@@ -83,9 +83,8 @@ impl Job {
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let id = variable("CI_JOB_ID").unwrap_or_default();
         let services = variable("CI_JOB_SERVICES").unwrap_or_else(|| "[]".to_owned());
-        let services: Value =
-            serde_json::from_str(&services).ok().context("$CUSTOM_ENV_CI_JOB_SERVICES is not JSON")?;
-        let services = services.as_array().map(Vec::as_slice).unwrap_or_default();
+        // Which a job can forge to anything.
+        let services: Value = serde_json::from_str(&services).unwrap_or_default();
         let none = Variables::default();
         Ok(Self {
             id: id
@@ -98,7 +97,7 @@ impl Job {
             entrypoint: Vec::new(),
             user: None,
             wants_pulls: false,
-            services: services.iter().map(|service| Service::new(service, &none)).collect::<Result<_>>()?,
+            services: services.as_array().into_iter().flatten().map(|service| Service::new(service, &none)).collect(),
             timeout: None,
         })
     }

@@ -1,6 +1,5 @@
 //! The `services:` of a job.
 
-use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::variables::Variables;
@@ -11,7 +10,7 @@ const PORT_VARIABLE: &str = "HEALTHCHECK_TCP_PORT";
 /// One of a job's `services:`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// The image that it asks for.
+    /// The image that it asks for; empty where it names none.
     pub image: String,
     /// The names that the job reaches it by.
     pub aliases: Vec<String>,
@@ -29,15 +28,15 @@ pub struct Service {
 
 impl Service {
     /// Reads it from a job response, or from `CI_JOB_SERVICES`.
-    pub(super) fn new(service: &Value, of_job: &Variables) -> Result<Self> {
+    pub(super) fn new(service: &Value, of_job: &Variables) -> Self {
         let own = match &service["variables"] {
             list @ Value::Array(_) => Variables::of_response(list),
             object => Variables::of_object(object),
         };
-        let image = of_job.expand(service["name"].as_str().context("one of its services has no name")?);
+        let image = of_job.expand(service["name"].as_str().unwrap_or_default());
         let environment = of_job.told_with(&own);
         let port = environment.iter().rev().find_map(|entry| entry.strip_prefix(PORT_VARIABLE)?.strip_prefix('='));
-        Ok(Self {
+        Self {
             aliases: aliases(&image, service["alias"].as_str().unwrap_or_default()),
             entrypoint: words(&service["entrypoint"]),
             command: words(&service["command"]),
@@ -45,7 +44,7 @@ impl Service {
             port: port.and_then(|port| port.parse().ok()),
             image,
             environment,
-        })
+        }
     }
 }
 
@@ -109,7 +108,7 @@ mod tests {
             "executor_opts": { "docker": { "user": "postgres" } },
         });
         let job = Variables::of_response(&json!([{ "key": "REGISTRY", "value": "r.example", "public": true }]));
-        let service = Service::new(&response, &job).unwrap();
+        let service = Service::new(&response, &job);
         assert_eq!((&*service.image, service.port), ("r.example/db", Some(54)));
         assert_eq!(
             (&*service.entrypoint, &*service.command),
@@ -118,8 +117,8 @@ mod tests {
         assert_eq!(service.user.as_deref(), Some("postgres"));
         assert_eq!(service.environment, ["REGISTRY=r.example", "HEALTHCHECK_TCP_PORT=54"]);
         let old = json!({ "name": "db", "alias": "", "entrypoint": [""], "command": null, "variables": { "A": "1" } });
-        let service = Service::new(&old, &Variables::default()).unwrap();
+        let service = Service::new(&old, &Variables::default());
         assert_eq!((service.entrypoint, service.environment), (Vec::<String>::new(), vec!["A=1".to_owned()]));
-        assert!(Service::new(&json!({}), &Variables::default()).is_err());
+        assert_eq!(Service::new(&json!({}), &Variables::default()).image, "");
     }
 }

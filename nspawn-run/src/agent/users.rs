@@ -18,7 +18,8 @@ pub struct User {
     pub shell: OsString,
 }
 
-/// The user of this name or number; a number need not be in `/etc/passwd`.
+/// The user of this name or number, which need not be in `/etc/passwd`; behind a colon may be another group than the
+/// user's.
 ///
 /// # Errors
 /// No user of this name.
@@ -28,7 +29,27 @@ pub fn find(wanted: &OsStr) -> Result<User> {
         .with_context(|| format!("the machine has no user {wanted:?}"))
 }
 
-fn find_in(wanted: &[u8], passwd: &[u8], group: &[u8]) -> Option<User> {
+fn find_in(wanted: &[u8], passwd: &[u8], groups: &[u8]) -> Option<User> {
+    let (name, group) = match wanted.iter().position(|byte| *byte == b':') {
+        Some(colon) => (&wanted[..colon], Some(&wanted[colon + 1..])),
+        None => (wanted, None),
+    };
+    let user = find_named(name, passwd, groups)?;
+    match group {
+        None => Some(user),
+        Some(group) => find_group(group, groups).map(|gid| User { gid, groups: vec![gid], ..user }),
+    }
+}
+
+fn find_group(wanted: &[u8], group: &[u8]) -> Option<u32> {
+    let named = group.split(|byte| *byte == b'\n').find_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
+        if fields.len() == 4 && fields[0] == wanted { number(fields[2]) } else { None }
+    });
+    named.or_else(|| number(wanted))
+}
+
+fn find_named(wanted: &[u8], passwd: &[u8], group: &[u8]) -> Option<User> {
     let users = || passwd.split(|byte| *byte == b'\n').filter_map(parse);
     let number = std::str::from_utf8(wanted).ok().and_then(|text| text.parse().ok());
     let named = users().find(|user| user.name.as_bytes() == wanted);
@@ -101,5 +122,16 @@ mod tests {
         assert_eq!(find_in(b"root", b"", b"").unwrap().home, "/root");
         assert_eq!(find_in(b"nobody-here", PASSWD, GROUP), None);
         assert_eq!(find_in(b"", PASSWD, GROUP), None);
+    }
+
+    #[test]
+    fn another_group_may_be_named() {
+        for (wanted, gid) in [(&b"ann:docker"[..], 999), (b"4242:7", 7), (b"root:users", 100)] {
+            let user = find_in(wanted, PASSWD, GROUP).unwrap();
+            assert_eq!((user.gid, &*user.groups), (gid, &[gid][..]));
+        }
+        for none in [&b"ann:"[..], b"ann:nobody", b":0"] {
+            assert_eq!(find_in(none, PASSWD, GROUP), None);
+        }
     }
 }

@@ -137,11 +137,29 @@ fn one_that_is_full_begins_anew_and_none_is_larger_than_allowed() {
     let file = &project.files()[0];
     assert!(fs::metadata(file).unwrap().len() <= 32 << 20);
     let _ = runner.run(&project.job().script(&["test ! -e /cache/big"])).expect(&Outcome::Success);
-    // What can't be mounted is told, and keeps no job from running.
-    fs::write(file, "no file system").unwrap();
-    let report = runner.run(&project.job().script(&["true"])).expect(&Outcome::Success);
-    assert!(report.log().contains("goes without its project's cache"), "{}", report.describe());
-    assert!(report.log().contains("delete it, and the next job makes a new one"), "{}", report.describe());
+    // Of files, as well.
+    let names = "cd /cache && seq 3900 | xargs touch";
+    let _ = runner.run(&project.job().script(&[names])).expect(&Outcome::Success);
+    let _ = runner.run(&project.job().script(&["test ! -e /cache/1"])).expect(&Outcome::Success);
+    // What a crash may have left of it.
+    for broken in ["", "no file system"] {
+        fs::write(file, broken).unwrap();
+        let _ = runner.run(&project.job().script(&["touch /cache/again"])).expect(&Outcome::Success);
+        let report = runner.run(&project.job().script(&["test -e /cache/again"])).expect(&Outcome::Success);
+        assert!(!report.log().contains("goes without"), "{}", report.describe());
+    }
+}
+
+#[test]
+fn a_job_goes_without_one_that_can_not_be_had() {
+    let project = Project::new(11);
+    let _ = project.run(&["touch /cache/kept"]);
+    let file = project.files()[0].clone();
+    sh(&format!("mv {file} {file}.away && mkdir {file}")).expect(0);
+    let report = project.run(&["true"]);
+    assert!(report.log().contains("the job goes without its project's cache: "), "{}", report.describe());
+    sh(&format!("rmdir {file} && mv {file}.away {file}")).expect(0);
+    let _ = project.run(&["test -e /cache/kept"]);
 }
 
 #[test]
@@ -152,10 +170,13 @@ fn what_no_job_has_used_for_a_month_goes() {
     assert_eq!(project.files().len(), 1);
     let aged = Command::new("touch").args(["--date=-31 days", &project.files()[0]]).status().unwrap();
     assert!(aged.success());
+    // As where it is a file system of its own.
+    sh("mkdir -p /var/cache/nspawn-ci/lost+found; touch --date='-31 days' /var/cache/nspawn-ci/lost+found").expect(0);
     let dry = call("nspawn-cleanup", ["--stale", "--dry-run"]).expect(0);
     assert!(dry.out().contains(&project.files()[0]), "{}", dry.describe());
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert!(project.files().is_empty());
+    sh("rmdir /var/cache/nspawn-ci/lost+found").expect(0);
 }
 
 #[test]

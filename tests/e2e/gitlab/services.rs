@@ -24,13 +24,12 @@ fn ask(host: &str, port: u16) -> String {
 
 #[test]
 fn are_reached_by_their_names_in_every_mode() {
-    for init in ["systemd", "stub", "none"] {
+    for options in [&["--init=systemd"][..], &["--init=stub", "--layer=none"], &["--init=none"]] {
         let job = Job::new(&image()).variable("NUMBER", "7").service_of(server("db,pg", &["5432", "a b", "$HOME", ""]));
         let job = job.service_of(server("cache", &["6379"]));
         let job = job.script(&[&ask("db", 5432), &ask("pg", 5432), &ask("cache", 6379), &ask(&image(), 5432)]);
         let job = job.after_script(&[&ask("cache", 6379), "getent hosts pg"]);
-        let runner = Runner::default().prepare_args(&[&format!("--init={init}")]);
-        let report = runner.run(&job).expect(&Outcome::Success);
+        let report = Runner::default().prepare_args(options).run(&job).expect(&Outcome::Success);
         let (db, cache) = ("db,pg-7 a b $HOME  to 198.18.0.1\n", "cache-7  to 198.18.0.1\n");
         assert_eq!(report.stage("build_script").text(), [db, db, cache, db].concat(), "{}", report.describe());
         assert!(report.stage("after_script").text().starts_with(cache), "{}", report.describe());
@@ -57,6 +56,73 @@ fn see_each_other_and_the_outside_and_no_other_job() {
     one.cleanup().expect();
     other.cleanup().expect();
     assert_eq!(left_of(one.machine()) + &left_of(other.machine()), "");
+}
+
+// Which a server that needs a database looks up as it starts.
+#[test]
+fn they_find_each_other_when_they_start() {
+    let mut needy = server("needy", &["80"]);
+    let ask = "until cat </dev/tcp/db/5432; do sleep 0.1; done >/run/answer";
+    needy["command"] = json!(["bash", "-c", format!("{ask}; exec perl -e '{SERVER}' 80 served")]);
+    for init in ["--init=systemd", "--init=stub"] {
+        let job = Job::new(&image()).service_of(needy.clone()).service_of(server("db", &["5432"]));
+        let report = Runner::default().prepare_args(&[init]).run(&job.script(&[&self::ask("needy", 80)]));
+        let report = report.expect(&Outcome::Success);
+        assert!(report.stage("build_script").text().contains("served to 198.18.0.1"), "{}", report.describe());
+    }
+}
+
+#[test]
+fn one_whose_machine_ends_ends_nobody_elses_job() {
+    for init in ["--init=stub", "--init=none"] {
+        let dying = json!({ "name": image(), "alias": "x", "command": ["sh", "-c", "echo bye; kill -9 -1"] });
+        let job = Job::new(&image()).service_of(dying).service_of(server("other", &["83"]));
+        let job = job.script(&[&ask("other", 83)]).at_log("to 198.18.0.1", |moment| {
+            let service = format!("{}-2", moment.machine());
+            call("machinectl", ["kill", "--signal=KILL", &service]).expect(0);
+            sh(&format!("timeout 20 sh -c 'while test -d /sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{service}.service; \
+                do sleep 0.05; done'")).expect(0);
+        });
+        let job = job.stage("step_two", &["echo went on"]).after_script(&["echo after"]);
+        let report = Runner::default().prepare_args(&[init]).run(&job).expect(&Outcome::Success);
+        assert_eq!(report.stage("step_two").text().lines().last(), Some("went on"), "{}", report.describe());
+        assert_eq!(report.stage("after_script").text().lines().last(), Some("after"), "{}", report.describe());
+        assert_eq!(left_of(&report.machine), "");
+    }
+}
+
+#[test]
+fn the_hosts_network_is_never_linked() {
+    let name = format!("hostnet-{}", std::process::id());
+    let own = format!("/etc/nspawn-ci/images/{name}.args");
+    sh(&format!("mkdir -p /etc/nspawn-ci/images; ln -s {} /var/lib/machines/{name}", image())).expect(0);
+    std::fs::write(&own, "--init=stub --network=host").unwrap();
+    let links = || sh("ip -o link | grep -cwE 'job|services'").out();
+    let job = || Job::new(&image()).script(&["echo too far"]);
+    let command = json!({ "name": name, "alias": "x", "command": ["sleep", "60"] });
+    let of_host = Runner::default().run(&job().service_of(command));
+    let wish = job().variable("NSPAWN_JOB_NETWORK", "none").service_of(server("x", &["80"]));
+    let wished = Runner::default().prepare_args(&["--network=host"]).run(&wish);
+    sh(&format!("rm {own} /var/lib/machines/{name}")).expect(0);
+    for report in [of_host, wished] {
+        assert!(matches!(report.outcome, Outcome::SystemFailure(_)), "{}", report.describe());
+        assert!(report.log().contains("services need a network of the machine's own"), "{}", report.describe());
+    }
+    assert_eq!(links(), "0\n");
+}
+
+#[test]
+fn nothing_is_kept_of_a_job_whose_services_can_not_be_had() {
+    let job = Job::new(&image()).service_of(server("x", &["80"])).service_of(json!({ "name": image(), "alias": "y" }));
+    let runner = Runner::default().prepare_args(&["--keep=failure", "--init=stub"]);
+    let report = runner.run(&job.script(&["true"])).expect(&Outcome::ScriptFailure(1));
+    assert!(report.log().contains("has nothing to run"), "{}", report.describe());
+    assert_eq!(left_of(&report.machine), "");
+    let many = (0..17).fold(Job::new(&image()), |job, _| job.service(&image(), "x"));
+    let report = many.run().expect(&Outcome::ScriptFailure(1));
+    assert!(report.log().contains("17 services, and this runner gives 16"), "{}", report.describe());
+    let report = Job::new(&image()).service_of(json!({ "alias": "x" })).run().expect(&Outcome::ScriptFailure(1));
+    assert!(report.log().contains("names no image"), "{}", report.describe());
 }
 
 // The image's own systemd starts it.
@@ -150,18 +216,17 @@ fn a_job_that_spoils_its_own_files_spoils_nothing_else() {
     let host = || sh("cat /etc/hosts /etc/passwd; ls -d /cache 2>&1").out();
     let before = host();
     for (spoil, outcome) in [
-        ("rm /etc/hosts; mkfifo /etc/hosts", "it is no file"),
+        ("rm /etc/hosts; mkfifo /etc/hosts; echo 'hosts: dns' >/etc/nsswitch.conf", "it is no file"),
         ("rm /etc/hosts; ln -s /dev/tty /etc/hosts", "can't read /etc/hosts"),
         ("rm -r /etc/hosts; ln -s ../../../../../../../etc/passwd /etc/hosts; cp /etc/passwd /root", ""),
         ("umount /cache; rmdir /cache; ln -s /var/tmp /cache", ""),
     ] {
         let job = Job::new(&image()).service_of(server("x", &["80"])).stage("get_sources", &[spoil]);
         let runner = Runner::default().prepare_args(&["--init=none"]);
-        let report = runner.run(&job.script(&["mkdir -p /builds/group/project", &ask("x", 80)]));
-        match outcome {
-            "" => assert!(report.log().contains("to 198.18.0.1"), "{spoil}: {}", report.describe()),
-            words => assert!(report.log().contains(words), "no {words:?} after {spoil}: {}", report.describe()),
-        }
+        // By its number: what it has spoilt is its own.
+        let report = runner.run(&job.script(&["mkdir -p /builds/group/project", &ask("198.18.0.2", 80)]));
+        let report = report.expect(&Outcome::Success);
+        assert!(report.log().contains("to 198.18.0.1") && report.log().contains(outcome), "{}", report.describe());
         assert_eq!(left_of(&report.machine), "");
     }
     assert_eq!(host(), before);

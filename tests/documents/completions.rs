@@ -16,9 +16,13 @@ pub fn of(command: &Command, shell: Shell) -> String {
 // clap_complete offers what is hidden too.
 fn offered(command: &Command) -> Command {
     let shown = command.get_arguments().filter(|arg| !arg.is_hide_set()).map(|arg| offered_argument(arg.clone()));
-    let named = Command::new(command.get_name().to_owned()).disable_help_subcommand(true);
-    let named = command.get_version().map_or(named.clone(), |version| named.version(version.to_owned()));
-    let named = command.get_about().map_or(named.clone(), |about| named.about(about.clone()));
+    let mut named = Command::new(command.get_name().to_owned()).disable_help_subcommand(true);
+    if let Some(version) = command.get_version() {
+        named = named.version(version.to_owned());
+    }
+    if let Some(about) = command.get_about() {
+        named = named.about(about.clone());
+    }
     named.args(shown).subcommands(command.get_subcommands().map(offered))
 }
 
@@ -29,8 +33,8 @@ fn offered_argument(arg: Arg) -> Arg {
     if !arg.is_require_equals_set() {
         return arg.help(help);
     }
-    let flag = Arg::new(arg.get_id().clone()).long(arg.get_long().unwrap().to_owned()).action(ArgAction::SetTrue);
-    arg.get_short().map_or(flag.clone(), |short| flag.short(short)).help(help)
+    let flag = Arg::new(arg.get_id().clone()).action(ArgAction::SetTrue).help(help);
+    flag.long(arg.get_long().unwrap().to_owned()).short(arg.get_short())
 }
 
 /// As each shell expects it to be called.

@@ -16,7 +16,7 @@ use clap_complete::Shell;
 use program::Program;
 
 /// The variable that makes these tests write what they would find.
-const UPDATE: &str = "UPDATE";
+const UPDATE: &str = "NSPAWN_TESTS_UPDATE";
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
 fn repository() -> &'static Path {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nspawn_tests::{Done, call, image, sh};
+use nspawn_tests::{Done, call, image, left_of, sh};
 
 /// Later than the programs' own, and the version of the other package that `scripts/test` builds.
 const NEXT: &str = concat!(env!("CARGO_PKG_VERSION"), "+next");
@@ -84,47 +84,61 @@ fn check_examples() {
     done.expect(0);
 }
 
-#[test]
-fn the_package_comes_and_goes() {
-    let before = named_files();
-    let own_file = "/etc/nspawn-ci/images/own.args";
-    let _package = Package;
-    install(env!("CARGO_PKG_VERSION"));
-    check_installed("disabled");
-    check_examples();
-
-    let prepared = installed("nspawn-prepare", &["--name", NAME, &image()]).expect(0);
-    assert_eq!(prepared.out(), format!("{NAME}\n"));
-    installed("nspawn-run", &[NAME, "true"]).expect(0);
-    let booted = boot();
+/// With what the administrator has enabled, and the machine as it was.
+fn check_upgrade(booted: &str) {
     call("systemctl", ["enable", "--now", "nspawn-ci-update.timer"]).expect(0);
     install(NEXT);
     assert_eq!(call("dpkg-query", ["--show", "--showformat=${Version}", "nspawn-ci"]).out(), NEXT);
     check_installed("enabled");
     installed("nspawn-run", &[NAME, "true"]).expect(0);
     assert_eq!(boot(), booted);
+}
 
-    fs::create_dir_all("/etc/nspawn-ci/images").unwrap();
-    fs::write(own_file, "--property=TasksMax=100\n").unwrap();
+fn check_removal_under_a_machine(booted: &str) {
     let removed = call("dpkg", ["--remove", "nspawn-ci"]).expect(0);
-    assert!(removed.err().contains("these machines go on"), "{}", removed.describe());
-    assert!(removed.err().contains(&format!("nspawn-{NAME}\n")), "{}", removed.describe());
+    let told = removed.err();
+    let machines = told.lines().find(|line| line.contains("these machines go on"));
+    assert!(machines.is_some_and(|line| line.contains(&format!(" nspawn-{NAME}"))), "{}", removed.describe());
     assert_eq!(state_of_units("is-active"), "inactive inactive inactive ");
     let purged = call("dpkg", ["--purge", "nspawn-ci"]).expect(0);
     assert!(purged.err().contains("machines still run"), "{}", purged.describe());
     assert_eq!(boot(), booted);
     call("nspawn-cleanup", [NAME]).expect(0);
+}
 
+fn check_purge() {
     install(NEXT);
-    fs::create_dir_all("/var/lib/nspawn-ci/machines/old/upper").unwrap();
+    // It waits for its next command, and runs nothing.
+    installed("nspawn-prepare", &["--name", NAME, "--init=none", &image()]).expect(0);
+    installed("nspawn-run", &[NAME, "true"]).expect(0);
     let purged = call("dpkg", ["--purge", "nspawn-ci"]).expect(0);
     assert!(!purged.err().contains("left"), "{}", purged.describe());
-    assert!(fs::exists(own_file).unwrap() && fs::exists(format!("/var/lib/machines/{}", image())).unwrap());
     for gone in ["/run/nspawn-ci", "/var/lib/nspawn-ci", "/var/cache/nspawn-ci"] {
         assert!(!fs::exists(gone).unwrap(), "{gone}");
     }
+    assert_eq!(left_of(NAME), "");
+    assert!(fs::exists(format!("/var/lib/machines/{}/etc", image())).unwrap());
+}
+
+#[test]
+fn the_package_comes_and_goes() {
+    let before = named_files();
+    let _package = Package;
+    install(env!("CARGO_PKG_VERSION"));
+    check_installed("disabled");
+    check_examples();
+    let prepared = installed("nspawn-prepare", &["--name", NAME, &image()]).expect(0);
+    assert_eq!(prepared.out(), format!("{NAME}\n"));
+    let booted = boot();
+    check_upgrade(&booted);
+    let own_file = "/etc/nspawn-ci/images/own.args";
+    fs::create_dir_all("/etc/nspawn-ci/images").unwrap();
+    fs::write(own_file, "--property=TasksMax=100\n").unwrap();
+    check_removal_under_a_machine(&booted);
+    check_purge();
+    assert_eq!(fs::read_to_string(own_file).unwrap(), "--property=TasksMax=100\n");
     fs::remove_dir_all("/etc/nspawn-ci").unwrap();
-    let after: Vec<_> = named_files().lines().map(str::to_owned).collect();
-    let new: Vec<_> = after.iter().filter(|line| !before.lines().any(|known| known == *line)).collect();
+    let after = named_files();
+    let new: Vec<_> = after.lines().filter(|line| !before.lines().any(|known| known == *line)).collect();
     assert!(new.is_empty(), "{new:?}");
 }

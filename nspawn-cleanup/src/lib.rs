@@ -12,12 +12,18 @@ use anyhow::{Context, Result, bail};
 use nspawn_common::exit::{self, Exit};
 use nspawn_common::gitlab::{self, Job};
 use nspawn_common::name::MachineName;
-use nspawn_common::{interrupt, lifecycle};
+use nspawn_common::{args, interrupt, lifecycle};
 
 use options::Options;
 
 /// The program's name in messages.
 const PROGRAM: &str = "nspawn-cleanup";
+
+/// The command line's definition, for what is generated from it.
+#[must_use]
+pub fn command() -> clap::Command {
+    args::with_variables_in_help(&options::command())
+}
 
 /// The program: one line on stderr for every machine that can't be removed, and a status.
 #[must_use]

@@ -172,7 +172,9 @@ fn from_environment(arg: &Arg) -> Result<Vec<OsString>> {
     }
 }
 
-fn with_variables_in_help(command: &Command) -> Command {
+/// `command`, whose help names the variables too.
+#[must_use]
+pub fn with_variables_in_help(command: &Command) -> Command {
     command.clone().args_override_self(true).mut_args(|arg| match (variable(&arg), arg.get_help().cloned()) {
         (Some(variable), Some(help)) => arg.help(format!("{help} [env: {variable}]")),
         _ => arg,

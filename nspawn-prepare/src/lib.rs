@@ -44,11 +44,18 @@ mod wishes;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use nspawn_common::args;
 use nspawn_common::exit::{self, Exit};
 use nspawn_common::interrupt;
 
 /// The program's name in messages.
 const PROGRAM: &str = "nspawn-prepare";
+
+/// The command line's definition, for what is generated from it.
+#[must_use]
+pub fn command() -> clap::Command {
+    args::with_variables_in_help(&options::command())
+}
 
 /// The program: one line on stderr and a status for every failure.
 #[must_use]

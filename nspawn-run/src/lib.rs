@@ -24,11 +24,18 @@ mod terminal;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use nspawn_common::args;
 use nspawn_common::exit::{self, Exit};
 use nspawn_common::interrupt;
 
 /// The program's name in messages.
 const PROGRAM: &str = "nspawn-run";
+
+/// The command line's definition, for what is generated from it.
+#[must_use]
+pub fn command() -> clap::Command {
+    args::with_variables_in_help(&options::command(true))
+}
 
 /// The program: the command's own status, or one line on stderr and 125.
 #[must_use]

@@ -6,6 +6,7 @@ mod bench;
 mod cell;
 mod filesystems;
 mod owners;
+mod package;
 
 use std::fs;
 

@@ -30,7 +30,9 @@ fn every_option_in_the_readme_exists() {
     for program in PROGRAMS {
         known.extend(options(&call(program, ["--help"]).expect(0).out()));
     }
-    for script in ["nspawn-image", "install", "setup", "test", "bench", "demo", "check-host", "gitlab-runner-config"] {
+    let scripts =
+        ["nspawn-image", "install", "setup", "test", "bench", "demo", "check-host", "gitlab-runner-config", "package"];
+    for script in scripts {
         known.extend(options(
             &call(repository().join("scripts").join(script).to_str().unwrap(), ["--help"]).expect(0).out(),
         ));

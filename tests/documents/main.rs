@@ -1,0 +1,110 @@
+//! Man pages and completions are what the programs' definitions make of them.
+
+#![allow(clippy::unwrap_used)]
+
+mod completions;
+mod page;
+mod program;
+mod script;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use clap_complete::Shell;
+
+use program::Program;
+
+/// The variable that makes these tests write what they would find.
+const UPDATE: &str = "NSPAWN_TESTS_UPDATE";
+const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+fn settle(path: &Path, wanted: &str) {
+    if env::var_os(UPDATE).is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, wanted).unwrap();
+    }
+    let found = fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        found == wanted,
+        "{} is not what the options make of it; run: {UPDATE}=yes cargo test --package nspawn-tests --test documents",
+        path.display()
+    );
+}
+
+fn completion_file(program: &Program, shell: Shell) -> PathBuf {
+    repository().join("scripts/completions").join(completions::file_name(program.name(), shell))
+}
+
+/// Whether there is such a program here: not every system has all shells, and groff.
+fn is_there(program: &str) -> bool {
+    let done = Command::new("sh").args(["-c", "command -v \"$0\" >/dev/null", program]).status();
+    let is_there = done.unwrap().success();
+    assert!(is_there || env::var_os("CI").is_none(), "{program} is not there; scripts/setup --for lint installs it");
+    if !is_there {
+        eprintln!("{program} is not there, so that nothing is tested with it");
+    }
+    is_there
+}
+
+#[test]
+fn pages_tell_the_options() {
+    for program in program::all() {
+        let path = program.page();
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        settle(&path, &page::with_options(&text, &program.documented));
+    }
+}
+
+#[test]
+fn completions_know_the_options() {
+    for program in program::all() {
+        for shell in SHELLS {
+            settle(&completion_file(&program, shell), &completions::of(&program.completed, shell));
+        }
+    }
+}
+
+#[test]
+fn pages_have_what_a_page_has() {
+    let sections = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"];
+    for program in program::all() {
+        let text = fs::read_to_string(program.page()).unwrap();
+        let missing: Vec<_> = sections.iter().filter(|name| page::section(&text, name).is_none()).collect();
+        assert!(missing.is_empty(), "{} has no {missing:?}", program.name());
+    }
+}
+
+#[test]
+fn man_warns_of_nothing() {
+    if !is_there("man") || !is_there("groff") {
+        return;
+    }
+    for program in program::all() {
+        let mut man = Command::new("man");
+        man.args(["--warnings", "--no-justification", "--encoding=utf8", "--local-file"]).arg(program.page());
+        let done = man.env("MANROFFSEQ", "").env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8").output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success() && err.is_empty(), "{}: {err}", program.name());
+        assert!(out.contains(&format!("{} - ", program.name())), "{out}");
+    }
+}
+
+#[test]
+fn shells_load_the_completions() {
+    for (shell, name) in SHELLS.into_iter().zip(["bash", "zsh", "fish"]) {
+        for program in program::all().into_iter().filter(|_| is_there(name)) {
+            let line = completions::proof(program.name(), shell, &completion_file(&program, shell));
+            let mut command = Command::new(name);
+            command.args(completions::without_start_up_files(shell)).args(["-c", &line]);
+            let done = command.env("HOME", "/nonexistent").output().unwrap();
+            let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+            assert!(out.contains("--help") && err.is_empty(), "{name}: {}: {out}{err}", program.name());
+            assert!(!out.contains("--owner"), "{name}: {}: {out}", program.name());
+        }
+    }
+}

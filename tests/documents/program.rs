@@ -1,0 +1,46 @@
+//! The programs that have man pages and completions.
+
+use std::path::PathBuf;
+
+use clap::Command;
+
+use crate::{repository, script};
+
+/// One of them.
+pub struct Program {
+    /// As its man page has it.
+    pub documented: Command,
+    /// As shells complete it.
+    pub completed: Command,
+    directory: &'static str,
+}
+
+impl Program {
+    fn new(directory: &'static str, command: Command) -> Self {
+        Self { documented: command.clone(), completed: command, directory }
+    }
+
+    pub fn name(&self) -> &str {
+        self.documented.get_name()
+    }
+
+    pub fn page(&self) -> PathBuf {
+        repository().join(self.directory).join(format!("{}.1", self.name()))
+    }
+}
+
+pub fn all() -> Vec<Program> {
+    let images = Program {
+        documented: script::definition("nspawn-image", "nspawn-image"),
+        completed: script::with_commands("nspawn-image"),
+        directory: "scripts",
+    };
+    vec![
+        Program::new("nspawn-prepare", nspawn_prepare::command()),
+        Program::new("nspawn-run", nspawn_run::command()),
+        Program::new("nspawn-cleanup", nspawn_cleanup::command()),
+        images,
+        Program::new("scripts", script::definition("nspawn-check-host", "check-host")),
+        Program::new("scripts", script::definition("nspawn-gitlab-runner-config", "gitlab-runner-config")),
+    ]
+}

@@ -1,0 +1,144 @@
+//! The Debian package: installed, upgraded, removed and purged.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nspawn_tests::{Done, call, image, left_of, sh};
+
+/// Later than the programs' own, and the version of the other package that `scripts/test` builds.
+const NEXT: &str = concat!(env!("CARGO_PKG_VERSION"), "+next");
+/// The installed programs, before those that the test host has.
+const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+const NAME: &str = "e2e-package";
+
+/// At the test's end the host is as it was.
+struct Package;
+
+impl Drop for Package {
+    fn drop(&mut self) {
+        let _ = sh(&format!("nspawn-cleanup {NAME}; dpkg --purge nspawn-ci; rm -rf /etc/nspawn-ci"));
+    }
+}
+
+fn package(version: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target");
+    let architecture = call("dpkg", ["--print-architecture"]).expect(0).out();
+    let file = target.join(format!("nspawn-ci_{version}_{}.deb", architecture.trim_end()));
+    assert!(file.exists(), "{} is not there; run scripts/package --version {version}", file.display());
+    file
+}
+
+fn install(version: &str) {
+    let file = package(version);
+    call("dpkg", ["--install", "--force-unsafe-io", file.to_str().unwrap()]).expect(0);
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/release/nspawn-run");
+    let same = call("cmp", [own.to_str().unwrap(), "/usr/bin/nspawn-run"]);
+    assert!(same.status.success(), "{} is of other programs; run scripts/package again", file.display());
+}
+
+/// As a user's shell would find it.
+fn installed(program: &str, arguments: &[&str]) -> Done {
+    call("env", [PATH, program].iter().chain(arguments))
+}
+
+fn state_of_units(verb: &str) -> String {
+    let units = ["stale.service", "stale.timer", "update.timer"].map(|unit| format!("nspawn-ci-{unit}"));
+    call("systemctl", [verb.to_owned()].into_iter().chain(units)).out().replace('\n', " ")
+}
+
+/// A number that the machine has as long as it is the same.
+fn boot() -> String {
+    call("nspawn-run", [NAME, "stat", "--format=%Y", "/proc/1"]).expect(0).out()
+}
+
+/// All files that have the package's name, but for the programs of the host.
+fn named_files() -> String {
+    sh("find / -xdev -path /proc -prune -o -path /sys -prune -o -path /dev -prune -o -name '*nspawn-ci*' -print; \
+        ls /usr/bin/nspawn-* 2>/dev/null; systemctl list-unit-files --no-legend 'nspawn-ci*'")
+    .out()
+}
+
+fn check_installed(updates: &str) {
+    call("dpkg", ["--verify", "nspawn-ci"]).expect(0);
+    assert_eq!(state_of_units("is-enabled"), format!("enabled enabled {updates} "));
+    let active = if updates == "enabled" { "active" } else { "inactive" };
+    assert_eq!(state_of_units("is-active"), format!("inactive active {active} "));
+    for program in ["nspawn-prepare", "nspawn-run", "nspawn-cleanup", "nspawn-image", "nspawn-check-host"] {
+        installed(program, &["--help"]).expect(0);
+        assert!(fs::exists(format!("/usr/share/man/man1/{program}.1.gz")).unwrap(), "{program}");
+    }
+}
+
+/// In the place of what the host has in /etc, with the image that it has.
+fn check_examples() {
+    let line = format!(
+        "mkdir -p /etc/nspawn-ci && mount --bind /usr/share/doc/nspawn-ci/examples /etc/nspawn-ci && \
+         nspawn-prepare --dry-run --max-machines=999 {0} && mount --bind /var/lib/machines/{0} /var/lib/machines/web && \
+         nspawn-prepare --dry-run --max-machines=999 web && nspawn-run --help",
+        image()
+    );
+    fs::create_dir("/var/lib/machines/web").unwrap();
+    let done = call("env", [PATH, "unshare", "--mount", "sh", "-c", &line]);
+    fs::remove_dir("/var/lib/machines/web").unwrap();
+    assert!(done.out().contains("MemoryMax=8G"), "{}", done.describe());
+    done.expect(0);
+}
+
+/// With what the administrator has enabled, and the machine as it was.
+fn check_upgrade(booted: &str) {
+    call("systemctl", ["enable", "--now", "nspawn-ci-update.timer"]).expect(0);
+    install(NEXT);
+    assert_eq!(call("dpkg-query", ["--show", "--showformat=${Version}", "nspawn-ci"]).out(), NEXT);
+    check_installed("enabled");
+    installed("nspawn-run", &[NAME, "true"]).expect(0);
+    assert_eq!(boot(), booted);
+}
+
+fn check_removal_under_a_machine(booted: &str) {
+    let removed = call("dpkg", ["--remove", "nspawn-ci"]).expect(0);
+    let told = removed.err();
+    let machines = told.lines().find(|line| line.contains("these machines go on"));
+    assert!(machines.is_some_and(|line| line.contains(&format!(" nspawn-{NAME}"))), "{}", removed.describe());
+    assert_eq!(state_of_units("is-active"), "inactive inactive inactive ");
+    let purged = call("dpkg", ["--purge", "nspawn-ci"]).expect(0);
+    assert!(purged.err().contains("machines still run"), "{}", purged.describe());
+    assert_eq!(boot(), booted);
+    call("nspawn-cleanup", [NAME]).expect(0);
+}
+
+fn check_purge() {
+    install(NEXT);
+    // It waits for its next command, and runs nothing.
+    installed("nspawn-prepare", &["--name", NAME, "--init=none", &image()]).expect(0);
+    installed("nspawn-run", &[NAME, "true"]).expect(0);
+    let purged = call("dpkg", ["--purge", "nspawn-ci"]).expect(0);
+    assert!(!purged.err().contains("left"), "{}", purged.describe());
+    for gone in ["/run/nspawn-ci", "/var/lib/nspawn-ci", "/var/cache/nspawn-ci"] {
+        assert!(!fs::exists(gone).unwrap(), "{gone}");
+    }
+    assert_eq!(left_of(NAME), "");
+    assert!(fs::exists(format!("/var/lib/machines/{}/etc", image())).unwrap());
+}
+
+#[test]
+fn the_package_comes_and_goes() {
+    let before = named_files();
+    let _package = Package;
+    install(env!("CARGO_PKG_VERSION"));
+    check_installed("disabled");
+    check_examples();
+    let prepared = installed("nspawn-prepare", &["--name", NAME, &image()]).expect(0);
+    assert_eq!(prepared.out(), format!("{NAME}\n"));
+    let booted = boot();
+    check_upgrade(&booted);
+    let own_file = "/etc/nspawn-ci/images/own.args";
+    fs::create_dir_all("/etc/nspawn-ci/images").unwrap();
+    fs::write(own_file, "--property=TasksMax=100\n").unwrap();
+    check_removal_under_a_machine(&booted);
+    check_purge();
+    assert_eq!(fs::read_to_string(own_file).unwrap(), "--property=TasksMax=100\n");
+    fs::remove_dir_all("/etc/nspawn-ci").unwrap();
+    let after = named_files();
+    let new: Vec<_> = after.lines().filter(|line| !before.lines().any(|known| known == *line)).collect();
+    assert!(new.is_empty(), "{new:?}");
+}

@@ -23,16 +23,12 @@ _nspawn__check__host() {
 
     case "${cmd}" in
         nspawn__check__host)
-            opts="-h --no-boot --h, --help"
+            opts="-h --no-boot --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
-                --h,)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -23,7 +23,7 @@ _nspawn__gitlab__runner__config() {
 
     case "${cmd}" in
         nspawn__gitlab__runner__config)
-            opts="-h --url --name --default-image --limit --add --h, --help"
+            opts="-h --url --name --default-image --limit --add --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -58,10 +58,6 @@ _nspawn__gitlab__runner__config() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
                     fi
-                    return 0
-                    ;;
-                --h,)
-                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)

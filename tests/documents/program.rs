@@ -40,6 +40,7 @@ pub fn all() -> Vec<Program> {
         Program::new("nspawn-run", nspawn_run::command()),
         Program::new("nspawn-cleanup", nspawn_cleanup::command()),
         images,
+        Program::new("scripts", script::definition("nspawn-exec", "nspawn-exec")),
         Program::new("scripts", script::definition("nspawn-check-host", "check-host")),
         Program::new("scripts", script::definition("nspawn-gitlab-runner-config", "gitlab-runner-config")),
     ]

@@ -82,6 +82,7 @@ fn is_option(line: &str) -> bool {
 fn option<'a>(line: &'a str, more: impl Iterator<Item = &'a str>) -> Arg {
     let (shape, help) = line.trim().split_once("  ").unwrap_or((line.trim(), ""));
     let help: Vec<_> = std::iter::once(help.trim()).chain(more).filter(|part| !part.is_empty()).collect();
+    let shape = shape.strip_prefix("-h, ").unwrap_or(shape);
     let (name, value) = shape.split_once(' ').unwrap_or((shape, ""));
     let name = name.trim_start_matches('-').to_owned();
     let arg = Arg::new(name.clone()).long(name).help(help.join(" "));

@@ -11,6 +11,7 @@ mod cells;
 mod check_host;
 mod commands;
 mod documentation;
+mod exec;
 mod gitlab;
 mod hostile;
 mod images;

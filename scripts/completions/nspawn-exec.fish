@@ -1,0 +1,1 @@
+complete -c nspawn-exec -s h -l help -d 'Print help'

@@ -1,0 +1,79 @@
+//! `nspawn-exec`: a machine for one command, and many of them in pipelines.
+
+use std::process::{Command, Stdio};
+
+use nspawn_tests::{call, finish, image, left_of, sh};
+
+#[test]
+fn a_command_has_its_streams_and_its_status() {
+    let name = format!("exec-streams-{}", std::process::id());
+    let mut command = Command::new("nspawn-exec");
+    command.args([
+        &*format!("--name={name}"),
+        "--init=stub",
+        &image(),
+        "sh",
+        "-c",
+        "cat; echo \"$1\" >&2; exit 7",
+        "-",
+        "a  b",
+    ]);
+    let done = finish(&mut command, b"in\0put").expect(7);
+    assert_eq!(done.stdout, b"in\0put");
+    assert!(done.err().ends_with("a  b\n"), "{}", done.describe());
+    assert_eq!(left_of(&name), "");
+    call("nspawn-exec", [&*image(), "sh", "-c", "kill -KILL $$"]).expect(137);
+}
+
+#[test]
+fn what_can_not_be_had_is_told() {
+    let done = call("nspawn-exec", ["no-such-image", "true"]).expect(125);
+    assert!(done.err().starts_with("nspawn-prepare: ") && done.err().contains("no-such-image"), "{}", done.describe());
+    call("nspawn-exec", ["--init=none", "--layer=nowhere", &image(), "true"]).expect(125);
+    let done = call("nspawn-exec", [&image()]).expect(125);
+    assert!(done.err().contains("a COMMAND are needed"), "{}", done.describe());
+    call("nspawn-exec", ["--init=stub", &image(), "no-such-command"]).expect(127);
+}
+
+// To itself, and to all of its group, as Ctrl-C sends it.
+#[test]
+fn a_signal_ends_the_command_and_the_machine() {
+    for (target, signal, code) in [("", "TERM", 143), ("", "INT", 130), ("-", "INT", 130), ("-", "HUP", 129)] {
+        let name = format!("exec-signal-{}", std::process::id());
+        let line = format!(
+            "set -m; nspawn-exec --name={name} --init=stub {} sh -c 'echo up >/run/up; exec sleep 600' & \
+             until nspawn-run {name} test -e /run/up 2>/dev/null; do sleep 0.05; done; kill -{signal} {target}$!; wait $!",
+            image()
+        );
+        let done = call("bash", ["-c", &line]);
+        assert_eq!(done.code(), code, "{target} {signal}: {}", done.describe());
+        assert_eq!(left_of(&name), "");
+    }
+}
+
+#[test]
+fn killed_it_leaves_what_is_nobodys() {
+    let name = format!("exec-killed-{}", std::process::id());
+    let option = format!("--name={name}");
+    let mut child = Command::new("nspawn-exec")
+        .args([&*option, "--init=stub", &image(), "sh", "-c", "echo up; exec sleep 600"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    assert_eq!(left_of(&name), "");
+}
+
+#[test]
+fn many_stand_in_one_pipeline() {
+    let line = format!(
+        "seq 6 | xargs -P 3 -I N nspawn-exec --init=stub {} sh -c 'echo N squared is $((N * N))' | sort",
+        image()
+    );
+    let squares = sh(&line).expect(0).out();
+    assert_eq!(squares.lines().last(), Some("6 squared is 36"), "{squares}");
+    assert_eq!(squares.lines().count(), 6);
+}

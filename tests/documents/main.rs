@@ -96,15 +96,19 @@ fn man_warns_of_nothing() {
 
 #[test]
 fn shells_load_the_completions() {
+    // Some write there.
+    let home = env::temp_dir().join(format!("documents-{}", std::process::id()));
+    fs::create_dir_all(&home).unwrap();
     for (shell, name) in SHELLS.into_iter().zip(["bash", "zsh", "fish"]) {
         for program in program::all().into_iter().filter(|_| is_there(name)) {
             let line = completions::proof(program.name(), shell, &completion_file(&program, shell));
             let mut command = Command::new(name);
             command.args(completions::without_start_up_files(shell)).args(["-c", &line]);
-            let done = command.env("HOME", "/nonexistent").output().unwrap();
+            let done = command.env("HOME", &home).output().unwrap();
             let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
             assert!(out.contains("--help") && err.is_empty(), "{name}: {}: {out}{err}", program.name());
             assert!(!out.contains("--owner"), "{name}: {}: {out}", program.name());
         }
     }
+    fs::remove_dir_all(home).unwrap();
 }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`prepare`] | the verb |
 //! | [`options`], [`wishes`], [`runner`], [`host`] | what is asked for, by a job too, and what the host must have |
-//! | [`machine`], [`plan`] | the steps that make a machine |
+//! | [`machine`], [`plan`], [`make`] | the steps that make a machine, and taking them |
 //! | [`start`] | starting one that is there |
 //! | [`standby`], [`specification`] | machines that are started ahead, and whether one is what is asked for |
 //! | [`services`], [`service`], [`serve`] | the machines of a job's services, one of them, and what they run |
@@ -25,6 +25,7 @@ mod layer;
 mod limits;
 mod link;
 mod machine;
+mod make;
 mod mounts;
 mod namespaces;
 mod nat;

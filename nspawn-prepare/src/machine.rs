@@ -1,44 +1,32 @@
-//! A machine: the steps that make it, and what becomes of a failure.
+//! A machine: what it is, and the steps that make it.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use anyhow::{Error, Result, bail};
-use nspawn_common::exit::{self, JobError};
-use nspawn_common::image::{self, Image};
-use nspawn_common::interrupt::{self, Interrupted};
-use nspawn_common::keep;
-use nspawn_common::lifecycle;
-use nspawn_common::lock::Lock;
+use anyhow::Result;
+use nspawn_common::image::Image;
 use nspawn_common::modes::{Init, Layer};
 use nspawn_common::name::MachineName;
 use nspawn_common::network::Network;
 use nspawn_common::nspawn::{Bind, Nspawn, Payload};
 use nspawn_common::owner::Owner;
 use nspawn_common::paths::{AGENT_IN_MACHINE, MachinePaths, SHOWN_IN_MACHINE, UNITS_IN_MACHINE};
-use nspawn_common::registration;
 use nspawn_common::state::{Role, State};
 use nspawn_common::tool::argv;
 use nspawn_common::unit::Unit;
 use nspawn_common::users::PrivateUsers;
 
-use crate::PROGRAM;
-use crate::diagnosis;
 use crate::equip;
-use crate::host::{self, LOOK_LIMIT};
+use crate::host::LOOK_LIMIT;
 use crate::launch;
 use crate::layer;
 use crate::limits;
 use crate::nat;
 use crate::options::Options;
 use crate::plan::Step;
-use crate::serve;
-use crate::services::{self, Order, Services, Unavailable};
-use crate::slots;
+use crate::services::Order;
 use crate::specification;
-use crate::standby;
-use crate::start;
 
 /// The agent as a service of the machine.
 pub const AGENT_UNIT_NAME: &str = "nspawn-agent.service";
@@ -122,13 +110,13 @@ impl Machine {
         Ok(steps)
     }
 
-    // Or at each of its starts.
-    fn is_equipped_at_once(&self) -> bool {
+    /// Whether what a job needs is given to it once, or at each of its starts.
+    pub fn is_equipped_at_once(&self) -> bool {
         self.options.init != Init::None && self.job.is_anything()
     }
 
-    // Makes it a machine that takes a slot, or one of its pool.
-    fn reservation(&self, state: &State) -> Vec<Step> {
+    /// The first steps: they make it a machine that takes a slot, or one of its pool.
+    pub fn reservation(&self, state: &State) -> Vec<Step> {
         let paths = &self.paths;
         let mut steps = vec![
             Step::Directory(paths.state_dir(), 0o700),
@@ -194,7 +182,8 @@ impl Machine {
         }
     }
 
-    fn has_disks(&self) -> bool {
+    /// Whether it mounts file systems in files.
+    pub fn has_disks(&self) -> bool {
         self.image.is_disk() || (self.options.layer == Layer::Disk && self.layer_size.is_some())
     }
 
@@ -223,150 +212,6 @@ impl Machine {
         }
         options.extend(self.options.privileges.iter().cloned());
         options
-    }
-
-    /// Makes the machine, or takes one that stands by, and hands it over by `announce`; what a failure has made of it
-    /// is removed again, or kept. `queue` is held until others count it.
-    pub fn make(&self, steps: &[Step], queue: Option<Lock>, announce: impl FnOnce() -> Result<()>) -> Result<()> {
-        host::check_host()?;
-        host::check_network(&self.options.network, self.options.private_users)?;
-        layer::check_image(self.options.layer, &self.image)?;
-        if self.has_disks() {
-            layer::check_loop_devices()?;
-        }
-        if self.image.is_disk() {
-            host::check_disk_images()?;
-        } else {
-            image::check(&self.image.name, &self.image.path, &self.image.path, self.options.init)?;
-        }
-        if registration::is_foreign(&self.paths) {
-            bail!("there is a machine {} that these programs did not make; choose another --name", self.name);
-        }
-        let lock = Lock::acquire(&self.paths)?;
-        let started = SystemTime::now();
-        // One that is taken brings a lock of its own, to be held as long as this one.
-        let mut taken = None;
-        let made = services::remove(&self.name).and_then(|()| lifecycle::clear(&self.paths, &lock));
-        let made = made.and_then(|()| self.take_all(steps, queue, &mut taken, announce));
-        let Err(error) = made else { return Ok(()) };
-        let state = self.state()?;
-        let is_of_others = error.is::<Interrupted>() || error.is::<JobError>() || error.is::<Unavailable>();
-        let error = if is_of_others { error } else { diagnosis::of(&state, error, started) };
-        // Also while the machine was asked.
-        let error = interrupt::check().err().unwrap_or(error);
-        interrupt::undo();
-        let is_kept = self.options.keep.keeps(true) && keep::is_worth_while(&state, false);
-        if is_of_others || error.is::<Interrupted>() || !is_kept || !self.paths.layer().exists() {
-            return self.unmake(lock, error);
-        }
-        match self.keep(&state) {
-            Ok(()) => Err(error),
-            Err(second) => Err(error.context(format!("machine {} can't be kept ({second:#}), after this", self.name))),
-        }
-    }
-
-    fn keep(&self, state: &State) -> Result<()> {
-        lifecycle::end(&self.paths)?;
-        keep::note_failure(&self.paths)?;
-        keep::keep(&self.paths, self.options.keep_for)?;
-        exit::say(PROGRAM, OsStr::new(&keep::describe(state, false)));
-        Ok(())
-    }
-
-    // Removes what there is of the machine, because of `error`.
-    fn unmake(&self, lock: Lock, error: Error) -> Result<()> {
-        match services::remove(&self.name).and_then(|()| lifecycle::remove(&self.name, lock)) {
-            Ok(()) => Err(error),
-            Err(second) => {
-                Err(error.context(format!("machine {} can't be removed again ({second:#}), after this", self.name)))
-            }
-        }
-    }
-
-    // The last step makes it somebody's, who must know its name by then.
-    fn take_all(
-        &self,
-        steps: &[Step],
-        queue: Option<Lock>,
-        taken: &mut Option<Lock>,
-        announce: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        host::check_limits()?;
-        let slots = |most| {
-            let queue = slots::wait(&self.paths, most, self.options.timeout)?;
-            // The wait may have been long.
-            host::check_limits().map(|()| queue)
-        };
-        let queue = queue.map_or_else(|| self.options.max_machines.map(slots).transpose(), |queue| Ok(Some(queue)))?;
-        let (making, last) = steps.split_at(steps.len() - 1 - usize::from(self.is_equipped_at_once()));
-        let services = Services::begin(&self.job.services, self.options.service_limit())?;
-        standby::take(self, taken)?;
-        if taken.is_none() {
-            let (reservation, rest) = making.split_at(self.reservation(&self.state()?).len());
-            self.take(reservation)?;
-            drop(queue);
-            self.take(rest)?;
-        }
-        let unbounded = if self.options.init == Init::None {
-            limits::foresee(&self.options.properties)?
-        } else {
-            start::confirm(&self.paths, &self.options.properties)?
-        };
-        services.finish()?;
-        let (equipping, handing_over) = last.split_at(last.len() - 1);
-        self.take(equipping).map_err(|error| self.lacking(&error))?;
-        serve::start(&self.name)?;
-        if self.pool.is_none() {
-            if self.role.is_none() {
-                self.tell(&unbounded)?;
-            }
-            if let Err(error) = standby::refill(&self.image.name) {
-                exit::say(PROGRAM, OsStr::new(&format!("no machine is made ahead: {error:#}")));
-            }
-        }
-        interrupt::check()?;
-        if !self.job.runner.is_none_or(Owner::is_alive) {
-            bail!("the GitLab Runner that called has ended");
-        }
-        announce()?;
-        self.take(handing_over)
-    }
-
-    // It has started all the same.
-    fn lacking(&self, error: &Error) -> Error {
-        Unavailable::new(format!("machine {} can't be given what its job needs: {error:#}", self.name)).into()
-    }
-
-    // What it lacks.
-    fn tell(&self, unbounded: &[&str]) -> Result<()> {
-        if self.options.network == Network::Nat && nat::has_no_resolver()? {
-            let line = "the host's resolvers are its own or its link's, out of the machine's reach; it has no DNS";
-            exit::say(PROGRAM, OsStr::new(line));
-        }
-        if !unbounded.is_empty() {
-            let missing = unbounded.join(", ");
-            exit::say(PROGRAM, OsStr::new(&format!("this host's kernel does not hold {missing}; nothing bounds them")));
-        }
-        Ok(())
-    }
-
-    fn take(&self, steps: &[Step]) -> Result<()> {
-        for step in steps {
-            if self.options.verbose {
-                exit::say(PROGRAM, &step.shell());
-            }
-            step.take().map_err(|error| {
-                if nat::is_its(step) && lifecycle::is_running(&self.paths) {
-                    error.context(nat::FAILURE)
-                } else if layer::is_copy(step, &self.paths) {
-                    error.context(layer::COPY_FAILURE)
-                } else {
-                    error
-                }
-            })?;
-            interrupt::check()?;
-        }
-        Ok(())
     }
 
     /// What is written down about it.

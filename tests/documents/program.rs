@@ -41,6 +41,7 @@ pub fn all() -> Vec<Program> {
         Program::new("nspawn-cleanup", nspawn_cleanup::command()),
         images,
         Program::new("scripts", script::definition("nspawn-exec", "nspawn-exec")),
+        Program::new("scripts", script::definition("autopkgtest-virt-nspawn-ci", "autopkgtest-virt-nspawn-ci")),
         Program::new("scripts", script::definition("nspawn-check-host", "check-host")),
         Program::new("scripts", script::definition("nspawn-gitlab-runner-config", "gitlab-runner-config")),
     ]

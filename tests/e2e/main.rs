@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod approaches;
+mod autopkgtest;
 mod bad_input;
 mod boot;
 mod cell;

@@ -63,9 +63,15 @@ fn check_installed(updates: &str) {
     assert_eq!(state_of_units("is-enabled"), format!("enabled enabled {updates} "));
     let active = if updates == "enabled" { "active" } else { "inactive" };
     assert_eq!(state_of_units("is-active"), format!("inactive active {active} "));
-    for program in
-        ["nspawn-prepare", "nspawn-run", "nspawn-cleanup", "nspawn-exec", "nspawn-image", "nspawn-check-host"]
-    {
+    for program in [
+        "nspawn-prepare",
+        "nspawn-run",
+        "nspawn-cleanup",
+        "nspawn-exec",
+        "nspawn-image",
+        "nspawn-check-host",
+        "autopkgtest-virt-nspawn-ci",
+    ] {
         installed(program, &["--help"]).expect(0);
         assert!(fs::exists(format!("/usr/share/man/man1/{program}.1.gz")).unwrap(), "{program}");
     }

@@ -11,8 +11,6 @@ use nspawn_common::paths::CACHE_ROOT;
 
 /// How long a cache stays that no job has used.
 const UNUSED_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How long others may take to make one and to mount it.
-const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
 /// Deletes those, or prints which they are.
 pub fn remove_unused(only_tell: bool) -> Result<()> {
@@ -21,7 +19,7 @@ pub fn remove_unused(only_tell: bool) -> Result<()> {
         entries => entries.with_context(|| format!("can't read {CACHE_ROOT}"))?,
     };
     // Nobody begins to use one meanwhile.
-    let _lock = Lock::of_caches(LOCK_LIMIT)?;
+    let _lock = Lock::of_caches()?;
     for path in entries.flatten().filter(is_unused).map(|entry| entry.path()) {
         if only_tell {
             crate::print_line(&format!("{}: unused", path.display()))?;

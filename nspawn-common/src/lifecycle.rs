@@ -146,9 +146,10 @@ fn serves(state: &State) -> Result<bool> {
 /// The machines that are services of the job that has the machine `job`.
 ///
 /// # Errors
-/// As [`all`].
+/// A directory that can't be read.
 pub fn services(job: &MachineName) -> Result<Vec<State>> {
-    let names = all()?.into_iter().filter(|name| name.as_str().starts_with(job.as_str()));
+    // Their states alone tell, so nothing else is looked at.
+    let names = names_in(STATE_ROOT)?.into_iter().filter(|name| name.as_str().starts_with(job.as_str()));
     let states = names.filter_map(|name| State::read(&name).ok());
     Ok(states.filter(|state| state.service.as_ref().is_some_and(|role| role.of == *job)).collect())
 }
@@ -205,24 +206,28 @@ pub fn forget_pools() -> Result<()> {
 pub fn all() -> Result<Vec<MachineName>> {
     let mut names = Vec::new();
     for root in [STATE_ROOT, LAYER_ROOT, SLICE_CGROUP] {
-        let entries = match fs::read_dir(root) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(error).with_context(|| format!("can't read {root}")),
-        };
-        for entry in entries {
-            let entry = entry?;
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            let entry = entry.file_name();
-            let name = if root == SLICE_CGROUP { paths::name_of_unit(&entry) } else { Some(&*entry) };
-            let name = name.and_then(|name| MachineName::new(name).ok());
-            names.extend(name.filter(|name| !is_taken(&MachinePaths::new(name))));
-        }
+        names.extend(names_in(root)?.into_iter().filter(|name| !is_taken(&MachinePaths::new(name))));
     }
     names.sort_unstable();
     names.dedup();
+    Ok(names)
+}
+
+fn names_in(root: &str) -> Result<Vec<MachineName>> {
+    let entries = match fs::read_dir(root) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("can't read {root}"))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let entry = entry.file_name();
+        let name = if root == SLICE_CGROUP { paths::name_of_unit(&entry) } else { Some(&*entry) };
+        names.extend(name.and_then(|name| MachineName::new(name).ok()));
+    }
     Ok(names)
 }
 

@@ -25,6 +25,8 @@ const USE_LIMIT: Duration = Duration::from_secs(120);
 const IMAGE_LIMIT: Duration = Duration::from_secs(60);
 /// How long others may take to choose a range of users.
 const USERS_LIMIT: Duration = Duration::from_secs(10);
+/// How long others may take to make caches and to mount them.
+const CACHES_LIMIT: Duration = Duration::from_secs(60);
 /// How much longer flock(1) may take than it is told.
 const MARGIN: Duration = Duration::from_secs(60);
 
@@ -133,12 +135,12 @@ impl Lock {
         Self::of_directory(POOLS, limit)
     }
 
-    /// Waits `limit` at most for the lock of all jobs' caches.
+    /// Waits for the lock of all jobs' caches.
     ///
     /// # Errors
     /// As [`Lock::acquire`].
-    pub fn of_caches(limit: Duration) -> Result<Self> {
-        Self::of_directory(CACHE_ROOT, limit)
+    pub fn of_caches() -> Result<Self> {
+        Self::of_directory(CACHE_ROOT, CACHES_LIMIT)
     }
 
     /// Waits until nobody is removing the image at `path`, and lets nobody begin to; others may use it as well.

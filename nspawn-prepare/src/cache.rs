@@ -8,26 +8,22 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
 use nspawn_common::lock::Lock;
 use nspawn_common::paths::CACHE_ROOT;
-use nspawn_common::{args, lifecycle, tool};
+use nspawn_common::{lifecycle, tool};
 
+use crate::layer;
 use crate::mounts;
 
 /// Where a job's machine has it, as the config stage says.
 pub const IN_MACHINE: &str = "/cache";
 
-/// How long others may take to make one and to mount it.
-const LOCK_LIMIT: Duration = Duration::from_secs(60);
 /// How long each step may take.
 const LIMIT: Duration = Duration::from_secs(60);
-/// The smallest that is of use, in bytes, and the largest that ext4 makes without more ado.
-const LEAST: u64 = 32 << 20;
-const MOST: u64 = 8 << 40;
 /// A cache of which less than one in so many blocks, or inodes, is free begins anew.
 const FREE_PART: u64 = 10;
 /// e2fsck(8), "Exit code"
@@ -37,10 +33,7 @@ const UNCORRECTED: i32 = 4;
 pub fn parse_size(text: &str) -> Result<Option<u64>> {
     match text {
         "no" => Ok(None),
-        _ => match args::parse_size(text)? {
-            size @ LEAST..=MOST => Ok(Some(size)),
-            _ => bail!("{text} is not between {}M and {}T", LEAST >> 20, MOST >> 40),
-        },
+        _ => layer::parse_bytes(text).map(Some),
     }
 }
 
@@ -53,7 +46,7 @@ pub fn file(project: &str) -> PathBuf {
 /// use, with this `size` in bytes. It is mounted in a mount namespace that this process has to itself from here on.
 pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedFd> {
     DirBuilder::new().recursive(true).mode(0o700).create(point)?;
-    let _lock = Lock::of_caches(LOCK_LIMIT)?;
+    let _lock = Lock::of_caches()?;
     unshare(CloneFlags::CLONE_NEWNS).context("can't have mounts of its own")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     if file.exists() && (mount_it(file, point).is_err() || !has_room(point)) {
@@ -106,11 +99,8 @@ fn make(file: &Path, size: u64) -> Result<()> {
     fs::rename(&unfinished, file).with_context(|| format!("can't make {}", file.display()))
 }
 
-// Where another machine has it mounted, by the same loop device (mount(8)).
 fn mount_it(file: &Path, point: &Path) -> Result<()> {
-    let options = ["mount", "-t", "ext4", "-o", "loop,noatime,noinit_itable"].map(OsStr::new);
-    let command = options.into_iter().chain([file.as_os_str(), point.as_os_str()]).map(OsString::from);
-    tool::run_ok(&command.collect::<Vec<_>>(), LIMIT).map(drop).with_context(|| {
+    mounts::mount_disk(file, point).with_context(|| {
         format!("can't mount the cache {}; delete it, and the next job makes a new one", file.display())
     })
 }

@@ -4,10 +4,12 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::libc::O_NONBLOCK;
 use nix::mount::{MsFlags, mount};
+use nspawn_common::lifecycle;
 
 /// The file, in a machine.
 const HOSTS: &str = "/etc/hosts";
@@ -60,7 +62,7 @@ fn append(text: &str) -> io::Result<()> {
 }
 
 fn show(text: &str) -> Result<()> {
-    fs::remove_file(COPY).or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
+    lifecycle::remove_if_there(Path::new(COPY))?;
     File::create_new(COPY)?.write_all(text.as_bytes())?;
     fs::set_permissions(COPY, Permissions::from_mode(0o644))?;
     Ok(mount(Some(COPY), HOSTS, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)

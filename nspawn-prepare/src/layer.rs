@@ -77,10 +77,7 @@ impl LayerSize {
                 _ => bail!("{text} is no part of 100%"),
             };
         }
-        match args::parse_size(text)? {
-            size @ LEAST..=MOST => Ok(Self::Bytes(size)),
-            _ => bail!("{text} is not between {}M and {}T", LEAST >> 20, MOST >> 40),
-        }
+        parse_bytes(text).map(Self::Bytes)
     }
 
     /// The size of such a layer in bytes; `None` for no bound.
@@ -96,6 +93,14 @@ impl LayerSize {
             // A file system is a whole number of blocks.
             Self::Percent(percent) => Some((whole / 100 * percent).clamp(LEAST, MOST) & !0xf_ffff),
         })
+    }
+}
+
+/// Reads the size of a file system in a file, in bytes.
+pub fn parse_bytes(text: &str) -> Result<u64> {
+    match args::parse_size(text)? {
+        size @ LEAST..=MOST => Ok(size),
+        _ => bail!("{text} is not between {}M and {}T", LEAST >> 20, MOST >> 40),
     }
 }
 

@@ -122,7 +122,9 @@ impl Machine {
         services.finish()?;
         let (equipping, handing_over) = last.split_at(last.len() - 1);
         self.take(equipping).map_err(|error| self.lacking(error))?;
-        serve::start(&self.name)?;
+        if !self.job.services.is_empty() {
+            serve::start(&self.name)?;
+        }
         if self.pool.is_none() {
             if self.role.is_none() {
                 self.tell(&unbounded)?;

@@ -1,12 +1,13 @@
 //! Mounts with owners of their own: id-mapped ones (`mount_setattr(2)`, kernel 5.12; as a layer of an
 //! overlay 5.19).
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -16,7 +17,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pause};
+use nspawn_common::tool;
 use nspawn_common::users::RANGE;
+
+/// How long mounting a file system may take.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What may be done to a tree that is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +77,14 @@ fn explain(error: &io::Error, source: &Path) -> anyhow::Error {
         ),
         _ => anyhow::anyhow!("can't show {}: {error}", source.display()),
     }
+}
+
+/// Mounts the file system in the file `disk`; where it is mounted already, by the same loop device (mount(8)).
+pub fn mount_disk(disk: &Path, target: &Path) -> Result<()> {
+    // The tables of inodes need not be written before they are used, by a machine that lives for minutes.
+    let options = ["mount", "-t", "ext4", "-o", "loop,noatime,noinit_itable"].map(OsStr::new);
+    let command = options.into_iter().chain([disk.as_os_str(), target.as_os_str()]).map(OsString::from);
+    tool::run_ok(&command.collect::<Vec<_>>(), LIMIT).map(drop)
 }
 
 // `depth` is 0, or AT_RECURSIVE for what is mounted in it too.

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +12,7 @@ use nspawn_common::name::MachineName;
 use nspawn_common::nspawn::assign;
 use nspawn_common::paths::{MachinePaths, SLICE};
 use nspawn_common::state::{Role, State};
-use nspawn_common::{exit, gitlab, interrupt, journal, lifecycle, registration, tool, unit};
+use nspawn_common::{exit, gitlab, interrupt, lifecycle, registration, tool, unit};
 
 use crate::PROGRAM;
 use crate::host::{self, LOOK_LIMIT};
@@ -73,9 +73,7 @@ fn attend(state: &State, role: &Role, (begun, time): (Instant, SystemTime)) -> R
         return Ok(());
     };
     exit::say(PROGRAM, OsStr::new(&format!("the service {} {why}; its log is below", role.asked)));
-    let said = journal::last_words(&paths, time).unwrap_or_default();
-    let section = gitlab::section(state.name.as_str(), &format!("Log of {}", role.asked), &said);
-    let _ = std::io::stderr().write_all(section.as_bytes());
+    gitlab::show_log(state.name.as_str(), &role.asked, &paths, time);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::PROGRAM;
 use crate::machine::Machine;
+use crate::namespaces;
 use crate::plan::Step;
 use crate::specification;
 
@@ -273,11 +274,7 @@ fn exchange(one: &Path, other: &Path) -> Result<()> {
 
 // From outside: the machine may have no right to do so itself.
 fn set_host_name(paths: &MachinePaths, leader: u32) -> Result<()> {
-    let namespace = File::open(format!("/proc/{leader}/ns/uts"))?;
-    // It may have ended since, and its number be another process's.
-    if !lifecycle::is_part(paths, leader) {
-        bail!("it has ended");
-    }
+    let [namespace] = namespaces::open(paths, leader, ["ns/uts"])?;
     let name = paths.name().as_str();
     // SAFETY: this process has a single thread, so the child may do all that a program may.
     match unsafe { fork() }? {

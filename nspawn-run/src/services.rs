@@ -2,14 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
 use std::time::UNIX_EPOCH;
 
 use anyhow::Result;
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::{Role, State};
-use nspawn_common::{exit, gitlab, journal, lifecycle};
+use nspawn_common::{exit, gitlab, lifecycle};
 
 use crate::PROGRAM;
 
@@ -21,9 +20,7 @@ pub fn tell_ended(job: &MachineName) -> Result<()> {
         let since = fs::metadata(paths.state_file()).and_then(|file| file.modified()).unwrap_or(UNIX_EPOCH);
         let line = format!("the service {} has ended before the job; its log is below", role.asked);
         exit::say(PROGRAM, OsStr::new(&line));
-        let said = journal::last_words(&paths, since).unwrap_or_default();
-        let section = gitlab::section(&format!("{}-ended", service.name), &format!("Log of {}", role.asked), &said);
-        let _ = std::io::stderr().write_all(section.as_bytes());
+        gitlab::show_log(&format!("{}-ended", service.name), &role.asked, &paths, since);
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use job::Job;
-pub use section::section;
+pub use section::show_log;
 pub use services::Service;
 
 /// Whether GitLab Runner called this program.

@@ -1,11 +1,21 @@
 //! Parts of a job's log that a person opens when they want to.
 
+use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A collapsed section of a job's log: `header`, and `body` below it (GitLab's documentation, "Custom collapsible
-/// sections"). Its name is of letters, digits, `_`, `.` and `-`, and in a log once.
-#[must_use]
-pub fn section(name: &str, header: &str, body: &str) -> String {
+use crate::journal;
+use crate::paths::MachinePaths;
+
+/// Shows in a job's log, on stderr, what a machine has said since then, as the section `name`. `what` it is of.
+pub fn show_log(name: &str, what: &str, paths: &MachinePaths, since: SystemTime) {
+    // What can't be read is nothing to show, and a stderr that is gone nobody to show it to.
+    let said = journal::last_words(paths, since).unwrap_or_default();
+    let _ = std::io::stderr().write_all(section(name, &format!("Log of {what}"), &said).as_bytes());
+}
+
+// A collapsed section of a job's log: `header`, and `body` below it (GitLab's documentation, "Custom collapsible
+// sections"). Its name is of letters, digits, `_`, `.` and `-`, and in a log once.
+fn section(name: &str, header: &str, body: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mark = |kind: &str, options: &str| format!("\x1b[0Ksection_{kind}:{now}:{name}{options}\r\x1b[0K");
     format!("{}{header}\n{body}\n{}\n", mark("start", "[collapsed=true]"), mark("end", ""))

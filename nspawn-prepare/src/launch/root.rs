@@ -71,21 +71,13 @@ fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
 
 fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {
     match (state.layer, state.layer_size) {
-        (Layer::Disk, Some(_)) => mount_disk(&paths.disk(), &paths.disk_mount()),
+        (Layer::Disk, Some(_)) => mounts::mount_disk(&paths.disk(), &paths.disk_mount())
+            .with_context(|| format!("can't mount the layer {}; see --layer-size", paths.disk().display())),
         // That of one without an init is mounted already.
         (Layer::Tmpfs, _) if state.init == Init::None => Ok(()),
         (Layer::Tmpfs | Layer::None, size) => mount_memory(size, &paths.disk_mount()),
         _ => Ok(()),
     }
-}
-
-fn mount_disk(disk: &Path, target: &Path) -> Result<()> {
-    // The tables of inodes need not be written before they are used, by a machine that lives for minutes.
-    let options = ["mount", "-t", "ext4", "-o", "loop,noatime,noinit_itable"].map(OsStr::new);
-    let command = options.into_iter().chain([disk.as_os_str(), target.as_os_str()]);
-    tool::run_ok(&command.map(OsString::from).collect::<Vec<_>>(), LIMIT)
-        .map(drop)
-        .with_context(|| format!("can't mount the layer {}; see --layer-size", disk.display()))
 }
 
 fn mount_memory(size: Option<u64>, target: &Path) -> Result<()> {

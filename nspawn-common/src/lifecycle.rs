@@ -72,6 +72,7 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     remove_if_there(&paths.ready_mark())?;
     remove_if_there(&paths.kept_mark())?;
     remove_if_there(&paths.specification())?;
+    remove_if_there(&paths.standby_mark())?;
     let _held = discard::hold(paths);
     end(paths)?;
     mounts::detach(&paths.disk_mount())?;

@@ -210,21 +210,24 @@ pub fn take(machine: &Machine, taken: &mut Option<Lock>) -> Result<()> {
     }
     let wanted = specification::of(machine)?;
     let is_wanted = |paths: &MachinePaths| fs::read(paths.specification()).is_ok_and(|there| there == wanted);
-    for from in all()? {
-        if !is_wanted(&from) || Lock::is_held(&from) {
+    let all = all()?;
+    // First without a wait. Who holds a lock need not mean to take the machine.
+    let passes = [false, true].iter().flat_map(|waits| all.iter().map(move |from| (from, *waits)));
+    for (from, waits) in passes {
+        if !is_wanted(from) || (!waits && Lock::is_held(from)) {
             continue;
         }
-        let Some(lock) = Lock::try_acquire_of_existing(&from)? else { continue };
-        if !is_wanted(&from) {
+        let Some(lock) = Lock::try_acquire_of_existing(from)? else { continue };
+        if !is_wanted(from) {
             continue;
         }
-        let Ok((state, registration)) = look(&from) else {
+        let Ok((state, registration)) = look(from) else {
             // Whoever fills the pool replaces it.
             lifecycle::remove_if_there(&from.specification())?;
             continue;
         };
         *taken = Some(lock);
-        return hand_over(&from, machine, state.layer_size, &registration).inspect_err(|_| abandon(&from, taken));
+        return hand_over(from, machine, state.layer_size, &registration).inspect_err(|_| abandon(from, taken));
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use nspawn_tests::{Machine, call, image, left_of, sh};
 
@@ -68,7 +70,12 @@ fn origin(machine: &Machine) -> Option<String> {
 }
 
 fn gone(name: &str) {
-    sh(&format!("timeout 60 sh -c 'while test -e /run/nspawn-ci/{name}; do sleep 0.05; done'")).expect(0);
+    let wait = sh(&format!("timeout 60 sh -c 'while test -e /run/nspawn-ci/{name}; do sleep 0.05; done'"));
+    let seen = format!(
+        "ls -l /run/nspawn-ci/{name}; systemctl status --no-pager nspawn-{name}; journalctl --since=-90s --no-pager \
+         --identifier=nspawn-prepare; journalctl --since=-90s --no-pager --grep='Machines that stand by'"
+    );
+    assert!(wait.code() == 0, "{name} is still there: {}", sh(&seen).describe());
 }
 
 #[test]
@@ -243,12 +250,34 @@ fn one_that_does_not_answer_is_replaced() {
     let pool = Pool::new("frozen", 1, &["--network=none"]);
     let before = pool.standing_by();
     sh(&format!("systemctl freeze nspawn-{}.service", before[0])).expect(0);
-    let machine = pool.prepare(&[]);
+    let mut machine = pool.prepare(&[]);
+    // One that somebody else looks at for long is left to the next.
+    while fs::exists(format!("/run/nspawn-ci/{}/specification", before[0])).unwrap() {
+        machine = pool.prepare(&[]);
+    }
     assert_eq!(origin(&machine), None);
     machine.run(["true"]).expect(0);
     gone(&before[0]);
     pool.wait_for(1);
     assert_eq!(left_of(&before[0]), "");
+}
+
+// As nspawn-cleanup --stale does it.
+#[test]
+fn one_that_somebody_looks_at_is_taken_after_that() {
+    let pool = Pool::new("looked", 1, &["--network=none", "--init=stub"]);
+    let path = format!("/run/nspawn-ci/{}/lock", pool.standing_by()[0]);
+    let held = Flock::lock(fs::File::open(&path).unwrap(), FlockArg::LockExclusive).unwrap();
+    let opened = Inotify::init(InitFlags::IN_CLOEXEC).unwrap();
+    opened.add_watch(&*path, AddWatchFlags::IN_OPEN).unwrap();
+    let machine = std::thread::scope(|scope| {
+        let taker = scope.spawn(|| pool.prepare(&[]));
+        opened.read_events().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        drop(held);
+        taker.join().unwrap()
+    });
+    assert!(origin(&machine).is_some());
 }
 
 #[test]

@@ -248,12 +248,11 @@ pub fn command() -> Command {
         .arg(args::flag("verbose").short('v').help("Print the commands as they run, on stderr"))
         .arg(
             value("owner", "PID")
-                .hide(true)
                 .value_parser(|text: &str| {
                     let owner = text.parse().map_err(anyhow::Error::from).and_then(Owner::of);
                     owner.map_err(|error| format!("{error:#}"))
                 })
-                .help("A process with which a machine without an init becomes stale"),
+                .help("A process with which the machine becomes nobody's, for nspawn-cleanup --stale to remove it"),
         )
         .arg(args::flag("config").hide(true).help("Print the configuration for GitLab Runner's config stage"))
 }

@@ -36,6 +36,7 @@ complete -c nspawn-prepare -l keep -d 'Keep a machine that did not boot, or a Gi
 failure\t''
 always\t''"
 complete -c nspawn-prepare -l keep-for -d 'For how long then; nspawn-cleanup --stale takes it after that' -r
+complete -c nspawn-prepare -l owner -d 'A process with which the machine becomes nobody\'s, for nspawn-cleanup --stale to remove it' -r
 complete -c nspawn-prepare -l no-new-privileges -d 'Let no process gain privileges by executing a program, as sudo does'
 complete -c nspawn-prepare -l nesting -d 'Let the machine run containers of its own'
 complete -c nspawn-prepare -l dry-run -d 'Print the commands that would run, and run none'

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod completions;
+mod messages;
 mod page;
 mod program;
 mod script;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -80,6 +82,22 @@ fn pages_have_what_a_page_has() {
 }
 
 #[test]
+fn every_help_has_an_example() {
+    for program in program::all() {
+        let help = program.documented.clone().render_long_help().to_string();
+        assert!(program.page().starts_with(repository().join("scripts")) || help.contains("\nExample"), "{help}");
+    }
+    for script in fs::read_dir(repository().join("scripts")).unwrap().map(|entry| entry.unwrap().path()) {
+        if script.metadata().unwrap().mode() & 0o111 == 0 || script.is_dir() {
+            continue;
+        }
+        let done = Command::new(&script).arg("--help").output().unwrap();
+        let help = String::from_utf8(done.stdout).unwrap();
+        assert!(done.status.success() && help.contains("\nExample"), "{}: {help}", script.display());
+    }
+}
+
+#[test]
 fn man_warns_of_nothing() {
     if !is_there("man") || !is_there("groff") {
         return;
@@ -107,7 +125,7 @@ fn shells_load_the_completions() {
             let done = command.env("HOME", &home).output().unwrap();
             let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
             assert!(out.contains("--help") && err.is_empty(), "{name}: {}: {out}{err}", program.name());
-            assert!(!out.contains("--owner"), "{name}: {}: {out}", program.name());
+            assert!(!out.contains("--config"), "{name}: {}: {out}", program.name());
         }
     }
     fs::remove_dir_all(home).unwrap();

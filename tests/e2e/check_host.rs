@@ -50,7 +50,7 @@ fn each_thing_that_is_broken_is_named_with_its_mend() {
         (
             over("/usr/bin/systemctl", "#!/bin/sh\ntest $1 != is-enabled && echo systemd 252"),
             "note  nothing removes",
-            "scripts/install",
+            "enable nspawn-ci-stale.timer",
         ),
         ("true".into(), "note  gitlab-runner is not there", "install it"),
         (other_user, "bad   gitlab-runner.service runs as ci", "remove User="),

@@ -1,11 +1,10 @@
-//! What README and help texts say is what there is.
+//! What pages and help texts say is what there is.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use nspawn_tests::{call, finish, image};
+use nspawn_tests::call;
 
 const PROGRAMS: [&str; 3] = ["nspawn-prepare", "nspawn-run", "nspawn-cleanup"];
 
@@ -13,8 +12,12 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-fn readme() -> String {
-    fs::read_to_string(repository().join("README.md")).unwrap()
+/// The pages that speak of these programs alone.
+fn pages() -> String {
+    let pages = ["README.md", "nspawn-prepare/README.md", "nspawn-run/README.md"];
+    let scripts = ["gitlab.md", "images.md", "troubleshooting.md"].map(|page| format!("scripts/{page}"));
+    let pages = pages.map(str::to_owned).into_iter().chain(scripts);
+    pages.map(|page| fs::read_to_string(repository().join(page)).unwrap()).collect()
 }
 
 /// The long options in a text.
@@ -25,7 +28,7 @@ fn options(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_option_in_the_readme_exists() {
+fn every_option_in_the_pages_exists() {
     let mut known = BTreeSet::from(["--machine".to_owned()]);
     for program in PROGRAMS {
         known.extend(options(&call(program, ["--help"]).expect(0).out()));
@@ -40,7 +43,7 @@ fn every_option_in_the_readme_exists() {
     known.extend(options(&call(repository().join("tests/host").to_str().unwrap(), ["--help"]).expect(0).out()));
     // For GitLab's config stage alone, and so in no help text.
     known.insert("--config".to_owned());
-    let unknown: Vec<_> = options(&readme()).difference(&known).cloned().collect();
+    let unknown: Vec<_> = options(&pages()).difference(&known).cloned().collect();
     assert_eq!(unknown, [] as [&str; 0]);
 }
 
@@ -60,22 +63,4 @@ fn every_option_names_its_variable() {
             assert!(exempt || help.contains(&variable), "no {variable} in\n{help}");
         }
     }
-}
-
-/// The commands under 'By hand', run as they stand but for the image, which every host has.
-#[test]
-fn the_commands_by_hand_work() {
-    let readme = readme();
-    let block = readme.split("## By hand").nth(1).unwrap().split("```").nth(1).unwrap();
-    let commands = block.trim_start_matches("sh").replace("bookworm", &image());
-    let commands: Vec<_> = commands.lines().filter(|line| !line.starts_with("nspawn-image")).collect();
-    let dir = std::env::temp_dir().join(format!("e2e-readme-{}", std::process::id()));
-    fs::create_dir_all(&dir).unwrap();
-    let setting = "git init -q; git config user.name x; git config user.email x@example.com; echo x >x.md; git add .; git commit -qm x";
-    let script = format!("set -e; cd {}; {setting}\n{}", dir.display(), commands.join("\n"));
-    let done = finish(Command::new("sh").args(["-c", &script]), b"").expect(0);
-    let listed = fs::read_to_string(dir.join("documents.txt")).unwrap();
-    fs::remove_dir_all(&dir).unwrap();
-    assert_eq!(listed, "./x.md\n");
-    assert!(done.out().ends_with("running\nit ended with 3\n"), "{}", done.describe());
 }

@@ -1,6 +1,7 @@
 //! Where a reader works: a host with the images that the pages name, and a project.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,32 +16,29 @@ const NAMES: [&str; 2] = ["bookworm", "trixie"];
 /// The host as a reader has it, and as it was when this is dropped.
 pub struct Place {
     links: Vec<PathBuf>,
-    /// The host's own image, while it is away.
-    away: Option<PathBuf>,
+    /// Another directory of images, over the host's own.
+    empty: Option<PathBuf>,
 }
 
 impl Place {
     /// With an image of each name.
     pub fn new() -> Self {
-        sh("apt-get install --yes make parallel >&2 && mkdir -p /etc/gitlab-runner /srv/mirror").expect(0);
+        sh("apt-get install --yes make parallel >&2; rm -rf /etc/gitlab-runner; mkdir -p /etc/gitlab-runner /srv/mirror").expect(0);
         let missing = NAMES.iter().map(|name| Path::new(IMAGES).join(name)).filter(|path| !path.exists());
         let links: Vec<_> = missing.collect();
         for link in &links {
-            std::os::unix::fs::symlink(image(), link).unwrap();
+            symlink(image(), link).unwrap();
         }
-        Self { links, away: None }
+        Self { links, empty: None }
     }
 
-    /// Without the one that the page makes first.
+    /// Without those that the page makes first.
     pub fn without_images() -> Self {
         let mut place = Self::new();
-        let own = Path::new(IMAGES).join(image());
-        let away = Path::new(IMAGES).join(".away");
-        sh(&format!("! mountpoint --quiet {0} || {{ umount {0} && rmdir {0}; }}", own.display())).expect(0);
-        if own.exists() {
-            fs::rename(&own, &away).unwrap();
-            place.away = Some(away);
-        }
+        let empty = PathBuf::from(format!("/var/lib/pages-{}", std::process::id()));
+        fs::create_dir(&empty).unwrap();
+        sh(&format!("mount --bind {} {IMAGES}", empty.display())).expect(0);
+        place.empty = Some(empty);
         place
     }
 
@@ -65,12 +63,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if let Some(empty) = &self.empty {
+            sh(&format!("umount --lazy {IMAGES} && rm -rf {}", empty.display())).expect(0);
+        }
         for link in &self.links {
             let _ = fs::remove_file(link);
         }
-        let Some(away) = &self.away else { return };
-        let own = Path::new(IMAGES).join(image());
-        let _ = sh(&format!("rm -rf {0} {0}.v", own.display()));
-        fs::rename(away, own).unwrap();
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use nspawn_tests::{Done, call, finish};
+use nspawn_tests::{Done, call, finish, sh};
 use serde_json::{Value, json};
 
 const TOKEN: &str = "glrt-abc.DEF_1-2";
@@ -45,6 +45,16 @@ fn scratch(name: &str) -> PathBuf {
     let directory = std::env::temp_dir().join(format!("e2e-config-{}-{name}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     directory
+}
+
+#[test]
+fn it_says_what_the_front_page_shows() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let shown = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let options = ["--url=https://gitlab.example.com", "--name=nspawn", "--default-image=bookworm"];
+    let done = finish(Command::new("gitlab-runner-config").args(options), TOKEN.as_bytes()).expect(0);
+    let installed = sh("dirname \"$(command -v nspawn-prepare)\"").out();
+    assert_eq!(done.out().replace(installed.trim(), "/usr/local/bin").replace(TOKEN, "glrt-…"), shown);
 }
 
 #[test]

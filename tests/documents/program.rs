@@ -44,5 +44,6 @@ pub fn all() -> Vec<Program> {
         Program::new("scripts", script::definition("autopkgtest-virt-nspawn-ci", "autopkgtest-virt-nspawn-ci")),
         Program::new("scripts", script::definition("nspawn-check-host", "check-host")),
         Program::new("scripts", script::definition("nspawn-gitlab-runner-config", "gitlab-runner-config")),
+        Program::new("scripts", script::definition("nspawn-github-actions-hook", "github-actions-hook")),
     ]
 }

@@ -3,6 +3,7 @@
 // A test stops at what it did not expect.
 #![allow(clippy::unwrap_used)]
 
+mod actions;
 mod approaches;
 mod autopkgtest;
 mod bad_input;

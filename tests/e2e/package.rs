@@ -70,6 +70,7 @@ fn check_installed(updates: &str) {
         "nspawn-exec",
         "nspawn-image",
         "nspawn-check-host",
+        "nspawn-github-actions-hook",
         "autopkgtest-virt-nspawn-ci",
     ] {
         installed(program, &["--help"]).expect(0);

@@ -1,0 +1,1 @@
+complete -c nspawn-github-actions-hook -s h -l help -d 'Print help'

@@ -29,7 +29,8 @@ fn options(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_option_in_the_pages_exists() {
-    let mut known = BTreeSet::from(["--machine".to_owned()]);
+    // Those of systemd's tools and of cargo.
+    let mut known: BTreeSet<_> = ["--machine", "--path"].map(str::to_owned).into();
     for program in PROGRAMS {
         known.extend(options(&call(program, ["--help"]).expect(0).out()));
     }

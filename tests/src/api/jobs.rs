@@ -1,8 +1,11 @@
 //! What GitLab knows of its jobs, and what runners tell it of them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 use serde_json::Value;
+
+use super::Work;
 
 /// How a job is, in GitLab's eyes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +59,11 @@ pub struct Upload {
 pub struct Known {
     /// Its number.
     pub id: u64,
-    pub(super) payload: Value,
+    pub(super) work: Work,
     pub(super) token: String,
+    /// Whose runner has taken it.
+    pub runner: String,
+    pub(super) heard: Instant,
     /// How it is.
     pub status: Status,
     /// Its log.
@@ -70,9 +76,40 @@ pub struct Known {
     pub exit_code: i64,
     /// Its artifacts.
     pub artifacts: Option<Upload>,
+    /// The job as which it comes anew.
+    pub retried_as: Option<u64>,
 }
 
 impl Known {
+    fn new(id: u64, work: Work) -> Self {
+        Self {
+            id,
+            work,
+            token: format!("glcbt-64_never-log-this-{id}"),
+            runner: String::new(),
+            heard: Instant::now(),
+            status: Status::Pending,
+            trace: Vec::new(),
+            parts: 0,
+            reason: String::new(),
+            exit_code: 0,
+            artifacts: None,
+            retried_as: None,
+        }
+    }
+
+    /// Whether nothing more happens to it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.status, Status::Success | Status::Failed | Status::Canceled)
+    }
+
+    /// Whether it has failed in a way that its pipeline forgives.
+    #[must_use]
+    pub fn is_allowed_to_fail(&self) -> bool {
+        self.reason == "script_failure" && self.work.allowed_codes.contains(&self.exit_code)
+    }
+
     /// Its log as text.
     #[must_use]
     pub fn log(&self) -> String {
@@ -117,24 +154,31 @@ impl Known {
 pub struct Jobs {
     pub all: BTreeMap<u64, Known>,
     pub waiting: VecDeque<u64>,
+    /// The number of the next one.
+    pub next_id: u64,
+    /// Where they come from.
+    pub url: String,
     /// How many more of git's requests fail.
     pub broken: u32,
 }
 
 impl Jobs {
-    pub fn add(&mut self, id: u64, token: String, payload: Value) {
-        let (trace, reason) = (Vec::new(), String::new());
-        let status = Status::Pending;
-        self.all
-            .insert(id, Known { id, payload, token, status, trace, parts: 0, reason, exit_code: 0, artifacts: None });
+    /// Has one wait for a runner; returns its number.
+    pub fn add(&mut self, work: Work) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.all.insert(id, Known::new(id, work));
         self.waiting.push_back(id);
+        id
     }
 
     /// The next one, for a runner.
-    pub fn next(&mut self) -> Option<Value> {
+    pub fn next(&mut self, runner: &str) -> Option<Value> {
         let job = self.all.get_mut(&self.waiting.pop_front()?)?;
         job.status = Status::Running;
-        Some(job.payload.clone())
+        runner.clone_into(&mut job.runner);
+        job.heard = Instant::now();
+        Some(job.work.payload(job.id, &job.token, &self.url))
     }
 
     pub fn has_token(&self, token: &str) -> bool {
@@ -150,11 +194,12 @@ mod tests {
 
     fn job() -> Known {
         let mut jobs = Jobs::default();
-        jobs.add(7, "token".to_owned(), Value::Null);
-        assert!(!jobs.has_token("token"), "nobody has it yet");
-        assert!(jobs.next().is_some() && jobs.next().is_none());
-        assert!(jobs.has_token("token") && !jobs.has_token(""));
-        jobs.all.remove(&7).unwrap()
+        let id = jobs.add(Work::new("a"));
+        let token = jobs.all[&id].token.clone();
+        assert!(!jobs.has_token(&token), "nobody has it yet");
+        assert!(jobs.next("host").is_some() && jobs.next("host").is_none());
+        assert!(jobs.has_token(&token) && !jobs.has_token(""));
+        jobs.all.remove(&id).unwrap()
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | here | [`GitLab`]: the server, and what tests do with it |
 //! | [`requests`] | what it answers |
 //! | [`jobs`] | what it knows of jobs: [`Known`], [`Status`] |
+//! | [`stuck`] | jobs whose runners are never heard of again, and those that come anew |
 //! | [`work`] | a job, as it is sent to a runner: [`Work`] |
 //! | [`git`] | the repositories: [`Repository`] |
 //! | [`network`] | the place where it listens |
@@ -17,6 +18,7 @@ mod git;
 mod jobs;
 mod network;
 mod requests;
+mod stuck;
 mod work;
 
 use std::fs;
@@ -33,9 +35,10 @@ pub use git::Repository;
 use jobs::Jobs;
 pub use jobs::{Known, Status, Upload};
 use network::Place;
+pub use stuck::STUCK;
 pub use work::Work;
 
-/// The token of every runner.
+/// The token of every runner. One that is to be told from others has `-` and a name behind it.
 pub const RUNNER_TOKEN: &str = "glrt-never-log-this";
 
 /// How long a test waits for anything.
@@ -45,7 +48,7 @@ const LIMIT: Duration = Duration::from_secs(150);
 #[derive(Debug)]
 pub struct GitLab {
     shared: Arc<Shared>,
-    place: Place,
+    _place: Place,
     /// Kept open, and so the place with it.
     _listener: Arc<TcpListener>,
 }
@@ -69,21 +72,22 @@ impl GitLab {
     #[must_use]
     pub fn new() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("gitlab-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let root = std::env::temp_dir().join(name);
-        fs::create_dir_all(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
-        let shared = Arc::new(Shared { jobs: Mutex::default(), changed: Condvar::new(), root });
+        // Jobs of all GitLabs on the host have different numbers.
+        let next_id = u64::from(std::process::id()) * 1_000_000 + COUNT.fetch_add(1, Ordering::Relaxed) * 1_000;
+        let root = std::env::temp_dir().join(format!("gitlab-{next_id}"));
         let (place, listener) = Place::new();
+        let jobs = Jobs { next_id, url: format!("http://{}", place.address.ip()), ..Jobs::default() };
+        let shared = Arc::new(Shared { jobs: Mutex::new(jobs), changed: Condvar::new(), root });
         let listener = Arc::new(listener);
         let (accepting, serving) = (Arc::clone(&listener), Arc::clone(&shared));
         thread::spawn(move || accept(&accepting, &serving));
-        Self { shared, place, _listener: listener }
+        Self { shared, _place: place, _listener: listener }
     }
 
     /// Its URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.place.address.ip())
+        self.shared.jobs().url.clone()
     }
 
     /// A new repository `GROUP/PROJECT`, with these files in one commit.
@@ -100,12 +104,7 @@ impl GitLab {
     /// Has a job wait for a runner; returns its number.
     #[must_use]
     pub fn add(&self, work: Work) -> u64 {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let id = u64::from(std::process::id()) * 1_000_000 + COUNT.fetch_add(1, Ordering::Relaxed);
-        let token = format!("glcbt-64_never-log-this-{id}");
-        let payload = work.payload(id, &token, &self.url());
-        self.shared.jobs().add(id, token, payload);
-        id
+        self.shared.jobs().add(work)
     }
 
     /// What somebody does who cancels a job: its script is to end, but its `after_script` still runs.
@@ -129,7 +128,7 @@ impl GitLab {
     #[track_caller]
     pub fn wait_for_log(&self, id: u64, text: &str) {
         let shows = |job: &Known| job.trace.windows(text.len()).any(|part| part == text.as_bytes());
-        let job = self.wait_until(id, |job| shows(job) || is_over(job));
+        let job = self.wait_until(id, |job| shows(job) || job.is_over());
         assert!(shows(&job), "no {text:?} in {}", job.describe());
     }
 
@@ -137,8 +136,8 @@ impl GitLab {
     #[track_caller]
     #[must_use]
     pub fn wait(&self, id: u64) -> Known {
-        let job = self.wait_until(id, is_over);
-        assert!(is_over(&job), "{}", job.describe());
+        let job = self.wait_until(id, Known::is_over);
+        assert!(job.is_over(), "{}", job.describe());
         job
     }
 
@@ -180,10 +179,6 @@ impl Drop for GitLab {
         );
         let _ = fs::remove_dir_all(&self.shared.root);
     }
-}
-
-fn is_over(job: &Known) -> bool {
-    matches!(job.status, Status::Success | Status::Failed | Status::Canceled)
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {

@@ -1,5 +1,7 @@
 //! What the server answers.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use super::jobs::{Known, Upload};
@@ -10,19 +12,22 @@ use crate::http::{Request, Response};
 pub fn answer(request: &Request, shared: &Shared) -> Response {
     let Some(path) = request.path.strip_prefix("/api/v4/") else { return sources(request, shared) };
     match (&*request.method, &*path.split('/').collect::<Vec<_>>()) {
-        ("POST", ["runners", "verify"]) if is_runner(request) => json(200, &json!({ "id": 1, "token": RUNNER_TOKEN })),
-        ("POST", ["jobs", "request"]) if is_runner(request) => match shared.jobs().next() {
+        ("POST", ["runners", "verify"] | ["jobs", "request"]) if runner(request).is_none() => Response::new(403),
+        ("POST", ["runners", "verify"]) => json(200, &json!({ "id": 1, "token": of_json(request)["token"] })),
+        ("POST", ["jobs", "request"]) => match shared.jobs().next(&runner(request).unwrap_or_default()) {
             Some(payload) => json(201, &payload),
             None => Response::new(204),
         },
-        ("POST", ["runners", "verify"] | ["jobs", "request"]) => Response::new(403),
         (_, ["jobs", id, rest @ ..]) => of_job(request, id, rest, shared),
         _ => Response::new(404),
     }
 }
 
-fn is_runner(request: &Request) -> bool {
-    of_json(request)["token"] == RUNNER_TOKEN
+// Its name, which may be empty.
+fn runner(request: &Request) -> Option<String> {
+    let said = of_json(request);
+    let rest = said["token"].as_str()?.strip_prefix(RUNNER_TOKEN)?;
+    if rest.is_empty() { Some(String::new()) } else { rest.strip_prefix('-').map(str::to_owned) }
 }
 
 fn of_job(request: &Request, id: &str, rest: &[&str], shared: &Shared) -> Response {
@@ -33,10 +38,15 @@ fn of_job(request: &Request, id: &str, rest: &[&str], shared: &Shared) -> Respon
     if (&*request.method, rest) == ("GET", &["artifacts"]) && !jobs.has_token(token) {
         return Response::new(403);
     }
-    let Some(job) = id.parse().ok().and_then(|id| jobs.all.get_mut(&id)) else { return Response::new(404) };
+    let Ok(id) = id.parse() else { return Response::new(404) };
+    let Some(job) = jobs.all.get_mut(&id) else { return Response::new(404) };
+    let is_its_runner = job.token == token && job.status.is_open();
+    if is_its_runner {
+        job.heard = Instant::now();
+    }
     let response = match (&*request.method, rest) {
         ("GET", ["artifacts"]) => download(job),
-        _ if job.token != token || !job.status.is_open() => Response::new(403),
+        _ if !is_its_runner => Response::new(403),
         ("PUT", []) => {
             job.update(&said);
             Response::new(200)
@@ -45,7 +55,9 @@ fn of_job(request: &Request, id: &str, rest: &[&str], shared: &Shared) -> Respon
         ("POST", ["artifacts"]) => upload(request, job),
         _ => Response::new(404),
     };
-    response.header("Job-Status", job.status.word())
+    let response = response.header("Job-Status", job.status.word());
+    jobs.retry(id);
+    response
 }
 
 fn trace(request: &Request, job: &mut Known) -> Response {
@@ -132,14 +144,15 @@ mod tests {
     use super::super::{Status, Work};
     use super::*;
 
-    const JOB: &str = "glcbt-7";
+    const JOB: &str = "glcbt-64_never-log-this-7";
 
     /// A GitLab without a place on the network, with a job for `runners` of them.
     fn gitlab(runners: usize) -> Shared {
         let shared = Shared { jobs: Default::default(), changed: Default::default(), root: "/nowhere".into() };
-        shared.jobs().add(7, JOB.to_owned(), Work::new("a").payload(7, JOB, "http://198.51.100.7"));
+        shared.jobs().next_id = 7;
+        assert_eq!(shared.jobs().add(Work::new("a").retry(1, &["script_failure"])), 7);
         for _ in 0..runners {
-            shared.jobs().next().unwrap();
+            shared.jobs().next("host").unwrap();
         }
         shared
     }
@@ -155,7 +168,12 @@ mod tests {
     fn a_runner_with_the_right_token_has_each_job_once() {
         let shared = gitlab(0);
         let request = |token: &str| ask(&shared, "POST", "jobs/request", "", &json!({ "token": token }).to_string()).0;
-        assert_eq!(["wrong", RUNNER_TOKEN, RUNNER_TOKEN].map(request), [403, 201, 204]);
+        let named = format!("{RUNNER_TOKEN}-host");
+        assert_eq!(
+            ["wrong", "", &format!("{RUNNER_TOKEN}x"), &named, RUNNER_TOKEN].map(request),
+            [403, 403, 403, 201, 204]
+        );
+        assert_eq!(shared.jobs().all[&7].runner, "host");
         let verify = |token: &str| ask(&shared, "POST", "runners/verify", "", &json!({ "token": token }).to_string()).0;
         assert_eq!(["wrong", RUNNER_TOKEN].map(verify), [403, 200]);
     }
@@ -173,6 +191,26 @@ mod tests {
         assert_eq!(patch(JOB), (403, "canceled".to_owned()));
         assert_eq!(ask(&shared, "PUT", "jobs/7", JOB, "{}").0, 403);
         assert_eq!((ask(&shared, "PUT", "jobs/8", JOB, "{}").0, ask(&shared, "GET", "jobs", "", "").0), (404, 404));
+    }
+
+    #[test]
+    fn a_failed_job_comes_anew_as_another_one() {
+        let shared = gitlab(1);
+        let failed = json!({ "state": "failed", "failure_reason": "script_failure", "exit_code": 1 }).to_string();
+        let put = || ask(&shared, "PUT", "jobs/7", JOB, &failed).0;
+        assert_eq!([put(), put()], [200, 403]);
+        let jobs = shared.jobs();
+        assert_eq!((jobs.all[&7].retried_as, jobs.waiting.iter().collect::<Vec<_>>()), (Some(8), vec![&8]));
+    }
+
+    #[test]
+    fn a_runner_is_heard_by_all_that_it_says_of_its_job() {
+        let shared = gitlab(1);
+        let taken = shared.jobs().all[&7].heard;
+        ask(&shared, "PATCH", "jobs/7/trace", "wrong", "abc");
+        assert_eq!(shared.jobs().all[&7].heard, taken);
+        ask(&shared, "PATCH", "jobs/7/trace", JOB, "abc");
+        assert!(shared.jobs().all[&7].heard > taken);
     }
 
     #[test]

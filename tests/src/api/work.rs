@@ -10,6 +10,10 @@ pub struct Work {
     payload: Value,
     /// `GROUP/PROJECT`.
     project: String,
+    pub(super) allowed_codes: Vec<i64>,
+    /// How often it comes anew, and after which failures.
+    retries: u32,
+    retry_when: Vec<String>,
 }
 
 impl Work {
@@ -36,7 +40,8 @@ impl Work {
                 "unknown_failure", "script_failure", "runner_system_failure", "job_execution_timeout", "job_canceled",
             ] },
         });
-        let new = Self { payload, project: "group/project".to_owned() };
+        let project = "group/project".to_owned();
+        let new = Self { payload, project, allowed_codes: Vec::new(), retries: 0, retry_when: Vec::new() };
         // Newer runners put the time before each line of a log.
         new.variable("FF_TIMESTAMPS", "false").variable("GIT_STRATEGY", "none")
     }
@@ -123,6 +128,25 @@ impl Work {
         self
     }
 
+    /// Its `allow_failure:exit_codes`.
+    #[must_use]
+    pub fn allow_failure(self, exit_codes: &[i64]) -> Self {
+        Self { allowed_codes: exit_codes.to_vec(), ..self }
+    }
+
+    /// Its `retry`: `max` and `when`.
+    #[must_use]
+    pub fn retry(self, max: u32, when: &[&str]) -> Self {
+        Self { retries: max, retry_when: when.iter().map(|reason| (*reason).to_owned()).collect(), ..self }
+    }
+
+    /// What comes anew after a failure for this reason, if anything.
+    pub(super) fn retried(&self, reason: &str) -> Option<Self> {
+        let is_wished = self.retry_when.iter().any(|wished| wished == reason);
+        let left = self.retries.checked_sub(1).filter(|_| is_wished)?;
+        Some(Self { retries: left, ..self.clone() })
+    }
+
     fn add(mut self, list: &str, entry: Value) -> Self {
         if let Some(list) = self.payload[list].as_array_mut() {
             list.push(entry);
@@ -131,8 +155,8 @@ impl Work {
     }
 
     /// All of it, as the job `id` of the GitLab at `url`.
-    pub(super) fn payload(self, id: u64, token: &str, url: &str) -> Value {
-        let Self { mut payload, project } = self;
+    pub(super) fn payload(&self, id: u64, token: &str, url: &str) -> Value {
+        let Self { mut payload, project, .. } = self.clone();
         let host = url.trim_start_matches("http://");
         payload["id"] = Value::from(id);
         payload["token"] = Value::from(token);

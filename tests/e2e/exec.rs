@@ -1,5 +1,6 @@
 //! `nspawn-exec`: a machine for one command, and many of them in pipelines.
 
+use std::fs;
 use std::process::{Command, Stdio};
 
 use nspawn_tests::{call, finish, image, left_of, sh};
@@ -49,6 +50,26 @@ fn a_signal_ends_the_command_and_the_machine() {
         assert_eq!(done.code(), code, "{target} {signal}: {}", done.describe());
         assert_eq!(left_of(&name), "");
     }
+}
+
+// It comes to all of its group, when the cleanup is under way.
+#[test]
+fn the_next_signal_does_not_end_the_cleanup() {
+    let name = format!("exec-next-{}", std::process::id());
+    let shim = std::env::temp_dir().join(&name);
+    fs::create_dir(&shim).unwrap();
+    let script = "#!/bin/sh\nkill -s INT 0; kill -s TERM 0\nPATH=${PATH#*:} exec nspawn-cleanup \"$@\"\n";
+    fs::write(shim.join("nspawn-cleanup"), script).unwrap();
+    let line = format!(
+        "set -m; chmod +x {0}/nspawn-cleanup; \
+         PATH={0}:$PATH nspawn-exec --name={name} --init=stub {1} sh -c 'exit 7' & wait $!",
+        shim.display(),
+        image()
+    );
+    let done = call("bash", ["-c", &line]);
+    fs::remove_dir_all(shim).unwrap();
+    assert_eq!(left_of(&name), "");
+    done.expect(7);
 }
 
 #[test]

@@ -1,0 +1,113 @@
+//! debci: a package's tests in machines, by `autopkgtest-virt-nspawn-ci`.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use nspawn_tests::{Done, call, image, left_of, sh};
+
+use crate::host::{Host, recipe};
+
+const BACKEND: &str = "/usr/share/debci/backends/nspawn";
+/// The tested package's sources, and what debci records.
+const PLACE: &str = "/srv/debci";
+const MACHINE: &str = "e2e-debci";
+const UNIT: &str = "e2e-debci-worker";
+
+struct Debci {
+    _host: Host,
+}
+
+impl Debci {
+    fn start() -> Self {
+        let debci = Self { _host: Host::new() };
+        clear();
+        fs::create_dir_all(BACKEND).unwrap();
+        fs::copy(recipe("debci", "test-package"), format!("{BACKEND}/test-package")).unwrap();
+        sh(&format!("chmod +x {BACKEND}/test-package")).expect(0);
+        fs::create_dir_all(format!("{PLACE}/probe/debian/tests")).unwrap();
+        for (file, text) in [
+            ("control", "Source: probe\nMaintainer: Ann <ann@example.com>\n\nPackage: probe\nArchitecture: all\n"),
+            (
+                "changelog",
+                "probe (1) unstable; urgency=low\n\n  * New.\n\n -- Ann <ann@example.com>  Thu, 01 Jan 2026 00:00:00 +0000\n",
+            ),
+            (
+                "tests/control",
+                "Test-Command: . ./check\nFeatures: test-name=check\nRestrictions: allow-stderr\nDepends:\n",
+            ),
+        ] {
+            fs::write(format!("{PLACE}/probe/debian/{file}"), text).unwrap();
+        }
+        debci
+    }
+
+    /// A test of the package whose own test is `line`, as a service, which what stops workers stops.
+    fn test(&self, run: &str, line: &str) -> Command {
+        let data = format!("{PLACE}/{run}");
+        fs::create_dir(&data).unwrap();
+        fs::write(format!("{PLACE}/probe/check"), format!("{line}\n")).unwrap();
+        let mut command = Command::new("systemd-run");
+        command.args(["--quiet", "--pipe", "--wait", "--collect", "--unit", UNIT, "--working-directory", PLACE]);
+        // debci 4 records in a temporary directory.
+        command.args(["--setenv", &format!("TMPDIR={data}")]);
+        command.args(["--setenv", &format!("NSPAWN_NAME={MACHINE}"), "debci", "test", "--backend", "nspawn"]);
+        command.args(["--suite", &image(), "--data-dir", &data, "./probe"]);
+        command
+    }
+
+    /// The files that debci has made of it.
+    fn records(&self, run: &str) -> String {
+        sh(&format!("find {PLACE}/{run} -type f -printf '%f\\n'")).expect(0).out()
+    }
+
+    fn record(&self, run: &str, file: &str) -> String {
+        sh(&format!("find {PLACE}/{run} -name {file} -exec cat {{}} +")).expect(0).out()
+    }
+}
+
+impl Drop for Debci {
+    fn drop(&mut self) {
+        clear();
+    }
+}
+
+fn clear() {
+    let _ = sh(&format!("systemctl stop {UNIT}; rm -rf {BACKEND} {PLACE}; nspawn-cleanup {MACHINE}"));
+}
+
+fn finish(command: &mut Command) -> Done {
+    nspawn_tests::finish(command, b"")
+}
+
+#[test]
+fn tests_of_debci_run_in_machines() {
+    let debci = Debci::start();
+    finish(&mut debci.test("good", "systemctl is-system-running")).expect(0);
+    assert_eq!(
+        (&*debci.record("good", "exitcode"), &*debci.record("good", "summary")),
+        ("0\n", "check                PASS\n")
+    );
+    finish(&mut debci.test("bad", "exit 7")).expect(0);
+    assert_eq!(debci.record("bad", "exitcode"), "4\n");
+    assert!(
+        debci.record("bad", "summary").contains("FAIL non-zero exit status 7"),
+        "{}",
+        debci.record("bad", "summary")
+    );
+    assert_eq!(left_of(MACHINE), "");
+    a_worker_is_stopped(&debci);
+}
+
+fn a_worker_is_stopped(debci: &Debci) {
+    let mut child =
+        debci.test("stopped", "echo up; exec sleep 600").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "up"));
+    call("systemctl", ["stop", UNIT]).expect(0);
+    child.wait().unwrap();
+    assert_eq!(left_of(MACHINE), "");
+    // No verdict, so the test is another worker's.
+    let files = debci.records("stopped");
+    assert!(files.contains("testpkg-version\n") && !files.contains("exitcode"), "{files}");
+}

@@ -1,0 +1,16 @@
+//! Real CI systems, of Debian's packages, drive the programs. Each is set up as a user would do it, by the files of
+//! `scripts/recipes.d`.
+//!
+//! | module | what it drives |
+//! | --- | --- |
+//! | [`buildbot`] | a master and a worker: the three programs as steps of a build |
+//! | [`debci`] | Debian's tests of its packages: `autopkgtest-virt-nspawn-ci` |
+//! | [`slurm`] | a cluster of one node: `nspawn-exec` as a job |
+
+// A test stops at what it did not expect.
+#![allow(clippy::unwrap_used)]
+
+mod buildbot;
+mod debci;
+mod host;
+mod slurm;

@@ -1,0 +1,111 @@
+//! Slurm: jobs in machines, on a cluster of one node.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use nspawn_tests::{call, finish, image, left_of, sh};
+
+use crate::host::{Host, recipe, until};
+
+const OUTPUT: &str = "/run/e2e-slurm";
+
+struct Slurm {
+    _host: Host,
+    job: PathBuf,
+}
+
+impl Slurm {
+    fn start() -> Self {
+        let slurm = Self { _host: Host::new(), job: recipe("slurm", "job") };
+        clear();
+        for file in ["slurm.conf", "epilog"] {
+            fs::copy(recipe("slurm", file), format!("/etc/slurm/{file}")).unwrap();
+        }
+        fs::set_permissions("/etc/slurm/epilog", fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write("/etc/slurm/cgroup.conf", cgroups()).unwrap();
+        sh("systemctl start munge slurmctld slurmd").expect(0);
+        until(|| call("sinfo", ["--noheader", "--format=%T"]).out() == "idle\n");
+        slurm
+    }
+
+    fn submit(&self, options: &[&str], command: &[&str]) -> Command {
+        let mut submit = Command::new("sbatch");
+        submit.args(["--parsable", "--output", OUTPUT]).args(options).arg(&self.job).arg(image()).args(command);
+        submit
+    }
+
+    /// A job whose command runs and says so to SIGTERM, and goes on.
+    fn running(&self, stop_timeout: &str) -> String {
+        let command = "trap 'echo told' TERM; echo up; while :; do sleep 0.1; done";
+        let _ = fs::remove_file(OUTPUT);
+        let mut submit = self.submit(&[], &["bash", "-c", command]);
+        let job = finish(submit.env("NSPAWN_STOP_TIMEOUT", stop_timeout), b"").expect(0).out();
+        until(|| output().lines().any(|line| line == "up"));
+        job
+    }
+}
+
+impl Drop for Slurm {
+    fn drop(&mut self) {
+        clear();
+    }
+}
+
+fn clear() {
+    let _ = sh("systemctl stop slurmd slurmctld munge; cd /etc/slurm && rm -rf slurm.conf epilog cgroup.conf \
+                /var/lib/slurm/slurm*/*; ls /run/nspawn-ci | grep ^slurm- | xargs --no-run-if-empty nspawn-cleanup");
+}
+
+// A test host has remains of cgroup v1, which slurmd would not start on.
+fn cgroups() -> &'static str {
+    if image() == "bookworm" { "CgroupPlugin=cgroup/v1\n" } else { "CgroupPlugin=disabled\n" }
+}
+
+fn output() -> String {
+    fs::read_to_string(OUTPUT).unwrap_or_default()
+}
+
+/// How Slurm says that it ended, once its node is free again.
+fn end_of(job: &str) -> String {
+    call("srun", ["--exclusive", "true"]).expect(0);
+    let record = call("scontrol", ["--oneliner", "show", "job", job.trim_end()]).expect(0).out();
+    let of = |key: &str| record.split(' ').find_map(|word| word.strip_prefix(key)).unwrap_or("").to_owned();
+    format!("{} {}", of("JobState="), of("ExitCode="))
+}
+
+#[test]
+fn jobs_of_slurm_run_in_machines() {
+    let slurm = Slurm::start();
+    let job = finish(&mut slurm.submit(&[], &["systemctl", "is-system-running"]), b"").expect(0).out();
+    assert_eq!((&*end_of(&job), output().lines().last()), ("COMPLETED 0:0", Some("running")));
+    let job = finish(&mut slurm.submit(&["--wait"], &["sh", "-c", "exit 7"]), b"").expect(7).out();
+    assert_eq!(end_of(&job), "FAILED 7:0");
+    let mut command = Command::new("srun");
+    let done = finish(command.arg(&slurm.job).args([&*image(), "sh", "-c", "cat; exit 9"]), b"in\0put").expect(9);
+    assert_eq!(done.stdout, b"in\0put");
+    assert_eq!(left_of("slurm-"), "");
+    a_cancelled_job_ends_by_itself(&slurm);
+    a_killed_job_is_cleaned_up_after(&slurm);
+}
+
+fn a_cancelled_job_ends_by_itself(slurm: &Slurm) {
+    let job = slurm.running("1s");
+    call("scancel", [job.trim_end()]).expect(0);
+    assert_eq!(end_of(&job), "CANCELLED 0:15");
+    assert_eq!(output().lines().last(), Some("nspawn-run: interrupted by SIGTERM"), "{}", output());
+    assert!(output().contains("\ntold\n"), "{}", output());
+    assert_eq!(left_of("slurm-"), "");
+}
+
+// The command outlives KillWait.
+fn a_killed_job_is_cleaned_up_after(slurm: &Slurm) {
+    let job = slurm.running("60s");
+    call("scancel", [job.trim_end()]).expect(0);
+    assert_eq!(end_of(&job), "CANCELLED 0:9");
+    assert!(!output().contains("nspawn-run: "), "{}", output());
+    assert_eq!(left_of("slurm-"), "");
+    // The node takes jobs.
+    assert_eq!(call("sinfo", ["--noheader", "--list-reasons"]).expect(0).out(), "");
+}

@@ -45,6 +45,7 @@ pub fn of(page: &Path) -> Vec<Block> {
 }
 
 fn content(language: &str, before: &str, text: String) -> Content {
+    assert!(!before.starts_with("<!--") || before.starts_with(NOT_RUN), "{before:?} is no mark");
     let path = text.lines().next().and_then(|line| line.strip_prefix("# ")).filter(|path| !path.contains(' '));
     match (before.strip_prefix(NOT_RUN), path) {
         (Some(reason), _) => Content::NotRun(reason.trim_end_matches(" -->").to_owned()),

@@ -14,6 +14,15 @@ const PLACE: &str = "/srv/debci";
 const MACHINE: &str = "e2e-debci";
 const UNIT: &str = "e2e-debci-worker";
 
+const SOURCES: [(&str, &str); 3] = [
+    ("control", "Source: probe\nMaintainer: Ann <ann@example.com>\n\nPackage: probe\nArchitecture: all\n"),
+    (
+        "changelog",
+        "probe (1) unstable; urgency=low\n\n  * New.\n\n -- A <a@example.com>  Thu, 01 Jan 2026 00:00:00 +0000\n",
+    ),
+    ("tests/control", "Test-Command: . ./check\nFeatures: test-name=check\nRestrictions: allow-stderr\nDepends:\n"),
+];
+
 struct Debci {
     _host: Host,
 }
@@ -26,17 +35,7 @@ impl Debci {
         fs::copy(recipe("debci", "test-package"), format!("{BACKEND}/test-package")).unwrap();
         sh(&format!("chmod +x {BACKEND}/test-package")).expect(0);
         fs::create_dir_all(format!("{PLACE}/probe/debian/tests")).unwrap();
-        for (file, text) in [
-            ("control", "Source: probe\nMaintainer: Ann <ann@example.com>\n\nPackage: probe\nArchitecture: all\n"),
-            (
-                "changelog",
-                "probe (1) unstable; urgency=low\n\n  * New.\n\n -- Ann <ann@example.com>  Thu, 01 Jan 2026 00:00:00 +0000\n",
-            ),
-            (
-                "tests/control",
-                "Test-Command: . ./check\nFeatures: test-name=check\nRestrictions: allow-stderr\nDepends:\n",
-            ),
-        ] {
+        for (file, text) in SOURCES {
             fs::write(format!("{PLACE}/probe/debian/{file}"), text).unwrap();
         }
         debci

@@ -48,9 +48,10 @@ impl Drop for Host {
 }
 
 fn install_systems() {
+    let options = "--quiet --yes --no-install-recommends --option Dpkg::Options::=--force-unsafe-io";
     let line = format!(
-        "dpkg --status {PACKAGES} >/dev/null 2>&1 || {{ export DEBIAN_FRONTEND=noninteractive; apt-get --quiet update && \
-         apt-get --quiet --yes --no-install-recommends -o Dpkg::Options::=--force-unsafe-io install {PACKAGES}; }}"
+        "dpkg --status {PACKAGES} >/dev/null 2>&1 || \
+         {{ apt-get --quiet update && DEBIAN_FRONTEND=noninteractive apt-get install {options} {PACKAGES}; }}"
     );
     sh(&line).expect(0);
 }

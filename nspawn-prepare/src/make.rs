@@ -113,6 +113,8 @@ impl Machine {
             self.take(reservation)?;
             drop(queue);
             self.take(rest)?;
+        } else {
+            drop(queue);
         }
         let unbounded = if self.options.init == Init::None {
             limits::foresee(&self.options.properties)?

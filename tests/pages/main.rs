@@ -20,6 +20,12 @@ fn follow(page: &str, place: &Place) {
     let mut files = Vec::new();
     for block in block::of(&repository().join(page)) {
         match block.content {
+            Content::File { path, text } if path.starts_with('/') => {
+                let done = place.take(&path, &text);
+                println!("{}: {}", block.place, done.status);
+                let first = text.split_whitespace().find(|word| word.starts_with("--property=")).unwrap();
+                assert!(done.status.success() && done.out().contains(first), "{}: {}", block.place, done.describe());
+            }
             Content::File { path, text } => files.push((path, text)),
             Content::Commands(commands) => {
                 let done = place.run(&files, &commands);

@@ -23,7 +23,7 @@ pub struct Place {
 impl Place {
     /// With an image of each name.
     pub fn new() -> Self {
-        sh("apt-get install --yes make parallel >&2; rm -rf /etc/gitlab-runner; mkdir -p /etc/gitlab-runner /srv/mirror").expect(0);
+        sh("apt-get install --yes make parallel >&2; mkdir -p /etc/gitlab-runner /etc/nspawn-ci /srv/mirror").expect(0);
         let missing = NAMES.iter().map(|name| Path::new(IMAGES).join(name)).filter(|path| !path.exists());
         let links: Vec<_> = missing.collect();
         for link in &links {
@@ -42,6 +42,12 @@ impl Place {
         place
     }
 
+    /// Makes a machine with this argument file, as far as it can be told without one.
+    pub fn take(&self, path: &str, text: &str) -> Done {
+        let line = "mount -t tmpfs none /etc/nspawn-ci && cat >\"$1\" && nspawn-prepare --dry-run bookworm";
+        finish(Command::new("unshare").args(["--mount", "sh", "-c", line, "-", path]), text.as_bytes())
+    }
+
     /// Runs the commands in a project, which has these files.
     pub fn run(&self, files: &[(String, String)], commands: &str) -> Done {
         let project = std::env::temp_dir().join(format!("pages-{}", std::process::id()));
@@ -49,13 +55,12 @@ impl Place {
         for (path, text) in files {
             fs::write(project.join(path), text).unwrap();
         }
-        fs::write(project.join("token"), "glrt-page\n").unwrap();
         let scripts = repository().join("scripts");
         let setting = "git init -q; git config user.name x; git config user.email x@example.com; echo x >x.md; \
                        git add x.md; git commit -qm x";
         let script =
             format!("set -eo pipefail; cd {}; {setting}; ln -s {} .\n{commands}", project.display(), scripts.display());
-        let done = finish(Command::new("bash").args(["-c", &script]), b"");
+        let done = finish(Command::new("bash").args(["-c", &script]), b"glrt-page\n");
         fs::remove_dir_all(&project).unwrap();
         done
     }
@@ -64,8 +69,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(empty) = &self.empty {
-            sh(&format!("umount --lazy {IMAGES} && rm -rf {}", empty.display())).expect(0);
+            let _ = sh(&format!("umount --lazy {IMAGES} && rm -rf {}", empty.display()));
         }
+        let _ = sh("rm -rf /etc/gitlab-runner /srv/mirror");
         for link in &self.links {
             let _ = fs::remove_file(link);
         }

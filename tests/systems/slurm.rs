@@ -54,8 +54,10 @@ impl Drop for Slurm {
 }
 
 fn clear() {
-    let _ = sh("systemctl stop slurmd slurmctld munge; cd /etc/slurm && rm -rf slurm.conf epilog cgroup.conf \
-                /var/lib/slurm/slurm*/*; ls /run/nspawn-ci | grep ^slurm- | xargs --no-run-if-empty nspawn-cleanup");
+    let _ = sh(
+        "systemctl stop slurmd slurmctld munge; cd /etc/slurm && rm -rf slurm.conf epilog cgroup.conf /run/e2e-slurm \
+                /var/lib/slurm/slurm*/*; ls /run/nspawn-ci | grep ^slurm- | xargs --no-run-if-empty nspawn-cleanup",
+    );
 }
 
 // A test host has remains of cgroup v1, which slurmd would not start on.

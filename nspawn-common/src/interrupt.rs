@@ -2,6 +2,7 @@
 //! it has begun.
 
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -124,13 +126,32 @@ fn watched() -> Option<&'static SignalFd> {
     SIGNALS.get().filter(|_| !IS_UNDOING.load(Ordering::Relaxed))
 }
 
-// signal(2) tells the old action only when it sets one.
+// Only asks: to set an action, as signal(2) does, would drop a signal that has come and is blocked.
 fn is_ignored(number: Signal) -> bool {
-    // SAFETY: both actions run no code of ours.
-    let ignores = matches!(unsafe { signal(number, SigHandler::SigIgn) }, Ok(SigHandler::SigIgn));
-    if !ignores {
-        // SAFETY: as above. It was the default: these programs handle no signal in another way.
-        let _ = unsafe { signal(number, SigHandler::SigDfl) };
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action the old one is written, and nothing else done.
+    let asked = unsafe { libc::sigaction(number as i32, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: it has been written if that succeeded.
+    asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+
+    use super::*;
+
+    #[test]
+    fn a_second_catch_loses_no_signal() {
+        // In a process of its own, since signals are caught for all of it.
+        // SAFETY: the child is this thread alone, and takes no lock that another may have held.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let is_caught = catch().is_ok() && raise(Signal::SIGTERM).is_ok() && catch().is_ok();
+                std::process::exit(i32::from(!is_caught || check().is_ok()))
+            }
+            ForkResult::Parent { child } => assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0)),
+        }
     }
-    ignores
 }

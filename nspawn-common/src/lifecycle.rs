@@ -58,11 +58,7 @@ pub fn give_up_name(paths: &MachinePaths) -> Result<()> {
 /// # Errors
 /// As [`remove`].
 pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
-    let state_dir = paths.state_dir();
-    let unreadable = || format!("can't read {}", state_dir.display());
-    let entries: Vec<_> =
-        fs::read_dir(&state_dir).and_then(Iterator::collect::<io::Result<_>>).with_context(unreadable)?;
-    let left: Vec<PathBuf> = entries.iter().map(DirEntry::path).filter(|path| *path != paths.lock_file()).collect();
+    let left = files(paths)?;
     // The unit of one that stood by, and of which nothing else is left, is another's by now.
     let has_unit = !paths.name().is_for_standby() && !cgroups(paths).is_empty();
     if left.is_empty() && !paths.layer().exists() && !has_unit {
@@ -78,8 +74,17 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     mounts::detach(&paths.disk_mount())?;
     delete_trees(&[paths.snapshot(), paths.layer()])?;
     registration::wait_until_gone(paths)?;
-    // What its unit is called, last.
-    delete_trees(&left)
+    // What its unit is called, last; and what the unit has made before it ended.
+    delete_trees(&files(paths)?)
+}
+
+// What is in its state directory but the lock.
+fn files(paths: &MachinePaths) -> Result<Vec<PathBuf>> {
+    let directory = paths.state_dir();
+    let unreadable = || format!("can't read {}", directory.display());
+    let entries: Vec<_> =
+        fs::read_dir(&directory).and_then(Iterator::collect::<io::Result<_>>).with_context(unreadable)?;
+    Ok(entries.iter().map(DirEntry::path).filter(|path| *path != paths.lock_file()).collect())
 }
 
 /// Whether a machine of this name that stood by is now another's, by whose name it is known.

@@ -29,6 +29,15 @@ impl MachineName {
         }
     }
 
+    /// A name that no machine has, for one of this image.
+    ///
+    /// # Errors
+    /// The kernel makes up nothing.
+    pub fn of_image(image: &str) -> Result<Self> {
+        let (stem, unique) = (sanitize(image, 40), unique()?);
+        Self::new(format!("{}-{}", if stem.is_empty() { "machine" } else { &stem }, &unique[..8]))
+    }
+
     /// A name for a machine that stands by, which `unique` makes its own.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use nspawn_common::image::{self, Image};
 use nspawn_common::interrupt;
 use nspawn_common::lock::Lock;
 use nspawn_common::modes::{Init, Layer};
-use nspawn_common::name::{self, MachineName};
+use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
 
@@ -171,11 +171,7 @@ fn machine_name(options: &Options, job: Option<&Job>, image: &Image) -> Result<M
             name => Ok(name),
         },
         (None, Some(job)) => job.machine_name(),
-        (None, None) => {
-            let unique = name::unique()?;
-            let stem = name::sanitize(&image.name, 40);
-            MachineName::new(format!("{}-{}", if stem.is_empty() { "machine" } else { &stem }, &unique[..8]))
-        }
+        (None, None) => MachineName::of_image(&image.name),
     }
 }
 

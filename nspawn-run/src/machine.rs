@@ -48,9 +48,11 @@ impl Machine {
 
     /// Calls `body` with a machine of `image` that keeps nothing, and is removed after that.
     pub fn with_own<T>(image: &str, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
-        let (image, owner) = (format!("--image={image}"), format!("--owner={}", std::process::id()));
-        let arguments: Vec<&OsStr> = EPHEMERAL.into_iter().chain([&*image, &*owner]).map(OsStr::new).collect();
-        let name = MachineName::new(prepare(&arguments, MAKE_LIMIT)?)?;
+        let name = MachineName::of_image(image)?;
+        let own = [format!("--name={name}"), format!("--image={image}"), format!("--owner={}", std::process::id())];
+        let arguments: Vec<&OsStr> = EPHEMERAL.into_iter().chain(own.iter().map(|it| &**it)).map(OsStr::new).collect();
+        interrupt::catch()?;
+        prepare(&arguments, MAKE_LIMIT).or_else(|error| unmake(&name).and(Err(error)))?;
         let part = Use::begin(&MachinePaths::new(&name))?;
         Self { state: State::read(&name)?, part: Some(part), is_own: true }.start_for(body)
     }
@@ -73,7 +75,7 @@ impl Machine {
     fn start(&self) -> Result<()> {
         let steps = u32::try_from(self.state.start.len()).unwrap_or(u32::MAX);
         let limit = self.state.timeout.saturating_mul(steps).saturating_add(MARGIN);
-        prepare(&["--start".as_ref(), self.name().as_str().as_ref()], limit).map(drop)
+        prepare(&["--start".as_ref(), self.name().as_str().as_ref()], limit)
     }
 
     // Whoever is the last to leave ends it.
@@ -96,8 +98,14 @@ impl Machine {
     }
 }
 
-// Its stdout. What it says on stderr is for whoever called this program, a failure in its words.
-fn prepare(arguments: &[&OsStr], limit: Duration) -> Result<String> {
+// One whose nspawn-prepare was killed in its midst.
+fn unmake(name: &MachineName) -> Result<()> {
+    interrupt::undo();
+    lifecycle::remove(name, Lock::acquire(&MachinePaths::new(name))?)
+}
+
+// What it says on stderr is for whoever called this program, a failure in its words.
+fn prepare(arguments: &[&OsStr], limit: Duration) -> Result<()> {
     let mut command: Vec<OsString> = vec![tool::sibling(PREPARE)?.into()];
     command.extend(arguments.iter().map(OsString::from));
     let outcome = tool::run(&command, limit)?;
@@ -112,5 +120,5 @@ fn prepare(arguments: &[&OsStr], limit: Duration) -> Result<String> {
     if !said.is_empty() {
         exit::say(PROGRAM, OsStr::new(said));
     }
-    Ok(outcome.stdout.trim_end().to_owned())
+    Ok(())
 }

@@ -23,8 +23,10 @@ pub struct Place {
 impl Place {
     /// With an image of each name.
     pub fn new() -> Self {
-        sh("type make parallel >/dev/null 2>&1 || { apt-get --quiet update && apt-get --quiet --yes install make parallel; }")
-            .expect(0);
+        // debci brings another program that is called parallel.
+        sh("dpkg --status make parallel >/dev/null 2>&1 || \
+            { apt-get --quiet update && apt-get --quiet --yes install make parallel; }")
+        .expect(0);
         sh("mkdir -p /etc/gitlab-runner /etc/nspawn-ci /srv/mirror").expect(0);
         let missing = NAMES.iter().map(|name| Path::new(IMAGES).join(name)).filter(|path| !path.exists());
         let links: Vec<_> = missing.collect();

@@ -108,14 +108,15 @@ impl Machine {
         let (making, last) = steps.split_at(steps.len() - 1 - usize::from(self.is_equipped_at_once()));
         let services = Services::begin(&self.job.services, self.options.service_limit())?;
         standby::take(self, taken)?;
-        if taken.is_none() {
+        let rest = if taken.is_none() {
             let (reservation, rest) = making.split_at(self.reservation(&self.state()?).len());
             self.take(reservation)?;
-            drop(queue);
-            self.take(rest)?;
+            rest
         } else {
-            drop(queue);
-        }
+            &[]
+        };
+        drop(queue);
+        self.take(rest)?;
         let unbounded = if self.options.init == Init::None {
             limits::foresee(&self.options.properties)?
         } else {

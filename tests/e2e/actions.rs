@@ -8,10 +8,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nspawn_tests::{call, left_of, sh};
+use nspawn_tests::{call, left_of, sh, wait_until};
 use serde_json::{Value, json};
 
-use crate::cell::wait_until;
 use runner::{Runner, end, hook};
 
 const LIMIT: Duration = Duration::from_secs(60);

@@ -5,9 +5,9 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use nspawn_tests::{Machine, call, finish, image, left_of};
+use nspawn_tests::{Machine, call, finish, image, left_of, wait_until};
 
-use crate::cell::{Cell, Running, Sleep, is_registered, unit_properties, wait_until};
+use crate::cell::{Cell, Running, Sleep, is_registered, unit_properties};
 
 /// What stands for each of these calls: it ends with 5, and says in which machine.
 const JOB: &str = "echo in $(hostname); exit 5";

@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
-use nspawn_tests::{call, finish, image, left_of, random, sh};
+use nspawn_tests::{call, finish, image, left_of, random, sh, wait_until};
 
-use crate::cell::{Cell, Running, Sleep, unit_properties, wait_until};
+use crate::cell::{Cell, Running, Sleep, unit_properties};
 
 macro_rules! cells {
     ($($name:ident: $init:literal, $layer:literal;)*) => {

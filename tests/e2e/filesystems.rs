@@ -7,9 +7,9 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use nspawn_tests::{Machine, call, image, left_of, sh};
+use nspawn_tests::{Machine, call, image, left_of, sh, wait_until};
 
-use crate::cell::{Cell, Running, Sleep, wait_until};
+use crate::cell::{Cell, Running, Sleep};
 
 /// How many cells are checked at a time: half of what they do is waiting.
 const AT_ONCE: usize = 4;

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nspawn_tests::{Done, finish, image, sh};
+use nspawn_tests::{Done, finish, image, install, sh};
 
 use crate::repository;
 
@@ -24,9 +24,7 @@ impl Place {
     /// With an image of each name.
     pub fn new() -> Self {
         // debci brings another program that is called parallel.
-        sh("dpkg --status make parallel >/dev/null 2>&1 || \
-            { apt-get --quiet update && apt-get --quiet --yes install make parallel; }")
-        .expect(0);
+        install("make parallel");
         sh("mkdir -p /etc/gitlab-runner /etc/nspawn-ci /srv/mirror").expect(0);
         let missing = NAMES.iter().map(|name| Path::new(IMAGES).join(name)).filter(|path| !path.exists());
         let links: Vec<_> = missing.collect();

@@ -11,7 +11,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
 use std::process::{Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nspawn_common::tool::wait_for_exit;
 
@@ -215,6 +216,27 @@ pub fn left_of(prefix: &str) -> String {
          pgrep -a systemd-nspawn | grep -F -e '--machine={prefix}'; true"
     );
     sh(&line).out()
+}
+
+/// Fails unless it is so before long.
+#[track_caller]
+pub fn wait_until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "still not so: {what}");
+        thread::sleep(Duration::from_millis(30));
+    }
+}
+
+/// Has Debian's packages installed on this host.
+#[track_caller]
+pub fn install(packages: &str) {
+    let options = "--quiet --yes --no-install-recommends --option Dpkg::Options::=--force-unsafe-io";
+    let line = format!(
+        "dpkg --status {packages} >/dev/null 2>&1 || \
+         {{ apt-get --quiet update && DEBIAN_FRONTEND=noninteractive apt-get install {options} {packages}; }}"
+    );
+    sh(&line).expect(0);
 }
 
 /// Bytes that look random, the same for the same seed (xorshift64*).

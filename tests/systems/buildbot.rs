@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use nspawn_tests::{call, image, left_of, sh};
+use nspawn_tests::{call, image, left_of, sh, wait_until};
 
-use crate::host::{Host, recipe, until};
+use crate::host::{Host, SOON, recipe};
 
 const MASTER: &str = "/var/lib/buildbot/masters/ci";
 const WORKER: &str = "/var/lib/buildbot/workers/ci";
@@ -38,7 +38,7 @@ impl Buildbot {
         fs::create_dir_all(DROP_IN).unwrap();
         fs::copy(recipe("buildbot", "worker.conf"), format!("{DROP_IN}/nspawn-ci.conf")).unwrap();
         sh("systemctl daemon-reload; systemctl start buildbot@ci buildbot-worker@ci").expect(0);
-        until(|| !buildbot.ask("select * from connected_workers").is_empty());
+        wait_until("the worker is connected", SOON, || !buildbot.ask("select * from connected_workers").is_empty());
         buildbot
     }
 
@@ -50,7 +50,7 @@ impl Buildbot {
     #[track_caller]
     fn results(&self, count: usize) -> Vec<&'static str> {
         let query = "select results from builds where complete_at is not null order by id";
-        until(|| self.ask(query).lines().count() == count);
+        wait_until("so many builds have ended", SOON, || self.ask(query).lines().count() == count);
         let name = |number: &str| match number {
             "0" => "success",
             "2" => "failure",
@@ -68,7 +68,7 @@ impl Buildbot {
             "select unpacked(content, compressed) from logchunks join logs on logs.id = logid \
              join steps on steps.id = stepid where buildid = {build} and steps.name = '{step}' order by first_line"
         );
-        until(|| self.ask(&query).contains(words));
+        wait_until("the log has it", SOON, || self.ask(&query).contains(words));
     }
 }
 
@@ -130,7 +130,7 @@ fn builds_of_buildbot_run_in_machines() {
 
 fn a_newer_change_stops_a_build(buildbot: &Buildbot) {
     change("touch /run/up; exec sleep 600");
-    until(runs);
+    wait_until("the test runs", SOON, runs);
     change("true");
     assert_eq!(buildbot.results(4)[2..], ["cancelled", "success"]);
     buildbot.expect_log(3, "test", "nspawn-run: interrupted by SIGTERM");
@@ -140,7 +140,7 @@ fn a_newer_change_stops_a_build(buildbot: &Buildbot) {
 
 fn a_killed_workers_build_is_done_again(buildbot: &Buildbot) {
     change("touch /run/up; exec sleep 600");
-    until(runs);
+    wait_until("the test runs", SOON, runs);
     push("test ! -e /run/up");
     sh("systemctl kill --signal=KILL buildbot-worker@ci").expect(0);
     assert_eq!(buildbot.results(5)[4..], ["retry"]);

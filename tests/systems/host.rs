@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nspawn_tests::sh;
+use nspawn_tests::install;
 
 const PACKAGES: &str = "autopkgtest buildbot buildbot-worker debci git munge slurm-client slurmctld slurmd";
 /// In the repository.
@@ -17,6 +17,9 @@ const PROGRAMS: [&str; 5] = [
     "scripts/autopkgtest-virt-nspawn-ci",
 ];
 
+/// How long a system may take to do something.
+pub const SOON: Duration = Duration::from_secs(60);
+
 /// How many tests have them installed.
 static USERS: Mutex<u32> = Mutex::new(0);
 
@@ -27,7 +30,7 @@ impl Host {
     pub fn new() -> Self {
         let mut users = USERS.lock().unwrap();
         if *users == 0 {
-            install_systems();
+            install(PACKAGES);
             install_programs();
         }
         *users += 1;
@@ -47,15 +50,6 @@ impl Drop for Host {
     }
 }
 
-fn install_systems() {
-    let options = "--quiet --yes --no-install-recommends --option Dpkg::Options::=--force-unsafe-io";
-    let line = format!(
-        "dpkg --status {PACKAGES} >/dev/null 2>&1 || \
-         {{ apt-get --quiet update && DEBIAN_FRONTEND=noninteractive apt-get install {options} {PACKAGES}; }}"
-    );
-    sh(&line).expect(0);
-}
-
 // Not as links: services may have a /tmp of their own, and the repository may be there.
 fn install_programs() {
     for program in PROGRAMS {
@@ -71,14 +65,4 @@ fn installed(program: &str) -> PathBuf {
 /// A file that users of `system` copy.
 pub fn recipe(system: &str, file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("scripts/recipes.d").join(system).join(file)
-}
-
-/// Waits until `condition` holds, a minute at most.
-#[track_caller]
-pub fn until(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < deadline, "that takes too long");
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }

@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use nspawn_tests::{call, finish, image, left_of, sh};
+use nspawn_tests::{call, finish, image, left_of, sh, wait_until};
 
-use crate::host::{Host, recipe, until};
+use crate::host::{Host, SOON, recipe};
 
 const OUTPUT: &str = "/run/e2e-slurm";
 
@@ -26,7 +26,7 @@ impl Slurm {
         fs::set_permissions("/etc/slurm/epilog", fs::Permissions::from_mode(0o755)).unwrap();
         fs::write("/etc/slurm/cgroup.conf", cgroups()).unwrap();
         sh("systemctl start munge slurmctld slurmd").expect(0);
-        until(|| call("sinfo", ["--noheader", "--format=%T"]).out() == "idle\n");
+        wait_until("the node is idle", SOON, || call("sinfo", ["--noheader", "--format=%T"]).out() == "idle\n");
         slurm
     }
 
@@ -42,7 +42,7 @@ impl Slurm {
         let _ = fs::remove_file(OUTPUT);
         let mut submit = self.submit(&[], &["bash", "-c", command]);
         let job = finish(submit.env("NSPAWN_STOP_TIMEOUT", stop_timeout), b"").expect(0).out();
-        until(|| output().lines().any(|line| line == "up"));
+        wait_until("the command runs", SOON, || output().lines().any(|line| line == "up"));
         job
     }
 }

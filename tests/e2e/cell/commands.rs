@@ -3,9 +3,9 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use nspawn_tests::{Machine, call, finish, random};
+use nspawn_tests::{Machine, call, finish, random, wait_until};
 
-use super::{Running, SOON, Sleep, wait_until};
+use super::{Running, SOON, Sleep};
 
 pub fn check(machine: &Machine) {
     statuses(machine);

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nspawn_tests::{Machine, call, left_of, sh};
+use nspawn_tests::{Machine, call, left_of, sh, wait_until};
 
-use super::{Cell, Running, SOON, Sleep, unit_properties, wait_until};
+use super::{Cell, Running, SOON, Sleep, unit_properties};
 
 /// How long a machine without an init runs when those are killed who would end it, and some time more.
 const LINGER: Duration = Duration::from_secs(40);

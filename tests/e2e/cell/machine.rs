@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::OnceLock;
 
 use nspawn_common::users::RANGE;
-use nspawn_tests::{Machine, sh};
+use nspawn_tests::{Machine, sh, wait_until};
 
 use super::{Cell, Running, Sleep, is_registered, unit_properties};
 
@@ -64,7 +64,7 @@ fn while_it_runs(cell: &Cell, machine: &Machine) {
     for unlimited in ["MemoryMax=infinity", "TasksMax=infinity"] {
         assert!(!shown.contains(unlimited), "{shown}");
     }
-    super::wait_until("it sleeps", super::SOON, || sleep.is_there());
+    wait_until("it sleeps", super::SOON, || sleep.is_there());
     let place = sleep.cgroup();
     assert!(place.contains(&format!("machine-ci.slice/nspawn-{}.service/payload", machine.name)), "{place}");
     // Where this kernel has the controllers, they hold that cgroup.

@@ -14,7 +14,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nspawn_tests::{Done, Machine, call, sh};
 
@@ -141,16 +141,6 @@ impl Sleep {
         let cgroup = self.cgroup();
         let unit = cgroup.split("/nspawn-").nth(1).and_then(|unit| unit.split(".service").next());
         unit.unwrap().to_owned()
-    }
-}
-
-/// Fails unless it is so before long.
-#[track_caller]
-pub fn wait_until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + limit;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "still not so: {what}");
-        std::thread::sleep(Duration::from_millis(30));
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`tool`] | running those command lines, bounded in time and output |
 //! | [`interrupt`] | being asked to end while one of them runs |
 //! | [`lock`], [`owner`], [`lifecycle`], [`keep`], [`discard`], [`mounts`], [`subvolumes`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
+//! | [`ssh`] | `ssh machine/NAME` |
 //! | [`usage`], [`journal`] | what a machine has used, and what it said |
 //! | [`wire`] | the messages between `nspawn-run` and its agent in the machine |
 //! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
@@ -34,6 +35,7 @@ pub mod nspawn;
 pub mod owner;
 pub mod paths;
 pub mod registration;
+pub mod ssh;
 pub mod state;
 pub mod subvolumes;
 pub mod tool;

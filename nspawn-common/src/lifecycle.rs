@@ -17,6 +17,7 @@ use crate::name::MachineName;
 use crate::owner::Owner;
 use crate::paths::{self, LAYER_ROOT, MachinePaths, POOLS, SLICE_CGROUP, STATE_ROOT};
 use crate::registration;
+use crate::ssh;
 use crate::state::State;
 use crate::subvolumes;
 use crate::tool::{self, argv};
@@ -71,6 +72,7 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     remove_if_there(&paths.standby_mark())?;
     let _held = discard::hold(paths);
     end(paths)?;
+    ssh::withdraw(paths)?;
     mounts::detach(&paths.disk_mount())?;
     delete_trees(&[paths.snapshot(), paths.layer()])?;
     registration::wait_until_gone(paths)?;

@@ -4,14 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
 
 use anyhow::{Result, bail};
 
 use crate::nspawn::assign;
 
-/// The resolvers behind systemd-resolved (systemd-resolved.service(8)).
-const UPLINK: &str = "/run/systemd/resolve/resolv.conf";
+/// The file resolv.conf(5), on the host and in machines.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// `--network=`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,15 +51,14 @@ impl Network {
         })
     }
 
-    /// The options of systemd-nspawn for it. The resolvers' file is a copy of the host's; where the root is
-    /// read-only, it is the host's.
+    /// Returns the options of systemd-nspawn for it. The machine's resolv.conf(5) is a copy of the host's, or the
+    /// host's own where the root is read-only; that of [`Network::Nat`] is written before systemd-nspawn starts.
     #[must_use]
     pub fn options(&self, is_read_only: bool) -> Vec<OsString> {
         let how = if is_read_only { "bind" } else { "copy" };
         let from_host = || format!("{how}-host");
         let (own, resolvers) = match self {
-            Self::Nat => (Some("--private-network".into()), format!("{how}-{}", resolver_source())),
-            Self::None => (Some("--private-network".into()), "off".into()),
+            Self::Nat | Self::None => (Some("--private-network".into()), "off".into()),
             Self::Host => (None, from_host()),
             Self::Veth => (Some("--network-veth".into()), "auto".into()),
             Self::Bridge(bridge) => (Some(format!("--network-bridge={bridge}").into()), "auto".into()),
@@ -85,18 +83,35 @@ impl fmt::Display for Network {
     }
 }
 
-/// The resolvers that a machine with [`Network::Nat`] is told of.
+/// Returns the host's resolvers.
 #[must_use]
 pub fn resolvers() -> Vec<IpAddr> {
-    let path = if resolver_source() == "uplink" { UPLINK } else { "/etc/resolv.conf" };
-    nameservers(&fs::read_to_string(path).unwrap_or_default())
+    nameservers(&host_resolv_conf())
 }
 
-// A resolver on the host's loopback is out of a machine's reach.
-fn resolver_source() -> &'static str {
-    let configured = nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
-    let is_local = configured.iter().all(IpAddr::is_loopback);
-    if is_local && Path::new(UPLINK).exists() { "uplink" } else { "host" }
+/// Returns the host's resolv.conf(5) for a machine that reaches none of the resolvers that are near. If there are such,
+/// `forwarder` stands in the place of the first of all, since that is the one which pasta asks.
+pub fn resolv_conf(forwarder: IpAddr, is_near: impl Fn(&IpAddr) -> bool) -> String {
+    with_forwarder(&host_resolv_conf(), forwarder, is_near)
+}
+
+fn host_resolv_conf() -> String {
+    fs::read_to_string(RESOLV_CONF).unwrap_or_default()
+}
+
+fn with_forwarder(text: &str, forwarder: IpAddr, is_near: impl Fn(&IpAddr) -> bool) -> String {
+    let all = nameservers(text);
+    if !all.iter().any(&is_near) {
+        return text.to_owned();
+    }
+    let mut lines = vec![format!("nameserver {forwarder}")];
+    for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
+        match nameservers(line).first() {
+            Some(resolver) if is_near(resolver) || Some(resolver) == all.first() => {}
+            _ => lines.push(line.to_owned()),
+        }
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 // The addresses of a resolv.conf(5).
@@ -117,6 +132,17 @@ mod tests {
         for bad in ["", "nat=", "bridge", "bridge=", "namespace=x", "tun"] {
             assert!(Network::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn resolvers_of_the_host_alone_are_forwarded() {
+        let forwarded = |text| with_forwarder(text, "198.19.0.1".parse().unwrap(), IpAddr::is_loopback);
+        assert_eq!(
+            forwarded("# comment\nnameserver 127.0.0.53\nsearch a.test\nnameserver 192.0.2.3\nnameserver ::1\n"),
+            "nameserver 198.19.0.1\nsearch a.test\nnameserver 192.0.2.3\n"
+        );
+        assert_eq!(forwarded("nameserver 192.0.2.3\nnameserver ::1\n"), "nameserver 198.19.0.1\n");
+        assert_eq!(forwarded("nameserver 192.0.2.3\noptions edns0\n"), "nameserver 192.0.2.3\noptions edns0\n");
     }
 
     #[test]

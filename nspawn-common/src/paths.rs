@@ -110,8 +110,10 @@ impl MachinePaths {
         self.state_dir().join("origin")
     }
 
-    // Asked anew each time, since it may have been taken or removed meanwhile.
-    fn origin(&self) -> MachineName {
+    /// Returns the name that the machine was started under. The link is read each time, since the machine may have been
+    /// taken over or removed meanwhile.
+    #[must_use]
+    pub fn origin(&self) -> MachineName {
         let origin = fs::read_link(self.origin_link()).ok().and_then(|origin| MachineName::new(origin).ok());
         origin.unwrap_or_else(|| self.name.clone())
     }

@@ -8,7 +8,7 @@
 //! | [`root`] | the machine's root: its layer over the image |
 //! | [`shown`] | what the machine is shown of these programs |
 //! | [`units`] | what its systemd is given beside the image's units |
-//! | [`points`] | mount points that are missing in it |
+//! | [`points`] | mount points and files that are missing in it |
 
 mod points;
 mod root;
@@ -24,6 +24,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use nspawn_common::modes::{Init, Layer};
 use nspawn_common::name::MachineName;
+use nspawn_common::network::{Network, RESOLV_CONF};
 use nspawn_common::nspawn;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
@@ -31,6 +32,7 @@ use nspawn_common::users::{self, RANGE};
 
 use crate::diagnosis;
 use crate::layer::OVERLAID;
+use crate::nat;
 
 /// The argument that asks for it: `--launch MACHINE COMMAND…`.
 pub const OPTION: &str = "--launch";
@@ -64,6 +66,10 @@ fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
     let base = users::take(paths, state.private_users)?;
     root::mount(paths, &state, base)?;
     points::make(&paths.root_mount(), &mount_points(&state, options), base.unwrap_or(0))?;
+    if state.network == Network::Nat {
+        let content = nat::resolv_conf()?;
+        points::replace_file(&paths.root_mount(), Path::new(RESOLV_CONF), &content, base.unwrap_or(0))?;
+    }
     check_overlaid(paths, &state)?;
     shown::mount(paths, base.unwrap_or(0))?;
     if state.init == Init::Systemd {
@@ -95,7 +101,7 @@ fn mount_points(state: &State, options: &[OsString]) -> Vec<(PathBuf, bool)> {
     }
     if state.layer == Layer::None {
         points.extend(OVERLAID.map(|name| (Path::new("/").join(name), false)));
-        points.extend(["/etc/resolv.conf", "/etc/hosts"].map(|file| (file.into(), true)));
+        points.extend([RESOLV_CONF, "/etc/hosts"].map(|file| (file.into(), true)));
         points.extend(nspawn::mount_points(options));
     }
     points

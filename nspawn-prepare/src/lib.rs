@@ -11,12 +11,14 @@
 //! | [`equip`], [`cache`], [`link`], [`hosts`] | what a job's machine gets once it runs: a cache, a link to its services |
 //! | [`slots`] | waiting while there are too many |
 //! | [`diagnosis`] | why one did not start |
-//! | [`layer`], [`limits`], [`nat`] | what a machine writes to, what it may use, its way to the outside |
+//! | [`layer`], [`limits`] | what a machine writes to, and what it may use |
+//! | [`nat`], [`uplink`], [`egress`] | a machine's network: pasta, addresses and routes, and what of the host it may reach |
 //! | [`mounts`], [`namespaces`] | mounts with owners of their own, and the namespaces of machines |
 //! | [`launch`] | what the machine's unit starts: mounts its root and becomes systemd-nspawn |
 
 mod cache;
 mod diagnosis;
+mod egress;
 mod equip;
 mod host;
 mod hosts;
@@ -40,6 +42,7 @@ mod slots;
 mod specification;
 mod standby;
 mod start;
+mod uplink;
 mod wishes;
 
 use std::ffi::OsString;

@@ -130,7 +130,7 @@ impl Machine {
     pub fn start_commands(&self) -> Result<Vec<Vec<OsString>>> {
         let mut commands = vec![self.unit_command()?];
         if self.options.network == Network::Nat {
-            commands.push(nat::command(&self.name, self.options.timeout)?);
+            commands.push(nat::command(&self.name, self.options.timeout, &self.options.allowed_destinations)?);
             commands.push(argv(["systemctl", "start", &self.paths.unit()]));
         }
         if self.options.init == Init::None && self.job.is_anything() {

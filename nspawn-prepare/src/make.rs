@@ -11,7 +11,6 @@ use nspawn_common::keep;
 use nspawn_common::lifecycle;
 use nspawn_common::lock::Lock;
 use nspawn_common::modes::Init;
-use nspawn_common::network::Network;
 use nspawn_common::owner::Owner;
 use nspawn_common::registration;
 use nspawn_common::state::State;
@@ -154,10 +153,6 @@ impl Machine {
 
     // What it lacks.
     fn tell(&self, unbounded: &[&str]) -> Result<()> {
-        if self.options.network == Network::Nat && nat::has_no_resolver()? {
-            let line = "the host's resolvers are its own or its link's, out of the machine's reach; it has no DNS";
-            exit::say(PROGRAM, OsStr::new(line));
-        }
         if !unbounded.is_empty() {
             let missing = unbounded.join(", ");
             exit::say(PROGRAM, OsStr::new(&format!("this host's kernel does not hold {missing}; nothing bounds them")));

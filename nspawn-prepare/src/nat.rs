@@ -1,57 +1,59 @@
-//! A machine's way to the outside: pasta, which carries its connections over sockets of the host's, in a unit
-//! of its own that ends with the machine's.
+//! A machine's network to the outside: pasta, which carries the machine's connections over sockets of the host, in a
+//! unit of its own that ends with the machine's.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::net::IpAddr;
+use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::ifaddrs::getifaddrs;
 use nix::mount::{MsFlags, mount};
-use nix::sys::socket::SockaddrStorage;
+use nix::sched::{CloneFlags, setns};
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::{MachinePaths, SLICE};
+use nspawn_common::tool::{self, argv};
 use nspawn_common::{network, registration};
 
+use crate::egress::{self, Destination};
 use crate::namespaces;
 use crate::plan::Step;
+use crate::uplink::Uplink;
 
-/// The argument that asks for it: `--connect MACHINE`.
+/// The argument that asks for it: `--connect MACHINE [DESTINATION…]`.
 pub const OPTION: &str = "--connect";
 
-/// How long systemd-nspawn may take to have a network namespace that can be connected; the unit's own time is
-/// over before.
+/// Time limit for systemd-nspawn to make the network namespace; the unit's own time limit is shorter.
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(3600);
+/// Time limit for configuring the interface.
+const CONFIGURATION_LIMIT: Duration = Duration::from_secs(20);
 
-/// What the unit has, beside its dependency on the machine's.
+/// Properties of the unit, beside its dependency on the machine's.
 const PROPERTIES: [&str; 10] = [
-    "PrivateMounts=yes", // the machine's namespaces are mounted where nobody else sees them
+    "PrivateMounts=yes", // the machine's namespaces are mounted where no other process sees them
     "IgnoreSIGPIPE=no",  // passt of 2023 handles that signal itself, or fails
     "KillMode=control-group",
-    "TasksMax=16", // what it does for the machine is bounded by itself
+    "TasksMax=16", // what pasta does for the machine is bounded by itself
     "MemoryMax=256M",
     "MemorySwapMax=0",
     "CPUQuota=100%",
-    // Of the host's services, those for its own link alone: a cloud's secrets are at 169.254.169.254.
+    // A second wall behind the filter of `egress`, for all packets: a cloud's secrets are at 169.254.169.254.
     "IPAddressDeny=link-local",
     "IPAddressDeny=multicast",
     "IPAddressDeny=localhost",
 ];
 
-/// Where clouds tell their secrets, beside the link-local 169.254.169.254: Amazon's and Alibaba's.
-const CLOUDS: [&str; 2] = ["fd00:ec2::254", "100.100.100.200"];
+/// Options of pasta(1): the machine reaches neither ports nor the loopback of the host. pasta need not watch for the
+/// end of the namespace, since its unit ends with the machine's.
+const PASTA: &str = "--quiet --no-netns-quit --runas 0 --no-map-gw -t none -u none -T none -U none";
 
-/// The options of pasta(1): nothing of the host's is forwarded, its loopback is out of reach. It does not
-/// watch for the namespace's end, since its unit ends with the machine's.
-const PASTA: &str = "--quiet --no-netns-quit --runas 0 --config-net --no-map-gw -t none -u none -T none -U none";
+/// Directory where both AppArmor profiles that Debian's passt has had allow it to open namespaces.
+const NAMESPACES: &str = "/run/user/0/netns";
 
-/// The command that connects the machine, and returns when it is connected.
-pub fn command(name: &MachineName, timeout: Duration) -> Result<Vec<OsString>> {
+/// Returns the command that connects the machine, and ends when it is connected. `allowed` is what of the host the
+/// machine may connect to.
+pub fn command(name: &MachineName, timeout: Duration, allowed: &[Destination]) -> Result<Vec<OsString>> {
     let program = std::env::current_exe().context("can't tell this program's own path")?;
     let paths = MachinePaths::new(name);
     let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=forking"].map(OsString::from).into();
@@ -61,65 +63,89 @@ pub fn command(name: &MachineName, timeout: Duration) -> Result<Vec<OsString>> {
     argv.push(format!("--property=BindsTo={}", paths.unit()).into());
     argv.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
     argv.push(format!("--property=TimeoutStartSec={}s", timeout.as_secs()).into());
-    // Those of its links, which come and go, are denied above.
-    let denied = own_addresses()?.into_iter().filter(|address| !is_near(address)).map(|address| address.to_string());
-    let denied = denied.chain(CLOUDS.map(str::to_owned));
-    argv.extend(denied.map(|address| format!("--property=IPAddressDeny={address}").into()));
+    let open = resolvers_nearby()?.into_iter().chain(allowed.iter().copied());
+    argv.extend(open.map(|destination| format!("--property=IPAddressAllow={}", destination.network()).into()));
     argv.extend(["--".into(), program.into(), OPTION.into(), name.as_str().into()]);
+    argv.extend(allowed.iter().map(|destination| destination.to_string().into()));
     Ok(argv)
 }
 
-/// Whether the host has resolvers, and all are out of a machine's reach.
-pub fn has_no_resolver() -> Result<bool> {
-    let own = own_addresses()?;
-    let resolvers = network::resolvers();
-    Ok(!resolvers.is_empty() && resolvers.iter().all(|resolver| is_near(resolver) || own.contains(resolver)))
-}
-
-fn is_near(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
-        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
-    }
-}
-
-// Where the host's own services listen.
-fn own_addresses() -> Result<Vec<IpAddr>> {
-    let all = getifaddrs().context("can't tell the host's addresses")?.filter_map(|interface| interface.address);
-    let of = |address: SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-        (Some(address), _) => Some(IpAddr::from(address.ip())),
-        (_, Some(address)) => Some(IpAddr::from(address.ip())),
-        _ => None,
-    };
-    Ok(all.filter_map(of).collect())
-}
-
-/// What its failure means. A host without any network may have no route for pasta to follow.
+/// Explains a failure of the command.
 pub const FAILURE: &str = "the machine can't be connected to the host's network (--network=none needs none)";
 
-/// Whether the step runs [`command`].
+/// Returns whether the step runs [`command`].
 pub fn is_its(step: &Step) -> bool {
     matches!(step, Step::Run(command, _) if command.iter().any(|word| word == OPTION))
 }
 
-/// Waits until the machine has a network namespace, and becomes pasta for it.
+// The host's resolvers on the host itself or its links, which pasta asks for the machine.
+fn resolvers_nearby() -> Result<Vec<Destination>> {
+    let mut nearby = Vec::new();
+    for resolver in network::resolvers() {
+        if egress::is_near(&resolver)? {
+            nearby.push(Destination::new(resolver, Some(53)));
+        }
+    }
+    Ok(nearby)
+}
+
+/// Returns the machine's resolv.conf(5): that of the host, but with pasta's own address for resolvers that only the host
+/// reaches.
+pub fn resolv_conf() -> Result<String> {
+    let near: Vec<_> = resolvers_nearby()?.iter().map(Destination::address).collect();
+    Ok(network::resolv_conf(Uplink::look()?.gateway(), |resolver| near.contains(resolver)))
+}
+
+/// Waits until the machine has a network namespace, starts pasta for it, and configures the machine's interface.
 pub fn connect(arguments: &[OsString]) -> Result<()> {
-    let [name] = arguments else { bail!("{OPTION} is for the unit of a machine's network alone") };
+    let [name, allowed @ ..] = arguments else { bail!("{OPTION} is for the unit of a machine's network alone") };
+    let allowed = allowed.iter().map(|word| Destination::parse(word.to_str().unwrap_or_default()));
+    let mut allowed = allowed.collect::<Result<Vec<_>>>()?;
+    let resolvers = resolvers_nearby()?;
+    allowed.extend(&resolvers);
     let paths = MachinePaths::new(&MachineName::new(name)?);
+    egress::restrict(&allowed)?;
     let leader = registration::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
     let [network, users] = namespaces::open(&paths, leader, ["ns/net", "ns/user"])?;
+    let uplink = Uplink::look()?;
+    start_pasta(&uplink.options(!resolvers.is_empty()), &network, &users)?;
+    // The tool configures the namespace that this process is in.
+    setns(&network, CloneFlags::CLONE_NEWNET).context("can't enter the machine's network namespace")?;
+    let commands = tool::input(&uplink.configuration())?;
+    tool::run_ok_with_stdin(commands, &argv(["ip", "-batch", "-"]), CONFIGURATION_LIMIT)
+        .map(drop)
+        .context("can't configure the machine's network interface")
+}
+
+// pasta returns when it is ready, and goes on in the background.
+fn start_pasta(options: &[String], network: &File, users: &File) -> Result<()> {
+    mount_directory().with_context(|| format!("can't mount on {NAMESPACES}"))?;
     let mut pasta = Command::new("pasta");
-    pasta.args(PASTA.split(' '));
-    if !namespaces::is_ours(&users, "user")? {
-        pasta.arg("--userns").arg(mounted(&paths, &users, "user")?);
+    pasta.args(PASTA.split(' ')).args(options);
+    if !namespaces::is_ours(users, "user")? {
+        pasta.arg("--userns").arg(mounted(users, "user")?);
     }
-    let error = pasta.arg("--netns").arg(mounted(&paths, &network, "net")?).exec();
-    Err(error).context("can't start pasta; install the package passt, or make machines with --network=none or host")
+    let status = pasta
+        .arg("--netns")
+        .arg(mounted(network, "net")?)
+        .status()
+        .context("can't start pasta; install the package passt, or make machines with --network=none or host")?;
+    if !status.success() {
+        bail!("pasta failed ({status}); its own words are above");
+    }
+    Ok(())
+}
+
+fn mount_directory() -> Result<()> {
+    let root = Path::new("/run/user");
+    fs::create_dir_all(root)?;
+    mount(Some("nspawn-ci"), root, Some("tmpfs"), MsFlags::empty(), Some("mode=0755,size=64k"))?;
+    Ok(fs::create_dir_all(NAMESPACES)?)
 }
 
 // By the time that pasta opens a namespace, it may no longer do so in /proc.
-fn mounted(paths: &MachinePaths, namespace: &File, kind: &str) -> Result<PathBuf> {
-    let target = paths.state_dir().join(format!("{kind}-namespace"));
+fn mounted(namespace: &File, name: &str) -> Result<PathBuf> {
+    let target = Path::new(NAMESPACES).join(name);
     let source = format!("/proc/self/fd/{}", namespace.as_raw_fd());
     File::create(&target)
         .map_err(anyhow::Error::from)

@@ -19,6 +19,7 @@ use nspawn_common::users::PrivateUsers;
 use nspawn_common::words;
 
 use crate::cache;
+use crate::egress::Destination;
 use crate::layer::{self, LayerSize};
 
 /// The options, taken apart.
@@ -62,6 +63,8 @@ pub struct Options {
     /// Whether the machine runs containers of its own.
     pub nesting: bool,
     pub network: Network,
+    /// What of the host the machine may connect to.
+    pub allowed_destinations: Vec<Destination>,
     pub init: Init,
     /// More words for the machine's systemd.
     pub boot_words: Vec<String>,
@@ -194,6 +197,10 @@ pub fn command() -> Command {
                 .value_parser(|text: &str| Network::parse(text).map_err(|error| format!("{error:#}")))
                 .help("nat, none, host, veth, bridge=NAME, zone=NAME or namespace=PATH"),
         )
+        .arg(list("allow-host", "ADDRESS[/PREFIX][:PORT]").help(
+            "Let the machine connect to this address of the host, or port of it; for --network=nat, which keeps the \
+                 machine from all of the host's own addresses",
+        ))
         .arg(
             value("init", "INIT")
                 .value_parser(Init::WORDS)
@@ -317,6 +324,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         privileges: privileges(matches)?,
         nesting: args::is_set(matches, "nesting"),
         network: matches.get_one("network").cloned().context("no network")?,
+        allowed_destinations: args::list(matches, "allow-host").into_iter().map(destination).collect::<Result<_>>()?,
         init,
         boot_words: boot_words(matches, init)?,
         owner: matches.get_one("owner").copied(),
@@ -378,6 +386,10 @@ fn absolute(spec: OsString) -> Result<OsString> {
     }
     let here = env::current_dir().context("can't tell the current directory")?;
     Ok([nspawn::joined(&[&here]), "/".into(), spec].into_iter().collect())
+}
+
+fn destination(word: OsString) -> Result<Destination> {
+    Destination::parse(&word.to_string_lossy()).context("--allow-host")
 }
 
 // The pattern may have a '=' in it, an image's name has none.

@@ -18,6 +18,7 @@ use nix::unistd::{ForkResult, fork};
 use nspawn_common::lock::Lock;
 use nspawn_common::paths::{MachinePaths, POOLS};
 use nspawn_common::registration::Registration;
+use nspawn_common::ssh;
 use nspawn_common::state::State;
 use nspawn_common::{exit, lifecycle, name, nspawn, tool, wire};
 use serde_json::{Value, json};
@@ -266,7 +267,8 @@ fn hand_over(
     let state = State { layer_size, ..machine.state()? };
     Step::File(to.state_file(), state.to_json().to_string().into_bytes()).take()?;
     set_host_name(to, registration.leader).with_context(failure)?;
-    registration.give(to)
+    registration.give(to)?;
+    ssh::publish(to)
 }
 
 fn exchange(one: &Path, other: &Path) -> Result<()> {

@@ -9,6 +9,7 @@ use nspawn_common::lifecycle;
 use nspawn_common::lock::Lock;
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
+use nspawn_common::ssh;
 use nspawn_common::state::State;
 use nspawn_common::wire;
 
@@ -58,5 +59,6 @@ pub fn confirm(paths: &MachinePaths, given: &[OsString]) -> Result<Vec<&'static 
     if !paths.registration().exists() {
         bail!("it is not registered, so that no other tool would know it");
     }
+    ssh::publish(paths)?;
     limits::check(paths, given)
 }

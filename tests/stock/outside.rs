@@ -29,10 +29,10 @@ const SET_UP: &str = "
     ip -n outside link set lo up
     ip route replace default via 192.0.2.254
     ip -6 route replace default via 2001:db8::254
-    systemd-run --quiet --unit=outside-dns --property=NetworkNamespacePath=/run/netns/outside \
+    systemd-run --quiet --collect --unit=outside-dns --property=NetworkNamespacePath=/run/netns/outside \
         dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --user=root \
         --address=/outside.test/192.0.2.254
-    systemd-run --quiet --unit=outside-server --property=NetworkNamespacePath=/run/netns/outside \
+    systemd-run --quiet --collect --unit=outside-server --property=NetworkNamespacePath=/run/netns/outside \
         socat TCP6-LISTEN:8000,ipv6only=0,reuseaddr,fork 'SYSTEM:echo hello from outside'
 ";
 

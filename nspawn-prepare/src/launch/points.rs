@@ -1,35 +1,56 @@
-//! Mount points that systemd-nspawn needs and can't make itself.
+//! Files in the machine's tree that must be there before systemd-nspawn starts.
 
-use std::fs::{self, File};
-use std::os::unix::fs::{chown, chroot};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, chroot};
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, chdir, fork};
+use nix::unistd::{ForkResult, chdir, fork, setegid, seteuid};
 
-/// Makes what is missing of `points` in the tree at `root`, directories and, where it says so, files, for the host's
-/// user `owner`. In a process of its own that can't leave the tree, whatever links are in it.
+/// Makes the mount points that are missing of `points` in the tree at `root`, directories and, where it says so, files,
+/// for the host's user `owner`.
 pub fn make(root: &Path, points: &[(PathBuf, bool)], owner: u32) -> Result<()> {
     if points.is_empty() {
         return Ok(());
     }
+    let make = || points.iter().try_for_each(|(point, is_file)| make_one(point, *is_file, owner));
+    in_tree(root, make).with_context(|| format!("can't make a mount point in {}", root.display()))
+}
+
+/// Writes the file `path` in the tree at `root` in the place of what is there, as the host's user `owner`, who is the
+/// machine's root. A link there is replaced, since what it leads to may be missing, or written by another program.
+pub fn replace_file(root: &Path, path: &Path, content: &str, owner: u32) -> Result<()> {
+    let write = || {
+        setegid(owner.into())?;
+        seteuid(owner.into())?;
+        path.parent().map_or(Ok(()), |parent| DirBuilder::new().recursive(true).mode(0o755).create(parent))?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == ErrorKind::IsADirectory => fs::remove_dir(path)?,
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = File::create_new(path)?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.write_all(content.as_bytes())
+    };
+    in_tree(root, write).with_context(|| format!("can't write {} in the machine", path.display()))
+}
+
+// Runs `work` in a process of its own that can't leave the tree, whatever links are in it.
+fn in_tree(root: &Path, work: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
     // SAFETY: this process has a single thread, so the child may do all that a program may.
     match unsafe { fork() }.context("can't start a process")? {
         ForkResult::Child => {
-            let made = chroot(root).and_then(|()| Ok(chdir("/")?));
-            let made =
-                made.and_then(|()| points.iter().try_for_each(|(point, is_file)| make_one(point, *is_file, owner)));
-            exit(made.map_or_else(|error| error.raw_os_error().unwrap_or(1), |()| 0))
+            let entered = chroot(root).and_then(|()| Ok(chdir("/")?));
+            exit(entered.and_then(|()| work()).map_or_else(|error| error.raw_os_error().unwrap_or(1), |()| 0))
         }
         ForkResult::Parent { child } => match waitpid(child, None)? {
             WaitStatus::Exited(_, 0) => Ok(()),
-            WaitStatus::Exited(_, code) => {
-                let error = std::io::Error::from_raw_os_error(code);
-                bail!("can't make a mount point in {}: {error}", root.display())
-            }
-            _ => bail!("can't make mount points in {}", root.display()),
+            WaitStatus::Exited(_, code) => bail!("{}", std::io::Error::from_raw_os_error(code)),
+            _ => bail!("a process of this program was killed"),
         },
     }
 }

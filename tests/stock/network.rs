@@ -1,0 +1,263 @@
+//! Networks that hosts have, and what of the host itself a machine reaches.
+
+use std::time::Duration;
+
+use nspawn_tests::{Machine, call, image, sh, wait_until};
+
+use crate::outside::{self, ANSWER, HOST, NAME, PORT, SERVER, connect};
+
+/// A change of the host that is undone at the end of its test.
+struct Change(&'static str);
+
+impl Change {
+    #[track_caller]
+    fn make(apply: &str, undo: &'static str) -> Self {
+        sh(&format!("set -e; {apply}")).expect(0);
+        Self(undo)
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        let _ = sh(self.0);
+    }
+}
+
+/// Restores the routes and the uplink of [`outside`].
+const ROUTES: &str = "
+    ip link set uplink up
+    ip address replace 192.0.2.1/24 dev uplink
+    ip address replace 2001:db8::1/64 dev uplink nodad
+    ip route replace default via 192.0.2.254
+    ip -6 route replace default via 2001:db8::254
+";
+
+fn machine() -> Machine {
+    outside::ensure();
+    Machine::with(&["--init=stub"])
+}
+
+fn answer(machine: &Machine, address: &str, port: u16) -> String {
+    machine.sh(&format!("timeout 20 {}", connect(address, port))).out().trim().to_owned()
+}
+
+fn resolves(machine: &Machine) -> String {
+    let found = machine.sh(&format!("timeout 30 getent ahostsv4 {NAME}"));
+    found.out().split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn addresses_are_the_machines_own() {
+    let machine = machine();
+    let own = machine.sh("ip -brief address show dev eth0").expect(0).out();
+    assert!(own.contains("198.19.0.2/30") && !own.contains(HOST), "{own}");
+    assert_eq!(answer(&machine, SERVER, PORT), ANSWER);
+    assert_eq!(answer(&machine, "2001:db8::254", PORT), ANSWER);
+    assert_eq!(resolves(&machine), SERVER);
+}
+
+#[test]
+fn machine_name_never_resolves_to_the_host() {
+    outside::ensure();
+    let nss = sh("grep ^hosts: /etc/nsswitch.conf").expect(0).out();
+    assert!(nss.contains("mymachines"), "{nss}");
+    let machine = Machine::new();
+    let found = call("getent", ["ahosts", &machine.name]).out();
+    assert_eq!(found, "", "an address of the machine that the host can't reach, or the host's own");
+}
+
+#[test]
+fn host_without_a_default_route_works() {
+    outside::ensure();
+    let _change = Change::make("ip route delete default; ip -6 route delete default", ROUTES);
+    let machine = machine();
+    machine.run(["true"]).expect(0);
+    // The outside is on the host's own link.
+    assert_eq!(answer(&machine, SERVER, PORT), ANSWER);
+}
+
+#[test]
+fn uplink_may_come_and_go_while_a_machine_runs() {
+    outside::ensure();
+    let change = Change::make("ip route delete default; ip -6 route delete default; ip link set uplink down", ROUTES);
+    let machine = machine();
+    assert_eq!(answer(&machine, SERVER, PORT), "");
+    drop(change);
+    wait_until("the uplink is back", Duration::from_secs(30), || answer(&machine, SERVER, PORT) == ANSWER);
+}
+
+#[test]
+fn host_with_ipv6_alone_works() {
+    outside::ensure();
+    let _change = Change::make("ip route delete default; ip address delete 192.0.2.1/24 dev uplink", ROUTES);
+    let machine = machine();
+    assert_eq!(answer(&machine, "2001:db8::254", PORT), ANSWER);
+}
+
+#[test]
+fn second_uplink_is_used_by_its_routes() {
+    outside::ensure();
+    let _change = Change::make(
+        "ip link add second type veth peer name eth1 netns outside
+         ip address add 198.51.100.1/24 dev second
+         ip link set second up
+         ip -n outside address add 198.51.100.254/24 dev eth1
+         ip -n outside link set eth1 up
+         ip route add default via 198.51.100.254 metric 500",
+        "ip link delete second",
+    );
+    let machine = machine();
+    assert_eq!(answer(&machine, SERVER, PORT), ANSWER);
+    assert_eq!(answer(&machine, "198.51.100.254", PORT), ANSWER);
+}
+
+/// Starts a DNS server on the host that knows [`NAME`], at `address`, and makes it the host's only resolver.
+fn resolver_at(address: &str) -> Change {
+    outside::ensure();
+    sh(&format!(
+        "set -e
+         cp --no-dereference /etc/resolv.conf /run/resolv.conf.before
+         systemd-run --quiet --collect --unit=host-dns dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts \
+             --user=root --listen-address={address} --bind-interfaces --address=/{NAME}/{SERVER}
+         echo nameserver {address} >/etc/resolv.conf"
+    ))
+    .expect(0);
+    wait_until("the host resolves names", Duration::from_secs(30), || sh(&format!("getent hosts {NAME}")).code() == 0);
+    Change("systemctl stop host-dns; mv /run/resolv.conf.before /etc/resolv.conf")
+}
+
+#[test]
+fn resolver_on_the_loopback_serves_machines() {
+    let _resolver = resolver_at("127.0.0.1");
+    let machine = machine();
+    assert_eq!(resolves(&machine), SERVER);
+    // Only port 53 of the loopback is open, and only to pasta.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    assert_eq!(answer(&machine, "127.0.0.1", port), "");
+}
+
+#[test]
+fn resolver_on_the_hosts_own_address_serves_machines() {
+    let _resolver = resolver_at(HOST);
+    let machine = machine();
+    assert_eq!(resolves(&machine), SERVER);
+}
+
+#[test]
+fn systemd_resolved_serves_machines() {
+    outside::ensure();
+    sh(&format!(
+        "set -e
+         cp --no-dereference /etc/resolv.conf /run/resolv.conf.before
+         systemctl start systemd-resolved
+         resolvectl dns uplink {SERVER}
+         resolvectl domain uplink '~.'
+         ln --symbolic --force /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf"
+    ))
+    .expect(0);
+    let _change =
+        Change("rm /etc/resolv.conf; mv /run/resolv.conf.before /etc/resolv.conf; systemctl stop systemd-resolved");
+    wait_until("the host resolves names", Duration::from_secs(30), || sh(&format!("getent hosts {NAME}")).code() == 0);
+    for options in [&["--init=stub"][..], &[]] {
+        assert_eq!(resolves(&Machine::with(options)), SERVER, "{options:?}");
+    }
+}
+
+#[test]
+fn firewall_that_drops_input_does_not_matter() {
+    outside::ensure();
+    let _change = Change::make(
+        "nft -f - <<'END'
+table inet stock {
+    chain input {
+        type filter hook input priority filter; policy drop;
+        ct state established,related accept
+        iifname lo accept
+        meta l4proto ipv6-icmp accept
+    }
+}
+END",
+        "nft delete table inet stock",
+    );
+    let machine = machine();
+    assert_eq!(answer(&machine, SERVER, PORT), ANSWER);
+    assert_eq!(resolves(&machine), SERVER);
+}
+
+/// Starts two servers on the host itself, which send [`ANSWER`] to everybody who connects to port 8001 or 8002.
+fn servers_on_the_host() -> Change {
+    outside::ensure();
+    for port in [8001, 8002] {
+        sh(&format!(
+            "systemd-run --quiet --collect --unit=host-server-{port} \
+             socat TCP6-LISTEN:{port},ipv6only=0,reuseaddr,fork 'SYSTEM:echo {ANSWER}'"
+        ))
+        .expect(0);
+        let own = connect(HOST, port);
+        wait_until("the host's server answers", Duration::from_secs(30), || sh(&own).out().trim() == ANSWER);
+    }
+    Change("systemctl stop host-server-8001 host-server-8002")
+}
+
+#[test]
+fn host_is_closed_but_for_what_is_allowed() {
+    let _servers = servers_on_the_host();
+    let closed = machine();
+    for address in [HOST, "2001:db8::1", "127.0.0.1"] {
+        assert_eq!(answer(&closed, address, 8001), "", "{address}");
+    }
+    let all = Machine::with(&["--init=stub", "--allow-host=192.0.2.1"]);
+    assert_eq!(answer(&all, HOST, 8001), ANSWER);
+    assert_eq!(answer(&all, "2001:db8::1", 8001), "");
+    let one = Machine::with(&["--init=stub", "--allow-host=192.0.2.0/24:8002", "--allow-host=[2001:db8::1]:8002"]);
+    for (address, port, expected) in
+        [(HOST, 8001, ""), (HOST, 8002, ANSWER), ("2001:db8::1", 8001, ""), ("2001:db8::1", 8002, ANSWER)]
+    {
+        assert_eq!(answer(&one, address, port), expected, "{address} {port}");
+    }
+}
+
+#[test]
+fn addresses_that_the_host_gets_later_are_closed_to_machines_without_an_init() {
+    let _servers = servers_on_the_host();
+    let machine = Machine::with(&["--init=none"]);
+    let _change = Change::make("ip address add 192.0.2.77/32 dev lo", "ip address delete 192.0.2.77/32 dev lo");
+    assert_eq!(answer(&machine, "192.0.2.77", 8001), "");
+}
+
+#[test]
+fn ssh_by_name_reaches_the_machine_or_nothing() {
+    outside::ensure();
+    let version = sh("systemctl --version | sed -n '1s/^systemd \\([0-9]*\\).*/\\1/p'").out();
+    let machine = Machine::new();
+    sh("test -e /root/.ssh/id_ed25519 || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519").expect(0);
+    let key = std::fs::read_to_string("/root/.ssh/id_ed25519.pub").unwrap();
+    machine.sh(&format!("mkdir -p /root/.ssh && echo '{}' >/root/.ssh/authorized_keys", key.trim())).expect(0);
+    let ssh = |target: &str| {
+        sh(&format!(
+            "timeout 60 ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes {target} hostname"
+        ))
+    };
+    let by_address = ssh(&format!("root@{}", machine.name));
+    assert_ne!(by_address.code(), 0, "{}", by_address.describe());
+    if version.trim().parse::<u32>().unwrap() >= 256 {
+        let by_machine = ssh(&format!("machine/{}", machine.name)).expect(0);
+        assert_eq!(by_machine.out().trim(), machine.name);
+        call("nspawn-cleanup", [&machine.name]).expect(0);
+        let left = format!("/run/systemd/nspawn/unix-export/{}", machine.name);
+        assert!(!std::fs::exists(&left).unwrap(), "{left} is left");
+    }
+}
+
+#[test]
+fn image_argument_file_may_allow_a_port() {
+    let _servers = servers_on_the_host();
+    let file = format!("/etc/nspawn-ci/images/{}.args", image());
+    let _change = Change::make(
+        &format!("mkdir -p /etc/nspawn-ci/images; echo --allow-host={HOST}:8002 >{file}"),
+        "rm -r /etc/nspawn-ci",
+    );
+    let machine = machine();
+    assert_eq!((answer(&machine, HOST, 8001), answer(&machine, HOST, 8002)), (String::new(), ANSWER.to_owned()));
+}

@@ -8,6 +8,7 @@ mod approaches;
 mod autopkgtest;
 mod bad_input;
 mod boot;
+mod callers;
 mod cell;
 mod cells;
 mod check_host;

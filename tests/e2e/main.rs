@@ -21,5 +21,6 @@ mod images;
 mod lifecycle;
 mod networks;
 mod standby;
+mod tasks;
 mod users;
 mod walls;

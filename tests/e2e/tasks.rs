@@ -9,11 +9,13 @@ use nspawn_tests::{Machine, call, image, left_of, sh, wait_until};
 /// Bounds the processes of the machine's agent, as TasksMax= does where the kernel holds it: see tests/limits.
 fn exhaust(machine: &Machine, most: &str) {
     let line = format!(
-        "for pid in $(pgrep --full 'nspawn-run --agent'); do \
-         grep -q 'nspawn-{}.service' /proc/$pid/cgroup && prlimit --pid=$pid --nproc={most}; done; true",
+        "set -e; found=; for pid in $(pgrep --full '^/run/nspawn-ci/nspawn-run --agent'); do \
+         if grep -q 'nspawn-{}.service' /proc/$pid/cgroup; then prlimit --pid=$pid --nproc={most}; found=yes; fi; done; \
+         test -n \"$found\"",
         machine.name
     );
-    sh(&line).expect(0);
+    // pgrep(1) may miss a process while others come and go.
+    wait_until("its agent is found", Duration::from_secs(10), || sh(&line).code() == 0);
 }
 
 #[test]
@@ -26,6 +28,7 @@ fn a_command_without_a_process_is_told_so() {
             sh(&line).code() == 0
         });
         exhaust(&machine, "1:4000");
+        println!("--init={init}");
         machine.run(["true"]).expect_error(125, "no process is left for it: a limit inside the machine is reached");
         exhaust(&machine, "4000:4000");
         machine.run(["true"]).expect(0);

@@ -52,7 +52,7 @@ pub struct Refusal {
 impl Refusal {
     /// Returns the refusal of a command for which there is no process.
     pub fn exhausted(errno: Errno) -> Self {
-        Self { exit: Exit::Exhausted, why: errno.desc().into() }
+        Self { exit: Exit::Exhausted, why: format!("fork: {errno:?}") }
     }
 
     /// Returns the refusal of a command whose process could not be made.

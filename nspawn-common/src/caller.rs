@@ -141,7 +141,18 @@ fn check_room() -> Result<()> {
 /// Returns whether what this process mounts stays out of the host's view (`PrivateTmp=` and others, systemd.exec(5)).
 #[must_use]
 pub fn has_own_mounts() -> bool {
-    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt"));
+    has_own("mnt")
+}
+
+/// Returns whether this process has another network than the host's PID 1 (`PrivateNetwork=` and others).
+#[must_use]
+pub fn has_own_network() -> bool {
+    has_own("net")
+}
+
+// A kind of namespace, see namespaces(7).
+fn has_own(kind: &str) -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/{kind}"));
     matches!((namespace("self"), namespace("1")), (Ok(own), Ok(host)) if own != host)
 }
 

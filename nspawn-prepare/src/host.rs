@@ -56,6 +56,12 @@ pub fn check_network(network: &Network, users: PrivateUsers) -> Result<()> {
         Network::Nat if tool::find("pasta").is_none() => {
             bail!("pasta, which connects machines, is not installed; install the package passt, or see --network")
         }
+        // The filter for machines would keep them from that network's addresses, and not from the host's.
+        Network::Nat if caller::has_own_network() => {
+            bail!(
+                "this process has a network of its own, not the host's; set PrivateNetwork=no in the unit that it runs in"
+            )
+        }
         // It enters the user namespace first, and may then no longer join another's network.
         Network::Namespace(_) if users != PrivateUsers::No => {
             bail!("--network={network} can't be had with a user namespace; add --private-users=no")

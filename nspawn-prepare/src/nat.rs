@@ -85,7 +85,9 @@ fn is_near(address: &IpAddr) -> bool {
 
 // Where the host's own services listen.
 fn own_addresses() -> Result<Vec<IpAddr>> {
-    let all = getifaddrs().context("can't tell the host's addresses")?.filter_map(|interface| interface.address);
+    let families =
+        "can't tell the host's addresses; allow AF_NETLINK in RestrictAddressFamilies= of the unit that calls";
+    let all = getifaddrs().context(families)?.filter_map(|interface| interface.address);
     let of = |address: SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
         (Some(address), _) => Some(IpAddr::from(address.ip())),
         (_, Some(address)) => Some(IpAddr::from(address.ip())),

@@ -171,6 +171,8 @@ fn units_that_take_what_is_needed_are_told_the_setting() {
         ("PrivateUsers=yes", "set PrivateUsers=no in the unit"),
         ("CapabilityBoundingSet=~CAP_SYS_PTRACE", "root lacks CAP_SYS_PTRACE here; add it to CapabilityBoundingSet="),
         ("CapabilityBoundingSet=~CAP_CHOWN", "root lacks CAP_CHOWN here"),
+        ("PrivateNetwork=yes", "set PrivateNetwork=no in the unit"),
+        ("RestrictAddressFamilies=AF_UNIX", "allow AF_NETLINK in RestrictAddressFamilies="),
         ("RestrictSUIDSGID=yes", "set RestrictSUIDSGID=no in the unit"),
     ] {
         for init in ["stub", "none"] {

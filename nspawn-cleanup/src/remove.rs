@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 
 use anyhow::{Context, Result};
+use nspawn_common::caller;
 use nspawn_common::exit::{self, Exit};
 use nspawn_common::keep;
 use nspawn_common::lifecycle;
@@ -73,6 +74,8 @@ fn consider_one(name: &MachineName, which: Which, options: &Options) -> Result<(
 }
 
 fn remove(name: &MachineName, paths: &MachinePaths, which: Which) -> Result<bool> {
+    caller::check_view()?;
+    caller::check_writable()?;
     let lock = match which {
         Which::Stale => Lock::try_acquire(paths)?,
         Which::Any | Which::OfEndedJob => Some(Lock::acquire(paths)?),

@@ -25,6 +25,8 @@ pub enum Exit {
     NotExecutable,
     /// The command was not found.
     NotFound,
+    /// The machine has no process left for a command. The agent says so, and no program ends with it.
+    Exhausted,
 }
 
 impl Exit {
@@ -33,6 +35,7 @@ impl Exit {
     pub const fn code(self) -> u8 {
         match self {
             Self::Success => 0,
+            Self::Exhausted => 75, // EX_TEMPFAIL of sysexits.h(3)
             Self::Failure => 1,
             Self::RunFailure => 125,
             Self::NotExecutable => 126,
@@ -44,7 +47,7 @@ impl Exit {
     /// not among them, whatever an agent says.
     #[must_use]
     pub fn of_refusal(code: u8) -> Self {
-        let all = [Self::NotExecutable, Self::NotFound];
+        let all = [Self::NotExecutable, Self::NotFound, Self::Exhausted];
         all.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::RunFailure)
     }
 }
@@ -113,6 +116,7 @@ mod tests {
             assert_eq!(Exit::of_refusal(code), Exit::RunFailure);
         }
         assert_eq!(Exit::of_refusal(127), Exit::NotFound);
+        assert_eq!(Exit::of_refusal(Exit::Exhausted.code()), Exit::Exhausted);
     }
 
     #[test]

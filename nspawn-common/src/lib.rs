@@ -8,6 +8,7 @@
 //! | [`unit`], [`nspawn`] | the systemd command lines, as pure functions |
 //! | [`users`], [`network`] | what keeps a machine from the host and from the others |
 //! | [`tool`] | running those command lines, bounded in time and output |
+//! | [`caller`] | what the unit that these programs run in takes from them |
 //! | [`interrupt`] | being asked to end while one of them runs |
 //! | [`lock`], [`owner`], [`lifecycle`], [`keep`], [`discard`], [`mounts`], [`subvolumes`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
 //! | [`ssh`] | `ssh machine/NAME` |
@@ -17,6 +18,7 @@
 //! | [`args`], [`choice`], [`exit`], [`words`] | options from files and environment, words for their values, exit statuses, shell quoting |
 
 pub mod args;
+pub mod caller;
 mod choice;
 mod discard;
 pub mod exit;

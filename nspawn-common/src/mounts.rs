@@ -1,19 +1,31 @@
 //! What is mounted in this process's view of the host.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, umount2};
+
+use crate::caller;
+use crate::tool;
+
+/// How long the host's systemd may take to unmount something.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(60);
 
 /// The mount points at or below any of `paths`.
 ///
 /// # Errors
 /// The kernel's table can't be read.
 pub fn below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let table = fs::read("/proc/self/mountinfo").context("can't tell what is mounted")?;
+    below_in("self", paths)
+}
+
+// In the view of a process.
+fn below_in(process: &str, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let table = fs::read(format!("/proc/{process}/mountinfo")).context("can't tell what is mounted")?;
     Ok(points(&table).filter(|point| paths.iter().any(|path| point.starts_with(path))).collect())
 }
 
@@ -23,6 +35,11 @@ pub fn below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// The kernel's.
 pub fn detach(point: &Path) -> Result<()> {
+    // First on the host, which most other views follow.
+    if caller::has_own_mounts() && below_in("1", &[point.to_owned()])?.iter().any(|mount| mount == point) {
+        let command = ["umount", "--lazy"].map(OsStr::new).into_iter().chain([point.as_os_str()]).map(OsString::from);
+        tool::run_ok(&caller::on_host(command.collect()), UNMOUNT_LIMIT)?;
+    }
     let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
     while below(&[point.to_owned()])?.iter().any(|mount| mount == point) {
         umount2(point, flags).with_context(|| format!("can't unmount {}", point.display()))?;

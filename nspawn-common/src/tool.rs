@@ -1,6 +1,6 @@
 //! Running other programs: bounded in time, their output captured and bounded.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -21,6 +21,13 @@ use crate::{interrupt, words};
 const SHOWN_LINES: usize = 12;
 /// No more than this is read of what a tool prints, in bytes.
 const MAX_OUTPUT: u64 = 64 << 10;
+
+/// Directories that are searched after those on PATH: cron(8) and su(1) leave out where mkfs.ext4(8) is.
+const SYSTEM_DIRECTORIES: &str = "/usr/local/sbin:/usr/sbin:/sbin";
+/// The directories of a caller without a PATH.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// The language of tools, since some of their words are compared.
+const LANGUAGE: &str = "C.UTF-8";
 
 /// What a tool did.
 #[derive(Debug)]
@@ -81,6 +88,10 @@ impl Running {
         let name = program.to_string_lossy().into_owned();
         let (stdout, stderr) = (capture()?, capture()?);
         let mut command = Command::new(program);
+        // Programs of this workspace have a path, and see the caller's environment.
+        if !name.contains('/') {
+            command.env("PATH", search_path()).env("LC_ALL", LANGUAGE);
+        }
         // What is begun in the name of a program that is killed ends with it.
         // SAFETY: prctl(2) is all that the child does there, and it is async-signal-safe.
         unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
@@ -248,11 +259,18 @@ pub fn sibling(program: &str) -> Result<PathBuf> {
     find(program).with_context(|| format!("{program} is neither beside this program nor on PATH; install it there"))
 }
 
-/// Where `program` is on this process's PATH.
+/// Where `program` is on this process's PATH, or where the host's administrator has it.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| OsStr::new("/usr/sbin:/usr/bin:/sbin:/bin").to_owned());
-    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&search_path()).map(|directory| directory.join(program)).find(|file| file.is_file())
+}
+
+/// Returns the directories in which tools are looked up.
+fn search_path() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    path.push(":");
+    path.push(SYSTEM_DIRECTORIES);
+    path
 }
 
 #[cfg(test)]
@@ -272,6 +290,14 @@ mod tests {
         let error = run_ok(&argv(["sh", "-c", "echo no such thing >&2; exit 1"]), LIMIT).unwrap_err();
         assert_eq!(error.to_string(), "sh failed (exit status: 1)\n  no such thing");
         assert!(run_ok(&argv(["/nonexistent/tool"]), LIMIT).is_err());
+    }
+
+    #[test]
+    fn tools_are_found_in_sbin_and_speak_english() {
+        let environment = run_ok(&argv(["sh", "-c", "echo $LC_ALL $PATH"]), LIMIT).unwrap();
+        assert!(environment.starts_with("C.UTF-8 ") && environment.ends_with("/usr/sbin:/sbin"), "{environment}");
+        let own = run_ok(&argv(["/bin/sh", "-c", "echo $PATH"]), LIMIT).unwrap();
+        assert_eq!(own, std::env::var("PATH").unwrap_or_default());
     }
 
     #[test]

@@ -305,7 +305,8 @@ pub fn hello(paths: &MachinePaths, limit: Duration) -> Result<()> {
     let mut stream = connect(paths, limit)?;
     stream.write_all(&frame(HELLO, &[]))?;
     match read_frame(&mut stream, MAX_ANSWER).context("the agent did not answer in time")? {
-        Some((HELLO, _)) => Ok(()),
+        // An agent that has no process for an answer runs.
+        Some((HELLO | REFUSED, _)) => Ok(()),
         Some((tag, _)) => bail!("the agent answered with the unknown message {tag}"),
         None => bail!("the agent went away without an answer"),
     }

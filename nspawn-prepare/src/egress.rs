@@ -109,11 +109,15 @@ fn bits(address: &IpAddr) -> u8 {
 
 /// Returns whether an address is the host's own or one of its links'.
 pub fn is_near(address: &IpAddr) -> Result<bool> {
-    let is_closed = match address {
+    Ok(is_special(address) || own_addresses()?.contains(address))
+}
+
+/// Returns whether an address means the host itself, or one of its links, on every host.
+pub fn is_special(address: &IpAddr) -> bool {
+    match address {
         IpAddr::V4(address) => address.is_loopback() || address.is_link_local() || address.is_unspecified(),
         IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local() || address.is_unspecified(),
-    };
-    Ok(is_closed || own_addresses()?.contains(address))
+    }
 }
 
 fn own_addresses() -> Result<Vec<IpAddr>> {

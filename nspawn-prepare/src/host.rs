@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
+use nspawn_common::caller;
 use nspawn_common::lifecycle;
 use nspawn_common::network::Network;
 use nspawn_common::tool::{self, argv};
@@ -38,7 +39,7 @@ pub fn check_host() -> Result<()> {
     if tool::find("systemd-nspawn").is_none() {
         bail!("systemd-nspawn is not installed; install the package systemd-container");
     }
-    Ok(())
+    caller::check()
 }
 
 /// Refuses a host that can't mount disk images.

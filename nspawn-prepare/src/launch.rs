@@ -16,12 +16,15 @@ mod shown;
 mod units;
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use nix::mount::MsFlags;
 use nspawn_common::modes::{Init, Layer};
 use nspawn_common::name::MachineName;
 use nspawn_common::network::{Network, RESOLV_CONF};
@@ -63,6 +66,7 @@ pub fn launch(arguments: &[OsString]) -> Result<()> {
 // Returns where the machine's users begin.
 fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
     let state = State::read(paths.name())?;
+    provide_tmp()?;
     let base = users::take(paths, state.private_users)?;
     root::mount(paths, &state, base)?;
     points::make(&paths.root_mount(), &mount_points(&state, options), base.unwrap_or(0))?;
@@ -77,6 +81,19 @@ fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
         units::write(&paths.agent_units(), &paths.root_mount(), base.unwrap_or(0), environment)?;
     }
     Ok(base)
+}
+
+// systemd-nspawn of 262 makes a directory in /tmp. Where the host's /tmp takes none, this unit has another.
+fn provide_tmp() -> Result<()> {
+    let probe = Path::new("/tmp").join(format!("nspawn-probe-{}", std::process::id()));
+    let made = DirBuilder::new().mode(0o700).create(&probe).and_then(|()| fs::remove_dir(&probe));
+    let Err(error) = made else { return Ok(()) };
+    if error.kind() == ErrorKind::AlreadyExists {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    nix::mount::mount(Some("nspawn-ci"), "/tmp", Some("tmpfs"), flags, Some("size=1M,mode=1777"))
+        .with_context(|| format!("can't mount on /tmp, which takes no directory ({error})"))
 }
 
 fn become_nspawn(program: &OsString, base: Option<u32>, options: &[OsString]) -> Result<()> {

@@ -2,19 +2,20 @@
 //! a bound, directories of the host's; memory; or a copy of the image that shares its blocks.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
 use nspawn_common::image::Image;
 use nspawn_common::modes::{Init, Layer};
 use nspawn_common::paths::{LAYER_ROOT, MachinePaths};
 use nspawn_common::state::State;
 use nspawn_common::users::PrivateUsers;
-use nspawn_common::{args, nspawn, subvolumes};
+use nspawn_common::{args, caller, nspawn, subvolumes};
 
 use crate::limits;
 use crate::plan::Step;
@@ -125,7 +126,29 @@ fn free_bytes() -> nix::Result<u64> {
 
 /// Makes sure that the kernel has loop devices: only then does systemd know what to allow a unit of them.
 pub fn check_loop_devices() -> Result<()> {
-    File::open("/dev/loop-control").map(drop).context("this host has no loop devices; see --layer-size=infinity")
+    let Err(error) = File::open("/dev/loop-control") else { return Ok(()) };
+    if caller::has_own_mounts() && has_loop_devices_on_host() {
+        return Ok(());
+    }
+    Err(error).context("this host has no loop devices; see --layer-size=infinity")
+}
+
+// PrivateDevices= (systemd.exec(5)) hides them from this process, and not from the machine's unit, which mounts.
+fn has_loop_devices_on_host() -> bool {
+    let drivers = fs::read_to_string("/proc/devices").unwrap_or_default();
+    drivers.lines().any(|line| line.ends_with(" loop")) && Path::new("/proc/1/root/dev/loop-control").exists()
+}
+
+/// Refuses a caller whose files may not be as large as the layer.
+pub fn check_file_size(size: Option<u64>) -> Result<()> {
+    let (most, _) = getrlimit(Resource::RLIMIT_FSIZE).context("can't tell how large a file may be")?;
+    if size.is_some_and(|size| size > most) {
+        bail!(
+            "files may have {most} bytes at most here, and the layer is larger; choose a smaller --layer-size, or set \
+             ulimit -f unlimited, or LimitFSIZE=infinity in the unit that this runs in"
+        );
+    }
+    Ok(())
 }
 
 /// The steps that make what a machine of this state writes to.
@@ -144,7 +167,7 @@ pub fn steps(state: &State) -> Vec<Step> {
         }
         // What outlives the machine's runs can't be mounted for one of them.
         (Layer::Tmpfs, size) if state.init == Init::None => {
-            vec![Step::Run(mount_command(size, &paths.disk_mount()), LIMIT)]
+            vec![Step::Run(caller::on_host(mount_command(size, &paths.disk_mount())), LIMIT)]
         }
         (Layer::Tmpfs | Layer::None, _) => Vec::new(),
     }

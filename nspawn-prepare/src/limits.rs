@@ -145,16 +145,18 @@ pub fn foresee(given: &[OsString]) -> Result<Vec<&'static str>> {
 fn missing(given: &[OsString], is_held: impl Fn(&Limit) -> bool) -> Result<Vec<&'static str>> {
     let mut missing = Vec::new();
     for limit in &LIMITS {
-        let Some(value) = value_of(limit.property, given).filter(|_| !is_held(limit)) else { continue };
+        let asked = value_of(limit.property, given).filter(|value| binds(limit, value));
+        let Some(value) = asked.filter(|_| !is_held(limit)) else { continue };
         let is_given =
             given.iter().any(|entry| entry.as_bytes().starts_with(format!("{}=", limit.property).as_bytes()));
         if is_given {
             bail!(
-                "its limit {}={} did not take: {} in its cgroup is missing or 'max', so this host's kernel does not \
-                 hold it",
+                "its limit {}={} did not take: {} in its cgroup does not show it, so this host's kernel does not hold \
+                 it{}",
                 limit.property,
                 value.to_string_lossy(),
                 limit.file,
+                if key_of(limit).is_some() { "; name a path on a file system that is on one disk" } else { "" },
             );
         }
         missing.push(limit.property);
@@ -167,7 +169,38 @@ fn missing(given: &[OsString], is_held: impl Fn(&Limit) -> bool) -> Result<Vec<&
 fn is_held(cgroup: &Path, limit: &Limit) -> bool {
     let read = |file: &str| fs::read_to_string(cgroup.join(file)).ok();
     let shown = read(limit.file).or_else(|| read("io.bfq.weight").filter(|_| limit.property == "IOWeight"));
-    shown.is_some_and(|value| !value.starts_with("max"))
+    shown.is_some_and(|shown| shows(limit, &shown))
+}
+
+// Whether a value of the property bounds or reserves anything: 0 reserves nothing.
+fn binds(limit: &Limit, value: &OsStr) -> bool {
+    match limit.property {
+        "MemoryMin" | "MemoryLow" => amount(limit, value) != Some(0),
+        _ => !value.as_bytes().ends_with(b" infinity"),
+    }
+}
+
+// The key of a limit on disk traffic in its file, which has a line for each disk with any (cgroup.rst, `io.max`).
+fn key_of(limit: &Limit) -> Option<&'static str> {
+    let keys = [
+        ("IOReadBandwidthMax", "rbps"),
+        ("IOWriteBandwidthMax", "wbps"),
+        ("IOReadIOPSMax", "riops"),
+        ("IOWriteIOPSMax", "wiops"),
+    ];
+    keys.into_iter().find(|(property, _)| *property == limit.property).map(|(_, key)| key)
+}
+
+// Whether a file of a cgroup shows that the limit took.
+fn shows(limit: &Limit, shown: &str) -> bool {
+    if let Some(key) = key_of(limit) {
+        let mut pairs = shown.split_whitespace().filter_map(|word| word.split_once('='));
+        return pairs.any(|(name, value)| name == key && value != "max");
+    }
+    match limit.property {
+        "MemoryMin" | "MemoryLow" => shown.trim() != "0",
+        _ => !shown.starts_with("max"),
+    }
 }
 
 fn has_swap() -> bool {
@@ -200,6 +233,38 @@ mod tests {
         assert!(memory(&["MemoryMax=1.5G"], "1G").unwrap_err().is::<JobError>());
         assert!(asked(&[], "NSPAWN_JOB_TASKS_MAX", "0").is_err());
         assert_eq!(asked(&[], "NSPAWN_JOB_DEVICE_ALLOW", "x").unwrap(), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_limit_holds_where_its_file_shows_it() {
+        let limit = |property: &str| LIMITS.iter().find(|limit| limit.property == property).unwrap();
+        for (property, shown, held) in [
+            ("MemoryMax", "1073741824\n", true),
+            ("MemoryMax", "max\n", false),
+            ("MemoryMin", "0\n", false),
+            ("MemoryLow", "4096\n", true),
+            ("CPUQuota", "50000 100000\n", true),
+            ("IOWriteBandwidthMax", "", false),
+            ("IOWriteBandwidthMax", "8:0 rbps=max wbps=1048576 riops=max wiops=max\n", true),
+            ("IOReadBandwidthMax", "8:0 rbps=max wbps=1048576 riops=max wiops=max\n", false),
+            (
+                "IOReadIOPSMax",
+                "7:1 rbps=max wbps=max riops=max wiops=9\n8:0 rbps=max wbps=max riops=5 wiops=max\n",
+                true,
+            ),
+        ] {
+            assert_eq!(shows(limit(property), shown), held, "{property}: {shown}");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_does_not_show_is_refused() {
+        let refused = |given: &str| missing(&[given.into()], |limit| shows(limit, "")).unwrap_err().to_string();
+        assert!(refused("IOWriteBandwidthMax=/proc 1M").ends_with("name a path on a file system that is on one disk"));
+        assert!(missing(&["MemoryMin=1G".into()], |limit| shows(limit, "0\n")).is_err());
+        for nothing in ["MemoryMin=0", "MemoryLow=0%", "IOReadIOPSMax=/dev/sda infinity", "IOReadIOPSMax="] {
+            assert!(missing(&[nothing.into()], |_| nothing.is_empty()).is_ok(), "{nothing}");
+        }
     }
 
     #[test]

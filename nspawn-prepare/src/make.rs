@@ -10,7 +10,8 @@ use nspawn_common::interrupt::{self, Interrupted};
 use nspawn_common::keep;
 use nspawn_common::lifecycle;
 use nspawn_common::lock::Lock;
-use nspawn_common::modes::Init;
+use nspawn_common::modes::{Init, Layer};
+use nspawn_common::network::Network;
 use nspawn_common::owner::Owner;
 use nspawn_common::registration;
 use nspawn_common::state::State;
@@ -38,6 +39,9 @@ impl Machine {
         layer::check_image(self.options.layer, &self.image)?;
         if self.has_disks() {
             layer::check_loop_devices()?;
+        }
+        if self.options.layer == Layer::Disk {
+            layer::check_file_size(self.layer_size)?;
         }
         if self.image.is_disk() {
             host::check_disk_images()?;

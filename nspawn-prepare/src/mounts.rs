@@ -99,8 +99,10 @@ fn clone_tree(path: &Path, depth: libc::c_int) -> io::Result<OwnedFd> {
 fn set_attributes(tree: &OwnedFd, users: Option<&impl AsRawFd>, access: Access, depth: libc::c_int) -> io::Result<()> {
     // SAFETY: all of its fields are numbers, for which 0 is valid and means 'as it is'.
     let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
-    if access == Access::ReadOnly {
-        attributes.attr_set |= libc::MOUNT_ATTR_RDONLY;
+    match access {
+        Access::ReadOnly => attributes.attr_set |= libc::MOUNT_ATTR_RDONLY,
+        // A machine's root runs programs, whatever the host allows where it has layers: as an overlay there does.
+        Access::Writable => attributes.attr_clr |= libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NOSUID,
     }
     if let Some(users) = users {
         attributes.attr_set |= libc::MOUNT_ATTR_IDMAP;

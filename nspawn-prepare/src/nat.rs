@@ -63,7 +63,9 @@ pub fn command(name: &MachineName, timeout: Duration, allowed: &[Destination]) -
     argv.push(format!("--property=BindsTo={}", paths.unit()).into());
     argv.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
     argv.push(format!("--property=TimeoutStartSec={}s", timeout.as_secs()).into());
-    let open = resolvers_nearby()?.into_iter().chain(allowed.iter().copied());
+    let resolvers =
+        network::resolvers().into_iter().filter(egress::is_special).map(|resolver| Destination::new(resolver, None));
+    let open = resolvers.chain(allowed.iter().copied());
     argv.extend(open.map(|destination| format!("--property=IPAddressAllow={}", destination.network()).into()));
     argv.extend(["--".into(), program.into(), OPTION.into(), name.as_str().into()]);
     argv.extend(allowed.iter().map(|destination| destination.to_string().into()));

@@ -401,6 +401,9 @@ fn mapping(entry: OsString) -> Result<(OsString, String)> {
 }
 
 fn checked_property(property: OsString) -> Result<OsString> {
+    if property.as_bytes().starts_with(b"Slice=") {
+        bail!("--property={property:?}: all machines are in machine-ci.slice; set limits of all together there");
+    }
     if property.as_bytes().contains(&b'=') {
         return args::as_text("property", property);
     }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use nspawn_common::caller;
 use nspawn_common::interrupt::{self, Interrupted};
 use nspawn_common::lifecycle;
 use nspawn_common::lock::Lock;
@@ -25,6 +26,7 @@ const AGENT_LIMIT: Duration = Duration::from_secs(20);
 pub fn start(arguments: &[OsString]) -> Result<()> {
     let [name] = arguments else { bail!("{OPTION} is for nspawn-run alone") };
     let paths = MachinePaths::new(&MachineName::new(name)?);
+    caller::check()?;
     interrupt::catch()?;
     // Of a machine that is none there is nothing to make, which reading its state tells.
     let lock = Lock::acquire_of_existing(&paths)?;

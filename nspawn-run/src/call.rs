@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -21,6 +21,7 @@ use crate::PROGRAM;
 use crate::death;
 use crate::memory;
 use crate::streams::{self, Output};
+use crate::tasks;
 use crate::terminal::{self, Raw};
 
 /// How long the agent may take to start a command.
@@ -64,8 +65,13 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
     let (stdin_there, stdin_here) = streams::pipe()?;
     let (outputs, [stdout_there, stderr_there]) = streams::outputs()?;
     let sent = wire::send(&mut call.agent, request, [stdin_there, stdout_there, stderr_there]);
-    let sent =
-        sent.map_err(|error| if is_hang_up(&error) { anyhow!(death::cause(&paths, call.started)) } else { error });
+    // An agent that has no process for the command hangs up once it has said so.
+    let sent = sent.or_else(|error| {
+        if !is_hang_up(&error) {
+            return Err(error);
+        }
+        call.wait().and_then(|_| bail!(death::cause(&paths, call.started)))
+    });
     sent.with_context(|| format!("machine {name} does not take the command"))?;
     call.raw = if request.terminal.is_some() { Raw::enter()? } else { None };
     let outputs = outputs.into_iter().map(Output::start).collect::<Result<Vec<_>>>()?;
@@ -146,7 +152,7 @@ impl Call {
     fn wait(&mut self) -> Result<Ended> {
         match self.answer()? {
             (wire::STARTED, _) => {}
-            (wire::REFUSED, body) => return refused(&body),
+            (wire::REFUSED, body) => return refused(&self.paths, &body),
             (tag, _) => bail!("its agent answered with the unknown message {tag}"),
         }
         loop {
@@ -252,8 +258,11 @@ fn one_byte(body: &[u8]) -> Result<u8> {
     }
 }
 
-fn refused(body: &[u8]) -> Result<Ended> {
+fn refused(paths: &MachinePaths, body: &[u8]) -> Result<Ended> {
     let (code, why) = body.split_first().context("its agent gave no reason")?;
+    if Exit::of_refusal(*code) == Exit::Exhausted {
+        return Err(tasks::exhausted(paths, &wire::printable(why)));
+    }
     exit::say(PROGRAM, OsStr::new(&wire::printable(why)));
     Ok(Ended::Refused(Exit::of_refusal(*code)))
 }

@@ -5,7 +5,7 @@
 //! | [`options`], [`run`] | the host: what is asked for, and the verb |
 //! | [`machine`] | the host: the machine there is, or one for this command |
 //! | [`call`] | the host: one call of the agent |
-//! | [`death`], [`memory`] | the host: why the agent went away; whether the OOM killer was at work |
+//! | [`death`], [`memory`], [`tasks`] | the host: why the agent went away; whether the OOM killer was at work; which limit leaves no process |
 //! | [`services`] | the host: services of a job that have ended before it |
 //! | [`streams`], [`terminal`] | the host: stdin, stdout, stderr |
 //! | [`agent`] | the machine: the same program in its hidden form |
@@ -19,6 +19,7 @@ mod options;
 mod run;
 mod services;
 mod streams;
+mod tasks;
 mod terminal;
 
 use std::ffi::OsString;

@@ -10,7 +10,7 @@ use nspawn_common::modes::Init;
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
-use nspawn_common::{exit, interrupt, lifecycle, tool};
+use nspawn_common::{caller, exit, interrupt, lifecycle, tool};
 
 use crate::PROGRAM;
 
@@ -42,6 +42,7 @@ impl Machine {
         if state.init != Init::None {
             return body(&Self { state, part: None, is_own: false });
         }
+        caller::check_writable()?;
         let part = Use::begin(&MachinePaths::new(name))?;
         Self { state, part: Some(part), is_own: false }.start_for(body)
     }

@@ -15,7 +15,7 @@ use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
 use nspawn_common::wire::{self, Program, Request};
-use nspawn_common::{keep, lifecycle, usage};
+use nspawn_common::{caller, keep, lifecycle, usage};
 
 use crate::PROGRAM;
 use crate::call::{self, Ended, Stdin};
@@ -46,12 +46,13 @@ pub fn main(argv: &[OsString]) -> Result<u8> {
     if !lifecycle::is_root() {
         bail!("only root can reach machines; try sudo");
     }
-    match (&options.image, gitlab::is_active()) {
+    let done = match (&options.image, gitlab::is_active()) {
         (Some(_), true) => bail!("--image is not for GitLab jobs: their machines are made by nspawn-prepare"),
         (Some(image), false) => Machine::with_own(image, |machine| run_command(machine, &options)),
         (None, true) => run_stage(&options),
         (None, false) => Machine::with(&MachineName::new(&options.machine)?, |machine| run_command(machine, &options)),
-    }
+    };
+    done.map_err(caller::explain)
 }
 
 fn run_command(machine: &Machine, options: &Options) -> Result<u8> {

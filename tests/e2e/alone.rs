@@ -5,6 +5,7 @@
 mod bench;
 mod cell;
 mod filesystems;
+mod odd_hosts;
 mod owners;
 mod package;
 

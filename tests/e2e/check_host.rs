@@ -30,7 +30,14 @@ fn a_host_that_will_do_is_told_so() {
 fn each_thing_that_is_broken_is_named_with_its_mend() {
     let other_user = over("/usr/bin/systemctl", "#!/bin/sh\ncase $1 in show) echo ci ;; *) echo systemd 252 ;; esac");
     let other_user =
-        format!("{other_user}; mkdir /run/check; PATH=$PATH:/run/check; cp /bin/true /run/check/gitlab-runner");
+        format!("{other_user}; mkdir -p /run/check; PATH=$PATH:/run/check; cp /bin/true /run/check/gitlab-runner");
+    let runner = "mkdir -p /run/check; PATH=$PATH:/run/check; cp /bin/true /run/check/gitlab-runner";
+    let hardened = |properties: &str| {
+        let unit = format!(
+            "#!/bin/sh\ncase $* in *PrivateUsers*) printf '{properties}' ;; *--version) echo systemd 252 ;; esac"
+        );
+        format!("{}; {runner}", over("/usr/bin/systemctl", &unit))
+    };
     let broken = [
         (over("/usr/bin/systemctl", "#!/bin/sh\necho systemd 251"), "bad   systemd is 251", "Debian 12"),
         ("mount -t tmpfs none /run/systemd".into(), "bad   systemd does not run this host", "PID 1"),
@@ -53,6 +60,28 @@ fn each_thing_that_is_broken_is_named_with_its_mend() {
             "enable nspawn-ci-stale.timer",
         ),
         ("true".into(), "note  gitlab-runner is not there", "install it"),
+        (hardened("PrivateUsers=yes\\n"), "bad   gitlab-runner.service takes from its jobs", "set PrivateUsers=no"),
+        (hardened("RestrictSUIDSGID=yes\\n"), "bad   gitlab-runner.service takes", "set RestrictSUIDSGID=no"),
+        (
+            hardened("ProtectSystem=strict\\nReadWritePaths=/srv\\n"),
+            "bad   gitlab-runner.service takes",
+            "ReadWritePaths=/run /var/lib /var/cache",
+        ),
+        (
+            hardened("CapabilityBoundingSet=cap_chown cap_dac_override\\n"),
+            "bad   gitlab-runner.service takes",
+            "set CapabilityBoundingSet=CAP_SYS_PTRACE",
+        ),
+        (
+            "mkdir -p /run/nspawn-ci; mount -t tmpfs -o size=100k none /run/nspawn-ci".into(),
+            "bad   100 KiB are free in /run",
+            "mount -o remount,size=",
+        ),
+        (
+            "mount -t tmpfs -o ro none /var/lib/nspawn-ci".into(),
+            "bad   /var/lib/nspawn-ci is read-only",
+            "can be written to",
+        ),
         (other_user, "bad   gitlab-runner.service runs as ci", "remove User="),
         (over("/etc/resolv.conf", "nameserver 127.0.0.1\n"), "note  no resolver", "not on this host"),
     ];

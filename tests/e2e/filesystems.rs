@@ -112,6 +112,19 @@ fn a_layer_without_a_size(system: &FileSystem) {
     }
 }
 
+/// Hosts with a hardened /var: an overlay there runs programs as well.
+#[test]
+fn a_copy_of_the_image_runs_programs_where_the_host_runs_none() {
+    let system = FileSystem::new("btrfs");
+    sh("mount -o remount,bind,nosuid,noexec /var/lib/nspawn-ci").expect(0);
+    for init in ["systemd", "stub", "none"] {
+        let machine = system.cell(init, "snapshot").machine(&[]);
+        machine.sh("cp /bin/true /root/program && /root/program").expect(0);
+        let root = machine.sh("grep ' / ' /proc/mounts | tail -n 1").expect(0).out();
+        assert!(!root.contains("noexec") && !root.contains("nosuid"), "{root}");
+    }
+}
+
 #[test]
 fn every_cell_works_on_btrfs() {
     every_cell_works_on("btrfs");

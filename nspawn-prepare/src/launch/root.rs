@@ -3,12 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::mount::MsFlags;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nspawn_common::image;
 use nspawn_common::modes::{Init, Layer};
 use nspawn_common::paths::MachinePaths;
@@ -73,8 +74,7 @@ fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {
     match (state.layer, state.layer_size) {
         (Layer::Disk, Some(_)) => mounts::mount_disk(&paths.disk(), &paths.disk_mount())
             .with_context(|| format!("can't mount the layer {}; see --layer-size", paths.disk().display())),
-        // That of one without an init is mounted already.
-        (Layer::Tmpfs, _) if state.init == Init::None => Ok(()),
+        (Layer::Tmpfs, _) if state.init == Init::None => check_memory(paths),
         (Layer::Tmpfs | Layer::None, size) => mount_memory(size, &paths.disk_mount()),
         _ => Ok(()),
     }
@@ -84,6 +84,18 @@ fn mount_memory(size: Option<u64>, target: &Path) -> Result<()> {
     let options = memory_options(size);
     nix::mount::mount(Some("nspawn-ci"), target, Some("tmpfs"), MsFlags::empty(), Some(&*options))
         .with_context(|| format!("can't mount on {}", target.display()))
+}
+
+// The layer of a machine without an init is mounted when the machine is made. Without the mount, the host's /run would
+// be written to, and nothing would bound that.
+fn check_memory(paths: &MachinePaths) -> Result<()> {
+    let (layer, state) = (paths.disk_mount(), paths.state_dir());
+    let device = |path: &Path| fs::metadata(path).map(|there| there.dev());
+    let is_mounted = matches!((device(&layer), device(&state)), (Ok(layer), Ok(state)) if layer != state);
+    if !is_mounted || statfs(&layer)?.filesystem_type() != TMPFS_MAGIC {
+        bail!("the layer in memory is not mounted on {} any more; make the machine anew", layer.display());
+    }
+    Ok(())
 }
 
 /// A layer that overlays are made of.

@@ -49,6 +49,21 @@ pub struct Refusal {
     pub why: String,
 }
 
+impl Refusal {
+    /// Returns the refusal of a command for which there is no process.
+    pub fn exhausted(errno: Errno) -> Self {
+        Self { exit: Exit::Exhausted, why: format!("fork: {errno:?}") }
+    }
+
+    /// Returns the refusal of a command whose process could not be made.
+    pub fn of_fork(error: anyhow::Error) -> Self {
+        match error.downcast_ref() {
+            Some(errno @ (Errno::EAGAIN | Errno::ENOMEM)) => Self::exhausted(*errno),
+            _ => error.into(),
+        }
+    }
+}
+
 impl From<anyhow::Error> for Refusal {
     fn from(error: anyhow::Error) -> Self {
         Self { exit: Exit::RunFailure, why: format!("{error:#}") }

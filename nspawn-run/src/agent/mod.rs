@@ -38,6 +38,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 use nspawn_common::paths::{AGENT_SIGN, AGENT_SOCKET, SHOWN_IN_MACHINE};
 
 use cgroups::{Cgroup, Cgroups};
+use child::Refusal;
 use ends::End;
 
 /// The argument that asks for it.
@@ -96,13 +97,13 @@ impl Sessions {
         Ok(Self { ends: ends::watch()?, running: HashMap::new(), left: Vec::new() })
     }
 
-    fn start(&mut self, stream: UnixStream, cgroup: Cgroup) {
+    fn start(&mut self, mut stream: UnixStream, cgroup: Cgroup) {
         // SAFETY: the agent has a single thread, so the child may do all that a program may.
         match unsafe { fork() } {
             Ok(ForkResult::Child) => exit(serve(stream, &cgroup)),
             Ok(ForkResult::Parent { child }) => drop(self.running.insert(child, cgroup)),
-            // The host reads the end of the stream.
-            Err(_) => {}
+            // A host that has gone needs no answer.
+            Err(errno) => drop(session::refuse(&mut stream, &Refusal::exhausted(errno))),
         }
     }
 

@@ -67,7 +67,8 @@ fn run(mut stream: UnixStream, cgroup: &Cgroup, request: Request, pipes: [OwnedF
     stream.write_all(&answer).context("can't answer")
 }
 
-fn refuse(stream: &mut UnixStream, refusal: &Refusal) -> Result<()> {
+/// Answers that the command does not run, and why.
+pub fn refuse(stream: &mut UnixStream, refusal: &Refusal) -> Result<()> {
     let why: Vec<u8> = refusal.why.bytes().take(wire::MAX_ANSWER - 1).collect();
     stream.write_all(&wire::frame(wire::REFUSED, &[&[refusal.exit.code()][..], &why].concat())).context("can't answer")
 }
@@ -216,7 +217,8 @@ fn words(program: &Program, user: &User, script: Option<&Script>, on_terminal: b
 fn spawn(plan: Plan) -> Result<Pid, Refusal> {
     let (told, tell) = pipe2(OFlag::O_CLOEXEC).context("can't make a pipe")?;
     // SAFETY: a session has a single thread, so the child may do all that a program may.
-    let pid = match unsafe { plan.cgroup.fork_into() }? {
+    let forked = unsafe { plan.cgroup.fork_into() };
+    let pid = match forked.map_err(Refusal::of_fork)? {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
             let Err(refusal) = child::become_command(plan);

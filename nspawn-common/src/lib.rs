@@ -8,6 +8,7 @@
 //! | [`unit`], [`nspawn`] | the systemd command lines, as pure functions |
 //! | [`users`], [`network`] | what keeps a machine from the host and from the others |
 //! | [`tool`] | running those command lines, bounded in time and output |
+//! | [`clock`] | the clocks that bounds are measured by |
 //! | [`interrupt`] | being asked to end while one of them runs |
 //! | [`lock`], [`owner`], [`lifecycle`], [`keep`], [`discard`], [`mounts`], [`subvolumes`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
 //! | [`usage`], [`journal`] | what a machine has used, and what it said |
@@ -17,6 +18,7 @@
 
 pub mod args;
 mod choice;
+pub mod clock;
 mod discard;
 pub mod exit;
 pub mod gitlab;

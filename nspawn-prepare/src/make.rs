@@ -1,9 +1,9 @@
 //! Making a machine: its steps are taken, and what becomes of a failure.
 
 use std::ffi::OsStr;
-use std::time::SystemTime;
 
 use anyhow::{Error, Result, bail};
+use nspawn_common::clock::Moment;
 use nspawn_common::exit::{self, JobError};
 use nspawn_common::image;
 use nspawn_common::interrupt::{self, Interrupted};
@@ -49,7 +49,7 @@ impl Machine {
             bail!("there is a machine {} that these programs did not make; choose another --name", self.name);
         }
         let lock = Lock::acquire(&self.paths)?;
-        let started = SystemTime::now();
+        let started = Moment::now();
         // One that is taken brings a lock of its own, to be held as long as this one.
         let mut taken = None;
         let made = services::remove(&self.name).and_then(|()| lifecycle::clear(&self.paths, &lock));

@@ -1,9 +1,10 @@
 //! Starting a machine that is there: what each run of one without an init begins with.
 
 use std::ffi::OsString;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nspawn_common::clock::Moment;
 use nspawn_common::interrupt::{self, Interrupted};
 use nspawn_common::lifecycle;
 use nspawn_common::lock::Lock;
@@ -34,7 +35,7 @@ pub fn start(arguments: &[OsString]) -> Result<()> {
     }
     lifecycle::end(&paths)?;
     diagnosis::forget(&paths)?;
-    let begun = SystemTime::now();
+    let begun = Moment::now();
     let Err(error) = run(&paths, &state) else { return Ok(()) };
     let error = if error.is::<Interrupted>() { error } else { diagnosis::of(&state, error, begun) };
     interrupt::undo();

@@ -45,6 +45,7 @@ impl Machine {
         } else {
             image::check(&self.image.name, &self.image.path, &self.image.path, self.options.init)?;
         }
+        host::check_units(&self.paths)?;
         if registration::is_foreign(&self.paths) {
             bail!("there is a machine {} that these programs did not make; choose another --name", self.name);
         }

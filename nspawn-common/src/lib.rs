@@ -7,7 +7,7 @@
 //! | [`modes`] | what runs as a machine's PID 1, and where its writes go |
 //! | [`unit`], [`nspawn`] | the systemd command lines, as pure functions |
 //! | [`users`], [`network`] | what keeps a machine from the host and from the others |
-//! | [`tool`] | running those command lines, bounded in time and output |
+//! | [`tool`], [`manager`] | running those command lines, bounded in time and output, also while systemd is upgraded |
 //! | [`clock`] | the clocks that bounds are measured by |
 //! | [`interrupt`] | being asked to end while one of them runs |
 //! | [`lock`], [`owner`], [`lifecycle`], [`keep`], [`discard`], [`mounts`], [`subvolumes`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
@@ -28,6 +28,7 @@ pub mod journal;
 pub mod keep;
 pub mod lifecycle;
 pub mod lock;
+mod manager;
 pub mod modes;
 pub mod mounts;
 pub mod name;

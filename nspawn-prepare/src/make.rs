@@ -117,12 +117,9 @@ impl Machine {
             &[]
         };
         drop(queue);
-        self.take(rest)?;
-        let unbounded = if self.options.init == Init::None {
-            limits::foresee(&self.options.properties)?
-        } else {
-            start::confirm(&self.paths, &self.options.properties)?
-        };
+        let (laying, starting) = rest.split_at(rest.iter().position(Step::starts_unit).unwrap_or(rest.len()));
+        self.take(laying)?;
+        let unbounded = start::repeat(&self.paths, || self.start(starting))?;
         services.finish()?;
         let (equipping, handing_over) = last.split_at(last.len() - 1);
         self.take(equipping).map_err(|error| self.lacking(error))?;
@@ -143,6 +140,16 @@ impl Machine {
         }
         announce()?;
         self.take(handing_over)
+    }
+
+    // Takes the steps that start it. Returns what nothing bounds.
+    fn start(&self, steps: &[Step]) -> Result<Vec<&'static str>> {
+        self.take(steps)?;
+        if self.options.init == Init::None {
+            limits::foresee(&self.options.properties)
+        } else {
+            start::confirm(&self.paths, &self.options.properties)
+        }
     }
 
     // It has started all the same.

@@ -16,7 +16,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::socket::SockaddrStorage;
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::{MachinePaths, SLICE};
-use nspawn_common::{network, registration};
+use nspawn_common::{network, registration, tool};
 
 use crate::namespaces;
 use crate::plan::Step;
@@ -52,7 +52,7 @@ const PASTA: &str = "--quiet --no-netns-quit --runas 0 --config-net --no-map-gw 
 
 /// The command that connects the machine, and returns when it is connected.
 pub fn command(name: &MachineName, timeout: Duration) -> Result<Vec<OsString>> {
-    let program = std::env::current_exe().context("can't tell this program's own path")?;
+    let program = tool::own_program()?;
     let paths = MachinePaths::new(name);
     let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=forking"].map(OsString::from).into();
     argv.push(format!("--unit={}", paths.network_unit()).into());

@@ -7,6 +7,7 @@ mod cell;
 mod filesystems;
 mod owners;
 mod package;
+mod upgrades;
 
 use std::fs;
 

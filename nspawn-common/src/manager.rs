@@ -22,9 +22,16 @@ const CALLERS: [&str; 2] = ["systemctl", "systemd-run"];
 /// Exit status of `systemctl start` for a unit that does not exist (systemctl(1), "Exit status").
 const NO_SUCH_UNIT: i32 = 5;
 /// Words that systemctl and systemd-run print where their connection has ended, in 252 to 262. Without a locale they
-/// are those of errno(3).
-const LOST: [&str; 4] =
-    ["Connection reset by peer", "Connection refused", "Transport endpoint is not connected", "Broken pipe"];
+/// are those of errno(3), and of dbus-daemon, through which systemctl of 252 calls.
+const LOST: [&str; 7] = [
+    "Connection reset by peer",
+    "Connection refused",
+    "Transport endpoint is not connected",
+    "Broken pipe",
+    "disconnected from message bus",
+    "Remote peer disconnected",
+    "Could not activate remote peer",
+];
 
 /// Returns whether `program` calls the manager.
 pub(crate) fn is_caller(program: &str) -> bool {
@@ -98,6 +105,8 @@ mod tests {
     fn a_lost_call_is_repeated_and_no_other_failure() {
         let stop = tool::argv(["systemctl", "stop", "a.service"]);
         assert_eq!(settled(&stop, &[(0, "")]), (vec![], Some(0)));
+        let gone = "Failed to stop a.service: Message recipient disconnected from message bus without replying";
+        assert_eq!(settled(&stop, &[(1, gone), (0, "")]).1, Some(0));
         assert_eq!(settled(&stop, &[(1, "Job for a.service failed")]), (vec![], Some(1)));
         let twice = vec!["systemctl stop a.service".to_owned(); 2];
         assert_eq!(settled(&stop, &[(1, LOST), (1, LOST), (0, "")]), (twice, Some(0)));

@@ -1,9 +1,10 @@
 //! What the host's journal has of a machine.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::clock::Moment;
 use crate::paths::MachinePaths;
 use crate::tool::{self, argv};
 use crate::wire;
@@ -15,11 +16,11 @@ const LOOK_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// journalctl's own.
-pub fn last_words(paths: &MachinePaths, since: SystemTime) -> Result<String> {
+pub fn last_words(paths: &MachinePaths, since: Moment) -> Result<String> {
     let mut command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20", "--reverse"]);
     let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
     command.extend(units.map(|unit| format!("--unit={unit}").into()));
-    command.push(tool::since(since)?.into());
+    command.push(since.since().into());
     // The journal may not have them yet.
     tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
     // systemd 252 shows the first lines since a time, unless it begins at the end.

@@ -3,15 +3,19 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::choice;
+use crate::clock;
 use crate::modes::{Init, Layer};
 use crate::paths::MachinePaths;
 use crate::state::State;
 use crate::{nspawn, words};
+
+/// Clock of the time in a mark of a kept machine: a person's hour also passes while the host sleeps.
+const CLOCK: &str = "boottime ";
 
 /// When a machine is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,14 +75,18 @@ pub fn has_failed(paths: &MachinePaths) -> bool {
 /// # Errors
 /// The file system's.
 pub fn keep(paths: &MachinePaths, time: Duration) -> Result<()> {
-    write(&paths.kept_mark(), &(now() + time).as_secs().to_string())
+    write(&paths.kept_mark(), &format!("{CLOCK}{}", (clock::since_boot() + time).as_secs()))
 }
 
 /// Whether the machine is kept, and its time is not over.
 #[must_use]
 pub fn is_kept(paths: &MachinePaths) -> bool {
-    let until = fs::read_to_string(paths.kept_mark()).ok().and_then(|text| text.parse().ok());
-    until.is_some_and(|until| now() < Duration::from_secs(until))
+    fs::read_to_string(paths.kept_mark()).is_ok_and(|mark| is_ahead(&mark, clock::since_boot()))
+}
+
+fn is_ahead(mark: &str, now: Duration) -> bool {
+    let until = mark.strip_prefix(CLOCK).and_then(|until| until.parse().ok());
+    until.is_some_and(|until| now < Duration::from_secs(until))
 }
 
 /// For a person: for how long the machine is kept, how to enter and how to remove it.
@@ -132,6 +140,17 @@ fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
 }
 
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_kept_until_its_time_since_the_boot() {
+        let hour = Duration::from_secs(3600);
+        assert!(is_ahead("boottime 3601", hour) && !is_ahead("boottime 3600", hour));
+        // A time of the wall clock would be decades ahead.
+        for other in ["", "1700000000", "boottime", "boottime x"] {
+            assert!(!is_ahead(other, hour), "{other:?}");
+        }
+    }
 }

@@ -7,7 +7,8 @@
 //! | [`modes`] | what runs as a machine's PID 1, and where its writes go |
 //! | [`unit`], [`nspawn`] | the systemd command lines, as pure functions |
 //! | [`users`], [`network`] | what keeps a machine from the host and from the others |
-//! | [`tool`] | running those command lines, bounded in time and output |
+//! | [`tool`], [`manager`] | running those command lines, bounded in time and output, also while systemd is upgraded |
+//! | [`clock`] | the clocks that bounds are measured by |
 //! | [`caller`] | what the unit that these programs run in takes from them |
 //! | [`interrupt`] | being asked to end while one of them runs |
 //! | [`lock`], [`owner`], [`lifecycle`], [`keep`], [`discard`], [`mounts`], [`subvolumes`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
@@ -20,6 +21,7 @@
 pub mod args;
 pub mod caller;
 mod choice;
+pub mod clock;
 mod discard;
 pub mod exit;
 pub mod gitlab;
@@ -29,6 +31,7 @@ pub mod journal;
 pub mod keep;
 pub mod lifecycle;
 pub mod lock;
+mod manager;
 pub mod modes;
 pub mod mounts;
 pub mod name;

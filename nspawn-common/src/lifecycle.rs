@@ -18,7 +18,7 @@ use crate::owner::Owner;
 use crate::paths::{self, LAYER_ROOT, MachinePaths, POOLS, SLICE_CGROUP, STATE_ROOT};
 use crate::registration;
 use crate::ssh;
-use crate::state::State;
+use crate::state::{OtherVersion, State};
 use crate::subvolumes;
 use crate::tool::{self, argv};
 
@@ -131,15 +131,17 @@ pub fn is_owned(paths: &MachinePaths) -> Result<bool> {
 /// Whether the machine is one that runs for its commands only, and neither its time nor its owner's is over.
 #[must_use]
 pub fn is_waiting(paths: &MachinePaths) -> bool {
-    State::read(paths.name()).is_ok_and(|state| state.init == Init::None && has_time(paths, &state))
+    State::read(paths.name()).is_ok_and(|state| state.init == Init::None && has_time(&state))
 }
 
 fn is_expected(paths: &MachinePaths) -> Result<bool> {
     match State::read(paths.name()) {
-        Ok(state) if state.init == Init::None => Ok(has_time(paths, &state)),
+        Ok(state) if state.init == Init::None => Ok(has_time(&state)),
         Ok(state) if !state.owner.is_none_or(Owner::is_alive) || !serves(&state)? => Ok(false),
         // The unit of one that stood by knows no time.
-        Ok(state) if paths.origin_link().is_symlink() && !has_time(paths, &state) => Ok(false),
+        Ok(state) if paths.origin_link().is_symlink() && !has_time(&state) => Ok(false),
+        // Which times and owners count for it, another version of these programs knows.
+        Err(error) if error.is::<OtherVersion>() => Ok(true),
         _ => is_active(paths),
     }
 }
@@ -162,10 +164,8 @@ pub fn services(job: &MachineName) -> Result<Vec<State>> {
     Ok(states.filter(|state| state.service.as_ref().is_some_and(|role| role.of == *job)).collect())
 }
 
-fn has_time(paths: &MachinePaths, state: &State) -> bool {
-    let age = || fs::metadata(paths.state_file()).ok()?.modified().ok()?.elapsed().ok();
-    let is_over = state.lifetime.is_some_and(|lifetime| age().is_some_and(|age| age >= lifetime));
-    !is_over && state.owner.is_none_or(Owner::is_alive)
+fn has_time(state: &State) -> bool {
+    !state.is_over() && state.owner.is_none_or(Owner::is_alive)
 }
 
 // A unit whose systemd-nspawn has died may still have processes, but is on its way to its end.

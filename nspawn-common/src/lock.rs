@@ -205,16 +205,30 @@ impl Use {
 
 // `None` if a holder has removed the directory meanwhile.
 fn open(paths: &MachinePaths) -> Result<Option<File>> {
-    let (path, directory) = (paths.lock_file(), paths.state_dir());
+    let path = paths.lock_file();
     interrupt::check()?;
-    match make_private_dir(&directory).and_then(|()| open_lock(&path)) {
-        Ok(file) => Ok(Some(file)),
-        Err(_) if fs::symlink_metadata(&directory).is_ok_and(|there| !there.is_dir()) => {
-            bail!("{} is no directory, and not these programs' work; remove it", directory.display())
-        }
-        Err(error) if [ErrorKind::NotFound, ErrorKind::AlreadyExists].contains(&error.kind()) => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("can't open {}", path.display())),
+    let error = match make_private_dir(&paths.state_dir()).and_then(|()| open_lock(&path)) {
+        Ok(file) => return Ok(Some(file)),
+        Err(error) => error,
+    };
+    if let Some(obstacle) = obstacle(Path::new(STATE_ROOT), paths) {
+        bail!("can't lock machine {}: {} is in the way; remove it", paths.name(), obstacle.display());
     }
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::AlreadyExists => Ok(None),
+        _ => Err(error).with_context(|| format!("can't open {}", path.display())),
+    }
+}
+
+// Returns what is in the place of a directory or of the lock and can't be one, such as a link that leads nowhere. It
+// would be there at every attempt.
+fn obstacle(root: &Path, paths: &MachinePaths) -> Option<PathBuf> {
+    let directories = [root.to_owned(), paths.state_dir()];
+    let mut wrong =
+        directories.into_iter().filter(|path| fs::symlink_metadata(path).is_ok_and(|there| !there.is_dir()));
+    let is_file = |there: fs::Metadata| there.is_file();
+    let lock = || Some(paths.lock_file()).filter(|path| fs::symlink_metadata(path).is_ok_and(|there| !is_file(there)));
+    wrong.next().or_else(lock)
 }
 
 // `None` if there is none.

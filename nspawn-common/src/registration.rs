@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -99,8 +99,32 @@ impl Registration {
         words.extend(id.iter().map(String::as_str));
         words.extend([&self.service, "container", &leader, &root, &interfaces_length]);
         words.extend(interfaces);
-        call(&words)
+        let is_done = || field(paths, "LEADER=").is_some_and(|known| known == leader);
+        let mut before = invocation();
+        while let Err(error) = call(&words) {
+            // The answer may have been lost by a restart, and the call itself with it.
+            if is_done() {
+                return Ok(());
+            }
+            if !is_restarted(before.as_deref()) {
+                return Err(error);
+            }
+            before = invocation();
+        }
+        Ok(())
     }
+}
+
+/// Returns what tells one run of systemd-machined from the next; `None` while it does not run.
+#[must_use]
+pub fn invocation() -> Option<PathBuf> {
+    fs::read_link("/run/systemd/units/invocation:systemd-machined.service").ok()
+}
+
+/// Returns whether systemd-machined was restarted since its [`invocation`] was `before`.
+#[must_use]
+pub fn is_restarted(before: Option<&Path>) -> bool {
+    before.is_some_and(|before| invocation().as_deref() != Some(before))
 }
 
 fn call(words: &[&str]) -> Result<()> {

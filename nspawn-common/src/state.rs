@@ -1,15 +1,21 @@
 //! What is written down about a machine, before anything else of it is made.
+//!
+//! Another version of the programs may read it: an upgrade does not end machines. Fields that were added since the
+//! format's version have a default, and unknown fields are ignored. Whatever an older program must not ignore raises
+//! the version, and the older program then refuses the machine.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::clock::{self, Moment};
 use crate::keep::When;
 use crate::modes::{Init, Layer};
 use crate::name::MachineName;
@@ -18,10 +24,24 @@ use crate::owner::Owner;
 use crate::paths::MachinePaths;
 use crate::users::PrivateUsers;
 
-/// Version of the file's format; a program refuses what a later one wrote.
+/// Version of the file's format.
 const VERSION: u64 = 2;
 /// A state file is small; what is larger is not ours. Bytes.
 const MAX_SIZE: u64 = 4 << 20;
+
+/// The error of a state in another version of the format: there is a machine, of which this program knows nothing.
+#[derive(Debug)]
+pub struct OtherVersion(u64);
+
+impl fmt::Display for OtherVersion {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(version) = self;
+        let which = if *version > VERSION { "a newer" } else { "an older" };
+        write!(out, "{which} version of these programs made it (format {version}, not {VERSION}); use that one")
+    }
+}
+
+impl std::error::Error for OtherVersion {}
 
 /// A machine as `nspawn-prepare` made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +68,8 @@ pub struct State {
     pub start: Vec<Vec<OsString>>,
     /// How long each of them may take.
     pub timeout: Duration,
+    /// When the machine was asked for, as [`clock::awake`] has it.
+    pub created: Option<Duration>,
     /// How long a machine may be there that is not removed.
     pub lifetime: Option<Duration>,
     /// Whose end is its end too.
@@ -112,6 +134,7 @@ impl State {
             "layer_size": self.layer_size,
             "start": self.start.iter().map(|command| list_to_json(command)).collect::<Vec<_>>(),
             "timeout_seconds": self.timeout.as_secs(),
+            "created_monotonic_usec": self.created.map(|created| u64::try_from(created.as_micros()).unwrap_or(u64::MAX)),
             "lifetime_seconds": self.lifetime.map(|lifetime| lifetime.as_secs()),
             "owner": self.owner.map(|owner| owner.to_string()),
             "properties": list_to_json(&self.properties),
@@ -129,6 +152,25 @@ impl State {
     #[must_use]
     pub fn layer_root(&self) -> PathBuf {
         self.layer.root(&MachinePaths::new(&self.name), self.layer_size.is_some())
+    }
+
+    /// Returns how long the machine has been there, without the time that the host slept.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        Some(clock::awake().saturating_sub(self.created?))
+    }
+
+    /// Returns whether the machine has been there for longer than its lifetime. Without one, or an age, it has not.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.lifetime.zip(self.age()).is_some_and(|(lifetime, age)| age >= lifetime)
+    }
+
+    /// Returns the moment from which on the journal has entries of the machine.
+    #[must_use]
+    pub fn begin(&self) -> Moment {
+        let written = fs::metadata(MachinePaths::new(&self.name).state_file()).and_then(|file| file.modified());
+        Moment::new(written.unwrap_or(UNIX_EPOCH), self.created.unwrap_or_default())
     }
 
     /// Reads the state of the machine `name`.
@@ -152,7 +194,7 @@ impl State {
         let value: Value = serde_json::from_slice(text).context("not a whole JSON document")?;
         match value["version"].as_u64() {
             Some(VERSION) => {}
-            Some(other) => bail!("version {other} of the format is unknown to this program"),
+            Some(other) => bail!(OtherVersion(other)),
             None => bail!("it has no version"),
         }
         let field = |key: &str| json_to_bytes(&value[key]).with_context(|| format!("no valid {key:?}"));
@@ -171,6 +213,7 @@ impl State {
             layer_size: value["layer_size"].as_u64(),
             start: start.map(json_to_list).collect::<Option<_>>().context("no valid \"start\"")?,
             timeout: Duration::from_secs(value["timeout_seconds"].as_u64().context("no valid \"timeout_seconds\"")?),
+            created: value["created_monotonic_usec"].as_u64().map(Duration::from_micros),
             lifetime: value["lifetime_seconds"].as_u64().map(Duration::from_secs),
             owner: value["owner"].as_str().map(Owner::parse).transpose()?,
             properties: list("properties")?,
@@ -265,6 +308,7 @@ mod tests {
             layer_size: Some(1 << 30),
             start: vec![vec!["a".into(), OsStr::from_bytes(b"\xff").into()], vec![]],
             timeout: Duration::from_secs(90),
+            created: Some(Duration::from_micros(1_500_000)),
             lifetime: Some(Duration::from_secs(5)),
             owner: Some(Owner::parse("1 2").unwrap()),
             properties: vec!["TasksMax=5".into()],
@@ -295,6 +339,31 @@ mod tests {
     }
 
     #[test]
+    fn fields_of_later_programs_are_ignored_and_those_that_are_missing_have_defaults() {
+        let mut value = sample().to_json();
+        value["later"] = json!({ "any": [1] });
+        assert_eq!(State::parse(&sample().name, value.to_string().as_bytes()).unwrap(), sample());
+        let added = ["created_monotonic_usec", "lifetime_seconds", "owner", "nesting", "keep", "keep_seconds", "user"];
+        let added = added.into_iter().chain(["entrypoint", "cache", "service"]);
+        added.for_each(|field| drop(value.as_object_mut().unwrap().remove(field)));
+        let read = State::parse(&sample().name, value.to_string().as_bytes()).unwrap();
+        assert_eq!((read.created, read.keep, read.nesting, &read.service), (None, When::Never, false, &None));
+        assert!(!read.is_over());
+    }
+
+    #[test]
+    fn a_machine_is_over_when_its_lifetime_is() {
+        let aged = |seconds: u64, lifetime: Option<u64>| {
+            let created = clock::awake().checked_sub(Duration::from_secs(seconds));
+            State { created, lifetime: lifetime.map(Duration::from_secs), ..sample() }
+        };
+        assert!(aged(1, Some(1)).is_over() && aged(0, Some(0)).is_over());
+        assert!(!aged(1, Some(60)).is_over() && !aged(1, None).is_over());
+        // Without a time of its creation, none is removed for its age.
+        assert!(!State { created: None, lifetime: Some(Duration::ZERO), ..sample() }.is_over());
+    }
+
+    #[test]
     fn refuses_what_is_not_whole_or_not_known() {
         let text = sample().to_json().to_string();
         for cut in 0..text.len() {
@@ -302,7 +371,7 @@ mod tests {
         }
         let later = text.replace("\"version\":2", "\"version\":3");
         let error = State::parse(&sample().name, later.as_bytes()).unwrap_err();
-        assert!(format!("{error:#}").contains("version 3"), "{error:#}");
+        assert!(error.is::<OtherVersion>() && format!("{error:#}").starts_with("a newer version"), "{error:#}");
         assert!(State::parse(&sample().name, b"[]").is_err());
     }
 }

@@ -1,21 +1,22 @@
 //! Running other programs: bounded in time, their output captured and bounded.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
-use crate::{interrupt, words};
+use crate::{interrupt, manager, words};
 
 /// So many of a failing tool's lines are shown: those that tell why are among the first.
 const SHOWN_LINES: usize = 12;
@@ -58,7 +59,9 @@ impl std::error::Error for TimedOut {}
 /// It can't be started (with the package to install, where known), or it takes too long and is
 /// killed.
 pub fn run(argv: &[OsString], limit: Duration) -> Result<Outcome> {
-    run_with_stdin(Stdio::null(), argv, limit)
+    let attempt = |argv: &[OsString]| run_with_stdin(Stdio::null(), argv, limit);
+    let outcome = attempt(argv)?;
+    if argv[0].to_str().is_some_and(manager::is_caller) { manager::settle(argv, outcome, attempt) } else { Ok(outcome) }
 }
 
 /// As [`run`], with `stdin`.
@@ -95,6 +98,9 @@ impl Running {
         // What is begun in the name of a program that is killed ends with it.
         // SAFETY: prctl(2) is all that the child does there, and it is async-signal-safe.
         unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
+        if manager::is_caller(&name) {
+            command.env("LC_ALL", "C.UTF-8");
+        }
         let child = command
             .args(arguments)
             .stdin(stdin)
@@ -142,7 +148,7 @@ impl Drop for Running {
 /// # Errors
 /// As [`run`]; and a status other than 0, with the tool's own words below.
 pub fn run_ok(argv: &[OsString], limit: Duration) -> Result<String> {
-    run_ok_with_stdin(Stdio::null(), argv, limit)
+    checked(argv, run(argv, limit)?)
 }
 
 /// As [`run_ok`], with `stdin`.
@@ -150,7 +156,10 @@ pub fn run_ok(argv: &[OsString], limit: Duration) -> Result<String> {
 /// # Errors
 /// As [`run_ok`].
 pub fn run_ok_with_stdin(stdin: impl Into<Stdio>, argv: &[OsString], limit: Duration) -> Result<String> {
-    let outcome = run_with_stdin(stdin, argv, limit)?;
+    checked(argv, run_with_stdin(stdin, argv, limit)?)
+}
+
+fn checked(argv: &[OsString], outcome: Outcome) -> Result<String> {
     if outcome.status.success() {
         return Ok(outcome.stdout);
     }
@@ -176,15 +185,6 @@ pub fn input(text: &str) -> Result<File> {
 #[must_use]
 pub fn argv<const N: usize>(words: [&str; N]) -> Vec<OsString> {
     words.map(OsString::from).into()
-}
-
-/// The option of journalctl for what came after `time`, to the microsecond: another machine of the same
-/// name may have just ended.
-///
-/// # Errors
-/// A time before 1970.
-pub fn since(time: SystemTime) -> Result<String> {
-    Ok(format!("--since=@{:.6}", time.duration_since(UNIX_EPOCH)?.as_secs_f64()))
 }
 
 /// A tool's own words, indented below the line that reports its failure.
@@ -247,12 +247,30 @@ fn package_hint(program: &str) -> &'static str {
     }
 }
 
+/// Returns the path of this program, for processes that are started as a part of it. After an upgrade that is the newer
+/// program.
+///
+/// # Errors
+/// The program has been removed.
+pub fn own_program() -> Result<PathBuf> {
+    let shown = std::env::current_exe().context("can't tell this program's own path")?;
+    installed(&shown, |path| path.is_file())
+        .with_context(|| format!("this program has been removed: {}; install it again", shown.display()))
+}
+
+// The kernel appends a mark to the path of a program whose file was replaced or removed (proc_pid_exe(5)).
+fn installed(shown: &Path, is_there: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    let path = shown.as_os_str().as_bytes();
+    let replaced = path.strip_suffix(b" (deleted)").unwrap_or(path);
+    [shown, Path::new(OsStr::from_bytes(replaced))].into_iter().find(|path| is_there(path)).map(Path::to_owned)
+}
+
 /// Where `program`, another of ours, is: beside this one, or on PATH.
 ///
 /// # Errors
 /// Nowhere there.
 pub fn sibling(program: &str) -> Result<PathBuf> {
-    let beside = std::env::current_exe().context("can't tell this program's own path")?.with_file_name(program);
+    let beside = own_program()?.with_file_name(program);
     if beside.is_file() {
         return Ok(beside);
     }
@@ -304,6 +322,18 @@ mod tests {
     fn a_tool_that_hangs_is_ended() {
         let error = run(&argv(["sleep", "60"]), Duration::from_millis(50)).unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_was_replaced_is_found_at_its_path() {
+        let found = |shown: &str, there: &[&str]| {
+            let is_there = |path: &Path| there.iter().any(|one| Path::new(one) == path);
+            installed(Path::new(shown), is_there).map(|path| path.to_str().unwrap().to_owned())
+        };
+        assert_eq!(found("/bin/a", &["/bin/a"]).unwrap(), "/bin/a");
+        assert_eq!(found("/bin/a (deleted)", &["/bin/a"]).unwrap(), "/bin/a");
+        assert_eq!(found("/bin/a (deleted)", &["/bin/a", "/bin/a (deleted)"]).unwrap(), "/bin/a (deleted)");
+        assert_eq!(found("/bin/a (deleted)", &["/bin/b"]), None);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::name::MachineName;
 use crate::paths::MachinePaths;
+use crate::state::State;
 
 /// Time since it was asked for, CPU time, memory at its peak, and what its layer takes; what the host's kernel
 /// does not count is left out (cgroup.rst: `memory.peak` is there since kernel 5.19).
@@ -13,14 +14,13 @@ use crate::paths::MachinePaths;
 pub fn describe(name: &MachineName) -> String {
     let paths = MachinePaths::new(name);
     let read = |file: &str| fs::read_to_string(paths.cgroup().join(file)).ok();
-    let begun = fs::metadata(paths.state_file()).and_then(|state| state.modified()).ok();
-    let wall = begun.and_then(|begun| SystemTime::now().duration_since(begun).ok());
+    let age = State::read(name).ok().and_then(|state| state.age());
     let cpu = read("cpu.stat").and_then(|stat| field(&stat, "usage_usec")).map(Duration::from_micros);
     let memory = read("memory.peak").and_then(|peak| peak.trim().parse().ok());
     // Blocks of 512 bytes (stat(2)).
     let disk = fs::metadata(paths.disk()).ok().map(|disk| disk.blocks() * 512);
     let parts = [
-        wall.map(|wall| format!("{:.1} s", wall.as_secs_f64())),
+        age.map(|age| format!("{:.1} s", age.as_secs_f64())),
         cpu.map(|cpu| format!("{:.1} s of CPU", cpu.as_secs_f64())),
         memory.map(|bytes| format!("{} of memory at most", size(bytes))),
         disk.map(|bytes| format!("{} of disk", size(bytes))),

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow};
+use nspawn_common::clock::Moment;
 use nspawn_common::exit::JobError;
 use nspawn_common::journal;
 use nspawn_common::lifecycle;
@@ -23,7 +24,7 @@ const HOST: &str = "host";
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 
 /// `error` with all that is known, below the line that says what failed. Asks the machine, if it runs.
-pub fn of(state: &State, error: Error, since: SystemTime) -> Error {
+pub fn of(state: &State, error: Error, since: Moment) -> Error {
     let error = if error.is::<TimedOut>() {
         anyhow!("it did not boot within {} s, see --timeout", state.timeout.as_secs())
     } else {

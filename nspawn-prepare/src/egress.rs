@@ -208,7 +208,7 @@ const ADDRESS: u8 = 6;
 
 impl Instruction {
     fn new(code: u8, target: u8, source: u8, offset: i16, value: u32) -> Self {
-        Self { code, registers: target | source << 4, offset, value: value.cast_signed() }
+        Self { code, registers: target | source << 4, offset, value: i32::from_ne_bytes(value.to_ne_bytes()) }
     }
 
     fn load(target: u8, offset: i16) -> Self {
@@ -369,10 +369,12 @@ mod tests {
                     }
                 }
                 0xbc => registers[target] = registers[source],
-                0x54 => registers[target] &= value.cast_unsigned(),
-                0x56 if registers[target] != value.cast_unsigned() => place += usize::try_from(offset).unwrap(),
+                0x54 => registers[target] &= u32::from_ne_bytes(value.to_ne_bytes()),
+                0x56 if registers[target] != u32::from_ne_bytes(value.to_ne_bytes()) => {
+                    place += usize::try_from(offset).unwrap()
+                }
                 0x56 => {}
-                0xb7 => registers[target] = value.cast_unsigned(),
+                0xb7 => registers[target] = u32::from_ne_bytes(value.to_ne_bytes()),
                 0x95 => return registers[0] == 1,
                 other => panic!("unknown instruction {other:#x}"),
             }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::{Role, State};
-use nspawn_common::{caller, lifecycle, registration};
+use nspawn_common::{caller, lifecycle, registration, tool};
 
 use crate::cache;
 use crate::hosts;
@@ -28,7 +28,7 @@ const BUILDS: &str = "/builds";
 
 /// The command that equips the machine.
 pub fn command(name: &MachineName, cache_size: Option<u64>) -> Result<Vec<OsString>> {
-    let program = std::env::current_exe().context("can't tell this program's own path")?;
+    let program = tool::own_program()?;
     let size = cache_size.unwrap_or_default().to_string();
     // PrivateDevices= hides loop devices, for example.
     Ok(caller::on_host(vec![program.into(), OPTION.into(), name.as_str().into(), size.into()]))

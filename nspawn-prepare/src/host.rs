@@ -12,11 +12,26 @@ use nix::unistd::{ForkResult, fork};
 use nspawn_common::caller;
 use nspawn_common::lifecycle;
 use nspawn_common::network::Network;
+use nspawn_common::paths::MachinePaths;
 use nspawn_common::tool::{self, argv};
 use nspawn_common::users::PrivateUsers;
 
 /// How long looking something up may take.
 pub const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Directories of units that are not transient (systemd.unit(5), "Unit File Load Path").
+const UNIT_DIRECTORIES: [&str; 10] = [
+    "/etc/systemd/system.control",
+    "/run/systemd/system.control",
+    "/run/systemd/generator.early",
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/run/systemd/generator",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+    "/run/systemd/generator.late",
+];
 
 /// How many inotify instances a booted machine has (measured on systemd 252 to 262).
 const INOTIFY_INSTANCES: usize = 10;
@@ -48,6 +63,21 @@ pub fn check_disk_images() -> Result<()> {
         bail!("systemd-dissect, which mounts disk images, is not installed; install the package systemd-container");
     }
     Ok(())
+}
+
+/// Refuses a name whose units the host has files of, such as those of these programs' own services. A unit with a file
+/// can't be transient, and undoing the attempt would stop it.
+pub fn check_units(paths: &MachinePaths) -> Result<()> {
+    let is_there = |unit: &String| UNIT_DIRECTORIES.iter().any(|directory| is_entry(&Path::new(directory).join(unit)));
+    let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
+    match units.iter().find(|unit| is_there(unit)) {
+        Some(unit) => bail!("can't make machine {}: this host has a unit {unit}; choose another --name", paths.name()),
+        None => Ok(()),
+    }
+}
+
+fn is_entry(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
 }
 
 /// Refuses a network that can't be had.

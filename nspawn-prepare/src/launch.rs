@@ -31,6 +31,7 @@ use nspawn_common::network::{Network, RESOLV_CONF};
 use nspawn_common::nspawn;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
+use nspawn_common::tool;
 use nspawn_common::users::{self, RANGE};
 
 use crate::diagnosis;
@@ -46,7 +47,7 @@ pub const NO_PRESSURE: (&str, &str) = ("MEMORY_PRESSURE_WATCH", "/dev/null");
 
 /// The command that launches `command` for the machine `name`.
 pub fn command(name: &MachineName, command: Vec<OsString>) -> Result<Vec<OsString>> {
-    let program = std::env::current_exe().context("can't tell this program's own path")?;
+    let program = tool::own_program()?;
     let mut argv = vec![program.into(), OPTION.into(), name.as_str().into()];
     argv.extend(command);
     Ok(argv)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use nspawn_common::clock;
 use nspawn_common::image::Image;
 use nspawn_common::modes::{Init, Layer};
 use nspawn_common::name::MachineName;
@@ -229,6 +230,7 @@ impl Machine {
             layer_size: self.layer_size,
             start: if is_started_by_runs { self.start_commands()? } else { Vec::new() },
             timeout: self.options.timeout,
+            created: Some(clock::awake()),
             lifetime: self.lifetime,
             owner: self.options.owner.or(self.job.runner),
             properties: self.options.properties.clone(),

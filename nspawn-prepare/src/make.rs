@@ -1,9 +1,9 @@
 //! Making a machine: its steps are taken, and what becomes of a failure.
 
 use std::ffi::OsStr;
-use std::time::SystemTime;
 
 use anyhow::{Error, Result, bail};
+use nspawn_common::clock::Moment;
 use nspawn_common::exit::{self, JobError};
 use nspawn_common::image;
 use nspawn_common::interrupt::{self, Interrupted};
@@ -11,7 +11,6 @@ use nspawn_common::keep;
 use nspawn_common::lifecycle;
 use nspawn_common::lock::Lock;
 use nspawn_common::modes::{Init, Layer};
-use nspawn_common::network::Network;
 use nspawn_common::owner::Owner;
 use nspawn_common::registration;
 use nspawn_common::state::State;
@@ -48,11 +47,12 @@ impl Machine {
         } else {
             image::check(&self.image.name, &self.image.path, &self.image.path, self.options.init)?;
         }
+        host::check_units(&self.paths)?;
         if registration::is_foreign(&self.paths) {
             bail!("there is a machine {} that these programs did not make; choose another --name", self.name);
         }
         let lock = Lock::acquire(&self.paths)?;
-        let started = SystemTime::now();
+        let started = Moment::now();
         // One that is taken brings a lock of its own, to be held as long as this one.
         let mut taken = None;
         let made = services::remove(&self.name).and_then(|()| lifecycle::clear(&self.paths, &lock));
@@ -119,12 +119,9 @@ impl Machine {
             &[]
         };
         drop(queue);
-        self.take(rest)?;
-        let unbounded = if self.options.init == Init::None {
-            limits::foresee(&self.options.properties)?
-        } else {
-            start::confirm(&self.paths, &self.options.properties)?
-        };
+        let (laying, starting) = rest.split_at(rest.iter().position(Step::starts_unit).unwrap_or(rest.len()));
+        self.take(laying)?;
+        let unbounded = start::repeat(&self.paths, || self.start(starting))?;
         services.finish()?;
         let (equipping, handing_over) = last.split_at(last.len() - 1);
         self.take(equipping).map_err(|error| self.lacking(error))?;
@@ -145,6 +142,16 @@ impl Machine {
         }
         announce()?;
         self.take(handing_over)
+    }
+
+    // Takes the steps that start it. Returns what nothing bounds.
+    fn start(&self, steps: &[Step]) -> Result<Vec<&'static str>> {
+        self.take(steps)?;
+        if self.options.init == Init::None {
+            limits::foresee(&self.options.properties)
+        } else {
+            start::confirm(&self.paths, &self.options.properties)
+        }
     }
 
     // It has started all the same.

@@ -54,7 +54,7 @@ const NAMESPACES: &str = "/run/user/0/netns";
 /// Returns the command that connects the machine, and ends when it is connected. `allowed` is what of the host the
 /// machine may connect to.
 pub fn command(name: &MachineName, timeout: Duration, allowed: &[Destination]) -> Result<Vec<OsString>> {
-    let program = std::env::current_exe().context("can't tell this program's own path")?;
+    let program = tool::own_program()?;
     let paths = MachinePaths::new(name);
     let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=forking"].map(OsString::from).into();
     argv.push(format!("--unit={}", paths.network_unit()).into());

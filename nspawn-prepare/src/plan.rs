@@ -46,6 +46,11 @@ impl Step {
         }
     }
 
+    /// Returns whether the step starts a unit.
+    pub fn starts_unit(&self) -> bool {
+        matches!(self, Self::Run(command, _) if command.first().is_some_and(|program| program == "systemd-run"))
+    }
+
     /// Takes the step.
     pub fn take(&self) -> Result<()> {
         match self {

@@ -4,9 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use nspawn_common::clock::Moment;
 use nspawn_common::modes::Init;
 use nspawn_common::name::MachineName;
 use nspawn_common::nspawn::assign;
@@ -32,7 +33,7 @@ const LOOPBACK_6: &str = "00000000000000000000000001000000";
 /// Starts what the services of the job that has the machine `job` run, and waits until they are ready; the job's log
 /// says which are not, and why.
 pub fn start(job: &MachineName) -> Result<()> {
-    let begun = (Instant::now(), SystemTime::now());
+    let begun = (Instant::now(), Moment::now());
     let states = lifecycle::services(job)?;
     let mut services: Vec<_> = states.iter().filter_map(|state| Some((state, state.service.as_ref()?))).collect();
     services.sort_by_key(|(_, role)| role.number);
@@ -63,7 +64,7 @@ fn unit_command(paths: &MachinePaths, role: &Role) -> Result<Vec<OsString>> {
     Ok(argv)
 }
 
-fn attend(state: &State, role: &Role, (begun, time): (Instant, SystemTime)) -> Result<()> {
+fn attend(state: &State, role: &Role, (begun, time): (Instant, Moment)) -> Result<()> {
     let paths = MachinePaths::new(&state.name);
     let Some(why) = wait(state, role, begun + role.patience)? else {
         let names = if role.aliases.is_empty() { String::new() } else { format!(" as {}", role.aliases.join(", ")) };

@@ -14,7 +14,7 @@ use nspawn_common::modes::Init;
 use nspawn_common::name::MachineName;
 use nspawn_common::network::Network;
 use nspawn_common::paths::MachinePaths;
-use nspawn_common::words;
+use nspawn_common::{tool, words};
 
 use crate::host;
 use crate::machine::Machine;
@@ -58,7 +58,7 @@ pub fn of(machine: &Machine) -> Result<Vec<u8>> {
     let mut say = |what: &dyn Debug| lines.push(format!("{what:?}").into());
     say(&(&options.private_users, &options.network, options.init, options.layer, options.layer_size, options.nesting));
     say(&(&machine.image.path, identity(&machine.image.path), change(&machine.image.path)));
-    for program in [std::env::current_exe()?, host::agent_program()?] {
+    for program in [tool::own_program()?, host::agent_program()?] {
         say(&(identity(&program), change(&program)));
     }
     for source in options.binds.iter().filter_map(nspawn_common::nspawn::Bind::source) {

@@ -153,7 +153,7 @@ impl Pool {
         // Not while the machine that was taken begins its work.
         command.extend(["--on-active=1s", "--timer-property=AccuracySec=100ms"].map(OsString::from));
         command.push("--description=Machines that stand by".into());
-        command.extend(["--".into(), env::current_exe()?.into(), OPTION.into(), self.id.clone().into()]);
+        command.extend(["--".into(), tool::own_program()?.into(), OPTION.into(), self.id.clone().into()]);
         Ok(command)
     }
 }

@@ -1,10 +1,11 @@
 //! Starting a machine that is there: what each run of one without an init begins with.
 
 use std::ffi::OsString;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nspawn_common::caller;
+use nspawn_common::clock::Moment;
 use nspawn_common::interrupt::{self, Interrupted};
 use nspawn_common::lifecycle;
 use nspawn_common::lock::Lock;
@@ -12,13 +13,16 @@ use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::ssh;
 use nspawn_common::state::State;
-use nspawn_common::wire;
+use nspawn_common::tool::TimedOut;
+use nspawn_common::{registration, wire};
 
 use crate::{diagnosis, limits, plan};
 
 /// The argument that asks for it: `--start MACHINE`.
 pub const OPTION: &str = "--start";
 
+/// How often a start is attempted while systemd-machined is restarted.
+const ATTEMPTS: u32 = 5;
 /// How long the agent of a machine that is up may take to answer.
 const AGENT_LIMIT: Duration = Duration::from_secs(20);
 
@@ -37,8 +41,8 @@ pub fn start(arguments: &[OsString]) -> Result<()> {
     }
     lifecycle::end(&paths)?;
     diagnosis::forget(&paths)?;
-    let begun = SystemTime::now();
-    let Err(error) = run(&paths, &state) else { return Ok(()) };
+    let begun = Moment::now();
+    let Err(error) = repeat(&paths, || run(&paths, &state)) else { return Ok(()) };
     let error = if error.is::<Interrupted>() { error } else { diagnosis::of(&state, error, begun) };
     interrupt::undo();
     lifecycle::end(&paths)?;
@@ -51,6 +55,23 @@ fn run(paths: &MachinePaths, state: &State) -> Result<()> {
         interrupt::check()?;
     }
     confirm(paths, &state.properties).map(drop)
+}
+
+/// Calls `start`, and again where it fails because systemd-machined was restarted, as by an upgrade of systemd: a
+/// systemd-nspawn that is just then registering its machine gives up, before anything runs in it.
+pub fn repeat<T>(paths: &MachinePaths, start: impl Fn() -> Result<T>) -> Result<T> {
+    for _ in 1..ATTEMPTS {
+        let machined = registration::invocation();
+        let error = match start() {
+            Err(error) if registration::is_restarted(machined.as_deref()) => error,
+            done => return done,
+        };
+        if error.is::<Interrupted>() || error.is::<TimedOut>() || paths.refusal().exists() {
+            return Err(error);
+        }
+        lifecycle::end(paths)?;
+    }
+    start()
 }
 
 /// Makes sure that a machine that was started takes commands, is registered, and has the limits that were `given`.

@@ -3,13 +3,14 @@
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Error, Result, bail};
 use nix::libc;
 use nspawn_common::exit::JobError;
 use nspawn_common::gitlab::{Job, Service};
 use nspawn_common::image::{self, Image};
 use nspawn_common::modes::Layer;
 use nspawn_common::network::Network;
+use nspawn_common::tool;
 use nspawn_common::users::PrivateUsers;
 
 use crate::cache;
@@ -48,7 +49,7 @@ pub fn of_job(job: &Job, options: &Options, argv: &[OsString]) -> Result<ForJob>
     for service in &job.services {
         check_image(&options.allowed_services, &image_of_service(options, service)?)?;
     }
-    let program = std::env::current_exe().context("can't tell this program's own path")?;
+    let program = tool::own_program()?;
     let order = |(number, service): (usize, &Service)| Order {
         image: service.image.clone(),
         command: [&[program.clone().into(), service::OPTION.into(), number.to_string().into()], argv].concat(),

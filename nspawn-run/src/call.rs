@@ -4,13 +4,14 @@ use std::ffi::OsStr;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nspawn_common::clock::Moment;
 use nspawn_common::exit::{self, Exit};
 use nspawn_common::name::MachineName;
 use nspawn_common::paths::MachinePaths;
@@ -116,7 +117,7 @@ fn is_end_of_all(ended: Ended, paths: &MachinePaths) -> bool {
 
 struct Call {
     paths: MachinePaths,
-    started: SystemTime,
+    started: Moment,
     agent: UnixStream,
     /// What the agent has said that is no whole message yet.
     said: Vec<u8>,
@@ -136,7 +137,7 @@ impl Call {
     fn new(name: &MachineName, agent: UnixStream, grace: Duration) -> Result<Self> {
         Ok(Self {
             paths: MachinePaths::new(name),
-            started: SystemTime::now(),
+            started: Moment::now(),
             agent,
             said: Vec::new(),
             resized: resize_events()?,

@@ -5,14 +5,15 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nspawn_common::clock::Moment;
 use nspawn_common::exit;
 use nspawn_common::paths::MachinePaths;
-use nspawn_common::tool::{self, argv};
+use nspawn_common::tool::argv;
 use nspawn_common::wire;
 use serde_json::Value;
 
@@ -35,7 +36,7 @@ const REBOOT: &str = "133";
 
 /// What became of the machine since a time at which it ran, as the end of a sentence about it.
 #[must_use]
-pub fn cause(paths: &MachinePaths, since: SystemTime) -> String {
+pub fn cause(paths: &MachinePaths, since: Moment) -> String {
     let asked = Instant::now();
     let mut journal = Journal::follow(&paths.unit(), since);
     let mut end = |limit: Duration| journal.as_mut().ok()?.end(asked + limit);
@@ -66,10 +67,10 @@ struct Journal {
 }
 
 impl Journal {
-    fn follow(unit: &str, since: SystemTime) -> Result<Self> {
+    fn follow(unit: &str, since: Moment) -> Result<Self> {
         let fields = "--output-fields=MESSAGE_ID,EXIT_CODE,EXIT_STATUS,UNIT_RESULT";
         let of_systemd = [OsString::from("_PID=1"), format!("UNIT={unit}").into()];
-        let options = argv(["--quiet", "--follow", "--no-tail", "--output=json", fields, &tool::since(since)?]);
+        let options = argv(["--quiet", "--follow", "--no-tail", "--output=json", fields, &since.since()]);
         let child = Command::new("journalctl")
             .args(options)
             .args(of_systemd)

@@ -1,8 +1,6 @@
 //! The services of a job that have ended before it.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::time::UNIX_EPOCH;
 
 use anyhow::Result;
 use nspawn_common::name::MachineName;
@@ -17,10 +15,9 @@ pub fn tell_ended(job: &MachineName) -> Result<()> {
     for service in lifecycle::services(job)? {
         let Some(role) = service.service.as_ref().filter(|role| has_ended(&service, role)) else { continue };
         let paths = MachinePaths::new(&service.name);
-        let since = fs::metadata(paths.state_file()).and_then(|file| file.modified()).unwrap_or(UNIX_EPOCH);
         let line = format!("the service {} has ended before the job; its log is below", role.asked);
         exit::say(PROGRAM, OsStr::new(&line));
-        gitlab::show_log(&format!("{}-ended", service.name), &role.asked, &paths, since);
+        gitlab::show_log(&format!("{}-ended", service.name), &role.asked, &paths, service.begin());
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod filesystems;
 mod odd_hosts;
 mod owners;
 mod package;
+mod upgrades;
 
 use std::fs;
 

@@ -9,6 +9,34 @@ use std::process::Command;
 use nspawn_tests::{call, finish, image, left_of, sh};
 
 #[test]
+fn what_is_in_the_place_of_a_lock_is_named() {
+    let name = format!("obstacle-{}", std::process::id());
+    let directory = format!("/run/nspawn-ci/{name}");
+    sh(&format!("mkdir -p {directory} && ln -s /nonexistent/lock {directory}/lock")).expect(0);
+    let done = call("timeout", ["10", "nspawn-prepare", "--name", &name, &image()]);
+    let cleaned = call("timeout", ["10", "nspawn-cleanup", &name]);
+    sh(&format!("rm -r {directory}")).expect(0);
+    done.expect_error(1, &format!("{directory}/lock is in the way"));
+    cleaned.expect_error(1, "is in the way");
+}
+
+#[test]
+fn a_unit_of_the_host_is_not_taken_for_a_machines() {
+    let unit = format!("/run/systemd/system/nspawn-own-{}.service", std::process::id());
+    sh(&format!(
+        "printf '[Service]\nExecStart=/bin/sleep 600\n' >{unit}; systemctl daemon-reload; systemctl start {}",
+        unit.rsplit('/').next().unwrap()
+    ))
+    .expect(0);
+    let done = call("nspawn-prepare", ["--name", &format!("own-{}", std::process::id()), &image()]);
+    let active = sh(&format!(
+        "u=$(basename {unit}); systemctl is-active $u; systemctl stop $u; rm {unit}; systemctl daemon-reload"
+    ));
+    done.expect_error(1, "this host has a unit");
+    assert_eq!(active.out(), "active\n");
+}
+
+#[test]
 fn names() {
     let long = "x".repeat(65);
     let image = image();

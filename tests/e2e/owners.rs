@@ -42,6 +42,18 @@ fn what_nobody_owns_is_stale_and_nothing_else() {
 }
 
 #[test]
+fn what_another_version_made_is_left_to_it() {
+    let machine = Machine::with(&["--init=none"]);
+    let state = format!("/run/nspawn-ci/{}/state.json", machine.name);
+    let text = fs::read_to_string(&state).unwrap();
+    fs::write(&state, text.replace("\"version\":2", "\"version\":3")).unwrap();
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    machine.run(["true"]).expect_error(125, "a newer version of these programs made it");
+    fs::write(&state, text).unwrap();
+    machine.run(["true"]).expect(0);
+}
+
+#[test]
 fn what_stands_by_takes_no_slot() {
     let standby = |count: &str| call("nspawn-prepare", [count, "--init=stub", "--network=none", &image()]).expect(0);
     standby("--standby=1");

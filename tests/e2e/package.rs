@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
 
-use nspawn_tests::{Done, call, image, left_of, sh};
+use nspawn_tests::{Done, call, image, left_of, sh, wait_until};
 
 /// Later than the programs' own, and the version of the other package that `scripts/test` builds.
 const NEXT: &str = concat!(env!("CARGO_PKG_VERSION"), "+next");
@@ -16,7 +18,7 @@ struct Package;
 
 impl Drop for Package {
     fn drop(&mut self) {
-        let _ = sh(&format!("nspawn-cleanup {NAME}; dpkg --purge nspawn-ci; rm -rf /etc/nspawn-ci"));
+        let _ = sh("nspawn-cleanup --all; dpkg --purge nspawn-ci; rm -rf /etc/nspawn-ci");
     }
 }
 
@@ -93,10 +95,74 @@ fn check_examples() {
     done.expect(0);
 }
 
+/// Machines beside the one whose boot is looked at: each mode, a command in one, one that is being made, one that
+/// stands by.
+struct Others {
+    names: Vec<String>,
+    running: Child,
+    making: Child,
+    standing_by: String,
+}
+
+impl Others {
+    const MODES: [&str; 3] = ["--init=systemd", "--init=stub", "--init=none"];
+    const MAKING: &str = "e2e-package-making";
+
+    fn begin() -> Self {
+        let names: Vec<_> = (1..).zip(Self::MODES).map(|(number, _)| format!("{NAME}-{number}")).collect();
+        for (name, mode) in names.iter().zip(Self::MODES) {
+            installed("nspawn-prepare", &["--name", name, mode, &image()]).expect(0);
+        }
+        pool(1);
+        let standing_by = standing_by();
+        let spawn = |words: &[&str]| Command::new("env").arg(PATH).args(words).spawn().unwrap();
+        let running =
+            spawn(&["nspawn-run", &names[1], "sh", "-c", "until test -e /root/go; do sleep 0.1; done; exit 7"]);
+        let hang = "--property=ExecStartPre=/bin/sh -c 'until test -e /run/e2e-package-go; do sleep 0.1; done'";
+        let making = spawn(&["nspawn-prepare", "--name", Self::MAKING, "--network=none", hang, &image()]);
+        wait_until("it is being made", Duration::from_secs(20), || {
+            fs::exists(format!("/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service", Self::MAKING))
+                .unwrap()
+        });
+        Self { names, running, making, standing_by }
+    }
+
+    /// After an upgrade all go on, and what was made by the earlier version is used and removed by the later one.
+    fn check(mut self) {
+        fs::write("/run/e2e-package-go", "").unwrap();
+        assert!(self.making.wait().unwrap().success());
+        fs::remove_file("/run/e2e-package-go").unwrap();
+        installed("nspawn-run", &[&self.names[1], "touch", "/root/go"]).expect(0);
+        assert_eq!(self.running.wait().unwrap().code(), Some(7));
+        let all: Vec<_> = self.names.iter().map(|name| &**name).chain([Self::MAKING]).collect();
+        for name in &all {
+            installed("nspawn-run", &[name, "sh", "-c", "exit 3"]).expect(3);
+        }
+        installed("nspawn-cleanup", &all).expect(0);
+        // The one that was being made had the pool filled again, by the later version.
+        wait_until("the pool is filled again", Duration::from_secs(60), || {
+            let now = standing_by();
+            !now.is_empty() && now != self.standing_by
+        });
+        pool(0);
+        assert_eq!(all.iter().map(|name| left_of(name)).collect::<String>() + &left_of("standby-"), "");
+    }
+}
+
+fn pool(count: u32) {
+    installed("nspawn-prepare", &[&format!("--standby={count}"), "--init=stub", "--network=none", &image()]).expect(0);
+}
+
+fn standing_by() -> String {
+    sh("cd /run/nspawn-ci && for it in standby-*; do test ! -e $it/specification || echo $it; done").out()
+}
+
 /// With what the administrator has enabled, and the machine as it was.
 fn check_upgrade(booted: &str) {
     call("systemctl", ["enable", "--now", "nspawn-ci-update.timer"]).expect(0);
+    let others = Others::begin();
     install(NEXT);
+    others.check();
     assert_eq!(call("dpkg-query", ["--show", "--showformat=${Version}", "nspawn-ci"]).out(), NEXT);
     check_installed("enabled");
     installed("nspawn-run", &[NAME, "true"]).expect(0);

@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::clock::Moment;
 use crate::journal;
 use crate::paths::MachinePaths;
 
 /// Shows in a job's log, on stderr, what a machine has said since then, as the section `name`. `what` it is of.
-pub fn show_log(name: &str, what: &str, paths: &MachinePaths, since: SystemTime) {
+pub fn show_log(name: &str, what: &str, paths: &MachinePaths, since: Moment) {
     // What can't be read is nothing to show, and a stderr that is gone nobody to show it to.
     let said = journal::last_words(paths, since).unwrap_or_default();
     let _ = std::io::stderr().write_all(section(name, &format!("Log of {what}"), &said).as_bytes());

@@ -9,7 +9,9 @@
 //! | [`shown`] | what the machine is shown of these programs |
 //! | [`units`] | what its systemd is given beside the image's units |
 //! | [`points`] | mount points that are missing in it |
+//! | [`cgroups`] | its cgroup, with the limits of the unit's |
 
+mod cgroups;
 mod points;
 mod root;
 mod shown;
@@ -53,7 +55,11 @@ pub fn launch(arguments: &[OsString]) -> Result<()> {
     let name = MachineName::new(name)?;
     refuse_the_hosts_mounts()?;
     let paths = MachinePaths::new(&name);
-    let Err(error) = mount(&paths, rest).and_then(|base| become_nspawn(program, base, rest)) else { return Ok(()) };
+    let started = mount(&paths, rest).and_then(|base| {
+        cgroups::show_limits(&paths)?;
+        become_nspawn(program, base, rest)
+    });
+    let Err(error) = started else { return Ok(()) };
     diagnosis::note(&paths, &error);
     Err(error)
 }

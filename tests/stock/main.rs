@@ -8,3 +8,4 @@
 mod outside;
 
 mod apparmor;
+mod limits;

@@ -10,8 +10,10 @@
 //! | [`units`] | what its systemd is given beside the image's units |
 //! | [`points`] | mount points that are missing in it |
 //! | [`cgroups`] | its cgroup, with the limits of the unit's |
+//! | [`cores`] | no core dumps of its processes |
 
 mod cgroups;
+mod cores;
 mod points;
 mod root;
 mod shown;
@@ -56,7 +58,7 @@ pub fn launch(arguments: &[OsString]) -> Result<()> {
     refuse_the_hosts_mounts()?;
     let paths = MachinePaths::new(&name);
     let started = mount(&paths, rest).and_then(|base| {
-        cgroups::show_limits(&paths)?;
+        confine(&paths, rest)?;
         become_nspawn(program, base, rest)
     });
     let Err(error) = started else { return Ok(()) };
@@ -77,6 +79,12 @@ fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
         units::write(&paths.agent_units(), &paths.root_mount(), base.unwrap_or(0), environment)?;
     }
     Ok(base)
+}
+
+// After all other programs that this process runs.
+fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
+    cgroups::show_limits(paths)?;
+    cores::forbid(options)
 }
 
 fn become_nspawn(program: &OsString, base: Option<u32>, options: &[OsString]) -> Result<()> {

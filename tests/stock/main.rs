@@ -8,4 +8,5 @@
 mod outside;
 
 mod apparmor;
+mod cores;
 mod limits;

@@ -11,7 +11,9 @@
 //! | [`points`] | mount points that are missing in it |
 //! | [`cgroups`] | its cgroup, with the limits of the unit's |
 //! | [`cores`] | no core dumps of its processes |
+//! | [`apparmor`] | its programs out of reach of the host's AppArmor profiles |
 
+mod apparmor;
 mod cgroups;
 mod cores;
 mod points;
@@ -84,6 +86,9 @@ fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
 // After all other programs that this process runs.
 fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
     cgroups::show_limits(paths)?;
+    if let Err(error) = apparmor::leave_profiles() {
+        eprintln!("nspawn-prepare: {error:#}; the host's AppArmor profiles apply to programs in the machine");
+    }
     cores::forbid(options)
 }
 

@@ -15,7 +15,9 @@ use crate::modes::Init;
 use crate::mounts;
 use crate::name::MachineName;
 use crate::owner::Owner;
-use crate::paths::{self, LAYER_ROOT, MachinePaths, POOLS, SLICE_CGROUP, STATE_ROOT};
+use crate::paths::{
+    self, LAYER_ROOT, MachinePaths, PAYLOAD_CGROUP, POOLS, SLICE_CGROUP, STATE_ROOT, SUPERVISOR_CGROUP,
+};
 use crate::registration;
 use crate::ssh;
 use crate::state::{OtherVersion, State};
@@ -304,7 +306,7 @@ fn cgroups(paths: &MachinePaths) -> Vec<PathBuf> {
 /// The process number of the machine's systemd-nspawn, which is of the host and in the unit's mount namespace.
 #[must_use]
 pub fn supervisor(paths: &MachinePaths) -> Option<u32> {
-    let processes = fs::read_to_string(paths.cgroup().join("supervisor/cgroup.procs")).ok()?;
+    let processes = fs::read_to_string(paths.cgroup().join(SUPERVISOR_CGROUP).join("cgroup.procs")).ok()?;
     processes.lines().next()?.parse().ok()
 }
 
@@ -322,8 +324,9 @@ pub fn is_part(paths: &MachinePaths, process: u32) -> bool {
 // time. systemd-nspawn itself is spared where its payload has begun, and takes away what it has in
 // the host's /tmp (since systemd 257). What is left of it then, the unit's stop kills.
 fn kill(cgroup: &Path) -> io::Result<()> {
-    let kill = |cgroup: &Path| fs::write(cgroup.join("cgroup.kill"), "1");
-    kill(&cgroup.join("payload")).or_else(|_| kill(cgroup))
+    let has_begun = cgroup.join(SUPERVISOR_CGROUP).exists();
+    let killed = if has_begun { cgroup.join(PAYLOAD_CGROUP) } else { cgroup.to_owned() };
+    fs::write(killed.join("cgroup.kill"), "1")
 }
 
 fn is_populated(cgroup: &Path) -> bool {

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::name::MachineName;
 use crate::network::Network;
 
+/// Option for the limit at which the kernel makes no core dump, and runs no program for one either (core(5)).
+pub const NO_CORES: &str = "--rlimit=CORE=1";
+
 /// One thing of the host shown in the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bind {

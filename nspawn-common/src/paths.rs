@@ -19,6 +19,10 @@ pub const CONFIG_ROOT: &str = "/etc/nspawn-ci";
 pub const SLICE: &str = "machine-ci.slice";
 /// The slice's cgroup.
 pub const SLICE_CGROUP: &str = "/sys/fs/cgroup/machine.slice/machine-ci.slice";
+/// The cgroup below the unit's that systemd-nspawn moves the machine to.
+pub const PAYLOAD_CGROUP: &str = "payload";
+/// The cgroup below the unit's that systemd-nspawn moves itself to, after the machine.
+pub const SUPERVISOR_CGROUP: &str = "supervisor";
 /// What machines are kept ready: a directory that no machine's name can be.
 pub const POOLS: &str = "/run/nspawn-ci/.standby";
 /// Where the machine sees [`MachinePaths::shown_mount`].

@@ -9,7 +9,13 @@
 //! | [`shown`] | what the machine is shown of these programs |
 //! | [`units`] | what its systemd is given beside the image's units |
 //! | [`points`] | mount points and files that are missing in it |
+//! | [`cgroups`] | its cgroup, with the limits of the unit's |
+//! | [`cores`] | no core dumps of its processes |
+//! | [`apparmor`] | its programs out of reach of the host's AppArmor profiles |
 
+mod apparmor;
+mod cgroups;
+mod cores;
 mod points;
 mod root;
 mod shown;
@@ -59,7 +65,11 @@ pub fn launch(arguments: &[OsString]) -> Result<()> {
     let name = MachineName::new(name)?;
     refuse_the_hosts_mounts()?;
     let paths = MachinePaths::new(&name);
-    let Err(error) = mount(&paths, rest).and_then(|base| become_nspawn(program, base, rest)) else { return Ok(()) };
+    let started = mount(&paths, rest).and_then(|base| {
+        confine(&paths, rest)?;
+        become_nspawn(program, base, rest)
+    });
+    let Err(error) = started else { return Ok(()) };
     diagnosis::note(&paths, &error);
     Err(error)
 }
@@ -95,6 +105,15 @@ fn provide_tmp() -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     nix::mount::mount(Some("nspawn-ci"), "/tmp", Some("tmpfs"), flags, Some("size=1M,mode=1777"))
         .with_context(|| format!("can't mount on /tmp, which takes no directory ({error})"))
+}
+
+// After all other programs that this process runs.
+fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
+    cgroups::show_limits(paths)?;
+    if let Err(error) = apparmor::leave_profiles() {
+        eprintln!("nspawn-prepare: {error:#}; the host's AppArmor profiles apply to programs in the machine");
+    }
+    cores::forbid(options)
 }
 
 fn become_nspawn(program: &OsString, base: Option<u32>, options: &[OsString]) -> Result<()> {

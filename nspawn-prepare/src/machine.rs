@@ -211,6 +211,7 @@ impl Machine {
         if self.options.layer == Layer::None {
             options.extend(layer::temporary_options(&self.paths, self.layer_size));
         }
+        options.extend(self.options.rlimits.iter().cloned());
         options.extend(self.options.privileges.iter().cloned());
         options
     }

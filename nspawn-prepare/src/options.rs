@@ -1,5 +1,6 @@
 //! What can be asked for.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +13,7 @@ use nspawn_common::args;
 use nspawn_common::keep::When;
 use nspawn_common::modes::{Init, Layer};
 use nspawn_common::network::Network;
-use nspawn_common::nspawn::{self, Bind};
+use nspawn_common::nspawn::{self, Bind, NO_CORES};
 use nspawn_common::owner::Owner;
 use nspawn_common::paths::CONFIG_ROOT;
 use nspawn_common::users::PrivateUsers;
@@ -60,6 +61,8 @@ pub struct Options {
     pub private_users: PrivateUsers,
     /// Options of systemd-nspawn, as they are.
     pub privileges: Vec<OsString>,
+    /// Options for the limits of its processes, of which each limit has one.
+    pub rlimits: Vec<OsString>,
     /// Whether the machine runs containers of its own.
     pub nesting: bool,
     pub network: Network,
@@ -187,6 +190,10 @@ pub fn command() -> Command {
                 .help("Whose users the machine's are: a range of their own, the host's, or the range from BASE on"),
         )
         .args(PRIVILEGES.map(|(name, shape, help)| list(name, shape).help(help)))
+        .arg(list("rlimit", "LIMIT=SOFT[:HARD]").help(
+            "A limit of the machine's processes, as in systemd-nspawn(1); CORE=1, the default, forbids core dumps, \
+                 and CORE=0:infinity allows them",
+        ))
         .arg(
             args::flag("no-new-privileges").help("Let no process gain privileges by executing a program, as sudo does"),
         )
@@ -322,6 +329,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         cache_size: matches.get_one("cache-size").copied().flatten(),
         private_users,
         privileges: privileges(matches)?,
+        rlimits: rlimits(args::list(matches, "rlimit"))?,
         nesting: args::is_set(matches, "nesting"),
         network: matches.get_one("network").cloned().context("no network")?,
         allowed_destinations: args::list(matches, "allow-host").into_iter().map(destination).collect::<Result<_>>()?,
@@ -354,6 +362,22 @@ fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {
         options.extend(NESTING.map(OsString::from));
     }
     Ok(options)
+}
+
+// The last one of each limit wins.
+fn rlimits(given: Vec<OsString>) -> Result<Vec<OsString>> {
+    let mut limits = BTreeMap::from([("CORE".to_owned(), NO_CORES.into())]);
+    for entry in given {
+        let entry = args::as_text("rlimit", entry)?;
+        let limit = entry.to_str().and_then(|text| text.split_once('=')).filter(|(limit, value)| {
+            !value.is_empty() && !limit.is_empty() && limit.bytes().all(|byte| byte.is_ascii_uppercase())
+        });
+        let Some((limit, _)) = limit else {
+            bail!("can't use --rlimit={entry:?}: it needs LIMIT=SOFT[:HARD], such as NOFILE=1024:4096")
+        };
+        limits.insert(limit.to_owned(), nspawn::assign("--rlimit", &entry));
+    }
+    Ok(limits.into_values().collect())
 }
 
 // As systemd takes them from a kernel's command line, and a container's from its own (kernel-command-line(7)).
@@ -448,6 +472,14 @@ mod tests {
     }
 
     #[test]
+    fn last_rlimit_of_a_name_wins() {
+        assert_eq!(parsed(&["x"]).unwrap().rlimits, [NO_CORES]);
+        let limits =
+            parsed(&["x", "--rlimit=NOFILE=5", "--rlimit=CORE=0:infinity", "--rlimit=NOFILE=6:7"]).unwrap().rlimits;
+        assert_eq!(limits, ["--rlimit=CORE=0:infinity", "--rlimit=NOFILE=6:7"]);
+    }
+
+    #[test]
     fn bad_values_are_errors() {
         for words in [
             &["x", "--mask=a b.service"][..],
@@ -457,6 +489,9 @@ mod tests {
             &["x", "--timeout=0"],
             &["x", "-p", "MemoryMax"],
             &["x", "-E", "=1"],
+            &["x", "--rlimit=core"],
+            &["x", "--rlimit=RLIMIT_CORE=0"],
+            &["x", "--rlimit=CORE="],
             &["x", "y"],
             &["--nonsense"],
         ] {

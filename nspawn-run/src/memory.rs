@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nspawn_common::paths::{MachinePaths, SLICE, SLICE_CGROUP};
+use nspawn_common::paths::{MachinePaths, PAYLOAD_CGROUP, SLICE, SLICE_CGROUP};
 
 /// The counts of one cgroup (cgroup.rst, `memory.events`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,7 +14,7 @@ struct Counts {
     kills: u64,
 }
 
-/// The machine's cgroup and those above it that may have a limit, as they were at first.
+/// The machine's cgroups and those above them that may have a limit, as they were at first. The first is the unit's.
 #[derive(Debug)]
 pub struct Watch {
     levels: Vec<(String, PathBuf, Counts)>,
@@ -24,8 +24,11 @@ impl Watch {
     /// Looks at them now. A kernel without the memory controller counts nothing.
     #[must_use]
     pub fn start(paths: &MachinePaths) -> Self {
+        let own = format!("MemoryMax= of its unit {}", paths.unit());
         let levels = [
-            (format!("MemoryMax= of its unit {}", paths.unit()), paths.cgroup()),
+            (own.clone(), paths.cgroup()),
+            // It has the unit's limit too, so that the machine sees the limit.
+            (own, paths.cgroup().join(PAYLOAD_CGROUP)),
             (format!("MemoryMax= of {SLICE}"), SLICE_CGROUP.into()),
             ("MemoryMax= of machine.slice".to_owned(), Path::new(SLICE_CGROUP).with_file_name("")),
         ];

@@ -21,6 +21,7 @@ complete -c nspawn-prepare -l private-users -d 'Whose users the machine\'s are: 
 complete -c nspawn-prepare -l capability -d 'Capabilities that the machine has beside the usual ones; as in systemd-nspawn(1)' -r
 complete -c nspawn-prepare -l drop-capability -d 'Capabilities that it has not' -r
 complete -c nspawn-prepare -l system-call-filter -d 'System calls that it may use, or ~ may not, beside the usual ones' -r
+complete -c nspawn-prepare -l rlimit -d 'A limit of the machine\'s processes, as in systemd-nspawn(1); CORE=1, the default, forbids core dumps, and CORE=0:infinity allows them' -r
 complete -c nspawn-prepare -l network -d 'nat, none, host, veth, bridge=NAME, zone=NAME or namespace=PATH' -r
 complete -c nspawn-prepare -l init -d 'What runs as the machine\'s PID 1: the image\'s systemd, a stub, or nothing between commands' -r -f -a "systemd\t''
 stub\t''

@@ -24,3 +24,40 @@ fn default_machine_works_with_profiles_in_force() {
     }
     assert_nothing_denied();
 }
+
+#[test]
+fn profiles_of_the_host_do_not_confine_programs_in_machines() {
+    let enforced = sh("aa-status --json").expect(0).out();
+    assert!(
+        enforced.contains("\"named\": \"enforce\"") && enforced.contains("\"/usr/bin/man\": \"enforce\""),
+        "{enforced}"
+    );
+    // The control: on the host, the profile denies what follows.
+    let bare = sh("echo hush >/root/secret; cp /bin/cat /tmp/cat
+        unshare --mount sh -c 'mount --bind /tmp/cat /usr/sbin/named && /usr/sbin/named /root/secret'");
+    assert_ne!(bare.code(), 0, "{}", bare.describe());
+    let since = sh("date +%s.%N").expect(0).out().trim_end().to_owned();
+    for options in [&["--init=stub"][..], &["--init=none"], &["--init=systemd"], &["--init=stub", "--private-users=no"]]
+    {
+        let machine = Machine::with(&[&["--network=none"], options].concat());
+        let script = "echo hush >/root/secret
+            for program in /usr/sbin/named /usr/bin/man; do
+                test -e $program || cp /bin/cat $program
+            done
+            /usr/sbin/named /root/secret && /usr/bin/man /root/secret
+            cat /proc/self/attr/current";
+        let read = machine.sh(script).expect(0).out();
+        assert_eq!(read, "hush\nhush\nunconfined\n", "{options:?}");
+    }
+    let denied = sh(&format!("journalctl --dmesg --quiet --no-pager --since=@{since} | grep 'apparmor=\"DENIED\"'"));
+    assert_eq!(denied.out(), "");
+    assert_eq!(sh("aa-status --json").expect(0).out(), enforced, "the host's own profiles have changed");
+}
+
+#[test]
+fn check_host_notes_that_profiles_confine_machines() {
+    let check = "nspawn-check-host --no-boot";
+    assert!(sh(check).out().contains("ok    AppArmor, whose profiles confine no program in a machine"));
+    let done = sh(&format!("unshare --mount sh -c 'umount --lazy /sys/kernel/security; {check}'"));
+    assert!(done.out().contains("note  AppArmor's profiles of the host confine"), "{}", done.describe());
+}

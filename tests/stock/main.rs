@@ -8,4 +8,6 @@
 mod outside;
 
 mod apparmor;
+mod cores;
+mod limits;
 mod network;

@@ -241,13 +241,16 @@ fn ssh_by_name_reaches_the_machine_or_nothing() {
     };
     let by_address = ssh(&format!("root@{}", machine.name));
     assert_ne!(by_address.code(), 0, "{}", by_address.describe());
-    if version.trim().parse::<u32>().unwrap() >= 256 {
-        let by_machine = ssh(&format!("machine/{}", machine.name)).expect(0);
-        assert_eq!(by_machine.out().trim(), machine.name);
-        call("nspawn-cleanup", [&machine.name]).expect(0);
-        let left = format!("/run/systemd/nspawn/unix-export/{}", machine.name);
-        assert!(!std::fs::exists(&left).unwrap(), "{left} is left");
+    let version: u32 = version.trim().parse().unwrap();
+    let export = format!("/run/systemd/nspawn/unix-export/{}", machine.name);
+    // systemd-ssh-proxy knows paths of sockets since systemd 256, and names of containers since 258.
+    for (since, target) in [(256, format!("unix{export}/ssh")), (258, format!("machine/{}", machine.name))] {
+        if version >= since {
+            assert_eq!(ssh(&target).expect(0).out().trim(), machine.name);
+        }
     }
+    call("nspawn-cleanup", [&machine.name]).expect(0);
+    assert!(!std::fs::exists(&export).unwrap(), "{export} is left");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
 
+use super::limits::{self, Limit};
 use super::processes;
 
 /// How long killed processes may take to end.
@@ -36,6 +37,7 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 pub struct Cgroups {
     root: PathBuf,
     used: u64,
+    limits: Vec<Limit>,
 }
 
 impl Cgroups {
@@ -47,19 +49,22 @@ impl Cgroups {
     pub fn enter() -> Result<Self> {
         let own = own()?;
         // systemd 254 and newer start it there, and spare it the move: see fork_into().
-        if own.ends_with(LEAF) {
-            return Ok(Self { root: own.parent().context("a leaf of nothing")?.to_owned(), used: 0 });
-        }
-        let leaf = Cgroup { path: own.join(LEAF) };
-        leaf.make()?;
-        leaf.add_self()?;
-        Ok(Self { root: own, used: 0 })
+        let root = if own.ends_with(LEAF) {
+            own.parent().context("a leaf of nothing")?.to_owned()
+        } else {
+            let leaf = Cgroup { path: own.join(LEAF), limits: Vec::new() };
+            leaf.make()?;
+            leaf.add_self()?;
+            own
+        };
+        let limits = limits::inherit(&root);
+        Ok(Self { root, used: 0, limits })
     }
 
     /// A name for the next command's cgroup.
     pub fn next(&mut self) -> Cgroup {
         self.used += 1;
-        Cgroup { path: self.root.join(format!("command-{}", self.used)) }
+        Cgroup { path: self.root.join(format!("command-{}", self.used)), limits: self.limits.clone() }
     }
 }
 
@@ -85,6 +90,7 @@ pub fn kill_agent() -> Result<()> {
 #[derive(Clone)]
 pub struct Cgroup {
     path: PathBuf,
+    limits: Vec<Limit>,
 }
 
 impl Cgroup {
@@ -95,7 +101,9 @@ impl Cgroup {
     pub fn make(&self) -> Result<()> {
         fs::create_dir(&self.path)
             .or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
-            .with_context(|| format!("can't make the cgroup {}", self.path.display()))
+            .with_context(|| format!("can't make the cgroup {}", self.path.display()))?;
+        limits::set(&self.path, &self.limits);
+        Ok(())
     }
 
     /// Moves this process into it.

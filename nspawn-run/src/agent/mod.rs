@@ -15,6 +15,7 @@ mod cgroups;
 mod child;
 mod console;
 mod ends;
+mod limits;
 mod processes;
 mod session;
 mod users;

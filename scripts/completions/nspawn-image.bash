@@ -88,13 +88,17 @@ _nspawn__image() {
             return 0
             ;;
         nspawn__subcmd__image__subcmd__create)
-            opts="-h --release --from-tar --from-oci --include --build-tools --mirror --apt-option --script --playbook --minimal --accept-degraded --no-boot-test --unversioned --directory --help"
+            opts="-h --release --architecture --from-tar --from-oci --include --build-tools --mirror --apt-option --script --playbook --minimal --accept-degraded --no-boot-test --unversioned --directory --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --release)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --architecture)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

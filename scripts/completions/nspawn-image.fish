@@ -38,6 +38,7 @@ complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "update" -
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand adopt" -l directory -d 'where images are kept (default: /var/lib/machines); elsewhere none is described' -r -f -a "(__fish_complete_directories)"
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand adopt" -s h -l help -d 'Print help'
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l release -d 'the release to install, such as bookworm or noble; also fedora-42 (with dnf) and arch (with pacstrap) (default: NAME if that is one, else this system\'s own)' -r
+complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l architecture -d 'install for this architecture, such as arm64 (default: this system\'s own); for another one the host needs qemu-user-static and arch-test' -r
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l from-tar -d 'unpack this instead of installing a release' -r -F
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l from-oci -d 'unpack this container image instead, as skopeo or podman name it' -r
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l include -d 'install these packages too; may be repeated' -r

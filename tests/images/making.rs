@@ -177,6 +177,8 @@ fn words_that_are_wrong_are_told() {
         (&["nonsense"], "unknown command"),
         (&["list", "--nonsense"], "unknown option"),
         (&["create", "a", "--release"], "--release needs a value"),
+        (&["create", "a", "--architecture", "arm64,amd64"], "--architecture needs"),
+        (&["create", "a", "--architecture", "arm64", "--from-oci", "oci:/nowhere"], "goes with --release"),
         (&["create", "a", "--from-tar", "/dev/null", "--from-oci", "x"], "there is no file /dev/null"),
     ] {
         let done = call("nspawn-image", words);

@@ -14,8 +14,6 @@ use crate::lifecycle;
 use crate::name::MachineName;
 use crate::paths::MachinePaths;
 
-/// Directory of the exports of all machines.
-const EXPORTS: &str = "/run/systemd/nspawn/unix-export";
 /// The socket's name, given by systemd-ssh-generator(8).
 const SOCKET: &str = "ssh";
 
@@ -25,16 +23,20 @@ const SOCKET: &str = "ssh";
 /// # Errors
 /// The link can't be made.
 pub fn publish(paths: &MachinePaths) -> Result<()> {
-    let exported = directory(&paths.origin());
-    let Some(supervisor) = lifecycle::supervisor(paths).filter(|_| exported.is_dir()) else { return Ok(()) };
-    // The directory must stay: the kernel unmounts what is mounted on a directory that is removed in any namespace.
-    let directory = directory(paths.name());
-    lifecycle::remove_if_there(&directory.join(SOCKET))?;
-    let made = DirBuilder::new().recursive(true).mode(0o755).create(&directory);
-    let inside = exported.strip_prefix("/").unwrap_or(&exported).join(SOCKET);
-    let target = Path::new("/proc").join(supervisor.to_string()).join("root").join(inside);
-    made.and_then(|()| symlink(target, directory.join(SOCKET)))
-        .with_context(|| format!("can't link the machine's ssh socket in {}", directory.display()))
+    let Some(supervisor) = lifecycle::supervisor(paths) else { return Ok(()) };
+    for (exported, directory) in exports(&paths.origin()).into_iter().zip(exports(paths.name())) {
+        if !exported.is_dir() {
+            continue;
+        }
+        // The directory must stay: the kernel unmounts what is mounted on a directory that is removed in any namespace.
+        lifecycle::remove_if_there(&directory.join(SOCKET))?;
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(&directory);
+        let inside = exported.strip_prefix("/").unwrap_or(&exported).join(SOCKET);
+        let target = Path::new("/proc").join(supervisor.to_string()).join("root").join(inside);
+        made.and_then(|()| symlink(target, directory.join(SOCKET)))
+            .with_context(|| format!("can't link the machine's ssh socket in {}", directory.display()))?;
+    }
+    Ok(())
 }
 
 /// Removes what there is of this for a machine that has ended.
@@ -42,7 +44,7 @@ pub fn publish(paths: &MachinePaths) -> Result<()> {
 /// # Errors
 /// A link or a directory can't be removed.
 pub fn withdraw(paths: &MachinePaths) -> Result<()> {
-    for directory in [directory(paths.name()), directory(&paths.origin())] {
+    for directory in [paths.name(), &paths.origin()].into_iter().flat_map(exports) {
         lifecycle::remove_if_there(&directory.join(SOCKET))?;
         match fs::remove_dir(&directory) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -54,6 +56,8 @@ pub fn withdraw(paths: &MachinePaths) -> Result<()> {
     Ok(())
 }
 
-fn directory(name: &MachineName) -> PathBuf {
-    Path::new(EXPORTS).join(name.as_str())
+// Directories for the exports of the machine: of systemd 262, and of the versions before.
+fn exports(name: &MachineName) -> [PathBuf; 2] {
+    let root = Path::new("/run/systemd/nspawn");
+    [root.join(name.as_str()).join("unix-export"), root.join("unix-export").join(name.as_str())]
 }

@@ -25,8 +25,18 @@ fn default_machine_works_with_profiles_in_force() {
     assert_nothing_denied();
 }
 
+/// Returns whether dbus-daemon asks the kernel's AppArmor about its clients. Machines can't leave the host's profiles
+/// there: dbus-daemon would refuse systemd-nspawn (see `launch/apparmor.rs`).
+fn dbus_is_mediated() -> bool {
+    std::fs::exists("/sys/kernel/security/apparmor/features/dbus/mask").unwrap_or(false)
+}
+
 #[test]
 fn profiles_of_the_host_do_not_confine_programs_in_machines() {
+    if dbus_is_mediated() {
+        println!("not possible here: this kernel mediates D-Bus, and nspawn-check-host says so");
+        return;
+    }
     let enforced = sh("aa-status --json").expect(0).out();
     assert!(
         enforced.contains("\"named\": \"enforce\"") && enforced.contains("\"/usr/bin/man\": \"enforce\""),
@@ -57,7 +67,13 @@ fn profiles_of_the_host_do_not_confine_programs_in_machines() {
 #[test]
 fn check_host_notes_that_profiles_confine_machines() {
     let check = "nspawn-check-host --no-boot";
-    assert!(sh(check).out().contains("ok    AppArmor, whose profiles confine no program in a machine"));
+    let expected = if dbus_is_mediated() {
+        "note  AppArmor's profiles of the host confine"
+    } else {
+        "ok    AppArmor, whose profiles confine no program in a machine"
+    };
+    let done = sh(check);
+    assert!(done.out().contains(expected), "{}", done.describe());
     let done = sh(&format!("unshare --mount sh -c 'umount --lazy /sys/kernel/security; {check}'"));
     assert!(done.out().contains("note  AppArmor's profiles of the host confine"), "{}", done.describe());
 }

@@ -77,6 +77,13 @@ impl Destination {
         self.address
     }
 
+    /// Returns whether the address is in the network.
+    pub fn contains(&self, address: &IpAddr) -> bool {
+        let words = |destination: &Self| destination.words().map(|(value, _)| value);
+        let masked = Self { address: *address, ..*self };
+        self.address.is_ipv4() == address.is_ipv4() && words(&masked) == words(self)
+    }
+
     /// Returns the network as `IPAddressAllow=` of a unit takes it.
     pub fn network(&self) -> String {
         format!("{}/{}", self.address, self.prefix)
@@ -434,6 +441,19 @@ mod tests {
         ] {
             let address: Ipv6Addr = address.parse().unwrap();
             assert_eq!(run(&program(true, &allowed, &denied), address.into(), port), is_allowed, "{address} {port}");
+        }
+    }
+
+    #[test]
+    fn networks_contain_their_addresses() {
+        for (network, address, expected) in [
+            ("192.0.2.0/24", "192.0.2.9", true),
+            ("192.0.2.0/24", "192.0.3.9", false),
+            ("192.0.2.7:443", "192.0.2.7", true),
+            ("2001:db8::/32", "2001:db8::9", true),
+            ("0.0.0.0/0", "::1", false),
+        ] {
+            assert_eq!(destination(network).contains(&address.parse().unwrap()), expected, "{network} {address}");
         }
     }
 

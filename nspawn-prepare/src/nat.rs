@@ -3,9 +3,10 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -26,6 +27,8 @@ pub const OPTION: &str = "--connect";
 
 /// Time limit for systemd-nspawn to make the network namespace; the unit's own time limit is shorter.
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(3600);
+/// Time limit for looking up the GitLab server, which begins before the machine is made.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 /// Time limit for configuring the interface.
 const CONFIGURATION_LIMIT: Duration = Duration::from_secs(20);
 
@@ -96,6 +99,36 @@ fn resolvers_nearby() -> Result<Vec<Destination>> {
 pub fn resolv_conf() -> Result<String> {
     let near: Vec<_> = resolvers_nearby()?.iter().map(Destination::address).collect();
     Ok(network::resolv_conf(Uplink::look()?.gateway(), |resolver| near.contains(resolver)))
+}
+
+/// A look for a server whose address is the host's own, which goes on while the machine is made.
+pub struct ServerLookup {
+    name: String,
+    getent: tool::Running,
+}
+
+impl ServerLookup {
+    /// Starts to look for the server `name`.
+    pub fn start(name: String) -> Result<Self> {
+        let getent = tool::Running::start(Stdio::null(), &argv(["getent", "ahosts", "--", &name]))?;
+        Ok(Self { name, getent })
+    }
+
+    /// Returns a warning if the server is on this host and is not `allowed`.
+    pub fn warning(self, allowed: &[Destination]) -> Result<Option<String>> {
+        let found = self.getent.finish(LOOKUP_LIMIT)?.stdout;
+        let addresses = found.lines().filter_map(|line| line.split_whitespace().next()?.parse::<IpAddr>().ok());
+        for address in addresses.filter(|address| !allowed.iter().any(|destination| destination.contains(address))) {
+            if egress::is_near(&address)? {
+                let name = self.name;
+                return Ok(Some(format!(
+                    "the GitLab server {name} is this host itself ({address}), to which its machines can't connect; the \
+                     administrator can open it: --allow-host={address}"
+                )));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// Waits until the machine has a network namespace, starts pasta for it, and configures the machine's interface.

@@ -14,6 +14,7 @@ use nspawn_common::interrupt;
 use nspawn_common::lock::Lock;
 use nspawn_common::modes::{Init, Layer};
 use nspawn_common::name::MachineName;
+use nspawn_common::network::Network;
 use nspawn_common::paths::MachinePaths;
 use nspawn_common::state::State;
 
@@ -21,6 +22,7 @@ use crate::PROGRAM;
 use crate::cache;
 use crate::host;
 use crate::machine::{ForJob, Machine};
+use crate::nat::ServerLookup;
 use crate::options::{self, Options};
 use crate::plan::Step;
 use crate::runner;
@@ -66,8 +68,13 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     }
     interrupt::catch()?;
     let started = Instant::now();
+    let server = server_lookup(&machine, job.is_some());
     machine.make(&steps, None, || match job {
-        Some(job) => tell_job(&machine, &job, runner.as_deref(), started),
+        Some(job) => {
+            tell_job(&machine, &job, runner.as_deref(), started)?;
+            warn_of_server(&machine, server);
+            Ok(())
+        }
         None => print_machine(&machine),
     })
 }
@@ -146,6 +153,20 @@ fn tell_job(machine: &Machine, job: &Job, runner: Option<&Path>, started: Instan
         exit::say(PROGRAM, OsStr::new(line));
     }
     Ok(())
+}
+
+// GitLab may run on this host too, to which machines can't connect by themselves.
+fn server_lookup(machine: &Machine, is_job: bool) -> Option<ServerLookup> {
+    let name = gitlab::variable("CI_SERVER_HOST").filter(|_| is_job && machine.options.network == Network::Nat)?;
+    ServerLookup::start(name).ok()
+}
+
+// A look-up that fails is no reason for a warning.
+fn warn_of_server(machine: &Machine, server: Option<ServerLookup>) {
+    let allowed = &machine.options.allowed_destinations;
+    if let Some(Ok(Some(warning))) = server.map(|server| server.warning(allowed)) {
+        exit::say(PROGRAM, OsStr::new(&warning));
+    }
 }
 
 // What the administrator fixed, what the job asks for, what the administrator falls back to.

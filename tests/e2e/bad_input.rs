@@ -187,8 +187,8 @@ fn a_state_that_is_no_directory_is_not_ours() {
     fs::write(&path, "").unwrap();
     let (prepared, cleaned) = (call("nspawn-prepare", ["--name", &name, &image()]), call("nspawn-cleanup", [&name]));
     fs::remove_file(&path).unwrap();
-    prepared.expect_error(1, "is no directory");
-    cleaned.expect_error(1, "is no directory");
+    prepared.expect_error(1, "is in the way; remove it");
+    cleaned.expect_error(1, "is in the way; remove it");
 }
 
 #[test]
@@ -201,8 +201,8 @@ fn state_files() {
         ("{\"version\":2,\"name\"", "not a whole JSON document"),
         ("no JSON", "not a whole JSON document"),
         ("[]", "it has no version"),
-        ("{\"version\":99}", "version 99"),
-        ("{\"version\":1}", "version 1"),
+        ("{\"version\":99}", "a newer version of these programs made it (format 99"),
+        ("{\"version\":1}", "an older version of these programs made it (format 1"),
         ("{\"version\":2}", "no valid \"start\""),
     ] {
         fs::write(format!("{dir}/state.json"), text).unwrap();

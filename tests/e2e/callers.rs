@@ -153,7 +153,7 @@ fn units_that_take_nothing_that_is_needed_work() {
             let _ = Caller::unit(properties).sees(&[&format!("--init={init}")], LOOK);
         }
     }
-    sh("mkdir -p /var/lib/nspawn-ci /var/cache/nspawn-ci").expect(0);
+    sh("install -d -m 0700 /var/lib/nspawn-ci /var/cache/nspawn-ci").expect(0);
     let strict = "ProtectSystem=strict ReadWritePaths=/run";
     let _ = Caller::unit(&format!("{strict} ReadWritePaths=/var/lib ReadWritePaths=/var/cache")).sees(&[], LOOK);
 }

@@ -258,6 +258,29 @@ fn ssh_by_name_reaches_the_machine_or_nothing() {
 }
 
 #[test]
+fn job_of_a_gitlab_on_this_host_is_warned() {
+    outside::ensure();
+    std::fs::write("/run/response.json", r#"{"id": 1, "runner_info": {"timeout": 600}}"#).unwrap();
+    let prepared = |server: &str, options: &str| {
+        sh(&format!(
+            "export CUSTOM_ENV_CI_JOB_ID=1 CUSTOM_ENV_CI_SERVER_HOST={server} JOB_RESPONSE_FILE=/run/response.json
+             nspawn-prepare --init=stub --default-image={} {options}; status=$?
+             nspawn-cleanup; exit $status",
+            image()
+        ))
+        .expect(0)
+        .err()
+    };
+    let warning = "is this host itself (192.0.2.1)";
+    let warned = prepared(HOST, "");
+    assert!(warned.contains(warning) && warned.contains("--allow-host=192.0.2.1"), "{warned}");
+    let allowed = prepared(HOST, "--allow-host=192.0.2.1:443");
+    assert!(!allowed.contains(warning), "{allowed}");
+    let elsewhere = prepared(NAME, "");
+    assert!(!elsewhere.contains(warning), "{elsewhere}");
+}
+
+#[test]
 fn image_argument_file_may_allow_a_port() {
     let _servers = servers_on_the_host();
     let file = format!("/etc/nspawn-ci/images/{}.args", image());

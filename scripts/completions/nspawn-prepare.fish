@@ -23,6 +23,7 @@ complete -c nspawn-prepare -l drop-capability -d 'Capabilities that it has not' 
 complete -c nspawn-prepare -l system-call-filter -d 'System calls that it may use, or ~ may not, beside the usual ones' -r
 complete -c nspawn-prepare -l rlimit -d 'A limit of the machine\'s processes, as in systemd-nspawn(1); CORE=1, the default, forbids core dumps, and CORE=0:infinity allows them' -r
 complete -c nspawn-prepare -l network -d 'nat, none, host, veth, bridge=NAME, zone=NAME or namespace=PATH' -r
+complete -c nspawn-prepare -l allow-host -d 'Let the machine connect to this address of the host, or port of it; for --network=nat, which keeps the machine from all of the host\'s own addresses' -r
 complete -c nspawn-prepare -l init -d 'What runs as the machine\'s PID 1: the image\'s systemd, a stub, or nothing between commands' -r -f -a "systemd\t''
 stub\t''
 none\t''"

@@ -33,10 +33,6 @@ fn dbus_is_mediated() -> bool {
 
 #[test]
 fn profiles_of_the_host_do_not_confine_programs_in_machines() {
-    if dbus_is_mediated() {
-        println!("not possible here: this kernel mediates D-Bus, and nspawn-check-host says so");
-        return;
-    }
     let enforced = sh("aa-status --json").expect(0).out();
     assert!(
         enforced.contains("\"named\": \"enforce\"") && enforced.contains("\"/usr/bin/man\": \"enforce\""),

@@ -143,7 +143,9 @@ pub fn connect(arguments: &[OsString]) -> Result<()> {
     let leader = registration::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
     let [network, users] = namespaces::open(&paths, leader, ["ns/net", "ns/user"])?;
     let uplink = Uplink::look()?;
-    start_pasta(&uplink.options(!resolvers.is_empty()), &network, &users)?;
+    // pasta asks the host's first resolver for the machine, see `resolv_conf`.
+    let resolver = network::resolvers().into_iter().next().filter(|_| !resolvers.is_empty());
+    start_pasta(&uplink, resolver, &network, &users)?;
     // The tool configures the namespace that this process is in.
     setns(&network, CloneFlags::CLONE_NEWNET).context("can't enter the machine's network namespace")?;
     let commands = tool::input(&uplink.configuration())?;
@@ -153,10 +155,13 @@ pub fn connect(arguments: &[OsString]) -> Result<()> {
 }
 
 // pasta returns when it is ready, and goes on in the background.
-fn start_pasta(options: &[String], network: &File, users: &File) -> Result<()> {
+fn start_pasta(uplink: &Uplink, resolver: Option<IpAddr>, network: &File, users: &File) -> Result<()> {
     mount_directory().with_context(|| format!("can't mount on {NAMESPACES}"))?;
+    if let Some(resolver) = resolver {
+        show_resolver(resolver).context("can't show pasta the host's resolver")?;
+    }
     let mut pasta = Command::new("pasta");
-    pasta.args(PASTA.split(' ')).args(options);
+    pasta.args(PASTA.split(' ')).args(uplink.options(resolver.is_some()));
     if !namespaces::is_ours(users, "user")? {
         pasta.arg("--userns").arg(mounted(users, "user")?);
     }
@@ -169,6 +174,13 @@ fn start_pasta(options: &[String], network: &File, users: &File) -> Result<()> {
         bail!("pasta failed ({status}); its own words are above");
     }
     Ok(())
+}
+
+// Where /etc/resolv.conf is a link, the AppArmor profile of Debian 12 keeps pasta from reading it. In this unit's mount
+// namespace it is a file of its own, and the only one in /etc that pasta needs.
+fn show_resolver(resolver: IpAddr) -> Result<()> {
+    mount(Some("nspawn-ci"), "/etc", Some("tmpfs"), MsFlags::empty(), Some("mode=0755,size=64k"))?;
+    Ok(fs::write(network::RESOLV_CONF, format!("nameserver {resolver}\n"))?)
 }
 
 fn mount_directory() -> Result<()> {

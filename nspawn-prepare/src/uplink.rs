@@ -46,10 +46,9 @@ impl Uplink {
         }
         // Without a route pasta of 2023 refuses to start unless it is told an interface. A route may come later.
         let all = getifaddrs().context("can't list the host's network interfaces")?;
-        let mut outer = all.filter(|interface| {
-            interface.flags.contains(InterfaceFlags::IFF_UP) && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK)
-        });
-        let interface = outer.next().map_or("lo".to_owned(), |interface| interface.interface_name);
+        let outer = all.filter(|interface| !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK));
+        let interface = outer.max_by_key(|interface| interface.flags.contains(InterfaceFlags::IFF_UP));
+        let interface = interface.map_or("lo".to_owned(), |interface| interface.interface_name);
         Ok(Self { has_ipv4: true, has_ipv6: false, interface: Some(interface) })
     }
 

@@ -121,6 +121,7 @@ fn describe(machine: &str) -> Value {
     let mut state: Value = serde_json::from_str(&state).unwrap();
     // A part of what is free just then.
     state["layer_size"] = json!(state["layer_size"].is_number());
+    state["created_monotonic_usec"] = json!(state["created_monotonic_usec"].is_number());
     let unit = format!("nspawn-{machine}.service");
     let process = format!("$(systemctl show --property=MainPID --value {unit})");
     let command =

@@ -288,7 +288,7 @@ fn connections_fail(field: &Field, address: &str, targets: &[Option<&str>]) -> C
     control
 }
 
-// Proved by a machine whose network's unit has no address that is forbidden.
+// Proved by a machine that may connect to all addresses.
 fn frames_fail(field: &Field, open: &Machine, address: &str) -> Control {
     let arrives = |machine: &Machine, address: &str| {
         let server = Server::tcp(address, "");
@@ -301,10 +301,7 @@ fn frames_fail(field: &Field, open: &Machine, address: &str) -> Control {
 }
 
 fn open_machine() -> Machine {
-    let machine = machine(&[]);
-    let unit = format!("pasta-{}.service", machine.name);
-    call("systemctl", ["set-property", "--runtime", &unit, "IPAddressDeny=", "IPAddressAllow="]).expect(0);
-    machine
+    machine(&["--allow-host=0.0.0.0/0", "--allow-host=::/0"])
 }
 
 fn datagrams_fail(field: &Field, address: &str) -> Control {

@@ -244,11 +244,11 @@ fn ssh_by_name_reaches_the_machine_or_nothing() {
     let by_address = ssh(&format!("root@{}", machine.name));
     assert_ne!(by_address.code(), 0, "{}", by_address.describe());
     let version: u32 = version.trim().parse().unwrap();
-    // systemd-ssh-proxy knows paths of sockets since systemd 256, and names of containers since 258.
+    // systemd-ssh-proxy knows sockets since systemd 256.
     let target = match version {
         0..256 => None,
         256..258 => Some(format!("unix/run/systemd/nspawn/unix-export/{}/ssh", machine.name)),
-        _ => Some(format!("machine/{}", machine.name)),
+        _ => Some(format!("unix/run/systemd/nspawn/{}/unix-export/ssh", machine.name)),
     };
     if let Some(target) = target {
         assert_eq!(ssh(&target).expect(0).out().trim(), machine.name);

@@ -9,12 +9,13 @@ use nspawn_tests::{Machine, call, image, left_of, sh, wait_until};
 /// Bounds the processes of the machine's agent, as TasksMax= does where the kernel holds it: see tests/limits.
 fn exhaust(machine: &Machine, most: &str) {
     let line = format!(
-        "set -e; found=; for pid in $(pgrep --full '^/run/nspawn-ci/nspawn-run --agent'); do \
-         if grep -q 'nspawn-{}.service' /proc/$pid/cgroup; then prlimit --pid=$pid --nproc={most}; found=yes; fi; done; \
-         test -n \"$found\"",
+        "set -e; found=; for pid in $(find /sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service \
+             -name cgroup.procs -exec cat {{}} +); do \
+         if tr '\\0' ' ' </proc/$pid/cmdline | grep -q '^/run/nspawn-ci/nspawn-run --agent'; then \
+             prlimit --pid=$pid --nproc={most}; found=yes; fi; done; test -n \"$found\"",
         machine.name
     );
-    // pgrep(1) may miss a process while others come and go.
+    // A process of the list may have ended meanwhile.
     wait_until("its agent is found", Duration::from_secs(10), || sh(&line).code() == 0);
 }
 

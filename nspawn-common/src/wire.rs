@@ -303,10 +303,14 @@ fn open_below(directory: &File, path: &str, flags: OFlag) -> Result<OwnedFd> {
 /// Nobody listens, or the answer is late or another one.
 pub fn hello(paths: &MachinePaths, limit: Duration) -> Result<()> {
     let mut stream = connect(paths, limit)?;
-    stream.write_all(&frame(HELLO, &[]))?;
-    match read_frame(&mut stream, MAX_ANSWER).context("the agent did not answer in time")? {
-        // An agent that has no process for an answer runs.
-        Some((HELLO | REFUSED, _)) => Ok(()),
+    // An agent that has no process for an answer refuses, and may have hung up before it is asked.
+    let asked = stream.write_all(&frame(HELLO, &[]));
+    let answer = read_frame(&mut stream, MAX_ANSWER);
+    if let Ok(Some((HELLO | REFUSED, _))) = answer {
+        return Ok(());
+    }
+    asked?;
+    match answer.context("the agent did not answer in time")? {
         Some((tag, _)) => bail!("the agent answered with the unknown message {tag}"),
         None => bail!("the agent went away without an answer"),
     }

@@ -36,7 +36,8 @@ pub fn rows(suite: &mut Suite) {
         let name = name();
         let _small = Small::over("/run/nspawn-ci", "4k");
         sh("head -c 4096 /dev/zero >/run/nspawn-ci/full").expect(0);
-        call("nspawn-prepare", ["--name", &name, &image()]).expect_error(1, "No space left");
+        call("nspawn-prepare", ["--name", &name, &image()])
+            .expect_error(1, "/run, which holds the state of machines, is full");
         sh("rm /run/nspawn-ci/full").expect(0);
         assert_eq!(left_of(&name), "");
     });

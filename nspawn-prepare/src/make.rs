@@ -11,6 +11,7 @@ use nspawn_common::keep;
 use nspawn_common::lifecycle;
 use nspawn_common::lock::Lock;
 use nspawn_common::modes::{Init, Layer};
+use nspawn_common::network::Network;
 use nspawn_common::owner::Owner;
 use nspawn_common::registration;
 use nspawn_common::state::State;
@@ -28,6 +29,7 @@ use crate::services::{self, Services, Unavailable};
 use crate::slots;
 use crate::standby;
 use crate::start;
+use crate::uplink;
 
 impl Machine {
     /// Makes the machine, or takes one that stands by, and hands it over by `announce`; what a failure has made of it
@@ -164,6 +166,10 @@ impl Machine {
 
     // What it lacks.
     fn tell(&self, unbounded: &[&str]) -> Result<()> {
+        if self.options.network == Network::Nat && uplink::is_missing() {
+            let line = "the host has no network interface but its loopback, so the machine can't connect to anything";
+            exit::say(PROGRAM, OsStr::new(line));
+        }
         if !unbounded.is_empty() {
             let missing = unbounded.join(", ");
             exit::say(PROGRAM, OsStr::new(&format!("this host's kernel does not hold {missing}; nothing bounds them")));

@@ -11,6 +11,8 @@ use anyhow::{Context, Result};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
+/// The loopback interface of a host.
+const LOOPBACK: &str = "lo";
 /// The machine's network interface.
 const INTERFACE: &str = "eth0";
 /// The machine's IPv4 address and pasta's, in a network that is set aside for measurements (RFC 2544).
@@ -48,8 +50,13 @@ impl Uplink {
         let all = getifaddrs().context("can't list the host's network interfaces")?;
         let outer = all.filter(|interface| !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK));
         let interface = outer.max_by_key(|interface| interface.flags.contains(InterfaceFlags::IFF_UP));
-        let interface = interface.map_or("lo".to_owned(), |interface| interface.interface_name);
+        let interface = interface.map_or(LOOPBACK.to_owned(), |interface| interface.interface_name);
         Ok(Self { has_ipv4: true, has_ipv6: false, interface: Some(interface) })
+    }
+
+    /// Returns whether the host has no network interface beside its loopback.
+    pub fn is_loopback(&self) -> bool {
+        self.interface.as_deref() == Some(LOOPBACK)
     }
 
     /// Returns pasta's own address in the machine's network.
@@ -102,6 +109,13 @@ impl Uplink {
         }
         commands
     }
+}
+
+/// Returns whether the host is known to have no network interface beside its loopback. A caller with a network of its own
+/// can't tell.
+pub fn is_missing() -> bool {
+    let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    network("self") == network("1") && Uplink::look().is_ok_and(|uplink| uplink.is_loopback())
 }
 
 // Columns: interface, destination, gateway, flags, …, mask in the eighth.

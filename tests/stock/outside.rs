@@ -10,6 +10,8 @@ use nspawn_tests::{sh, wait_until};
 pub const HOST: &str = "192.0.2.1";
 /// An address in the outside, where the DNS server and the server of [`ANSWER`] listen.
 pub const SERVER: &str = "192.0.2.254";
+/// The same server's IPv6 address.
+pub const SERVER_IPV6: &str = "2001:db8::254";
 /// The TCP port of that server.
 pub const PORT: u16 = 8000;
 /// The line that the server sends to everybody who connects.
@@ -36,16 +38,18 @@ const SET_UP: &str = "
         socat TCP6-LISTEN:8000,ipv6only=0,reuseaddr,fork 'SYSTEM:echo hello from outside'
 ";
 
-/// Sets the network up, once, and waits until its servers answer.
+/// Sets the network up, once, and waits until its servers answer. IPv6 answers later than IPv4, once the kernel has seen
+/// that the link is up.
 #[track_caller]
 pub fn ensure() {
     static DONE: OnceLock<()> = OnceLock::new();
     DONE.get_or_init(|| {
         sh(&format!("set -e; {SET_UP}")).expect(0);
-        let connect = format!("exec 3<>/dev/tcp/{SERVER}/{PORT} && head -n 1 <&3");
-        wait_until("the outside answers", Duration::from_secs(60), || {
-            nspawn_tests::call("bash", ["-c", &connect]).out().trim() == ANSWER
-        });
+        for address in [SERVER, SERVER_IPV6] {
+            wait_until(&format!("{address} answers"), Duration::from_secs(60), || {
+                sh(&format!("timeout 5 {}", connect(address, PORT))).out().trim() == ANSWER
+            });
+        }
     });
 }
 

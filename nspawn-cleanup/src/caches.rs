@@ -34,7 +34,12 @@ pub fn remove_unused(only_tell: bool) -> Result<()> {
     let now = SystemTime::now();
     let looked = modified(&note);
     for path in entries.flatten().filter(is_cache).map(|entry| entry.path()) {
-        consider(&path, looked.unwrap_or(SystemTime::UNIX_EPOCH), now, only_tell)?;
+        consider(
+            &path,
+            looked.unwrap_or(SystemTime::UNIX_EPOCH),
+            now,
+            only_tell,
+        )?;
     }
     if only_tell {
         return Ok(());
@@ -45,7 +50,9 @@ pub fn remove_unused(only_tell: bool) -> Result<()> {
 
 fn consider(cache: &Path, looked: SystemTime, now: SystemTime, only_tell: bool) -> Result<()> {
     // One that is gone meanwhile is not unused.
-    let Some(used) = modified(cache) else { return Ok(()) };
+    let Some(used) = modified(cache) else {
+        return Ok(());
+    };
     let age = age(used, looked, now);
     if age > UNUSED_LIMIT && !is_in_use(cache)? {
         return if only_tell {
@@ -69,14 +76,22 @@ fn age(used: SystemTime, looked: SystemTime, now: SystemTime) -> Duration {
     }
     let at_look = between(used, looked);
     // Where the clock was set back, one that was used since then looks older than it is.
-    let at_look = if used <= now { at_look.min(between(used, now)) } else { at_look };
+    let at_look = if used <= now {
+        at_look.min(between(used, now))
+    } else {
+        at_look
+    };
     at_look + between(looked, now).min(MOST_BETWEEN)
 }
 
 // A job may run for longer than a cache stays.
 fn is_in_use(cache: &Path) -> Result<bool> {
-    let states = lifecycle::all()?.into_iter().filter_map(|name| State::read(&name).ok());
-    Ok(states.filter_map(|state| state.cache).any(|used: PathBuf| used == cache))
+    let states = lifecycle::all()?
+        .into_iter()
+        .filter_map(|name| State::read(&name).ok());
+    Ok(states
+        .filter_map(|state| state.cache)
+        .any(|used: PathBuf| used == cache))
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
@@ -90,7 +105,9 @@ fn set_modified(path: &Path, time: SystemTime) -> Result<()> {
 
 // Its own files alone: the directory may be a file system's, with lost+found.
 fn is_cache(entry: &DirEntry) -> bool {
-    let is_named = ["ext4", "new"].iter().any(|kind| entry.path().extension().is_some_and(|there| there == *kind));
+    let is_named = ["ext4", "new"]
+        .iter()
+        .any(|kind| entry.path().extension().is_some_and(|there| there == *kind));
     is_named && entry.file_type().is_ok_and(|there| there.is_file())
 }
 
@@ -106,14 +123,44 @@ mod tests {
         let at = |days: u32| SystemTime::UNIX_EPOCH + 20_000 * DAY + days * DAY;
         for (used, looked, now, expected, what) in [
             (at(0), at(40), at(40) + HOUR, 40 * DAY + HOUR, "no jump"),
-            (at(40), at(40), at(40) + HOUR, HOUR, "used after the last look"),
-            (at(0), at(1), at(90), 2 * DAY, "the host was off, or restored, or its clock set forward"),
+            (
+                at(40),
+                at(40),
+                at(40) + HOUR,
+                HOUR,
+                "used after the last look",
+            ),
+            (
+                at(0),
+                at(1),
+                at(90),
+                2 * DAY,
+                "the host was off, or restored, or its clock set forward",
+            ),
             (at(1), at(1), at(90), DAY, "used just before that"),
             (at(90), at(1), at(90) + HOUR, HOUR, "used after that"),
             (at(90), at(91), at(2), DAY, "the clock was set back"),
-            (at(90), at(1), at(2), Duration::ZERO, "used before it was set back"),
-            (at(2), at(90), at(2) + HOUR, HOUR, "used after it was set back, and looked at before that"),
-            (at(0), SystemTime::UNIX_EPOCH, at(90), DAY, "never looked at"),
+            (
+                at(90),
+                at(1),
+                at(2),
+                Duration::ZERO,
+                "used before it was set back",
+            ),
+            (
+                at(2),
+                at(90),
+                at(2) + HOUR,
+                HOUR,
+                "used after it was set back, and looked at before that",
+            ),
+            (
+                at(0),
+                SystemTime::UNIX_EPOCH,
+                at(90),
+                DAY,
+                "never looked at",
+            ),
         ] {
             assert_eq!(age(used, looked, now), expected, "{what}");
         }

@@ -37,8 +37,15 @@ pub fn main() -> ExitCode {
 }
 
 fn cleanup(argv: &[OsString]) -> Result<u8> {
-    let Some(options) = options::parse(argv)? else { return Ok(Exit::Success.code()) };
-    let Options { machines, all, stale, .. } = &options;
+    let Some(options) = options::parse(argv)? else {
+        return Ok(Exit::Success.code());
+    };
+    let Options {
+        machines,
+        all,
+        stale,
+        ..
+    } = &options;
     let removed = if *all || *stale {
         if !machines.is_empty() || (*all && *stale) {
             bail!("--all, --stale and the names of machines exclude each other");
@@ -47,14 +54,21 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
         if *all && !options.dry_run {
             lifecycle::forget_pools()?;
         }
-        let which = if *stale { remove::Which::Stale } else { remove::Which::Any };
+        let which = if *stale {
+            remove::Which::Stale
+        } else {
+            remove::Which::Any
+        };
         let code = remove::each(&lifecycle::all()?, which, &options);
         if *stale {
             caches::remove_unused(options.dry_run)?;
         }
         code
     } else if !machines.is_empty() {
-        let names: Vec<_> = machines.iter().map(MachineName::new).collect::<Result<_>>()?;
+        let names: Vec<_> = machines
+            .iter()
+            .map(MachineName::new)
+            .collect::<Result<_>>()?;
         require_root()?;
         remove::each(&names, remove::Which::Any, &options)
     } else if gitlab::is_active() {
@@ -75,5 +89,7 @@ fn require_root() -> Result<()> {
 }
 
 fn print_line(line: &str) -> Result<()> {
-    std::io::stdout().write_all(format!("{line}\n").as_bytes()).context("can't write to stdout")
+    std::io::stdout()
+        .write_all(format!("{line}\n").as_bytes())
+        .context("can't write to stdout")
 }

@@ -37,7 +37,9 @@ pub fn command() -> Command {
 /// Reads the options; `None` if help was asked for and printed.
 pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
     let file = Path::new(CONFIG_ROOT).join("cleanup.args");
-    let Some(matches) = args::parse(&command(), &[&file], argv)? else { return Ok(None) };
+    let Some(matches) = args::parse(&command(), &[&file], argv)? else {
+        return Ok(None);
+    };
     Ok(Some(Options {
         machines: args::list(&matches, "MACHINE"),
         all: args::is_set(&matches, "all"),

@@ -44,17 +44,27 @@ fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
     if which == Which::Stale {
         return consider_one(name, which, options);
     }
-    let remove_services =
-        || lifecycle::services(name)?.iter().try_for_each(|it| consider_one(&it.name, Which::Any, options));
+    let remove_services = || {
+        lifecycle::services(name)?
+            .iter()
+            .try_for_each(|it| consider_one(&it.name, Which::Any, options))
+    };
     remove_services()?;
     consider_one(name, which, options)?;
-    if options.dry_run { Ok(()) } else { remove_services() }
+    if options.dry_run {
+        Ok(())
+    } else {
+        remove_services()
+    }
 }
 
 fn consider_one(name: &MachineName, which: Which, options: &Options) -> Result<()> {
     let paths = MachinePaths::new(name);
     let parts = lifecycle::parts(&paths).join(", ");
-    if parts.is_empty() || lifecycle::is_taken(&paths) || (which == Which::Stale && lifecycle::is_owned(&paths)?) {
+    if parts.is_empty()
+        || lifecycle::is_taken(&paths)
+        || (which == Which::Stale && lifecycle::is_owned(&paths)?)
+    {
         return Ok(());
     }
     if which == Which::OfEndedJob && keep_if_asked(name, &paths)? {
@@ -68,7 +78,10 @@ fn consider_one(name: &MachineName, which: Which, options: &Options) -> Result<(
     }
     let used = options.verbose.then(|| usage::describe(name));
     if let (true, Some(used)) = (remove(name, &paths, which)?, used) {
-        exit::say(PROGRAM, OsStr::new(&format!("removed machine {name}: {parts}; {used}")));
+        exit::say(
+            PROGRAM,
+            OsStr::new(&format!("removed machine {name}: {parts}; {used}")),
+        );
     }
     Ok(())
 }
@@ -90,7 +103,9 @@ fn remove(name: &MachineName, paths: &MachinePaths, which: Which) -> Result<bool
 
 // A machine whose state can't be read is nothing to look into.
 fn keep_if_asked(name: &MachineName, paths: &MachinePaths) -> Result<bool> {
-    let Ok(state) = State::read(name) else { return Ok(false) };
+    let Ok(state) = State::read(name) else {
+        return Ok(false);
+    };
     let is_running = lifecycle::is_running(paths);
     if !state.keep.keeps(keep::has_failed(paths)) || !keep::is_worth_while(&state, is_running) {
         return Ok(false);

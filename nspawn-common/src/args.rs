@@ -26,7 +26,9 @@ pub const COMMAND_LINE_ONLY: &str = "Options for the command line only";
 pub fn parse(command: &Command, files: &[&Path], argv: &[OsString]) -> Result<Option<ArgMatches>> {
     match try_parse(command, files, argv)? {
         Ok(matches) => Ok(Some(matches)),
-        Err(error) if !error.use_stderr() => error.print().map(|()| None).context("can't print the help"),
+        Err(error) if !error.use_stderr() => {
+            error.print().map(|()| None).context("can't print the help")
+        }
         Err(error) => Err(anyhow!("{}; see --help", first_lines(&error))),
     }
 }
@@ -35,12 +37,19 @@ pub fn parse(command: &Command, files: &[&Path], argv: &[OsString]) -> Result<Op
 ///
 /// # Errors
 /// A file that can't be read or split; clap's own, help and version among them.
-pub fn try_parse(command: &Command, files: &[&Path], argv: &[OsString]) -> Result<clap::error::Result<ArgMatches>> {
+pub fn try_parse(
+    command: &Command,
+    files: &[&Path],
+    argv: &[OsString],
+) -> Result<clap::error::Result<ArgMatches>> {
     let mut words = vec![OsString::from(command.get_name())];
     for file in files {
         words.extend(from_file(file)?);
     }
-    for arg in command.get_arguments().filter(|arg| variable(arg).is_some()) {
+    for arg in command
+        .get_arguments()
+        .filter(|arg| variable(arg).is_some())
+    {
         words.extend(from_environment(arg)?);
     }
     words.extend(argv.iter().cloned());
@@ -50,7 +59,10 @@ pub fn try_parse(command: &Command, files: &[&Path], argv: &[OsString]) -> Resul
 /// An option that is on or off: `--NAME`, and `--NAME=no` against one that an argument file has set.
 #[must_use]
 pub fn flag(name: &'static str) -> Arg {
-    let set = Arg::new(name).long(name).action(ArgAction::Set).value_name("yes|no");
+    let set = Arg::new(name)
+        .long(name)
+        .action(ArgAction::Set)
+        .value_name("yes|no");
     set.num_args(0..=1)
         .require_equals(true)
         .hide_possible_values(true)
@@ -88,7 +100,9 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
         "h" => 3600,
         unit => bail!("{unit:?} is not a unit of time: s, min or h"),
     };
-    let number: u32 = digits.parse().with_context(|| format!("{digits:?} is not a number of seconds"))?;
+    let number: u32 = digits
+        .parse()
+        .with_context(|| format!("{digits:?} is not a number of seconds"))?;
     if number == 0 {
         bail!("it must be longer than nothing");
     }
@@ -117,14 +131,23 @@ pub fn parse_size(text: &str) -> Result<u64> {
         "T" => 40,
         unit => bail!("{unit:?} is not a unit of size: K, M, G or T"),
     };
-    let number: u64 = digits.parse().with_context(|| format!("{digits:?} is not a number"))?;
-    number.checked_mul(1 << shift).with_context(|| format!("{text} is too much"))
+    let number: u64 = digits
+        .parse()
+        .with_context(|| format!("{digits:?} is not a number"))?;
+    number
+        .checked_mul(1 << shift)
+        .with_context(|| format!("{text} is too much"))
 }
 
 /// All values of the list option `id`, in the order given.
 #[must_use]
 pub fn list(matches: &ArgMatches, id: &str) -> Vec<OsString> {
-    matches.get_many::<OsString>(id).into_iter().flatten().cloned().collect()
+    matches
+        .get_many::<OsString>(id)
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect()
 }
 
 /// An entry of `--setenv` as `NAME=VALUE`: a bare name takes this process's value.
@@ -136,7 +159,8 @@ pub fn with_value(entry: OsString) -> Result<OsString> {
         Some(0) => bail!("--setenv={entry:?} has no name: NAME=VALUE"),
         Some(_) => Ok(entry),
         None => {
-            let value = env::var_os(&entry).with_context(|| format!("--setenv={entry:?}: no such variable is set"))?;
+            let value = env::var_os(&entry)
+                .with_context(|| format!("--setenv={entry:?}: no such variable is set"))?;
             Ok([&*entry, OsStr::new("="), &*value].into_iter().collect())
         }
     }
@@ -160,12 +184,21 @@ fn variable(arg: &Arg) -> Option<String> {
 
 // An empty variable is an unset one: CI configurations often can't unset.
 fn from_environment(arg: &Arg) -> Result<Vec<OsString>> {
-    let (Some(variable), Some(long)) = (variable(arg), arg.get_long()) else { return Ok(Vec::new()) };
-    let Some(value) = env::var_os(&variable).filter(|value| !value.is_empty()) else { return Ok(Vec::new()) };
-    let option = |value: &OsStr| [OsStr::new("--"), OsStr::new(long), OsStr::new("="), value].into_iter().collect();
+    let (Some(variable), Some(long)) = (variable(arg), arg.get_long()) else {
+        return Ok(Vec::new());
+    };
+    let Some(value) = env::var_os(&variable).filter(|value| !value.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let option = |value: &OsStr| {
+        [OsStr::new("--"), OsStr::new(long), OsStr::new("="), value]
+            .into_iter()
+            .collect()
+    };
     match arg.get_action() {
         ArgAction::Append => {
-            let words = words::split(&value).with_context(|| format!("can't split ${variable} into values"))?;
+            let words = words::split(&value)
+                .with_context(|| format!("can't split ${variable} into values"))?;
             Ok(words.iter().map(|word| option(word)).collect())
         }
         _ => Ok(vec![option(&value)]),
@@ -175,17 +208,26 @@ fn from_environment(arg: &Arg) -> Result<Vec<OsString>> {
 /// `command`, whose help names the variables too.
 #[must_use]
 pub fn with_variables_in_help(command: &Command) -> Command {
-    command.clone().args_override_self(true).mut_args(|arg| match (variable(&arg), arg.get_help().cloned()) {
-        (Some(variable), Some(help)) => arg.help(format!("{help} [env: {variable}]")),
-        _ => arg,
+    command.clone().args_override_self(true).mut_args(|arg| {
+        match (variable(&arg), arg.get_help().cloned()) {
+            (Some(variable), Some(help)) => arg.help(format!("{help} [env: {variable}]")),
+            _ => arg,
+        }
     })
 }
 
 // clap's message takes several lines: a sentence, what it is about, and what --help says.
 fn first_lines(error: &clap::Error) -> String {
     let text = error.to_string();
-    let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
-    lines.collect::<Vec<_>>().join(" ").trim_start_matches("error: ").to_owned()
+    let lines = text
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .map(str::trim);
+    lines
+        .collect::<Vec<_>>()
+        .join(" ")
+        .trim_start_matches("error: ")
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -230,10 +272,17 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("nspawn-args-{}", std::process::id()));
         fs::write(&dir, "--bind /a # cache\n--name=file\n").unwrap();
         let command = Command::new("test")
-            .arg(Arg::new("bind").long("bind").action(ArgAction::Append).value_parser(clap::value_parser!(OsString)))
+            .arg(
+                Arg::new("bind")
+                    .long("bind")
+                    .action(ArgAction::Append)
+                    .value_parser(clap::value_parser!(OsString)),
+            )
             .arg(Arg::new("name").long("name"));
         let argv = ["--bind", "/b", "--name", "line"].map(OsString::from);
-        let matches = parse(&command, &[&dir, Path::new("/nonexistent")], &argv).unwrap().unwrap();
+        let matches = parse(&command, &[&dir, Path::new("/nonexistent")], &argv)
+            .unwrap()
+            .unwrap();
         fs::remove_file(&dir).unwrap();
         assert_eq!(list(&matches, "bind"), ["/a", "/b"]);
         assert_eq!(matches.get_one::<String>("name").unwrap(), "line");

@@ -17,7 +17,11 @@ use crate::paths::{LAYER_ROOT, STATE_ROOT};
 use crate::unit::unexpanded;
 
 /// The capabilities without which no machine can be made or reached: name and number (capabilities(7)).
-const CAPABILITIES: [(&str, u32); 3] = [("CAP_CHOWN", 0), ("CAP_DAC_OVERRIDE", 1), ("CAP_SYS_PTRACE", 19)];
+const CAPABILITIES: [(&str, u32); 3] = [
+    ("CAP_CHOWN", 0),
+    ("CAP_DAC_OVERRIDE", 1),
+    ("CAP_SYS_PTRACE", 19),
+];
 /// The cgroup of the host's PID 1, as systemd makes it.
 const INIT_CGROUP: &str = "/init.scope";
 /// The least that must be free in [`STATE_ROOT`] for a machine's state and systemd's notes of it, in bytes.
@@ -38,8 +42,12 @@ pub fn check() -> Result<()> {
 /// # Errors
 /// One line that names what to change.
 pub fn check_view() -> Result<()> {
-    let is_unified = statfs("/sys/fs/cgroup").is_ok_and(|there| there.filesystem_type() == CGROUP2_SUPER_MAGIC);
-    check_cgroups(is_unified, fs::read_to_string("/proc/1/cgroup").ok().as_deref())
+    let is_unified =
+        statfs("/sys/fs/cgroup").is_ok_and(|there| there.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    check_cgroups(
+        is_unified,
+        fs::read_to_string("/proc/1/cgroup").ok().as_deref(),
+    )
 }
 
 fn check_unit() -> Result<()> {
@@ -51,7 +59,9 @@ fn check_unit() -> Result<()> {
              it runs in"
         );
     }
-    if let Err(Errno::ENOSYS | Errno::EPERM) = File::open("/").map_or(Ok(()), |root| open_here(&root)) {
+    if let Err(Errno::ENOSYS | Errno::EPERM) =
+        File::open("/").map_or(Ok(()), |root| open_here(&root))
+    {
         bail!(
             "the system call openat2 is forbidden; set RestrictSUIDSGID=no in the unit that this runs in, and allow it \
              in SystemCallFilter="
@@ -84,12 +94,18 @@ fn check_cgroups(is_unified: bool, of_init: Option<&str>) -> Result<()> {
 // Of the text of proc_pid_status(5).
 fn check_capabilities(status: &str) -> Result<()> {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let Some(effective) = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()) else { return Ok(()) };
-    let missing = CAPABILITIES.iter().filter(|(_, number)| effective & (1 << number) == 0);
+    let Some(effective) = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()) else {
+        return Ok(());
+    };
+    let missing = CAPABILITIES
+        .iter()
+        .filter(|(_, number)| effective & (1 << number) == 0);
     let missing: Vec<_> = missing.map(|(name, _)| *name).collect();
     if !missing.is_empty() {
         let missing = missing.join(" ");
-        bail!("root lacks {missing} here; add it to CapabilityBoundingSet= of the unit that this runs in");
+        bail!(
+            "root lacks {missing} here; add it to CapabilityBoundingSet= of the unit that this runs in"
+        );
     }
     Ok(())
 }
@@ -102,7 +118,11 @@ pub fn check_writable() -> Result<()> {
     for directory in [STATE_ROOT, LAYER_ROOT] {
         let place = nearest(Path::new(directory));
         if access(&place, AccessFlags::W_OK) == Err(Errno::EROFS) {
-            bail!("{} is read-only here, and machines need {directory}; {}", place.display(), remedy_for_read_only());
+            bail!(
+                "{} is read-only here, and machines need {directory}; {}",
+                place.display(),
+                remedy_for_read_only()
+            );
         }
     }
     Ok(())
@@ -118,12 +138,18 @@ fn remedy_for_read_only() -> &'static str {
 
 // The directory itself, or what there is of the way to it.
 fn nearest(directory: &Path) -> PathBuf {
-    directory.ancestors().find(|place| place.exists()).unwrap_or(Path::new("/")).to_owned()
+    directory
+        .ancestors()
+        .find(|place| place.exists())
+        .unwrap_or(Path::new("/"))
+        .to_owned()
 }
 
 // Another machine's state takes room.
 fn check_room() -> Result<()> {
-    let Ok(there) = statfs(&nearest(Path::new(STATE_ROOT))) else { return Ok(()) };
+    let Ok(there) = statfs(&nearest(Path::new(STATE_ROOT))) else {
+        return Ok(());
+    };
     let free = there.blocks_available() * u64::try_from(there.block_size()).unwrap_or(0);
     // A file system without a fixed number of inodes says 0 of them.
     let has_inodes = there.files() == 0 || there.files_free() > STATE_ROOM >> 12;
@@ -151,8 +177,19 @@ pub fn on_host(command: Vec<OsString>) -> Vec<OsString> {
     if !has_own_mounts() {
         return command;
     }
-    let run = ["systemd-run", "--quiet", "--collect", "--wait", "--pipe", "--service-type=exec", "--"];
-    run.into_iter().map(OsString::from).chain(command.iter().map(|word| unexpanded(word))).collect()
+    let run = [
+        "systemd-run",
+        "--quiet",
+        "--collect",
+        "--wait",
+        "--pipe",
+        "--service-type=exec",
+        "--",
+    ];
+    run.into_iter()
+        .map(OsString::from)
+        .chain(command.iter().map(|word| unexpanded(word)))
+        .collect()
 }
 
 /// Returns what the unit that this runs in takes from it, if anything, instead of the `error` that this has caused.
@@ -161,7 +198,10 @@ pub fn explain(error: Error) -> Error {
     if error.is::<JobError>() || error.is::<Interrupted>() {
         return error;
     }
-    check_unit().and_then(|()| check_writable()).err().unwrap_or(error)
+    check_unit()
+        .and_then(|()| check_writable())
+        .err()
+        .unwrap_or(error)
 }
 
 #[cfg(test)]
@@ -174,9 +214,18 @@ mod tests {
         assert!(check_cgroups(true, Some("3:memory:/x\n0::/init.scope\n")).is_ok());
         assert!(check_cgroups(true, None).is_ok());
         // Hybrid and version 1: /sys/fs/cgroup is a tmpfs.
-        let error = check_cgroups(false, Some("12:cpu:/\n0::/init.scope\n")).unwrap_err().to_string();
-        assert!(error.contains("add systemd.unified_cgroup_hierarchy=1"), "{error}");
-        for other in ["0::/../../init.scope\n", "0::/\n", "0::/system.slice/x.service\n"] {
+        let error = check_cgroups(false, Some("12:cpu:/\n0::/init.scope\n"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("add systemd.unified_cgroup_hierarchy=1"),
+            "{error}"
+        );
+        for other in [
+            "0::/../../init.scope\n",
+            "0::/\n",
+            "0::/system.slice/x.service\n",
+        ] {
             let error = check_cgroups(true, Some(other)).unwrap_err().to_string();
             assert!(error.contains("ProtectControlGroups=no"), "{error}");
         }
@@ -186,13 +235,21 @@ mod tests {
     fn missing_capabilities_are_named() {
         assert!(check_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n").is_ok());
         assert!(check_capabilities("").is_ok());
-        let error = check_capabilities("CapEff:\t000001fffff7fffe\n").unwrap_err().to_string();
-        assert!(error.contains("root lacks CAP_CHOWN CAP_SYS_PTRACE here"), "{error}");
+        let error = check_capabilities("CapEff:\t000001fffff7fffe\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("root lacks CAP_CHOWN CAP_SYS_PTRACE here"),
+            "{error}"
+        );
     }
 
     #[test]
     fn the_nearest_directory_that_exists_is_found() {
-        assert_eq!(nearest(Path::new("/proc/no/such/thing")), Path::new("/proc"));
+        assert_eq!(
+            nearest(Path::new("/proc/no/such/thing")),
+            Path::new("/proc")
+        );
         assert_eq!(nearest(Path::new("/proc")), Path::new("/proc"));
     }
 }

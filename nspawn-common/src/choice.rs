@@ -18,7 +18,10 @@ pub const fn words<T, const N: usize>(names: &[(&'static str, T); N]) -> [&'stat
 /// # Errors
 /// It is none of the table.
 pub fn value_of<T: Copy>(word: &str, names: &[(&'static str, T)]) -> Result<T> {
-    let found = names.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
+    let found = names
+        .iter()
+        .find(|(name, _)| *name == word)
+        .map(|(_, value)| *value);
     found.with_context(|| {
         let words: Vec<_> = names.iter().map(|(name, _)| *name).collect();
         format!("{word:?} is none of {}", words.join(", "))
@@ -27,5 +30,8 @@ pub fn value_of<T: Copy>(word: &str, names: &[(&'static str, T)]) -> Result<T> {
 
 /// The word for a value.
 pub fn word_of<T: PartialEq>(value: &T, names: &[(&'static str, T)]) -> &'static str {
-    names.iter().find(|(_, named)| named == value).map_or("", |(name, _)| name)
+    names
+        .iter()
+        .find(|(_, named)| named == value)
+        .map_or("", |(name, _)| name)
 }

@@ -42,7 +42,10 @@ impl Moment {
     /// Returns the present moment.
     #[must_use]
     pub fn now() -> Self {
-        Self { wall: SystemTime::now(), awake: awake() }
+        Self {
+            wall: SystemTime::now(),
+            awake: awake(),
+        }
     }
 
     /// Returns the moment that the wall clock showed as `wall` when the host had been `awake` for this time.
@@ -56,7 +59,9 @@ impl Moment {
     #[must_use]
     pub fn since(&self) -> String {
         let passed = awake().saturating_sub(self.awake);
-        let time = earliest(self.wall, SystemTime::now(), passed).duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = earliest(self.wall, SystemTime::now(), passed)
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         format!("--since=@{:.6}", time.as_secs_f64())
     }
 }
@@ -64,7 +69,8 @@ impl Moment {
 // Entries of before and after a jump of the wall clock carry times of the clock as it was then. Where the clock was set
 // back, the moment is later by it than what came after the moment.
 fn earliest(wall: SystemTime, now: SystemTime, passed: Duration) -> SystemTime {
-    now.checked_sub(passed).map_or(UNIX_EPOCH, |moment| moment.min(wall))
+    now.checked_sub(passed)
+        .map_or(UNIX_EPOCH, |moment| moment.min(wall))
 }
 
 #[cfg(test)]
@@ -75,7 +81,11 @@ mod tests {
     fn a_jump_of_the_wall_clock_hides_no_entry() {
         let at = |hours: u64| UNIX_EPOCH + Duration::from_secs(hours * 3600);
         let hour = Duration::from_secs(3600);
-        for (wall, now, expected) in [(at(10), at(11), at(10)), (at(10), at(7), at(6)), (at(10), at(90), at(10))] {
+        for (wall, now, expected) in [
+            (at(10), at(11), at(10)),
+            (at(10), at(7), at(6)),
+            (at(10), at(90), at(10)),
+        ] {
             assert_eq!(earliest(wall, now, hour), expected, "{wall:?} {now:?}");
         }
         assert_eq!(earliest(at(1), UNIX_EPOCH, hour), UNIX_EPOCH - hour);

@@ -34,12 +34,17 @@ pub fn hold(paths: &MachinePaths) -> Option<Held> {
 // In the mount namespace of the machine's unit, where it is the only one.
 fn mounted(paths: &MachinePaths) -> Option<File> {
     let supervisor = lifecycle::supervisor(paths)?;
-    let mounted = File::open(format!("/proc/{supervisor}/root{}", paths.disk_mount().display())).ok()?;
+    let mounted = File::open(format!(
+        "/proc/{supervisor}/root{}",
+        paths.disk_mount().display()
+    ))
+    .ok()?;
     let is_own = mounted.metadata().ok()?.dev() != fs::metadata(paths.state_dir()).ok()?.dev();
     let there = fstatvfs(&mounted).ok()?;
     let used = (there.blocks() - there.blocks_free()) * there.fragment_size();
     let is_on_disk = paths.disk().exists();
-    (is_own && is_on_disk && used > SMALL && lifecycle::is_part(paths, supervisor)).then_some(mounted)
+    (is_own && is_on_disk && used > SMALL && lifecycle::is_part(paths, supervisor))
+        .then_some(mounted)
 }
 
 fn hand_over(mounted: &File) -> Result<Held> {

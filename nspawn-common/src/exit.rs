@@ -48,7 +48,9 @@ impl Exit {
     #[must_use]
     pub fn of_refusal(code: u8) -> Self {
         let all = [Self::NotExecutable, Self::NotFound, Self::Exhausted];
-        all.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::RunFailure)
+        all.into_iter()
+            .find(|exit| exit.code() == code)
+            .unwrap_or(Self::RunFailure)
     }
 }
 
@@ -61,7 +63,9 @@ pub fn code_of_signal(number: i32) -> u8 {
 /// A signal's number and name, for a person.
 #[must_use]
 pub fn describe_signal(number: i32) -> String {
-    let name = Signal::try_from(number).map(|signal| format!(" ({signal})")).unwrap_or_default();
+    let name = Signal::try_from(number)
+        .map(|signal| format!(" ({signal})"))
+        .unwrap_or_default();
     format!("signal {number}{name}")
 }
 
@@ -86,7 +90,11 @@ pub fn report(program: &str, error: &Error, code: Exit) -> u8 {
         return code.code();
     }
     let codes = gitlab::ExitCodes::from_env();
-    if error.downcast_ref::<JobError>().is_some() { codes.build } else { codes.system }
+    if error.downcast_ref::<JobError>().is_some() {
+        codes.build
+    } else {
+        codes.system
+    }
 }
 
 /// Ends a program that failed: [`report`], and by the signal that asked for it if one did. GitLab

@@ -44,7 +44,11 @@ impl Image {
     /// Its name, and its version where it has one.
     #[must_use]
     pub fn describe(&self) -> String {
-        match self.path.file_name().filter(|version| **version != *self.name) {
+        match self
+            .path
+            .file_name()
+            .filter(|version| **version != *self.name)
+        {
             Some(version) => format!("{} ({})", self.name, version.to_string_lossy()),
             None => self.name.clone(),
         }
@@ -138,7 +142,10 @@ pub fn check(image: &str, path: &Path, root: &Path, init: Init) -> Result<()> {
     } else {
         return Ok(());
     };
-    bail!(JobError(format!("the image {image} ({}) {lack}", path.display())))
+    bail!(JobError(format!(
+        "the image {image} ({}) {lack}",
+        path.display()
+    )))
 }
 
 fn exists_in(root: &OwnedFd, path: &str) -> bool {
@@ -150,7 +157,9 @@ fn exists_in(root: &OwnedFd, path: &str) -> bool {
 /// # Errors
 /// The file system's.
 pub fn open_in(root: impl AsFd, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
-    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
     openat2(root, path, how)
 }
 
@@ -163,14 +172,27 @@ fn open(directory: &Path, name: &str, refused: &mut Option<String>) -> Result<Op
         }
         let (found, why) = match suffix.strip_suffix(".v") {
             Some(kind) if path.is_dir() => {
-                let why = format!("the image {name} has no version: nothing in {} is called", path.display());
-                (versions::newest(&path, name, kind)?, format!("{why} {name}_VERSION{kind}"))
+                let why = format!(
+                    "the image {name} has no version: nothing in {} is called",
+                    path.display()
+                );
+                (
+                    versions::newest(&path, name, kind)?,
+                    format!("{why} {name}_VERSION{kind}"),
+                )
             }
-            _ => (is_of_kind(&path, suffix).then(|| path.clone()), format!("{} {NO_IMAGE}", path.display())),
+            _ => (
+                is_of_kind(&path, suffix).then(|| path.clone()),
+                format!("{} {NO_IMAGE}", path.display()),
+            ),
         };
         if let Some(path) = found {
-            let real = fs::canonicalize(&path).with_context(|| format!("can't follow the image {}", path.display()))?;
-            return Ok(Some(Image { name: name.to_owned(), path: real }));
+            let real = fs::canonicalize(&path)
+                .with_context(|| format!("can't follow the image {}", path.display()))?;
+            return Ok(Some(Image {
+                name: name.to_owned(),
+                path: real,
+            }));
         }
         refused.get_or_insert(why);
     }
@@ -200,16 +222,30 @@ fn is_image_name(name: &str) -> bool {
 
 fn unknown(directories: &[&Path], reference: &str, tried: &[String]) -> String {
     let there = match list(directories) {
-        names if names.is_empty() => "there are none yet; nspawn-image create NAME makes one".to_owned(),
+        names if names.is_empty() => {
+            "there are none yet; nspawn-image create NAME makes one".to_owned()
+        }
         names => format!("there are: {}", names.join(", ")),
     };
-    let others: Vec<_> = tried.iter().filter(|name| *name != reference).map(String::as_str).collect();
-    let looked = if others.is_empty() { String::new() } else { format!(" (nor {})", others.join(", ")) };
+    let others: Vec<_> = tried
+        .iter()
+        .filter(|name| *name != reference)
+        .map(String::as_str)
+        .collect();
+    let looked = if others.is_empty() {
+        String::new()
+    } else {
+        format!(" (nor {})", others.join(", "))
+    };
     format!("no image {reference:?}{looked}; {there}")
 }
 
 fn list(directories: &[&Path]) -> Vec<String> {
-    let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
+    let entries = directories
+        .iter()
+        .filter_map(|directory| fs::read_dir(directory).ok())
+        .flatten()
+        .flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| name_of(&entry.path())).collect();
     names.sort_unstable();
     names.dedup();
@@ -234,7 +270,10 @@ mod tests {
     #[test]
     fn docker_style_names() {
         assert_eq!(candidates("bookworm"), ["bookworm"]);
-        assert_eq!(candidates("registry.example:5000/x/debian:bookworm"), ["debian-bookworm", "bookworm"]);
+        assert_eq!(
+            candidates("registry.example:5000/x/debian:bookworm"),
+            ["debian-bookworm", "bookworm"]
+        );
         assert_eq!(candidates("debian:latest"), ["debian:latest", "debian"]);
         assert_eq!(candidates("x/tool@sha256:00ff"), ["tool"]);
         assert_eq!(candidates("postgres:16"), ["postgres:16", "postgres-16"]);
@@ -244,7 +283,10 @@ mod tests {
     fn names_that_are_no_file_names_mean_nothing() {
         for reference in ["", ".", "..", "a/..", "/", ".hidden", "a\nb", "../../etc"] {
             let names = candidates(reference);
-            assert!(names.iter().all(|name| name == "etc"), "{reference:?} gave {names:?}");
+            assert!(
+                names.iter().all(|name| name == "etc"),
+                "{reference:?} gave {names:?}"
+            );
         }
     }
 
@@ -266,9 +308,15 @@ mod tests {
         let chosen = find_in(&[&dir], "trixie").unwrap();
         assert!(disk.is_disk() && !chosen.is_disk());
         fs::remove_dir_all(&dir).unwrap();
-        assert_eq!(error.downcast_ref::<JobError>().unwrap().0, "no image \"sid\"; there are: bookworm, disk, trixie");
+        assert_eq!(
+            error.downcast_ref::<JobError>().unwrap().0,
+            "no image \"sid\"; there are: bookworm, disk, trixie"
+        );
         assert_eq!((found.name, disk.name), ("bookworm".into(), "disk".into()));
-        assert!(newest.path.ends_with("trixie.v/trixie_2") && chosen.path.ends_with("trixie.v/trixie_1"));
+        assert!(
+            newest.path.ends_with("trixie.v/trixie_2")
+                && chosen.path.ends_with("trixie.v/trixie_1")
+        );
         assert!(file.to_string().contains("is no image"), "{file}");
     }
 }

@@ -47,7 +47,10 @@ pub fn reset_child_signal() {
 /// # Errors
 /// No descriptors left.
 pub fn catch() -> Result<()> {
-    let signals: SigSet = ENDING.into_iter().filter(|signal| !is_ignored(*signal)).collect();
+    let signals: SigSet = ENDING
+        .into_iter()
+        .filter(|signal| !is_ignored(*signal))
+        .collect();
     signals.thread_block().context("can't block signals")?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&signals, flags).context("can't watch for signals")?;
@@ -60,9 +63,14 @@ pub fn catch() -> Result<()> {
 /// # Errors
 /// [`Interrupted`].
 pub fn check() -> Result<()> {
-    let Some(signals) = watched() else { return Ok(()) };
+    let Some(signals) = watched() else {
+        return Ok(());
+    };
     if let Ok(Some(info)) = signals.read_signal() {
-        TAKEN.store(i32::try_from(info.ssi_signo).unwrap_or_default(), Ordering::Relaxed);
+        TAKEN.store(
+            i32::try_from(info.ssi_signo).unwrap_or_default(),
+            Ordering::Relaxed,
+        );
     }
     match TAKEN.load(Ordering::Relaxed) {
         0 => Ok(()),
@@ -98,7 +106,10 @@ pub fn wait_readable(events: BorrowedFd, limit: Duration) -> Result<bool> {
 pub fn wait(events: &mut [PollFd], limit: Duration) -> Result<()> {
     let mut fds = events.to_vec();
     fds.extend(descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-    match poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)) {
+    match poll(
+        &mut fds,
+        PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX),
+    ) {
         Ok(_) => events.clone_from_slice(&fds[..events.len()]),
         Err(Errno::EINTR) => {}
         Err(error) => return Err(error).context("can't wait for events"),
@@ -112,7 +123,9 @@ pub fn wait(events: &mut [PollFd], limit: Duration) -> Result<()> {
 /// None that is known.
 pub fn release() -> Result<()> {
     while let Some(Ok(Some(_))) = SIGNALS.get().map(SignalFd::read_signal) {}
-    SigSet::from_iter(ENDING).thread_unblock().context("can't unblock signals")
+    SigSet::from_iter(ENDING)
+        .thread_unblock()
+        .context("can't unblock signals")
 }
 
 /// Ends this process by the signal behind `error`, if one is: who waits for it then sees the truth.
@@ -123,7 +136,9 @@ pub fn die_if_interrupted(error: &Error) {
 }
 
 fn watched() -> Option<&'static SignalFd> {
-    SIGNALS.get().filter(|_| !IS_UNDOING.load(Ordering::Relaxed))
+    SIGNALS
+        .get()
+        .filter(|_| !IS_UNDOING.load(Ordering::Relaxed))
 }
 
 // Only asks: to set an action, as signal(2) does, would drop a signal that has come and is blocked.
@@ -148,10 +163,13 @@ mod tests {
         // SAFETY: the child is this thread alone, and takes no lock that another may have held.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
-                let is_caught = catch().is_ok() && raise(Signal::SIGTERM).is_ok() && catch().is_ok();
+                let is_caught =
+                    catch().is_ok() && raise(Signal::SIGTERM).is_ok() && catch().is_ok();
                 std::process::exit(i32::from(!is_caught || check().is_ok()))
             }
-            ForkResult::Parent { child } => assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0)),
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0))
+            }
         }
     }
 }

@@ -17,20 +17,35 @@ const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// journalctl's own.
 pub fn last_words(paths: &MachinePaths, since: Moment) -> Result<String> {
-    let mut command = argv(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20", "--reverse"]);
+    let mut command = argv([
+        "journalctl",
+        "--quiet",
+        "--no-pager",
+        "--output=cat",
+        "--lines=20",
+        "--reverse",
+    ]);
     let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
     command.extend(units.map(|unit| format!("--unit={unit}").into()));
     command.push(since.since().into());
     // The journal may not have them yet.
     tool::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
     // systemd 252 shows the first lines since a time, unless it begins at the end.
-    let said: Vec<_> = tool::run(&command, LOOK_LIMIT)?.stdout.lines().rev().map(str::to_owned).collect();
+    let said: Vec<_> = tool::run(&command, LOOK_LIMIT)?
+        .stdout
+        .lines()
+        .rev()
+        .map(str::to_owned)
+        .collect();
     Ok(printable(&said.join("\n")))
 }
 
 /// What came out of a machine, line by line.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(|line| wire::printable(line.as_bytes())).collect();
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| wire::printable(line.as_bytes()))
+        .collect();
     lines.join("\n")
 }

@@ -30,8 +30,11 @@ pub enum When {
 }
 
 impl When {
-    const NAMES: [(&'static str, Self); 3] =
-        [("never", Self::Never), ("failure", Self::Failure), ("always", Self::Always)];
+    const NAMES: [(&'static str, Self); 3] = [
+        ("never", Self::Never),
+        ("failure", Self::Failure),
+        ("always", Self::Always),
+    ];
     /// All of them, as the option has them.
     pub const WORDS: [&'static str; 3] = choice::words(&Self::NAMES);
 
@@ -75,7 +78,10 @@ pub fn has_failed(paths: &MachinePaths) -> bool {
 /// # Errors
 /// The file system's.
 pub fn keep(paths: &MachinePaths, time: Duration) -> Result<()> {
-    write(&paths.kept_mark(), &format!("{CLOCK}{}", (clock::since_boot() + time).as_secs()))
+    write(
+        &paths.kept_mark(),
+        &format!("{CLOCK}{}", (clock::since_boot() + time).as_secs()),
+    )
 }
 
 /// Whether the machine is kept, and its time is not over.
@@ -85,7 +91,9 @@ pub fn is_kept(paths: &MachinePaths) -> bool {
 }
 
 fn is_ahead(mark: &str, now: Duration) -> bool {
-    let until = mark.strip_prefix(CLOCK).and_then(|until| until.parse().ok());
+    let until = mark
+        .strip_prefix(CLOCK)
+        .and_then(|until| until.parse().ok());
     until.is_some_and(|until| now < Duration::from_secs(until))
 }
 
@@ -93,10 +101,15 @@ fn is_ahead(mark: &str, now: Duration) -> bool {
 #[must_use]
 pub fn describe(state: &State, is_running: bool) -> String {
     let (name, minutes) = (&state.name, state.keep_for.as_secs().div_ceil(60));
-    let enter =
-        if is_running || state.init == Init::None { format!("nspawn-run {name}").into() } else { look_command(state) };
+    let enter = if is_running || state.init == Init::None {
+        format!("nspawn-run {name}").into()
+    } else {
+        look_command(state)
+    };
     let enter = enter.to_string_lossy();
-    format!("machine {name} is kept for {minutes} min; look into it: {enter}; remove it: nspawn-cleanup {name}")
+    format!(
+        "machine {name} is kept for {minutes} min; look into it: {enter}; remove it: nspawn-cleanup {name}"
+    )
 }
 
 /// Whether a look is worth while: of a machine that had its layer in memory and has ended, nothing is left.
@@ -112,16 +125,38 @@ fn look_command(state: &State) -> OsString {
         return look(&[&nspawn::assign("--directory", paths.snapshot().as_os_str())]);
     }
     let is_disk_image = state.image_path.is_file();
-    let image = if is_disk_image { paths.image_mount() } else { state.image_path.clone() };
+    let image = if is_disk_image {
+        paths.image_mount()
+    } else {
+        state.image_path.clone()
+    };
     let both = nspawn::joined(&[&image, &state.layer_root().join("upper"), Path::new("/")]);
     let tree = nspawn::assign("--directory", image.as_os_str());
     let look = look(&[&tree, &nspawn::assign("--overlay-ro", &both)]);
-    let mount_image = [OsStr::new("systemd-dissect"), "--mount".as_ref(), "--read-only".as_ref()];
-    let mount_image = mount_image.into_iter().chain([state.image_path.as_ref(), image.as_os_str()]);
+    let mount_image = [
+        OsStr::new("systemd-dissect"),
+        "--mount".as_ref(),
+        "--read-only".as_ref(),
+    ];
+    let mount_image = mount_image
+        .into_iter()
+        .chain([state.image_path.as_ref(), image.as_os_str()]);
     let (disk, target) = (paths.disk(), paths.disk_mount());
-    let mount_disk = [OsStr::new("mount"), "-o".as_ref(), "ro,loop".as_ref(), disk.as_ref(), target.as_ref()];
-    let mounts = [(is_disk_image, words::join(mount_image)), (state.layer_size.is_some(), words::join(mount_disk))];
-    let mounts: Vec<_> = mounts.into_iter().filter_map(|(is_needed, command)| is_needed.then_some(command)).collect();
+    let mount_disk = [
+        OsStr::new("mount"),
+        "-o".as_ref(),
+        "ro,loop".as_ref(),
+        disk.as_ref(),
+        target.as_ref(),
+    ];
+    let mounts = [
+        (is_disk_image, words::join(mount_image)),
+        (state.layer_size.is_some(), words::join(mount_disk)),
+    ];
+    let mounts: Vec<_> = mounts
+        .into_iter()
+        .filter_map(|(is_needed, command)| is_needed.then_some(command))
+        .collect();
     if mounts.is_empty() {
         return look;
     }
@@ -129,11 +164,22 @@ fn look_command(state: &State) -> OsString {
     script.push(" && exec ");
     script.push(look);
     script.push(" \"$@\"");
-    words::join([OsStr::new("unshare"), "--mount".as_ref(), "sh".as_ref(), "-c".as_ref(), &script, "sh".as_ref()])
+    words::join([
+        OsStr::new("unshare"),
+        "--mount".as_ref(),
+        "sh".as_ref(),
+        "-c".as_ref(),
+        &script,
+        "sh".as_ref(),
+    ])
 }
 
 fn look(options: &[&OsStr]) -> OsString {
-    words::join([OsStr::new("systemd-nspawn"), "--read-only".as_ref()].iter().chain(options))
+    words::join(
+        [OsStr::new("systemd-nspawn"), "--read-only".as_ref()]
+            .iter()
+            .chain(options),
+    )
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -16,7 +16,8 @@ use crate::mounts;
 use crate::name::MachineName;
 use crate::owner::Owner;
 use crate::paths::{
-    self, LAYER_ROOT, MachinePaths, PAYLOAD_CGROUP, POOLS, SLICE_CGROUP, STATE_ROOT, SUPERVISOR_CGROUP,
+    self, LAYER_ROOT, MachinePaths, PAYLOAD_CGROUP, POOLS, SLICE_CGROUP, STATE_ROOT,
+    SUPERVISOR_CGROUP,
 };
 use crate::registration;
 use crate::ssh;
@@ -86,9 +87,14 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
 fn files(paths: &MachinePaths) -> Result<Vec<PathBuf>> {
     let directory = paths.state_dir();
     let unreadable = || format!("can't read {}", directory.display());
-    let entries: Vec<_> =
-        fs::read_dir(&directory).and_then(Iterator::collect::<io::Result<_>>).with_context(unreadable)?;
-    Ok(entries.iter().map(DirEntry::path).filter(|path| *path != paths.lock_file()).collect())
+    let entries: Vec<_> = fs::read_dir(&directory)
+        .and_then(Iterator::collect::<io::Result<_>>)
+        .with_context(unreadable)?;
+    Ok(entries
+        .iter()
+        .map(DirEntry::path)
+        .filter(|path| *path != paths.lock_file())
+        .collect())
 }
 
 /// Whether a machine of this name that stood by is now another's, by whose name it is known.
@@ -99,7 +105,8 @@ pub fn is_taken(paths: &MachinePaths) -> bool {
 
 fn has_pool(paths: &MachinePaths) -> bool {
     let mark = fs::read_to_string(paths.standby_mark()).unwrap_or_default();
-    mark.split_once('/').is_some_and(|(pool, _)| Path::new(POOLS).join(pool).exists())
+    mark.split_once('/')
+        .is_some_and(|(pool, _)| Path::new(POOLS).join(pool).exists())
 }
 
 /// Whether the machine stands by, and may be taken.
@@ -150,7 +157,9 @@ fn is_expected(paths: &MachinePaths) -> Result<bool> {
 
 // A service is its job's, and goes with it.
 fn serves(state: &State) -> Result<bool> {
-    let Some(role) = &state.service else { return Ok(true) };
+    let Some(role) = &state.service else {
+        return Ok(true);
+    };
     let job = MachinePaths::new(&role.of);
     Ok(Lock::is_held(&job) || is_owned(&job)?)
 }
@@ -161,9 +170,13 @@ fn serves(state: &State) -> Result<bool> {
 /// A directory that can't be read.
 pub fn services(job: &MachineName) -> Result<Vec<State>> {
     // Their states alone tell, so nothing else is looked at.
-    let names = names_in(STATE_ROOT)?.into_iter().filter(|name| name.as_str().starts_with(job.as_str()));
+    let names = names_in(STATE_ROOT)?
+        .into_iter()
+        .filter(|name| name.as_str().starts_with(job.as_str()));
     let states = names.filter_map(|name| State::read(&name).ok());
-    Ok(states.filter(|state| state.service.as_ref().is_some_and(|role| role.of == *job)).collect())
+    Ok(states
+        .filter(|state| state.service.as_ref().is_some_and(|role| role.of == *job))
+        .collect())
 }
 
 fn has_time(state: &State) -> bool {
@@ -179,7 +192,11 @@ fn is_active(paths: &MachinePaths) -> Result<bool> {
     match &*state.stdout {
         "deactivating" | "failed" | "inactive" => Ok(false),
         "active" | "activating" | "reloading" => Ok(true),
-        _ => bail!("systemctl can't tell whether {} is active{}", paths.unit(), tool::below(&state.stderr)),
+        _ => bail!(
+            "systemctl can't tell whether {} is active{}",
+            paths.unit(),
+            tool::below(&state.stderr)
+        ),
     }
 }
 
@@ -193,7 +210,11 @@ pub fn parts(paths: &MachinePaths) -> Vec<&'static str> {
         ("layer", paths.layer()),
         ("state", paths.state_dir()),
     ];
-    parts.into_iter().filter(|(_, path)| fs::symlink_metadata(path).is_ok()).map(|(part, _)| part).collect()
+    parts
+        .into_iter()
+        .filter(|(_, path)| fs::symlink_metadata(path).is_ok())
+        .map(|(part, _)| part)
+        .collect()
 }
 
 /// Has no more machines made that stand by.
@@ -216,7 +237,11 @@ pub fn forget_pools() -> Result<()> {
 pub fn all() -> Result<Vec<MachineName>> {
     let mut names = Vec::new();
     for root in [STATE_ROOT, LAYER_ROOT, SLICE_CGROUP] {
-        names.extend(names_in(root)?.into_iter().filter(|name| !is_taken(&MachinePaths::new(name))));
+        names.extend(
+            names_in(root)?
+                .into_iter()
+                .filter(|name| !is_taken(&MachinePaths::new(name))),
+        );
     }
     names.sort_unstable();
     names.dedup();
@@ -235,7 +260,11 @@ fn names_in(root: &str) -> Result<Vec<MachineName>> {
             continue;
         }
         let entry = entry.file_name();
-        let name = if root == SLICE_CGROUP { paths::name_of_unit(&entry) } else { Some(&*entry) };
+        let name = if root == SLICE_CGROUP {
+            paths::name_of_unit(&entry)
+        } else {
+            Some(&*entry)
+        };
         names.extend(name.and_then(|name| MachineName::new(name).ok()));
     }
     Ok(names)
@@ -271,7 +300,10 @@ pub fn end(paths: &MachinePaths) -> Result<()> {
     if was_frozen {
         tool::run(&argv(["systemctl", "thaw", &unit]), END_LIMIT)?;
     }
-    let helpers = [(paths.network_unit(), paths.network_cgroup()), (paths.command_unit(), paths.command_cgroup())];
+    let helpers = [
+        (paths.network_unit(), paths.network_cgroup()),
+        (paths.command_unit(), paths.command_cgroup()),
+    ];
     for (_, cgroup) in &helpers {
         let _ = fs::write(cgroup.join("cgroup.kill"), "1");
     }
@@ -282,7 +314,10 @@ pub fn end(paths: &MachinePaths) -> Result<()> {
         tool::run(&argv(["systemctl", "stop", unit]), END_LIMIT)?;
     }
     if cgroups(paths).iter().any(|cgroup| is_populated(cgroup)) {
-        let why = killed.err().map(|error| format!(" ({error})")).unwrap_or_default();
+        let why = killed
+            .err()
+            .map(|error| format!(" ({error})"))
+            .unwrap_or_default();
         bail!(
             "processes of the unit {unit} won't end{why}; see systemctl status {unit}{}",
             tool::below(&stopped.stderr)
@@ -297,16 +332,21 @@ pub fn end(paths: &MachinePaths) -> Result<()> {
 
 // Those that are there: of the machine, of its network, and of what it is for.
 fn cgroups(paths: &MachinePaths) -> Vec<PathBuf> {
-    [paths.cgroup(), paths.network_cgroup(), paths.command_cgroup()]
-        .into_iter()
-        .filter(|cgroup| cgroup.exists())
-        .collect()
+    [
+        paths.cgroup(),
+        paths.network_cgroup(),
+        paths.command_cgroup(),
+    ]
+    .into_iter()
+    .filter(|cgroup| cgroup.exists())
+    .collect()
 }
 
 /// The process number of the machine's systemd-nspawn, which is of the host and in the unit's mount namespace.
 #[must_use]
 pub fn supervisor(paths: &MachinePaths) -> Option<u32> {
-    let processes = fs::read_to_string(paths.cgroup().join(SUPERVISOR_CGROUP).join("cgroup.procs")).ok()?;
+    let processes =
+        fs::read_to_string(paths.cgroup().join(SUPERVISOR_CGROUP).join("cgroup.procs")).ok()?;
     processes.lines().next()?.parse().ok()
 }
 
@@ -317,7 +357,10 @@ pub fn is_part(paths: &MachinePaths, process: u32) -> bool {
     let own = paths.cgroup();
     let own = own.strip_prefix("/sys/fs/cgroup").unwrap_or(&own);
     // Version 2 has one line, with nothing between two colons (cgroups(7)).
-    place.lines().filter_map(|line| line.split_once("::/")).any(|(_, place)| Path::new(place).starts_with(own))
+    place
+        .lines()
+        .filter_map(|line| line.split_once("::/"))
+        .any(|(_, place)| Path::new(place).starts_with(own))
 }
 
 // SIGKILL to all of the machine at once, its PID 1 included (cgroups(7)): an orderly stop only costs
@@ -325,7 +368,11 @@ pub fn is_part(paths: &MachinePaths, process: u32) -> bool {
 // the host's /tmp (since systemd 257). What is left of it then, the unit's stop kills.
 fn kill(cgroup: &Path) -> io::Result<()> {
     let has_begun = cgroup.join(SUPERVISOR_CGROUP).exists();
-    let killed = if has_begun { cgroup.join(PAYLOAD_CGROUP) } else { cgroup.to_owned() };
+    let killed = if has_begun {
+        cgroup.join(PAYLOAD_CGROUP)
+    } else {
+        cgroup.to_owned()
+    };
     fs::write(killed.join("cgroup.kill"), "1")
 }
 
@@ -335,7 +382,8 @@ fn is_populated(cgroup: &Path) -> bool {
 
 // cgroups(7), cgroup.events
 fn has_event(cgroup: &Path, event: &str) -> bool {
-    fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.lines().any(|line| line == event))
+    fs::read_to_string(cgroup.join("cgroup.events"))
+        .is_ok_and(|events| events.lines().any(|line| line == event))
 }
 
 // What most machines leave is a few files: their state, and a file system in a file.
@@ -356,15 +404,26 @@ fn delete_flat(path: &Path) -> io::Result<()> {
 fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     let mounts = mounts::below(paths)?;
     if let Some(mount) = mounts.first() {
-        bail!("something is mounted on {}; unmount it first: umount {}", mount.display(), mount.display());
+        bail!(
+            "something is mounted on {}; unmount it first: umount {}",
+            mount.display(),
+            mount.display()
+        );
     }
     // At once, whatever is in it.
-    paths.iter().filter(|path| subvolumes::is_one(path)).for_each(|path| subvolumes::delete(path));
+    paths
+        .iter()
+        .filter(|path| subvolumes::is_one(path))
+        .for_each(|path| subvolumes::delete(path));
     if paths.iter().all(|path| delete_flat(path).is_ok()) {
         return Ok(());
     }
     let on_all = |command: &[&str]| -> Vec<OsString> {
-        command.iter().map(OsString::from).chain(paths.iter().map(OsString::from)).collect()
+        command
+            .iter()
+            .map(OsString::from)
+            .chain(paths.iter().map(OsString::from))
+            .collect()
     };
     let remove = on_all(&["rm", "--recursive", "--force", "--one-file-system", "--"]);
     if tool::run(&remove, DELETE_LIMIT)?.status.success() {
@@ -374,5 +433,7 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     paths.iter().for_each(|path| subvolumes::unseal(path));
     let _ = tool::run(&on_all(&["chattr", "-R", "-f", "-ia", "--"]), DELETE_LIMIT);
     paths.iter().for_each(|path| subvolumes::delete(path));
-    tool::run_ok(&remove, DELETE_LIMIT).map(drop).context("can't delete all of the machine")
+    tool::run_ok(&remove, DELETE_LIMIT)
+        .map(drop)
+        .context("can't delete all of the machine")
 }

@@ -56,7 +56,9 @@ impl Lock {
     /// As [`Lock::acquire`].
     pub fn acquire_of_existing(paths: &MachinePaths) -> Result<Option<Self>> {
         loop {
-            let Some(file) = open_existing(paths)? else { return Ok(None) };
+            let Some(file) = open_existing(paths)? else {
+                return Ok(None);
+            };
             if let Some(lock) = Self::wait(file, &paths.lock_file())? {
                 return Ok(Some(lock));
             }
@@ -92,7 +94,9 @@ impl Lock {
     pub fn try_acquire_of_existing(paths: &MachinePaths) -> Result<Option<Self>> {
         let deadline = Instant::now() + MOMENT;
         loop {
-            let Some(file) = open_existing(paths)? else { return Ok(None) };
+            let Some(file) = open_existing(paths)? else {
+                return Ok(None);
+            };
             if let Some(done) = Self::take(file, &paths.lock_file(), deadline)? {
                 return Ok(done);
             }
@@ -161,8 +165,8 @@ impl Lock {
     fn of_directory(path: &str, limit: Duration) -> Result<Self> {
         let directory = make_private_dir(Path::new(path)).and_then(|()| File::open(path));
         let directory = directory.with_context(|| format!("can't open {path}"))?;
-        let lock =
-            lock_within(directory, FlockArg::LockExclusive, limit).with_context(|| format!("can't lock {path}"))?;
+        let lock = lock_within(directory, FlockArg::LockExclusive, limit)
+            .with_context(|| format!("can't lock {path}"))?;
         Ok(Self { _file: lock })
     }
 
@@ -170,8 +174,13 @@ impl Lock {
     #[must_use]
     pub fn is_held(paths: &MachinePaths) -> bool {
         // Read-only: who watches for the end of a holder is not woken by this one.
-        let Ok(file) = File::open(paths.lock_file()) else { return false };
-        matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+        let Ok(file) = File::open(paths.lock_file()) else {
+            return false;
+        };
+        matches!(
+            Flock::lock(file, FlockArg::LockSharedNonblock),
+            Err((_, Errno::EWOULDBLOCK))
+        )
     }
 }
 
@@ -192,7 +201,10 @@ impl Use {
         let path = paths.state_file();
         let file = File::open(&path).with_context(|| format!("can't open {}", path.display()))?;
         let file = lock_within(file, FlockArg::LockShared, USE_LIMIT);
-        Ok(Self { file: file.with_context(|| format!("can't lock {}", path.display()))?, path })
+        Ok(Self {
+            file: file.with_context(|| format!("can't lock {}", path.display()))?,
+            path,
+        })
     }
 
     /// Whether nobody else takes part; then nobody does until this is dropped. Another machine that has the
@@ -212,7 +224,11 @@ fn open(paths: &MachinePaths) -> Result<Option<File>> {
         Err(error) => error,
     };
     if let Some(obstacle) = obstacle(Path::new(STATE_ROOT), paths) {
-        bail!("can't lock machine {}: {} is in the way; remove it", paths.name(), obstacle.display());
+        bail!(
+            "can't lock machine {}: {} is in the way; remove it",
+            paths.name(),
+            obstacle.display()
+        );
     }
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::AlreadyExists => Ok(None),
@@ -224,10 +240,14 @@ fn open(paths: &MachinePaths) -> Result<Option<File>> {
 // would be there at every attempt.
 fn obstacle(root: &Path, paths: &MachinePaths) -> Option<PathBuf> {
     let directories = [root.to_owned(), paths.state_dir()];
-    let mut wrong =
-        directories.into_iter().filter(|path| fs::symlink_metadata(path).is_ok_and(|there| !there.is_dir()));
+    let mut wrong = directories
+        .into_iter()
+        .filter(|path| fs::symlink_metadata(path).is_ok_and(|there| !there.is_dir()));
     let is_file = |there: fs::Metadata| there.is_file();
-    let lock = || Some(paths.lock_file()).filter(|path| fs::symlink_metadata(path).is_ok_and(|there| !is_file(there)));
+    let lock = || {
+        Some(paths.lock_file())
+            .filter(|path| fs::symlink_metadata(path).is_ok_and(|there| !is_file(there)))
+    };
     wrong.next().or_else(lock)
 }
 
@@ -237,13 +257,17 @@ fn open_existing(paths: &MachinePaths) -> Result<Option<File>> {
     interrupt::check()?;
     match OpenOptions::new().write(true).open(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        file => file.map(Some).with_context(|| format!("can't open {}", path.display())),
+        file => file
+            .map(Some)
+            .with_context(|| format!("can't open {}", path.display())),
     }
 }
 
 // A holder may have removed the file while we waited: then we hold the lock of nothing.
 fn is_at(lock: &File, path: &Path) -> bool {
-    let same = |there: &fs::Metadata, ours: &fs::Metadata| (there.dev(), there.ino()) == (ours.dev(), ours.ino());
+    let same = |there: &fs::Metadata, ours: &fs::Metadata| {
+        (there.dev(), there.ino()) == (ours.dev(), ours.ino())
+    };
     fs::metadata(path).is_ok_and(|there| lock.metadata().is_ok_and(|ours| same(&there, &ours)))
 }
 
@@ -252,7 +276,12 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
 }
 
 // `kind` is LockExclusive or LockShared.
@@ -271,7 +300,10 @@ fn lock_within(file: File, kind: FlockArg, limit: Duration) -> Result<Flock<File
     let command = argv(["flock", option, "--timeout", &seconds, "0"]);
     let waited = tool::run_with_stdin(file.try_clone()?, &command, limit + MARGIN)?;
     if !waited.status.success() {
-        bail!("another process has been busy with it for {seconds} s{}", tool::below(&waited.stderr));
+        bail!(
+            "another process has been busy with it for {seconds} s{}",
+            tool::below(&waited.stderr)
+        );
     }
     Flock::lock(file, at_once).map_err(|(_, errno)| errno.into())
 }

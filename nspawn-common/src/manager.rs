@@ -68,10 +68,18 @@ fn is_lost(outcome: &Outcome) -> bool {
 
 // The command that starts the unit of systemd-run's `argv` if there is one by now, and waits for it as that does.
 fn start_command(argv: &[OsString]) -> Option<Vec<OsString>> {
-    let options = || argv.iter().take_while(|word| *word != "--").filter_map(|word| word.to_str());
+    let options = || {
+        argv.iter()
+            .take_while(|word| *word != "--")
+            .filter_map(|word| word.to_str())
+    };
     let unit = options().find_map(|word| word.strip_prefix("--unit="))?;
     let mut command = tool::argv(["systemctl", "start"]);
-    command.extend(options().filter(|word| *word == "--no-block").map(OsString::from));
+    command.extend(
+        options()
+            .filter(|word| *word == "--no-block")
+            .map(OsString::from),
+    );
     command.push(unit.into());
     Some(command)
 }
@@ -86,7 +94,11 @@ mod tests {
     const LOST: &str = "Failed to start transient service unit: Connection reset by peer";
 
     fn ended(code: i32, stderr: &str) -> Outcome {
-        Outcome { status: ExitStatus::from_raw(code << 8), stdout: String::new(), stderr: stderr.to_owned() }
+        Outcome {
+            status: ExitStatus::from_raw(code << 8),
+            stdout: String::new(),
+            stderr: stderr.to_owned(),
+        }
     }
 
     /// Returns the commands of all attempts but the first, and the last status.
@@ -107,20 +119,49 @@ mod tests {
         assert_eq!(settled(&stop, &[(0, "")]), (vec![], Some(0)));
         let gone = "Failed to stop a.service: Message recipient disconnected from message bus without replying";
         assert_eq!(settled(&stop, &[(1, gone), (0, "")]).1, Some(0));
-        assert_eq!(settled(&stop, &[(1, "Job for a.service failed")]), (vec![], Some(1)));
+        assert_eq!(
+            settled(&stop, &[(1, "Job for a.service failed")]),
+            (vec![], Some(1))
+        );
         let twice = vec!["systemctl stop a.service".to_owned(); 2];
-        assert_eq!(settled(&stop, &[(1, LOST), (1, LOST), (0, "")]), (twice, Some(0)));
+        assert_eq!(
+            settled(&stop, &[(1, LOST), (1, LOST), (0, "")]),
+            (twice, Some(0))
+        );
     }
 
     #[test]
     fn a_unit_that_was_made_is_waited_for_and_another_is_made_where_none_was() {
-        let run = tool::argv(["systemd-run", "--no-block", "--unit=a.service", "--", "x", "--unit=b"]);
-        let (start, again) =
-            ("systemctl start --no-block a.service", "systemd-run --no-block --unit=a.service -- x --unit=b");
-        let asked = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        assert_eq!(settled(&run, &[(1, LOST), (0, "")]), (asked(&[start]), Some(0)));
-        assert_eq!(settled(&run, &[(1, LOST), (1, "Job failed")]), (asked(&[start]), Some(1)));
+        let run = tool::argv([
+            "systemd-run",
+            "--no-block",
+            "--unit=a.service",
+            "--",
+            "x",
+            "--unit=b",
+        ]);
+        let (start, again) = (
+            "systemctl start --no-block a.service",
+            "systemd-run --no-block --unit=a.service -- x --unit=b",
+        );
+        let asked = |words: &[&str]| {
+            words
+                .iter()
+                .map(|word| (*word).to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            settled(&run, &[(1, LOST), (0, "")]),
+            (asked(&[start]), Some(0))
+        );
+        assert_eq!(
+            settled(&run, &[(1, LOST), (1, "Job failed")]),
+            (asked(&[start]), Some(1))
+        );
         let all = [(1, LOST), (1, LOST), (5, "not found"), (1, LOST), (0, "")];
-        assert_eq!(settled(&run, &all), (asked(&[start, start, again, start]), Some(0)));
+        assert_eq!(
+            settled(&run, &all),
+            (asked(&[start, start, again, start]), Some(0))
+        );
     }
 }

@@ -21,7 +21,11 @@ pub enum Init {
 }
 
 impl Init {
-    const NAMES: [(&'static str, Self); 3] = [("systemd", Self::Systemd), ("stub", Self::Stub), ("none", Self::None)];
+    const NAMES: [(&'static str, Self); 3] = [
+        ("systemd", Self::Systemd),
+        ("stub", Self::Stub),
+        ("none", Self::None),
+    ];
     /// All of them, as the option has them.
     pub const WORDS: [&'static str; 3] = choice::words(&Self::NAMES);
 
@@ -55,8 +59,12 @@ pub enum Layer {
 }
 
 impl Layer {
-    const NAMES: [(&'static str, Self); 4] =
-        [("disk", Self::Disk), ("tmpfs", Self::Tmpfs), ("snapshot", Self::Snapshot), ("none", Self::None)];
+    const NAMES: [(&'static str, Self); 4] = [
+        ("disk", Self::Disk),
+        ("tmpfs", Self::Tmpfs),
+        ("snapshot", Self::Snapshot),
+        ("none", Self::None),
+    ];
     /// All of them, as the option has them.
     pub const WORDS: [&'static str; 4] = choice::words(&Self::NAMES);
 
@@ -104,7 +112,10 @@ mod tests {
             assert_eq!(Layer::parse(word).unwrap().to_string(), word);
         }
         for bad in ["", "Systemd", "disk:", "overlay"] {
-            assert!(Init::parse(bad).is_err() && Layer::parse(bad).is_err(), "{bad}");
+            assert!(
+                Init::parse(bad).is_err() && Layer::parse(bad).is_err(),
+                "{bad}"
+            );
         }
     }
 }

@@ -25,8 +25,11 @@ pub fn below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 
 // In the view of a process.
 fn below_in(process: &str, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let table = fs::read(format!("/proc/{process}/mountinfo")).context("can't tell what is mounted")?;
-    Ok(points(&table).filter(|point| paths.iter().any(|path| point.starts_with(path))).collect())
+    let table =
+        fs::read(format!("/proc/{process}/mountinfo")).context("can't tell what is mounted")?;
+    Ok(points(&table)
+        .filter(|point| paths.iter().any(|path| point.starts_with(path)))
+        .collect())
 }
 
 /// Takes away what is mounted on the directory `point`, if anything is. What still uses it keeps it until its
@@ -36,12 +39,23 @@ fn below_in(process: &str, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 /// The kernel's.
 pub fn detach(point: &Path) -> Result<()> {
     // First on the host, which most other views follow.
-    if caller::has_own_mounts() && below_in("1", &[point.to_owned()])?.iter().any(|mount| mount == point) {
-        let command = ["umount", "--lazy"].map(OsStr::new).into_iter().chain([point.as_os_str()]).map(OsString::from);
+    if caller::has_own_mounts()
+        && below_in("1", &[point.to_owned()])?
+            .iter()
+            .any(|mount| mount == point)
+    {
+        let command = ["umount", "--lazy"]
+            .map(OsStr::new)
+            .into_iter()
+            .chain([point.as_os_str()])
+            .map(OsString::from);
         tool::run_ok(&caller::on_host(command.collect()), UNMOUNT_LIMIT)?;
     }
     let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
-    while below(&[point.to_owned()])?.iter().any(|mount| mount == point) {
+    while below(&[point.to_owned()])?
+        .iter()
+        .any(|mount| mount == point)
+    {
         umount2(point, flags).with_context(|| format!("can't unmount {}", point.display()))?;
     }
     Ok(())
@@ -57,7 +71,10 @@ fn points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
 fn unescaped(mut field: &[u8]) -> PathBuf {
     let mut path = Vec::new();
     while let Some((first, rest)) = field.split_first() {
-        let code = rest.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = rest
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 path.push(byte);

@@ -35,7 +35,11 @@ impl MachineName {
     /// The kernel makes up nothing.
     pub fn of_image(image: &str) -> Result<Self> {
         let (stem, unique) = (sanitize(image, 40), unique()?);
-        Self::new(format!("{}-{}", if stem.is_empty() { "machine" } else { &stem }, &unique[..8]))
+        Self::new(format!(
+            "{}-{}",
+            if stem.is_empty() { "machine" } else { &stem },
+            &unique[..8]
+        ))
     }
 
     /// A name for a machine that stands by, which `unique` makes its own.
@@ -74,12 +78,16 @@ impl fmt::Display for MachineName {
 }
 
 fn fault(name: &str) -> Option<&'static str> {
-    let label_fault = |label: &str| label.is_empty() || label.starts_with('-') || label.ends_with('-');
+    let label_fault =
+        |label: &str| label.is_empty() || label.starts_with('-') || label.ends_with('-');
     if name.is_empty() {
         Some("it is empty")
     } else if name.len() > MAX_LEN {
         Some("it is longer than 64 bytes")
-    } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
+    } else if !name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
+    {
         Some("only ASCII letters, digits, '-' and '.' are allowed")
     } else if name.split('.').any(label_fault) {
         Some("no part between dots may be empty, or begin or end with '-'")
@@ -93,14 +101,19 @@ fn fault(name: &str) -> Option<&'static str> {
 /// # Errors
 /// The kernel gives none.
 pub fn unique() -> Result<String> {
-    let unique = fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?;
+    let unique =
+        fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?;
     Ok(unique.trim_end().to_owned())
 }
 
 /// A part of a machine's name made from any text: other characters become `-`.
 #[must_use]
 pub fn sanitize(text: &str, max_len: usize) -> String {
-    let dashed: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(max_len).collect();
+    let dashed: String = text
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(max_len)
+        .collect();
     dashed.trim_matches('-').to_owned()
 }
 
@@ -120,7 +133,10 @@ mod tests {
     #[test]
     fn refuses_what_could_escape_or_confuse() {
         let long = "x".repeat(65);
-        for name in ["", ".", "..", "../x", "a/b", "a\nb", ".a", "-a", "a-", "a..b", "a b", "a_b", "ä", &long] {
+        for name in [
+            "", ".", "..", "../x", "a/b", "a\nb", ".a", "-a", "a-", "a..b", "a b", "a_b", "ä",
+            &long,
+        ] {
             assert!(MachineName::new(name).is_err(), "{name:?}");
         }
         assert!(MachineName::new(OsStr::from_bytes(b"a\xff")).is_err());

@@ -38,7 +38,9 @@ impl Network {
     /// # Errors
     /// It is none.
     pub fn parse(text: &str) -> Result<Self> {
-        let (kind, value) = text.split_once('=').map_or((text, None), |(kind, value)| (kind, Some(value)));
+        let (kind, value) = text
+            .split_once('=')
+            .map_or((text, None), |(kind, value)| (kind, Some(value)));
         Ok(match (kind, value) {
             ("nat", None) => Self::Nat,
             ("none", None) => Self::None,
@@ -47,7 +49,9 @@ impl Network {
             ("bridge", Some(bridge)) if !bridge.is_empty() => Self::Bridge(bridge.to_owned()),
             ("zone", Some(zone)) if !zone.is_empty() => Self::Zone(zone.to_owned()),
             ("namespace", Some(path)) if path.starts_with('/') => Self::Namespace(path.to_owned()),
-            _ => bail!("{text:?} is none of nat, none, host, veth, bridge=NAME, zone=NAME, namespace=/PATH"),
+            _ => bail!(
+                "{text:?} is none of nat, none, host, veth, bridge=NAME, zone=NAME, namespace=/PATH"
+            ),
         })
     }
 
@@ -61,11 +65,19 @@ impl Network {
             Self::Nat | Self::None => (Some("--private-network".into()), "off".into()),
             Self::Host => (None, from_host()),
             Self::Veth => (Some("--network-veth".into()), "auto".into()),
-            Self::Bridge(bridge) => (Some(format!("--network-bridge={bridge}").into()), "auto".into()),
+            Self::Bridge(bridge) => (
+                Some(format!("--network-bridge={bridge}").into()),
+                "auto".into(),
+            ),
             Self::Zone(zone) => (Some(format!("--network-zone={zone}").into()), "auto".into()),
-            Self::Namespace(path) => (Some(format!("--network-namespace-path={path}").into()), from_host()),
+            Self::Namespace(path) => (
+                Some(format!("--network-namespace-path={path}").into()),
+                from_host(),
+            ),
         };
-        own.into_iter().chain([assign("--resolv-conf", OsStr::new(&resolvers))]).collect()
+        own.into_iter()
+            .chain([assign("--resolv-conf", OsStr::new(&resolvers))])
+            .collect()
     }
 }
 
@@ -105,7 +117,11 @@ fn with_forwarder(text: &str, forwarder: IpAddr, is_near: impl Fn(&IpAddr) -> bo
         return text.to_owned();
     }
     let mut lines = vec![format!("nameserver {forwarder}")];
-    for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
+    for line in text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with(['#', ';']))
+    {
         match nameservers(line).first() {
             Some(resolver) if is_near(resolver) || Some(resolver) == all.first() => {}
             _ => lines.push(line.to_owned()),
@@ -116,8 +132,12 @@ fn with_forwarder(text: &str, forwarder: IpAddr, is_near: impl Fn(&IpAddr) -> bo
 
 // The addresses of a resolv.conf(5).
 fn nameservers(text: &str) -> Vec<IpAddr> {
-    let values = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-    values.filter_map(|value| value.trim().split('%').next()?.parse().ok()).collect()
+    let values = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"));
+    values
+        .filter_map(|value| value.trim().split('%').next()?.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -126,7 +146,15 @@ mod tests {
 
     #[test]
     fn what_can_be_asked_for() {
-        for text in ["nat", "none", "host", "veth", "bridge=br0", "zone=a", "namespace=/run/netns/x"] {
+        for text in [
+            "nat",
+            "none",
+            "host",
+            "veth",
+            "bridge=br0",
+            "zone=a",
+            "namespace=/run/netns/x",
+        ] {
             assert_eq!(Network::parse(text).unwrap().to_string(), text);
         }
         for bad in ["", "nat=", "bridge", "bridge=", "namespace=x", "tun"] {
@@ -136,18 +164,33 @@ mod tests {
 
     #[test]
     fn resolvers_of_the_host_alone_are_forwarded() {
-        let forwarded = |text| with_forwarder(text, "198.19.0.1".parse().unwrap(), IpAddr::is_loopback);
+        let forwarded =
+            |text| with_forwarder(text, "198.19.0.1".parse().unwrap(), IpAddr::is_loopback);
         assert_eq!(
-            forwarded("# comment\nnameserver 127.0.0.53\nsearch a.test\nnameserver 192.0.2.3\nnameserver ::1\n"),
+            forwarded(
+                "# comment\nnameserver 127.0.0.53\nsearch a.test\nnameserver 192.0.2.3\nnameserver ::1\n"
+            ),
             "nameserver 198.19.0.1\nsearch a.test\nnameserver 192.0.2.3\n"
         );
-        assert_eq!(forwarded("nameserver 192.0.2.3\nnameserver ::1\n"), "nameserver 198.19.0.1\n");
-        assert_eq!(forwarded("nameserver 192.0.2.3\noptions edns0\n"), "nameserver 192.0.2.3\noptions edns0\n");
+        assert_eq!(
+            forwarded("nameserver 192.0.2.3\nnameserver ::1\n"),
+            "nameserver 198.19.0.1\n"
+        );
+        assert_eq!(
+            forwarded("nameserver 192.0.2.3\noptions edns0\n"),
+            "nameserver 192.0.2.3\noptions edns0\n"
+        );
     }
 
     #[test]
     fn nameservers_are_read() {
         let text = "# nameserver 1.1.1.1\nsearch x\nnameserver 127.0.0.53\n nameserver\tfe80::1%eth0\nnameserver x\n";
-        assert_eq!(nameservers(text).iter().map(IpAddr::to_string).collect::<Vec<_>>(), ["127.0.0.53", "fe80::1"]);
+        assert_eq!(
+            nameservers(text)
+                .iter()
+                .map(IpAddr::to_string)
+                .collect::<Vec<_>>(),
+            ["127.0.0.53", "fe80::1"]
+        );
     }
 }

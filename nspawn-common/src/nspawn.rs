@@ -122,13 +122,22 @@ impl Bind {
 pub fn mount_points(argv: &[OsString]) -> Vec<(PathBuf, bool)> {
     let path = |field: &[u8]| PathBuf::from(OsString::from_vec(unescaped(field)));
     let mut points = Vec::new();
-    for word in argv.iter().map(|word| word.as_bytes()).take_while(|word| *word != b"--") {
+    for word in argv
+        .iter()
+        .map(|word| word.as_bytes())
+        .take_while(|word| *word != b"--")
+    {
         if let Some(spec) = word.strip_prefix(b"--tmpfs=") {
             points.push((path(split(spec)[0]), false));
         }
-        let bind = word.strip_prefix(b"--bind=").or_else(|| word.strip_prefix(b"--bind-ro="));
+        let bind = word
+            .strip_prefix(b"--bind=")
+            .or_else(|| word.strip_prefix(b"--bind-ro="));
         if let Some([source, rest @ ..]) = bind.map(split).as_deref() {
-            let destination = rest.first().filter(|field| !field.is_empty()).unwrap_or(source);
+            let destination = rest
+                .first()
+                .filter(|field| !field.is_empty())
+                .unwrap_or(source);
             points.push((path(destination), path(source).is_file()));
         }
     }
@@ -146,18 +155,38 @@ fn with_owner(spec: OsString) -> OsString {
     if fs::metadata(source).is_ok_and(|source| !source.is_dir() && !source.is_file()) {
         return spec;
     }
-    let destination = fields.get(1).filter(|field| !field.is_empty()).unwrap_or(&fields[0]);
+    let destination = fields
+        .get(1)
+        .filter(|field| !field.is_empty())
+        .unwrap_or(&fields[0]);
     let options = fields.get(2).copied().unwrap_or_default();
-    if options.split(|byte| *byte == b',').any(|option| option.ends_with(b"idmap")) {
+    if options
+        .split(|byte| *byte == b',')
+        .any(|option| option.ends_with(b"idmap"))
+    {
         return spec;
     }
-    let options = [options, b"rootidmap"].into_iter().filter(|option| !option.is_empty()).collect::<Vec<_>>();
+    let options = [options, b"rootidmap"]
+        .into_iter()
+        .filter(|option| !option.is_empty())
+        .collect::<Vec<_>>();
     OsString::from_vec([fields[0], destination, &options.join(&b',')].join(&b':'))
 }
 
 fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut bytes = field.iter();
-    let next = || bytes.next().and_then(|byte| if *byte == b'\\' { bytes.next() } else { Some(byte) }).copied();
+    let next = || {
+        bytes
+            .next()
+            .and_then(|byte| {
+                if *byte == b'\\' {
+                    bytes.next()
+                } else {
+                    Some(byte)
+                }
+            })
+            .copied()
+    };
     std::iter::from_fn(next).collect()
 }
 
@@ -182,7 +211,15 @@ fn pair(source: &Path, destination: &Path) -> OsString {
 pub fn joined(paths: &[&Path]) -> OsString {
     let escaped = paths.iter().map(|path| {
         let bytes = path.as_os_str().as_bytes().iter();
-        bytes.flat_map(|byte| if b":\\".contains(byte) { vec![b'\\', *byte] } else { vec![*byte] }).collect()
+        bytes
+            .flat_map(|byte| {
+                if b":\\".contains(byte) {
+                    vec![b'\\', *byte]
+                } else {
+                    vec![*byte]
+                }
+            })
+            .collect()
     });
     OsString::from_vec(escaped.collect::<Vec<Vec<u8>>>().join(&b':'))
 }
@@ -190,7 +227,9 @@ pub fn joined(paths: &[&Path]) -> OsString {
 /// `OPTION=VALUE`.
 #[must_use]
 pub fn assign(option: &str, value: &OsStr) -> OsString {
-    [OsStr::new(option), OsStr::new("="), value].into_iter().collect()
+    [OsStr::new(option), OsStr::new("="), value]
+        .into_iter()
+        .collect()
 }
 
 #[cfg(test)]
@@ -211,14 +250,28 @@ mod tests {
             ("/a:/b:norbind:x", "/a:/b:norbind:x"),
             ("/dev/null:/b", "/dev/null:/b"),
         ] {
-            assert_eq!(Bind::Writable(spec.into()).with_owner(), Bind::Writable(expected.into()));
+            assert_eq!(
+                Bind::Writable(spec.into()).with_owner(),
+                Bind::Writable(expected.into())
+            );
         }
     }
 
     #[test]
     fn mount_points_are_found() {
-        let argv = ["x", "--tmpfs=/a\\:b:size=1", "--bind=/etc/passwd:/p", "--bind-ro=/d::rbind", "--", "--bind=/no"];
-        let expected = [("/a:b".into(), false), ("/p".into(), true), ("/d".into(), false)];
+        let argv = [
+            "x",
+            "--tmpfs=/a\\:b:size=1",
+            "--bind=/etc/passwd:/p",
+            "--bind-ro=/d::rbind",
+            "--",
+            "--bind=/no",
+        ];
+        let expected = [
+            ("/a:b".into(), false),
+            ("/p".into(), true),
+            ("/d".into(), false),
+        ];
         assert_eq!(mount_points(&argv.map(OsString::from)), expected);
     }
 
@@ -228,7 +281,10 @@ mod tests {
         let nspawn = Nspawn {
             name: &name,
             root: "/run/nspawn-ci/m/root".into(),
-            binds: vec![Bind::ReadOnly("/a b:/c".into()), Bind::writable(Path::new("/x:1"), Path::new("/y"))],
+            binds: vec![
+                Bind::ReadOnly("/a b:/c".into()),
+                Bind::writable(Path::new("/x:1"), Path::new("/y")),
+            ],
             network: &Network::None,
             is_read_only: false,
             options: vec!["--drop-capability=CAP_MKNOD".into()],

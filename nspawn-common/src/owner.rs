@@ -28,8 +28,13 @@ impl Owner {
     /// # Errors
     /// It is none.
     pub fn parse(text: &str) -> Result<Self> {
-        let (pid, started) = text.split_once(' ').with_context(|| format!("{text:?} is no process"))?;
-        Ok(Self { pid: pid.parse()?, started: started.parse()? })
+        let (pid, started) = text
+            .split_once(' ')
+            .with_context(|| format!("{text:?} is no process"))?;
+        Ok(Self {
+            pid: pid.parse()?,
+            started: started.parse()?,
+        })
     }
 
     /// Whether it is still there.
@@ -50,7 +55,11 @@ fn started(pid: u32) -> Option<u64> {
     // Behind the name, which may hold anything, comes field 3, the state.
     let mut fields = stat.rsplit(')').next()?.split_whitespace();
     let state = fields.next()?;
-    fields.nth(18)?.parse().ok().filter(|_| !["Z", "X"].contains(&state))
+    fields
+        .nth(18)?
+        .parse()
+        .ok()
+        .filter(|_| !["Z", "X"].contains(&state))
 }
 
 #[cfg(test)]
@@ -64,7 +73,13 @@ mod tests {
         let own = Owner::of(std::process::id()).unwrap();
         assert!(own.is_alive());
         assert_eq!(Owner::parse(&own.to_string()).unwrap(), own);
-        assert!(!Owner { started: own.started + 1, ..own }.is_alive());
+        assert!(
+            !Owner {
+                started: own.started + 1,
+                ..own
+            }
+            .is_alive()
+        );
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let other = Owner::of(child.id()).unwrap();
         assert!(other.is_alive());

@@ -48,7 +48,10 @@ const UNIT_SUFFIX: &str = ".service";
 pub fn name_of_unit(unit: &OsStr) -> Option<&OsStr> {
     let name = unit.as_bytes().strip_suffix(UNIT_SUFFIX.as_bytes())?;
     let prefixes = [UNIT_PREFIX, NETWORK_PREFIX, COMMAND_PREFIX];
-    prefixes.iter().find_map(|prefix| name.strip_prefix(prefix.as_bytes())).map(OsStr::from_bytes)
+    prefixes
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix.as_bytes()))
+        .map(OsStr::from_bytes)
 }
 
 /// All paths and names that follow from a machine's name.
@@ -118,7 +121,9 @@ impl MachinePaths {
     /// taken over or removed meanwhile.
     #[must_use]
     pub fn origin(&self) -> MachineName {
-        let origin = fs::read_link(self.origin_link()).ok().and_then(|origin| MachineName::new(origin).ok());
+        let origin = fs::read_link(self.origin_link())
+            .ok()
+            .and_then(|origin| MachineName::new(origin).ok());
         origin.unwrap_or_else(|| self.name.clone())
     }
 

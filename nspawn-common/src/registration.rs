@@ -36,13 +36,22 @@ pub fn is_foreign(paths: &MachinePaths) -> bool {
 /// # Errors
 /// It is not in time.
 pub fn wait_for_leader(paths: &MachinePaths, limit: Duration) -> Result<u32> {
-    let leader = || field(paths, "LEADER=").filter(|_| !is_foreign(paths)).and_then(|leader| leader.parse().ok());
+    let leader = || {
+        field(paths, "LEADER=")
+            .filter(|_| !is_foreign(paths))
+            .and_then(|leader| leader.parse().ok())
+    };
     let mut found = None;
     let is_there = || {
         found = leader();
         found.is_some()
     };
-    wait(&paths.registration(), AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE, limit, is_there)?;
+    wait(
+        &paths.registration(),
+        AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE,
+        limit,
+        is_there,
+    )?;
     found.with_context(|| format!("systemd-machined knows no machine {}", paths.name()))
 }
 
@@ -64,7 +73,8 @@ impl Registration {
     /// It is not registered; systemd-machined does not let go of it in time, or says so itself.
     pub fn withdraw(paths: &MachinePaths) -> Result<Self> {
         let note = |key: &str| {
-            field(paths, key).with_context(|| format!("systemd-machined knows no machine {}", paths.name()))
+            field(paths, key)
+                .with_context(|| format!("systemd-machined knows no machine {}", paths.name()))
         };
         let registration = Self {
             id: note("ID=")?,
@@ -77,7 +87,10 @@ impl Registration {
         let deadline = Instant::now() + UNREGISTER_LIMIT;
         while call(&["GetMachine", "s", paths.name().as_str()]).is_ok() {
             if Instant::now() > deadline {
-                bail!("systemd-machined does not let go of machine {}", paths.name());
+                bail!(
+                    "systemd-machined does not let go of machine {}",
+                    paths.name()
+                );
             }
             thread::sleep(PAUSE);
         }
@@ -89,15 +102,33 @@ impl Registration {
     /// # Errors
     /// systemd-machined's own.
     pub fn give(&self, paths: &MachinePaths) -> Result<()> {
-        let id: Vec<String> =
-            self.id.as_bytes().chunks(2).map(|byte| format!("0x{}", String::from_utf8_lossy(byte))).collect();
+        let id: Vec<String> = self
+            .id
+            .as_bytes()
+            .chunks(2)
+            .map(|byte| format!("0x{}", String::from_utf8_lossy(byte)))
+            .collect();
         let interfaces: Vec<&str> = self.interfaces.split_whitespace().collect();
         let (id_length, interfaces_length) = (id.len().to_string(), interfaces.len().to_string());
-        let (leader, root) = (self.leader.to_string(), paths.root_mount().display().to_string());
+        let (leader, root) = (
+            self.leader.to_string(),
+            paths.root_mount().display().to_string(),
+        );
         // org.freedesktop.machine1(5)
-        let mut words = vec!["RegisterMachineWithNetwork", "sayssusai", paths.name().as_str(), &id_length];
+        let mut words = vec![
+            "RegisterMachineWithNetwork",
+            "sayssusai",
+            paths.name().as_str(),
+            &id_length,
+        ];
         words.extend(id.iter().map(String::as_str));
-        words.extend([&self.service, "container", &leader, &root, &interfaces_length]);
+        words.extend([
+            &self.service,
+            "container",
+            &leader,
+            &root,
+            &interfaces_length,
+        ]);
         words.extend(interfaces);
         let is_done = || field(paths, "LEADER=").is_some_and(|known| known == leader);
         let mut before = invocation();
@@ -128,9 +159,19 @@ pub fn is_restarted(before: Option<&Path>) -> bool {
 }
 
 fn call(words: &[&str]) -> Result<()> {
-    let manager = ["org.freedesktop.machine1", "/org/freedesktop/machine1", "org.freedesktop.machine1.Manager"];
-    let command = ["busctl", "--quiet", "call"].iter().chain(&manager).chain(words).map(OsString::from);
-    tool::run_ok(&command.collect::<Vec<_>>(), CALL_LIMIT).map(drop).context("can't tell systemd-machined of a machine")
+    let manager = [
+        "org.freedesktop.machine1",
+        "/org/freedesktop/machine1",
+        "org.freedesktop.machine1.Manager",
+    ];
+    let command = ["busctl", "--quiet", "call"]
+        .iter()
+        .chain(&manager)
+        .chain(words)
+        .map(OsString::from);
+    tool::run_ok(&command.collect::<Vec<_>>(), CALL_LIMIT)
+        .map(drop)
+        .context("can't tell systemd-machined of a machine")
 }
 
 /// Waits until the machine, which has ended, is registered no more.
@@ -139,38 +180,61 @@ fn call(words: &[&str]) -> Result<()> {
 /// systemd-machined does not let go of it.
 pub fn wait_until_gone(paths: &MachinePaths) -> Result<()> {
     let note = paths.registration();
-    let is_gone =
-        |limit| wait(&note, AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM, limit, || !note.exists());
+    let is_gone = |limit| {
+        wait(
+            &note,
+            AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM,
+            limit,
+            || !note.exists(),
+        )
+    };
     if unit(paths).is_none_or(|owner| owner != paths.unit()) || is_gone(SOON)? {
         return Ok(());
     }
     // One that was started anew may have missed the end, and looks when it is asked. One that does not
     // run lists nothing.
-    let asked = argv(["machinectl", "show", "--property=State", &paths.name().to_string()]);
+    let asked = argv([
+        "machinectl",
+        "show",
+        "--property=State",
+        &paths.name().to_string(),
+    ]);
     if tool::run(&asked, UNREGISTER_LIMIT)?.status.success() && !is_gone(UNREGISTER_LIMIT)? {
-        bail!("systemd-machined still lists the machine, which is gone; see systemctl status systemd-machined");
+        bail!(
+            "systemd-machined still lists the machine, which is gone; see systemctl status systemd-machined"
+        );
     }
     Ok(())
 }
 
 fn unit(paths: &MachinePaths) -> Option<String> {
     fs::metadata(paths.registration()).ok()?;
-    field(paths, "UNIT=").or_else(|| field(paths, "SCOPE=")).or(Some(String::new()))
+    field(paths, "UNIT=")
+        .or_else(|| field(paths, "SCOPE="))
+        .or(Some(String::new()))
 }
 
 fn field(paths: &MachinePaths, key: &str) -> Option<String> {
     let note = fs::read_to_string(paths.registration()).ok()?;
-    note.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned)
+    note.lines()
+        .find_map(|line| line.strip_prefix(key))
+        .map(str::to_owned)
 }
 
 // Until `is_so`, which the events at `path` may change; `false` when `limit` has passed first.
-fn wait(path: &Path, events: AddWatchFlags, limit: Duration, mut is_so: impl FnMut() -> bool) -> Result<bool> {
+fn wait(
+    path: &Path,
+    events: AddWatchFlags,
+    limit: Duration,
+    mut is_so: impl FnMut() -> bool,
+) -> Result<bool> {
     // To close an inotify instance takes the kernel ten milliseconds.
     if is_so() {
         return Ok(true);
     }
     let directory = path.parent().context("no directory to watch")?;
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch for events")?;
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+        .context("can't watch for events")?;
     // systemd-machined makes it with its first machine.
     fs::create_dir_all(directory)
         .and_then(|()| Ok(inotify.add_watch(directory, events)?))
@@ -182,7 +246,10 @@ fn wait(path: &Path, events: AddWatchFlags, limit: Duration, mut is_so: impl FnM
             return Ok(false);
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)], timeout) {
+        match poll(
+            &mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        ) {
             Ok(_) | Err(Errno::EINTR) => drop(inotify.read_events()),
             Err(error) => return Err(error).context("can't watch for events"),
         }

@@ -23,18 +23,34 @@ const SOCKET: &str = "ssh";
 /// # Errors
 /// The link can't be made.
 pub fn publish(paths: &MachinePaths) -> Result<()> {
-    let Some(supervisor) = lifecycle::supervisor(paths) else { return Ok(()) };
-    for (exported, directory) in exports(&paths.origin()).into_iter().zip(exports(paths.name())) {
+    let Some(supervisor) = lifecycle::supervisor(paths) else {
+        return Ok(());
+    };
+    for (exported, directory) in exports(&paths.origin())
+        .into_iter()
+        .zip(exports(paths.name()))
+    {
         if !exported.is_dir() {
             continue;
         }
         // The directory must stay: the kernel unmounts what is mounted on a directory that is removed in any namespace.
         lifecycle::remove_if_there(&directory.join(SOCKET))?;
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(&directory);
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&directory);
         let inside = exported.strip_prefix("/").unwrap_or(&exported).join(SOCKET);
-        let target = Path::new("/proc").join(supervisor.to_string()).join("root").join(inside);
+        let target = Path::new("/proc")
+            .join(supervisor.to_string())
+            .join("root")
+            .join(inside);
         made.and_then(|()| symlink(target, directory.join(SOCKET)))
-            .with_context(|| format!("can't link the machine's ssh socket in {}", directory.display()))?;
+            .with_context(|| {
+                format!(
+                    "can't link the machine's ssh socket in {}",
+                    directory.display()
+                )
+            })?;
     }
     Ok(())
 }
@@ -44,7 +60,10 @@ pub fn publish(paths: &MachinePaths) -> Result<()> {
 /// # Errors
 /// A link or a directory can't be removed.
 pub fn withdraw(paths: &MachinePaths) -> Result<()> {
-    for directory in [paths.name(), &paths.origin()].into_iter().flat_map(exports) {
+    for directory in [paths.name(), &paths.origin()]
+        .into_iter()
+        .flat_map(exports)
+    {
         lifecycle::remove_if_there(&directory.join(SOCKET))?;
         match fs::remove_dir(&directory) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -59,5 +78,8 @@ pub fn withdraw(paths: &MachinePaths) -> Result<()> {
 // Directories for the exports of the machine: of systemd 262, and of the versions before.
 fn exports(name: &MachineName) -> [PathBuf; 2] {
     let root = Path::new("/run/systemd/nspawn");
-    [root.join(name.as_str()).join("unix-export"), root.join("unix-export").join(name.as_str())]
+    [
+        root.join(name.as_str()).join("unix-export"),
+        root.join("unix-export").join(name.as_str()),
+    ]
 }

@@ -36,8 +36,15 @@ pub struct OtherVersion(u64);
 impl fmt::Display for OtherVersion {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(version) = self;
-        let which = if *version > VERSION { "a newer" } else { "an older" };
-        write!(out, "{which} version of these programs made it (format {version}, not {VERSION}); use that one")
+        let which = if *version > VERSION {
+            "a newer"
+        } else {
+            "an older"
+        };
+        write!(
+            out,
+            "{which} version of these programs made it (format {version}, not {VERSION}); use that one"
+        )
     }
 }
 
@@ -151,7 +158,8 @@ impl State {
     /// Where the directories of its layer are.
     #[must_use]
     pub fn layer_root(&self) -> PathBuf {
-        self.layer.root(&MachinePaths::new(&self.name), self.layer_size.is_some())
+        self.layer
+            .root(&MachinePaths::new(&self.name), self.layer_size.is_some())
     }
 
     /// Returns how long the machine has been there, without the time that the host slept.
@@ -163,14 +171,20 @@ impl State {
     /// Returns whether the machine has been there for longer than its lifetime. Without one, or an age, it has not.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.lifetime.zip(self.age()).is_some_and(|(lifetime, age)| age >= lifetime)
+        self.lifetime
+            .zip(self.age())
+            .is_some_and(|(lifetime, age)| age >= lifetime)
     }
 
     /// Returns the moment from which on the journal has entries of the machine.
     #[must_use]
     pub fn begin(&self) -> Moment {
-        let written = fs::metadata(MachinePaths::new(&self.name).state_file()).and_then(|file| file.modified());
-        Moment::new(written.unwrap_or(UNIX_EPOCH), self.created.unwrap_or_default())
+        let written = fs::metadata(MachinePaths::new(&self.name).state_file())
+            .and_then(|file| file.modified());
+        Moment::new(
+            written.unwrap_or(UNIX_EPOCH),
+            self.created.unwrap_or_default(),
+        )
     }
 
     /// Reads the state of the machine `name`.
@@ -184,10 +198,16 @@ impl State {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 bail!("no machine {name} here; nspawn-prepare --name={name} IMAGE makes one")
             }
-            Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("can't read {}", path.display()));
+            }
         };
-        Self::parse(name, &text)
-            .with_context(|| format!("{} can't be used; nspawn-cleanup {name} removes the machine", path.display()))
+        Self::parse(name, &text).with_context(|| {
+            format!(
+                "{} can't be used; nspawn-cleanup {name} removes the machine",
+                path.display()
+            )
+        })
     }
 
     fn parse(name: &MachineName, text: &[u8]) -> Result<Self> {
@@ -197,10 +217,19 @@ impl State {
             Some(other) => bail!(OtherVersion(other)),
             None => bail!("it has no version"),
         }
-        let field = |key: &str| json_to_bytes(&value[key]).with_context(|| format!("no valid {key:?}"));
-        let text = |key: &str| value[key].as_str().with_context(|| format!("no valid {key:?}"));
-        let list = |key: &str| json_to_list(&value[key]).with_context(|| format!("no valid {key:?}"));
-        let start = value["start"].as_array().context("no valid \"start\"")?.iter();
+        let field =
+            |key: &str| json_to_bytes(&value[key]).with_context(|| format!("no valid {key:?}"));
+        let text = |key: &str| {
+            value[key]
+                .as_str()
+                .with_context(|| format!("no valid {key:?}"))
+        };
+        let list =
+            |key: &str| json_to_list(&value[key]).with_context(|| format!("no valid {key:?}"));
+        let start = value["start"]
+            .as_array()
+            .context("no valid \"start\"")?
+            .iter();
         Ok(Self {
             name: name.clone(),
             image: text("image")?.to_owned(),
@@ -211,19 +240,33 @@ impl State {
             init: Init::parse(text("init")?)?,
             layer: Layer::parse(text("layer")?)?,
             layer_size: value["layer_size"].as_u64(),
-            start: start.map(json_to_list).collect::<Option<_>>().context("no valid \"start\"")?,
-            timeout: Duration::from_secs(value["timeout_seconds"].as_u64().context("no valid \"timeout_seconds\"")?),
-            created: value["created_monotonic_usec"].as_u64().map(Duration::from_micros),
+            start: start
+                .map(json_to_list)
+                .collect::<Option<_>>()
+                .context("no valid \"start\"")?,
+            timeout: Duration::from_secs(
+                value["timeout_seconds"]
+                    .as_u64()
+                    .context("no valid \"timeout_seconds\"")?,
+            ),
+            created: value["created_monotonic_usec"]
+                .as_u64()
+                .map(Duration::from_micros),
             lifetime: value["lifetime_seconds"].as_u64().map(Duration::from_secs),
             owner: value["owner"].as_str().map(Owner::parse).transpose()?,
             properties: list("properties")?,
             nesting: value["nesting"].as_bool().unwrap_or_default(),
-            keep: value["keep"].as_str().map_or(Ok(When::default()), When::parse)?,
+            keep: value["keep"]
+                .as_str()
+                .map_or(Ok(When::default()), When::parse)?,
             keep_for: Duration::from_secs(value["keep_seconds"].as_u64().unwrap_or_default()),
             user: value["user"].as_str().map(str::to_owned),
             entrypoint: json_to_list(&value["entrypoint"]).unwrap_or_default(),
             cache: json_to_bytes(&value["cache"]).map(PathBuf::from),
-            service: Some(&value["service"]).filter(|role| role.is_object()).map(Role::parse).transpose()?,
+            service: Some(&value["service"])
+                .filter(|role| role.is_object())
+                .map(Role::parse)
+                .transpose()?,
         })
     }
 }
@@ -244,17 +287,23 @@ impl Role {
     }
 
     fn parse(value: &Value) -> Result<Self> {
-        let number = value["number"].as_u64().and_then(|number| u8::try_from(number).ok());
+        let number = value["number"]
+            .as_u64()
+            .and_then(|number| u8::try_from(number).ok());
         let aliases = value["aliases"].as_array().into_iter().flatten();
         Ok(Self {
             of: MachineName::new(value["of"].as_str().context("no valid \"of\"")?)?,
             number: number.context("no valid \"number\"")?,
             asked: value["asked"].as_str().unwrap_or_default().to_owned(),
-            aliases: aliases.filter_map(|alias| alias.as_str().map(str::to_owned)).collect(),
+            aliases: aliases
+                .filter_map(|alias| alias.as_str().map(str::to_owned))
+                .collect(),
             command: json_to_list(&value["command"]).context("no valid \"command\"")?,
             user: value["user"].as_str().map(str::to_owned),
             directory: json_to_bytes(&value["directory"]),
-            port: value["port"].as_u64().and_then(|port| u16::try_from(port).ok()),
+            port: value["port"]
+                .as_u64()
+                .and_then(|port| u16::try_from(port).ok()),
             patience: Duration::from_secs(value["patience_seconds"].as_u64().unwrap_or_default()),
         })
     }
@@ -262,13 +311,17 @@ impl Role {
 
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    fs::File::open(path)?.take(MAX_SIZE).read_to_end(&mut text)?;
+    fs::File::open(path)?
+        .take(MAX_SIZE)
+        .read_to_end(&mut text)?;
     Ok(text)
 }
 
 // JSON holds text. Bytes that are no text are an array of numbers.
 fn bytes_to_json(bytes: &OsStr) -> Value {
-    bytes.to_str().map_or_else(|| json!(bytes.as_bytes()), |text| json!(text))
+    bytes
+        .to_str()
+        .map_or_else(|| json!(bytes.as_bytes()), |text| json!(text))
 }
 
 fn list_to_json(list: &[OsString]) -> Value {
@@ -335,19 +388,36 @@ mod tests {
     #[test]
     fn reads_what_it_wrote() {
         let text = sample().to_json().to_string();
-        assert_eq!(State::parse(&sample().name, text.as_bytes()).unwrap(), sample());
+        assert_eq!(
+            State::parse(&sample().name, text.as_bytes()).unwrap(),
+            sample()
+        );
     }
 
     #[test]
     fn fields_of_later_programs_are_ignored_and_those_that_are_missing_have_defaults() {
         let mut value = sample().to_json();
         value["later"] = json!({ "any": [1] });
-        assert_eq!(State::parse(&sample().name, value.to_string().as_bytes()).unwrap(), sample());
-        let added = ["created_monotonic_usec", "lifetime_seconds", "owner", "nesting", "keep", "keep_seconds", "user"];
+        assert_eq!(
+            State::parse(&sample().name, value.to_string().as_bytes()).unwrap(),
+            sample()
+        );
+        let added = [
+            "created_monotonic_usec",
+            "lifetime_seconds",
+            "owner",
+            "nesting",
+            "keep",
+            "keep_seconds",
+            "user",
+        ];
         let added = added.into_iter().chain(["entrypoint", "cache", "service"]);
         added.for_each(|field| drop(value.as_object_mut().unwrap().remove(field)));
         let read = State::parse(&sample().name, value.to_string().as_bytes()).unwrap();
-        assert_eq!((read.created, read.keep, read.nesting, &read.service), (None, When::Never, false, &None));
+        assert_eq!(
+            (read.created, read.keep, read.nesting, &read.service),
+            (None, When::Never, false, &None)
+        );
         assert!(!read.is_over());
     }
 
@@ -355,23 +425,40 @@ mod tests {
     fn a_machine_is_over_when_its_lifetime_is() {
         let aged = |seconds: u64, lifetime: Option<u64>| {
             let created = clock::awake().checked_sub(Duration::from_secs(seconds));
-            State { created, lifetime: lifetime.map(Duration::from_secs), ..sample() }
+            State {
+                created,
+                lifetime: lifetime.map(Duration::from_secs),
+                ..sample()
+            }
         };
         assert!(aged(1, Some(1)).is_over() && aged(0, Some(0)).is_over());
         assert!(!aged(1, Some(60)).is_over() && !aged(1, None).is_over());
         // Without a time of its creation, none is removed for its age.
-        assert!(!State { created: None, lifetime: Some(Duration::ZERO), ..sample() }.is_over());
+        assert!(
+            !State {
+                created: None,
+                lifetime: Some(Duration::ZERO),
+                ..sample()
+            }
+            .is_over()
+        );
     }
 
     #[test]
     fn refuses_what_is_not_whole_or_not_known() {
         let text = sample().to_json().to_string();
         for cut in 0..text.len() {
-            assert!(State::parse(&sample().name, &text.as_bytes()[..cut]).is_err(), "{cut}");
+            assert!(
+                State::parse(&sample().name, &text.as_bytes()[..cut]).is_err(),
+                "{cut}"
+            );
         }
         let later = text.replace("\"version\":2", "\"version\":3");
         let error = State::parse(&sample().name, later.as_bytes()).unwrap_err();
-        assert!(error.is::<OtherVersion>() && format!("{error:#}").starts_with("a newer version"), "{error:#}");
+        assert!(
+            error.is::<OtherVersion>() && format!("{error:#}").starts_with("a newer version"),
+            "{error:#}"
+        );
         assert!(State::parse(&sample().name, b"[]").is_err());
     }
 }

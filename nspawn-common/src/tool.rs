@@ -61,14 +61,22 @@ impl std::error::Error for TimedOut {}
 pub fn run(argv: &[OsString], limit: Duration) -> Result<Outcome> {
     let attempt = |argv: &[OsString]| run_with_stdin(Stdio::null(), argv, limit);
     let outcome = attempt(argv)?;
-    if argv[0].to_str().is_some_and(manager::is_caller) { manager::settle(argv, outcome, attempt) } else { Ok(outcome) }
+    if argv[0].to_str().is_some_and(manager::is_caller) {
+        manager::settle(argv, outcome, attempt)
+    } else {
+        Ok(outcome)
+    }
 }
 
 /// As [`run`], with `stdin`.
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with_stdin(stdin: impl Into<Stdio>, argv: &[OsString], limit: Duration) -> Result<Outcome> {
+pub fn run_with_stdin(
+    stdin: impl Into<Stdio>,
+    argv: &[OsString],
+    limit: Duration,
+) -> Result<Outcome> {
     Running::start(stdin, argv)?.finish(limit)
 }
 
@@ -110,7 +118,12 @@ impl Running {
             .stderr(stderr.try_clone()?)
             .spawn()
             .map_err(|error| anyhow!("can't start {name}: {error}{}", package_hint(&name)))?;
-        Ok(Self { name, child, stdout, stderr })
+        Ok(Self {
+            name,
+            child,
+            stdout,
+            stderr,
+        })
     }
 
     /// Waits for its end, `limit` at most.
@@ -122,14 +135,26 @@ impl Running {
         let waited = wait_for_exit(i32::try_from(self.child.id())?, limit);
         let ended = matches!(waited, Ok(true));
         if !ended {
-            self.child.kill().with_context(|| format!("can't kill {name}"))?;
+            self.child
+                .kill()
+                .with_context(|| format!("can't kill {name}"))?;
         }
-        let status = self.child.wait().with_context(|| format!("can't wait for {name}"))?;
+        let status = self
+            .child
+            .wait()
+            .with_context(|| format!("can't wait for {name}"))?;
         waited?;
-        let outcome = Outcome { status, stdout: text_of(&self.stdout)?, stderr: text_of(&self.stderr)? };
+        let outcome = Outcome {
+            status,
+            stdout: text_of(&self.stdout)?,
+            stderr: text_of(&self.stderr)?,
+        };
         if !ended {
             let said = below(&outcome.stderr);
-            bail!(TimedOut(format!("{name} did not end within {} seconds{said}", limit.as_secs())));
+            bail!(TimedOut(format!(
+                "{name} did not end within {} seconds{said}",
+                limit.as_secs()
+            )));
         }
         Ok(outcome)
     }
@@ -155,7 +180,11 @@ pub fn run_ok(argv: &[OsString], limit: Duration) -> Result<String> {
 ///
 /// # Errors
 /// As [`run_ok`].
-pub fn run_ok_with_stdin(stdin: impl Into<Stdio>, argv: &[OsString], limit: Duration) -> Result<String> {
+pub fn run_ok_with_stdin(
+    stdin: impl Into<Stdio>,
+    argv: &[OsString],
+    limit: Duration,
+) -> Result<String> {
     checked(argv, run_with_stdin(stdin, argv, limit)?)
 }
 
@@ -167,7 +196,12 @@ fn checked(argv: &[OsString], outcome: Outcome) -> Result<String> {
     let mut said: Vec<_> = outcome.stderr.lines().take(SHOWN_LINES).collect();
     let rest = format!("and {more} lines more");
     said.extend((more > 0).then_some(&*rest));
-    bail!("{} failed ({}){}", words::join(&argv[..1]).to_string_lossy(), outcome.status, below(&said.join("\n")))
+    bail!(
+        "{} failed ({}){}",
+        words::join(&argv[..1]).to_string_lossy(),
+        outcome.status,
+        below(&said.join("\n"))
+    )
 }
 
 /// A file in memory that holds `text`, for a tool's stdin.
@@ -225,7 +259,9 @@ fn pidfd(pid: i32) -> Result<OwnedFd> {
 // A file in memory and not a pipe: nobody has to read while the tool runs, and a process that the
 // tool leaves behind can't keep us waiting for its end.
 fn capture() -> Result<File> {
-    Ok(File::from(memfd_create("output", MFdFlags::MFD_CLOEXEC).context("memfd_create")?))
+    Ok(File::from(
+        memfd_create("output", MFdFlags::MFD_CLOEXEC).context("memfd_create")?,
+    ))
 }
 
 fn text_of(mut file: &File) -> Result<String> {
@@ -237,7 +273,9 @@ fn text_of(mut file: &File) -> Result<String> {
 
 fn package_hint(program: &str) -> &'static str {
     match program {
-        "systemd-nspawn" | "systemd-dissect" | "machinectl" => "; install the package systemd-container",
+        "systemd-nspawn" | "systemd-dissect" | "machinectl" => {
+            "; install the package systemd-container"
+        }
         "systemd-run" | "systemctl" | "journalctl" => "; this host must run systemd",
         "mkfs.ext4" | "e2fsck" => "; install the package e2fsprogs",
         "ip" => "; install the package iproute2",
@@ -254,15 +292,22 @@ fn package_hint(program: &str) -> &'static str {
 /// The program has been removed.
 pub fn own_program() -> Result<PathBuf> {
     let shown = std::env::current_exe().context("can't tell this program's own path")?;
-    installed(&shown, |path| path.is_file())
-        .with_context(|| format!("this program has been removed: {}; install it again", shown.display()))
+    installed(&shown, |path| path.is_file()).with_context(|| {
+        format!(
+            "this program has been removed: {}; install it again",
+            shown.display()
+        )
+    })
 }
 
 // The kernel appends a mark to the path of a program whose file was replaced or removed (proc_pid_exe(5)).
 fn installed(shown: &Path, is_there: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     let path = shown.as_os_str().as_bytes();
     let replaced = path.strip_suffix(b" (deleted)").unwrap_or(path);
-    [shown, Path::new(OsStr::from_bytes(replaced))].into_iter().find(|path| is_there(path)).map(Path::to_owned)
+    [shown, Path::new(OsStr::from_bytes(replaced))]
+        .into_iter()
+        .find(|path| is_there(path))
+        .map(Path::to_owned)
 }
 
 /// Where `program`, another of ours, is: beside this one, or on PATH.
@@ -274,13 +319,17 @@ pub fn sibling(program: &str) -> Result<PathBuf> {
     if beside.is_file() {
         return Ok(beside);
     }
-    find(program).with_context(|| format!("{program} is neither beside this program nor on PATH; install it there"))
+    find(program).with_context(|| {
+        format!("{program} is neither beside this program nor on PATH; install it there")
+    })
 }
 
 /// Where `program` is on this process's PATH, or where the host's administrator has it.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
-    std::env::split_paths(&search_path()).map(|directory| directory.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&search_path())
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
 }
 
 /// Returns the directories in which tools are looked up.
@@ -300,20 +349,30 @@ mod tests {
     #[test]
     fn output_and_status_are_kept_apart() {
         let outcome = run(&argv(["sh", "-c", "echo out; echo err >&2; exit 3"]), LIMIT).unwrap();
-        assert_eq!((outcome.status.code(), &*outcome.stdout, &*outcome.stderr), (Some(3), "out", "err"));
+        assert_eq!(
+            (outcome.status.code(), &*outcome.stdout, &*outcome.stderr),
+            (Some(3), "out", "err")
+        );
     }
 
     #[test]
     fn a_failure_has_the_tools_words_below() {
-        let error = run_ok(&argv(["sh", "-c", "echo no such thing >&2; exit 1"]), LIMIT).unwrap_err();
-        assert_eq!(error.to_string(), "sh failed (exit status: 1)\n  no such thing");
+        let error =
+            run_ok(&argv(["sh", "-c", "echo no such thing >&2; exit 1"]), LIMIT).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "sh failed (exit status: 1)\n  no such thing"
+        );
         assert!(run_ok(&argv(["/nonexistent/tool"]), LIMIT).is_err());
     }
 
     #[test]
     fn tools_are_found_in_sbin_and_speak_english() {
         let environment = run_ok(&argv(["sh", "-c", "echo $LC_ALL $PATH"]), LIMIT).unwrap();
-        assert!(environment.starts_with("C.UTF-8 ") && environment.ends_with("/usr/sbin:/sbin"), "{environment}");
+        assert!(
+            environment.starts_with("C.UTF-8 ") && environment.ends_with("/usr/sbin:/sbin"),
+            "{environment}"
+        );
         let own = run_ok(&argv(["/bin/sh", "-c", "echo $PATH"]), LIMIT).unwrap();
         assert_eq!(own, std::env::var("PATH").unwrap_or_default());
     }
@@ -332,12 +391,18 @@ mod tests {
         };
         assert_eq!(found("/bin/a", &["/bin/a"]).unwrap(), "/bin/a");
         assert_eq!(found("/bin/a (deleted)", &["/bin/a"]).unwrap(), "/bin/a");
-        assert_eq!(found("/bin/a (deleted)", &["/bin/a", "/bin/a (deleted)"]).unwrap(), "/bin/a (deleted)");
+        assert_eq!(
+            found("/bin/a (deleted)", &["/bin/a", "/bin/a (deleted)"]).unwrap(),
+            "/bin/a (deleted)"
+        );
         assert_eq!(found("/bin/a (deleted)", &["/bin/b"]), None);
     }
 
     #[test]
     fn a_process_left_behind_keeps_nobody_waiting() {
-        assert_eq!(run_ok(&argv(["sh", "-c", "sleep 60 & echo done"]), LIMIT).unwrap(), "done");
+        assert_eq!(
+            run_ok(&argv(["sh", "-c", "sleep 60 & echo done"]), LIMIT).unwrap(),
+            "done"
+        );
     }
 }

@@ -15,27 +15,40 @@ pub fn describe(name: &MachineName) -> String {
     let paths = MachinePaths::new(name);
     let read = |file: &str| fs::read_to_string(paths.cgroup().join(file)).ok();
     let age = State::read(name).ok().and_then(|state| state.age());
-    let cpu = read("cpu.stat").and_then(|stat| field(&stat, "usage_usec")).map(Duration::from_micros);
+    let cpu = read("cpu.stat")
+        .and_then(|stat| field(&stat, "usage_usec"))
+        .map(Duration::from_micros);
     let memory = read("memory.peak").and_then(|peak| peak.trim().parse().ok());
     // Blocks of 512 bytes (stat(2)).
-    let disk = fs::metadata(paths.disk()).ok().map(|disk| disk.blocks() * 512);
+    let disk = fs::metadata(paths.disk())
+        .ok()
+        .map(|disk| disk.blocks() * 512);
     let parts = [
         age.map(|age| format!("{:.1} s", age.as_secs_f64())),
         cpu.map(|cpu| format!("{:.1} s of CPU", cpu.as_secs_f64())),
         memory.map(|bytes| format!("{} of memory at most", size(bytes))),
         disk.map(|bytes| format!("{} of disk", size(bytes))),
     ];
-    format!("machine {name} has used {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    format!(
+        "machine {name} has used {}",
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    )
 }
 
 fn field(stat: &str, key: &str) -> Option<u64> {
     let values = stat.lines().filter_map(|line| line.split_once(' '));
-    values.filter(|(name, _)| *name == key).find_map(|(_, value)| value.parse().ok())
+    values
+        .filter(|(name, _)| *name == key)
+        .find_map(|(_, value)| value.parse().ok())
 }
 
 fn size(bytes: u64) -> String {
     let mib = bytes.div_ceil(1 << 20);
-    if mib < 10_240 { format!("{mib} MiB") } else { format!("{} GiB", mib >> 10) }
+    if mib < 10_240 {
+        format!("{mib} MiB")
+    } else {
+        format!("{} GiB", mib >> 10)
+    }
 }
 
 #[cfg(test)]
@@ -51,7 +64,10 @@ mod tests {
 
     #[test]
     fn fields_are_found() {
-        assert_eq!(field("usage_usec 17\nuser_usec 5\n", "usage_usec"), Some(17));
+        assert_eq!(
+            field("usage_usec 17\nuser_usec 5\n", "usage_usec"),
+            Some(17)
+        );
         assert_eq!(field("", "usage_usec"), None);
     }
 }

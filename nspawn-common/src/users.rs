@@ -39,8 +39,12 @@ impl PrivateUsers {
             "pick" | "yes" => Ok(Self::Pick),
             "no" => Ok(Self::No),
             _ => match text.parse() {
-                Ok(base) if base >= RANGE && base % RANGE == 0 && base < u32::MAX - RANGE => Ok(Self::Base(base)),
-                Ok(_) => bail!("{text} is no multiple of {RANGE} that a range of {RANGE} users can begin with"),
+                Ok(base) if base >= RANGE && base % RANGE == 0 && base < u32::MAX - RANGE => {
+                    Ok(Self::Base(base))
+                }
+                Ok(_) => bail!(
+                    "{text} is no multiple of {RANGE} that a range of {RANGE} users can begin with"
+                ),
                 Err(_) => bail!("{text:?} is neither pick nor no nor a number"),
             },
         }
@@ -69,14 +73,17 @@ pub fn take(paths: &MachinePaths, asked: PrivateUsers) -> Result<Option<u32>> {
     let _lock = Lock::of_users()?;
     let mut taken = subordinate_ranges();
     // What an earlier start of it has written belongs to the users that it had then.
-    let earlier = fs::read_to_string(paths.users_file()).ok().and_then(|base| base.parse().ok());
+    let earlier = fs::read_to_string(paths.users_file())
+        .ok()
+        .and_then(|base| base.parse().ok());
     let asked = earlier.map_or(asked, PrivateUsers::Base);
     for name in lifecycle::all()? {
         taken.extend(range_of(&MachinePaths::new(&name)).filter(|_| name != *paths.name()));
     }
     let base = choose(asked, &taken)?;
     let path = paths.users_file();
-    fs::write(&path, base.to_string()).with_context(|| format!("can't write {}", path.display()))?;
+    fs::write(&path, base.to_string())
+        .with_context(|| format!("can't write {}", path.display()))?;
     Ok(Some(base))
 }
 
@@ -88,14 +95,21 @@ fn range_of(paths: &MachinePaths) -> Option<(u64, u64)> {
 fn choose(asked: PrivateUsers, taken: &[(u64, u64)]) -> Result<u32> {
     let is_free = |base: &u32| {
         let (base, end) = (u64::from(*base), u64::from(*base) + u64::from(RANGE));
-        taken.iter().all(|(first, count)| end <= *first || first.saturating_add(*count) <= base)
+        taken
+            .iter()
+            .all(|(first, count)| end <= *first || first.saturating_add(*count) <= base)
     };
     match asked {
         PrivateUsers::Base(base) if is_free(&base) => Ok(base),
         PrivateUsers::Base(base) => {
-            bail!("--private-users={base}: another machine, or /etc/subuid or /etc/subgid, has users in that range")
+            bail!(
+                "--private-users={base}: another machine, or /etc/subuid or /etc/subgid, has users in that range"
+            )
         }
-        _ => (FIRST..=LAST).step_by(RANGE as usize).find(is_free).context("no range of users is free on this host"),
+        _ => (FIRST..=LAST)
+            .step_by(RANGE as usize)
+            .find(is_free)
+            .context("no range of users is free on this host"),
     }
 }
 
@@ -119,13 +133,24 @@ mod tests {
 
     #[test]
     fn what_can_be_asked_for() {
-        for (text, users) in
-            [("pick", PrivateUsers::Pick), ("no", PrivateUsers::No), ("655360", PrivateUsers::Base(655_360))]
-        {
+        for (text, users) in [
+            ("pick", PrivateUsers::Pick),
+            ("no", PrivateUsers::No),
+            ("655360", PrivateUsers::Base(655_360)),
+        ] {
             assert_eq!(PrivateUsers::parse(text).unwrap(), users);
             assert_eq!(users.to_string(), text);
         }
-        for bad in ["", "0", "1", "65537", "4294901760", "4294967296", "-1", "maybe"] {
+        for bad in [
+            "",
+            "0",
+            "1",
+            "65537",
+            "4294901760",
+            "4294967296",
+            "-1",
+            "maybe",
+        ] {
             assert!(PrivateUsers::parse(bad).is_err(), "{bad}");
         }
     }
@@ -137,15 +162,24 @@ mod tests {
         assert_eq!(next(&[]), FIRST);
         assert_eq!(next(&[(first + 65535, 1)]), FIRST + RANGE);
         assert_eq!(next(&[(first - 10, 10), (first + 65536, 65536)]), FIRST);
-        assert_eq!(next(&[(0, first + 1), (first + 3 * 65536, u64::MAX)]), FIRST + RANGE);
+        assert_eq!(
+            next(&[(0, first + 1), (first + 3 * 65536, u64::MAX)]),
+            FIRST + RANGE
+        );
         assert!(choose(PrivateUsers::Pick, &[(0, u64::MAX)]).is_err());
         assert!(choose(PrivateUsers::Base(655_360), &[(655_361, 1)]).is_err());
-        assert_eq!(choose(PrivateUsers::Base(655_360), &[(720_896, 1)]).unwrap(), 655_360);
+        assert_eq!(
+            choose(PrivateUsers::Base(655_360), &[(720_896, 1)]).unwrap(),
+            655_360
+        );
     }
 
     #[test]
     fn subordinate_users_are_read() {
-        assert_eq!(subordinate_range("ann:100000:65536"), Some((100_000, 65536)));
+        assert_eq!(
+            subordinate_range("ann:100000:65536"),
+            Some((100_000, 65536))
+        );
         for bad in ["", "ann", "ann:x:1", "ann:1"] {
             assert_eq!(subordinate_range(bad), None, "{bad}");
         }

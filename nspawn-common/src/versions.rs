@@ -27,14 +27,27 @@ const ARCHITECTURES: &str = "x86 x86-64 ppc ppc-le ppc64 ppc64-le ia64 parisc pa
 /// # Errors
 /// There are two of the same version, or the newest is a link that leads nowhere.
 pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<Option<PathBuf>> {
-    let entries = fs::read_dir(directory).with_context(|| format!("can't read {}", directory.display()))?;
+    let entries =
+        fs::read_dir(directory).with_context(|| format!("can't read {}", directory.display()))?;
     let mut newest: Option<(Entry, PathBuf)> = None;
     let mut twin = None;
     for path in entries.flatten().map(|entry| entry.path()) {
-        let is_of_kind = !path.exists() || if suffix.is_empty() { path.is_dir() } else { path.is_file() };
-        let entry = path.file_name().and_then(|file| Entry::parse(file.to_str()?.strip_suffix(suffix)?, name));
-        let Some(entry) = entry.filter(|_| is_of_kind) else { continue };
-        match newest.as_ref().map_or(Ordering::Greater, |(best, _)| entry.compare(best)) {
+        let is_of_kind = !path.exists()
+            || if suffix.is_empty() {
+                path.is_dir()
+            } else {
+                path.is_file()
+            };
+        let entry = path
+            .file_name()
+            .and_then(|file| Entry::parse(file.to_str()?.strip_suffix(suffix)?, name));
+        let Some(entry) = entry.filter(|_| is_of_kind) else {
+            continue;
+        };
+        match newest
+            .as_ref()
+            .map_or(Ordering::Greater, |(best, _)| entry.compare(best))
+        {
             Ordering::Greater => (newest, twin) = (Some((entry, path)), None),
             Ordering::Equal => twin = Some(path),
             Ordering::Less => {}
@@ -42,7 +55,10 @@ pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<Option<PathB
     }
     match (newest, twin) {
         (Some((_, path)), None) if !path.exists() => {
-            bail!(JobError(format!("the image {name}'s newest version {} leads nowhere; remove it", path.display())))
+            bail!(JobError(format!(
+                "the image {name}'s newest version {} leads nowhere; remove it",
+                path.display()
+            )))
         }
         (Some((_, path)), Some(twin)) => bail!(JobError(format!(
             "the image {name} has one version twice, {} and {}; remove one",
@@ -66,19 +82,34 @@ struct Entry {
 impl Entry {
     fn parse(file: &str, name: &str) -> Option<Self> {
         let rest = file.strip_prefix(name)?.strip_prefix('_')?;
-        let counted = rest.rsplit_once('+').and_then(|(rest, counter)| Some((rest, parse_counter(counter)?)));
+        let counted = rest
+            .rsplit_once('+')
+            .and_then(|(rest, counter)| Some((rest, parse_counter(counter)?)));
         let (rest, (left, done)) = counted.unwrap_or((rest, (u64::MAX, u64::MAX)));
         // What stands there counts as no part of the version, whatever it is.
         let (version, architecture) = rest.rsplit_once('_').unwrap_or((rest, ""));
-        let fit = OURS.iter().rev().position(|ours| *ours == architecture).map_or(0, |place| place + 1);
+        let fit = OURS
+            .iter()
+            .rev()
+            .position(|ours| *ours == architecture)
+            .map_or(0, |place| place + 1);
         let is_foreign = fit == 0 && ARCHITECTURES.split(' ').any(|known| known == architecture);
-        (!version.is_empty() && !is_foreign).then(|| Self { version: version.to_owned(), fit, left, done })
+        (!version.is_empty() && !is_foreign).then(|| Self {
+            version: version.to_owned(),
+            fit,
+            left,
+            done,
+        })
     }
 
     fn compare(&self, other: &Self) -> Ordering {
         // What was tried too often comes after all others.
         let tries = (self.left > 0).cmp(&(other.left > 0));
-        let counters = || self.left.cmp(&other.left).then_with(|| other.done.cmp(&self.done));
+        let counters = || {
+            self.left
+                .cmp(&other.left)
+                .then_with(|| other.done.cmp(&self.done))
+        };
         tries
             .then_with(|| compare(&self.version, &other.version))
             .then_with(|| self.fit.cmp(&other.fit))
@@ -89,7 +120,10 @@ impl Entry {
 // LEFT[-DONE]
 fn parse_counter(text: &str) -> Option<(u64, u64)> {
     let number = |text: &str| -> Option<u64> {
-        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| text.parse().ok())
+            .flatten()
     };
     match text.split_once('-') {
         Some((left, done)) => Some((number(left)?, number(done)?)),
@@ -110,13 +144,25 @@ pub fn compare(one: &str, other: &str) -> Ordering {
         if one.is_empty() || other.is_empty() {
             return one.len().cmp(&other.len());
         }
-        if let Some(order) = [b'-', b'^', b'.'].iter().find_map(|mark| step(&mut one, &mut other, *mark)) {
+        if let Some(order) = [b'-', b'^', b'.']
+            .iter()
+            .find_map(|mark| step(&mut one, &mut other, *mark))
+        {
             return order;
         }
-        let is_number = one.first().is_some_and(u8::is_ascii_digit) || other.first().is_some_and(u8::is_ascii_digit);
-        let is_part = if is_number { u8::is_ascii_digit } else { u8::is_ascii_alphabetic };
+        let is_number = one.first().is_some_and(u8::is_ascii_digit)
+            || other.first().is_some_and(u8::is_ascii_digit);
+        let is_part = if is_number {
+            u8::is_ascii_digit
+        } else {
+            u8::is_ascii_alphabetic
+        };
         let (a, b) = (take(&mut one, is_part), take(&mut other, is_part));
-        let order = if is_number { compare_numbers(a, b) } else { a.cmp(b) };
+        let order = if is_number {
+            compare_numbers(a, b)
+        } else {
+            a.cmp(b)
+        };
         if order != Ordering::Equal {
             return order;
         }
@@ -149,9 +195,19 @@ fn take<'a>(text: &mut &'a [u8], is_part: fn(&u8) -> bool) -> &'a [u8] {
 
 // A number comes after no number.
 fn compare_numbers(one: &[u8], other: &[u8]) -> Ordering {
-    let significant = |digits: &[u8]| digits.iter().skip_while(|digit| **digit == b'0').copied().collect::<Vec<_>>();
+    let significant = |digits: &[u8]| {
+        digits
+            .iter()
+            .skip_while(|digit| **digit == b'0')
+            .copied()
+            .collect::<Vec<_>>()
+    };
     let (a, b) = (significant(one), significant(other));
-    one.is_empty().cmp(&other.is_empty()).reverse().then(a.len().cmp(&b.len())).then(a.cmp(&b))
+    one.is_empty()
+        .cmp(&other.is_empty())
+        .reverse()
+        .then(a.len().cmp(&b.len()))
+        .then(a.cmp(&b))
 }
 
 #[cfg(test)]
@@ -177,22 +233,37 @@ mod tests {
         ];
         for (place, one) in ordered.iter().enumerate() {
             for (other_place, other) in ordered.iter().enumerate() {
-                assert_eq!(compare(one, other), place.cmp(&other_place), "{one} and {other}");
+                assert_eq!(
+                    compare(one, other),
+                    place.cmp(&other_place),
+                    "{one} and {other}"
+                );
             }
         }
         for (one, other) in [("1", "01"), ("1_2", "1__2"), ("a+", "a")] {
             assert_eq!(compare(one, other), Ordering::Equal);
         }
-        assert_eq!(compare("20261125T031800", "20261125T031759"), Ordering::Greater);
-        assert_eq!(compare("99999999999999999999", "100000000000000000000"), Ordering::Less);
+        assert_eq!(
+            compare("20261125T031800", "20261125T031759"),
+            Ordering::Greater
+        );
+        assert_eq!(
+            compare("99999999999999999999", "100000000000000000000"),
+            Ordering::Less
+        );
     }
 
     #[test]
     fn names_hold_versions() {
-        let version = |file: &str| Entry::parse(file, "a").map(|entry| (entry.version, entry.left, entry.done));
+        let version = |file: &str| {
+            Entry::parse(file, "a").map(|entry| (entry.version, entry.left, entry.done))
+        };
         let uncounted = |version: &str| Some((version.to_owned(), u64::MAX, u64::MAX));
         assert_eq!(version("a_1.2"), uncounted("1.2"));
-        assert_eq!(version(&format!("a_1_{}+3-1", OURS[0])), Some(("1".into(), 3, 1)));
+        assert_eq!(
+            version(&format!("a_1_{}+3-1", OURS[0])),
+            Some(("1".into(), 3, 1))
+        );
         assert_eq!(version("a_1+0"), Some(("1".into(), 0, 0)));
         assert_eq!(version("a_1+x"), uncounted("1+x"));
         assert_eq!(version("a_1_rc"), uncounted("1"));
@@ -203,8 +274,19 @@ mod tests {
 
     #[test]
     fn of_one_version_there_is_a_best() {
-        let names = ["a_9+0", "a_1+1-2", "a_1+1-1", "a_1+2", "a_1", &format!("a_1_{}", OURS[0]), "a_2+1"];
-        let entries: Vec<_> = names.iter().map(|file| Entry::parse(file, "a").unwrap()).collect();
+        let names = [
+            "a_9+0",
+            "a_1+1-2",
+            "a_1+1-1",
+            "a_1+2",
+            "a_1",
+            &format!("a_1_{}", OURS[0]),
+            "a_2+1",
+        ];
+        let entries: Vec<_> = names
+            .iter()
+            .map(|file| Entry::parse(file, "a").unwrap())
+            .collect();
         for pair in entries.windows(2) {
             assert_eq!(pair[0].compare(&pair[1]), Ordering::Less, "{pair:?}");
         }
@@ -217,15 +299,28 @@ mod tests {
             fs::create_dir_all(dir.join(version)).unwrap();
         }
         fs::write(dir.join("a_2.raw"), "").unwrap();
-        let (found, disk, none) = (newest(&dir, "a", ""), newest(&dir, "a", ".raw"), newest(&dir, "c", ".raw"));
+        let (found, disk, none) = (
+            newest(&dir, "a", ""),
+            newest(&dir, "a", ".raw"),
+            newest(&dir, "c", ".raw"),
+        );
         fs::create_dir(dir.join("a_010")).unwrap();
         let twice = newest(&dir, "a", "").unwrap_err();
         std::os::unix::fs::symlink("nowhere", dir.join("a_99")).unwrap();
         let nowhere = newest(&dir, "a", "").unwrap_err();
         fs::remove_dir_all(&dir).unwrap();
-        assert_eq!((found.unwrap(), disk.unwrap()), (Some(dir.join("a_10")), Some(dir.join("a_2.raw"))));
+        assert_eq!(
+            (found.unwrap(), disk.unwrap()),
+            (Some(dir.join("a_10")), Some(dir.join("a_2.raw")))
+        );
         assert_eq!(none.unwrap(), None);
-        assert!(twice.is::<JobError>() && twice.to_string().contains("twice"), "{twice}");
-        assert!(nowhere.is::<JobError>() && nowhere.to_string().contains("leads nowhere"), "{nowhere}");
+        assert!(
+            twice.is::<JobError>() && twice.to_string().contains("twice"),
+            "{twice}"
+        );
+        assert!(
+            nowhere.is::<JobError>() && nowhere.to_string().contains("leads nowhere"),
+            "{nowhere}"
+        );
     }
 }

@@ -32,7 +32,9 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg};
+use nix::sys::socket::{
+    self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg,
+};
 use nix::unistd::{Gid, Uid, fchown};
 
 use crate::paths::{AGENT_SIGN, AGENT_SOCKET, MachinePaths};
@@ -107,10 +109,18 @@ impl Request {
                 words.iter().for_each(|word| field(b'a', word.as_bytes()));
             }
         }
-        self.environment.iter().for_each(|entry| field(b'e', entry.as_bytes()));
-        self.user.iter().for_each(|user| field(b'u', user.as_bytes()));
-        self.directory.iter().for_each(|directory| field(b'd', directory.as_bytes()));
-        self.terminal.iter().for_each(|size| field(b't', &encode_size(*size)));
+        self.environment
+            .iter()
+            .for_each(|entry| field(b'e', entry.as_bytes()));
+        self.user
+            .iter()
+            .for_each(|user| field(b'u', user.as_bytes()));
+        self.directory
+            .iter()
+            .for_each(|directory| field(b'd', directory.as_bytes()));
+        self.terminal
+            .iter()
+            .for_each(|size| field(b't', &encode_size(*size)));
         if self.kill_remaining {
             field(b'k', &[]);
         }
@@ -141,7 +151,10 @@ impl Request {
                 b'e' => request.environment.push(text()),
                 b'u' => request.user = Some(text()),
                 b'd' => request.directory = Some(text()),
-                b't' => request.terminal = Some(decode_size(value).context("a terminal without a size")?),
+                b't' => {
+                    request.terminal =
+                        Some(decode_size(value).context("a terminal without a size")?)
+                }
                 b'k' => request.kill_remaining = true,
                 _ => bail!("a request has the unknown field {tag}"),
             }
@@ -173,13 +186,17 @@ pub fn decode_size(body: &[u8]) -> Option<(u16, u16)> {
 /// A time as a [`STOP`] frame has it.
 #[must_use]
 pub fn encode_seconds(time: Duration) -> [u8; 4] {
-    u32::try_from(time.as_secs()).unwrap_or(u32::MAX).to_le_bytes()
+    u32::try_from(time.as_secs())
+        .unwrap_or(u32::MAX)
+        .to_le_bytes()
 }
 
 /// Reads what [`encode_seconds`] wrote; `None` if it is something else.
 #[must_use]
 pub fn decode_seconds(body: &[u8]) -> Option<Duration> {
-    body.try_into().ok().map(|bytes| Duration::from_secs(u32::from_le_bytes(bytes).into()))
+    body.try_into()
+        .ok()
+        .map(|bytes| Duration::from_secs(u32::from_le_bytes(bytes).into()))
 }
 
 /// A frame's bytes.
@@ -201,12 +218,16 @@ pub fn parse_header(header: [u8; HEADER]) -> (u8, usize) {
 /// # Errors
 /// One with a body of more than `max` bytes.
 pub fn take_frame(bytes: &mut Vec<u8>, max: usize) -> Result<Option<(u8, Vec<u8>)>> {
-    let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
+        return Ok(None);
+    };
     let (tag, length) = parse_header(*header);
     if length > max {
         bail!("its agent sent a message of {length} bytes, which is too long");
     }
-    let Some(body) = rest.get(..length).map(<[u8]>::to_vec) else { return Ok(None) };
+    let Some(body) = rest.get(..length).map(<[u8]>::to_vec) else {
+        return Ok(None);
+    };
     bytes.drain(..HEADER + length);
     Ok(Some((tag, body)))
 }
@@ -232,12 +253,19 @@ pub fn read_frame(stream: &mut impl Read, max: usize) -> io::Result<Option<(u8, 
 /// As [`read_frame`].
 pub fn read_body(stream: &mut impl Read, length: usize, max: usize) -> io::Result<Vec<u8>> {
     if length > max {
-        return Err(io::Error::new(ErrorKind::InvalidData, format!("a message of {length} bytes is too long")));
+        return Err(io::Error::new(
+            ErrorKind::InvalidData,
+            format!("a message of {length} bytes is too long"),
+        ));
     }
     let mut body = Vec::new();
     // Not allocated ahead: a length costs its sender nothing.
     stream.take(length as u64).read_to_end(&mut body)?;
-    if body.len() < length { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(body) }
+    if body.len() < length {
+        Err(ErrorKind::UnexpectedEof.into())
+    } else {
+        Ok(body)
+    }
 }
 
 /// Connects to the agent of a machine; `limit` bounds every later read and write.
@@ -250,7 +278,12 @@ pub fn read_body(stream: &mut impl Read, length: usize, max: usize) -> io::Resul
 pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
     let there = open_below(&open_shown(paths)?, AGENT_SOCKET, OFlag::O_PATH)?;
     let address = UnixAddr::new(format!("/proc/self/fd/{}", there.as_raw_fd()).as_str())?;
-    let stream = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let stream = socket::socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     let stream = UnixStream::from(stream);
     stream.set_read_timeout(Some(limit))?;
     // Before connect(2), which else waits for ever for one who listens and accepts nothing.
@@ -263,7 +296,10 @@ pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
 fn open_shown(paths: &MachinePaths) -> Result<File> {
     let supervisor = lifecycle::supervisor(paths).context("it does not run")?;
     let shown = format!("/proc/{supervisor}/root{}", paths.shown_mount().display());
-    File::open(shown).ok().filter(|_| lifecycle::is_part(paths, supervisor)).context("it has ended")
+    File::open(shown)
+        .ok()
+        .filter(|_| lifecycle::is_part(paths, supervisor))
+        .context("it has ended")
 }
 
 /// Waits, `limit` at most, until the agent of a machine that has just been started takes commands.
@@ -273,7 +309,11 @@ fn open_shown(paths: &MachinePaths) -> Result<File> {
 pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
     // No command has run yet that could have put anything else there. (By inotify it would be dearer: the kernel
     // takes ten milliseconds to close that.)
-    let sign = open_below(&open_shown(paths)?, AGENT_SIGN, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+    let sign = open_below(
+        &open_shown(paths)?,
+        AGENT_SIGN,
+        OFlag::O_RDONLY | OFlag::O_NONBLOCK,
+    )?;
     let end = File::open(paths.cgroup().join("cgroup.events")).context("it has ended")?;
     let deadline = Instant::now() + limit;
     while hello(paths, limit).is_err() {
@@ -281,7 +321,10 @@ pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
         // Only a change after this is one to be told of (cgroups(7)).
         end.read_at(&mut [0; 64], 0).context("it has ended")?;
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut events = [PollFd::new(sign.as_fd(), PollFlags::POLLIN), PollFd::new(end.as_fd(), PollFlags::POLLPRI)];
+        let mut events = [
+            PollFd::new(sign.as_fd(), PollFlags::POLLIN),
+            PollFd::new(end.as_fd(), PollFlags::POLLPRI),
+        ];
         interrupt::wait(&mut events, left)?;
         if left.is_zero() || events[0].any() == Some(true) || !lifecycle::is_running(paths) {
             return hello(paths, limit);
@@ -292,8 +335,12 @@ pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
 
 // Nothing on the way is followed that the machine could have put there.
 fn open_below(directory: &File, path: &str, flags: OFlag) -> Result<OwnedFd> {
-    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
-    let how = OpenHow::new().flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).resolve(resolve);
+    let resolve = ResolveFlag::RESOLVE_BENEATH
+        | ResolveFlag::RESOLVE_NO_SYMLINKS
+        | ResolveFlag::RESOLVE_NO_XDEV;
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+        .resolve(resolve);
     openat2(directory, path, how).context("its agent is not there")
 }
 
@@ -323,7 +370,10 @@ pub fn hello(paths: &MachinePaths, limit: Duration) -> Result<()> {
 pub fn send(agent: &mut UnixStream, request: &Request, streams: [OwnedFd; 3]) -> Result<()> {
     let body = request.encode();
     if body.len() > MAX_REQUEST {
-        bail!("its arguments, environment and script are larger than {} MiB", MAX_REQUEST >> 20);
+        bail!(
+            "its arguments, environment and script are larger than {} MiB",
+            MAX_REQUEST >> 20
+        );
     }
     let message = frame(RUN, &body);
     // The descriptors travel with the header, which is small enough to go as a whole.
@@ -331,11 +381,21 @@ pub fn send(agent: &mut UnixStream, request: &Request, streams: [OwnedFd; 3]) ->
     // For its root, who may then open them again by their names.
     let peer = getsockopt(&*agent, PeerCredentials)?;
     for stream in &streams {
-        fchown(stream, Some(Uid::from_raw(peer.uid())), Some(Gid::from_raw(peer.gid())))?;
+        fchown(
+            stream,
+            Some(Uid::from_raw(peer.uid())),
+            Some(Gid::from_raw(peer.gid())),
+        )?;
     }
     let fds = streams.each_ref().map(AsRawFd::as_raw_fd);
     let descriptors = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(agent.as_raw_fd(), &[IoSlice::new(header)], &descriptors, MsgFlags::MSG_NOSIGNAL, None)?;
+    sendmsg::<()>(
+        agent.as_raw_fd(),
+        &[IoSlice::new(header)],
+        &descriptors,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
     Ok(agent.write_all(body)?)
 }
 
@@ -351,7 +411,11 @@ fn take_field<'a>(body: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
 #[must_use]
 pub fn printable(text: &[u8]) -> String {
     let clean = |c: char| if c.is_control() { '?' } else { c };
-    OsStr::from_bytes(text).to_string_lossy().chars().map(clean).collect()
+    OsStr::from_bytes(text)
+        .to_string_lossy()
+        .chars()
+        .map(clean)
+        .collect()
 }
 
 #[cfg(test)]
@@ -399,7 +463,12 @@ mod tests {
             (0..body.len()).for_each(|cut| drop(Request::decode(&body[..cut])));
             assert!(Request::decode(&body[..body.len() - 1]).is_err());
         }
-        for body in [&b""[..], b"z\0\0\0\0", b"a\xff\xff\xff\xff", b"t\x01\0\0\0x"] {
+        for body in [
+            &b""[..],
+            b"z\0\0\0\0",
+            b"a\xff\xff\xff\xff",
+            b"t\x01\0\0\0x",
+        ] {
             assert!(Request::decode(body).is_err(), "{body:?}");
         }
     }
@@ -407,7 +476,10 @@ mod tests {
     #[test]
     fn frames_are_bounded() {
         let bytes = frame(EXITED, b"12345");
-        assert_eq!(read_frame(&mut &*bytes, 5).unwrap(), Some((EXITED, b"12345".to_vec())));
+        assert_eq!(
+            read_frame(&mut &*bytes, 5).unwrap(),
+            Some((EXITED, b"12345".to_vec()))
+        );
         assert!(read_frame(&mut &*bytes, 4).is_err());
         assert!(read_frame(&mut &bytes[..7], 5).is_err());
         assert_eq!(read_frame(&mut &b""[..], 5).unwrap(), None);
@@ -419,10 +491,16 @@ mod tests {
     fn frames_are_taken_one_by_one_and_whole() {
         let mut bytes = [frame(STARTED, b""), frame(EXITED, b"1")].concat();
         bytes.truncate(bytes.len() - 1);
-        assert_eq!(take_frame(&mut bytes, 5).unwrap(), Some((STARTED, Vec::new())));
+        assert_eq!(
+            take_frame(&mut bytes, 5).unwrap(),
+            Some((STARTED, Vec::new()))
+        );
         assert_eq!(take_frame(&mut bytes, 5).unwrap(), None);
         bytes.push(b'1');
-        assert_eq!(take_frame(&mut bytes, 5).unwrap(), Some((EXITED, b"1".to_vec())));
+        assert_eq!(
+            take_frame(&mut bytes, 5).unwrap(),
+            Some((EXITED, b"1".to_vec()))
+        );
         assert_eq!(take_frame(&mut bytes, 5).unwrap(), None);
         assert!(take_frame(&mut frame(EXITED, b"123456"), 5).is_err());
     }

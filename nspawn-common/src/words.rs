@@ -17,7 +17,9 @@ pub fn split(text: &OsStr) -> Result<Vec<OsString>> {
 /// Joins arguments so that a shell takes them apart again.
 #[must_use]
 pub fn join<Word: AsRef<OsStr>>(words: impl IntoIterator<Item = Word>) -> OsString {
-    narrow(&shell_words::join(words.into_iter().map(|word| widen(word.as_ref()))))
+    narrow(&shell_words::join(
+        words.into_iter().map(|word| widen(word.as_ref())),
+    ))
 }
 
 // shell-words knows only text. Every byte becomes the character of the same number and back:
@@ -36,7 +38,15 @@ mod tests {
 
     #[test]
     fn what_is_joined_splits_again() {
-        let words = [&b"a b"[..], b"", b"'\"$", b"\xff\xfe", b"# no comment", b"x\ny", "ä".as_bytes()];
+        let words = [
+            &b"a b"[..],
+            b"",
+            b"'\"$",
+            b"\xff\xfe",
+            b"# no comment",
+            b"x\ny",
+            "ä".as_bytes(),
+        ];
         let words = words.map(|word| OsStr::from_bytes(word).to_owned());
         assert_eq!(split(&join(&words)).unwrap(), words);
     }

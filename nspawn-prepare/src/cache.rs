@@ -45,10 +45,19 @@ pub fn file(project: &str) -> PathBuf {
 /// The cache in `file`, mounted nowhere yet, with its owners as `users` has them; made if there is none, or none of
 /// use, with this `size` in bytes. It is mounted in a mount namespace that this process has to itself from here on.
 pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedFd> {
-    DirBuilder::new().recursive(true).mode(0o700).create(point)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(point)?;
     let _lock = Lock::of_caches()?;
     unshare(CloneFlags::CLONE_NEWNS).context("can't have mounts of its own")?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )?;
     if file.exists() && (mount_it(file, point).is_err() || !has_room(point)) {
         discard(file, point)?;
     }
@@ -63,7 +72,11 @@ pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedF
 // What is full begins anew, and what is broken; but not what there is only no means to mount now.
 fn discard(file: &Path, point: &Path) -> Result<()> {
     if umount(point).is_err() {
-        let command = ["e2fsck", "-p"].map(OsStr::new).into_iter().chain([file.as_os_str()]).map(OsString::from);
+        let command = ["e2fsck", "-p"]
+            .map(OsStr::new)
+            .into_iter()
+            .chain([file.as_os_str()])
+            .map(OsString::from);
         let checked = tool::run(&command.collect::<Vec<_>>(), LIMIT)?;
         // e2fsck(8): less is right, or is so now.
         if checked.status.code().is_some_and(|code| code < UNCORRECTED) {
@@ -76,12 +89,18 @@ fn discard(file: &Path, point: &Path) -> Result<()> {
 /// Mounts it. For [`crate::namespaces::inside`].
 pub fn attach(cache: &OwnedFd) -> Result<()> {
     let show = || -> Result<()> {
-        DirBuilder::new().recursive(true).mode(0o755).create(IN_MACHINE)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(IN_MACHINE)?;
         mounts::attach(cache, Path::new(IN_MACHINE))?;
         // Only a repair of the file system needs it, which makes it then.
         let _ = fs::remove_dir(Path::new(IN_MACHINE).join("lost+found"));
         // A job's scripts may run as somebody else.
-        Ok(fs::set_permissions(IN_MACHINE, fs::Permissions::from_mode(0o1777))?)
+        Ok(fs::set_permissions(
+            IN_MACHINE,
+            fs::Permissions::from_mode(0o1777),
+        )?)
     };
     show().with_context(|| format!("can't show the project's cache at {IN_MACHINE}"))
 }
@@ -90,9 +109,26 @@ fn make(file: &Path, size: u64) -> Result<()> {
     let unfinished = file.with_extension("new");
     let made = File::create(&unfinished).and_then(|file| file.set_len(size));
     made.with_context(|| format!("can't make {}", unfinished.display()))?;
-    let options = ["mkfs.ext4", "-q", "-F", "-m", "0", "-i", "8192", "-J", "size=4", "-O", "^resize_inode", "-E"];
+    let options = [
+        "mkfs.ext4",
+        "-q",
+        "-F",
+        "-m",
+        "0",
+        "-i",
+        "8192",
+        "-J",
+        "size=4",
+        "-O",
+        "^resize_inode",
+        "-E",
+    ];
     let options = options.into_iter().chain(["lazy_itable_init=1,nodiscard"]);
-    let command: Vec<_> = options.map(OsStr::new).chain([unfinished.as_os_str()]).map(OsString::from).collect();
+    let command: Vec<_> = options
+        .map(OsStr::new)
+        .chain([unfinished.as_os_str()])
+        .map(OsString::from)
+        .collect();
     tool::run_ok(&command, LIMIT)?;
     // Or a crash of the host may leave the name and not what it stands for.
     File::open(&unfinished)?.sync_all()?;
@@ -101,7 +137,10 @@ fn make(file: &Path, size: u64) -> Result<()> {
 
 fn mount_it(file: &Path, point: &Path) -> Result<()> {
     mounts::mount_disk(file, point).with_context(|| {
-        format!("can't mount the cache {}; delete it, and the next job makes a new one", file.display())
+        format!(
+            "can't mount the cache {}; delete it, and the next job makes a new one",
+            file.display()
+        )
     })
 }
 

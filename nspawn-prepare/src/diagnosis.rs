@@ -26,28 +26,56 @@ const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// `error` with all that is known, below the line that says what failed. Asks the machine, if it runs.
 pub fn of(state: &State, error: Error, since: Moment) -> Error {
     let error = if error.is::<TimedOut>() {
-        anyhow!("it did not boot within {} s, see --timeout", state.timeout.as_secs())
+        anyhow!(
+            "it did not boot within {} s, see --timeout",
+            state.timeout.as_secs()
+        )
     } else {
         error
     };
     let paths = &MachinePaths::new(&state.name);
     if let Some(why) = noted(paths) {
-        let text = format!("machine {} of image {} did not start: {why:#}", state.name, state.image);
-        return if why.is::<JobError>() { JobError(text).into() } else { Error::msg(text) };
+        let text = format!(
+            "machine {} of image {} did not start: {why:#}",
+            state.name, state.image
+        );
+        return if why.is::<JobError>() {
+            JobError(text).into()
+        } else {
+            Error::msg(text)
+        };
     }
     let runs = lifecycle::is_running(paths);
-    let ask = |question| if runs && state.init == Init::Systemd { ask(paths, question) } else { None };
+    let ask = |question| {
+        if runs && state.init == Init::Systemd {
+            ask(paths, question)
+        } else {
+            None
+        }
+    };
     let parts = [
-        ("its systemd still waits for these jobs:", ask("systemctl list-jobs --no-pager --plain --full")),
-        ("its journal warns:", ask("journalctl --quiet --no-pager --output=cat --priority=warning --lines=10")),
-        ("its console and its unit said last:", journal::last_words(paths, since).ok()),
+        (
+            "its systemd still waits for these jobs:",
+            ask("systemctl list-jobs --no-pager --plain --full"),
+        ),
+        (
+            "its journal warns:",
+            ask("journalctl --quiet --no-pager --output=cat --priority=warning --lines=10"),
+        ),
+        (
+            "its console and its unit said last:",
+            journal::last_words(paths, since).ok(),
+        ),
     ];
     let parts = parts.into_iter().filter_map(|(title, text)| {
         let text = text.filter(|text| !text.is_empty())?;
         Some(tool::below(&format!("{title}\n{text}")))
     });
     let (name, image, hint) = (&state.name, &state.image, host::machined_hint());
-    anyhow!("machine {name} of image {image} did not start: {error:#}{hint}{}", parts.collect::<String>())
+    anyhow!(
+        "machine {name} of image {image} did not start: {error:#}{hint}{}",
+        parts.collect::<String>()
+    )
 }
 
 /// Notes why the machine's unit can't start it, for [`of`].
@@ -60,7 +88,9 @@ pub fn note(paths: &MachinePaths, error: &Error) {
 /// Forgets what an earlier start has noted.
 pub fn forget(paths: &MachinePaths) -> Result<()> {
     match fs::remove_file(paths.refusal()) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("can't forget an earlier start"),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).context("can't forget an earlier start")
+        }
         _ => Ok(()),
     }
 }
@@ -68,13 +98,22 @@ pub fn forget(paths: &MachinePaths) -> Result<()> {
 fn noted(paths: &MachinePaths) -> Option<Error> {
     let text = fs::read_to_string(paths.refusal()).ok()?;
     let (whose, why) = text.split_once('\n')?;
-    Some(if whose == JOB { JobError(why.to_owned()).into() } else { Error::msg(why.to_owned()) })
+    Some(if whose == JOB {
+        JobError(why.to_owned()).into()
+    } else {
+        Error::msg(why.to_owned())
+    })
 }
 
 // Through the machine's agent, which starts beside the boot; and not as a stage of a GitLab job.
 fn ask(paths: &MachinePaths, question: &str) -> Option<String> {
     let mut command = argv(["env", "--unset=CUSTOM_ENV_CI_JOB_ID"]);
-    command.extend([host::agent_program().ok()?.into(), paths.name().as_str().into()]);
+    command.extend([
+        host::agent_program().ok()?.into(),
+        paths.name().as_str().into(),
+    ]);
     command.extend(question.split(' ').map(Into::into));
-    tool::run_ok(&command, ASK_LIMIT).ok().map(|answer| journal::printable(&answer))
+    tool::run_ok(&command, ASK_LIMIT)
+        .ok()
+        .map(|answer| journal::printable(&answer))
 }

@@ -45,27 +45,40 @@ pub struct Destination {
 impl Destination {
     /// All ports, or one, of a single address.
     pub fn new(address: IpAddr, port: Option<u16>) -> Self {
-        Self { address, prefix: bits(&address), port }
+        Self {
+            address,
+            prefix: bits(&address),
+            port,
+        }
     }
 
     /// Parses `ADDRESS[/PREFIX][:PORT]`, where an IPv6 address with a port stands in brackets.
     pub fn parse(text: &str) -> Result<Self> {
         let (network, port) = match text.strip_prefix('[') {
-            Some(rest) => rest.split_once(']').map(|(network, port)| (network, port.strip_prefix(':'))),
+            Some(rest) => rest
+                .split_once(']')
+                .map(|(network, port)| (network, port.strip_prefix(':'))),
             // A second colon makes it an IPv6 address.
-            None if text.matches(':').count() == 1 => text.split_once(':').map(|(network, port)| (network, Some(port))),
+            None if text.matches(':').count() == 1 => text
+                .split_once(':')
+                .map(|(network, port)| (network, Some(port))),
             None => Some((text, None)),
         }
         .unwrap_or_default();
-        let (address, prefix) =
-            network.split_once('/').map_or((network, None), |(address, prefix)| (address, Some(prefix)));
+        let (address, prefix) = network
+            .split_once('/')
+            .map_or((network, None), |(address, prefix)| (address, Some(prefix)));
         let parsed = || {
             let address: IpAddr = address.parse().ok()?;
             let prefix = prefix.map_or(Some(bits(&address)), |prefix| prefix.parse().ok())?;
             let port = port
                 .map(|port| port.parse().ok().filter(|port| *port != 0))
                 .map_or(Some(None), |port| port.map(Some))?;
-            (prefix <= bits(&address)).then_some(Self { address, prefix, port })
+            (prefix <= bits(&address)).then_some(Self {
+                address,
+                prefix,
+                port,
+            })
         };
         parsed().with_context(|| {
             format!("{text:?} is not ADDRESS[/PREFIX][:PORT], such as 192.0.2.7:443 or [2001:db8::7]:443")
@@ -80,7 +93,10 @@ impl Destination {
     /// Returns whether the address is in the network.
     pub fn contains(&self, address: &IpAddr) -> bool {
         let words = |destination: &Self| destination.words().map(|(value, _)| value);
-        let masked = Self { address: *address, ..*self };
+        let masked = Self {
+            address: *address,
+            ..*self
+        };
         self.address.is_ipv4() == address.is_ipv4() && words(&masked) == words(self)
     }
 
@@ -122,14 +138,21 @@ pub fn is_near(address: &IpAddr) -> Result<bool> {
 /// Returns whether an address means the host itself, or one of its links, on every host.
 pub fn is_special(address: &IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => address.is_loopback() || address.is_link_local() || address.is_unspecified(),
-        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local() || address.is_unspecified(),
+        IpAddr::V4(address) => {
+            address.is_loopback() || address.is_link_local() || address.is_unspecified()
+        }
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.is_unicast_link_local() || address.is_unspecified()
+        }
     }
 }
 
 fn own_addresses() -> Result<Vec<IpAddr>> {
-    let all = getifaddrs().context("can't list the host's addresses")?.filter_map(|interface| interface.address);
-    let ip = |address: SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+    let all = getifaddrs()
+        .context("can't list the host's addresses")?
+        .filter_map(|interface| interface.address);
+    let ip = |address: SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6())
+    {
         (Some(address), _) => Some(IpAddr::from(address.ip())),
         (_, Some(address)) => Some(IpAddr::from(address.ip())),
         _ => None,
@@ -143,13 +166,23 @@ fn own_addresses() -> Result<Vec<IpAddr>> {
 /// # Errors
 /// The kernel has no BPF for cgroups, or refuses it to this process.
 pub fn restrict(allowed: &[Destination]) -> Result<()> {
-    let closed = CLOSED.iter().chain(&CLOUDS).map(|text| Destination::parse(text)).collect::<Result<Vec<_>>>()?;
-    let own = own_addresses()?.into_iter().map(|address| Destination::new(address, None));
+    let closed = CLOSED
+        .iter()
+        .chain(&CLOUDS)
+        .map(|text| Destination::parse(text))
+        .collect::<Result<Vec<_>>>()?;
+    let own = own_addresses()?
+        .into_iter()
+        .map(|address| Destination::new(address, None));
     let denied: Vec<_> = closed.into_iter().chain(own).collect();
     let attached = || -> Result<()> {
         let cgroup = own_cgroup()?;
         for hook in &HOOKS {
-            attach(&cgroup, hook, &load(hook, &program(hook.is_ipv6, allowed, &denied))?)?;
+            attach(
+                &cgroup,
+                hook,
+                &load(hook, &program(hook.is_ipv6, allowed, &denied))?,
+            )?;
         }
         Ok(())
     };
@@ -162,7 +195,10 @@ pub fn restrict(allowed: &[Destination]) -> Result<()> {
 fn own_cgroup() -> Result<File> {
     let groups = fs::read_to_string("/proc/self/cgroup")?;
     // Version 2 has one line, with nothing between two colons (cgroups(7)).
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::/")).context("there is no cgroup of version 2")?;
+    let path = groups
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .context("there is no cgroup of version 2")?;
     Ok(File::open(Path::new("/sys/fs/cgroup").join(path))?)
 }
 
@@ -173,10 +209,22 @@ struct Hook {
 }
 
 const HOOKS: [Hook; 4] = [
-    Hook { attach_type: libc_bpf::CGROUP_INET4_CONNECT, is_ipv6: false },
-    Hook { attach_type: libc_bpf::CGROUP_INET6_CONNECT, is_ipv6: true },
-    Hook { attach_type: libc_bpf::CGROUP_UDP4_SENDMSG, is_ipv6: false },
-    Hook { attach_type: libc_bpf::CGROUP_UDP6_SENDMSG, is_ipv6: true },
+    Hook {
+        attach_type: libc_bpf::CGROUP_INET4_CONNECT,
+        is_ipv6: false,
+    },
+    Hook {
+        attach_type: libc_bpf::CGROUP_INET6_CONNECT,
+        is_ipv6: true,
+    },
+    Hook {
+        attach_type: libc_bpf::CGROUP_UDP4_SENDMSG,
+        is_ipv6: false,
+    },
+    Hook {
+        attach_type: libc_bpf::CGROUP_UDP6_SENDMSG,
+        is_ipv6: true,
+    },
 ];
 
 /// Numbers of `linux/bpf.h`, which the libc crate lacks.
@@ -215,7 +263,12 @@ const ADDRESS: u8 = 6;
 
 impl Instruction {
     fn new(code: u8, target: u8, source: u8, offset: i16, value: u32) -> Self {
-        Self { code, registers: target | source << 4, offset, value: i32::from_ne_bytes(value.to_ne_bytes()) }
+        Self {
+            code,
+            registers: target | source << 4,
+            offset,
+            value: i32::from_ne_bytes(value.to_ne_bytes()),
+        }
     }
 
     fn load(target: u8, offset: i16) -> Self {
@@ -232,12 +285,21 @@ impl Instruction {
 
     /// Skips `count` instructions unless the register has the value.
     fn skip_unless(register: u8, value: u32, count: usize) -> Self {
-        Self::new(0x56, register, 0, i16::try_from(count).unwrap_or(i16::MAX), value)
+        Self::new(
+            0x56,
+            register,
+            0,
+            i16::try_from(count).unwrap_or(i16::MAX),
+            value,
+        )
     }
 
     /// The two that end the program with 1, which allows, or 0.
     fn answer(is_allowed: bool) -> [Self; 2] {
-        [Self::new(0xb7, 0, 0, 0, is_allowed.into()), Self::new(0x95, 0, 0, 0, 0)]
+        [
+            Self::new(0xb7, 0, 0, 0, is_allowed.into()),
+            Self::new(0x95, 0, 0, 0, 0),
+        ]
     }
 }
 
@@ -245,8 +307,9 @@ impl Instruction {
 fn program(is_ipv6: bool, allowed: &[Destination], denied: &[Destination]) -> Vec<Instruction> {
     let mut program = vec![Instruction::load(PORT, libc_bpf::USER_PORT)];
     if is_ipv6 {
-        program
-            .extend((0_u8..4).map(|word| Instruction::load(ADDRESS + word, libc_bpf::USER_IP6 + 4 * i16::from(word))));
+        program.extend((0_u8..4).map(|word| {
+            Instruction::load(ADDRESS + word, libc_bpf::USER_IP6 + 4 * i16::from(word))
+        }));
     } else {
         program.push(Instruction::load(ADDRESS + 3, libc_bpf::USER_IP4));
     }
@@ -254,7 +317,9 @@ fn program(is_ipv6: bool, allowed: &[Destination], denied: &[Destination]) -> Ve
         .iter()
         .map(|destination| (destination, true))
         .chain(denied.iter().map(|destination| (destination, false)));
-    for (destination, is_allowed) in all.filter(|(destination, _)| is_ipv6 || destination.address.is_ipv4()) {
+    for (destination, is_allowed) in
+        all.filter(|(destination, _)| is_ipv6 || destination.address.is_ipv4())
+    {
         let rule = rule(is_ipv6, destination, is_allowed);
         let matches_all = rule == Instruction::answer(is_allowed);
         program.extend(rule);
@@ -279,12 +344,22 @@ fn rule(is_ipv6: bool, destination: &Destination, is_allowed: bool) -> Vec<Instr
         }
     }
     let mut tests: Vec<_> = tests.concat();
-    tests.extend(destination.port.map(|port| (PORT, None, u32::from(port.to_be()))));
+    tests.extend(
+        destination
+            .port
+            .map(|port| (PORT, None, u32::from(port.to_be()))),
+    );
     // From the end on, since a test that fails skips all that comes after it.
     let mut rule = Instruction::answer(is_allowed).to_vec();
     for (register, mask, value) in tests.into_iter().rev() {
         let (tested, copies) = match mask {
-            Some(mask) => (WORK, vec![Instruction::copy(WORK, register), Instruction::and(WORK, mask)]),
+            Some(mask) => (
+                WORK,
+                vec![
+                    Instruction::copy(WORK, register),
+                    Instruction::and(WORK, mask),
+                ],
+            ),
             None => (register, Vec::new()),
         };
         let test = Instruction::skip_unless(tested, value, rule.len());
@@ -330,7 +405,8 @@ fn load(hook: &Hook, program: &[Instruction]) -> Result<OwnedFd> {
         expected_attach_type: hook.attach_type,
         ..LoadAttributes::default()
     };
-    let fd = bpf(libc_bpf::PROG_LOAD, &attributes).map_err(|error| anyhow!("bpf(BPF_PROG_LOAD): {error}"))?;
+    let fd = bpf(libc_bpf::PROG_LOAD, &attributes)
+        .map_err(|error| anyhow!("bpf(BPF_PROG_LOAD): {error}"))?;
     // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -342,12 +418,15 @@ fn attach(cgroup: &File, hook: &Hook, program: &OwnedFd) -> Result<()> {
         attach_type: hook.attach_type,
         attach_flags: libc_bpf::ALLOW_MULTI,
     };
-    bpf(libc_bpf::PROG_ATTACH, &attributes).map(drop).map_err(|error| anyhow!("bpf(BPF_PROG_ATTACH): {error}"))
+    bpf(libc_bpf::PROG_ATTACH, &attributes)
+        .map(drop)
+        .map_err(|error| anyhow!("bpf(BPF_PROG_ATTACH): {error}"))
 }
 
 fn bpf<Attributes>(command: u32, attributes: &Attributes) -> io::Result<i32> {
     // SAFETY: bpf(2) reads a struct of the size that it is told; the pointers in it outlive the call.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<Attributes>()) };
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<Attributes>()) };
     i32::try_from(Errno::result(done)?).map_err(io::Error::other)
 }
 
@@ -365,12 +444,19 @@ mod tests {
     fn run(program: &[Instruction], address: IpAddr, port: u16) -> bool {
         let words = match address {
             IpAddr::V4(address) => [0, 0, 0, u32::from(address).to_be()],
-            IpAddr::V6(address) => [0, 1, 2, 3].map(|word| ((u128::from(address) >> (96 - 32 * word)) as u32).to_be()),
+            IpAddr::V6(address) => {
+                [0, 1, 2, 3].map(|word| ((u128::from(address) >> (96 - 32 * word)) as u32).to_be())
+            }
         };
         let mut registers = [0_u32; 11];
         let mut place = 0;
         loop {
-            let Instruction { code, registers: both, offset, value } = program[place];
+            let Instruction {
+                code,
+                registers: both,
+                offset,
+                value,
+            } = program[place];
             let (target, source) = (usize::from(both & 15), usize::from(both >> 4));
             place += 1;
             match code {
@@ -407,20 +493,45 @@ mod tests {
             ("::1", "::1", 128, None),
         ] {
             let read = destination(text);
-            assert_eq!((read.address, read.prefix, read.port), (address.parse().unwrap(), prefix, port), "{text}");
+            assert_eq!(
+                (read.address, read.prefix, read.port),
+                (address.parse().unwrap(), prefix, port),
+                "{text}"
+            );
             assert_eq!(destination(&read.to_string()), read, "{text}");
         }
-        for bad in
-            ["", "x", "192.0.2.7:", "192.0.2.7:0", "192.0.2.7:65536", "192.0.2.7/33", "[::1", "::1/129", "gitlab:443"]
-        {
+        for bad in [
+            "",
+            "x",
+            "192.0.2.7:",
+            "192.0.2.7:0",
+            "192.0.2.7:65536",
+            "192.0.2.7/33",
+            "[::1",
+            "::1/129",
+            "gitlab:443",
+        ] {
             assert!(Destination::parse(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn allowed_ports_are_open_and_all_else_of_the_host_is_closed() {
-        let allowed = ["192.0.2.1:443", "127.0.0.53:53", "[fe80::1]:53", "10.1.0.0/16"].map(destination);
-        let denied = ["127.0.0.0/8", "192.0.2.1", "fe80::/10", "10.0.0.0/8", "2001:db8::1"].map(destination);
+        let allowed = [
+            "192.0.2.1:443",
+            "127.0.0.53:53",
+            "[fe80::1]:53",
+            "10.1.0.0/16",
+        ]
+        .map(destination);
+        let denied = [
+            "127.0.0.0/8",
+            "192.0.2.1",
+            "fe80::/10",
+            "10.0.0.0/8",
+            "2001:db8::1",
+        ]
+        .map(destination);
         for (address, port, is_allowed) in [
             ("192.0.2.1", 443, true),
             ("192.0.2.1", 22, false),
@@ -433,9 +544,17 @@ mod tests {
         ] {
             let address: Ipv4Addr = address.parse().unwrap();
             let four = program(false, &allowed, &denied);
-            assert_eq!(run(&four, address.into(), port), is_allowed, "{address} {port}");
+            assert_eq!(
+                run(&four, address.into(), port),
+                is_allowed,
+                "{address} {port}"
+            );
             let six = program(true, &allowed, &denied);
-            assert_eq!(run(&six, address.to_ipv6_mapped().into(), port), is_allowed, "mapped {address} {port}");
+            assert_eq!(
+                run(&six, address.to_ipv6_mapped().into(), port),
+                is_allowed,
+                "mapped {address} {port}"
+            );
         }
         for (address, port, is_allowed) in [
             ("fe80::1", 53, true),
@@ -446,7 +565,11 @@ mod tests {
             ("2001:db8::2", 80, true),
         ] {
             let address: Ipv6Addr = address.parse().unwrap();
-            assert_eq!(run(&program(true, &allowed, &denied), address.into(), port), is_allowed, "{address} {port}");
+            assert_eq!(
+                run(&program(true, &allowed, &denied), address.into(), port),
+                is_allowed,
+                "{address} {port}"
+            );
         }
     }
 
@@ -459,7 +582,11 @@ mod tests {
             ("2001:db8::/32", "2001:db8::9", true),
             ("0.0.0.0/0", "::1", false),
         ] {
-            assert_eq!(destination(network).contains(&address.parse().unwrap()), expected, "{network} {address}");
+            assert_eq!(
+                destination(network).contains(&address.parse().unwrap()),
+                expected,
+                "{network} {address}"
+            );
         }
     }
 
@@ -467,8 +594,19 @@ mod tests {
     fn a_rule_for_everything_matches_everything() {
         let all = [destination("0.0.0.0/0")];
         let loads = 2;
-        assert_eq!(program(false, &all, &all).len(), loads + Instruction::answer(true).len());
-        assert!(!run(&program(false, &[], &all), "198.51.100.1".parse().unwrap(), 1));
-        assert!(run(&program(true, &[], &all), "2001:db8::1".parse().unwrap(), 1));
+        assert_eq!(
+            program(false, &all, &all).len(),
+            loads + Instruction::answer(true).len()
+        );
+        assert!(!run(
+            &program(false, &[], &all),
+            "198.51.100.1".parse().unwrap(),
+            1
+        ));
+        assert!(run(
+            &program(true, &[], &all),
+            "2001:db8::1".parse().unwrap(),
+            1
+        ));
     }
 }

@@ -31,21 +31,36 @@ pub fn command(name: &MachineName, cache_size: Option<u64>) -> Result<Vec<OsStri
     let program = tool::own_program()?;
     let size = cache_size.unwrap_or_default().to_string();
     // PrivateDevices= hides loop devices, for example.
-    Ok(caller::on_host(vec![program.into(), OPTION.into(), name.as_str().into(), size.into()]))
+    Ok(caller::on_host(vec![
+        program.into(),
+        OPTION.into(),
+        name.as_str().into(),
+        size.into(),
+    ]))
 }
 
 /// Equips the machine with what its state says.
 pub fn equip(arguments: &[OsString]) -> Result<()> {
-    let [name, size] = arguments else { bail!("{OPTION} is for these programs alone") };
+    let [name, size] = arguments else {
+        bail!("{OPTION} is for these programs alone")
+    };
     let paths = MachinePaths::new(&MachineName::new(name)?);
     let state = State::read(paths.name())?;
     let leader = leader(&paths)?;
     connect(&paths, leader)?;
     if state.user.is_some() {
-        told(namespaces::inside(&paths, leader, INSIDE_LIMIT, open_builds));
+        told(namespaces::inside(
+            &paths,
+            leader,
+            INSIDE_LIMIT,
+            open_builds,
+        ));
     }
     // A job must do without a cache at any time.
-    told(show_cache(&paths, &state, leader, size).context("the job goes without its project's cache"));
+    told(
+        show_cache(&paths, &state, leader, size)
+            .context("the job goes without its project's cache"),
+    );
     Ok(())
 }
 
@@ -57,8 +72,13 @@ fn told(done: Result<()>) {
 }
 
 fn show_cache(paths: &MachinePaths, state: &State, leader: u32, size: &OsStr) -> Result<()> {
-    let Some(file) = &state.cache else { return Ok(()) };
-    let size = size.to_str().and_then(|size| size.parse().ok()).context("no size")?;
+    let Some(file) = &state.cache else {
+        return Ok(());
+    };
+    let size = size
+        .to_str()
+        .and_then(|size| size.parse().ok())
+        .context("no size")?;
     let [users] = namespaces::open(paths, leader, ["ns/user"])?;
     let cache = cache::open(file, size, &paths.cache_mount(), &users)?;
     namespaces::inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))
@@ -71,17 +91,34 @@ fn leader(paths: &MachinePaths) -> Result<u32> {
 // A service that has ended meanwhile is none; its job goes on.
 fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
     let states = lifecycle::services(job.name())?;
-    let roles: Vec<_> = states.iter().filter_map(|state| state.service.as_ref().map(|role| (state, role))).collect();
+    let roles: Vec<_> = states
+        .iter()
+        .filter_map(|state| state.service.as_ref().map(|role| (state, role)))
+        .collect();
     if roles.is_empty() {
         return Ok(());
     }
-    let link = Link::make(&Member { paths: job, leader: leader_of_job, number: 0 })?;
-    let lines: Vec<_> = roles.iter().filter(|(_, role)| !role.aliases.is_empty()).map(|(_, role)| line(role)).collect();
-    told(namespaces::inside(job, leader_of_job, INSIDE_LIMIT, || hosts::add(&lines)));
+    let link = Link::make(&Member {
+        paths: job,
+        leader: leader_of_job,
+        number: 0,
+    })?;
+    let lines: Vec<_> = roles
+        .iter()
+        .filter(|(_, role)| !role.aliases.is_empty())
+        .map(|(_, role)| line(role))
+        .collect();
+    told(namespaces::inside(job, leader_of_job, INSIDE_LIMIT, || {
+        hosts::add(&lines)
+    }));
     for (state, role) in roles {
         let paths = MachinePaths::new(&state.name);
         let join = || {
-            let member = Member { paths: &paths, leader: leader(&paths)?, number: role.number };
+            let member = Member {
+                paths: &paths,
+                leader: leader(&paths)?,
+                number: role.number,
+            };
             link.connect(&member)?;
             namespaces::inside(&paths, member.leader, INSIDE_LIMIT, || hosts::add(&lines))
         };

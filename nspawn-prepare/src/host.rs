@@ -60,7 +60,9 @@ pub fn check_host() -> Result<()> {
 /// Refuses a host that can't mount disk images.
 pub fn check_disk_images() -> Result<()> {
     if tool::find("systemd-dissect").is_none() {
-        bail!("systemd-dissect, which mounts disk images, is not installed; install the package systemd-container");
+        bail!(
+            "systemd-dissect, which mounts disk images, is not installed; install the package systemd-container"
+        );
     }
     Ok(())
 }
@@ -68,10 +70,17 @@ pub fn check_disk_images() -> Result<()> {
 /// Refuses a name whose units the host has files of, such as those of these programs' own services. A unit with a file
 /// can't be transient, and undoing the attempt would stop it.
 pub fn check_units(paths: &MachinePaths) -> Result<()> {
-    let is_there = |unit: &String| UNIT_DIRECTORIES.iter().any(|directory| is_entry(&Path::new(directory).join(unit)));
+    let is_there = |unit: &String| {
+        UNIT_DIRECTORIES
+            .iter()
+            .any(|directory| is_entry(&Path::new(directory).join(unit)))
+    };
     let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
     match units.iter().find(|unit| is_there(unit)) {
-        Some(unit) => bail!("can't make machine {}: this host has a unit {unit}; choose another --name", paths.name()),
+        Some(unit) => bail!(
+            "can't make machine {}: this host has a unit {unit}; choose another --name",
+            paths.name()
+        ),
         None => Ok(()),
     }
 }
@@ -84,7 +93,9 @@ fn is_entry(path: &Path) -> bool {
 pub fn check_network(network: &Network, users: PrivateUsers) -> Result<()> {
     match network {
         Network::Nat if tool::find("pasta").is_none() => {
-            bail!("pasta, which connects machines, is not installed; install the package passt, or see --network")
+            bail!(
+                "pasta, which connects machines, is not installed; install the package passt, or see --network"
+            )
         }
         // It enters the user namespace first, and may then no longer join another's network.
         Network::Namespace(_) if users != PrivateUsers::No => {
@@ -99,10 +110,16 @@ pub fn check_limits() -> Result<()> {
     check_inotify()?;
     check_processes()?;
     let number = |name: &str| -> Option<u32> {
-        fs::read_to_string(format!("/proc/sys/kernel/pty/{name}")).ok()?.trim().parse().ok()
+        fs::read_to_string(format!("/proc/sys/kernel/pty/{name}"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     };
     // The kernel reserves some for the host itself (Documentation/admin-guide/sysctl/kernel.rst, "pty").
-    if let (Some(used), Some(most), Some(reserved)) = (number("nr"), number("max"), number("reserve")) {
+    if let (Some(used), Some(most), Some(reserved)) =
+        (number("nr"), number("max"), number("reserve"))
+    {
         if used + PTYS > most.saturating_sub(reserved) {
             bail!(
                 "the host has {used} of its {most} pseudoterminals in use; allow more: sysctl -w kernel.pty.max={}",
@@ -119,19 +136,27 @@ fn check_processes() -> Result<()> {
     match unsafe { fork() } {
         // SAFETY: as above.
         Ok(ForkResult::Child) => unsafe { nix::libc::_exit(0) },
-        Ok(ForkResult::Parent { child }) => waitpid(child, None).map(drop).context("can't wait for a process"),
+        Ok(ForkResult::Parent { child }) => waitpid(child, None)
+            .map(drop)
+            .context("can't wait for a process"),
         Err(error) => {
-            bail!("can't start another process ({}); see TasksMax= of the unit that this runs in", error.desc())
+            bail!(
+                "can't start another process ({}); see TasksMax= of the unit that this runs in",
+                error.desc()
+            )
         }
     }
 }
 
 // By trying, since the kernel tells nobody how many a user has.
 fn check_inotify() -> Result<()> {
-    let tried: nix::Result<Vec<_>> = (0..INOTIFY_INSTANCES).map(|_| Inotify::init(InitFlags::IN_CLOEXEC)).collect();
+    let tried: nix::Result<Vec<_>> = (0..INOTIFY_INSTANCES)
+        .map(|_| Inotify::init(InitFlags::IN_CLOEXEC))
+        .collect();
     match tried {
         Err(Errno::EMFILE) => {
-            let most = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap_or_default();
+            let most =
+                fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap_or_default();
             let most: u32 = most.trim().parse().unwrap_or(128);
             bail!(
                 "the host's root has almost all of its {most} inotify instances in use, of which a machine needs about \
@@ -151,7 +176,15 @@ pub fn agent_program() -> Result<PathBuf> {
 
 /// A line about systemd-machined, where its absence may be why a machine did not start.
 pub fn machined_hint() -> &'static str {
-    let active = tool::run(&argv(["systemctl", "is-active", "--quiet", "systemd-machined.service"]), LOOK_LIMIT);
+    let active = tool::run(
+        &argv([
+            "systemctl",
+            "is-active",
+            "--quiet",
+            "systemd-machined.service",
+        ]),
+        LOOK_LIMIT,
+    );
     if active.is_ok_and(|outcome| outcome.status.success()) {
         ""
     } else {

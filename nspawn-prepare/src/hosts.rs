@@ -23,7 +23,9 @@ const LOCALHOST: &str = "127.0.0.1 localhost\n::1 localhost\n";
 /// Adds the lines that are not there. For [`crate::namespaces::inside`].
 pub fn add(lines: &[String]) -> Result<()> {
     let there = read().with_context(|| format!("can't read {HOSTS}"))?;
-    let missing = lines.iter().filter(|line| !there.lines().any(|old| old == **line));
+    let missing = lines
+        .iter()
+        .filter(|line| !there.lines().any(|old| old == **line));
     let missing: String = missing.map(|line| format!("{line}\n")).collect();
     if missing.is_empty() {
         return Ok(());
@@ -35,7 +37,8 @@ pub fn add(lines: &[String]) -> Result<()> {
     };
     match append(&format!("{gap}{missing}")) {
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
-            show(&format!("{there}{gap}{missing}")).with_context(|| format!("can't show another {HOSTS}"))
+            show(&format!("{there}{gap}{missing}"))
+                .with_context(|| format!("can't show another {HOSTS}"))
         }
         done => done.with_context(|| format!("can't write to {HOSTS}")),
     }
@@ -43,7 +46,11 @@ pub fn add(lines: &[String]) -> Result<()> {
 
 fn read() -> Result<String> {
     // What is no file must not keep this waiting.
-    let file = match OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(HOSTS) {
+    let file = match OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NONBLOCK)
+        .open(HOSTS)
+    {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
         file => file?,
     };
@@ -57,13 +64,27 @@ fn read() -> Result<String> {
 
 fn append(text: &str) -> io::Result<()> {
     let is_new = !fs::exists(HOSTS)?;
-    OpenOptions::new().append(true).create(true).open(HOSTS)?.write_all(text.as_bytes())?;
-    if is_new { fs::set_permissions(HOSTS, Permissions::from_mode(0o644)) } else { Ok(()) }
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(HOSTS)?
+        .write_all(text.as_bytes())?;
+    if is_new {
+        fs::set_permissions(HOSTS, Permissions::from_mode(0o644))
+    } else {
+        Ok(())
+    }
 }
 
 fn show(text: &str) -> Result<()> {
     lifecycle::remove_if_there(Path::new(COPY))?;
     File::create_new(COPY)?.write_all(text.as_bytes())?;
     fs::set_permissions(COPY, Permissions::from_mode(0o644))?;
-    Ok(mount(Some(COPY), HOSTS, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+    Ok(mount(
+        Some(COPY),
+        HOSTS,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )?)
 }

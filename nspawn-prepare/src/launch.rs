@@ -61,7 +61,9 @@ pub fn command(name: &MachineName, command: Vec<OsString>) -> Result<Vec<OsStrin
 
 /// Mounts the machine's root and becomes `COMMAND`.
 pub fn launch(arguments: &[OsString]) -> Result<()> {
-    let [name, program, rest @ ..] = arguments else { bail!("{OPTION} is for the machine's unit alone") };
+    let [name, program, rest @ ..] = arguments else {
+        bail!("{OPTION} is for the machine's unit alone")
+    };
     let name = MachineName::new(name)?;
     refuse_the_hosts_mounts()?;
     let paths = MachinePaths::new(&name);
@@ -80,16 +82,34 @@ fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
     provide_tmp()?;
     let base = users::take(paths, state.private_users)?;
     root::mount(paths, &state, base)?;
-    points::make(&paths.root_mount(), &mount_points(&state, options), base.unwrap_or(0))?;
+    points::make(
+        &paths.root_mount(),
+        &mount_points(&state, options),
+        base.unwrap_or(0),
+    )?;
     if state.network == Network::Nat {
         let content = nat::resolv_conf()?;
-        points::replace_file(&paths.root_mount(), Path::new(RESOLV_CONF), &content, base.unwrap_or(0))?;
+        points::replace_file(
+            &paths.root_mount(),
+            Path::new(RESOLV_CONF),
+            &content,
+            base.unwrap_or(0),
+        )?;
     }
     check_overlaid(paths, &state)?;
     shown::mount(paths, base.unwrap_or(0))?;
     if state.init == Init::Systemd {
-        let environment = if state.service.is_some() { &*state.environment } else { &[] };
-        units::write(&paths.agent_units(), &paths.root_mount(), base.unwrap_or(0), environment)?;
+        let environment = if state.service.is_some() {
+            &*state.environment
+        } else {
+            &[]
+        };
+        units::write(
+            &paths.agent_units(),
+            &paths.root_mount(),
+            base.unwrap_or(0),
+            environment,
+        )?;
     }
     Ok(base)
 }
@@ -97,21 +117,32 @@ fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
 // systemd-nspawn of 262 makes a directory in /tmp. Where the host's /tmp takes none, this unit has another.
 fn provide_tmp() -> Result<()> {
     let probe = Path::new("/tmp").join(format!("nspawn-probe-{}", std::process::id()));
-    let made = DirBuilder::new().mode(0o700).create(&probe).and_then(|()| fs::remove_dir(&probe));
+    let made = DirBuilder::new()
+        .mode(0o700)
+        .create(&probe)
+        .and_then(|()| fs::remove_dir(&probe));
     let Err(error) = made else { return Ok(()) };
     if error.kind() == ErrorKind::AlreadyExists {
         return Ok(());
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(Some("nspawn-ci"), "/tmp", Some("tmpfs"), flags, Some("size=1M,mode=1777"))
-        .with_context(|| format!("can't mount on /tmp, which takes no directory ({error})"))
+    nix::mount::mount(
+        Some("nspawn-ci"),
+        "/tmp",
+        Some("tmpfs"),
+        flags,
+        Some("size=1M,mode=1777"),
+    )
+    .with_context(|| format!("can't mount on /tmp, which takes no directory ({error})"))
 }
 
 // After all other programs that this process runs.
 fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
     cgroups::show_limits(paths)?;
     if let Err(error) = apparmor::leave_profiles() {
-        eprintln!("nspawn-prepare: {error:#}; the host's AppArmor profiles apply to programs in the machine");
+        eprintln!(
+            "nspawn-prepare: {error:#}; the host's AppArmor profiles apply to programs in the machine"
+        );
     }
     cores::forbid(options)
 }
@@ -149,15 +180,20 @@ fn check_overlaid(paths: &MachinePaths, state: &State) -> Result<()> {
     for name in OVERLAID.iter().filter(|_| state.layer == Layer::None) {
         let there = fs::symlink_metadata(paths.root_mount().join(name));
         if !there.is_ok_and(|there| there.is_dir()) {
-            bail!("/{name} in the image {} is no directory, which --layer=none needs", state.image);
+            bail!(
+                "/{name} in the image {} is no directory, which --layer=none needs",
+                state.image
+            );
         }
     }
     Ok(())
 }
 
 fn refuse_the_hosts_mounts() -> Result<()> {
-    let namespace =
-        |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).context("can't tell mount namespaces apart");
+    let namespace = |process: &str| {
+        fs::read_link(format!("/proc/{process}/ns/mnt"))
+            .context("can't tell mount namespaces apart")
+    };
     if namespace("self")? == namespace("1")? {
         bail!("{OPTION} would mount into the host: it is for the machine's unit alone");
     }

@@ -34,12 +34,20 @@ const LIMIT: Duration = Duration::from_secs(60);
 const DEFAULT: LayerSize = LayerSize::Percent(50);
 
 /// Reads `--layer=`, in the light of `--layer-size=`.
-pub fn choose(text: &str, size: Option<LayerSize>, users: PrivateUsers) -> Result<(Layer, LayerSize)> {
+pub fn choose(
+    text: &str,
+    size: Option<LayerSize>,
+    users: PrivateUsers,
+) -> Result<(Layer, LayerSize)> {
     let (layer, size) = match text.split_once(':') {
-        Some(("tmpfs", size)) => {
-            (Layer::Tmpfs, Some(LayerSize::parse(size).with_context(|| format!("--layer={text}"))?))
-        }
-        _ => (Layer::parse(text).with_context(|| format!("--layer={text}"))?, size),
+        Some(("tmpfs", size)) => (
+            Layer::Tmpfs,
+            Some(LayerSize::parse(size).with_context(|| format!("--layer={text}"))?),
+        ),
+        _ => (
+            Layer::parse(text).with_context(|| format!("--layer={text}"))?,
+            size,
+        ),
     };
     let is_unbounded = size.is_none_or(|size| size == LayerSize::Infinity);
     match (layer, users) {
@@ -51,7 +59,9 @@ pub fn choose(text: &str, size: Option<LayerSize>, users: PrivateUsers) -> Resul
         // Where nothing keeps a machine's root from loop devices, it could read other machines' layers.
         (Layer::Disk, PrivateUsers::No) if is_unbounded => Ok((layer, LayerSize::Infinity)),
         (Layer::Disk, PrivateUsers::No) => {
-            bail!("--layer-size needs a user namespace; with --private-users=no add --layer-size=infinity")
+            bail!(
+                "--layer-size needs a user namespace; with --private-users=no add --layer-size=infinity"
+            )
         }
         _ => Ok((layer, size.unwrap_or(DEFAULT))),
     }
@@ -108,7 +118,11 @@ pub fn parse_bytes(text: &str) -> Result<u64> {
 fn free_for_layers() -> Result<u64> {
     let free = free_bytes().with_context(|| format!("can't tell what is free in {LAYER_ROOT}"))?;
     if free < LEAST {
-        bail!("No space left for a layer: {} KiB are free in {LAYER_ROOT}, make it {} MiB", free >> 10, LEAST >> 20);
+        bail!(
+            "No space left for a layer: {} KiB are free in {LAYER_ROOT}, make it {} MiB",
+            free >> 10,
+            LEAST >> 20
+        );
     }
     Ok(free)
 }
@@ -119,14 +133,18 @@ fn free_bytes() -> nix::Result<u64> {
     loop {
         match (statvfs(place), place.parent()) {
             (Err(Errno::ENOENT), Some(parent)) => place = parent,
-            (there, _) => return there.map(|there| there.blocks_available() * there.fragment_size()),
+            (there, _) => {
+                return there.map(|there| there.blocks_available() * there.fragment_size());
+            }
         }
     }
 }
 
 /// Makes sure that the kernel has loop devices: only then does systemd know what to allow a unit of them.
 pub fn check_loop_devices() -> Result<()> {
-    let Err(error) = File::open("/dev/loop-control") else { return Ok(()) };
+    let Err(error) = File::open("/dev/loop-control") else {
+        return Ok(());
+    };
     if caller::has_own_mounts() && has_loop_devices_on_host() {
         return Ok(());
     }
@@ -136,12 +154,14 @@ pub fn check_loop_devices() -> Result<()> {
 // PrivateDevices= (systemd.exec(5)) hides them from this process, and not from the machine's unit, which mounts.
 fn has_loop_devices_on_host() -> bool {
     let drivers = fs::read_to_string("/proc/devices").unwrap_or_default();
-    drivers.lines().any(|line| line.ends_with(" loop")) && Path::new("/proc/1/root/dev/loop-control").exists()
+    drivers.lines().any(|line| line.ends_with(" loop"))
+        && Path::new("/proc/1/root/dev/loop-control").exists()
 }
 
 /// Refuses a caller whose files may not be as large as the layer.
 pub fn check_file_size(size: Option<u64>) -> Result<()> {
-    let (most, _) = getrlimit(Resource::RLIMIT_FSIZE).context("can't tell how large a file may be")?;
+    let (most, _) =
+        getrlimit(Resource::RLIMIT_FSIZE).context("can't tell how large a file may be")?;
     if size.is_some_and(|size| size > most) {
         bail!(
             "files may have {most} bytes at most here, and the layer is larger; choose a smaller --layer-size, or set \
@@ -163,11 +183,20 @@ pub fn steps(state: &State) -> Vec<Step> {
             vec![layer(), Step::Sparse(disk, size), format]
         }
         (Layer::Snapshot, _) => {
-            vec![layer(), Step::Run(copy_command(&state.image_path, &paths.snapshot()), COPY_LIMIT)]
+            vec![
+                layer(),
+                Step::Run(
+                    copy_command(&state.image_path, &paths.snapshot()),
+                    COPY_LIMIT,
+                ),
+            ]
         }
         // What outlives the machine's runs can't be mounted for one of them.
         (Layer::Tmpfs, size) if state.init == Init::None => {
-            vec![Step::Run(caller::on_host(mount_command(size, &paths.disk_mount())), LIMIT)]
+            vec![Step::Run(
+                caller::on_host(mount_command(size, &paths.disk_mount())),
+                LIMIT,
+            )]
         }
         (Layer::Tmpfs | Layer::None, _) => Vec::new(),
     }
@@ -185,7 +214,10 @@ pub fn is_copy(step: &Step, paths: &MachinePaths) -> bool {
 /// Refuses images that can't be copied so.
 pub fn check_image(layer: Layer, image: &Image) -> Result<()> {
     if layer == Layer::Snapshot && image.is_disk() {
-        bail!("the image {} is a disk image, which --layer=snapshot can't copy; choose --layer=disk", image.name);
+        bail!(
+            "the image {} is a disk image, which --layer=snapshot can't copy; choose --layer=disk",
+            image.name
+        );
     }
     Ok(())
 }
@@ -196,7 +228,12 @@ fn copy_command(image: &Path, target: &Path) -> Vec<OsString> {
     } else {
         &["cp", "--archive", "--reflink=always", "--"]
     };
-    command.iter().map(OsStr::new).chain([image.as_os_str(), target.as_os_str()]).map(OsString::from).collect()
+    command
+        .iter()
+        .map(OsStr::new)
+        .chain([image.as_os_str(), target.as_os_str()])
+        .map(OsString::from)
+        .collect()
 }
 
 /// The options of tmpfs(5) for a layer in memory. A size of 0 is no bound.
@@ -207,7 +244,11 @@ pub fn memory_options(size: Option<u64>) -> String {
 fn mount_command(size: Option<u64>, target: &Path) -> Vec<OsString> {
     let options = memory_options(size);
     let command = ["mount", "-t", "tmpfs", "-o", &options, "nspawn-ci"].map(OsStr::new);
-    command.into_iter().chain([target.as_os_str()]).map(OsString::from).collect()
+    command
+        .into_iter()
+        .chain([target.as_os_str()])
+        .map(OsString::from)
+        .collect()
 }
 
 /// Where a machine whose root is read-only may write, beside /run: what is temporary, and where jobs work.
@@ -223,17 +264,42 @@ pub fn temporary_options(paths: &MachinePaths, size: Option<u64>) -> Vec<OsStrin
     let option = |(point, mode)| format!("--tmpfs={point}:mode={mode}{bound}").into();
     let (lower, upper) = (paths.root_mount(), paths.disk_mount());
     let overlay = |name| {
-        let three = nspawn::joined(&[&lower.join(name), &upper.join(name), &Path::new("/").join(name)]);
+        let three = nspawn::joined(&[
+            &lower.join(name),
+            &upper.join(name),
+            &Path::new("/").join(name),
+        ]);
         nspawn::assign("--overlay", &three)
     };
-    TEMPORARY.into_iter().map(option).chain(OVERLAID.map(overlay)).collect()
+    TEMPORARY
+        .into_iter()
+        .map(option)
+        .chain(OVERLAID.map(overlay))
+        .collect()
 }
 
 /// Makes the file system. A journal is for what must outlive a crash.
 fn format_command(disk: &Path) -> Vec<OsString> {
-    let options = ["mkfs.ext4", "-q", "-F", "-m", "0", "-i", "8192", "-O", "^has_journal,^resize_inode", "-E"];
-    let options = options.into_iter().chain(["lazy_itable_init=1,nodiscard"]).map(OsStr::new);
-    options.chain([disk.as_os_str()]).map(OsString::from).collect()
+    let options = [
+        "mkfs.ext4",
+        "-q",
+        "-F",
+        "-m",
+        "0",
+        "-i",
+        "8192",
+        "-O",
+        "^has_journal,^resize_inode",
+        "-E",
+    ];
+    let options = options
+        .into_iter()
+        .chain(["lazy_itable_init=1,nodiscard"])
+        .map(OsStr::new);
+    options
+        .chain([disk.as_os_str()])
+        .map(OsString::from)
+        .collect()
 }
 
 #[cfg(test)]
@@ -246,7 +312,13 @@ mod tests {
     fn what_can_be_asked_for() {
         assert_eq!(LayerSize::parse("10G").unwrap(), LayerSize::Bytes(10 << 30));
         assert_eq!(LayerSize::parse("5%").unwrap(), LayerSize::Percent(5));
-        assert_eq!(LayerSize::parse("infinity").unwrap().bytes(Layer::Disk).unwrap(), None);
+        assert_eq!(
+            LayerSize::parse("infinity")
+                .unwrap()
+                .bytes(Layer::Disk)
+                .unwrap(),
+            None
+        );
         for bad in ["", "0", "1M", "0%", "101%", "-1%", "9T", "no"] {
             assert!(LayerSize::parse(bad).is_err(), "{bad}");
         }
@@ -265,7 +337,10 @@ mod tests {
         let paths = MachinePaths::new(&MachineName::new("m").unwrap());
         let copy = copy_command(Path::new("/image"), &paths.snapshot());
         assert!(is_copy(&Step::Run(copy, COPY_LIMIT), &paths));
-        assert!(!is_copy(&Step::Run(vec!["systemd-run".into()], COPY_LIMIT), &paths));
+        assert!(!is_copy(
+            &Step::Run(vec!["systemd-run".into()], COPY_LIMIT),
+            &paths
+        ));
     }
 
     #[test]
@@ -273,11 +348,26 @@ mod tests {
         let some = Some(LayerSize::Bytes(LEAST));
         let pick = |text, size| choose(text, size, PrivateUsers::Pick);
         assert_eq!(pick("disk", None).unwrap(), (Layer::Disk, DEFAULT));
-        assert_eq!(pick("tmpfs:1G", some).unwrap(), (Layer::Tmpfs, LayerSize::Bytes(1 << 30)));
-        assert_eq!(pick("tmpfs", some).unwrap(), (Layer::Tmpfs, LayerSize::Bytes(LEAST)));
-        assert_eq!(pick("snapshot", None).unwrap(), (Layer::Snapshot, LayerSize::Infinity));
-        assert_eq!(choose("none", some, PrivateUsers::No).unwrap(), (Layer::None, LayerSize::Bytes(LEAST)));
-        assert_eq!(choose("disk", None, PrivateUsers::No).unwrap(), (Layer::Disk, LayerSize::Infinity));
+        assert_eq!(
+            pick("tmpfs:1G", some).unwrap(),
+            (Layer::Tmpfs, LayerSize::Bytes(1 << 30))
+        );
+        assert_eq!(
+            pick("tmpfs", some).unwrap(),
+            (Layer::Tmpfs, LayerSize::Bytes(LEAST))
+        );
+        assert_eq!(
+            pick("snapshot", None).unwrap(),
+            (Layer::Snapshot, LayerSize::Infinity)
+        );
+        assert_eq!(
+            choose("none", some, PrivateUsers::No).unwrap(),
+            (Layer::None, LayerSize::Bytes(LEAST))
+        );
+        assert_eq!(
+            choose("disk", None, PrivateUsers::No).unwrap(),
+            (Layer::Disk, LayerSize::Infinity)
+        );
         assert!(choose("disk", some, PrivateUsers::No).is_err());
         for bad in ["", "disk:1G", "tmpfs:", "tmpfs:1", "none:1G", "overlay"] {
             assert!(pick(bad, None).is_err(), "{bad}");

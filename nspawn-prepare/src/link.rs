@@ -41,7 +41,9 @@ pub fn address(number: u8) -> Ipv4Addr {
 /// Refuses networks whose machines can't be on a link of their own.
 pub fn check(network: &Network) -> Result<()> {
     if matches!(network, Network::Host | Network::Namespace(_)) {
-        bail!("services need a network of the machine's own to be on, which --network={network} is not");
+        bail!(
+            "services need a network of the machine's own to be on, which --network={network} is not"
+        );
     }
     Ok(())
 }
@@ -64,12 +66,23 @@ impl Link {
 
     /// Puts a service on it, in place of the link that it had with an earlier start of the job's machine.
     pub fn connect(&self, service: &Member) -> Result<()> {
-        let (network, port, address) =
-            (network_of(service)?, format!("service-{}", service.number), address(service.number));
+        let (network, port, address) = (
+            network_of(service)?,
+            format!("service-{}", service.number),
+            address(service.number),
+        );
         let _ = ip(&network, &format!("link delete {PORT}\n"));
         let peer = format!("{PORT} netns {}", path(&network));
-        ip(&self.bridge, &format!("link add {port} master {BRIDGE} type veth peer name {peer}\nlink set {port} up\n"))?;
-        ip(&network, &format!("address add {address}/{PREFIX_LENGTH} dev {PORT}\nlink set {PORT} up\n"))
+        ip(
+            &self.bridge,
+            &format!(
+                "link add {port} master {BRIDGE} type veth peer name {peer}\nlink set {port} up\n"
+            ),
+        )?;
+        ip(
+            &network,
+            &format!("address add {address}/{PREFIX_LENGTH} dev {PORT}\nlink set {PORT} up\n"),
+        )
     }
 }
 
@@ -88,7 +101,14 @@ fn path(network: &File) -> String {
 }
 
 fn ip(network: &File, change: &str) -> Result<()> {
-    let command = ["nsenter", &format!("--net={}", path(network)), "ip", "-batch", "-"].map(Into::into);
+    let command = [
+        "nsenter",
+        &format!("--net={}", path(network)),
+        "ip",
+        "-batch",
+        "-",
+    ]
+    .map(Into::into);
     tool::run_ok_with_stdin(tool::input(change)?, &command, LIMIT).map(drop)
 }
 

@@ -36,12 +36,12 @@ const START_MARGIN: Duration = Duration::from_secs(30);
 
 /// Units that a machine of ours has no use for.
 const MASKED: [&str; 7] = [
-    "tmp.mount",                     // a big build in /tmp belongs on the layer, not in memory
-    "console-getty.service",         // nobody can type at a console that is read-only
-    "systemd-remount-fs.service",    // the image's fstab tells of disks that the machine does not have
-    "dev-hugepages.mount",           // the kernel gives huge pages to no container by this
+    "tmp.mount",                  // a big build in /tmp belongs on the layer, not in memory
+    "console-getty.service",      // nobody can type at a console that is read-only
+    "systemd-remount-fs.service", // the image's fstab tells of disks that the machine does not have
+    "dev-hugepages.mount",        // the kernel gives huge pages to no container by this
     "sys-fs-fuse-connections.mount", // nor the control of FUSE, which itself works without
-    "run-lock.mount",                // a directory of /run does as well
+    "run-lock.mount",             // a directory of /run does as well
     "systemd-journal-flush.service", // a journal that goes with the machine need not be on disk
 ];
 
@@ -94,15 +94,27 @@ impl Machine {
     pub fn plan(&self) -> Result<Vec<Step>> {
         let (paths, state) = (&self.paths, self.state()?);
         let mut steps = self.reservation(&state);
-        let mounts = [paths.image_mount(), paths.disk_mount(), paths.root_mount(), paths.shown_mount()];
+        let mounts = [
+            paths.image_mount(),
+            paths.disk_mount(),
+            paths.root_mount(),
+            paths.shown_mount(),
+        ];
         steps.extend(mounts.map(|mount| Step::Directory(mount, 0o700)));
         steps.extend(layer::steps(&state));
         steps.extend(limits::slice_command().map(|command| Step::Run(command, LOOK_LIMIT)));
         if self.options.init != Init::None {
-            steps.extend(self.start_commands()?.into_iter().map(|command| Step::Run(command, self.options.timeout)));
+            steps.extend(
+                self.start_commands()?
+                    .into_iter()
+                    .map(|command| Step::Run(command, self.options.timeout)),
+            );
         }
         if self.is_equipped_at_once() {
-            steps.push(Step::Run(equip::command(&self.name, self.options.cache_size)?, equip::LIMIT));
+            steps.push(Step::Run(
+                equip::command(&self.name, self.options.cache_size)?,
+                equip::LIMIT,
+            ));
         }
         steps.push(match self.pool {
             Some(_) => Step::File(paths.specification(), specification::of(self)?),
@@ -123,7 +135,11 @@ impl Machine {
             Step::Directory(paths.state_dir(), 0o700),
             Step::File(paths.state_file(), state.to_json().to_string().into_bytes()),
         ];
-        steps.extend(self.pool.iter().map(|pool| Step::File(paths.standby_mark(), pool.clone().into_bytes())));
+        steps.extend(
+            self.pool
+                .iter()
+                .map(|pool| Step::File(paths.standby_mark(), pool.clone().into_bytes())),
+        );
         steps
     }
 
@@ -131,7 +147,11 @@ impl Machine {
     pub fn start_commands(&self) -> Result<Vec<Vec<OsString>>> {
         let mut commands = vec![self.unit_command()?];
         if self.options.network == Network::Nat {
-            commands.push(nat::command(&self.name, self.options.timeout, &self.options.allowed_destinations)?);
+            commands.push(nat::command(
+                &self.name,
+                self.options.timeout,
+                &self.options.allowed_destinations,
+            )?);
             commands.push(argv(["systemctl", "start", &self.paths.unit()]));
         }
         if self.options.init == Init::None && self.job.is_anything() {
@@ -145,17 +165,30 @@ impl Machine {
         let has_own_users = options.private_users != PrivateUsers::No;
         let shown = Bind::writable(&self.paths.shown_mount(), Path::new(SHOWN_IN_MACHINE));
         let given = options.binds.iter().cloned();
-        let given = given.map(|bind| if has_own_users { bind.with_owner() } else { bind });
+        let given = given.map(|bind| {
+            if has_own_users {
+                bind.with_owner()
+            } else {
+                bind
+            }
+        });
         let nspawn = Nspawn {
             name: &self.name,
             root: self.paths.root_mount(),
-            binds: [shown].into_iter().chain(self.nested_binds()).chain(given).collect(),
+            binds: [shown]
+                .into_iter()
+                .chain(self.nested_binds())
+                .chain(given)
+                .collect(),
             network: &options.network,
             is_read_only: options.layer == Layer::None,
             options: self.other_options(),
             payload: self.payload(),
         };
-        let properties = limits::DEFAULTS.iter().map(OsString::from).chain(options.properties.iter().cloned());
+        let properties = limits::DEFAULTS
+            .iter()
+            .map(OsString::from)
+            .chain(options.properties.iter().cloned());
         let properties: Vec<_> = properties.collect();
         let unit = Unit {
             name: &self.name,
@@ -171,12 +204,19 @@ impl Machine {
     }
 
     fn payload(&self) -> Payload {
-        let agent = |option: &str| Payload::Command(vec![AGENT_IN_MACHINE.to_owned(), option.to_owned()]);
+        let agent =
+            |option: &str| Payload::Command(vec![AGENT_IN_MACHINE.to_owned(), option.to_owned()]);
         match self.options.init {
             Init::Systemd => {
                 let agent = format!("systemd.wants={AGENT_UNIT_NAME}");
                 let masks = MASKED.map(|unit| format!("systemd.mask={unit}"));
-                Payload::Boot([agent].into_iter().chain(masks).chain(self.options.boot_words.iter().cloned()).collect())
+                Payload::Boot(
+                    [agent]
+                        .into_iter()
+                        .chain(masks)
+                        .chain(self.options.boot_words.iter().cloned())
+                        .collect(),
+                )
             }
             Init::Stub => agent("--agent"),
             Init::None => agent("--agent-once"),
@@ -190,9 +230,15 @@ impl Machine {
 
     // An overlay can't be the upper layer of another, so containers are kept beside the machine's.
     fn nested_binds(&self) -> Vec<Bind> {
-        let root = self.options.layer.root(&self.paths, self.layer_size.is_some());
-        let kept = NESTED.iter().filter(|_| self.options.nesting && self.options.layer != Layer::Snapshot);
-        kept.map(|name| Bind::writable(&root.join(name), &Path::new("/var/lib").join(name))).collect()
+        let root = self
+            .options
+            .layer
+            .root(&self.paths, self.layer_size.is_some());
+        let kept = NESTED
+            .iter()
+            .filter(|_| self.options.nesting && self.options.layer != Layer::Snapshot);
+        kept.map(|name| Bind::writable(&root.join(name), &Path::new("/var/lib").join(name)))
+            .collect()
     }
 
     fn other_options(&self) -> Vec<OsString> {
@@ -200,7 +246,9 @@ impl Machine {
         if self.options.init == Init::Systemd {
             // Before the places where they are else (systemd.unit(5), systemd.generator(7)).
             options.push(format!("--setenv=SYSTEMD_UNIT_PATH={UNITS_IN_MACHINE}:").into());
-            options.push(format!("--setenv=SYSTEMD_GENERATOR_PATH={UNITS_IN_MACHINE}/generators:").into());
+            options.push(
+                format!("--setenv=SYSTEMD_GENERATOR_PATH={UNITS_IN_MACHINE}/generators:").into(),
+            );
             let (name, value) = launch::NO_PRESSURE;
             options.push(format!("--setenv={name}={value}").into());
         }
@@ -229,7 +277,11 @@ impl Machine {
             init: self.options.init,
             layer: self.options.layer,
             layer_size: self.layer_size,
-            start: if is_started_by_runs { self.start_commands()? } else { Vec::new() },
+            start: if is_started_by_runs {
+                self.start_commands()?
+            } else {
+                Vec::new()
+            },
             timeout: self.options.timeout,
             created: Some(clock::awake()),
             lifetime: self.lifetime,

@@ -34,7 +34,12 @@ use crate::uplink;
 impl Machine {
     /// Makes the machine, or takes one that stands by, and hands it over by `announce`; what a failure has made of it
     /// is removed again, or kept. `queue` is held until others count it.
-    pub fn make(&self, steps: &[Step], queue: Option<Lock>, announce: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub fn make(
+        &self,
+        steps: &[Step],
+        queue: Option<Lock>,
+        announce: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         host::check_host()?;
         host::check_network(&self.options.network, self.options.private_users)?;
         layer::check_image(self.options.layer, &self.image)?;
@@ -47,11 +52,19 @@ impl Machine {
         if self.image.is_disk() {
             host::check_disk_images()?;
         } else {
-            image::check(&self.image.name, &self.image.path, &self.image.path, self.options.init)?;
+            image::check(
+                &self.image.name,
+                &self.image.path,
+                &self.image.path,
+                self.options.init,
+            )?;
         }
         host::check_units(&self.paths)?;
         if registration::is_foreign(&self.paths) {
-            bail!("there is a machine {} that these programs did not make; choose another --name", self.name);
+            bail!(
+                "there is a machine {} that these programs did not make; choose another --name",
+                self.name
+            );
         }
         let lock = Lock::acquire(&self.paths)?;
         let started = Moment::now();
@@ -61,8 +74,13 @@ impl Machine {
         let made = made.and_then(|()| self.take_all(steps, queue, &mut taken, announce));
         let Err(error) = made else { return Ok(()) };
         let state = self.state()?;
-        let is_of_others = error.is::<Interrupted>() || error.is::<JobError>() || error.is::<Unavailable>();
-        let error = if is_of_others { error } else { diagnosis::of(&state, error, started) };
+        let is_of_others =
+            error.is::<Interrupted>() || error.is::<JobError>() || error.is::<Unavailable>();
+        let error = if is_of_others {
+            error
+        } else {
+            diagnosis::of(&state, error, started)
+        };
         // Also while the machine was asked.
         let error = interrupt::check().err().unwrap_or(error);
         interrupt::undo();
@@ -72,7 +90,10 @@ impl Machine {
         }
         match self.keep(&state) {
             Ok(()) => Err(error),
-            Err(second) => Err(error.context(format!("machine {} can't be kept ({second:#}), after this", self.name))),
+            Err(second) => Err(error.context(format!(
+                "machine {} can't be kept ({second:#}), after this",
+                self.name
+            ))),
         }
     }
 
@@ -89,9 +110,10 @@ impl Machine {
     fn unmake(&self, lock: Lock, error: Error) -> Result<()> {
         match services::remove(&self.name).and_then(|()| lifecycle::remove(&self.name, lock)) {
             Ok(()) => Err(error),
-            Err(second) => {
-                Err(error.context(format!("machine {} can't be removed again ({second:#}), after this", self.name)))
-            }
+            Err(second) => Err(error.context(format!(
+                "machine {} can't be removed again ({second:#}), after this",
+                self.name
+            ))),
         }
     }
 
@@ -109,8 +131,12 @@ impl Machine {
             // The wait may have been long.
             host::check_limits().map(|()| queue)
         };
-        let queue = queue.map_or_else(|| self.options.max_machines.map(slots).transpose(), |queue| Ok(Some(queue)))?;
-        let (making, last) = steps.split_at(steps.len() - 1 - usize::from(self.is_equipped_at_once()));
+        let queue = queue.map_or_else(
+            || self.options.max_machines.map(slots).transpose(),
+            |queue| Ok(Some(queue)),
+        )?;
+        let (making, last) =
+            steps.split_at(steps.len() - 1 - usize::from(self.is_equipped_at_once()));
         let services = Services::begin(&self.job.services, self.options.service_limit())?;
         standby::take(self, taken)?;
         let rest = if taken.is_none() {
@@ -121,7 +147,11 @@ impl Machine {
             &[]
         };
         drop(queue);
-        let (laying, starting) = rest.split_at(rest.iter().position(Step::starts_unit).unwrap_or(rest.len()));
+        let (laying, starting) = rest.split_at(
+            rest.iter()
+                .position(Step::starts_unit)
+                .unwrap_or(rest.len()),
+        );
         self.take(laying)?;
         let unbounded = start::repeat(&self.paths, || self.start(starting))?;
         services.finish()?;
@@ -135,7 +165,10 @@ impl Machine {
                 self.tell(&unbounded)?;
             }
             if let Err(error) = standby::refill(&self.image.name) {
-                exit::say(PROGRAM, OsStr::new(&format!("no machine is made ahead: {error:#}")));
+                exit::say(
+                    PROGRAM,
+                    OsStr::new(&format!("no machine is made ahead: {error:#}")),
+                );
             }
         }
         interrupt::check()?;
@@ -161,7 +194,11 @@ impl Machine {
         if error.is::<Interrupted>() {
             return error;
         }
-        Unavailable::new(format!("machine {} can't be given what its job needs: {error:#}", self.name)).into()
+        Unavailable::new(format!(
+            "machine {} can't be given what its job needs: {error:#}",
+            self.name
+        ))
+        .into()
     }
 
     // What it lacks.
@@ -172,7 +209,12 @@ impl Machine {
         }
         if !unbounded.is_empty() {
             let missing = unbounded.join(", ");
-            exit::say(PROGRAM, OsStr::new(&format!("this host's kernel does not hold {missing}; nothing bounds them")));
+            exit::say(
+                PROGRAM,
+                OsStr::new(&format!(
+                    "this host's kernel does not hold {missing}; nothing bounds them"
+                )),
+            );
         }
         Ok(())
     }

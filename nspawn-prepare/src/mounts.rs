@@ -34,7 +34,10 @@ pub enum Access {
 /// disk are shown as the users of the range that begins there.
 pub fn show(source: &Path, target: &Path, base: Option<u32>, access: Access) -> Result<()> {
     let tree = clone_tree(source, 0).with_context(|| format!("can't open {}", source.display()))?;
-    let users = base.map(user_namespace).transpose().context("can't make a user namespace")?;
+    let users = base
+        .map(user_namespace)
+        .transpose()
+        .context("can't make a user namespace")?;
     set_attributes(&tree, users.as_ref(), access, 0).map_err(|error| explain(&error, source))?;
     attach(&tree, target).with_context(|| format!("can't mount on {}", target.display()))
 }
@@ -42,14 +45,16 @@ pub fn show(source: &Path, target: &Path, base: Option<u32>, access: Access) -> 
 /// The tree at `source`, without what is mounted in it and mounted nowhere yet, with its owners as `users` has them.
 pub fn tree(source: &Path, users: &File) -> Result<OwnedFd> {
     let tree = clone_tree(source, 0).with_context(|| format!("can't open {}", source.display()))?;
-    set_attributes(&tree, Some(users), Access::Writable, 0).map_err(|error| explain(&error, source))?;
+    set_attributes(&tree, Some(users), Access::Writable, 0)
+        .map_err(|error| explain(&error, source))?;
     Ok(tree)
 }
 
 /// Shows the tree at `place`, the content of `image`, there, with all that is mounted in it, read-only and with the
 /// owners as of [`show`].
 pub fn show_all(place: &Path, image: &Path, base: u32) -> Result<()> {
-    let tree = clone_tree(place, libc::AT_RECURSIVE).with_context(|| format!("can't open {}", place.display()))?;
+    let tree = clone_tree(place, libc::AT_RECURSIVE)
+        .with_context(|| format!("can't open {}", place.display()))?;
     let users = user_namespace(base).context("can't make a user namespace")?;
     set_attributes(&tree, Some(&users), Access::ReadOnly, libc::AT_RECURSIVE)
         .map_err(|error| explain(&error, image))?;
@@ -60,7 +65,9 @@ pub fn show_all(place: &Path, image: &Path, base: u32) -> Result<()> {
 /// firmware reads.
 pub fn below(place: &Path) -> Result<Vec<PathBuf>> {
     let mut points = nspawn_common::mounts::below(&[place.to_owned()])?;
-    let is_for_firmware = |point: &Path| statfs(point).is_ok_and(|there| there.filesystem_type() == MSDOS_SUPER_MAGIC);
+    let is_for_firmware = |point: &Path| {
+        statfs(point).is_ok_and(|there| there.filesystem_type() == MSDOS_SUPER_MAGIC)
+    };
     points.retain(|point| point != place && !is_for_firmware(point));
     points.sort();
     points.dedup();
@@ -83,7 +90,10 @@ fn explain(error: &io::Error, source: &Path) -> anyhow::Error {
 pub fn mount_disk(disk: &Path, target: &Path) -> Result<()> {
     // The tables of inodes need not be written before they are used, by a machine that lives for minutes.
     let options = ["mount", "-t", "ext4", "-o", "loop,noatime,noinit_itable"].map(OsStr::new);
-    let command = options.into_iter().chain([disk.as_os_str(), target.as_os_str()]).map(OsString::from);
+    let command = options
+        .into_iter()
+        .chain([disk.as_os_str(), target.as_os_str()])
+        .map(OsString::from);
     tool::run_ok(&command.collect::<Vec<_>>(), LIMIT).map(drop)
 }
 
@@ -96,13 +106,20 @@ fn clone_tree(path: &Path, depth: libc::c_int) -> io::Result<OwnedFd> {
     descriptor(fd)
 }
 
-fn set_attributes(tree: &OwnedFd, users: Option<&impl AsRawFd>, access: Access, depth: libc::c_int) -> io::Result<()> {
+fn set_attributes(
+    tree: &OwnedFd,
+    users: Option<&impl AsRawFd>,
+    access: Access,
+    depth: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: all of its fields are numbers, for which 0 is valid and means 'as it is'.
     let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
     match access {
         Access::ReadOnly => attributes.attr_set |= libc::MOUNT_ATTR_RDONLY,
         // A machine's root runs programs, whatever the host allows where it has layers: as an overlay there does.
-        Access::Writable => attributes.attr_clr |= libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NOSUID,
+        Access::Writable => {
+            attributes.attr_clr |= libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NOSUID
+        }
     }
     if let Some(users) = users {
         attributes.attr_set |= libc::MOUNT_ATTR_IDMAP;
@@ -111,7 +128,16 @@ fn set_attributes(tree: &OwnedFd, users: Option<&impl AsRawFd>, access: Access, 
     let size = size_of::<libc::mount_attr>();
     let (fd, flags) = (tree.as_raw_fd(), libc::AT_EMPTY_PATH | depth);
     // SAFETY: mount_setattr(2) reads an empty string, and a struct of the size that it is told.
-    let done = unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const attributes, size) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd,
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size,
+        )
+    };
     Ok(Errno::result(done).map(drop)?)
 }
 
@@ -120,7 +146,16 @@ pub fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
     let target = CString::new(target.as_os_str().as_bytes())?;
     let (fd, flags) = (tree.as_raw_fd(), libc::MOVE_MOUNT_F_EMPTY_PATH);
     // SAFETY: move_mount(2) reads two strings that end with NUL.
-    let done = unsafe { libc::syscall(libc::SYS_move_mount, fd, c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), flags) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            fd,
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            flags,
+        )
+    };
     Ok(Errno::result(done).map(drop)?)
 }
 
@@ -153,7 +188,8 @@ fn user_namespace(base: u32) -> Result<OwnedFd> {
 }
 
 fn map(child: Pid, mut told: &File, base: u32) -> Result<OwnedFd> {
-    io::Read::read_exact(&mut told, &mut [0]).context("the kernel refuses user namespaces; see --private-users=no")?;
+    io::Read::read_exact(&mut told, &mut [0])
+        .context("the kernel refuses user namespaces; see --private-users=no")?;
     for kind in ["uid_map", "gid_map"] {
         fs::write(format!("/proc/{child}/{kind}"), format!("0 {base} {RANGE}"))?;
     }

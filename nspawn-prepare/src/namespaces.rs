@@ -17,7 +17,11 @@ use nspawn_common::{lifecycle, tool};
 const MAX_WORDS: u64 = 4096;
 
 /// Opens what /proc has of the machine's PID 1, process `leader`.
-pub fn open<const N: usize>(paths: &MachinePaths, leader: u32, names: [&str; N]) -> Result<[File; N]> {
+pub fn open<const N: usize>(
+    paths: &MachinePaths,
+    leader: u32,
+    names: [&str; N],
+) -> Result<[File; N]> {
     let open = |name| File::open(format!("/proc/{leader}/{name}")).context("the machine has ended");
     let files = names.map(open).into_iter().collect::<Result<Vec<_>>>()?;
     // It may have ended since, and its number be another process's.
@@ -30,7 +34,8 @@ pub fn open<const N: usize>(paths: &MachinePaths, leader: u32, names: [&str; N])
 /// Whether the namespace of this `kind` is this process's own.
 pub fn is_ours(namespace: &File, kind: &str) -> Result<bool> {
     let name = |path: String| fs::read_link(path).context("can't tell namespaces apart");
-    Ok(name(format!("/proc/self/fd/{}", namespace.as_raw_fd()))? == name(format!("/proc/self/ns/{kind}"))?)
+    Ok(name(format!("/proc/self/fd/{}", namespace.as_raw_fd()))?
+        == name(format!("/proc/self/ns/{kind}"))?)
 }
 
 /// Does `work` as the machine's root, with the machine's files and users, and no process of the machine's to see it.
@@ -38,7 +43,12 @@ pub fn is_ours(namespace: &File, kind: &str) -> Result<bool> {
 ///
 /// # Errors
 /// Those of `work`; it takes too long.
-pub fn inside(paths: &MachinePaths, leader: u32, limit: Duration, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn inside(
+    paths: &MachinePaths,
+    leader: u32,
+    limit: Duration,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let [users, mounts, root] = open(paths, leader, ["ns/user", "ns/mnt", "root"])?;
     let has_own_users = !is_ours(&users, "user")?;
     let (told, tell) = pipe()?;
@@ -47,7 +57,9 @@ pub fn inside(paths: &MachinePaths, leader: u32, limit: Duration, work: impl FnO
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
             let entered = enter(has_own_users.then_some(&users), &mounts, &root);
-            let Err(error) = entered.and_then(|()| work()) else { std::process::exit(0) };
+            let Err(error) = entered.and_then(|()| work()) else {
+                std::process::exit(0)
+            };
             let _ = File::from(tell).write_all(format!("{error:#}").as_bytes());
             std::process::exit(1)
         }
@@ -59,11 +71,20 @@ pub fn inside(paths: &MachinePaths, leader: u32, limit: Duration, work: impl FnO
     }
     waitpid(child, None)?;
     if !ended? {
-        bail!("machine {} keeps its own files from being used", paths.name());
+        bail!(
+            "machine {} keeps its own files from being used",
+            paths.name()
+        );
     }
     let mut words = String::new();
-    File::from(told).take(MAX_WORDS).read_to_string(&mut words)?;
-    if words.is_empty() { Ok(()) } else { Err(anyhow!("in machine {}: {words}", paths.name())) }
+    File::from(told)
+        .take(MAX_WORDS)
+        .read_to_string(&mut words)?;
+    if words.is_empty() {
+        Ok(())
+    } else {
+        Err(anyhow!("in machine {}: {words}", paths.name()))
+    }
 }
 
 fn enter(users: Option<&File>, mounts: &File, root: &File) -> Result<()> {

@@ -56,27 +56,49 @@ const NAMESPACES: &str = "/run/user/0/netns";
 
 /// Returns the command that connects the machine, and ends when it is connected. `allowed` is what of the host the
 /// machine may connect to.
-pub fn command(name: &MachineName, timeout: Duration, allowed: &[Destination]) -> Result<Vec<OsString>> {
+pub fn command(
+    name: &MachineName,
+    timeout: Duration,
+    allowed: &[Destination],
+) -> Result<Vec<OsString>> {
     let program = tool::own_program()?;
     let paths = MachinePaths::new(name);
-    let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=forking"].map(OsString::from).into();
+    let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=forking"]
+        .map(OsString::from)
+        .into();
     argv.push(format!("--unit={}", paths.network_unit()).into());
     argv.push(format!("--slice={SLICE}").into());
     argv.push(format!("--description=Network of CI machine {name}").into());
     argv.push(format!("--property=BindsTo={}", paths.unit()).into());
     argv.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
     argv.push(format!("--property=TimeoutStartSec={}s", timeout.as_secs()).into());
-    let resolvers =
-        network::resolvers().into_iter().filter(egress::is_special).map(|resolver| Destination::new(resolver, None));
+    let resolvers = network::resolvers()
+        .into_iter()
+        .filter(egress::is_special)
+        .map(|resolver| Destination::new(resolver, None));
     let open = resolvers.chain(allowed.iter().copied());
-    argv.extend(open.map(|destination| format!("--property=IPAddressAllow={}", destination.network()).into()));
-    argv.extend(["--".into(), program.into(), OPTION.into(), name.as_str().into()]);
-    argv.extend(allowed.iter().map(|destination| destination.to_string().into()));
+    argv.extend(
+        open.map(|destination| {
+            format!("--property=IPAddressAllow={}", destination.network()).into()
+        }),
+    );
+    argv.extend([
+        "--".into(),
+        program.into(),
+        OPTION.into(),
+        name.as_str().into(),
+    ]);
+    argv.extend(
+        allowed
+            .iter()
+            .map(|destination| destination.to_string().into()),
+    );
     Ok(argv)
 }
 
 /// Explains a failure of the command.
-pub const FAILURE: &str = "the machine can't be connected to the host's network (--network=none needs none)";
+pub const FAILURE: &str =
+    "the machine can't be connected to the host's network (--network=none needs none)";
 
 /// Returns whether the step runs [`command`].
 pub fn is_its(step: &Step) -> bool {
@@ -97,8 +119,14 @@ fn resolvers_nearby() -> Result<Vec<Destination>> {
 /// Returns the machine's resolv.conf(5): that of the host, but with pasta's own address for resolvers that only the host
 /// reaches.
 pub fn resolv_conf() -> Result<String> {
-    let near: Vec<_> = resolvers_nearby()?.iter().map(Destination::address).collect();
-    Ok(network::resolv_conf(Uplink::look()?.gateway(), |resolver| near.contains(resolver)))
+    let near: Vec<_> = resolvers_nearby()?
+        .iter()
+        .map(Destination::address)
+        .collect();
+    Ok(network::resolv_conf(
+        Uplink::look()?.gateway(),
+        |resolver| near.contains(resolver),
+    ))
 }
 
 /// A look for a server whose address is the host's own, which goes on while the machine is made.
@@ -117,8 +145,14 @@ impl ServerLookup {
     /// Returns a warning if the server is on this host and is not `allowed`.
     pub fn warning(self, allowed: &[Destination]) -> Result<Option<String>> {
         let found = self.getent.finish(LOOKUP_LIMIT)?.stdout;
-        let addresses = found.lines().filter_map(|line| line.split_whitespace().next()?.parse::<IpAddr>().ok());
-        for address in addresses.filter(|address| !allowed.iter().any(|destination| destination.contains(address))) {
+        let addresses = found
+            .lines()
+            .filter_map(|line| line.split_whitespace().next()?.parse::<IpAddr>().ok());
+        for address in addresses.filter(|address| {
+            !allowed
+                .iter()
+                .any(|destination| destination.contains(address))
+        }) {
             if egress::is_near(&address)? {
                 let name = self.name;
                 return Ok(Some(format!(
@@ -133,8 +167,12 @@ impl ServerLookup {
 
 /// Waits until the machine has a network namespace, starts pasta for it, and configures the machine's interface.
 pub fn connect(arguments: &[OsString]) -> Result<()> {
-    let [name, allowed @ ..] = arguments else { bail!("{OPTION} is for the unit of a machine's network alone") };
-    let allowed = allowed.iter().map(|word| Destination::parse(word.to_str().unwrap_or_default()));
+    let [name, allowed @ ..] = arguments else {
+        bail!("{OPTION} is for the unit of a machine's network alone")
+    };
+    let allowed = allowed
+        .iter()
+        .map(|word| Destination::parse(word.to_str().unwrap_or_default()));
     let mut allowed = allowed.collect::<Result<Vec<_>>>()?;
     let resolvers = resolvers_nearby()?;
     allowed.extend(&resolvers);
@@ -144,13 +182,21 @@ pub fn connect(arguments: &[OsString]) -> Result<()> {
     let [network, users] = namespaces::open(&paths, leader, ["ns/net", "ns/user"])?;
     let uplink = Uplink::look()?;
     // pasta asks the host's first resolver for the machine, see `resolv_conf`.
-    let resolver = network::resolvers().into_iter().next().filter(|_| !resolvers.is_empty());
+    let resolver = network::resolvers()
+        .into_iter()
+        .next()
+        .filter(|_| !resolvers.is_empty());
     if let Err(error) = start_pasta(&uplink, resolver, &network, &users) {
         // passt of 2023 can't use the loopback interface, and there is nothing that the machine could reach.
-        return if uplink.is_loopback() { Ok(()) } else { Err(error) };
+        return if uplink.is_loopback() {
+            Ok(())
+        } else {
+            Err(error)
+        };
     }
     // The tool configures the namespace that this process is in.
-    setns(&network, CloneFlags::CLONE_NEWNET).context("can't enter the machine's network namespace")?;
+    setns(&network, CloneFlags::CLONE_NEWNET)
+        .context("can't enter the machine's network namespace")?;
     let commands = tool::input(&uplink.configuration())?;
     tool::run_ok_with_stdin(commands, &argv(["ip", "-batch", "-"]), CONFIGURATION_LIMIT)
         .map(drop)
@@ -158,13 +204,20 @@ pub fn connect(arguments: &[OsString]) -> Result<()> {
 }
 
 // pasta returns when it is ready, and goes on in the background.
-fn start_pasta(uplink: &Uplink, resolver: Option<IpAddr>, network: &File, users: &File) -> Result<()> {
+fn start_pasta(
+    uplink: &Uplink,
+    resolver: Option<IpAddr>,
+    network: &File,
+    users: &File,
+) -> Result<()> {
     mount_directory().with_context(|| format!("can't mount on {NAMESPACES}"))?;
     if let Some(resolver) = resolver {
         show_resolver(resolver).context("can't show pasta the host's resolver")?;
     }
     let mut pasta = Command::new("pasta");
-    pasta.args(PASTA.split(' ')).args(uplink.options(resolver.is_some()));
+    pasta
+        .args(PASTA.split(' '))
+        .args(uplink.options(resolver.is_some()));
     if !namespaces::is_ours(users, "user")? {
         pasta.arg("--userns").arg(mounted(users, "user")?);
     }
@@ -182,14 +235,29 @@ fn start_pasta(uplink: &Uplink, resolver: Option<IpAddr>, network: &File, users:
 // Where /etc/resolv.conf is a link, the AppArmor profile of Debian 12 keeps pasta from reading it. In this unit's mount
 // namespace it is a file of its own, and the only one in /etc that pasta needs.
 fn show_resolver(resolver: IpAddr) -> Result<()> {
-    mount(Some("nspawn-ci"), "/etc", Some("tmpfs"), MsFlags::empty(), Some("mode=0755,size=64k"))?;
-    Ok(fs::write(network::RESOLV_CONF, format!("nameserver {resolver}\n"))?)
+    mount(
+        Some("nspawn-ci"),
+        "/etc",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=0755,size=64k"),
+    )?;
+    Ok(fs::write(
+        network::RESOLV_CONF,
+        format!("nameserver {resolver}\n"),
+    )?)
 }
 
 fn mount_directory() -> Result<()> {
     let root = Path::new("/run/user");
     fs::create_dir_all(root)?;
-    mount(Some("nspawn-ci"), root, Some("tmpfs"), MsFlags::empty(), Some("mode=0755,size=64k"))?;
+    mount(
+        Some("nspawn-ci"),
+        root,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=0755,size=64k"),
+    )?;
     Ok(fs::create_dir_all(NAMESPACES)?)
 }
 
@@ -199,7 +267,15 @@ fn mounted(namespace: &File, name: &str) -> Result<PathBuf> {
     let source = format!("/proc/self/fd/{}", namespace.as_raw_fd());
     File::create(&target)
         .map_err(anyhow::Error::from)
-        .and_then(|_| Ok(mount(Some(&*source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?))
+        .and_then(|_| {
+            Ok(mount(
+                Some(&*source),
+                &target,
+                None::<&str>,
+                MsFlags::MS_BIND,
+                None::<&str>,
+            )?)
+        })
         .with_context(|| format!("can't mount on {}", target.display()))?;
     Ok(target)
 }

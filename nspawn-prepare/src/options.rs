@@ -96,9 +96,17 @@ const SERVICE_MARGIN: Duration = Duration::from_secs(120);
 
 /// Lists that go to systemd-nspawn under the same names.
 const PRIVILEGES: [(&str, &str, &str); 3] = [
-    ("capability", "CAP,…", "Capabilities that the machine has beside the usual ones; as in systemd-nspawn(1)"),
+    (
+        "capability",
+        "CAP,…",
+        "Capabilities that the machine has beside the usual ones; as in systemd-nspawn(1)",
+    ),
     ("drop-capability", "CAP,…", "Capabilities that it has not"),
-    ("system-call-filter", "LIST|~LIST", "System calls that it may use, or ~ may not, beside the usual ones"),
+    (
+        "system-call-filter",
+        "LIST|~LIST",
+        "System calls that it may use, or ~ may not, beside the usual ones",
+    ),
 ];
 
 /// What containers in a machine need beside the usual (the kernel's keyrings and BPF know of user namespaces).
@@ -106,9 +114,13 @@ const NESTING: [&str; 1] = ["--system-call-filter=add_key keyctl bpf"];
 
 /// The command line's definition.
 pub fn command() -> Command {
-    let value = |name: &'static str, shape: &'static str| Arg::new(name).long(name).value_name(shape);
-    let bytes = |name: &'static str, shape: &'static str| value(name, shape).value_parser(value_parser!(OsString));
-    let list = |name: &'static str, shape: &'static str| bytes(name, shape).action(ArgAction::Append);
+    let value =
+        |name: &'static str, shape: &'static str| Arg::new(name).long(name).value_name(shape);
+    let bytes = |name: &'static str, shape: &'static str| {
+        value(name, shape).value_parser(value_parser!(OsString))
+    };
+    let list =
+        |name: &'static str, shape: &'static str| bytes(name, shape).action(ArgAction::Append);
     Command::new(super::PROGRAM)
         .version(env!("CARGO_PKG_VERSION"))
         .about("Makes a fresh machine from an image, and prints its name when it takes commands")
@@ -273,17 +285,26 @@ pub fn command() -> Command {
 
 /// Reads the options. `image_of` tells which image they ask for, since that image may have an
 /// argument file of its own. `None`: help was asked for and printed.
-pub fn parse(argv: &[OsString], image_of: impl Fn(&Options) -> Result<String>) -> Result<Option<(Options, String)>> {
+pub fn parse(
+    argv: &[OsString],
+    image_of: impl Fn(&Options) -> Result<String>,
+) -> Result<Option<(Options, String)>> {
     let common = Path::new(CONFIG_ROOT).join("prepare.args");
-    let Some(matches) = args::parse(&command(), &[&common], argv)? else { return Ok(None) };
+    let Some(matches) = args::parse(&command(), &[&common], argv)? else {
+        return Ok(None);
+    };
     let options = from_matches(&matches)?;
     if options.config {
         return Ok(Some((options, String::new())));
     }
     let image = image_of(&options)?;
-    let own = Path::new(CONFIG_ROOT).join("images").join(format!("{image}.args"));
+    let own = Path::new(CONFIG_ROOT)
+        .join("images")
+        .join(format!("{image}.args"));
     let matches = args::parse(&command(), &[&common, &own], argv)?;
-    matches.map(|matches| Ok((from_matches(&matches)?, image))).transpose()
+    matches
+        .map(|matches| Ok((from_matches(&matches)?, image)))
+        .transpose()
 }
 
 fn from_matches(matches: &ArgMatches) -> Result<Options> {
@@ -295,15 +316,33 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
     for spec in args::list(matches, "bind-ro") {
         binds.push(Bind::ReadOnly(absolute(args::as_text("bind-ro", spec)?)?));
     }
-    let environment = args::list(matches, "setenv").into_iter().map(args::with_value).collect::<Result<_>>()?;
-    let private_users = matches.get_one("private-users").copied().context("no users")?;
+    let environment = args::list(matches, "setenv")
+        .into_iter()
+        .map(args::with_value)
+        .collect::<Result<_>>()?;
+    let private_users = matches
+        .get_one("private-users")
+        .copied()
+        .context("no users")?;
     let layer = text("layer").unwrap_or_default();
-    let (layer, layer_size) = layer::choose(&layer, matches.get_one("layer-size").copied(), private_users)?;
+    let (layer, layer_size) = layer::choose(
+        &layer,
+        matches.get_one("layer-size").copied(),
+        private_users,
+    )?;
     let init = Init::parse(&text("init").unwrap_or_default())?;
-    let images: Vec<String> = matches.get_many("IMAGE").into_iter().flatten().cloned().collect();
+    let images: Vec<String> = matches
+        .get_many("IMAGE")
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
     let standby = matches.get_one::<u16>("standby").copied().map(usize::from);
     if images.len() > 1 && standby.is_none() {
-        bail!("one image makes a machine, not {}; several are for --standby", images.join(" "));
+        bail!(
+            "one image makes a machine, not {}; several are for --standby",
+            images.join(" ")
+        );
     }
     Ok(Options {
         config: args::is_set(matches, "config"),
@@ -315,24 +354,39 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         binds,
         gitlab_runner: matches.get_one("gitlab-runner").cloned(),
         environment,
-        properties: args::list(matches, "property").into_iter().map(checked_property).collect::<Result<_>>()?,
-        image_map: args::list(matches, "map-image").into_iter().map(mapping).collect::<Result<_>>()?,
+        properties: args::list(matches, "property")
+            .into_iter()
+            .map(checked_property)
+            .collect::<Result<_>>()?,
+        image_map: args::list(matches, "map-image")
+            .into_iter()
+            .map(mapping)
+            .collect::<Result<_>>()?,
         allowed_images: args::list(matches, "allow-image"),
         allowed_services: args::list(matches, "allow-service"),
-        service_timeout: matches.get_one("service-timeout").copied().context("no time-out of services")?,
+        service_timeout: matches
+            .get_one("service-timeout")
+            .copied()
+            .context("no time-out of services")?,
         service_entrypoint: command_words(matches, "service-entrypoint")?,
         service_command: command_words(matches, "service-command")?,
         service_user: text("service-user"),
         service_directory: matches.get_one("service-working-directory").cloned(),
         service_port: matches.get_one("service-port").copied(),
-        max_services: matches.get_one("max-services").copied().context("no number of services")?,
+        max_services: matches
+            .get_one("max-services")
+            .copied()
+            .context("no number of services")?,
         cache_size: matches.get_one("cache-size").copied().flatten(),
         private_users,
         privileges: privileges(matches)?,
         rlimits: rlimits(args::list(matches, "rlimit"))?,
         nesting: args::is_set(matches, "nesting"),
         network: matches.get_one("network").cloned().context("no network")?,
-        allowed_destinations: args::list(matches, "allow-host").into_iter().map(destination).collect::<Result<_>>()?,
+        allowed_destinations: args::list(matches, "allow-host")
+            .into_iter()
+            .map(destination)
+            .collect::<Result<_>>()?,
         init,
         boot_words: boot_words(matches, init)?,
         owner: matches.get_one("owner").copied(),
@@ -341,7 +395,10 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         timeout: matches.get_one("timeout").copied().context("no time-out")?,
         max_machines: matches.get_one("max-machines").copied(),
         keep: When::parse(&text("keep").unwrap_or_default())?,
-        keep_for: matches.get_one("keep-for").copied().context("no time to keep")?,
+        keep_for: matches
+            .get_one("keep-for")
+            .copied()
+            .context("no time to keep")?,
         dry_run: args::is_set(matches, "dry-run"),
         json: args::is_set(matches, "json"),
         verbose: args::is_set(matches, "verbose"),
@@ -352,7 +409,10 @@ fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {
     let mut options = Vec::new();
     for (name, ..) in PRIVILEGES {
         for value in args::list(matches, name) {
-            options.push(nspawn::assign(&format!("--{name}"), &args::as_text(name, value)?));
+            options.push(nspawn::assign(
+                &format!("--{name}"),
+                &args::as_text(name, value)?,
+            ));
         }
     }
     if args::is_set(matches, "no-new-privileges") {
@@ -369,11 +429,19 @@ fn rlimits(given: Vec<OsString>) -> Result<Vec<OsString>> {
     let mut limits = BTreeMap::from([("CORE".to_owned(), NO_CORES.into())]);
     for entry in given {
         let entry = args::as_text("rlimit", entry)?;
-        let limit = entry.to_str().and_then(|text| text.split_once('=')).filter(|(limit, value)| {
-            !value.is_empty() && !limit.is_empty() && limit.bytes().all(|byte| byte.is_ascii_uppercase())
-        });
+        let limit =
+            entry
+                .to_str()
+                .and_then(|text| text.split_once('='))
+                .filter(|(limit, value)| {
+                    !value.is_empty()
+                        && !limit.is_empty()
+                        && limit.bytes().all(|byte| byte.is_ascii_uppercase())
+                });
         let Some((limit, _)) = limit else {
-            bail!("can't use --rlimit={entry:?}: it needs LIMIT=SOFT[:HARD], such as NOFILE=1024:4096")
+            bail!(
+                "can't use --rlimit={entry:?}: it needs LIMIT=SOFT[:HARD], such as NOFILE=1024:4096"
+            )
         };
         limits.insert(limit.to_owned(), nspawn::assign("--rlimit", &entry));
     }
@@ -382,25 +450,40 @@ fn rlimits(given: Vec<OsString>) -> Result<Vec<OsString>> {
 
 // As systemd takes them from a kernel's command line, and a container's from its own (kernel-command-line(7)).
 fn boot_words(matches: &ArgMatches, init: Init) -> Result<Vec<String>> {
-    let units = args::list(matches, "mask").into_iter().map(|unit| ("mask", unit));
-    let target = matches.get_one::<String>("boot-target").map(|unit| ("boot-target", unit.into()));
+    let units = args::list(matches, "mask")
+        .into_iter()
+        .map(|unit| ("mask", unit));
+    let target = matches
+        .get_one::<String>("boot-target")
+        .map(|unit| ("boot-target", unit.into()));
     let word = |(option, unit): (&str, OsString)| match unit.to_str() {
-        _ if init != Init::Systemd => bail!("--{option}={unit:?} needs a systemd to tell, but --init={init} has none"),
-        Some(unit) if is_unit(unit) => Ok(format!("systemd.{}={unit}", if option == "mask" { "mask" } else { "unit" })),
+        _ if init != Init::Systemd => {
+            bail!("--{option}={unit:?} needs a systemd to tell, but --init={init} has none")
+        }
+        Some(unit) if is_unit(unit) => Ok(format!(
+            "systemd.{}={unit}",
+            if option == "mask" { "mask" } else { "unit" }
+        )),
         _ => bail!("--{option}={unit:?} is no unit's name, such as cron.service"),
     };
     units.chain(target).map(word).collect()
 }
 
 fn command_words(matches: &ArgMatches, option: &str) -> Result<Vec<OsString>> {
-    let Some(text) = matches.get_one::<String>(option) else { return Ok(Vec::new()) };
+    let Some(text) = matches.get_one::<String>(option) else {
+        return Ok(Vec::new());
+    };
     words::split(text.as_ref()).with_context(|| format!("--{option}={text}"))
 }
 
 // systemd.unit(5)
 fn is_unit(name: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
-    name.len() < 256 && name.bytes().all(is_allowed) && name.split_once('.').is_some_and(|(name, _)| !name.is_empty())
+    name.len() < 256
+        && name.bytes().all(is_allowed)
+        && name
+            .split_once('.')
+            .is_some_and(|(name, _)| !name.is_empty())
 }
 
 // systemd-nspawn is started in another working directory than ours.
@@ -409,7 +492,9 @@ fn absolute(spec: OsString) -> Result<OsString> {
         return Ok(spec);
     }
     let here = env::current_dir().context("can't tell the current directory")?;
-    Ok([nspawn::joined(&[&here]), "/".into(), spec].into_iter().collect())
+    Ok([nspawn::joined(&[&here]), "/".into(), spec]
+        .into_iter()
+        .collect())
 }
 
 fn destination(word: OsString) -> Result<Destination> {
@@ -419,14 +504,18 @@ fn destination(word: OsString) -> Result<Destination> {
 // The pattern may have a '=' in it, an image's name has none.
 fn mapping(entry: OsString) -> Result<(OsString, String)> {
     match entry.to_str().and_then(|text| text.rsplit_once('=')) {
-        Some((glob, image)) if !glob.is_empty() && !image.is_empty() => Ok((glob.into(), image.to_owned())),
+        Some((glob, image)) if !glob.is_empty() && !image.is_empty() => {
+            Ok((glob.into(), image.to_owned()))
+        }
         _ => bail!("--map-image={entry:?} is no GLOB=IMAGE"),
     }
 }
 
 fn checked_property(property: OsString) -> Result<OsString> {
     if property.as_bytes().starts_with(b"Slice=") {
-        bail!("--property={property:?}: all machines are in machine-ci.slice; set limits of all together there");
+        bail!(
+            "--property={property:?}: all machines are in machine-ci.slice; set limits of all together there"
+        );
     }
     if property.as_bytes().contains(&b'=') {
         return args::as_text("property", property);
@@ -440,7 +529,10 @@ mod tests {
 
     fn parsed(words: &[&str]) -> Result<Options> {
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        parse(&words, |options| Ok(options.image.clone().unwrap_or_default())).map(|both| both.unwrap().0)
+        parse(&words, |options| {
+            Ok(options.image.clone().unwrap_or_default())
+        })
+        .map(|both| both.unwrap().0)
     }
 
     #[test]
@@ -451,7 +543,10 @@ mod tests {
     #[test]
     fn the_argument_and_the_option_name_the_image() {
         assert_eq!(parsed(&["bookworm"]).unwrap().image.unwrap(), "bookworm");
-        assert_eq!(parsed(&["--image=trixie"]).unwrap().image.unwrap(), "trixie");
+        assert_eq!(
+            parsed(&["--image=trixie"]).unwrap().image.unwrap(),
+            "trixie"
+        );
         assert_eq!(parsed(&[]).unwrap().timeout, Duration::from_secs(90));
     }
 
@@ -459,23 +554,46 @@ mod tests {
     fn relative_binds_are_made_absolute() {
         let here = env::current_dir().unwrap();
         let options = parsed(&["x", "--bind", "a:/b", "--bind-ro=/c"]).unwrap();
-        assert_eq!(options.binds, [Bind::Writable(here.join("a:/b").into()), Bind::ReadOnly("/c".into())]);
+        assert_eq!(
+            options.binds,
+            [
+                Bind::Writable(here.join("a:/b").into()),
+                Bind::ReadOnly("/c".into())
+            ]
+        );
     }
 
     #[test]
     fn units_become_words_for_systemd() {
-        let words = parsed(&["x", "--mask=a@b.service", "--mask", "c.timer", "--boot-target=rescue.target"]).unwrap();
+        let words = parsed(&[
+            "x",
+            "--mask=a@b.service",
+            "--mask",
+            "c.timer",
+            "--boot-target=rescue.target",
+        ])
+        .unwrap();
         assert_eq!(
             words.boot_words,
-            ["systemd.mask=a@b.service", "systemd.mask=c.timer", "systemd.unit=rescue.target"]
+            [
+                "systemd.mask=a@b.service",
+                "systemd.mask=c.timer",
+                "systemd.unit=rescue.target"
+            ]
         );
     }
 
     #[test]
     fn last_rlimit_of_a_name_wins() {
         assert_eq!(parsed(&["x"]).unwrap().rlimits, [NO_CORES]);
-        let limits =
-            parsed(&["x", "--rlimit=NOFILE=5", "--rlimit=CORE=0:infinity", "--rlimit=NOFILE=6:7"]).unwrap().rlimits;
+        let limits = parsed(&[
+            "x",
+            "--rlimit=NOFILE=5",
+            "--rlimit=CORE=0:infinity",
+            "--rlimit=NOFILE=6:7",
+        ])
+        .unwrap()
+        .rlimits;
         assert_eq!(limits, ["--rlimit=CORE=0:infinity", "--rlimit=NOFILE=6:7"]);
     }
 

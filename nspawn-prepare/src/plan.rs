@@ -30,14 +30,23 @@ impl Step {
     /// The shell command.
     pub fn shell(&self) -> OsString {
         match self {
-            Self::Directory(path, mode) => {
-                words::join([OsStr::new("install"), "-d".as_ref(), format!("-m{mode:04o}").as_ref(), path.as_ref()])
-            }
-            Self::Sparse(path, size) => {
-                words::join([OsStr::new("truncate"), format!("--size={size}").as_ref(), path.as_ref()])
-            }
+            Self::Directory(path, mode) => words::join([
+                OsStr::new("install"),
+                "-d".as_ref(),
+                format!("-m{mode:04o}").as_ref(),
+                path.as_ref(),
+            ]),
+            Self::Sparse(path, size) => words::join([
+                OsStr::new("truncate"),
+                format!("--size={size}").as_ref(),
+                path.as_ref(),
+            ]),
             Self::File(path, content) => {
-                let mut line = words::join([OsStr::new("printf"), "%s".as_ref(), OsStr::from_bytes(content)]);
+                let mut line = words::join([
+                    OsStr::new("printf"),
+                    "%s".as_ref(),
+                    OsStr::from_bytes(content),
+                ]);
                 line.push(" > ");
                 line.push(words::join([path]));
                 line
@@ -80,7 +89,12 @@ fn make_directory(path: &Path, mode: u32) -> Result<()> {
 fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     let new = path.with_extension("new");
     let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o644).open(&new)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o644)
+            .open(&new)?;
         file.write_all(content)?;
         fs::rename(&new, path)
     };
@@ -88,8 +102,14 @@ fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 fn make_sparse(path: &Path, size: u64) -> Result<()> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
-    file.and_then(|file| file.set_len(size)).with_context(|| format!("can't make {}", path.display()))
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path);
+    file.and_then(|file| file.set_len(size))
+        .with_context(|| format!("can't make {}", path.display()))
 }
 
 #[cfg(test)]
@@ -104,20 +124,36 @@ mod tests {
             Step::File(dir.join("a'b/file"), b"[Unit]\nX=%s \"$HOME\"\n".to_vec()),
             Step::Sparse(dir.join("b"), 5000),
             Step::Run(
-                vec!["cp".into(), "-p".into(), dir.join("b").into(), dir.join("copy").into()],
+                vec![
+                    "cp".into(),
+                    "-p".into(),
+                    dir.join("b").into(),
+                    dir.join("copy").into(),
+                ],
                 Duration::from_secs(9),
             ),
         ];
         let made = || {
             let read = |name: &str| fs::read(dir.join(name)).unwrap();
-            (read("a'b/file"), read("copy"), fs::metadata(dir.join("a'b")).unwrap().permissions().mode())
+            (
+                read("a'b/file"),
+                read("copy"),
+                fs::metadata(dir.join("a'b")).unwrap().permissions().mode(),
+            )
         };
         steps.iter().for_each(|step| step.take().unwrap());
         let ours = made();
         fs::remove_dir_all(&dir).unwrap();
         fs::create_dir(&dir).unwrap();
         for step in &steps {
-            assert!(std::process::Command::new("sh").arg("-c").arg(step.shell()).status().unwrap().success());
+            assert!(
+                std::process::Command::new("sh")
+                    .arg("-c")
+                    .arg(step.shell())
+                    .status()
+                    .unwrap()
+                    .success()
+            );
         }
         assert_eq!(made(), ours);
         fs::remove_dir_all(&dir).unwrap();

@@ -36,12 +36,18 @@ const LIFETIME_MARGIN: Duration = Duration::from_secs(30 * 60);
 
 /// Reads the options and makes the machine.
 pub fn main(argv: &[OsString]) -> Result<()> {
-    let job = if gitlab::is_active() { Some(Job::from_env()?) } else { None };
+    let job = if gitlab::is_active() {
+        Some(Job::from_env()?)
+    } else {
+        None
+    };
     let image_of = |options: &Options| {
         host::check_root()?;
         Ok(image::find(&image_reference(options, job.as_ref())?)?.name)
     };
-    let Some((mut options, image)) = options::parse(argv, image_of)? else { return Ok(()) };
+    let Some((mut options, image)) = options::parse(argv, image_of)? else {
+        return Ok(());
+    };
     if options.config {
         return print_config(job.as_ref());
     }
@@ -80,10 +86,25 @@ pub fn main(argv: &[OsString]) -> Result<()> {
 }
 
 /// A machine to be made.
-pub fn machine(name: MachineName, image: Image, options: Options, lifetime: Option<Duration>) -> Result<Machine> {
+pub fn machine(
+    name: MachineName,
+    image: Image,
+    options: Options,
+    lifetime: Option<Duration>,
+) -> Result<Machine> {
     let layer_size = options.layer_size.bytes(options.layer)?;
     let (paths, job) = (MachinePaths::new(&name), ForJob::default());
-    Ok(Machine { paths, name, image, options, layer_size, lifetime, pool: None, job, role: None })
+    Ok(Machine {
+        paths,
+        name,
+        image,
+        options,
+        layer_size,
+        lifetime,
+        pool: None,
+        job,
+        role: None,
+    })
 }
 
 /// How long the machines of a job may live.
@@ -96,10 +117,16 @@ fn stand_by(argv: &[OsString], options: &Options) -> Result<()> {
         bail!("--standby needs the names of images")
     };
     if options.name.is_some() || options.dry_run {
-        bail!("--standby goes neither with --name nor with --dry-run: those who take the machines name them");
+        bail!(
+            "--standby goes neither with --name nor with --dry-run: those who take the machines name them"
+        );
     }
     interrupt::catch()?;
-    let names = options.images.iter().map(|image| Ok(image::find(image)?.name)).collect::<Result<Vec<_>>>()?;
+    let names = options
+        .images
+        .iter()
+        .map(|image| Ok(image::find(image)?.name))
+        .collect::<Result<Vec<_>>>()?;
     let mut given = Vec::new();
     for name in &names {
         let (machine, _lock) = next(argv, name, "nominal")?;
@@ -107,18 +134,26 @@ fn stand_by(argv: &[OsString], options: &Options) -> Result<()> {
         given.extend(machine.options.environment);
     }
     let pool = Pool::record(argv, &names, count, &given)?;
-    names.iter().try_for_each(|name| pool.fill(name, |unique| next(argv, name, unique)))
+    names
+        .iter()
+        .try_for_each(|name| pool.fill(name, |unique| next(argv, name, unique)))
 }
 
 /// Fills a pool again, where it is not forgotten.
 pub fn refill(arguments: &[OsString]) -> Result<()> {
-    let [id] = arguments else { bail!("{} is for nspawn-prepare alone", standby::OPTION) };
-    let Some(pool) = Pool::find(id)? else { return Ok(()) };
+    let [id] = arguments else {
+        bail!("{} is for nspawn-prepare alone", standby::OPTION)
+    };
+    let Some(pool) = Pool::find(id)? else {
+        return Ok(());
+    };
     pool.enter()?;
     interrupt::catch()?;
     // Several images are for --standby alone.
     let argv = [vec!["--standby=0".into()], pool.arguments()].concat();
-    pool.images().iter().try_for_each(|image| pool.fill(image, |unique| next(&argv, image, unique)))
+    pool.images()
+        .iter()
+        .try_for_each(|image| pool.fill(image, |unique| next(&argv, image, unique)))
 }
 
 // Another machine of a pool. Its image may have an argument file of its own.
@@ -126,7 +161,10 @@ fn next(argv: &[OsString], image: &str, unique: &str) -> Result<(Machine, Lock)>
     let (found, lock) = image::find_and_lock(image)?;
     let (mut options, _) = options::parse(argv, |_| Ok(image.to_owned()))?.context("no options")?;
     runner::show(&mut options, false)?;
-    Ok((machine(MachineName::for_standby(unique)?, found, options, None)?, lock))
+    Ok((
+        machine(MachineName::for_standby(unique)?, found, options, None)?,
+        lock,
+    ))
 }
 
 // The stages of a job are runs of their own, and a job without its sources is none.
@@ -142,8 +180,17 @@ fn check_modes(options: &Options) -> Result<()> {
 
 // A job's log is for people, and the other stages know its machine by the job.
 fn tell_job(machine: &Machine, job: &Job, runner: Option<&Path>, started: Instant) -> Result<()> {
-    let (name, image, spent) = (&machine.name, machine.image.describe(), started.elapsed().as_secs_f32());
-    exit::say(PROGRAM, OsStr::new(&format!("machine {name} of image {image} is ready after {spent:.1} s")));
+    let (name, image, spent) = (
+        &machine.name,
+        machine.image.describe(),
+        started.elapsed().as_secs_f32(),
+    );
+    exit::say(
+        PROGRAM,
+        OsStr::new(&format!(
+            "machine {name} of image {image} is ready after {spent:.1} s"
+        )),
+    );
     if job.wants_pulls {
         let line = "images are this host's, which updates them itself; pull_policy: always changes nothing";
         exit::say(PROGRAM, OsStr::new(line));
@@ -157,7 +204,8 @@ fn tell_job(machine: &Machine, job: &Job, runner: Option<&Path>, started: Instan
 
 // GitLab may run on this host too, to which machines can't connect by themselves.
 fn server_lookup(machine: &Machine, is_job: bool) -> Option<ServerLookup> {
-    let name = gitlab::variable("CI_SERVER_HOST").filter(|_| is_job && machine.options.network == Network::Nat)?;
+    let name = gitlab::variable("CI_SERVER_HOST")
+        .filter(|_| is_job && machine.options.network == Network::Nat)?;
     ServerLookup::start(name).ok()
 }
 
@@ -184,7 +232,9 @@ fn image_reference(options: &Options, job: Option<&Job>) -> Result<String> {
 
 fn machine_name(options: &Options, job: Option<&Job>, image: &Image) -> Result<MachineName> {
     match (&options.name, job) {
-        (Some(_), Some(_)) => bail!("--name is not for GitLab jobs: the other stages know a job's machine by the job"),
+        (Some(_), Some(_)) => {
+            bail!("--name is not for GitLab jobs: the other stages know a job's machine by the job")
+        }
         (Some(name), None) => match MachineName::new(name)? {
             name if name.is_for_standby() => {
                 bail!("{name} is a name for machines that stand by; choose another --name")
@@ -210,8 +260,11 @@ fn print_config(job: Option<&Job>) -> Result<()> {
 }
 
 fn print_machine(machine: &Machine) -> Result<()> {
-    let line =
-        if machine.options.json { State::read(&machine.name)?.to_json().to_string() } else { machine.name.to_string() };
+    let line = if machine.options.json {
+        State::read(&machine.name)?.to_json().to_string()
+    } else {
+        machine.name.to_string()
+    };
     print_line(OsStr::new(&line))
 }
 
@@ -221,5 +274,7 @@ fn print_steps(steps: &[Step]) -> Result<()> {
 
 fn print_line(line: &OsStr) -> Result<()> {
     let whole = [line.as_bytes(), b"\n"].concat();
-    std::io::stdout().write_all(&whole).context("can't write to stdout")
+    std::io::stdout()
+        .write_all(&whole)
+        .context("can't write to stdout")
 }

@@ -35,21 +35,34 @@ const LOOPBACK_6: &str = "00000000000000000000000001000000";
 pub fn start(job: &MachineName) -> Result<()> {
     let begun = (Instant::now(), Moment::now());
     let states = lifecycle::services(job)?;
-    let mut services: Vec<_> = states.iter().filter_map(|state| Some((state, state.service.as_ref()?))).collect();
+    let mut services: Vec<_> = states
+        .iter()
+        .filter_map(|state| Some((state, state.service.as_ref()?)))
+        .collect();
     services.sort_by_key(|(_, role)| role.number);
     for (state, role) in services.iter().filter(|(_, role)| !role.command.is_empty()) {
         let started = unit_command(&MachinePaths::new(&state.name), role);
         if let Err(error) = started.and_then(|command| tool::run_ok(&command, LOOK_LIMIT)) {
             interrupt::check()?;
-            exit::say(PROGRAM, OsStr::new(&format!("the service {} can't be started: {error:#}", role.asked)));
+            exit::say(
+                PROGRAM,
+                OsStr::new(&format!(
+                    "the service {} can't be started: {error:#}",
+                    role.asked
+                )),
+            );
         }
     }
-    services.iter().try_for_each(|(state, role)| attend(state, role, begun))
+    services
+        .iter()
+        .try_for_each(|(state, role)| attend(state, role, begun))
 }
 
 // Its output is the unit's, and so in the host's journal.
 fn unit_command(paths: &MachinePaths, role: &Role) -> Result<Vec<OsString>> {
-    let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=exec"].map(OsString::from).into();
+    let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=exec"]
+        .map(OsString::from)
+        .into();
     argv.push(format!("--unit={}", paths.command_unit()).into());
     argv.push(format!("--slice={SLICE}").into());
     argv.push(format!("--description=What CI machine {} is for", paths.name()).into());
@@ -57,7 +70,11 @@ fn unit_command(paths: &MachinePaths, role: &Role) -> Result<Vec<OsString>> {
     argv.push("--".into());
     let mut command: Vec<OsString> = vec![host::agent_program()?.into()];
     command.extend(role.user.iter().map(|user| format!("--uid={user}").into()));
-    command.extend(role.directory.iter().map(|directory| assign("--working-directory", directory)));
+    command.extend(
+        role.directory
+            .iter()
+            .map(|directory| assign("--working-directory", directory)),
+    );
     command.extend(["--".into(), paths.name().as_str().into()]);
     command.extend(role.command.iter().cloned());
     argv.extend(command.iter().map(|word| unit::unexpanded(word)));
@@ -67,13 +84,26 @@ fn unit_command(paths: &MachinePaths, role: &Role) -> Result<Vec<OsString>> {
 fn attend(state: &State, role: &Role, (begun, time): (Instant, Moment)) -> Result<()> {
     let paths = MachinePaths::new(&state.name);
     let Some(why) = wait(state, role, begun + role.patience)? else {
-        let names = if role.aliases.is_empty() { String::new() } else { format!(" as {}", role.aliases.join(", ")) };
+        let names = if role.aliases.is_empty() {
+            String::new()
+        } else {
+            format!(" as {}", role.aliases.join(", "))
+        };
         let (address, spent) = (link::address(role.number), begun.elapsed().as_secs_f32());
-        let line = format!("service {} of image {} is at {address}{names} after {spent:.1} s", role.asked, state.image);
+        let line = format!(
+            "service {} of image {} is at {address}{names} after {spent:.1} s",
+            role.asked, state.image
+        );
         exit::say(PROGRAM, OsStr::new(&line));
         return Ok(());
     };
-    exit::say(PROGRAM, OsStr::new(&format!("the service {} {why}; its log is below", role.asked)));
+    exit::say(
+        PROGRAM,
+        OsStr::new(&format!(
+            "the service {} {why}; its log is below",
+            role.asked
+        )),
+    );
     gitlab::show_log(state.name.as_str(), &role.asked, &paths, time);
     Ok(())
 }
@@ -82,7 +112,9 @@ fn attend(state: &State, role: &Role, (begun, time): (Instant, Moment)) -> Resul
 fn wait(state: &State, role: &Role, deadline: Instant) -> Result<Option<String>> {
     let paths = MachinePaths::new(&state.name);
     let is_gone = || Ok(Some("has lost its machine".to_owned()));
-    let Ok(leader) = registration::wait_for_leader(&paths, Duration::ZERO) else { return is_gone() };
+    let Ok(leader) = registration::wait_for_leader(&paths, Duration::ZERO) else {
+        return is_gone();
+    };
     loop {
         interrupt::check()?;
         if listens(leader, role.port) || (role.command.is_empty() && role.port.is_none()) {
@@ -97,9 +129,14 @@ fn wait(state: &State, role: &Role, deadline: Instant) -> Result<Option<String>>
             return Ok(Some("has ended".to_owned()));
         }
         if Instant::now() >= deadline {
-            let what = role.port.map_or_else(|| "on any port".to_owned(), |port| format!("on port {port}"));
+            let what = role.port.map_or_else(
+                || "on any port".to_owned(),
+                |port| format!("on port {port}"),
+            );
             let limit = role.patience.as_secs();
-            return Ok(Some(format!("does not listen {what} after {limit} s, see --service-timeout")));
+            return Ok(Some(format!(
+                "does not listen {what} after {limit} s, see --service-timeout"
+            )));
         }
         thread::sleep(PAUSE);
     }
@@ -117,10 +154,15 @@ fn listens(leader: u32, port: Option<u16>) -> bool {
 // Whether the line of a table is of a socket that listens on this port, or on any.
 fn is_open(socket: &str, port: Option<u16>) -> bool {
     let fields: Vec<_> = socket.split_whitespace().take(4).collect();
-    let [_, local, _, state] = fields[..] else { return false };
-    let Some((address, number)) = local.split_once(':') else { return false };
+    let [_, local, _, state] = fields[..] else {
+        return false;
+    };
+    let Some((address, number)) = local.split_once(':') else {
+        return false;
+    };
     let is_loopback_4 = |address: &str| address.len() == 8 && address.ends_with(LOOPBACK_END);
-    let is_loopback = address == LOOPBACK_6 || is_loopback_4(address.strip_prefix(MAPPED).unwrap_or(address));
+    let is_loopback =
+        address == LOOPBACK_6 || is_loopback_4(address.strip_prefix(MAPPED).unwrap_or(address));
     let is_it = port.is_none_or(|port| u16::from_str_radix(number, 16) == Ok(port));
     state == LISTENS && !is_loopback && is_it
 }
@@ -131,20 +173,45 @@ mod tests {
 
     #[test]
     fn sockets_that_others_reach_are_told_from_the_rest() {
-        let socket =
-            |local: &str, state: &str| format!("   0: {local} 00000000:0000 {state} 00000000:00000000 00:0 0 0 1");
+        let socket = |local: &str, state: &str| {
+            format!("   0: {local} 00000000:0000 {state} 00000000:00000000 00:0 0 0 1")
+        };
         for (local, state, port, expected) in [
             ("00000000:1538", "0A", Some(5432), true),
             ("00000000:1538", "0A", None, true),
             ("00000000:1538", "0A", Some(80), false),
             ("00000000:1538", "01", Some(5432), false),
             ("0100007F:1538", "0A", None, false),
-            ("00000000000000000000000000000000:1538", "0A", Some(5432), true),
-            ("00000000000000000000000001000000:1538", "0A", Some(5432), false),
-            ("0000000000000000FFFF00000100007F:1538", "0A", Some(5432), false),
-            ("0000000000000000FFFF0000011200C6:1538", "0A", Some(5432), true),
+            (
+                "00000000000000000000000000000000:1538",
+                "0A",
+                Some(5432),
+                true,
+            ),
+            (
+                "00000000000000000000000001000000:1538",
+                "0A",
+                Some(5432),
+                false,
+            ),
+            (
+                "0000000000000000FFFF00000100007F:1538",
+                "0A",
+                Some(5432),
+                false,
+            ),
+            (
+                "0000000000000000FFFF0000011200C6:1538",
+                "0A",
+                Some(5432),
+                true,
+            ),
         ] {
-            assert_eq!(is_open(&socket(local, state), port), expected, "{local} {state} {port:?}");
+            assert_eq!(
+                is_open(&socket(local, state), port),
+                expected,
+                "{local} {state} {port:?}"
+            );
         }
         assert!(!is_open("", None) && !is_open("1 2 3 0A", None));
     }

@@ -21,13 +21,22 @@ pub const OPTION: &str = "--service";
 
 /// Makes the machine of the service of the job that this is called for.
 pub fn main(arguments: &[OsString]) -> Result<()> {
-    let [number, argv @ ..] = arguments else { bail!("{OPTION} is for nspawn-prepare alone") };
-    let number: u8 = number.to_str().and_then(|number| number.parse().ok()).context("no number")?;
+    let [number, argv @ ..] = arguments else {
+        bail!("{OPTION} is for nspawn-prepare alone")
+    };
+    let number: u8 = number
+        .to_str()
+        .and_then(|number| number.parse().ok())
+        .context("no number")?;
     let job = Job::from_env()?;
-    let service = usize::from(number).checked_sub(1).and_then(|place| job.services.get(place));
+    let service = usize::from(number)
+        .checked_sub(1)
+        .and_then(|place| job.services.get(place));
     let service = service.context("the job has no such service")?;
     let image_of = |options: &Options| Ok(wishes::image_of_service(options, service)?.name);
-    let Some((options, image)) = options::parse(argv, image_of)? else { return Ok(()) };
+    let Some((options, image)) = options::parse(argv, image_of)? else {
+        return Ok(());
+    };
     let (image, _lock) = image::find_and_lock(&image)?;
     wishes::check_image(&options.allowed_services, &image)?;
     link::check(&options.network)?;
@@ -38,7 +47,10 @@ pub fn main(arguments: &[OsString]) -> Result<()> {
         asked: service.image.clone(),
         aliases: service.aliases.clone(),
         command: command_of(&options, service)?,
-        user: service.user.clone().or_else(|| options.service_user.clone()),
+        user: service
+            .user
+            .clone()
+            .or_else(|| options.service_user.clone()),
         directory: options.service_directory.clone(),
         port: service.port.or(options.service_port),
         patience: options.service_timeout,
@@ -52,13 +64,27 @@ pub fn main(arguments: &[OsString]) -> Result<()> {
 
 // It is there for its job alone, and runs all the time.
 fn adapted(options: Options, service: &Service, image: &Image) -> Options {
-    let environment = options.environment.into_iter().chain(service.environment.iter().map(OsString::from)).collect();
+    let environment = options
+        .environment
+        .into_iter()
+        .chain(service.environment.iter().map(OsString::from))
+        .collect();
     let init = match options.init {
-        Init::None if image::check(&image.name, &image.path, &image.path, Init::Systemd).is_ok() => Init::Systemd,
+        Init::None
+            if image::check(&image.name, &image.path, &image.path, Init::Systemd).is_ok() =>
+        {
+            Init::Systemd
+        }
         Init::None => Init::Stub,
         init => init,
     };
-    Options { environment, init, keep: When::Never, max_machines: None, ..options }
+    Options {
+        environment,
+        init,
+        keep: When::Never,
+        max_machines: None,
+        ..options
+    }
 }
 
 // As docker has it: who names another entrypoint has the image's command no more.

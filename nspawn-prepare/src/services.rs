@@ -53,8 +53,16 @@ pub struct Services {
 impl Services {
     /// Has them made, within `limit`.
     pub fn begin(orders: &[Order], limit: Duration) -> Result<Self> {
-        let make = |order: &Order| Ok((order.image.clone(), Running::start(Stdio::null(), &order.command)?));
-        Ok(Self { makers: orders.iter().map(make).collect::<Result<_>>()?, deadline: Instant::now() + limit })
+        let make = |order: &Order| {
+            Ok((
+                order.image.clone(),
+                Running::start(Stdio::null(), &order.command)?,
+            ))
+        };
+        Ok(Self {
+            makers: orders.iter().map(make).collect::<Result<_>>()?,
+            deadline: Instant::now() + limit,
+        })
     }
 
     /// Waits until all are there, and passes on what their makers say.
@@ -64,11 +72,19 @@ impl Services {
     pub fn finish(self) -> Result<()> {
         for (image, maker) in self.makers {
             let left = self.deadline.saturating_duration_since(Instant::now());
-            let done = maker.finish(left).map_err(|error| match error.is::<Interrupted>() {
-                true => error,
-                false => Unavailable::new(format!("the service {image} can't be made: {error:#}")).into(),
-            })?;
-            let said = done.stderr.strip_prefix(&format!("{PROGRAM}: ")).unwrap_or(&done.stderr);
+            let done = maker
+                .finish(left)
+                .map_err(|error| match error.is::<Interrupted>() {
+                    true => error,
+                    false => {
+                        Unavailable::new(format!("the service {image} can't be made: {error:#}"))
+                            .into()
+                    }
+                })?;
+            let said = done
+                .stderr
+                .strip_prefix(&format!("{PROGRAM}: "))
+                .unwrap_or(&done.stderr);
             if done.status.success() {
                 if !said.is_empty() {
                     exit::say(PROGRAM, OsStr::new(said));
@@ -77,7 +93,11 @@ impl Services {
             }
             let text = format!("the service {image} can't be had: {said}");
             let is_jobs_fault = done.status.code() == Some(ExitCodes::from_env().build.into());
-            return Err(if is_jobs_fault { JobError(text).into() } else { Unavailable::new(text).into() });
+            return Err(if is_jobs_fault {
+                JobError(text).into()
+            } else {
+                Unavailable::new(text).into()
+            });
         }
         Ok(())
     }
@@ -86,7 +106,10 @@ impl Services {
 /// Removes the services of the job that has the machine `job`, whoever has made them.
 pub fn remove(job: &MachineName) -> Result<()> {
     for service in lifecycle::services(job)? {
-        lifecycle::remove(&service.name, Lock::acquire(&MachinePaths::new(&service.name))?)?;
+        lifecycle::remove(
+            &service.name,
+            Lock::acquire(&MachinePaths::new(&service.name))?,
+        )?;
     }
     Ok(())
 }

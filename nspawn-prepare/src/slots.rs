@@ -32,19 +32,23 @@ pub fn wait(paths: &MachinePaths, most: u32, limit: Duration) -> Result<Lock> {
         if error.is::<Interrupted>() {
             return Err(error);
         }
-        tell(&format!("others wait for a machine to go; waiting behind them (--max-machines={most})"));
+        tell(&format!(
+            "others wait for a machine to go; waiting behind them (--max-machines={most})"
+        ));
         Lock::of_all(limit).context("no machine has gone; see --max-machines and --timeout")
     })?;
     let mut told = false;
     loop {
-        let changes =
-            Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch for events")?;
+        let changes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+            .context("can't watch for events")?;
         let taken = count(paths, &changes)?;
         if taken < most as usize {
             return Ok(queue);
         }
         if !told {
-            tell(&format!("{taken} machines are there; waiting for one to go (--max-machines={most})"));
+            tell(&format!(
+                "{taken} machines are there; waiting for one to go (--max-machines={most})"
+            ));
             told = true;
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -67,13 +71,26 @@ fn count(own: &MachinePaths, changes: &Inotify) -> Result<usize> {
     watch(changes, STATE_ROOT.as_ref(), AddWatchFlags::IN_DELETE);
     let all = lifecycle::all()?;
     // Nobody has yet asked for those that stand by.
-    let all = all.iter().filter(|name| !name.is_for_standby() && !is_service(name));
-    let others = all.map(MachinePaths::new).filter(|paths| paths.state_dir() != own.state_dir());
+    let all = all
+        .iter()
+        .filter(|name| !name.is_for_standby() && !is_service(name));
+    let others = all
+        .map(MachinePaths::new)
+        .filter(|paths| paths.state_dir() != own.state_dir());
     let taking = others.filter(|paths| {
         // A state goes with its machine, and a lock is closed with its holder.
-        watch(changes, &paths.state_dir(), AddWatchFlags::IN_DELETE | AddWatchFlags::IN_CLOSE_WRITE);
-        watch(changes, &paths.cgroup().join("cgroup.events"), AddWatchFlags::IN_MODIFY);
-        let is_there = || Lock::is_held(paths) || lifecycle::is_running(paths) || lifecycle::is_waiting(paths);
+        watch(
+            changes,
+            &paths.state_dir(),
+            AddWatchFlags::IN_DELETE | AddWatchFlags::IN_CLOSE_WRITE,
+        );
+        watch(
+            changes,
+            &paths.cgroup().join("cgroup.events"),
+            AddWatchFlags::IN_MODIFY,
+        );
+        let is_there =
+            || Lock::is_held(paths) || lifecycle::is_running(paths) || lifecycle::is_waiting(paths);
         paths.state_file().exists() && is_there()
     });
     Ok(taking.count())

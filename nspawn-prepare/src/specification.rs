@@ -38,10 +38,21 @@ pub fn check(machine: &Machine) -> Result<()> {
     if machine.role.is_some() && machine.options.init == Init::Systemd {
         bail!("the services of its systemd are to be given a job's variables");
     }
-    let is_from_the_start =
-        |property: &OsString| FROM_THE_START.iter().any(|name| property.as_bytes().starts_with(name));
-    match machine.options.properties.iter().find(|property| is_from_the_start(property)) {
-        Some(property) => bail!("{} would count while the machine stands by", property.to_string_lossy()),
+    let is_from_the_start = |property: &OsString| {
+        FROM_THE_START
+            .iter()
+            .any(|name| property.as_bytes().starts_with(name))
+    };
+    match machine
+        .options
+        .properties
+        .iter()
+        .find(|property| is_from_the_start(property))
+    {
+        Some(property) => bail!(
+            "{} would count while the machine stands by",
+            property.to_string_lossy()
+        ),
         None => Ok(()),
     }
 }
@@ -50,18 +61,42 @@ pub fn check(machine: &Machine) -> Result<()> {
 pub fn of(machine: &Machine) -> Result<Vec<u8>> {
     let name = MachineName::for_standby("nominal")?;
     // The commands of a machine of that name: they say all that systemd and systemd-nspawn are told.
-    let options = Options { timeout: Duration::from_secs(1), ..machine.options.clone() };
+    let options = Options {
+        timeout: Duration::from_secs(1),
+        ..machine.options.clone()
+    };
     let paths = MachinePaths::new(&name);
-    let nominal = Machine { name, paths, options, lifetime: None, ..machine.clone() };
+    let nominal = Machine {
+        name,
+        paths,
+        options,
+        lifetime: None,
+        ..machine.clone()
+    };
     let mut lines: Vec<OsString> = nominal.start_commands()?.iter().map(words::join).collect();
     let options = &nominal.options;
     let mut say = |what: &dyn Debug| lines.push(format!("{what:?}").into());
-    say(&(&options.private_users, &options.network, options.init, options.layer, options.layer_size, options.nesting));
-    say(&(&machine.image.path, identity(&machine.image.path), change(&machine.image.path)));
+    say(&(
+        &options.private_users,
+        &options.network,
+        options.init,
+        options.layer,
+        options.layer_size,
+        options.nesting,
+    ));
+    say(&(
+        &machine.image.path,
+        identity(&machine.image.path),
+        change(&machine.image.path),
+    ));
     for program in [tool::own_program()?, host::agent_program()?] {
         say(&(identity(&program), change(&program)));
     }
-    for source in options.binds.iter().filter_map(nspawn_common::nspawn::Bind::source) {
+    for source in options
+        .binds
+        .iter()
+        .filter_map(nspawn_common::nspawn::Bind::source)
+    {
         say(&(&source, identity(&source)));
     }
     match &options.network {
@@ -78,10 +113,14 @@ pub fn of(machine: &Machine) -> Result<Vec<u8>> {
 
 // Another file or directory in its place is another one.
 fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|there| (there.dev(), there.ino()))
+    fs::metadata(path)
+        .ok()
+        .map(|there| (there.dev(), there.ino()))
 }
 
 // And so is one that was changed, as far as it shows.
 fn change(path: &Path) -> Option<(i64, i64)> {
-    fs::metadata(path).ok().map(|there| (there.ctime(), there.ctime_nsec()))
+    fs::metadata(path)
+        .ok()
+        .map(|there| (there.ctime(), there.ctime_nsec()))
 }

@@ -48,9 +48,15 @@ pub struct Pool {
 impl Pool {
     /// Writes down what was asked for, so that it can be made again: `argv`, for these `images`. The same with another
     /// `count` is the same pool; with none, it is forgotten. `given` are variables that its machines have.
-    pub fn record(argv: &[OsString], images: &[String], count: usize, given: &[OsString]) -> Result<Self> {
+    pub fn record(
+        argv: &[OsString],
+        images: &[String],
+        count: usize,
+        given: &[OsString],
+    ) -> Result<Self> {
         let variables = env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"NSPAWN_"));
-        let variables = variables.map(|(name, value)| nspawn::assign(name.to_str().unwrap_or_default(), &value));
+        let variables = variables
+            .map(|(name, value)| nspawn::assign(name.to_str().unwrap_or_default(), &value));
         let variables = variables.chain(given.iter().cloned()).map(text);
         let directory = env::current_dir().context("can't tell the current directory")?;
         let record = json!({
@@ -61,10 +67,17 @@ impl Pool {
             "count": count,
         });
         let _lock = Lock::of_pools(COUNT_LIMIT)?;
-        let is_same = |known: &Value| ["images", "arguments"].iter().all(|key| known[key] == record[key]);
+        let is_same = |known: &Value| {
+            ["images", "arguments"]
+                .iter()
+                .all(|key| known[key] == record[key])
+        };
         let known = pools()?.into_iter().find(|pool| is_same(&pool.record));
         if known.is_none() && count == 0 {
-            exit::say(PROGRAM, OsStr::new("nothing stands by that was asked for with these options and images"));
+            exit::say(
+                PROGRAM,
+                OsStr::new("nothing stands by that was asked for with these options and images"),
+            );
         }
         let id = known.map_or_else(name::unique, |pool| Ok(pool.id))?;
         let pool = Self { id, record };
@@ -87,21 +100,34 @@ impl Pool {
     // Somebody may have asked for more or less meanwhile.
     fn count(&self) -> Result<usize> {
         let now = Self::find(self.id.as_ref())?;
-        Ok(now.and_then(|pool| usize::try_from(pool.record["count"].as_u64()?).ok()).unwrap_or(0))
+        Ok(now
+            .and_then(|pool| usize::try_from(pool.record["count"].as_u64()?).ok())
+            .unwrap_or(0))
     }
 
     fn strings(&self, key: &str) -> Vec<&str> {
-        self.record[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+        self.record[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect()
     }
 
     /// The names of its images.
     pub fn images(&self) -> Vec<String> {
-        self.strings("images").into_iter().map(str::to_owned).collect()
+        self.strings("images")
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The options of its machines.
     pub fn arguments(&self) -> Vec<OsString> {
-        self.strings("arguments").into_iter().map(OsString::from).collect()
+        self.strings("arguments")
+            .into_iter()
+            .map(OsString::from)
+            .collect()
     }
 
     /// Makes machines of `image` until as many stand by as were asked for, each made by `next` from a part of a name,
@@ -118,7 +144,8 @@ impl Pool {
             let mut ours = Ours::count(&mark, &specification::of(&machine)?)?;
             let count = self.count()?;
             let missing = count.saturating_sub(ours.good.len());
-            ours.bad.extend(ours.good.drain(count.min(ours.good.len())..));
+            ours.bad
+                .extend(ours.good.drain(count.min(ours.good.len())..));
             for error in ours.bad.iter().filter_map(|paths| remove(paths).err()) {
                 exit::say(PROGRAM, OsStr::new(&format!("{error:#}")));
             }
@@ -138,7 +165,10 @@ impl Pool {
     /// Makes this process see what the one saw that asked for the pool.
     pub fn enter(&self) -> Result<()> {
         for variable in self.strings("environment") {
-            let Some((name, value)) = variable.split_once('=').filter(|(name, _)| env::var_os(name).is_none()) else {
+            let Some((name, value)) = variable
+                .split_once('=')
+                .filter(|(name, _)| env::var_os(name).is_none())
+            else {
                 continue;
             };
             // SAFETY: this process has a single thread.
@@ -149,11 +179,19 @@ impl Pool {
     }
 
     fn refill_command(&self) -> Result<Vec<OsString>> {
-        let mut command: Vec<OsString> = ["systemd-run", "--quiet", "--collect"].map(OsString::from).into();
+        let mut command: Vec<OsString> = ["systemd-run", "--quiet", "--collect"]
+            .map(OsString::from)
+            .into();
         // Not while the machine that was taken begins its work.
-        command.extend(["--on-active=1s", "--timer-property=AccuracySec=100ms"].map(OsString::from));
+        command
+            .extend(["--on-active=1s", "--timer-property=AccuracySec=100ms"].map(OsString::from));
         command.push("--description=Machines that stand by".into());
-        command.extend(["--".into(), tool::own_program()?.into(), OPTION.into(), self.id.clone().into()]);
+        command.extend([
+            "--".into(),
+            tool::own_program()?.into(),
+            OPTION.into(),
+            self.id.clone().into(),
+        ]);
         Ok(command)
     }
 }
@@ -195,7 +233,9 @@ fn remove(paths: &MachinePaths) -> Result<()> {
 }
 
 fn all() -> Result<Vec<MachinePaths>> {
-    let names = lifecycle::all()?.into_iter().filter(|name| name.is_for_standby());
+    let names = lifecycle::all()?
+        .into_iter()
+        .filter(|name| name.is_for_standby());
     Ok(names.map(|name| MachinePaths::new(&name)).collect())
 }
 
@@ -210,15 +250,20 @@ pub fn take(machine: &Machine, taken: &mut Option<Lock>) -> Result<()> {
         return Ok(());
     }
     let wanted = specification::of(machine)?;
-    let is_wanted = |paths: &MachinePaths| fs::read(paths.specification()).is_ok_and(|there| there == wanted);
+    let is_wanted =
+        |paths: &MachinePaths| fs::read(paths.specification()).is_ok_and(|there| there == wanted);
     let all = all()?;
     // First without a wait. Who holds a lock need not mean to take the machine.
-    let passes = [false, true].iter().flat_map(|waits| all.iter().map(move |from| (from, *waits)));
+    let passes = [false, true]
+        .iter()
+        .flat_map(|waits| all.iter().map(move |from| (from, *waits)));
     for (from, waits) in passes {
         if !is_wanted(from) || (!waits && Lock::is_held(from)) {
             continue;
         }
-        let Some(lock) = Lock::try_acquire_of_existing(from)? else { continue };
+        let Some(lock) = Lock::try_acquire_of_existing(from)? else {
+            continue;
+        };
         if !is_wanted(from) {
             continue;
         }
@@ -228,7 +273,8 @@ pub fn take(machine: &Machine, taken: &mut Option<Lock>) -> Result<()> {
             continue;
         };
         *taken = Some(lock);
-        return hand_over(from, machine, state.layer_size, &registration).inspect_err(|_| abandon(from, taken));
+        return hand_over(from, machine, state.layer_size, &registration)
+            .inspect_err(|_| abandon(from, taken));
     }
     Ok(())
 }
@@ -242,7 +288,9 @@ fn look(from: &MachinePaths) -> Result<(State, Registration)> {
 // What has not been exchanged is nobody's any more.
 fn abandon(from: &MachinePaths, taken: &mut Option<Lock>) {
     if from.origin_link().is_symlink() {
-        let _ = taken.take().map(|lock| lifecycle::remove(from.name(), lock));
+        let _ = taken
+            .take()
+            .map(|lock| lifecycle::remove(from.name(), lock));
     }
 }
 
@@ -264,7 +312,10 @@ fn hand_over(
     exchange(&from.state_dir(), &to.state_dir()).with_context(failure)?;
     // What is there now is the lock of a machine that was none.
     lifecycle::give_up_name(from)?;
-    let state = State { layer_size, ..machine.state()? };
+    let state = State {
+        layer_size,
+        ..machine.state()?
+    };
     Step::File(to.state_file(), state.to_json().to_string().into_bytes()).take()?;
     set_host_name(to, registration.leader).with_context(failure)?;
     registration.give(to)?;
@@ -274,7 +325,13 @@ fn hand_over(
 fn exchange(one: &Path, other: &Path) -> Result<()> {
     // Who looks for a free range of users must not miss a machine's.
     let _lock = Lock::of_users()?;
-    Ok(renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)?)
+    Ok(renameat2(
+        AT_FDCWD,
+        one,
+        AT_FDCWD,
+        other,
+        RenameFlags::RENAME_EXCHANGE,
+    )?)
 }
 
 // From outside: the machine may have no right to do so itself.
@@ -286,7 +343,8 @@ fn set_host_name(paths: &MachinePaths, leader: u32) -> Result<()> {
         ForkResult::Child => {
             let is_in = setns(&namespace, CloneFlags::CLONE_NEWUTS).is_ok();
             // SAFETY: sethostname(2) reads as many bytes as it is told.
-            let is_set = is_in && unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) } == 0;
+            let is_set =
+                is_in && unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) } == 0;
             std::process::exit(i32::from(!is_set))
         }
         ForkResult::Parent { child } => match waitpid(child, None)? {
@@ -301,7 +359,10 @@ pub fn refill(image: &str) -> Result<()> {
     if !is_in_use() {
         return Ok(());
     }
-    for pool in pools()?.iter().filter(|pool| pool.images().iter().any(|name| name == image)) {
+    for pool in pools()?
+        .iter()
+        .filter(|pool| pool.images().iter().any(|name| name == image))
+    {
         tool::run_ok(&pool.refill_command()?, REFILL_LIMIT)?;
     }
     Ok(())
@@ -322,15 +383,24 @@ fn pools() -> Result<Vec<Pool>> {
     let mut pools = Vec::new();
     for entry in fs::read_dir(POOLS).with_context(|| format!("can't read {POOLS}"))? {
         let path: PathBuf = entry?.path();
-        let Some(id) = path.file_name().and_then(OsStr::to_str) else { continue };
+        let Some(id) = path.file_name().and_then(OsStr::to_str) else {
+            continue;
+        };
         // One that is forgotten meanwhile, or half written, is none.
-        let record = fs::read(&path).ok().and_then(|pool| serde_json::from_slice(&pool).ok());
-        pools.extend(record.map(|record| Pool { id: id.to_owned(), record }));
+        let record = fs::read(&path)
+            .ok()
+            .and_then(|pool| serde_json::from_slice(&pool).ok());
+        pools.extend(record.map(|record| Pool {
+            id: id.to_owned(),
+            record,
+        }));
     }
     Ok(pools)
 }
 
 fn text(word: impl AsRef<OsStr>) -> Result<String> {
     let word = word.as_ref();
-    word.to_str().map(str::to_owned).ok_or_else(|| anyhow!("{word:?} is not UTF-8, which systemd needs it to be"))
+    word.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| anyhow!("{word:?} is not UTF-8, which systemd needs it to be"))
 }

@@ -28,22 +28,32 @@ const AGENT_LIMIT: Duration = Duration::from_secs(20);
 
 /// Starts the machine, unless it runs.
 pub fn start(arguments: &[OsString]) -> Result<()> {
-    let [name] = arguments else { bail!("{OPTION} is for nspawn-run alone") };
+    let [name] = arguments else {
+        bail!("{OPTION} is for nspawn-run alone")
+    };
     let paths = MachinePaths::new(&MachineName::new(name)?);
     caller::check()?;
     interrupt::catch()?;
     // Of a machine that is none there is nothing to make, which reading its state tells.
     let lock = Lock::acquire_of_existing(&paths)?;
     let state = State::read(paths.name())?;
-    let Some(_lock) = lock else { bail!("machine {} is being made", paths.name()) };
+    let Some(_lock) = lock else {
+        bail!("machine {} is being made", paths.name())
+    };
     if lifecycle::is_running(&paths) && wire::hello(&paths, AGENT_LIMIT).is_ok() {
         return Ok(());
     }
     lifecycle::end(&paths)?;
     diagnosis::forget(&paths)?;
     let begun = Moment::now();
-    let Err(error) = repeat(&paths, || run(&paths, &state)) else { return Ok(()) };
-    let error = if error.is::<Interrupted>() { error } else { diagnosis::of(&state, error, begun) };
+    let Err(error) = repeat(&paths, || run(&paths, &state)) else {
+        return Ok(());
+    };
+    let error = if error.is::<Interrupted>() {
+        error
+    } else {
+        diagnosis::of(&state, error, begun)
+    };
     interrupt::undo();
     lifecycle::end(&paths)?;
     Err(error)

@@ -43,19 +43,35 @@ pub fn of_job(job: &Job, options: &Options, argv: &[OsString]) -> Result<ForJob>
     }
     let (count, most) = (job.services.len(), options.max_services);
     if count > most.into() {
-        bail!(JobError(format!("the job has {count} services, and this runner gives {most} at most")));
+        bail!(JobError(format!(
+            "the job has {count} services, and this runner gives {most} at most"
+        )));
     }
     // Before any is made.
     for service in &job.services {
-        check_image(&options.allowed_services, &image_of_service(options, service)?)?;
+        check_image(
+            &options.allowed_services,
+            &image_of_service(options, service)?,
+        )?;
     }
     let program = tool::own_program()?;
     let order = |(number, service): (usize, &Service)| Order {
         image: service.image.clone(),
-        command: [&[program.clone().into(), service::OPTION.into(), number.to_string().into()], argv].concat(),
+        command: [
+            &[
+                program.clone().into(),
+                service::OPTION.into(),
+                number.to_string().into(),
+            ],
+            argv,
+        ]
+        .concat(),
     };
     // A cache needs users of the machine's own, as its owners.
-    let cache = options.cache_size.filter(|_| options.private_users != PrivateUsers::No).and_then(|_| job.project());
+    let cache = options
+        .cache_size
+        .filter(|_| options.private_users != PrivateUsers::No)
+        .and_then(|_| job.project());
     Ok(ForJob {
         user: job.user.clone(),
         entrypoint: job.entrypoint.iter().map(OsString::from).collect(),
@@ -68,10 +84,16 @@ pub fn of_job(job: &Job, options: &Options, argv: &[OsString]) -> Result<ForJob>
 /// The image that the service has.
 pub fn image_of_service(options: &Options, service: &Service) -> Result<Image> {
     if service.image.is_empty() {
-        bail!(JobError("a service of the job names no image; add name: to it".to_owned()));
+        bail!(JobError(
+            "a service of the job names no image; add name: to it".to_owned()
+        ));
     }
     let error = |error: Error| match error.is::<JobError>() {
-        true => JobError(format!("the service {} can't be had: {error:#}", service.image)).into(),
+        true => JobError(format!(
+            "the service {} can't be had: {error:#}",
+            service.image
+        ))
+        .into(),
         false => error,
     };
     image::find(&mapped(&options.image_map, &service.image)).map_err(error)
@@ -84,7 +106,9 @@ pub fn mapped(map: &[(OsString, String)], image: &str) -> String {
 }
 
 fn matches(glob: &OsString, name: &str) -> bool {
-    let (Ok(glob), Ok(name)) = (CString::new(glob.as_bytes()), CString::new(name)) else { return false };
+    let (Ok(glob), Ok(name)) = (CString::new(glob.as_bytes()), CString::new(name)) else {
+        return false;
+    };
     // SAFETY: fnmatch(3) reads two strings that end with NUL.
     unsafe { libc::fnmatch(glob.as_ptr(), name.as_ptr(), 0) == 0 }
 }
@@ -94,7 +118,8 @@ pub fn grant(options: &mut Options, variable: impl Fn(&str) -> Option<String>) -
     let properties = limits::of_job(&options.properties, &variable)?;
     options.properties.extend(properties);
     // Some layers can't have a size: see layer::choose().
-    let has_size = options.layer_size != LayerSize::Infinity || options.private_users != PrivateUsers::No;
+    let has_size =
+        options.layer_size != LayerSize::Infinity || options.private_users != PrivateUsers::No;
     let has_size = has_size && options.layer != Layer::Snapshot;
     if let Some(asked) = variable("NSPAWN_JOB_LAYER_SIZE").filter(|_| has_size) {
         options.layer_size = smaller(options.layer, options.layer_size, &asked)?;
@@ -102,16 +127,21 @@ pub fn grant(options: &mut Options, variable: impl Fn(&str) -> Option<String>) -
     match variable("NSPAWN_JOB_NETWORK").as_deref() {
         None => {}
         Some("none") => options.network = Network::None,
-        Some(asked) => bail!(JobError(format!("the job's NSPAWN_JOB_NETWORK={asked} can only be none"))),
+        Some(asked) => bail!(JobError(format!(
+            "the job's NSPAWN_JOB_NETWORK={asked} can only be none"
+        ))),
     }
     Ok(())
 }
 
 fn smaller(layer: Layer, most: LayerSize, asked: &str) -> Result<LayerSize> {
     let refuse = |why: String| JobError(format!("the job's NSPAWN_JOB_LAYER_SIZE={asked} {why}"));
-    let size = LayerSize::parse(asked).map_err(|error| refuse(format!("can't be had: {error:#}")))?;
+    let size =
+        LayerSize::parse(asked).map_err(|error| refuse(format!("can't be had: {error:#}")))?;
     match (size.bytes(layer)?, most.bytes(layer)?) {
-        (Some(asked), Some(most)) if asked > most => bail!(refuse(format!("is more than this runner gives, {most}"))),
+        (Some(asked), Some(most)) if asked > most => {
+            bail!(refuse(format!("is more than this runner gives, {most}")))
+        }
         (None, Some(most)) => bail!(refuse(format!("is more than this runner gives, {most}"))),
         (asked, _) => Ok(asked.map_or(LayerSize::Infinity, LayerSize::Bytes)),
     }
@@ -122,7 +152,10 @@ mod tests {
     use super::*;
 
     fn image(name: &str) -> Image {
-        Image { name: name.to_owned(), path: "/x".into() }
+        Image {
+            name: name.to_owned(),
+            path: "/x".into(),
+        }
     }
 
     #[test]
@@ -132,7 +165,11 @@ mod tests {
             check_image(&allowed, &image(name)).unwrap();
         }
         for name in ["debian", "trixie2", "ubuntu"] {
-            assert!(check_image(&allowed, &image(name)).unwrap_err().is::<JobError>());
+            assert!(
+                check_image(&allowed, &image(name))
+                    .unwrap_err()
+                    .is::<JobError>()
+            );
         }
         check_image(&[], &image("any")).unwrap();
     }
@@ -141,7 +178,11 @@ mod tests {
     fn the_first_pattern_that_matches_names_the_image() {
         let map = [("ruby:3.*", "ruby"), ("*/node:*", "node"), ("*", "other")];
         let map = map.map(|(glob, image)| (OsString::from(glob), image.to_owned()));
-        for (asked, image) in [("ruby:3.2", "ruby"), ("x.example/a/node:22", "node"), ("ruby:2", "other")] {
+        for (asked, image) in [
+            ("ruby:3.2", "ruby"),
+            ("x.example/a/node:22", "node"),
+            ("ruby:2", "other"),
+        ] {
             assert_eq!(mapped(&map, asked), image);
         }
         assert_eq!(mapped(&map[..1], "debian:trixie"), "debian:trixie");
@@ -153,8 +194,14 @@ mod tests {
         let smaller = |most, asked| smaller(Layer::Disk, most, asked);
         assert_eq!(smaller(most, "100M").unwrap(), LayerSize::Bytes(100 << 20));
         for asked in ["2G", "infinity", "x", "1K"] {
-            assert!(smaller(most, asked).unwrap_err().is::<JobError>(), "{asked}");
+            assert!(
+                smaller(most, asked).unwrap_err().is::<JobError>(),
+                "{asked}"
+            );
         }
-        assert_eq!(smaller(LayerSize::Infinity, "100M").unwrap(), LayerSize::Bytes(100 << 20));
+        assert_eq!(
+            smaller(LayerSize::Infinity, "100M").unwrap(),
+            LayerSize::Bytes(100 << 20)
+        );
     }
 }

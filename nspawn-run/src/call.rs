@@ -58,26 +58,42 @@ pub enum Stdin {
 /// SIGKILL after `grace`.
 pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration) -> Result<Ended> {
     let paths = MachinePaths::new(name);
-    let agent = wire::connect(&paths, START_LIMIT).with_context(|| format!("machine {name} does not take commands"))?;
+    let agent = wire::connect(&paths, START_LIMIT)
+        .with_context(|| format!("machine {name} does not take commands"))?;
     // Before any byte is moved and before there are threads, so that no signal is missed.
     interrupt::catch()?;
     let mut call = Call::new(name, agent, grace)?;
     let memory = memory::Watch::start(&paths);
     let (stdin_there, stdin_here) = streams::pipe()?;
     let (outputs, [stdout_there, stderr_there]) = streams::outputs()?;
-    let sent = wire::send(&mut call.agent, request, [stdin_there, stdout_there, stderr_there]);
+    let sent = wire::send(
+        &mut call.agent,
+        request,
+        [stdin_there, stdout_there, stderr_there],
+    );
     // An agent that has no process for the command hangs up once it has said so.
     let sent = sent.or_else(|error| {
         if !is_hang_up(&error) {
             return Err(error);
         }
-        call.wait().and_then(|_| bail!(death::cause(&paths, call.started)))
+        call.wait()
+            .and_then(|_| bail!(death::cause(&paths, call.started)))
     });
     sent.with_context(|| format!("machine {name} does not take the command"))?;
-    call.raw = if request.terminal.is_some() { Raw::enter()? } else { None };
-    let outputs = outputs.into_iter().map(Output::start).collect::<Result<Vec<_>>>()?;
+    call.raw = if request.terminal.is_some() {
+        Raw::enter()?
+    } else {
+        None
+    };
+    let outputs = outputs
+        .into_iter()
+        .map(Output::start)
+        .collect::<Result<Vec<_>>>()?;
     let input = match stdin {
-        Stdin::Ours => Some(streams::feed(std::io::stdin().as_fd().try_clone_to_owned()?, stdin_here)?),
+        Stdin::Ours => Some(streams::feed(
+            std::io::stdin().as_fd().try_clone_to_owned()?,
+            stdin_here,
+        )?),
         Stdin::Empty => {
             drop(stdin_here);
             None
@@ -87,17 +103,30 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
     call.raw = None;
     if let Some(interrupted) = call.interrupted {
         // Who asked for the end is not kept waiting by a reader that does not read.
-        outputs.into_iter().try_for_each(|output| output.finish(Some(STOP_MARGIN))).unwrap_or_default();
+        outputs
+            .into_iter()
+            .try_for_each(|output| output.finish(Some(STOP_MARGIN)))
+            .unwrap_or_default();
         return Err(interrupted);
     }
     // Delivering may take as long as the reader likes; a signal ends that.
     interrupt::release()?;
-    let delivered: Result<()> = outputs.into_iter().try_for_each(|output| output.finish(None));
+    let delivered: Result<()> = outputs
+        .into_iter()
+        .try_for_each(|output| output.finish(None));
     if !matches!(ended, Ok(Ended::Exited(0))) {
-        memory.verdict().iter().for_each(|verdict| exit::say(PROGRAM, OsStr::new(verdict)));
+        memory
+            .verdict()
+            .iter()
+            .for_each(|verdict| exit::say(PROGRAM, OsStr::new(verdict)));
     }
-    let ended = ended
-        .and_then(|ended| if is_end_of_all(ended, &paths) { bail!(death::cause(&paths, started)) } else { Ok(ended) });
+    let ended = ended.and_then(|ended| {
+        if is_end_of_all(ended, &paths) {
+            bail!(death::cause(&paths, started))
+        } else {
+            Ok(ended)
+        }
+    });
     let ended = ended.with_context(|| format!("machine {name} gave no result of the command"))?;
     if let Some(Ok(error)) = input.map(|input| input.try_recv()) {
         return Err(error).context("can't read stdin");
@@ -201,7 +230,10 @@ impl Call {
             self.released = Some(now + SIGNAL_PAUSE);
             self.tell(wire::STOP, &wire::encode_seconds(self.grace));
         }
-        if self.released.is_some_and(|released| Instant::now() >= released) {
+        if self
+            .released
+            .is_some_and(|released| Instant::now() >= released)
+        {
             self.released = None;
             interrupt::release()?;
         }
@@ -210,12 +242,17 @@ impl Call {
 
     // Waits for anything, until the deadline; whether it is the agent.
     fn has_answer(&self) -> Result<bool> {
-        let next = self.released.map_or(self.deadline, |released| released.min(self.deadline));
+        let next = self
+            .released
+            .map_or(self.deadline, |released| released.min(self.deadline));
         let left = next.saturating_duration_since(Instant::now());
         let mut fds = vec![PollFd::new(self.agent.as_fd(), PollFlags::POLLIN)];
         fds.push(PollFd::new(self.resized.as_fd(), PollFlags::POLLIN));
         fds.extend(interrupt::descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+        match poll(
+            &mut fds,
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+        ) {
             Ok(_) | Err(Errno::EINTR) => Ok(fds[0].any() == Some(true)),
             Err(error) => Err(error).context("can't wait for the command"),
         }
@@ -232,7 +269,8 @@ impl Call {
     }
 
     fn ask_for_life(&mut self) -> Result<()> {
-        if self.is_last_chance && (self.interrupted.is_some() || !lifecycle::is_frozen(&self.paths)) {
+        if self.is_last_chance && (self.interrupted.is_some() || !lifecycle::is_frozen(&self.paths))
+        {
             bail!("its agent does not answer");
         }
         (self.deadline, self.is_last_chance) = (Instant::now() + LIFE_LIMIT, true);
@@ -248,7 +286,11 @@ impl Call {
 
 fn is_hang_up(error: &Error) -> bool {
     let kind = error.downcast_ref().map(io::Error::kind);
-    let kind = kind.or_else(|| error.downcast_ref().map(|errno: &Errno| io::Error::from(*errno).kind()));
+    let kind = kind.or_else(|| {
+        error
+            .downcast_ref()
+            .map(|errno: &Errno| io::Error::from(*errno).kind())
+    });
     kind.is_some_and(|kind| [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].contains(&kind))
 }
 

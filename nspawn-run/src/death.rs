@@ -70,7 +70,14 @@ impl Journal {
     fn follow(unit: &str, since: Moment) -> Result<Self> {
         let fields = "--output-fields=MESSAGE_ID,EXIT_CODE,EXIT_STATUS,UNIT_RESULT";
         let of_systemd = [OsString::from("_PID=1"), format!("UNIT={unit}").into()];
-        let options = argv(["--quiet", "--follow", "--no-tail", "--output=json", fields, &since.since()]);
+        let options = argv([
+            "--quiet",
+            "--follow",
+            "--no-tail",
+            "--output=json",
+            fields,
+            &since.since(),
+        ]);
         let child = Command::new("journalctl")
             .args(options)
             .args(of_systemd)
@@ -79,7 +86,11 @@ impl Journal {
             .stderr(Stdio::null())
             .spawn()
             .context("can't start journalctl")?;
-        Ok(Self { child, unread: Vec::new(), story: Story::default() })
+        Ok(Self {
+            child,
+            unread: Vec::new(),
+            story: Story::default(),
+        })
     }
 
     // The unit's end, if it is told before `deadline`.
@@ -87,7 +98,8 @@ impl Journal {
         loop {
             while let Some(length) = self.unread.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.unread.drain(..=length).collect();
-                self.story.hear(&serde_json::from_slice(&line).unwrap_or_default());
+                self.story
+                    .hear(&serde_json::from_slice(&line).unwrap_or_default());
             }
             if let Some(end) = self.story.end() {
                 return Some(end);
@@ -100,7 +112,10 @@ impl Journal {
         let stdout = self.child.stdout.as_mut()?;
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).ok()?;
-        match poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)], timeout) {
+        match poll(
+            &mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        ) {
             Ok(0) if left.is_zero() => return None,
             Ok(0) | Err(Errno::EINTR) => return Some(()),
             Ok(_) => {}
@@ -142,14 +157,19 @@ impl Story {
     }
 
     fn end(&self) -> Option<String> {
-        let exit = self.exit.as_ref().map(|(code, status)| (&**code, &**status));
+        let exit = self
+            .exit
+            .as_ref()
+            .map(|(code, status)| (&**code, &**status));
         Some(match (&**self.result.as_ref()?, exit) {
             ("oom-kill", _) => "the kernel ended it for want of memory".to_owned(),
             _ if self.is_stopping => "its unit was stopped".to_owned(),
             ("timeout", _) => "it has run for as long as it may".to_owned(),
             ("", None) => "it was shut down".to_owned(),
             (_, Some(("exited", REBOOT))) => "it was rebooted".to_owned(),
-            (_, Some(("killed" | "dumped", number))) => format!("{} ended its systemd-nspawn", signal(number)),
+            (_, Some(("killed" | "dumped", number))) => {
+                format!("{} ended its systemd-nspawn", signal(number))
+            }
             (_, Some(_)) => "its PID 1 was ended".to_owned(),
             (result, None) => format!("its unit failed with result {result:?}"),
         })
@@ -157,7 +177,9 @@ impl Story {
 }
 
 fn signal(number: &str) -> String {
-    number.parse().map_or_else(|_| format!("signal {number}"), exit::describe_signal)
+    number
+        .parse()
+        .map_or_else(|_| format!("signal {number}"), exit::describe_signal)
 }
 
 #[cfg(test)]
@@ -174,18 +196,32 @@ mod tests {
 
     #[test]
     fn the_ends_of_a_unit() {
-        let exit =
-            |code: &str, status: &str| json!({"MESSAGE_ID": PROCESS_EXIT, "EXIT_CODE": code, "EXIT_STATUS": status});
+        let exit = |code: &str, status: &str| json!({"MESSAGE_ID": PROCESS_EXIT, "EXIT_CODE": code, "EXIT_STATUS": status});
         let failed = |result: &str| json!({"MESSAGE_ID": FAILED, "UNIT_RESULT": result});
         let stopping = json!({"MESSAGE_ID": STOPPING});
         let succeeded = json!({"MESSAGE_ID": SUCCEEDED});
         for (entries, end) in [
             (vec![succeeded.clone()], "it was shut down"),
-            (vec![exit("exited", "133"), failed("exit-code")], "it was rebooted"),
-            (vec![exit("exited", "1"), failed("exit-code")], "its PID 1 was ended"),
-            (vec![exit("killed", "9"), failed("signal")], "signal 9 (SIGKILL) ended its systemd-nspawn"),
-            (vec![exit("killed", "9"), failed("oom-kill")], "the kernel ended it for want of memory"),
-            (vec![stopping.clone(), succeeded.clone()], "its unit was stopped"),
+            (
+                vec![exit("exited", "133"), failed("exit-code")],
+                "it was rebooted",
+            ),
+            (
+                vec![exit("exited", "1"), failed("exit-code")],
+                "its PID 1 was ended",
+            ),
+            (
+                vec![exit("killed", "9"), failed("signal")],
+                "signal 9 (SIGKILL) ended its systemd-nspawn",
+            ),
+            (
+                vec![exit("killed", "9"), failed("oom-kill")],
+                "the kernel ended it for want of memory",
+            ),
+            (
+                vec![stopping.clone(), succeeded.clone()],
+                "its unit was stopped",
+            ),
             (vec![stopping, failed("timeout")], "its unit was stopped"),
             (vec![failed("timeout")], "it has run for as long as it may"),
         ] {
@@ -195,6 +231,9 @@ mod tests {
 
     #[test]
     fn what_is_no_entry_says_nothing() {
-        assert_eq!(told(&[Value::Null, json!([1]), json!({"MESSAGE_ID": [1, 2]})]), None);
+        assert_eq!(
+            told(&[Value::Null, json!([1]), json!({"MESSAGE_ID": [1, 2]})]),
+            None
+        );
     }
 }

@@ -45,7 +45,9 @@ pub fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     let done = match argv.first() {
         Some(first) if first == agent::OPTION => agent::main(false).map(|()| Exit::Success.code()),
-        Some(first) if first == agent::ONCE_OPTION => agent::main(true).map(|()| Exit::Success.code()),
+        Some(first) if first == agent::ONCE_OPTION => {
+            agent::main(true).map(|()| Exit::Success.code())
+        }
         Some(first) if first == agent::STOP_OPTION => agent::stop().map(|()| Exit::Success.code()),
         _ => run::main(&argv),
     };

@@ -22,7 +22,13 @@ const MAKE_LIMIT: Duration = Duration::from_secs(600);
 /// The program that makes and starts machines.
 const PREPARE: &str = "nspawn-prepare";
 /// What a machine for one command is, whatever argument files say.
-const EPHEMERAL: [&str; 5] = ["--init=none", "--layer=none", "--keep=never", "--dry-run=no", "--json=no"];
+const EPHEMERAL: [&str; 5] = [
+    "--init=none",
+    "--layer=none",
+    "--keep=never",
+    "--dry-run=no",
+    "--json=no",
+];
 
 /// A machine that a command can be run in.
 pub struct Machine {
@@ -40,22 +46,44 @@ impl Machine {
             bail!("machine {name} stands by, for an nspawn-prepare to take it");
         }
         if state.init != Init::None {
-            return body(&Self { state, part: None, is_own: false });
+            return body(&Self {
+                state,
+                part: None,
+                is_own: false,
+            });
         }
         caller::check_writable()?;
         let part = Use::begin(&MachinePaths::new(name))?;
-        Self { state, part: Some(part), is_own: false }.start_for(body)
+        Self {
+            state,
+            part: Some(part),
+            is_own: false,
+        }
+        .start_for(body)
     }
 
     /// Calls `body` with a machine of `image` that keeps nothing, and is removed after that.
     pub fn with_own<T>(image: &str, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let name = MachineName::of_image(image)?;
-        let own = [format!("--name={name}"), format!("--image={image}"), format!("--owner={}", std::process::id())];
-        let arguments: Vec<&OsStr> = EPHEMERAL.into_iter().chain(own.iter().map(|it| &**it)).map(OsStr::new).collect();
+        let own = [
+            format!("--name={name}"),
+            format!("--image={image}"),
+            format!("--owner={}", std::process::id()),
+        ];
+        let arguments: Vec<&OsStr> = EPHEMERAL
+            .into_iter()
+            .chain(own.iter().map(|it| &**it))
+            .map(OsStr::new)
+            .collect();
         interrupt::catch()?;
         prepare(&arguments, MAKE_LIMIT).or_else(|error| unmake(&name).and(Err(error)))?;
         let part = Use::begin(&MachinePaths::new(&name))?;
-        Self { state: State::read(&name)?, part: Some(part), is_own: true }.start_for(body)
+        Self {
+            state: State::read(&name)?,
+            part: Some(part),
+            is_own: true,
+        }
+        .start_for(body)
     }
 
     /// The machine's name.
@@ -75,7 +103,11 @@ impl Machine {
 
     fn start(&self) -> Result<()> {
         let steps = u32::try_from(self.state.start.len()).unwrap_or(u32::MAX);
-        let limit = self.state.timeout.saturating_mul(steps).saturating_add(MARGIN);
+        let limit = self
+            .state
+            .timeout
+            .saturating_mul(steps)
+            .saturating_add(MARGIN);
         prepare(&["--start".as_ref(), self.name().as_str().as_ref()], limit)
     }
 
@@ -110,7 +142,10 @@ fn prepare(arguments: &[&OsStr], limit: Duration) -> Result<()> {
     let mut command: Vec<OsString> = vec![tool::sibling(PREPARE)?.into()];
     command.extend(arguments.iter().map(OsString::from));
     let outcome = tool::run(&command, limit)?;
-    let said = outcome.stderr.strip_prefix(&format!("{PREPARE}: ")).unwrap_or(&outcome.stderr);
+    let said = outcome
+        .stderr
+        .strip_prefix(&format!("{PREPARE}: "))
+        .unwrap_or(&outcome.stderr);
     if !outcome.status.success() {
         return Err(Error::msg(if said.is_empty() {
             format!("{PREPARE} failed ({})", outcome.status)

@@ -30,7 +30,10 @@ pub struct Options {
 /// The command line's definition: with `MACHINE`, or for `--image` without.
 pub fn command(has_machine: bool) -> Command {
     let bytes = |name: &'static str, shape: &'static str| {
-        Arg::new(name).long(name).value_name(shape).value_parser(value_parser!(OsString))
+        Arg::new(name)
+            .long(name)
+            .value_name(shape)
+            .value_parser(value_parser!(OsString))
     };
     Command::new(super::PROGRAM)
         .version(env!("CARGO_PKG_VERSION"))
@@ -101,10 +104,16 @@ pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
         command: args::list(&matches, "COMMAND"),
         user: one("uid"),
         directory: one("working-directory"),
-        environment: args::list(&matches, "setenv").into_iter().map(args::with_value).collect::<Result<_>>()?,
+        environment: args::list(&matches, "setenv")
+            .into_iter()
+            .map(args::with_value)
+            .collect::<Result<_>>()?,
         terminal: args::is_set(&matches, "pty"),
         kill_remaining: args::is_set(&matches, "kill-remaining"),
-        stop_timeout: matches.get_one("stop-timeout").copied().context("no time-out")?,
+        stop_timeout: matches
+            .get_one("stop-timeout")
+            .copied()
+            .context("no time-out")?,
     }))
 }
 
@@ -125,21 +134,33 @@ mod tests {
 
     #[test]
     fn what_follows_the_machine_is_the_commands() {
-        assert_eq!(parsed(&["m", "ls", "-l", "--uid=x"]).command, ["ls", "-l", "--uid=x"]);
+        assert_eq!(
+            parsed(&["m", "ls", "-l", "--uid=x"]).command,
+            ["ls", "-l", "--uid=x"]
+        );
         assert_eq!(parsed(&["m", "--", "-odd"]).command, ["-odd"]);
         assert_eq!(parsed(&["m", "sh", "--", "x"]).command, ["sh", "--", "x"]);
-        assert_eq!(parsed(&["--uid=u", "--", "m", "", "-t"]).command, ["", "-t"]);
+        assert_eq!(
+            parsed(&["--uid=u", "--", "m", "", "-t"]).command,
+            ["", "-t"]
+        );
         assert!(parsed(&["-t", "m"]).terminal);
     }
 
     #[test]
     fn an_image_stands_for_a_machine() {
         let options = parsed(&["--image", "i", "-E", "A=1", "ls", "-t", "--uid=x"]);
-        assert_eq!((options.image.unwrap(), options.terminal), ("i".to_owned(), false));
+        assert_eq!(
+            (options.image.unwrap(), options.terminal),
+            ("i".to_owned(), false)
+        );
         assert_eq!(options.command, ["ls", "-t", "--uid=x"]);
         assert!(parsed(&["--image=i"]).command.is_empty());
         assert_eq!(parsed(&["m", "ls", "--image=x"]).image, None);
-        let error = format!("{:#}", parse(&["--nonsense".into(), "m".into()]).unwrap_err());
+        let error = format!(
+            "{:#}",
+            parse(&["--nonsense".into(), "m".into()]).unwrap_err()
+        );
         assert!(error.contains("--nonsense"), "{error}");
     }
 

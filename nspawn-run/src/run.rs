@@ -42,52 +42,80 @@ const OWN_STAGES: [&str; 10] = [
 
 /// Reads the options, runs the command, and returns the exit status.
 pub fn main(argv: &[OsString]) -> Result<u8> {
-    let Some(options) = options::parse(argv)? else { return Ok(Exit::Success.code()) };
+    let Some(options) = options::parse(argv)? else {
+        return Ok(Exit::Success.code());
+    };
     if !lifecycle::is_root() {
         bail!("only root can reach machines; try sudo");
     }
     let done = match (&options.image, gitlab::is_active()) {
-        (Some(_), true) => bail!("--image is not for GitLab jobs: their machines are made by nspawn-prepare"),
+        (Some(_), true) => {
+            bail!("--image is not for GitLab jobs: their machines are made by nspawn-prepare")
+        }
         (Some(image), false) => Machine::with_own(image, |machine| run_command(machine, &options)),
         (None, true) => run_stage(&options),
-        (None, false) => Machine::with(&MachineName::new(&options.machine)?, |machine| run_command(machine, &options)),
+        (None, false) => Machine::with(&MachineName::new(&options.machine)?, |machine| {
+            run_command(machine, &options)
+        }),
     };
     done.map_err(caller::explain)
 }
 
 fn run_command(machine: &Machine, options: &Options) -> Result<u8> {
     let terminal = options.terminal || (options.command.is_empty() && terminal::is_interactive());
-    let program = if options.command.is_empty() { Program::Shell } else { Program::Command(options.command.clone()) };
-    let request = request(&machine.state, options, program, terminal.then(terminal::size));
-    Ok(match call::run(machine.name(), &request, Stdin::Ours, options.stop_timeout)? {
-        Ended::Exited(code) => code,
-        Ended::Signaled(number) => {
-            // A shell is silent on these two as well: they are how pipelines and Ctrl-C end.
-            if ![Signal::SIGPIPE, Signal::SIGINT].map(|signal| signal as i32).contains(&number.into()) {
-                say_signal(number, "command");
+    let program = if options.command.is_empty() {
+        Program::Shell
+    } else {
+        Program::Command(options.command.clone())
+    };
+    let request = request(
+        &machine.state,
+        options,
+        program,
+        terminal.then(terminal::size),
+    );
+    Ok(
+        match call::run(machine.name(), &request, Stdin::Ours, options.stop_timeout)? {
+            Ended::Exited(code) => code,
+            Ended::Signaled(number) => {
+                // A shell is silent on these two as well: they are how pipelines and Ctrl-C end.
+                if ![Signal::SIGPIPE, Signal::SIGINT]
+                    .map(|signal| signal as i32)
+                    .contains(&number.into())
+                {
+                    say_signal(number, "command");
+                }
+                exit::code_of_signal(number.into())
             }
-            exit::code_of_signal(number.into())
-        }
-        Ended::Refused(refusal) => refusal.code(),
-    })
+            Ended::Refused(refusal) => refusal.code(),
+        },
+    )
 }
 
 /// A stage of a GitLab job: the arguments are the script and the stage's name, whatever it is.
 fn run_stage(options: &Options) -> Result<u8> {
     let name = Job::from_env()?.machine_name()?;
     let exit_code_file = gitlab::exit_code_file();
-    let cleared = exit_code_file.as_ref().map_or(Ok(()), |path| gitlab::store_exit_code(path, None));
+    let cleared = exit_code_file
+        .as_ref()
+        .map_or(Ok(()), |path| gitlab::store_exit_code(path, None));
     let run = |machine: &Machine| run_script(machine, options, exit_code_file.as_deref());
     let done = cleared.and_then(|()| Machine::with(&name, run));
     // The one that comes last, whatever came before (GitLab Runner 14.0).
-    if options.command.first().is_some_and(|stage| stage == LAST_STAGE) {
-        services::tell_ended(&name).unwrap_or_else(|error| exit::say(PROGRAM, OsStr::new(&format!("{error:#}"))));
+    if options
+        .command
+        .first()
+        .is_some_and(|stage| stage == LAST_STAGE)
+    {
+        services::tell_ended(&name)
+            .unwrap_or_else(|error| exit::say(PROGRAM, OsStr::new(&format!("{error:#}"))));
         exit::say(PROGRAM, OsStr::new(&usage::describe(&name)));
     }
     match &done {
         Ok(0) => {}
         Err(error) if error.is::<Interrupted>() => {}
-        _ => keep_for_a_look(&name).unwrap_or_else(|error| exit::say(PROGRAM, OsStr::new(&format!("{error:#}")))),
+        _ => keep_for_a_look(&name)
+            .unwrap_or_else(|error| exit::say(PROGRAM, OsStr::new(&format!("{error:#}")))),
     }
     done
 }
@@ -95,20 +123,42 @@ fn run_stage(options: &Options) -> Result<u8> {
 // Tells the job's log, since nobody reads what the cleanup stage says.
 fn keep_for_a_look(name: &MachineName) -> Result<()> {
     let paths = MachinePaths::new(name);
-    let Some(state) = State::read(name).ok().filter(|state| state.keep.keeps(true)) else { return Ok(()) };
+    let Some(state) = State::read(name)
+        .ok()
+        .filter(|state| state.keep.keeps(true))
+    else {
+        return Ok(());
+    };
     if !keep::has_failed(&paths) {
         keep::note_failure(&paths)?;
-        exit::say(PROGRAM, OsStr::new(&keep::describe(&state, lifecycle::is_running(&paths))));
+        exit::say(
+            PROGRAM,
+            OsStr::new(&keep::describe(&state, lifecycle::is_running(&paths))),
+        );
     }
     Ok(())
 }
 
 fn run_script(machine: &Machine, options: &Options, exit_code_file: Option<&Path>) -> Result<u8> {
     let script = read_script(&options.machine)?;
-    let is_own = options.command.first().is_some_and(|stage| OWN_STAGES.iter().any(|own| stage == own));
-    let entrypoint = if is_own { Vec::new() } else { machine.state.entrypoint.clone() };
-    let mut request = request(&machine.state, options, Program::Script(script, entrypoint), None);
-    request.user = request.user.or_else(|| machine.state.user.clone().map(OsString::from));
+    let is_own = options
+        .command
+        .first()
+        .is_some_and(|stage| OWN_STAGES.iter().any(|own| stage == own));
+    let entrypoint = if is_own {
+        Vec::new()
+    } else {
+        machine.state.entrypoint.clone()
+    };
+    let mut request = request(
+        &machine.state,
+        options,
+        Program::Script(script, entrypoint),
+        None,
+    );
+    request.user = request
+        .user
+        .or_else(|| machine.state.user.clone().map(OsString::from));
     let code = match call::run(machine.name(), &request, Stdin::Empty, options.stop_timeout)? {
         Ended::Exited(0) => return Ok(0),
         Ended::Exited(code) => code,
@@ -117,7 +167,9 @@ fn run_script(machine: &Machine, options: &Options, exit_code_file: Option<&Path
             exit::code_of_signal(number.into())
         }
         // Whom the job wants to be is not there, as far as anybody can tell.
-        Ended::Refused(Exit::RunFailure) if machine.state.user.is_some() => return Ok(ExitCodes::from_env().build),
+        Ended::Refused(Exit::RunFailure) if machine.state.user.is_some() => {
+            return Ok(ExitCodes::from_env().build);
+        }
         Ended::Refused(Exit::RunFailure) => return Ok(ExitCodes::from_env().system),
         Ended::Refused(refusal) => refusal.code(),
     };
@@ -138,7 +190,12 @@ fn read_script(path: &OsStr) -> Result<Vec<u8>> {
     Ok(script)
 }
 
-fn request(state: &State, options: &Options, program: Program, terminal: Option<(u16, u16)>) -> Request {
+fn request(
+    state: &State,
+    options: &Options,
+    program: Program,
+    terminal: Option<(u16, u16)>,
+) -> Request {
     let mut environment = state.environment.clone();
     if let (Some(_), Some(term)) = (terminal, std::env::var_os("TERM")) {
         environment.push([OsStr::new("TERM="), &term].into_iter().collect());
@@ -156,5 +213,11 @@ fn request(state: &State, options: &Options, program: Program, terminal: Option<
 }
 
 fn say_signal(number: u8, what: &str) {
-    exit::say(PROGRAM, OsStr::new(&format!("{} ended the {what}", exit::describe_signal(number.into()))));
+    exit::say(
+        PROGRAM,
+        OsStr::new(&format!(
+            "{} ended the {what}",
+            exit::describe_signal(number.into())
+        )),
+    );
 }

@@ -13,11 +13,25 @@ use crate::PROGRAM;
 /// Tells the log of the job that has the machine `job`.
 pub fn tell_ended(job: &MachineName) -> Result<()> {
     for service in lifecycle::services(job)? {
-        let Some(role) = service.service.as_ref().filter(|role| has_ended(&service, role)) else { continue };
+        let Some(role) = service
+            .service
+            .as_ref()
+            .filter(|role| has_ended(&service, role))
+        else {
+            continue;
+        };
         let paths = MachinePaths::new(&service.name);
-        let line = format!("the service {} has ended before the job; its log is below", role.asked);
+        let line = format!(
+            "the service {} has ended before the job; its log is below",
+            role.asked
+        );
         exit::say(PROGRAM, OsStr::new(&line));
-        gitlab::show_log(&format!("{}-ended", service.name), &role.asked, &paths, service.begin());
+        gitlab::show_log(
+            &format!("{}-ended", service.name),
+            &role.asked,
+            &paths,
+            service.begin(),
+        );
     }
     Ok(())
 }

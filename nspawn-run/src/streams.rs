@@ -79,14 +79,20 @@ pub type Route = (OwnedFd, OwnedFd);
 /// # Errors
 /// No descriptors left.
 pub fn outputs() -> Result<(Vec<Route>, [OwnedFd; 2])> {
-    let (stdout, stderr) = (io::stdout().as_fd().try_clone_to_owned()?, io::stderr().as_fd().try_clone_to_owned()?);
+    let (stdout, stderr) = (
+        io::stdout().as_fd().try_clone_to_owned()?,
+        io::stderr().as_fd().try_clone_to_owned()?,
+    );
     let (stdout_here, stdout_there) = pipe()?;
     if is_same(&stdout, &stderr) {
         let stderr_there = stdout_there.try_clone()?;
         return Ok((vec![(stdout_here, stdout)], [stdout_there, stderr_there]));
     }
     let (stderr_here, stderr_there) = pipe()?;
-    Ok((vec![(stdout_here, stdout), (stderr_here, stderr)], [stdout_there, stderr_there]))
+    Ok((
+        vec![(stdout_here, stdout), (stderr_here, stderr)],
+        [stdout_there, stderr_there],
+    ))
 }
 
 fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
@@ -124,16 +130,28 @@ impl Output {
         self.ended.write(1).context("can't signal an event")?;
         let done = match limit {
             None => self.done.recv().context("moving the output failed")?,
-            Some(limit) => self.done.recv_timeout(limit).context("nobody reads the command's output")?,
+            Some(limit) => self
+                .done
+                .recv_timeout(limit)
+                .context("nobody reads the command's output")?,
         };
-        done.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
-            .context("can't write the command's output")
+        done.or_else(|error| {
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })
+        .context("can't write the command's output")
     }
 }
 
 fn drain(from: &OwnedFd, to: BorrowedFd, ended: BorrowedFd) -> io::Result<()> {
     loop {
-        let mut fds = [PollFd::new(from.as_fd(), PollFlags::POLLIN), PollFd::new(ended, PollFlags::POLLIN)];
+        let mut fds = [
+            PollFd::new(from.as_fd(), PollFlags::POLLIN),
+            PollFd::new(ended, PollFlags::POLLIN),
+        ];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) if fds[1].any() == Some(true) => return shift_exactly(from, to, left_in(from)?),
             Ok(_) | Err(Errno::EINTR) => {}
@@ -193,7 +211,9 @@ fn is_pipe(fd: BorrowedFd) -> bool {
 }
 
 fn kind(fd: BorrowedFd) -> Option<SFlag> {
-    fstat(fd).ok().map(|stat| SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()))
+    fstat(fd)
+        .ok()
+        .map(|stat| SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()))
 }
 
 thread_local! {
@@ -205,7 +225,12 @@ fn copy(from: &OwnedFd, to: BorrowedFd, most: usize) -> nix::Result<usize> {
     BUFFER.with_borrow_mut(|buffer| copy_through(buffer, from, to, most))
 }
 
-fn copy_through(buffer: &mut [u8], from: &OwnedFd, to: BorrowedFd, most: usize) -> nix::Result<usize> {
+fn copy_through(
+    buffer: &mut [u8],
+    from: &OwnedFd,
+    to: BorrowedFd,
+    most: usize,
+) -> nix::Result<usize> {
     let most = most.min(buffer.len());
     let count = retry(|| read(from, &mut buffer[..most]))?;
     let mut rest = &buffer[..count];
@@ -280,7 +305,14 @@ mod tests {
         for _ in 0..4 * CHUNK / COPY {
             assert_eq!(shift(&from, to.1.as_fd(), CHUNK).unwrap(), COPY);
         }
-        assert!(reader.join().unwrap().unwrap().iter().all(|byte| *byte == 0));
+        assert!(
+            reader
+                .join()
+                .unwrap()
+                .unwrap()
+                .iter()
+                .all(|byte| *byte == 0)
+        );
     }
 
     #[test]

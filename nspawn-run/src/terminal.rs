@@ -17,7 +17,12 @@ pub fn is_interactive() -> bool {
 /// Rows and columns of the terminal; 24 and 80 where there is none.
 #[must_use]
 pub fn size() -> (u16, u16) {
-    let mut size = nix::libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    let mut size = nix::libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: TIOCGWINSZ writes one winsize, which is what `size` is.
     match unsafe { window_size(nix::libc::STDIN_FILENO, &raw mut size) } {
         Ok(_) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),

@@ -26,8 +26,10 @@ kept_out "$why"
 
 /// A kernel's own log, memory and ports; loops, mappers, virtual machines. The machine may have a tun of its
 /// own, and what everybody has.
-const CHARACTERS: [&str; 9] =
-    ["c:1:1", "c:1:4", "c:1:11", "c:10:229", "c:10:231", "c:10:232", "c:10:236", "c:10:237", "c:10:238"];
+const CHARACTERS: [&str; 9] = [
+    "c:1:1", "c:1:4", "c:1:11", "c:10:229", "c:10:231", "c:10:232", "c:10:236", "c:10:237",
+    "c:10:238",
+];
 
 const OPEN: &str = r#"
 for node in "$@"; do
@@ -65,7 +67,12 @@ kept_out "$why"
 
 pub fn rows(suite: &mut Suite, field: &Field) {
     let disk = format!("b:{}", disk());
-    suite.probe("the host's disk, by a node of its own making", Control::Host, &Probe::shell(NODES, &[&disk]), field);
+    suite.probe(
+        "the host's disk, by a node of its own making",
+        Control::Host,
+        &Probe::shell(NODES, &[&disk]),
+        field,
+    );
     let loops: Vec<String> = (0..64).map(|number| format!("b:7:{number}")).collect();
     let loops: Vec<&str> = loops.iter().map(String::as_str).collect();
     suite.probe(
@@ -86,13 +93,18 @@ pub fn rows(suite: &mut Suite, field: &Field) {
         &Probe::shell(FILE_SYSTEMS, &[]),
         field,
     );
-    suite.row("a disk's image that the kernel would have to read", || no_image_is_mounted(field));
+    suite.row("a disk's image that the kernel would have to read", || {
+        no_image_is_mounted(field)
+    });
 }
 
 fn no_image_is_mounted(field: &Field) -> Control {
     let outside = Outside::new();
     let image = outside.file("image");
-    sh(&format!("truncate --size=8M {image} && mkfs.ext4 -q -F {image}")).expect(0);
+    sh(&format!(
+        "truncate --size=8M {image} && mkfs.ext4 -q -F {image}"
+    ))
+    .expect(0);
     let mut store = field.machine.command(["sh", "-c", "cat >/root/image"]);
     finish(&mut store, &fs::read(&image).unwrap()).expect(0);
     Probe::shell(IMAGE, &[&image]).gets_in(Place::Host);
@@ -103,7 +115,13 @@ fn no_image_is_mounted(field: &Field) -> Control {
 // As proc(5) lists them, but for what is made of memory and files.
 fn disk() -> String {
     let table = fs::read_to_string("/proc/partitions").unwrap();
-    let fields = table.lines().skip(2).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let fields = table
+        .lines()
+        .skip(2)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
     let disks = fields.filter(|fields| fields.len() == 4 && !["1", "7"].contains(&fields[0]));
-    disks.map(|fields| format!("{}:{}", fields[0], fields[1])).next().expect("the host has no disk")
+    disks
+        .map(|fields| format!("{}:{}", fields[0], fields[1]))
+        .next()
+        .expect("the host has no disk")
 }

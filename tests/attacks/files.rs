@@ -186,7 +186,8 @@ $count > 10 ? kept_out "$count descriptors are of its own" : print "can't look\n
 "#;
 
 /// Holds one of a mount that is no more.
-const HOLDER: &str = "mount -t tmpfs none /mnt && exec 5>/mnt/held && umount --lazy /mnt && echo on && sleep 60";
+const HOLDER: &str =
+    "mount -t tmpfs none /mnt && exec 5>/mnt/held && umount --lazy /mnt && echo on && sleep 60";
 
 pub fn rows(suite: &mut Suite, field: &Field) {
     let outside = Outside::new();
@@ -200,17 +201,49 @@ pub fn rows(suite: &mut Suite, field: &Field) {
     let handle = handle_of(Path::new(&path));
     let number = nix::libc::SYS_open_by_handle_at.to_string();
     let probe = Probe::perl(HANDLE, &[&number, &handle, secret]);
-    suite.probe("the host's files by handles of their file system", Control::Host, &probe, field);
+    suite.probe(
+        "the host's files by handles of their file system",
+        Control::Host,
+        &probe,
+        field,
+    );
     for (name, control, script) in [
-        ("sysctls of the kernel: core_pattern, modprobe, overcommit_memory, and more", Control::Bare, SYSCTLS),
+        (
+            "sysctls of the kernel: core_pattern, modprobe, overcommit_memory, and more",
+            Control::Bare,
+            SYSCTLS,
+        ),
         ("sysrq-trigger", Control::Bare, SYSRQ),
-        ("addresses of the kernel in kallsyms", Control::Host, KALLSYMS),
-        ("the kernel's memory and log: kcore, kmsg", Control::Host, KCORE),
+        (
+            "addresses of the kernel in kallsyms",
+            Control::Host,
+            KALLSYMS,
+        ),
+        (
+            "the kernel's memory and log: kcore, kmsg",
+            Control::Host,
+            KCORE,
+        ),
     ] {
-        suite.probe(name, control, &Probe::shell(&[THROUGH_PROC, script].concat(), &[]), field);
+        suite.probe(
+            name,
+            control,
+            &Probe::shell(&[THROUGH_PROC, script].concat(), &[]),
+            field,
+        );
     }
-    suite.probe("writing anywhere below sys", Control::Bare, &Probe::shell(SYS, &[]), field);
-    suite.probe("the host's cgroups", Control::Host, &Probe::shell(CGROUPS, &[]), field);
+    suite.probe(
+        "writing anywhere below sys",
+        Control::Bare,
+        &Probe::shell(SYS, &[]),
+        field,
+    );
+    suite.probe(
+        "the host's cgroups",
+        Control::Host,
+        &Probe::shell(CGROUPS, &[]),
+        field,
+    );
     suite.probe(
         "cgroups of version 1, and their release_agent",
         Control::Host,
@@ -219,9 +252,17 @@ pub fn rows(suite: &mut Suite, field: &Field) {
     );
     suite.row("raising its own limits, or leaving its cgroup", limits_stay);
     suite.row("writing to a read-only bind", read_only_binds_stay);
-    suite.row("being the host's root in a bind of a user's directory", owners_stay);
-    suite.row("descriptors of the host's in processes of the machine", || no_descriptors_leak(field));
-    suite.row("descriptors that nspawn-run's caller has open", || callers_descriptors_stay(&field.machine));
+    suite.row(
+        "being the host's root in a bind of a user's directory",
+        owners_stay,
+    );
+    suite.row(
+        "descriptors of the host's in processes of the machine",
+        || no_descriptors_leak(field),
+    );
+    suite.row("descriptors that nspawn-run's caller has open", || {
+        callers_descriptors_stay(&field.machine)
+    });
 }
 
 // name_to_handle_at(2): the struct as the kernel reads it again.
@@ -233,7 +274,14 @@ fn handle_of(path: &Path) -> String {
     let number = nix::libc::SYS_name_to_handle_at;
     // SAFETY: the path ends with NUL; the handle has room for as much as it says, and the mount is an int.
     let done = unsafe {
-        nix::libc::syscall(number, nix::libc::AT_FDCWD, path.as_ptr(), handle.as_mut_ptr(), &raw mut mount, 0)
+        nix::libc::syscall(
+            number,
+            nix::libc::AT_FDCWD,
+            path.as_ptr(),
+            handle.as_mut_ptr(),
+            &raw mut mount,
+            0,
+        )
     };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     handle.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -241,7 +289,10 @@ fn handle_of(path: &Path) -> String {
 
 fn limits_stay() -> Control {
     let machine = machine(&[]);
-    let unit = format!("/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service", machine.name);
+    let unit = format!(
+        "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service",
+        machine.name
+    );
     // One that every cgroup has, whatever controllers there are.
     fs::write(format!("{unit}/cgroup.max.descendants"), "777").unwrap();
     let limits = || sh(&format!("grep . {unit}/*.max*")).out();
@@ -255,7 +306,10 @@ fn limits_stay() -> Control {
 fn read_only_binds_stay() -> Control {
     let outside = Outside::new();
     let bind = format!("--bind-ro={}:/shown", outside.path.display());
-    let probe = Probe::shell(READ_ONLY, &["/shown", &nix::libc::SYS_mount_setattr.to_string()]);
+    let probe = Probe::shell(
+        READ_ONLY,
+        &["/shown", &nix::libc::SYS_mount_setattr.to_string()],
+    );
     let (machine, before) = (machine(&[&bind]), outside.state());
     probe.is_kept_out(&machine);
     assert_eq!(outside.state(), before);
@@ -273,7 +327,12 @@ fn owners_stay() -> Control {
     let bind = format!("--bind={}:/shown", outside.path.display());
     let probe = Probe::shell(OWNERS, &["/shown"]);
     probe.is_kept_out(&machine(&[&bind]));
-    let owned = sh(&format!("cd {} && find . ! -uid 1000 | sort", outside.path.display())).expect(0).out();
+    let owned = sh(&format!(
+        "cd {} && find . ! -uid 1000 | sort",
+        outside.path.display()
+    ))
+    .expect(0)
+    .out();
     assert_eq!(
         owned,
         "./root
@@ -300,10 +359,26 @@ fn callers_descriptors_stay(machine: &Machine) -> Control {
     let caller = "exec nspawn-run \"$0\" sh -c \"$1\" <secret 5<. 6<>secret 7>>log >out 2>>log";
     let mut command = Command::new("sh");
     let before = outside.owner_of("secret");
-    finish(command.args(["-c", caller, &machine.name, look]).current_dir(&outside.path), b"").expect(0);
+    finish(
+        command
+            .args(["-c", caller, &machine.name, look])
+            .current_dir(&outside.path),
+        b"",
+    )
+    .expect(0);
     let seen = fs::read_to_string(outside.path.join("out")).unwrap();
-    assert!(seen.lines().all(|line| line.starts_with("pipe:") || line.starts_with("/proc/")), "{seen}");
-    assert_eq!(seen.lines().filter(|line| line.starts_with("pipe:")).count(), 3, "{seen}");
+    assert!(
+        seen.lines()
+            .all(|line| line.starts_with("pipe:") || line.starts_with("/proc/")),
+        "{seen}"
+    );
+    assert_eq!(
+        seen.lines()
+            .filter(|line| line.starts_with("pipe:"))
+            .count(),
+        3,
+        "{seen}"
+    );
     assert_eq!(outside.owner_of("secret"), before);
     Control::Nowhere
 }

@@ -32,7 +32,13 @@ const OPTIONS: [(&str, &str); 16] = [
 ];
 /// Those of them that a runner may set itself, and what of a machine they change.
 const OF_RUNNERS: usize = 5;
-const CHANGED: [&str; 5] = ["command", "private_users", "network", "layer_size", "properties"];
+const CHANGED: [&str; 5] = [
+    "command",
+    "private_users",
+    "network",
+    "layer_size",
+    "properties",
+];
 
 /// Wishes of a job (README, "Limits, networks, privileges") that would be more than it has, or something else.
 const WISHES: [(&str, &str); 12] = [
@@ -54,18 +60,28 @@ const WISHES: [(&str, &str); 12] = [
 const PROPERTIES: &str = "MemoryMax,TasksMax,CPUQuotaPerSecUSec,DevicePolicy,DeviceAllow,RuntimeMaxUSec,Slice,Delegate,PrivateMounts,Environment";
 
 pub fn rows(suite: &mut Suite, _field: &Field) {
-    suite.row("variables of a job named as nspawn-prepare's options", || {
-        let honest = description(&Runner::default(), Job::new(&image()));
-        let forged = OPTIONS.iter().fold(Job::new(&image()), |job, (name, value)| job.variable(name, value));
-        assert_eq!(description(&Runner::default(), forged), honest);
-        let runner =
-            OPTIONS[..OF_RUNNERS].iter().fold(Runner::default(), |runner, (name, value)| runner.variable(name, value));
-        let bare = description(&runner, Job::new(&image()));
-        for key in CHANGED {
-            assert_ne!(bare[key], honest[key], "{key} proves nothing");
-        }
-        Control::Bare
-    });
+    suite.row(
+        "variables of a job named as nspawn-prepare's options",
+        || {
+            let honest = description(&Runner::default(), Job::new(&image()));
+            let forged = OPTIONS
+                .iter()
+                .fold(Job::new(&image()), |job, (name, value)| {
+                    job.variable(name, value)
+                });
+            assert_eq!(description(&Runner::default(), forged), honest);
+            let runner = OPTIONS[..OF_RUNNERS]
+                .iter()
+                .fold(Runner::default(), |runner, (name, value)| {
+                    runner.variable(name, value)
+                });
+            let bare = description(&runner, Job::new(&image()));
+            for key in CHANGED {
+                assert_ne!(bare[key], honest[key], "{key} proves nothing");
+            }
+            Control::Bare
+        },
+    );
     suite.row("variables of a job named as the runner's own: its response, image, number", || {
         let outside = Outside::new();
         let response =
@@ -91,11 +107,22 @@ pub fn rows(suite: &mut Suite, _field: &Field) {
         assert!(old.log().contains("no-such-image"), "it proves nothing: {}", old.describe());
         Control::Host
     });
-    suite.row("variables of a job that change which programs the host runs: PATH, LD_PRELOAD", programs_stay);
+    suite.row(
+        "variables of a job that change which programs the host runs: PATH, LD_PRELOAD",
+        programs_stay,
+    );
     suite.row("wishes of a job that would widen its limits", || {
         for (name, value) in WISHES {
-            let report = Job::new(&image()).variable(name, value).script(&["echo too far"]).run();
-            assert_eq!(report.outcome, Outcome::ScriptFailure(1), "{name}={value}: {}", report.describe());
+            let report = Job::new(&image())
+                .variable(name, value)
+                .script(&["echo too far"])
+                .run();
+            assert_eq!(
+                report.outcome,
+                Outcome::ScriptFailure(1),
+                "{name}={value}: {}",
+                report.describe()
+            );
         }
         Control::Nowhere
     });
@@ -106,9 +133,11 @@ pub fn rows(suite: &mut Suite, _field: &Field) {
 fn description(runner: &Runner, job: Job) -> Value {
     let seen = Arc::new(Mutex::new(Value::Null));
     let tell = Arc::clone(&seen);
-    let job = job.script(&["echo now", "sleep 0.5"]).at_log("now", move |moment| {
-        *tell.lock().unwrap() = describe(moment.machine());
-    });
+    let job = job
+        .script(&["echo now", "sleep 0.5"])
+        .at_log("now", move |moment| {
+            *tell.lock().unwrap() = describe(moment.machine());
+        });
     let _ = runner.run(&job).expect(&Outcome::Success);
     let seen = seen.lock().unwrap();
     assert_ne!(*seen, Value::Null);
@@ -117,52 +146,102 @@ fn description(runner: &Runner, job: Job) -> Value {
 
 fn describe(machine: &str) -> Value {
     let anonymous = |text: String| text.replace(machine, "NAME");
-    let state = anonymous(fs::read_to_string(format!("/run/nspawn-ci/{machine}/state.json")).unwrap());
+    let state =
+        anonymous(fs::read_to_string(format!("/run/nspawn-ci/{machine}/state.json")).unwrap());
     let mut state: Value = serde_json::from_str(&state).unwrap();
     // A part of what is free just then.
     state["layer_size"] = json!(state["layer_size"].is_number());
     state["created_monotonic_usec"] = json!(state["created_monotonic_usec"].is_number());
     let unit = format!("nspawn-{machine}.service");
     let process = format!("$(systemctl show --property=MainPID --value {unit})");
-    let command =
-        sh(&format!("tr '\\0' '\\n' </proc/{process}/cmdline | grep -v ^--private-users=[1-9]")).expect(0).out();
+    let command = sh(&format!(
+        "tr '\\0' '\\n' </proc/{process}/cmdline | grep -v ^--private-users=[1-9]"
+    ))
+    .expect(0)
+    .out();
     state["command"] = json!(anonymous(command));
-    let properties = sh(&format!("systemctl show --property={PROPERTIES} {unit}")).expect(0).out();
+    let properties = sh(&format!("systemctl show --property={PROPERTIES} {unit}"))
+        .expect(0)
+        .out();
     state["properties"] = json!(anonymous(properties));
     state
 }
 
 fn programs_stay() -> Control {
     let outside = Outside::new();
-    for program in ["systemd-run", "systemctl", "mkfs.ext4", "mount", "pasta", "systemd-nspawn", "machinectl"] {
+    for program in [
+        "systemd-run",
+        "systemctl",
+        "mkfs.ext4",
+        "mount",
+        "pasta",
+        "systemd-nspawn",
+        "machinectl",
+    ] {
         let path = outside.path.join(program);
-        fs::write(&path, format!("#!/bin/sh\necho evil >>{}\nexit 1\n", outside.file("evil"))).unwrap();
+        fs::write(
+            &path,
+            format!("#!/bin/sh\necho evil >>{}\nexit 1\n", outside.file("evil")),
+        )
+        .unwrap();
         fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
     }
     let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", outside.path.display());
     let path = format!("{path}:{}", std::env::var("PATH").unwrap());
-    let variables = [("PATH", &*path), ("LD_PRELOAD", &outside.file("evil.so")), ("BASH_ENV", &outside.file("mount"))];
+    let variables = [
+        ("PATH", &*path),
+        ("LD_PRELOAD", &outside.file("evil.so")),
+        ("BASH_ENV", &outside.file("mount")),
+    ];
     let before = outside.state();
-    let forged = variables.iter().fold(Job::new(&image()), |job, (name, value)| job.variable(name, value));
+    let forged = variables
+        .iter()
+        .fold(Job::new(&image()), |job, (name, value)| {
+            job.variable(name, value)
+        });
     let _ = Runner::default()
         .run(&forged.stage_file("build_script", "#!/bin/sh\nexit 7\n"))
         .expect(&Outcome::ScriptFailure(7));
     assert_eq!(outside.state(), before);
-    let report = Runner::default().variable("PATH", &path).run(&Job::new(&image()).script(&["true"]));
-    assert!(fs::exists(outside.path.join("evil")).unwrap(), "it proves nothing: {}", report.describe());
+    let report = Runner::default()
+        .variable("PATH", &path)
+        .run(&Job::new(&image()).script(&["true"]));
+    assert!(
+        fs::exists(outside.path.join("evil")).unwrap(),
+        "it proves nothing: {}",
+        report.describe()
+    );
     Control::Host
 }
 
 fn images_stay() -> Control {
     let outside = Outside::new();
     // As good as any other.
-    std::os::unix::fs::symlink(format!("/var/lib/machines/{}", image()), outside.path.join("image")).unwrap();
+    std::os::unix::fs::symlink(
+        format!("/var/lib/machines/{}", image()),
+        outside.path.join("image"),
+    )
+    .unwrap();
     let path = outside.file("image");
     let above = format!("../../../..{path}");
     let line = format!("x\n{}", image());
-    for name in [&*path, &above, &line, ".", "..", "/", "--private-users=no", "-", "*"] {
+    for name in [
+        &*path,
+        &above,
+        &line,
+        ".",
+        "..",
+        "/",
+        "--private-users=no",
+        "-",
+        "*",
+    ] {
         let report = Runner::default().run(&Job::new(name).script(&["echo too far"]));
-        assert!(matches!(report.outcome, Outcome::ScriptFailure(_)), "{name:?}: {}", report.describe());
+        assert!(
+            matches!(report.outcome, Outcome::ScriptFailure(_)),
+            "{name:?}: {}",
+            report.describe()
+        );
     }
     Control::Nowhere
 }

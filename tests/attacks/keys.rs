@@ -40,20 +40,35 @@ print $key;
 "#;
 
 pub fn rows(suite: &mut Suite, field: &Field) {
-    suite.row("a key of the host's root", || host_key_stays(OWNERS, &field.machine));
-    suite.row("a key of the host's root that all its users may read", || host_key_stays(EVERYBODY, &field.machine));
-    suite.row("a key of the host's root, in a machine for containers (--nesting)", || {
-        host_key_stays(OWNERS, &machine(&["--nesting"]))
+    suite.row("a key of the host's root", || {
+        host_key_stays(OWNERS, &field.machine)
     });
-    suite.row("a key of another machine's root, both for containers (--nesting)", || {
-        let [owner, other] = [(); 2].map(|()| machine(&["--nesting"]));
-        let (name, numbers) = (name(), [libc::SYS_add_key, libc::SYS_keyctl].map(|number| number.to_string()));
-        let serial = owner.run(["perl", "-e", ADD, &numbers[0], &numbers[1], &name]).expect(0).out();
-        let probe = read(&name, &serial);
-        probe.gets_in(Place::Machine(&owner));
-        probe.is_kept_out(&other);
-        Control::Open
-    });
+    suite.row(
+        "a key of the host's root that all its users may read",
+        || host_key_stays(EVERYBODY, &field.machine),
+    );
+    suite.row(
+        "a key of the host's root, in a machine for containers (--nesting)",
+        || host_key_stays(OWNERS, &machine(&["--nesting"])),
+    );
+    suite.row(
+        "a key of another machine's root, both for containers (--nesting)",
+        || {
+            let [owner, other] = [(); 2].map(|()| machine(&["--nesting"]));
+            let (name, numbers) = (
+                name(),
+                [libc::SYS_add_key, libc::SYS_keyctl].map(|number| number.to_string()),
+            );
+            let serial = owner
+                .run(["perl", "-e", ADD, &numbers[0], &numbers[1], &name])
+                .expect(0)
+                .out();
+            let probe = read(&name, &serial);
+            probe.gets_in(Place::Machine(&owner));
+            probe.is_kept_out(&other);
+            Control::Open
+        },
+    );
 }
 
 fn host_key_stays(permissions: u32, machine: &Machine) -> Control {
@@ -82,8 +97,16 @@ impl Key {
         let keyring = libc::KEY_SPEC_USER_KEYRING;
         let number = libc::SYS_add_key;
         // SAFETY: add_key(2) reads two strings that end with NUL, and as many bytes as it is told.
-        let serial =
-            unsafe { libc::syscall(number, c"user".as_ptr(), text.as_ptr(), text.as_ptr(), name.len(), keyring) };
+        let serial = unsafe {
+            libc::syscall(
+                number,
+                c"user".as_ptr(),
+                text.as_ptr(),
+                text.as_ptr(),
+                name.len(),
+                keyring,
+            )
+        };
         assert!(serial > 0, "{}", std::io::Error::last_os_error());
         control(libc::KEYCTL_SETPERM, serial, permissions.into());
         Self { name, serial }
@@ -92,7 +115,11 @@ impl Key {
 
 impl Drop for Key {
     fn drop(&mut self) {
-        control(libc::KEYCTL_UNLINK, self.serial, libc::KEY_SPEC_USER_KEYRING.into());
+        control(
+            libc::KEYCTL_UNLINK,
+            self.serial,
+            libc::KEY_SPEC_USER_KEYRING.into(),
+        );
     }
 }
 

@@ -37,7 +37,10 @@ use nspawn_tests::left_of;
 use suite::{Control, Field, Suite};
 
 fn main() -> ExitCode {
-    let filters = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let filters = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     let (mut suite, field) = (Suite::new(filters), Field::new());
     for group in [
         files::rows,

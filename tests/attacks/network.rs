@@ -131,15 +131,30 @@ kept_out "unless it is seen";
 
 pub fn rows(suite: &mut Suite, field: &Field) {
     let addresses = &field.addresses;
-    let gateways = addresses.gateways.each_ref().map(|gateway| gateway.as_deref());
+    let gateways = addresses
+        .gateways
+        .each_ref()
+        .map(|gateway| gateway.as_deref());
     for (name, address, more) in [
-        ("the host's loopback: 127.0.0.1, and by its gateway", "127.0.0.1", gateways[0]),
-        ("the host's loopback: ::1, and by its gateway", "::1", gateways[1]),
+        (
+            "the host's loopback: 127.0.0.1, and by its gateway",
+            "127.0.0.1",
+            gateways[0],
+        ),
+        (
+            "the host's loopback: ::1, and by its gateway",
+            "::1",
+            gateways[1],
+        ),
     ] {
-        suite.row(name, || connections_fail(field, address, &[Some(address), more]));
+        suite.row(name, || {
+            connections_fail(field, address, &[Some(address), more])
+        });
     }
     for (name, address) in addresses.others() {
-        suite.row(name, || connections_fail(field, &address, &[Some(&*address)]));
+        suite.row(name, || {
+            connections_fail(field, &address, &[Some(&*address)])
+        });
     }
     let (open, has_six) = (open_machine(), addresses.own[1].is_some());
     let loopback = [
@@ -147,15 +162,21 @@ pub fn rows(suite: &mut Suite, field: &Field) {
         ("the host's loopback, by raw frames: ::1", "::1"),
     ];
     // The second needs a route, which not every host has.
-    for (name, address) in loopback.into_iter().filter(|(_, address)| !address.contains(':') || has_six) {
+    for (name, address) in loopback
+        .into_iter()
+        .filter(|(_, address)| !address.contains(':') || has_six)
+    {
         suite.row(name, || frames_fail(field, &open, address));
     }
     for (name, address) in addresses.others() {
-        suite.row(&format!("{name}, by raw frames"), || frames_fail(field, &open, &address));
+        suite.row(&format!("{name}, by raw frames"), || {
+            frames_fail(field, &open, &address)
+        });
     }
-    for (name, address) in
-        [("datagrams to the host's loopback", "127.0.0.1"), ("datagrams to a cloud's metadata service", METADATA)]
-    {
+    for (name, address) in [
+        ("datagrams to the host's loopback", "127.0.0.1"),
+        ("datagrams to a cloud's metadata service", METADATA),
+    ] {
         suite.row(name, || datagrams_fail(field, address));
     }
     drop(open);
@@ -169,7 +190,11 @@ pub fn rows(suite: &mut Suite, field: &Field) {
         let outside = Outside::new();
         let path = outside.file("socket");
         let _server = Server::unix(UnixListener::bind(&path).unwrap(), &outside.secret);
-        prove_and_attack(field, Control::Host, &Probe::perl(UNIX, &[&path, &outside.secret]))
+        prove_and_attack(
+            field,
+            Control::Host,
+            &Probe::perl(UNIX, &[&path, &outside.secret]),
+        )
     });
     suite.row("the host's system bus and systemd", || buses_differ(field));
     suite.probe(
@@ -178,8 +203,12 @@ pub fn rows(suite: &mut Suite, field: &Field) {
         &Probe::perl(VSOCK, &[]),
         field,
     );
-    suite.row("hearing what another machine sends", || nothing_is_heard(field));
-    suite.row("sending as somebody else on the host's links", || nothing_is_spoofed(field));
+    suite.row("hearing what another machine sends", || {
+        nothing_is_heard(field)
+    });
+    suite.row("sending as somebody else on the host's links", || {
+        nothing_is_spoofed(field)
+    });
     suite.row("links and addresses for the host", || links_stay(field));
 }
 
@@ -194,30 +223,55 @@ impl Addresses {
         for address in [METADATA, SECOND[0]] {
             sh(&format!("ip addr replace {address}/32 dev lo")).expect(0);
         }
-        sh(&format!("ip -6 addr replace {}/128 dev lo nodad", SECOND[1]));
-        let routes = ["-4", "-6"].map(|family| sh(&format!("ip {family} -o route show default")).out());
+        sh(&format!(
+            "ip -6 addr replace {}/128 dev lo nodad",
+            SECOND[1]
+        ));
+        let routes =
+            ["-4", "-6"].map(|family| sh(&format!("ip {family} -o route show default")).out());
         let after = |text: &str, word: &str| {
-            text.split(word).nth(1).and_then(|rest| rest.split_whitespace().next()).map(str::to_owned)
+            text.split(word)
+                .nth(1)
+                .and_then(|rest| rest.split_whitespace().next())
+                .map(str::to_owned)
         };
         let own = |family: usize| {
             let device = after(&routes[family], " dev ")?;
-            let list = sh(&format!("ip -{} -o addr show dev {device} scope global", ["4", "6"][family])).out();
+            let list = sh(&format!(
+                "ip -{} -o addr show dev {device} scope global",
+                ["4", "6"][family]
+            ))
+            .out();
             after(&list, [" inet ", " inet6 "][family])
                 .map(|address| address.split('/').next().unwrap_or_default().to_owned())
         };
-        Self { own: [own(0), own(1)], gateways: routes.each_ref().map(|route| after(route, " via ")) }
+        Self {
+            own: [own(0), own(1)],
+            gateways: routes.each_ref().map(|route| after(route, " via ")),
+        }
     }
 
     fn others(&self) -> Vec<(&'static str, String)> {
         let all = [
             // A host without any can't have this tried.
-            ("the host's own address", Some(self.own[0].clone().unwrap_or_default())),
+            (
+                "the host's own address",
+                Some(self.own[0].clone().unwrap_or_default()),
+            ),
             ("the host's own address, IPv6", self.own[1].clone()),
             ("a second address of the host", Some(SECOND[0].to_owned())),
-            ("a second address of the host, IPv6", self.own[1].as_ref().map(|_| SECOND[1].to_owned())),
-            ("a cloud's metadata service, link-local", Some(METADATA.to_owned())),
+            (
+                "a second address of the host, IPv6",
+                self.own[1].as_ref().map(|_| SECOND[1].to_owned()),
+            ),
+            (
+                "a cloud's metadata service, link-local",
+                Some(METADATA.to_owned()),
+            ),
         ];
-        all.into_iter().filter_map(|(name, address)| Some((name, address?))).collect()
+        all.into_iter()
+            .filter_map(|(name, address)| Some((name, address?)))
+            .collect()
     }
 }
 
@@ -241,11 +295,15 @@ impl Server {
         let address: IpAddr = address.parse().unwrap();
         let listener = TcpListener::bind(SocketAddr::new(address, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        Self::start(port, secret, move || listener.accept().map(|(stream, _)| stream))
+        Self::start(port, secret, move || {
+            listener.accept().map(|(stream, _)| stream)
+        })
     }
 
     pub fn unix(listener: UnixListener, secret: &str) -> Self {
-        Self::start(0, secret, move || listener.accept().map(|(stream, _)| stream))
+        Self::start(0, secret, move || {
+            listener.accept().map(|(stream, _)| stream)
+        })
     }
 
     // Its thread and its socket go with this program.
@@ -282,7 +340,10 @@ fn connections_fail(field: &Field, address: &str, targets: &[Option<&str>]) -> C
     let secret = name();
     let server = Server::tcp(address, &secret);
     let port = server.port.to_string();
-    let arguments: Vec<&str> = [&*secret, &*port].into_iter().chain(targets.iter().flatten().copied()).collect();
+    let arguments: Vec<&str> = [&*secret, &*port]
+        .into_iter()
+        .chain(targets.iter().flatten().copied())
+        .collect();
     let control = prove_and_attack(field, Control::Bare, &Probe::shell(CONNECT, &arguments));
     assert!(server.was_reached());
     control
@@ -295,7 +356,10 @@ fn frames_fail(field: &Field, open: &Machine, address: &str) -> Control {
         Probe::perl(FRAME, &[address, &server.port.to_string()]).is_kept_out(machine);
         server.was_reached()
     };
-    assert!(arrives(open, SECOND[usize::from(address.contains(':'))]), "no frame arrives, so it proves nothing");
+    assert!(
+        arrives(open, SECOND[usize::from(address.contains(':'))]),
+        "no frame arrives, so it proves nothing"
+    );
     assert!(!arrives(&field.machine, address), "it has arrived");
     Control::Open
 }
@@ -307,12 +371,17 @@ fn open_machine() -> Machine {
 fn datagrams_fail(field: &Field, address: &str) -> Control {
     let secret = name();
     let server = UdpSocket::bind((address, 0)).unwrap();
-    server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    server
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
     let port = server.local_addr().unwrap().port().to_string();
     let send = Probe::shell(SEND, &[address, &port, &secret]);
     let mut buffer = [0; 100];
     send.is_kept_out(&field.bare);
-    assert!(server.recv(&mut buffer).is_ok(), "no datagram arrives, so it proves nothing");
+    assert!(
+        server.recv(&mut buffer).is_ok(),
+        "no datagram arrives, so it proves nothing"
+    );
     while server.recv(&mut buffer).is_ok() {}
     send.is_kept_out(&field.machine);
     assert!(server.recv(&mut buffer).is_err(), "it has arrived");
@@ -321,14 +390,35 @@ fn datagrams_fail(field: &Field, address: &str) -> Control {
 
 // The machine has its own at these paths.
 fn buses_differ(field: &Field) -> Control {
-    for path in ["/run/dbus/system_bus_socket", "/run/systemd/private", "/run/systemd/journal/stdout"] {
+    for path in [
+        "/run/dbus/system_bus_socket",
+        "/run/systemd/private",
+        "/run/systemd/journal/stdout",
+    ] {
         let hosts = std::fs::metadata(path).unwrap();
-        let machines = field.machine.run(["stat", "--format=%d:%i", path]).expect(0).out();
-        assert_ne!(machines.trim(), format!("{}:{}", hosts.dev(), hosts.ino()), "{path}");
+        let machines = field
+            .machine
+            .run(["stat", "--format=%d:%i", path])
+            .expect(0)
+            .out();
+        assert_ne!(
+            machines.trim(),
+            format!("{}:{}", hosts.dev(), hosts.ino()),
+            "{path}"
+        );
     }
     let id = |done: nspawn_tests::Done| done.expect(0).out();
-    let ask = ["org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetId"];
-    let ask = ["busctl", "call"].iter().chain(&ask).copied().collect::<Vec<_>>();
+    let ask = [
+        "org.freedesktop.DBus",
+        "/org/freedesktop/DBus",
+        "org.freedesktop.DBus",
+        "GetId",
+    ];
+    let ask = ["busctl", "call"]
+        .iter()
+        .chain(&ask)
+        .copied()
+        .collect::<Vec<_>>();
     assert_ne!(id(call(ask[0], &ask[1..])), id(field.machine.run(&ask)));
     Control::Nowhere
 }
@@ -343,7 +433,10 @@ fn nothing_is_heard(field: &Field) -> Control {
         field.neighbour.run(["bash", "-c", &send]).expect(0);
         sniffer.got_in()
     };
-    assert!(heard(Place::Machine(&field.bare)), "not even the host hears it, so it proves nothing");
+    assert!(
+        heard(Place::Machine(&field.bare)),
+        "not even the host hears it, so it proves nothing"
+    );
     assert!(!heard(Place::Machine(&field.machine)), "it is heard");
     Control::Bare
 }
@@ -351,13 +444,22 @@ fn nothing_is_heard(field: &Field) -> Control {
 fn nothing_is_spoofed(field: &Field) -> Control {
     let seen = |place: Place| {
         let word = name();
-        let [frame, packet] = ["a frame", "a packet"].map(|kind| format!("{kind} from nobody: {word}"));
+        let [frame, packet] =
+            ["a frame", "a packet"].map(|kind| format!("{kind} from nobody: {word}"));
         let sniffers = [&frame, &packet].map(|word| Probe::perl(SNIFF, &[word]).start(Place::Host));
         Probe::perl(SPOOF, &[&frame, &packet]).is_kept_out_of(place);
         sniffers.map(Running::got_in)
     };
-    assert_eq!(seen(Place::Machine(&field.bare)), [true; 2], "it proves nothing");
-    assert_eq!(seen(Place::Machine(&field.machine)), [false; 2], "it is seen");
+    assert_eq!(
+        seen(Place::Machine(&field.bare)),
+        [true; 2],
+        "it proves nothing"
+    );
+    assert_eq!(
+        seen(Place::Machine(&field.machine)),
+        [false; 2],
+        "it is seen"
+    );
     Control::Bare
 }
 
@@ -366,7 +468,10 @@ fn links_stay(field: &Field) -> Control {
         Probe::shell(LINK, &[]).is_kept_out_of(place);
         sh("ip link del attack").code() == 0
     };
-    assert!(is_there(Place::Host), "not even there, so it proves nothing");
+    assert!(
+        is_there(Place::Host),
+        "not even there, so it proves nothing"
+    );
     assert!(!is_there(Place::Machine(&field.machine)));
     Control::Host
 }

@@ -58,7 +58,11 @@ enum Verdict {
 impl Probe {
     /// A shell script that ends by `got_in`, `kept_out` or `not_here`.
     pub fn shell(script: &str, arguments: &[&str]) -> Self {
-        Self::new(["sh", "-c"], &[SHELL, script].concat(), &[&["probe"], arguments].concat())
+        Self::new(
+            ["sh", "-c"],
+            &[SHELL, script].concat(),
+            &[&["probe"], arguments].concat(),
+        )
     }
 
     /// The same in Perl, of which images have the base.
@@ -68,12 +72,22 @@ impl Probe {
 
     /// A system call with Perl's `arguments`, which gets in unless it is refused.
     pub fn system_call(number: nix::libc::c_long, arguments: &str) -> Self {
-        Self::perl(&format!("my @arguments = ({arguments}); verdict(syscall({number}, @arguments))"), &[])
+        Self::perl(
+            &format!("my @arguments = ({arguments}); verdict(syscall({number}, @arguments))"),
+            &[],
+        )
     }
 
     fn new(interpreter: [&'static str; 2], script: &str, arguments: &[&str]) -> Self {
-        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { interpreter, script: script.to_owned(), arguments }
+        let arguments = arguments
+            .iter()
+            .map(|argument| (*argument).to_owned())
+            .collect();
+        Self {
+            interpreter,
+            script: script.to_owned(),
+            arguments,
+        }
     }
 
     /// Makes sure that it gets in at `control`. Returns where it did.
@@ -81,7 +95,9 @@ impl Probe {
     pub fn prove(&self, control: Control, field: &Field) -> Control {
         match field.place(control).map(|place| self.run(place)) {
             Some((Verdict::In, _)) => control,
-            Some((Verdict::Out, said)) => panic!("it does not get in where it must, so it proves nothing: {said}"),
+            Some((Verdict::Out, said)) => {
+                panic!("it does not get in where it must, so it proves nothing: {said}")
+            }
             Some((Verdict::Missing, _)) | None => Control::Nowhere,
         }
     }
@@ -117,14 +133,23 @@ impl Probe {
             Place::Host => Command::new("timeout"),
             Place::Machine(machine) => machine.command(["timeout"]),
         };
-        command.args(words).args(self.interpreter).arg(&self.script).args(&self.arguments);
+        command
+            .args(words)
+            .args(self.interpreter)
+            .arg(&self.script)
+            .args(&self.arguments);
         command
     }
 
     /// Starts it; it says `on` when what it waits for may happen.
     #[track_caller]
     pub fn start(&self, place: Place) -> Running {
-        let mut child = self.command(place).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = self
+            .command(place)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
@@ -163,7 +188,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             // timeout(1) passes it on.
-            let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+            let _ = Command::new("kill")
+                .arg(self.child.id().to_string())
+                .status();
             let _ = self.child.wait();
         }
     }

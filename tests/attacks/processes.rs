@@ -65,7 +65,12 @@ pub fn rows(suite: &mut Suite, field: &Field) {
     suite.row("seeing processes of another machine", || {
         let word = name();
         let script = format!("exec -a victim-{word} sleep 60");
-        let mut sleeper = field.neighbour.command(["bash", "-c", &script]).stdin(Stdio::null()).spawn().unwrap();
+        let mut sleeper = field
+            .neighbour
+            .command(["bash", "-c", &script])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
         let probe = Probe::shell(SEE, &[&word]);
         wait_until_seen(&field.neighbour, &word);
         probe.gets_in(Place::Host);
@@ -74,39 +79,58 @@ pub fn rows(suite: &mut Suite, field: &Field) {
         sleeper.kill().and_then(|()| sleeper.wait()).unwrap();
         Control::Host
     });
-    suite.row("signalling, tracing and reading a process of the host by its number", || {
-        let mut victim = Victim::new(&name());
-        let probe = reach(victim.pid());
-        probe.gets_in(Place::Host);
-        probe.is_kept_out(&field.machine);
-        assert!(victim.is_alive());
-        Control::Host
-    });
-    suite.row("killing all processes that it can: kill(-1), and every number there is", || {
-        let (attacker, mut victim) = (machine(&[]), Victim::new(&name()));
-        Probe::perl(SIGNAL_ALL, &[]).is_kept_out(&attacker);
-        // Its agent is among them.
-        attacker.sh(KILL).expect(125);
-        assert!(victim.is_alive());
-        for other in [&field.machine, &field.neighbour, &field.bare] {
-            other.run(["true"]).expect(0);
-        }
-        Control::Nowhere
-    });
+    suite.row(
+        "signalling, tracing and reading a process of the host by its number",
+        || {
+            let mut victim = Victim::new(&name());
+            let probe = reach(victim.pid());
+            probe.gets_in(Place::Host);
+            probe.is_kept_out(&field.machine);
+            assert!(victim.is_alive());
+            Control::Host
+        },
+    );
+    suite.row(
+        "killing all processes that it can: kill(-1), and every number there is",
+        || {
+            let (attacker, mut victim) = (machine(&[]), Victim::new(&name()));
+            Probe::perl(SIGNAL_ALL, &[]).is_kept_out(&attacker);
+            // Its agent is among them.
+            attacker.sh(KILL).expect(125);
+            assert!(victim.is_alive());
+            for other in [&field.machine, &field.neighbour, &field.bare] {
+                other.run(["true"]).expect(0);
+            }
+            Control::Nowhere
+        },
+    );
     suite.row("entering namespaces of the host's processes", || {
         let (victim, path) = (Victim::new(&name()), std::env::current_exe().unwrap());
-        let probe = Probe::shell(NAMESPACES, &[&victim.pid().to_string(), &path.to_string_lossy()]);
+        let probe = Probe::shell(
+            NAMESPACES,
+            &[&victim.pid().to_string(), &path.to_string_lossy()],
+        );
         probe.gets_in(Place::Host);
         probe.is_kept_out(&field.machine);
         Control::Host
     });
-    suite.row("seeing the host's shared memory", || shared_memory_stays(field));
+    suite.row("seeing the host's shared memory", || {
+        shared_memory_stays(field)
+    });
 }
 
 fn reach(process: u32) -> Probe {
-    let numbers = [libc::SYS_ptrace, libc::SYS_pidfd_open, libc::SYS_process_vm_readv].map(|number| number.to_string());
+    let numbers = [
+        libc::SYS_ptrace,
+        libc::SYS_pidfd_open,
+        libc::SYS_process_vm_readv,
+    ]
+    .map(|number| number.to_string());
     let process = process.to_string();
-    Probe::perl(REACH, &[&[&*process], &numbers.each_ref().map(String::as_str)[..]].concat())
+    Probe::perl(
+        REACH,
+        &[&[&*process], &numbers.each_ref().map(String::as_str)[..]].concat(),
+    )
 }
 
 fn wait_until_seen(machine: &Machine, word: &str) {

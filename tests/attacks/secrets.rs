@@ -29,65 +29,112 @@ kept_out "$why"
 "#;
 
 pub fn rows(suite: &mut Suite, field: &Field) {
-    suite.row("another user of the host looks at state, layers and roots of machines", || {
-        let paths = MachinePaths::new(&MachineName::new(&field.machine.name).unwrap());
-        let supervisor = lifecycle::supervisor(&paths).unwrap();
-        let places = [
-            paths.state_dir(),
-            paths.state_file(),
-            paths.layer(),
-            paths.disk(),
-            format!("/proc/{supervisor}/root").into(),
-            format!("/proc/{supervisor}/environ").into(),
-        ];
-        let roots = ["/run/nspawn-ci", "/var/lib/nspawn-ci/machines"].map(String::from);
-        for place in places.iter().map(|path| path.to_string_lossy().into_owned()).chain(roots) {
-            Probe::shell(LOOK, &["0", &place]).gets_in(Place::Host);
-            Probe::shell(LOOK, &["65534", &place]).is_kept_out_of(Place::Host);
-        }
-        Control::Host
-    });
-    suite.row("a secret of nspawn-prepare --setenv, in command lines, units and the journal", || {
-        let secret = name();
-        let given = observe(&secret, || drop(prepare(&[&format!("--setenv=SECRET={secret}")], &secret)));
-        assert!(given, "a secret on the command line is not seen, so it proves nothing");
-        let secret = name();
-        let mut machine = None;
-        let seen = observe(&secret, || machine = Some(prepare(&["--setenv=SECRET"], &secret)));
-        let machine = machine.unwrap();
-        assert_eq!(machine.run(["printenv", "SECRET"]).expect(0).out(), format!("{secret}\n"));
-        assert!(!seen, "seen in a command line");
-        is_told_nowhere(&secret);
-        Control::Host
-    });
-    suite.row("a secret of nspawn-run --setenv, in command lines, units and the journal", || {
-        let secret = name();
-        let run = |option: &str, secret: &str| {
-            let mut command = Command::new("nspawn-run");
-            command.env("SECRET", secret).args([option, &field.machine.name, "sh", "-c", "sleep 0.3; echo ${#SECRET}"]);
-            let done = finish(&mut command, b"").expect(0);
-            assert_eq!(done.out().trim(), secret.len().to_string());
-        };
-        assert!(observe(&secret, || run(&format!("--setenv=SECRET={secret}"), &secret)), "it proves nothing");
-        let secret = name();
-        assert!(!observe(&secret, || run("--setenv=SECRET", &secret)), "seen in a command line");
-        is_told_nowhere(&secret);
-        Control::Host
-    });
-    suite.row("a variable of a GitLab job, in command lines, units and the journal", || {
-        let secret = name();
-        let job = Job::new(&image()).variable("SECRET", &secret).script(&["sleep 0.3", "echo ${#SECRET}"]);
-        let seen = observe(&secret, || drop(job.run().expect(&Outcome::Success)));
-        assert!(!seen, "seen in a command line");
-        is_told_nowhere(&secret);
-        Control::Nowhere
-    });
+    suite.row(
+        "another user of the host looks at state, layers and roots of machines",
+        || {
+            let paths = MachinePaths::new(&MachineName::new(&field.machine.name).unwrap());
+            let supervisor = lifecycle::supervisor(&paths).unwrap();
+            let places = [
+                paths.state_dir(),
+                paths.state_file(),
+                paths.layer(),
+                paths.disk(),
+                format!("/proc/{supervisor}/root").into(),
+                format!("/proc/{supervisor}/environ").into(),
+            ];
+            let roots = ["/run/nspawn-ci", "/var/lib/nspawn-ci/machines"].map(String::from);
+            for place in places
+                .iter()
+                .map(|path| path.to_string_lossy().into_owned())
+                .chain(roots)
+            {
+                Probe::shell(LOOK, &["0", &place]).gets_in(Place::Host);
+                Probe::shell(LOOK, &["65534", &place]).is_kept_out_of(Place::Host);
+            }
+            Control::Host
+        },
+    );
+    suite.row(
+        "a secret of nspawn-prepare --setenv, in command lines, units and the journal",
+        || {
+            let secret = name();
+            let given = observe(&secret, || {
+                drop(prepare(&[&format!("--setenv=SECRET={secret}")], &secret))
+            });
+            assert!(
+                given,
+                "a secret on the command line is not seen, so it proves nothing"
+            );
+            let secret = name();
+            let mut machine = None;
+            let seen = observe(&secret, || {
+                machine = Some(prepare(&["--setenv=SECRET"], &secret))
+            });
+            let machine = machine.unwrap();
+            assert_eq!(
+                machine.run(["printenv", "SECRET"]).expect(0).out(),
+                format!("{secret}\n")
+            );
+            assert!(!seen, "seen in a command line");
+            is_told_nowhere(&secret);
+            Control::Host
+        },
+    );
+    suite.row(
+        "a secret of nspawn-run --setenv, in command lines, units and the journal",
+        || {
+            let secret = name();
+            let run = |option: &str, secret: &str| {
+                let mut command = Command::new("nspawn-run");
+                command.env("SECRET", secret).args([
+                    option,
+                    &field.machine.name,
+                    "sh",
+                    "-c",
+                    "sleep 0.3; echo ${#SECRET}",
+                ]);
+                let done = finish(&mut command, b"").expect(0);
+                assert_eq!(done.out().trim(), secret.len().to_string());
+            };
+            assert!(
+                observe(&secret, || run(
+                    &format!("--setenv=SECRET={secret}"),
+                    &secret
+                )),
+                "it proves nothing"
+            );
+            let secret = name();
+            assert!(
+                !observe(&secret, || run("--setenv=SECRET", &secret)),
+                "seen in a command line"
+            );
+            is_told_nowhere(&secret);
+            Control::Host
+        },
+    );
+    suite.row(
+        "a variable of a GitLab job, in command lines, units and the journal",
+        || {
+            let secret = name();
+            let job = Job::new(&image())
+                .variable("SECRET", &secret)
+                .script(&["sleep 0.3", "echo ${#SECRET}"]);
+            let seen = observe(&secret, || drop(job.run().expect(&Outcome::Success)));
+            assert!(!seen, "seen in a command line");
+            is_told_nowhere(&secret);
+            Control::Nowhere
+        },
+    );
 }
 
 fn prepare(options: &[&str], secret: &str) -> Machine {
     let mut command = Command::new("nspawn-prepare");
     let name = name();
-    command.env("SECRET", secret).args(["--name", &name]).args(options).arg(image());
+    command
+        .env("SECRET", secret)
+        .args(["--name", &name])
+        .args(options)
+        .arg(image());
     finish(&mut command, b"").expect(0);
     Machine { name }
 }

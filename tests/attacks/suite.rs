@@ -14,7 +14,11 @@ use crate::network::Addresses;
 use crate::probe::{Place, Probe};
 
 /// The options of a machine without isolation.
-pub const BARE: [&str; 3] = ["--private-users=no", "--network=host", "--layer-size=infinity"];
+pub const BARE: [&str; 3] = [
+    "--private-users=no",
+    "--network=host",
+    "--layer-size=infinity",
+];
 
 /// Where an attack gets in, which shows that it could.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +59,12 @@ pub struct Field {
 impl Field {
     pub fn new() -> Self {
         let addresses = Addresses::add();
-        Self { addresses, machine: machine(&[]), neighbour: machine(&[]), bare: machine(&BARE) }
+        Self {
+            addresses,
+            machine: machine(&[]),
+            neighbour: machine(&[]),
+            bare: machine(&BARE),
+        }
     }
 
     /// Where `control` is.
@@ -79,7 +88,11 @@ impl Suite {
     /// Those whose names contain one of `filters`, or all.
     pub fn new(filters: Vec<String>) -> Self {
         println!("{:<76} {:>7} {:>6}", "attack", "control", "result");
-        Self { filters, held: 0, broken: 0 }
+        Self {
+            filters,
+            held: 0,
+            broken: 0,
+        }
     }
 
     /// A row: `attack` panics where it got in, or has proved nothing.
@@ -111,7 +124,11 @@ impl Suite {
     /// The closing line, and what it means.
     pub fn finish(self) -> ExitCode {
         println!("{} held, {} broken", self.held, self.broken);
-        if self.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if self.broken == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -159,9 +176,10 @@ impl Outside {
 
     /// All that there is to change of it.
     pub fn state(&self) -> String {
-        let line =
-            "cd \"$0\" && find . -printf '%p %y %U %G %m %s %T@ %C@ %n\\n' && find . -type f -exec sha256sum {} +";
-        nspawn_tests::call("sh", ["-c", line, &self.path.to_string_lossy()]).expect(0).out()
+        let line = "cd \"$0\" && find . -printf '%p %y %U %G %m %s %T@ %C@ %n\\n' && find . -type f -exec sha256sum {} +";
+        nspawn_tests::call("sh", ["-c", line, &self.path.to_string_lossy()])
+            .expect(0)
+            .out()
     }
 }
 
@@ -177,7 +195,13 @@ pub struct Victim(Child);
 impl Victim {
     /// One whose command line has `word` in it.
     pub fn new(word: &str) -> Self {
-        Self(Command::new("perl").args(["-e", "sleep 600", word]).stdout(Stdio::null()).spawn().unwrap())
+        Self(
+            Command::new("perl")
+                .args(["-e", "sleep 600", word])
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap(),
+        )
     }
 
     pub fn pid(&self) -> u32 {
@@ -186,7 +210,12 @@ impl Victim {
 
     pub fn is_alive(&mut self) -> bool {
         matches!(self.0.try_wait(), Ok(None))
-            && sh(&format!("grep -q '^State:.[SR]' /proc/{}/status", self.pid())).code() == 0
+            && sh(&format!(
+                "grep -q '^State:.[SR]' /proc/{}/status",
+                self.pid()
+            ))
+            .code()
+                == 0
     }
 }
 

@@ -10,12 +10,17 @@ pub fn of(command: &Command, shell: Shell) -> String {
     let mut bytes = Vec::new();
     generate(shell, &mut offered(command), command.get_name(), &mut bytes);
     let text = String::from_utf8(bytes).unwrap();
-    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    text.lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect()
 }
 
 // clap_complete offers what is hidden too.
 fn offered(command: &Command) -> Command {
-    let shown = command.get_arguments().filter(|arg| !arg.is_hide_set()).map(|arg| offered_argument(arg.clone()));
+    let shown = command
+        .get_arguments()
+        .filter(|arg| !arg.is_hide_set())
+        .map(|arg| offered_argument(arg.clone()));
     let mut named = Command::new(command.get_name().to_owned()).disable_help_subcommand(true);
     if let Some(version) = command.get_version() {
         named = named.version(version.to_owned());
@@ -23,7 +28,9 @@ fn offered(command: &Command) -> Command {
     if let Some(about) = command.get_about() {
         named = named.about(about.clone());
     }
-    named.args(shown).subcommands(command.get_subcommands().map(offered))
+    named
+        .args(shown)
+        .subcommands(command.get_subcommands().map(offered))
 }
 
 // A flag's `=yes` is for argument files, and its variable is for the manual.
@@ -33,8 +40,11 @@ fn offered_argument(arg: Arg) -> Arg {
     if !arg.is_require_equals_set() {
         return arg.help(help);
     }
-    let flag = Arg::new(arg.get_id().clone()).action(ArgAction::SetTrue).help(help);
-    flag.long(arg.get_long().unwrap().to_owned()).short(arg.get_short())
+    let flag = Arg::new(arg.get_id().clone())
+        .action(ArgAction::SetTrue)
+        .help(help);
+    flag.long(arg.get_long().unwrap().to_owned())
+        .short(arg.get_short())
 }
 
 /// As each shell expects it to be called.

@@ -39,14 +39,21 @@ fn settle(path: &Path, wanted: &str) {
 }
 
 fn completion_file(program: &Program, shell: Shell) -> PathBuf {
-    repository().join("scripts/completions").join(completions::file_name(program.name(), shell))
+    repository()
+        .join("scripts/completions")
+        .join(completions::file_name(program.name(), shell))
 }
 
 /// Whether there is such a program here: not every system has all shells, and groff.
 fn is_there(program: &str) -> bool {
-    let done = Command::new("sh").args(["-c", "command -v \"$0\" >/dev/null", program]).status();
+    let done = Command::new("sh")
+        .args(["-c", "command -v \"$0\" >/dev/null", program])
+        .status();
     let is_there = done.unwrap().success();
-    assert!(is_there || env::var_os("CI").is_none(), "{program} is not there; scripts/setup --for lint installs it");
+    assert!(
+        is_there || env::var_os("CI").is_none(),
+        "{program} is not there; scripts/setup --for lint installs it"
+    );
     if !is_there {
         eprintln!("{program} is not there, so that nothing is tested with it");
     }
@@ -57,7 +64,8 @@ fn is_there(program: &str) -> bool {
 fn pages_tell_the_options() {
     for program in program::all() {
         let path = program.page();
-        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text =
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         settle(&path, &page::with_options(&text, &program.documented));
     }
 }
@@ -66,17 +74,31 @@ fn pages_tell_the_options() {
 fn completions_know_the_options() {
     for program in program::all() {
         for shell in SHELLS {
-            settle(&completion_file(&program, shell), &completions::of(&program.completed, shell));
+            settle(
+                &completion_file(&program, shell),
+                &completions::of(&program.completed, shell),
+            );
         }
     }
 }
 
 #[test]
 fn pages_have_what_a_page_has() {
-    let sections = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"];
+    let sections = [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "OPTIONS",
+        "EXIT STATUS",
+        "EXAMPLES",
+        "SEE ALSO",
+    ];
     for program in program::all() {
         let text = fs::read_to_string(program.page()).unwrap();
-        let missing: Vec<_> = sections.iter().filter(|name| page::section(&text, name).is_none()).collect();
+        let missing: Vec<_> = sections
+            .iter()
+            .filter(|name| page::section(&text, name).is_none())
+            .collect();
         assert!(missing.is_empty(), "{} has no {missing:?}", program.name());
     }
 }
@@ -85,16 +107,26 @@ fn pages_have_what_a_page_has() {
 fn every_help_has_an_example() {
     for program in program::all() {
         let help = program.documented.clone().render_long_help().to_string();
-        assert!(program.page().starts_with(repository().join("scripts")) || help.contains("\nExample"), "{help}");
+        assert!(
+            program.page().starts_with(repository().join("scripts")) || help.contains("\nExample"),
+            "{help}"
+        );
     }
-    for script in fs::read_dir(repository().join("scripts")).unwrap().map(|entry| entry.unwrap().path()) {
+    for script in fs::read_dir(repository().join("scripts"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+    {
         let is_for_programs = script.extension().is_some();
         if is_for_programs || script.metadata().unwrap().mode() & 0o111 == 0 || script.is_dir() {
             continue;
         }
         let done = Command::new(&script).arg("--help").output().unwrap();
         let help = String::from_utf8(done.stdout).unwrap();
-        assert!(done.status.success() && help.contains("\nExample"), "{}: {help}", script.display());
+        assert!(
+            done.status.success() && help.contains("\nExample"),
+            "{}: {help}",
+            script.display()
+        );
     }
 }
 
@@ -105,10 +137,28 @@ fn man_warns_of_nothing() {
     }
     for program in program::all() {
         let mut man = Command::new("man");
-        man.args(["--warnings", "--no-justification", "--encoding=utf8", "--local-file"]).arg(program.page());
-        let done = man.env("MANROFFSEQ", "").env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8").output().unwrap();
-        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-        assert!(done.status.success() && err.is_empty(), "{}: {err}", program.name());
+        man.args([
+            "--warnings",
+            "--no-justification",
+            "--encoding=utf8",
+            "--local-file",
+        ])
+        .arg(program.page());
+        let done = man
+            .env("MANROFFSEQ", "")
+            .env("MANWIDTH", "80")
+            .env("LC_ALL", "C.UTF-8")
+            .output()
+            .unwrap();
+        let (out, err) = (
+            String::from_utf8_lossy(&done.stdout),
+            String::from_utf8_lossy(&done.stderr),
+        );
+        assert!(
+            done.status.success() && err.is_empty(),
+            "{}: {err}",
+            program.name()
+        );
         assert!(out.contains(&format!("{} - ", program.name())), "{out}");
     }
 }
@@ -122,11 +172,24 @@ fn shells_load_the_completions() {
         for program in program::all().into_iter().filter(|_| is_there(name)) {
             let line = completions::proof(program.name(), shell, &completion_file(&program, shell));
             let mut command = Command::new(name);
-            command.args(completions::without_start_up_files(shell)).args(["-c", &line]);
+            command
+                .args(completions::without_start_up_files(shell))
+                .args(["-c", &line]);
             let done = command.env("HOME", &home).output().unwrap();
-            let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-            assert!(out.contains("--help") && err.is_empty(), "{name}: {}: {out}{err}", program.name());
-            assert!(!out.contains("--config"), "{name}: {}: {out}", program.name());
+            let (out, err) = (
+                String::from_utf8_lossy(&done.stdout),
+                String::from_utf8_lossy(&done.stderr),
+            );
+            assert!(
+                out.contains("--help") && err.is_empty(),
+                "{name}: {}: {out}{err}",
+                program.name()
+            );
+            assert!(
+                !out.contains("--config"),
+                "{name}: {}: {out}",
+                program.name()
+            );
         }
     }
     fs::remove_dir_all(home).unwrap();

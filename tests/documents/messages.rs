@@ -10,9 +10,15 @@ const PAGE: &str = "scripts/troubleshooting.md";
 /// What stands in the first column of the page's tables, in code.
 fn messages(page: &str) -> Vec<&str> {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
-    rows.flat_map(|row| row.split(" | ").next().unwrap_or_default().split('`').step_by(2))
-        .filter(|message| !message.is_empty())
-        .collect()
+    rows.flat_map(|row| {
+        row.split(" | ")
+            .next()
+            .unwrap_or_default()
+            .split('`')
+            .step_by(2)
+    })
+    .filter(|message| !message.is_empty())
+    .collect()
 }
 
 /// All that is written in the sources, each string in one line.
@@ -37,11 +43,18 @@ fn every_line_that_is_explained_is_said() {
     let messages = messages(&page);
     assert!(messages.len() > 30, "{messages:?}");
     let mut said = String::new();
-    for program in ["nspawn-prepare", "nspawn-run", "nspawn-cleanup", "nspawn-common"] {
+    for program in [
+        "nspawn-prepare",
+        "nspawn-run",
+        "nspawn-cleanup",
+        "nspawn-common",
+    ] {
         sources(&repository().join(program).join("src"), &mut said);
     }
     let said = joined(&said);
-    let unsaid: Vec<_> =
-        messages.iter().filter(|message| !message.split('…').all(|part| said.contains(part))).collect();
+    let unsaid: Vec<_> = messages
+        .iter()
+        .filter(|message| !message.split('…').all(|part| said.contains(part)))
+        .collect();
     assert_eq!(unsaid, [] as [&&str; 0]);
 }

@@ -17,7 +17,11 @@ pub struct Program {
 
 impl Program {
     fn new(directory: &'static str, command: Command) -> Self {
-        Self { documented: command.clone(), completed: command, directory }
+        Self {
+            documented: command.clone(),
+            completed: command,
+            directory,
+        }
     }
 
     pub fn name(&self) -> &str {
@@ -25,7 +29,9 @@ impl Program {
     }
 
     pub fn page(&self) -> PathBuf {
-        repository().join(self.directory).join(format!("{}.1", self.name()))
+        repository()
+            .join(self.directory)
+            .join(format!("{}.1", self.name()))
     }
 }
 
@@ -41,9 +47,21 @@ pub fn all() -> Vec<Program> {
         Program::new("nspawn-cleanup", nspawn_cleanup::command()),
         images,
         Program::new("scripts", script::definition("nspawn-exec", "nspawn-exec")),
-        Program::new("scripts", script::definition("autopkgtest-virt-nspawn-ci", "autopkgtest-virt-nspawn-ci")),
-        Program::new("scripts", script::definition("nspawn-check-host", "check-host")),
-        Program::new("scripts", script::definition("nspawn-gitlab-runner-config", "gitlab-runner-config")),
-        Program::new("scripts", script::definition("nspawn-github-actions-hook", "github-actions-hook")),
+        Program::new(
+            "scripts",
+            script::definition("autopkgtest-virt-nspawn-ci", "autopkgtest-virt-nspawn-ci"),
+        ),
+        Program::new(
+            "scripts",
+            script::definition("nspawn-check-host", "check-host"),
+        ),
+        Program::new(
+            "scripts",
+            script::definition("nspawn-gitlab-runner-config", "gitlab-runner-config"),
+        ),
+        Program::new(
+            "scripts",
+            script::definition("nspawn-github-actions-hook", "github-actions-hook"),
+        ),
     ]
 }

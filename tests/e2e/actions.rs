@@ -25,7 +25,11 @@ fn a_job_has_a_machine() {
     runner.obey("prepare_job", &runner.job()).expect(0);
     let machine = runner.machine();
     let response = runner.response();
-    assert_eq!(response["context"], json!({ "container": { "id": machine } }), "{response}");
+    assert_eq!(
+        response["context"],
+        json!({ "container": { "id": machine } }),
+        "{response}"
+    );
     assert_eq!(response["isAlpine"], false, "{response}");
     runner.program("externals/node20/bin/node", "#!/bin/sh\necho node \"$@\"\n");
     let script = "systemctl is-system-running; hostname; pwd; echo $HOME $OF_JOB $CI; /__e/node20/bin/node x\n\
@@ -60,18 +64,27 @@ fn variables_and_arguments_come_as_they_are() {
     runner.program("_work/_tool/a b/tool", "#!/bin/sh\necho tool $PATH\n");
     fs::create_dir(runner.path("_work/it/-odd dir:")).unwrap();
     let mut step = runner.step("printenv INPUT_FETCH-DEPTH LD_PRELOAD NSPAWN_UID; pwd; tool");
-    step["environmentVariables"] =
-        json!({ "INPUT_FETCH-DEPTH": odd, "LD_PRELOAD": "", "NSPAWN_UID": "nobody", "EMPTY": null });
+    step["environmentVariables"] = json!({ "INPUT_FETCH-DEPTH": odd, "LD_PRELOAD": "", "NSPAWN_UID": "nobody", "EMPTY": null });
     step["workingDirectory"] = json!("/__w/it/-odd dir:");
-    for paths in [json!("/__w/_tool/a b:/none"), json!(["/__w/_tool/a b", "/none"])] {
+    for paths in [
+        json!("/__w/_tool/a b:/none"),
+        json!(["/__w/_tool/a b", "/none"]),
+    ] {
         step["prependPath"] = paths;
         let done = runner.obey("run_script_step", &step).expect(0);
-        let start = format!("{odd}\n\nnobody\n/__w/it/-odd dir:\ntool /__w/_tool/a b:/none:/usr/local/sbin:");
+        let start = format!(
+            "{odd}\n\nnobody\n/__w/it/-odd dir:\ntool /__w/_tool/a b:/none:/usr/local/sbin:"
+        );
         assert!(done.out().starts_with(&start), "{}", done.describe());
     }
     // The runner has split them at blanks.
-    step["entryPointArgs"] = r#"-c 'printf "%s|" "$@"' - "a  b" $HOME "\"" --help"#.split(' ').collect();
-    assert_eq!(runner.obey("run_script_step", &step).expect(0).out(), "a  b|$HOME|\"|--help|");
+    step["entryPointArgs"] = r#"-c 'printf "%s|" "$@"' - "a  b" $HOME "\"" --help"#
+        .split(' ')
+        .collect();
+    assert_eq!(
+        runner.obey("run_script_step", &step).expect(0).out(),
+        "a  b|$HOME|\"|--help|"
+    );
 }
 
 #[test]
@@ -79,8 +92,18 @@ fn an_action_has_a_machine_of_its_own() {
     let mut runner = Runner::with_job();
     let mut action = runner.action();
     action["entryPoint"] = json!("sh");
-    action["entryPointArgs"] =
-        json!(["-c", "\"hostname;", "pwd;", "printenv", "OF_JOB;", "echo", "x", ">x;", "exit", "5\""]);
+    action["entryPointArgs"] = json!([
+        "-c",
+        "\"hostname;",
+        "pwd;",
+        "printenv",
+        "OF_JOB;",
+        "echo",
+        "x",
+        ">x;",
+        "exit",
+        "5\""
+    ]);
     let done = runner.obey("run_container_step", &action).expect(5);
     let out = done.out();
     let (machine, rest) = out.split_once('\n').unwrap();
@@ -91,7 +114,10 @@ fn an_action_has_a_machine_of_its_own() {
     // Images have no entrypoint, so that arguments alone are a command.
     action["entryPoint"] = Value::Null;
     action["entryPointArgs"] = json!(["echo", "\"a", "b\""]);
-    assert_eq!(runner.obey("run_container_step", &action).expect(0).out(), "a b\n");
+    assert_eq!(
+        runner.obey("run_container_step", &action).expect(0).out(),
+        "a b\n"
+    );
 }
 
 #[test]
@@ -104,7 +130,12 @@ fn what_the_runner_asks_about_the_image_is_told() {
     runner.obey("cleanup_job", &json!({})).expect(0);
     let request = json!({ "command": "prepare_job", "args": runner.job(), "responseFile": "/nowhere/response" });
     let done = end(runner.start(runner.raw(request.to_string().as_bytes()))).expect(1);
-    assert!(done.err().contains("No such file or directory: '/nowhere/response'"), "{}", done.describe());
+    assert!(
+        done.err()
+            .contains("No such file or directory: '/nowhere/response'"),
+        "{}",
+        done.describe()
+    );
     assert_eq!(runner.machines(), "");
 }
 
@@ -115,8 +146,16 @@ fn a_cancelled_step_ends_and_the_machine_stays() {
     // As the runner does: it waits between them, and with SIGKILL as the last resort.
     for (script, signals, expected) in [
         ("exec sleep 600", &["INT"][..], 2),
-        ("trap '' INT TERM; while :; do sleep 0.1; done", &["INT", "TERM"], 2),
-        ("trap '' INT TERM; while :; do sleep 0.1; done", &["KILL"], 9),
+        (
+            "trap '' INT TERM; while :; do sleep 0.1; done",
+            &["INT", "TERM"],
+            2,
+        ),
+        (
+            "trap '' INT TERM; while :; do sleep 0.1; done",
+            &["KILL"],
+            9,
+        ),
     ] {
         let mut step = runner.step(&format!("touch /__w/_temp/up; {script}"));
         step["environmentVariables"] = json!({ "SECRET": "not-to-be-seen" });
@@ -127,10 +166,17 @@ fn a_cancelled_step_ends_and_the_machine_stays() {
             signal(&child, name);
         }
         let done = end(child);
-        assert_eq!(done.status.signal(), Some(expected), "{signals:?}: {}", done.describe());
+        assert_eq!(
+            done.status.signal(),
+            Some(expected),
+            "{signals:?}: {}",
+            done.describe()
+        );
         fs::remove_file(&up).unwrap();
         // What was killed with nspawn-run may take a moment.
-        runner.run("until ! pgrep --exact sleep; do sleep 0.05; done >/dev/null").expect(0);
+        runner
+            .run("until ! pgrep --exact sleep; do sleep 0.05; done >/dev/null")
+            .expect(0);
     }
 }
 
@@ -138,10 +184,19 @@ fn a_cancelled_step_ends_and_the_machine_stays() {
 fn a_cancelled_prepare_leaves_nothing() {
     let runner = Runner::new();
     let child = runner.start(runner.request("prepare_job", &runner.job()));
-    let words =
-        format!("cat /proc/$(pgrep --parent {} nspawn-prepare)/cmdline 2>/dev/null | tr '\\0' '\\n'", child.id());
-    let name = || sh(&words).out().lines().find_map(|word| word.strip_prefix("--name=").map(str::to_owned));
-    wait_until("the machine is being made", LIMIT, || name().is_some_and(|name| !left_of(&name).is_empty()));
+    let words = format!(
+        "cat /proc/$(pgrep --parent {} nspawn-prepare)/cmdline 2>/dev/null | tr '\\0' '\\n'",
+        child.id()
+    );
+    let name = || {
+        sh(&words)
+            .out()
+            .lines()
+            .find_map(|word| word.strip_prefix("--name=").map(str::to_owned))
+    };
+    wait_until("the machine is being made", LIMIT, || {
+        name().is_some_and(|name| !left_of(&name).is_empty())
+    });
     let name = name().unwrap();
     signal(&child, "INT");
     assert_ne!(end(child).status.code(), Some(0));
@@ -184,36 +239,126 @@ fn what_can_not_be_had_is_told() {
     };
     let (job, action, step) = (runner.job(), runner.action(), runner.step("true"));
     symlink("/etc", runner.path("_work/it/link")).unwrap();
-    let link = json!([{ "sourceVolumePath": runner.path("_work/it/link/ssl"), "targetVolumePath": "/x" }]);
+    let link =
+        json!([{ "sourceVolumePath": runner.path("_work/it/link/ssl"), "targetVolumePath": "/x" }]);
     let large = json!({ "LARGE": "x".repeat(200_000) });
     for (command, args, words) in [
-        ("prepare_job", with(job.clone(), "/container", Value::Null), "give it 'container: IMAGE'"),
-        ("prepare_job", with(job.clone(), "/services", json!([{ "image": "redis" }])), "'services:' can't be had"),
-        ("prepare_job", with(job.clone(), "/container/createOptions", json!("--cpus 1")), "'options:' are docker's"),
-        ("prepare_job", with(job.clone(), "/container/portMappings", json!(["80:80"])), "'ports:' are docker's"),
-        ("prepare_job", with(job.clone(), "/container/userMountVolumes", link.clone()), "'volumes:' are for"),
-        ("prepare_job", with(job.clone(), "/container/systemMountVolumes", link), "without symbolic links"),
-        ("prepare_job", with(job.clone(), "/container/image", json!("no-such:image")), "no-such:image"),
-        ("prepare_job", with(job.clone(), "/container/image", json!("--help")), "--help"),
-        ("prepare_job", with(job.clone(), "/container/image", json!("../a\nb")), "a"),
-        ("prepare_job", with(job.clone(), "/container/environmentVariables", json!({ "A=\nB": "" })), r"'A=\nB'"),
-        ("prepare_job", with(job.clone(), "/container/environmentVariables", json!({ "A": "\0" })), "null byte"),
-        ("prepare_job", with(job.clone(), "/container/environmentVariables", large.clone()), "list too long"),
-        ("run_container_step", with(action.clone(), "/dockerfile", json!("Dockerfile")), "of a Dockerfile"),
+        (
+            "prepare_job",
+            with(job.clone(), "/container", Value::Null),
+            "give it 'container: IMAGE'",
+        ),
+        (
+            "prepare_job",
+            with(job.clone(), "/services", json!([{ "image": "redis" }])),
+            "'services:' can't be had",
+        ),
+        (
+            "prepare_job",
+            with(job.clone(), "/container/createOptions", json!("--cpus 1")),
+            "'options:' are docker's",
+        ),
+        (
+            "prepare_job",
+            with(job.clone(), "/container/portMappings", json!(["80:80"])),
+            "'ports:' are docker's",
+        ),
+        (
+            "prepare_job",
+            with(job.clone(), "/container/userMountVolumes", link.clone()),
+            "'volumes:' are for",
+        ),
+        (
+            "prepare_job",
+            with(job.clone(), "/container/systemMountVolumes", link),
+            "without symbolic links",
+        ),
+        (
+            "prepare_job",
+            with(job.clone(), "/container/image", json!("no-such:image")),
+            "no-such:image",
+        ),
+        (
+            "prepare_job",
+            with(job.clone(), "/container/image", json!("--help")),
+            "--help",
+        ),
+        (
+            "prepare_job",
+            with(job.clone(), "/container/image", json!("../a\nb")),
+            "a",
+        ),
+        (
+            "prepare_job",
+            with(
+                job.clone(),
+                "/container/environmentVariables",
+                json!({ "A=\nB": "" }),
+            ),
+            r"'A=\nB'",
+        ),
+        (
+            "prepare_job",
+            with(
+                job.clone(),
+                "/container/environmentVariables",
+                json!({ "A": "\0" }),
+            ),
+            "null byte",
+        ),
+        (
+            "prepare_job",
+            with(
+                job.clone(),
+                "/container/environmentVariables",
+                large.clone(),
+            ),
+            "list too long",
+        ),
+        (
+            "run_container_step",
+            with(action.clone(), "/dockerfile", json!("Dockerfile")),
+            "of a Dockerfile",
+        ),
         ("run_container_step", action.clone(), "names no command"),
-        ("run_script_step", with(step.clone(), "/entryPointArgs", json!(["'open"])), "No closing quotation"),
-        ("run_script_step", with(step.clone(), "/environmentVariables", large), "Argument list too long"),
+        (
+            "run_script_step",
+            with(step.clone(), "/entryPointArgs", json!(["'open"])),
+            "No closing quotation",
+        ),
+        (
+            "run_script_step",
+            with(step.clone(), "/environmentVariables", large),
+            "Argument list too long",
+        ),
         ("run_script_step", Value::Null, "none of GitHub's runner"),
         ("run_jobs\n", json!({}), r"no command 'run_jobs\n'"),
     ] {
         let done = runner.obey(command, &args).expect_error(1, words);
         assert_eq!(runner.response(), Value::Null, "{}", done.describe());
     }
-    runner.obey("run_script_step", &step).expect_error(125, "no-such-machine");
     runner
-        .obey("run_container_step", &with(with(action, "/image", json!("none")), "/entryPoint", json!("true")))
+        .obey("run_script_step", &step)
+        .expect_error(125, "no-such-machine");
+    runner
+        .obey(
+            "run_container_step",
+            &with(
+                with(action, "/image", json!("none")),
+                "/entryPoint",
+                json!("true"),
+            ),
+        )
         .expect_error(125, "none");
-    for bytes in [&b""[..], b"{", b"[]", b"null", b"{\"command\": []}", b"\xff", &b"[".repeat(100_000)] {
+    for bytes in [
+        &b""[..],
+        b"{",
+        b"[]",
+        b"null",
+        b"{\"command\": []}",
+        b"\xff",
+        &b"[".repeat(100_000),
+    ] {
         let done = end(runner.start(runner.raw(bytes)));
         done.expect_error(1, "none of GitHub's runner");
     }

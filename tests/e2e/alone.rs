@@ -21,7 +21,12 @@ fn all_machines_go_at_once() {
     for machine in &machines {
         assert_eq!(left_of(&machine.name), "");
     }
-    assert_eq!(sh("ls /run/nspawn-ci /var/lib/nspawn-ci/machines | grep -v :$").out().trim(), "");
+    assert_eq!(
+        sh("ls /run/nspawn-ci /var/lib/nspawn-ci/machines | grep -v :$")
+            .out()
+            .trim(),
+        ""
+    );
     call("nspawn-cleanup", ["--all"]).expect(0);
 }
 
@@ -40,14 +45,21 @@ fn machined_is_not_to_be_had() {
     let done = call("nspawn-prepare", ["--name", name, &image()]);
     sh("systemctl unmask --runtime systemd-machined.service systemd-machined.socket; systemctl start systemd-machined")
         .expect(0);
-    assert!(done.err().contains("systemd-machined is not running"), "{}", done.describe());
+    assert!(
+        done.err().contains("systemd-machined is not running"),
+        "{}",
+        done.describe()
+    );
     done.expect_error(1, "did not start");
     assert_eq!(left_of(name), "");
 }
 
 #[test]
 fn machined_and_the_bus_may_be_started_anew() {
-    for restart in ["systemctl restart dbus", "systemctl kill --signal=KILL systemd-machined"] {
+    for restart in [
+        "systemctl restart dbus",
+        "systemctl kill --signal=KILL systemd-machined",
+    ] {
         let machine = Machine::new();
         sh(&format!("{restart}; sleep 0.5")).expect(0);
         call("nspawn-cleanup", [&machine.name]).expect(0);
@@ -59,7 +71,8 @@ fn machined_and_the_bus_may_be_started_anew() {
 #[test]
 fn a_busy_machined_loses_no_machine_that_stood_by() {
     let options = ["--init=stub", "--network=none", &image()];
-    let pool = |count: &'static str| call("nspawn-prepare", [count].iter().chain(&options)).expect(0);
+    let pool =
+        |count: &'static str| call("nspawn-prepare", [count].iter().chain(&options)).expect(0);
     pool("--standby=3");
     let busy = "for i in 1 2 3 4 5 6; do (while test -d /run/e2e-busy; do machinectl list >/dev/null; done) & done";
     let busy = std::thread::spawn(move || sh(&format!("mkdir /run/e2e-busy; {busy}; wait")));
@@ -67,7 +80,9 @@ fn a_busy_machined_loses_no_machine_that_stood_by() {
     sh("rmdir /run/e2e-busy").expect(0);
     busy.join().unwrap().expect(0);
     for prepared in machines {
-        let machine = Machine { name: prepared.expect(0).out().trim_end().to_owned() };
+        let machine = Machine {
+            name: prepared.expect(0).out().trim_end().to_owned(),
+        };
         machine.run(["true"]).expect(0);
         call("machinectl", ["show", &machine.name]).expect(0);
     }
@@ -78,9 +93,16 @@ fn a_busy_machined_loses_no_machine_that_stood_by() {
 fn argument_files_come_before_the_rest() {
     let own = format!("/etc/nspawn-ci/images/{}.args", image());
     fs::create_dir_all("/etc/nspawn-ci/images").unwrap();
-    fs::write("/etc/nspawn-ci/prepare.args", "# all images\n--setenv A=1 --setenv 'B=1 1'\n--default-image=none\n")
-        .unwrap();
-    fs::write(&own, format!("--setenv=B=2 # this one\n--default-image={}\n", image())).unwrap();
+    fs::write(
+        "/etc/nspawn-ci/prepare.args",
+        "# all images\n--setenv A=1 --setenv 'B=1 1'\n--default-image=none\n",
+    )
+    .unwrap();
+    fs::write(
+        &own,
+        format!("--setenv=B=2 # this one\n--default-image={}\n", image()),
+    )
+    .unwrap();
     let machine = Machine::with(&["--setenv=C=3"]);
     let unreadable = {
         fs::write("/etc/nspawn-ci/prepare.args", "--setenv 'open").unwrap();
@@ -88,8 +110,8 @@ fn argument_files_come_before_the_rest() {
     };
     // The last wins, a `no` too.
     fs::write("/etc/nspawn-ci/run.args", "--pty").unwrap();
-    let [on, off] =
-        [&[][..], &["--pty=no"]].map(|options| call("nspawn-run", options.iter().chain(&[&*machine.name, "tty"])));
+    let [on, off] = [&[][..], &["--pty=no"]]
+        .map(|options| call("nspawn-run", options.iter().chain(&[&*machine.name, "tty"])));
     fs::remove_dir_all("/etc/nspawn-ci").unwrap();
     on.expect(0);
     off.expect(1);

@@ -14,13 +14,23 @@ const JOB: &str = "echo in $(hostname); exit 5";
 
 fn by_systemd_run(machine: &Machine, script: &str, stdin: &[u8]) -> nspawn_tests::Done {
     let option = format!("--machine={}", machine.name);
-    finish(Command::new("systemd-run").args(["--quiet", "--wait", "--pipe", &option, "sh", "-c", script]), stdin)
+    finish(
+        Command::new("systemd-run")
+            .args(["--quiet", "--wait", "--pipe", &option, "sh", "-c", script]),
+        stdin,
+    )
 }
 
 /// On a terminal, which script(1) makes.
 fn by_machinectl_shell(machine: &Machine) -> nspawn_tests::Done {
-    let shell = format!("machinectl --quiet shell {} /bin/sh -c 'echo in $(hostname)'", machine.name);
-    call("script", ["--quiet", "--return", "--command", &shell, "/dev/null"])
+    let shell = format!(
+        "machinectl --quiet shell {} /bin/sh -c 'echo in $(hostname)'",
+        machine.name
+    );
+    call(
+        "script",
+        ["--quiet", "--return", "--command", &shell, "/dev/null"],
+    )
 }
 
 /// A root that is read-only and a work directory in memory. What was to be found: state for the next command, and
@@ -28,10 +38,18 @@ fn by_machinectl_shell(machine: &Machine) -> nspawn_tests::Done {
 #[test]
 fn fully_ephemeral() {
     let image = image();
-    let machine = Cell { init: "none", layer: "none", image: &image }.machine(&[]);
+    let machine = Cell {
+        init: "none",
+        layer: "none",
+        image: &image,
+    }
+    .machine(&[]);
     let unit = format!("nspawn-{}.service", machine.name);
     assert!(!left_of(&machine.name).contains(&unit), "something runs");
-    assert!(!fs::exists(format!("/var/lib/nspawn-ci/machines/{}", machine.name)).unwrap(), "there is a layer");
+    assert!(
+        !fs::exists(format!("/var/lib/nspawn-ci/machines/{}", machine.name)).unwrap(),
+        "there is a layer"
+    );
     let script = "cd /builds && echo built >product && cat product; echo x >/usr/x 2>/dev/null || echo read-only";
     assert_eq!(machine.sh(script).expect(0).out(), "built\nread-only\n");
     machine.run(["test", "-e", "/builds/product"]).expect(1);
@@ -47,8 +65,18 @@ fn fully_ephemeral() {
 #[test]
 fn overlay_without_boot() {
     let (image, sleep) = (image(), Sleep::new());
-    let machine = Cell { init: "none", layer: "disk", image: &image }.machine(&[]);
-    machine.sh(&format!("echo mine >/etc/own; {} & echo $$ >/root/first", sleep.command())).expect(0);
+    let machine = Cell {
+        init: "none",
+        layer: "disk",
+        image: &image,
+    }
+    .machine(&[]);
+    machine
+        .sh(&format!(
+            "echo mine >/etc/own; {} & echo $$ >/root/first",
+            sleep.command()
+        ))
+        .expect(0);
     assert_eq!(machine.run(["cat", "/etc/own"]).expect(0).out(), "mine\n");
     assert!(!sleep.is_there() && !is_registered(&machine));
     assert!(!fs::exists(format!("/var/lib/machines/{image}/etc/own")).unwrap());
@@ -58,24 +86,49 @@ fn overlay_without_boot() {
 #[test]
 fn machinectl_and_var_lib_machines() {
     let image = image();
-    let images = call("machinectl", ["list-images", "--no-legend"]).expect(0).out();
-    assert!(images.lines().any(|line| line.split_whitespace().next() == Some(&image)), "{images}");
-    let machines = [Machine::new(), Machine::new(), Cell { init: "stub", layer: "tmpfs", image: &image }.machine(&[])];
+    let images = call("machinectl", ["list-images", "--no-legend"])
+        .expect(0)
+        .out();
+    assert!(
+        images
+            .lines()
+            .any(|line| line.split_whitespace().next() == Some(&image)),
+        "{images}"
+    );
+    let machines = [
+        Machine::new(),
+        Machine::new(),
+        Cell {
+            init: "stub",
+            layer: "tmpfs",
+            image: &image,
+        }
+        .machine(&[]),
+    ];
     for machine in &machines {
         assert!(is_registered(machine));
         let shown = call("machinectl", ["show", &machine.name]).expect(0).out();
         let unit = format!("Unit=nspawn-{}.service", machine.name);
         for line in ["Class=container", "State=running", &unit] {
-            assert!(shown.lines().any(|shown| shown == line), "no {line} in {shown}");
+            assert!(
+                shown.lines().any(|shown| shown == line),
+                "no {line} in {shown}"
+            );
         }
     }
     let [one, other, stub] = &machines;
-    call("machinectl", ["copy-to", &one.name, "/etc/os-release", "/root/copied"]).expect(0);
+    call(
+        "machinectl",
+        ["copy-to", &one.name, "/etc/os-release", "/root/copied"],
+    )
+    .expect(0);
     one.run(["test", "-e", "/root/copied"]).expect(0);
     other.run(["test", "-e", "/root/copied"]).expect(1);
     for machine in [one, stub] {
         call("machinectl", ["terminate", &machine.name]).expect(0);
-        wait_until("it is terminated", Duration::from_secs(20), || !is_registered(machine));
+        wait_until("it is terminated", Duration::from_secs(20), || {
+            !is_registered(machine)
+        });
         machine.run(["true"]).expect(125);
     }
     other.run(["true"]).expect(0);
@@ -86,10 +139,18 @@ fn machinectl_and_var_lib_machines() {
 fn boot_and_machinectl_shell() {
     let machine = Machine::new();
     let done = by_machinectl_shell(&machine).expect(0);
-    assert!(done.out().contains(&format!("in {}", machine.name)), "{}", done.describe());
+    assert!(
+        done.out().contains(&format!("in {}", machine.name)),
+        "{}",
+        done.describe()
+    );
     let ours = format!("nspawn-run {}", machine.name);
     let terminal = ["--quiet", "--return", "--command", &ours, "/dev/null"];
-    let done = finish(Command::new("script").args(terminal), b"tty; hostname; exit 5\r").expect(5);
+    let done = finish(
+        Command::new("script").args(terminal),
+        b"tty; hostname; exit 5\r",
+    )
+    .expect(5);
     for shown in ["/dev/pts/", &machine.name] {
         assert!(done.out().contains(shown), "{}", done.describe());
     }
@@ -102,9 +163,15 @@ fn boot_and_systemd_run() {
     let script = "cat; echo err >&2; exit 5";
     let theirs = by_systemd_run(&machine, script, b"a\0b\xff").expect(5);
     let ours = finish(&mut machine.command(["sh", "-c", script]), b"a\0b\xff").expect(5);
-    assert_eq!((&theirs.stdout, &theirs.stderr), (&ours.stdout, &ours.stderr));
+    assert_eq!(
+        (&theirs.stdout, &theirs.stderr),
+        (&ours.stdout, &ours.stderr)
+    );
     for (end, cause) in [
-        ("systemctl poweroff --force --force; sleep 60", "it was shut down"),
+        (
+            "systemctl poweroff --force --force; sleep 60",
+            "it was shut down",
+        ),
         ("kill -TERM $$; sleep 60", ""),
         ("systemctl stop nspawn-agent; sleep 60", ""),
     ] {
@@ -132,7 +199,14 @@ fn detached_by_systemd_run_never() {
     }
     let image = image();
     for _ in 0..3 {
-        Cell { init: "stub", layer: "tmpfs", image: &image }.machine(&[]).sh(JOB).expect(5);
+        Cell {
+            init: "stub",
+            layer: "tmpfs",
+            image: &image,
+        }
+        .machine(&[])
+        .sh(JOB)
+        .expect(5);
     }
 }
 
@@ -141,16 +215,33 @@ fn detached_by_systemd_run_never() {
 fn detached_with_notify_ready() {
     let machine = Machine::new();
     let shown = unit_properties(&machine, "Type,ActiveState,ExecStart,MemoryMax,TasksMax");
-    for words in ["Type=notify", "ActiveState=active", "--notify-ready=yes", "--keep-unit"] {
+    for words in [
+        "Type=notify",
+        "ActiveState=active",
+        "--notify-ready=yes",
+        "--keep-unit",
+    ] {
         assert!(shown.contains(words), "no {words} in {shown}");
     }
-    assert!(!shown.contains("MemoryMax=infinity") && !shown.contains("TasksMax=infinity"), "{shown}");
+    assert!(
+        !shown.contains("MemoryMax=infinity") && !shown.contains("TasksMax=infinity"),
+        "{shown}"
+    );
     let sleep = Sleep::new();
     let writers = "for i in 1 2 3 4; do (while :; do echo x >/root/$(date +%N); done) & done";
-    let running = Running::start(&machine, &format!("{writers}; echo on; {}", sleep.command()));
+    let running = Running::start(
+        &machine,
+        &format!("{writers}; echo on; {}", sleep.command()),
+    );
     wait_until("it runs", Duration::from_secs(20), || sleep.is_there());
     let place = sleep.cgroup();
-    assert!(place.contains(&format!("/machine-ci.slice/nspawn-{}.service/payload/", machine.name)), "{place}");
+    assert!(
+        place.contains(&format!(
+            "/machine-ci.slice/nspawn-{}.service/payload/",
+            machine.name
+        )),
+        "{place}"
+    );
     call("nspawn-cleanup", [&machine.name]).expect(0);
     assert_eq!(left_of(&machine.name), "");
     running.end().expect_error(125, "");
@@ -163,7 +254,14 @@ fn device_policy_on_the_unit() {
     let [closed, opened] = [&[][..], &["--property=DeviceAllow=/dev/fuse rwm"]]
         .map(|more| Machine::with(&[&["--private-users=no"], more].concat()));
     let done = closed.run(["bash", "-c", open]);
-    assert!(done.code() != 0 && done.err().contains("Operation not permitted"), "{}", done.describe());
+    assert!(
+        done.code() != 0 && done.err().contains("Operation not permitted"),
+        "{}",
+        done.describe()
+    );
     opened.run(["bash", "-c", open]).expect(0);
-    assert_eq!(unit_properties(&closed, "DevicePolicy"), "DevicePolicy=closed\n");
+    assert_eq!(
+        unit_properties(&closed, "DevicePolicy"),
+        "DevicePolicy=closed\n"
+    );
 }

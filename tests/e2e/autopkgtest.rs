@@ -18,10 +18,22 @@ struct Server {
 impl Server {
     fn start(options: &[&str]) -> Self {
         let mut command = Command::new("autopkgtest-virt-nspawn-ci");
-        command.args(options).arg(image()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .args(options)
+            .arg(image())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
-        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        let mut server = Self { child, input, output };
+        let (input, output) = (
+            child.stdin.take(),
+            BufReader::new(child.stdout.take().unwrap()),
+        );
+        let mut server = Self {
+            child,
+            input,
+            output,
+        };
         assert_eq!(server.answer(), "ok");
         server
     }
@@ -36,7 +48,11 @@ impl Server {
     fn ask(&mut self, command: &str) -> String {
         writeln!(self.input.as_mut().unwrap(), "{command}").unwrap();
         let answer = self.answer();
-        answer.strip_prefix("ok").unwrap_or_else(|| panic!("{command}: {answer:?}")).trim_start().to_owned()
+        answer
+            .strip_prefix("ok")
+            .unwrap_or_else(|| panic!("{command}: {answer:?}"))
+            .trim_start()
+            .to_owned()
     }
 
     fn execute(&mut self, line: &str) -> nspawn_tests::Done {
@@ -61,12 +77,29 @@ fn scratch(name: &str) -> PathBuf {
 fn a_testbed_is_opened_reverted_and_closed() {
     let name = format!("autopkgtest-{}", std::process::id());
     let mut server = Server::start(&[&format!("--name={name}")]);
-    assert!(server.ask("capabilities").split(' ').any(|word| word == "revert-full-system"));
+    assert!(
+        server
+            .ask("capabilities")
+            .split(' ')
+            .any(|word| word == "revert-full-system")
+    );
     let place = server.ask("open");
-    server.execute(&format!("test $(id -u) = 0 && test -d {place} && touch {place}/x /root/x")).expect(0);
-    assert_eq!(server.execute("systemctl is-system-running; exit 7").expect(7).out(), "running\n");
+    server
+        .execute(&format!(
+            "test $(id -u) = 0 && test -d {place} && touch {place}/x /root/x"
+        ))
+        .expect(0);
+    assert_eq!(
+        server
+            .execute("systemctl is-system-running; exit 7")
+            .expect(7)
+            .out(),
+        "running\n"
+    );
     let place = server.ask("revert");
-    server.execute(&format!("test -d {place} && test ! -e /root/x")).expect(0);
+    server
+        .execute(&format!("test -d {place} && test ! -e /root/x"))
+        .expect(0);
     server.ask("close");
     assert_eq!(left_of(&name), "");
     server.ask("open");
@@ -91,14 +124,34 @@ fn files_go_in_and_out() {
     server.ask(&format!("copydown {here}/{odd_there} {place}/{odd_there}"));
     server.ask(&format!("copyup {place}/{odd_there} {here}/back"));
     assert_eq!(fs::read(format!("{here}/back")).unwrap(), b"\0bytes\n");
-    assert_eq!(server.execute(&format!("stat -c %a '{place}/a b,c%d'")).expect(0).out(), "751\n");
+    assert_eq!(
+        server
+            .execute(&format!("stat -c %a '{place}/a b,c%d'"))
+            .expect(0)
+            .out(),
+        "751\n"
+    );
     sh(&format!("mkdir -p {here}/tree/deep; ln -s /etc/passwd {here}/tree/link; echo x >{here}/tree/deep/file"))
         .expect(0);
     server.ask(&format!("copydown {here}/tree/ {place}/tree/"));
-    server.execute(&format!("cd {place}/tree && test -L link && echo y >>deep/file && chmod u+s deep/file")).expect(0);
+    server
+        .execute(&format!(
+            "cd {place}/tree && test -L link && echo y >>deep/file && chmod u+s deep/file"
+        ))
+        .expect(0);
     server.ask(&format!("copyup {place}/tree/ {here}/out/"));
-    assert_eq!(fs::read_to_string(format!("{here}/out/deep/file")).unwrap(), "x\ny\n");
-    assert_eq!(fs::metadata(format!("{here}/out/deep/file")).unwrap().permissions().mode() & 0o7000, 0);
+    assert_eq!(
+        fs::read_to_string(format!("{here}/out/deep/file")).unwrap(),
+        "x\ny\n"
+    );
+    assert_eq!(
+        fs::metadata(format!("{here}/out/deep/file"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o7000,
+        0
+    );
     server.ask("quit");
     fs::remove_dir_all(here).unwrap();
 }
@@ -111,7 +164,8 @@ fn what_it_can_not_do_ends_it() {
         (&*image(), "copydown x", "takes two paths"),
     ] {
         let mut command = Command::new("autopkgtest-virt-nspawn-ci");
-        let done = nspawn_tests::finish(command.arg(image), format!("{line}\n").as_bytes()).expect(16);
+        let done =
+            nspawn_tests::finish(command.arg(image), format!("{line}\n").as_bytes()).expect(16);
         assert!(done.err().contains(words), "{}", done.describe());
     }
     call("autopkgtest-virt-nspawn-ci", ["a", "b"]).expect(16);

@@ -12,8 +12,14 @@ use nspawn_tests::{call, finish, image, left_of, sh};
 fn what_is_in_the_place_of_a_lock_is_named() {
     let name = format!("obstacle-{}", std::process::id());
     let directory = format!("/run/nspawn-ci/{name}");
-    sh(&format!("mkdir -p {directory} && ln -s /nonexistent/lock {directory}/lock")).expect(0);
-    let done = call("timeout", ["10", "nspawn-prepare", "--name", &name, &image()]);
+    sh(&format!(
+        "mkdir -p {directory} && ln -s /nonexistent/lock {directory}/lock"
+    ))
+    .expect(0);
+    let done = call(
+        "timeout",
+        ["10", "nspawn-prepare", "--name", &name, &image()],
+    );
     let cleaned = call("timeout", ["10", "nspawn-cleanup", &name]);
     sh(&format!("rm -r {directory}")).expect(0);
     done.expect_error(1, &format!("{directory}/lock is in the way"));
@@ -22,13 +28,19 @@ fn what_is_in_the_place_of_a_lock_is_named() {
 
 #[test]
 fn a_unit_of_the_host_is_not_taken_for_a_machines() {
-    let unit = format!("/run/systemd/system/nspawn-own-{}.service", std::process::id());
+    let unit = format!(
+        "/run/systemd/system/nspawn-own-{}.service",
+        std::process::id()
+    );
     sh(&format!(
         "printf '[Service]\nExecStart=/bin/sleep 600\n' >{unit}; systemctl daemon-reload; systemctl start {}",
         unit.rsplit('/').next().unwrap()
     ))
     .expect(0);
-    let done = call("nspawn-prepare", ["--name", &format!("own-{}", std::process::id()), &image()]);
+    let done = call(
+        "nspawn-prepare",
+        ["--name", &format!("own-{}", std::process::id()), &image()],
+    );
     let active = sh(&format!(
         "u=$(basename {unit}); systemctl is-active $u; systemctl stop $u; rm {unit}; systemctl daemon-reload"
     ));
@@ -40,14 +52,20 @@ fn a_unit_of_the_host_is_not_taken_for_a_machines() {
 fn names() {
     let long = "x".repeat(65);
     let image = image();
-    for name in ["", ".", "..", "../x", "a/b", "a\nb", ".a", "-a", "a_b", &long] {
+    for name in [
+        "", ".", "..", "../x", "a/b", "a\nb", ".a", "-a", "a_b", &long,
+    ] {
         let option = format!("--name={name}");
         call("nspawn-prepare", [&*option, &image]).expect_error(1, "can't be a machine's name");
         call("nspawn-run", ["--", name, "true"]).expect_error(125, "can't be a machine's name");
         call("nspawn-cleanup", ["--", name]).expect_error(1, "can't be a machine's name");
     }
     let bytes = OsStr::from_bytes(b"a\xff");
-    call("nspawn-prepare", [OsStr::new("--name"), bytes, image.as_ref()]).expect_error(1, "it is not UTF-8");
+    call(
+        "nspawn-prepare",
+        [OsStr::new("--name"), bytes, image.as_ref()],
+    )
+    .expect_error(1, "it is not UTF-8");
     call("nspawn-cleanup", [bytes]).expect_error(1, "it is not UTF-8");
 }
 
@@ -56,7 +74,10 @@ struct FakeImage(PathBuf);
 
 impl FakeImage {
     fn new(kind: &str) -> Self {
-        let path = PathBuf::from(format!("/var/lib/machines/e2e-{kind}-{}", std::process::id()));
+        let path = PathBuf::from(format!(
+            "/var/lib/machines/e2e-{kind}-{}",
+            std::process::id()
+        ));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -72,7 +93,11 @@ impl FakeImage {
     fn is_refused(&self, words: &str) {
         let prefix = format!("refused-{}", std::process::id());
         let name = self.0.file_name().unwrap();
-        call("nspawn-prepare", ["--name".as_ref(), OsStr::new(&prefix), name]).expect_error(1, words);
+        call(
+            "nspawn-prepare",
+            ["--name".as_ref(), OsStr::new(&prefix), name],
+        )
+        .expect_error(1, words);
         assert_eq!(left_of(&prefix), "");
     }
 }
@@ -85,7 +110,9 @@ impl Drop for FakeImage {
 
 #[test]
 fn images() {
-    let list = call("nspawn-prepare", ["no-such-image"]).expect_error(1, "no image \"no-such-image\"").err();
+    let list = call("nspawn-prepare", ["no-such-image"])
+        .expect_error(1, "no image \"no-such-image\"")
+        .err();
     assert!(list.contains(&image()), "{list}");
     for reference in ["../../etc", "/etc", "..", "a\nb", ""] {
         call("nspawn-prepare", ["--", reference]).expect_error(1, "no image");
@@ -93,7 +120,9 @@ fn images() {
     call("nspawn-prepare", [] as [&str; 0]).expect_error(1, "no image is named");
     let empty = FakeImage::new("empty");
     empty.is_refused("is not an OS tree");
-    FakeImage::new("bare").file("usr/bin/env").is_refused("has no systemd");
+    FakeImage::new("bare")
+        .file("usr/bin/env")
+        .is_refused("has no systemd");
     let systemd = FakeImage::new("no-dbus").file("usr/lib/systemd/systemd");
     systemd.is_refused("has no D-Bus daemon");
     let file = FakeImage::new("file");
@@ -101,7 +130,10 @@ fn images() {
     fs::write(&file.0, "").unwrap();
     file.is_refused("is no image: that is a directory");
     // It has all that is looked for and still can't boot.
-    FakeImage::new("fake").file("usr/lib/systemd/systemd").file("usr/bin/dbus-daemon").is_refused("did not start");
+    FakeImage::new("fake")
+        .file("usr/lib/systemd/systemd")
+        .file("usr/bin/dbus-daemon")
+        .is_refused("did not start");
 }
 
 #[test]
@@ -117,15 +149,29 @@ fn option_values() {
     ] {
         call("nspawn-prepare", [option, &image]).expect_error(1, words);
     }
-    call("nspawn-prepare", [OsStr::from_bytes(b"--bind=/\xff"), image.as_ref()]).expect_error(1, "not UTF-8");
+    call(
+        "nspawn-prepare",
+        [OsStr::from_bytes(b"--bind=/\xff"), image.as_ref()],
+    )
+    .expect_error(1, "not UTF-8");
     call("nspawn-run", [] as [&str; 0]).expect_error(125, "<MACHINE>");
     let name = format!("values-{}", std::process::id());
-    let done = call("nspawn-prepare", ["--name", &name, "--property=NoSuchProperty=1", &image])
-        .expect_error(1, "did not start");
+    let done = call(
+        "nspawn-prepare",
+        ["--name", &name, "--property=NoSuchProperty=1", &image],
+    )
+    .expect_error(1, "did not start");
     assert!(done.err().contains("NoSuchProperty"), "{}", done.describe());
-    let done =
-        call("nspawn-prepare", ["--name", &name, "--bind=/no/such/source", &image]).expect_error(1, "did not start");
-    assert!(done.err().contains("/no/such/source"), "{}", done.describe());
+    let done = call(
+        "nspawn-prepare",
+        ["--name", &name, "--bind=/no/such/source", &image],
+    )
+    .expect_error(1, "did not start");
+    assert!(
+        done.err().contains("/no/such/source"),
+        "{}",
+        done.describe()
+    );
     assert_eq!(left_of(&name), "");
     call("nspawn-cleanup", [] as [&str; 0]).expect_error(1, "no machine is named");
     call("nspawn-cleanup", ["--all", "x"]).expect_error(1, "--all");
@@ -134,7 +180,13 @@ fn option_values() {
 #[test]
 fn a_boot_that_takes_too_long_is_ended() {
     let name = format!("slow-{}", std::process::id());
-    let arguments = ["--name", &*name, "--timeout=1s", "--property=ExecStartPre=/bin/sleep 30", &image()];
+    let arguments = [
+        "--name",
+        &*name,
+        "--timeout=1s",
+        "--property=ExecStartPre=/bin/sleep 30",
+        &image(),
+    ];
     call("nspawn-prepare", arguments).expect_error(1, "did not start");
     assert_eq!(left_of(&name), "");
 }
@@ -143,7 +195,16 @@ fn a_boot_that_takes_too_long_is_ended() {
 fn the_caller_is_not_root() {
     let nobody = |program: &str, argument: &str| {
         let program = sh(&format!("command -v {program}")).expect(0).out();
-        call("setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", program.trim(), argument])
+        call(
+            "setpriv",
+            [
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                program.trim(),
+                argument,
+            ],
+        )
     };
     nobody("nspawn-prepare", &image()).expect_error(1, "only root");
     nobody("nspawn-cleanup", "some-machine").expect_error(1, "only root");
@@ -173,7 +234,9 @@ fn a_machine_of_somebody_else_is_left_alone() {
     let refused = call("nspawn-prepare", ["--name", &name, &image()]);
     let cleaned = call("nspawn-cleanup", [&name]);
     let alive = call("machinectl", ["show", "--property=State", "--value", &name]);
-    sh(&format!("systemctl kill --signal=KILL e2e-{name}; systemctl stop e2e-{name}; rm -rf {root}"));
+    sh(&format!(
+        "systemctl kill --signal=KILL e2e-{name}; systemctl stop e2e-{name}; rm -rf {root}"
+    ));
     refused.expect_error(1, "that these programs did not make");
     cleaned.expect(0);
     assert_eq!(alive.expect(0).out(), "running\n");
@@ -185,7 +248,10 @@ fn a_state_that_is_no_directory_is_not_ours() {
     let path = format!("/run/nspawn-ci/{name}");
     fs::create_dir_all("/run/nspawn-ci").unwrap();
     fs::write(&path, "").unwrap();
-    let (prepared, cleaned) = (call("nspawn-prepare", ["--name", &name, &image()]), call("nspawn-cleanup", [&name]));
+    let (prepared, cleaned) = (
+        call("nspawn-prepare", ["--name", &name, &image()]),
+        call("nspawn-cleanup", [&name]),
+    );
     fs::remove_file(&path).unwrap();
     prepared.expect_error(1, "is in the way; remove it");
     cleaned.expect_error(1, "is in the way; remove it");
@@ -201,8 +267,14 @@ fn state_files() {
         ("{\"version\":2,\"name\"", "not a whole JSON document"),
         ("no JSON", "not a whole JSON document"),
         ("[]", "it has no version"),
-        ("{\"version\":99}", "a newer version of these programs made it (format 99"),
-        ("{\"version\":1}", "an older version of these programs made it (format 1"),
+        (
+            "{\"version\":99}",
+            "a newer version of these programs made it (format 99",
+        ),
+        (
+            "{\"version\":1}",
+            "an older version of these programs made it (format 1",
+        ),
         ("{\"version\":2}", "no valid \"start\""),
     ] {
         fs::write(format!("{dir}/state.json"), text).unwrap();
@@ -220,7 +292,10 @@ fn modes() {
         (&["--init=upstart"][..], "'upstart' for '--init"),
         (&["--init="], "--init"),
         (&["--init=None"], "'None' for '--init"),
-        (&["--layer=overlay"], "\"overlay\" is none of disk, tmpfs, snapshot, none"),
+        (
+            &["--layer=overlay"],
+            "\"overlay\" is none of disk, tmpfs, snapshot, none",
+        ),
         (&["--layer="], "is none of disk"),
         (&["--layer=disk:1G"], "disk:1G"),
         (&["--layer=none:1G"], "none:1G"),
@@ -234,15 +309,22 @@ fn modes() {
         (&["--layer-size=1T1"], "1T1"),
         (&["--layer=tmpfs", "--layer-size=99T"], "99T is not between"),
         (&["--layer=snapshot:1G"], "snapshot:1G"),
-        (&["--layer=snapshot", "--layer-size=1G"], "shares its file system, so --layer=snapshot has no size"),
-        (&["--layer=disk", "--layer-size=1G", "--private-users=no"], "--layer-size needs a user namespace"),
+        (
+            &["--layer=snapshot", "--layer-size=1G"],
+            "shares its file system, so --layer=snapshot has no size",
+        ),
+        (
+            &["--layer=disk", "--layer-size=1G", "--private-users=no"],
+            "--layer-size needs a user namespace",
+        ),
     ] {
         let arguments = options.iter().copied().chain(["--name", &name, &image]);
         call("nspawn-prepare", arguments).expect_error(1, words);
     }
     // And in GitLab's words: no retry makes it right.
     let mut job = Command::new("nspawn-prepare");
-    job.envs([("NSPAWN_INIT", "upstart"), ("NSPAWN_LAYER", "tmpfs")]).args(["--name", &name, &image]);
+    job.envs([("NSPAWN_INIT", "upstart"), ("NSPAWN_LAYER", "tmpfs")])
+        .args(["--name", &name, &image]);
     finish(&mut job, b"").expect_error(1, "'upstart' for '--init");
     assert_eq!(left_of(&name), "");
 }
@@ -255,36 +337,66 @@ fn a_disk_image_is_not_copied() {
     fs::write(&file.0, "no file system").unwrap();
     let name = format!("disk-{}", std::process::id());
     let image = disk.0.file_name().unwrap();
-    let prepare = |layer: &str| call("nspawn-prepare", ["--name".as_ref(), name.as_ref(), OsStr::new(layer), image]);
-    prepare("--layer=snapshot").expect_error(1, "which --layer=snapshot can't copy; choose --layer=disk");
+    let prepare = |layer: &str| {
+        call(
+            "nspawn-prepare",
+            ["--name".as_ref(), name.as_ref(), OsStr::new(layer), image],
+        )
+    };
+    prepare("--layer=snapshot")
+        .expect_error(1, "which --layer=snapshot can't copy; choose --layer=disk");
     let done = prepare("--layer=disk").expect_error(1, "did not start");
-    assert!(done.err().contains("can't mount the disk image"), "{}", done.describe());
+    assert!(
+        done.err().contains("can't mount the disk image"),
+        "{}",
+        done.describe()
+    );
     assert_eq!(left_of(&name), "");
 }
 
 /// After it was looked at, and before it is mounted.
 #[test]
 fn an_image_that_vanishes() {
-    let image = FakeImage::new("vanishing").file("usr/lib/systemd/systemd").file("usr/bin/dbus-daemon");
-    let (path, away) = (image.0.display().to_string(), FakeImage(image.0.with_extension("away")));
+    let image = FakeImage::new("vanishing")
+        .file("usr/lib/systemd/systemd")
+        .file("usr/bin/dbus-daemon");
+    let (path, away) = (
+        image.0.display().to_string(),
+        FakeImage(image.0.with_extension("away")),
+    );
     let name = format!("vanishing-{}", std::process::id());
     let move_away = format!("mv {path} {}", away.0.display());
     for init in ["systemd", "stub"] {
         let property = format!("--property=ExecStartPre=/bin/{move_away}");
         let option = format!("--init={init}");
         let reference = image.0.file_name().unwrap().to_str().unwrap();
-        let done = call("nspawn-prepare", ["--name", &name, &option, &property, reference]);
+        let done = call(
+            "nspawn-prepare",
+            ["--name", &name, &option, &property, reference],
+        );
         sh(&format!("mv {} {path}", away.0.display())).expect(0);
-        assert!(done.err().contains(&path) && done.err().contains("No such file"), "{}", done.describe());
+        assert!(
+            done.err().contains(&path) && done.err().contains("No such file"),
+            "{}",
+            done.describe()
+        );
         done.expect_error(1, "did not start");
         assert_eq!(left_of(&name), "");
     }
     let reference = image.0.file_name().unwrap().to_str().unwrap();
-    call("nspawn-prepare", ["--name", &name, "--init=none", reference]).expect(0);
+    call(
+        "nspawn-prepare",
+        ["--name", &name, "--init=none", reference],
+    )
+    .expect(0);
     sh(&move_away).expect(0);
     for _ in 0..2 {
         let done = call("nspawn-run", [&*name, "true"]);
-        assert!(done.err().contains(&path) && done.err().contains("No such file"), "{}", done.describe());
+        assert!(
+            done.err().contains(&path) && done.err().contains("No such file"),
+            "{}",
+            done.describe()
+        );
         done.expect_error(125, "did not start");
     }
     call("nspawn-cleanup", [&name]).expect(0);

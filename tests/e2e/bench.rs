@@ -10,23 +10,49 @@ fn figures_are_measured_and_nothing_is_left() {
     let directory = std::env::temp_dir().join(format!("e2e-bench-{}", std::process::id()));
     fs::create_dir(&directory).unwrap();
     let (json, svg) = (directory.join("json"), directory.join("svg"));
-    let peer =
-        format!("--peer=slow=echo {{}} >>{0}/names; sleep 0.2|test -d {{image}}/usr|rm {0}/names", directory.display());
-    let (json_option, svg_option) = (format!("--json={}", json.display()), format!("--svg={}", svg.display()));
-    let options = ["--rounds=2", &peer, "--only=hand,default,standby,slow", &json_option, &svg_option];
+    let peer = format!(
+        "--peer=slow=echo {{}} >>{0}/names; sleep 0.2|test -d {{image}}/usr|rm {0}/names",
+        directory.display()
+    );
+    let (json_option, svg_option) = (
+        format!("--json={}", json.display()),
+        format!("--svg={}", svg.display()),
+    );
+    let options = [
+        "--rounds=2",
+        &peer,
+        "--only=hand,default,standby,slow",
+        &json_option,
+        &svg_option,
+    ];
     let done = call("bench", options).expect(0);
     let figures: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
-    let median = |what: &str| figures["milliseconds"][what]["median"].as_f64().unwrap_or_else(|| panic!("{what}"));
+    let median = |what: &str| {
+        figures["milliseconds"][what]["median"]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{what}"))
+    };
     for contender in ["hand", "default", "standby", "slow"] {
-        let stages = median(&format!("{contender}.prepare")) + median(&format!("{contender}.cleanup"));
+        let stages =
+            median(&format!("{contender}.prepare")) + median(&format!("{contender}.cleanup"));
         assert!(median(&format!("{contender}.cycle")) > stages, "{figures}");
-        assert!(done.out().matches(contender).count() >= 2, "{}", done.describe());
+        assert!(
+            done.out().matches(contender).count() >= 2,
+            "{}",
+            done.describe()
+        );
     }
     let slow = median("slow.prepare");
-    assert!((200.0..2000.0).contains(&slow) && median("slow.run") < 200.0, "{figures}");
+    assert!(
+        (200.0..2000.0).contains(&slow) && median("slow.run") < 200.0,
+        "{figures}"
+    );
     assert!(fs::read_to_string(&svg).unwrap().ends_with("</svg>\n"));
     fs::remove_dir_all(directory).unwrap();
-    assert_eq!((left_of("bench-"), left_of("standby-")), (String::new(), String::new()));
+    assert_eq!(
+        (left_of("bench-"), left_of("standby-")),
+        (String::new(), String::new())
+    );
     assert_eq!(sh("ls -d /var/lib/nspawn-bench* 2>/dev/null").out(), "");
 }
 
@@ -41,6 +67,10 @@ fn bad_input_measures_nothing() {
         (&["--rounds"], "has no value"),
     ] {
         let done = finish(std::process::Command::new("bench").args(options), b"").expect(1);
-        assert!(done.err().starts_with("bench: ") && done.err().contains(words), "{}", done.describe());
+        assert!(
+            done.err().starts_with("bench: ") && done.err().contains(words),
+            "{}",
+            done.describe()
+        );
     }
 }

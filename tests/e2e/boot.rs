@@ -15,7 +15,11 @@ struct Copy {
 impl Copy {
     fn new(name: &str) -> Self {
         let name = format!("{name}-{}", std::process::id());
-        sh(&format!("cp --archive /var/lib/machines/{}/. /var/lib/machines/{name}", image())).expect(0);
+        sh(&format!(
+            "cp --archive /var/lib/machines/{}/. /var/lib/machines/{name}",
+            image()
+        ))
+        .expect(0);
         Self { name }
     }
 
@@ -51,27 +55,72 @@ fn until(condition: &str) -> String {
 #[test]
 fn what_the_image_enables_comes_up() {
     let copy = Copy::new("enabled");
-    let touch = |file: &str| format!("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=touch {file}\n");
-    copy.enable("etc/systemd/system", "own.service", "multi-user.target", &touch("/run/own"));
+    let touch = |file: &str| {
+        format!("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=touch {file}\n")
+    };
+    copy.enable(
+        "etc/systemd/system",
+        "own.service",
+        "multi-user.target",
+        &touch("/run/own"),
+    );
     copy.write("etc/systemd/system/timed.service", &touch("/run/timed"));
     let timer = "[Timer]\nOnActiveSec=1\nAccuracySec=1ms\n";
     copy.enable("etc/systemd/system", "timed.timer", "timers.target", timer);
-    copy.write("etc/tmpfiles.d/own.conf", "d /run/made 0750 root root\nL /dev/made - - - - /dev/null\n");
+    copy.write(
+        "etc/tmpfiles.d/own.conf",
+        "d /run/made 0750 root root\nL /dev/made - - - - /dev/null\n",
+    );
     copy.write("etc/sysctl.d/own.conf", "net.ipv4.ip_default_ttl=77\n");
-    sh(&format!("chroot {} useradd --create-home ann", copy.path("").display())).expect(0);
+    sh(&format!(
+        "chroot {} useradd --create-home ann",
+        copy.path("").display()
+    ))
+    .expect(0);
     copy.write("var/lib/systemd/linger/ann", "");
-    copy.enable("home/ann/.config/systemd/user", "own.service", "default.target", &touch("/home/ann/own"));
-    sh(&format!("chroot {} chown -R ann: /home/ann", copy.path("").display())).expect(0);
+    copy.enable(
+        "home/ann/.config/systemd/user",
+        "own.service",
+        "default.target",
+        &touch("/home/ann/own"),
+    );
+    sh(&format!(
+        "chroot {} chown -R ann: /home/ann",
+        copy.path("").display()
+    ))
+    .expect(0);
 
     let machine = Machine::of(&copy.name, &[]);
     // Ready is when the boot is over.
-    assert_eq!(machine.run(["systemctl", "is-system-running"]).expect(0).out(), "running\n");
-    machine.sh("test -e /run/own && systemctl is-active own.service timed.timer").expect(0);
-    machine.sh("test -d /run/made && test $(readlink /dev/made) = /dev/null").expect(0);
-    assert_eq!(machine.run(["cat", "/proc/sys/net/ipv4/ip_default_ttl"]).expect(0).out(), "77\n");
+    assert_eq!(
+        machine
+            .run(["systemctl", "is-system-running"])
+            .expect(0)
+            .out(),
+        "running\n"
+    );
+    machine
+        .sh("test -e /run/own && systemctl is-active own.service timed.timer")
+        .expect(0);
+    machine
+        .sh("test -d /run/made && test $(readlink /dev/made) = /dev/null")
+        .expect(0);
+    assert_eq!(
+        machine
+            .run(["cat", "/proc/sys/net/ipv4/ip_default_ttl"])
+            .expect(0)
+            .out(),
+        "77\n"
+    );
     machine.sh(&until("test -e /run/timed")).expect(0);
     machine.sh(&until("test -e /home/ann/own")).expect(0);
-    assert_eq!(machine.run(["loginctl", "show-user", "ann", "--property=Linger"]).expect(0).out(), "Linger=yes\n");
+    assert_eq!(
+        machine
+            .run(["loginctl", "show-user", "ann", "--property=Linger"])
+            .expect(0)
+            .out(),
+        "Linger=yes\n"
+    );
     let ask = "runuser -u ann -- env XDG_RUNTIME_DIR=/run/user/$(id -u ann) systemctl --user is-active own.service";
     assert_eq!(machine.sh(ask).expect(0).out(), "active\n");
 }
@@ -79,11 +128,20 @@ fn what_the_image_enables_comes_up() {
 #[test]
 fn what_starts_when_it_is_used_starts_then() {
     let machine = Machine::new();
-    let active = || machine.run(["systemctl", "is-active", "dbus.service", "systemd-logind.service"]);
+    let active = || {
+        machine.run([
+            "systemctl",
+            "is-active",
+            "dbus.service",
+            "systemd-logind.service",
+        ])
+    };
     assert_eq!(active().out(), "inactive\ninactive\n");
     machine.run(["loginctl", "list-users"]).expect(0);
     assert_eq!(active().expect(0).out(), "active\nactive\n");
-    machine.sh("hostnamectl && useradd --create-home bob && test ! -e /run/nologin").expect(0);
+    machine
+        .sh("hostnamectl && useradd --create-home bob && test ! -e /run/nologin")
+        .expect(0);
     // A session, with a manager of the user's own.
     let session = machine.run([
         "su",
@@ -93,7 +151,10 @@ fn what_starts_when_it_is_used_starts_then() {
         "loginctl show-user bob; systemctl --user is-system-running",
     ]);
     let session = session.expect(0).out();
-    assert!(session.contains("State=active") && session.ends_with("running\n"), "{session}");
+    assert!(
+        session.contains("State=active") && session.ends_with("running\n"),
+        "{session}"
+    );
     machine
         .sh("logger --tag=said hello && journalctl --sync && journalctl --quiet --identifier=said | grep hello")
         .expect(0);
@@ -102,25 +163,51 @@ fn what_starts_when_it_is_used_starts_then() {
 #[test]
 fn poweroff_works_though_nobody_has_used_logind() {
     let machine = Machine::new();
-    machine.sh("systemctl poweroff 2>/dev/null; sleep 60").expect_error(125, "it was shut down");
+    machine
+        .sh("systemctl poweroff 2>/dev/null; sleep 60")
+        .expect_error(125, "it was shut down");
 }
 
 #[test]
 fn services_are_bound_as_their_units_say() {
     let machine = Machine::new();
     let filtered = "systemd-run --quiet --wait --pipe --property=SystemCallFilter=~sethostname";
-    let done = machine.sh(&format!("{filtered} sh -c 'hostname elsewhere; echo $?'")).expect(0);
+    let done = machine
+        .sh(&format!("{filtered} sh -c 'hostname elsewhere; echo $?'"))
+        .expect(0);
     assert_eq!(done.out(), "159\n", "{}", done.describe());
 }
 
 #[test]
 fn more_or_less_is_booted_as_one_likes() {
-    let less = Machine::with(&["--mask=systemd-tmpfiles-clean.timer", "--boot-target=basic.target"]);
-    assert_eq!(less.run(["systemctl", "is-active", "multi-user.target", "basic.target"]).out(), "inactive\nactive\n");
-    let state = less.run(["systemctl", "show", "--property=LoadState", "systemd-tmpfiles-clean.timer"]);
+    let less = Machine::with(&[
+        "--mask=systemd-tmpfiles-clean.timer",
+        "--boot-target=basic.target",
+    ]);
+    assert_eq!(
+        less.run([
+            "systemctl",
+            "is-active",
+            "multi-user.target",
+            "basic.target"
+        ])
+        .out(),
+        "inactive\nactive\n"
+    );
+    let state = less.run([
+        "systemctl",
+        "show",
+        "--property=LoadState",
+        "systemd-tmpfiles-clean.timer",
+    ]);
     assert_eq!(state.expect(0).out(), "LoadState=masked\n");
     let more = Machine::with(&["--boot-target=graphical.target"]);
-    more.run(["systemctl", "is-active", "graphical.target"]).expect(0);
+    more.run(["systemctl", "is-active", "graphical.target"])
+        .expect(0);
     call("nspawn-prepare", ["--mask=nonsense", &image()]).expect_error(1, "no unit's name");
-    call("nspawn-prepare", ["--mask=a.service", "--init=stub", &image()]).expect_error(1, "--init=stub has none");
+    call(
+        "nspawn-prepare",
+        ["--mask=a.service", "--init=stub", &image()],
+    )
+    .expect_error(1, "--init=stub has none");
 }

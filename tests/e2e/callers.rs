@@ -11,12 +11,20 @@ const LOOK: &str = "echo $PATH; umask; pwd; exit 3";
 
 fn name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("caller-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "caller-{}-{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// The directory of the programs, which a caller may not have on PATH.
 fn programs() -> String {
-    sh("dirname $(command -v nspawn-prepare)").expect(0).out().trim_end().to_owned()
+    sh("dirname $(command -v nspawn-prepare)")
+        .expect(0)
+        .out()
+        .trim_end()
+        .to_owned()
 }
 
 /// The words before a program of somebody who calls it.
@@ -28,8 +36,19 @@ impl Caller {
     }
 
     fn unit(properties: &str) -> Self {
-        let mut words = Self::of(&["systemd-run", "--quiet", "--collect", "--pipe", "--wait", "--setenv=PATH"]);
-        words.0.extend(properties.split(' ').map(|property| format!("--property={property}")));
+        let mut words = Self::of(&[
+            "systemd-run",
+            "--quiet",
+            "--collect",
+            "--pipe",
+            "--wait",
+            "--setenv=PATH",
+        ]);
+        words.0.extend(
+            properties
+                .split(' ')
+                .map(|property| format!("--property={property}")),
+        );
         words
     }
 
@@ -40,8 +59,11 @@ impl Caller {
     /// Makes, uses and removes a machine; returns what a command saw in it.
     fn sees(&self, options: &[&str], script: &str) -> String {
         let (name, image) = (name(), image());
-        self.call(&[&["nspawn-prepare", "--name", &name], options, &[&image]].concat()).expect(0);
-        let done = self.call(&["nspawn-run", &name, "sh", "-c", script]).expect(3);
+        self.call(&[&["nspawn-prepare", "--name", &name], options, &[&image]].concat())
+            .expect(0);
+        let done = self
+            .call(&["nspawn-run", &name, "sh", "-c", script])
+            .expect(3);
         self.call(&["nspawn-cleanup", &name]).expect(0);
         assert_eq!(left_of(&name), "", "{:?} {options:?}", self.0);
         done.out()
@@ -98,15 +120,30 @@ fn scripts_find_what_cron_has_not_on_its_path() {
     let image_script = sh("command -v nspawn-image").expect(0).out();
     // Beside each other, as they are installed.
     let place = format!("/run/{}", name());
-    let link = format!("mkdir {place}; ln -s {}/nspawn-* {place}; cp {} {place}", programs(), exec.trim_end());
+    let link = format!(
+        "mkdir {place}; ln -s {}/nspawn-* {place}; cp {} {place}",
+        programs(),
+        exec.trim_end()
+    );
     sh(&link).expect(0);
     let cron = Caller::of(&["env", "-i", "PATH=/usr/bin:/bin"]);
-    let done = cron.call(&[&format!("{place}/nspawn-exec"), "--init=stub", &image(), "sh", "-c", LOOK]);
+    let done = cron.call(&[
+        &format!("{place}/nspawn-exec"),
+        "--init=stub",
+        &image(),
+        "sh",
+        "-c",
+        LOOK,
+    ]);
     sh(&format!("rm -r {place}")).expect(0);
     let _ = done.expect(3);
     let cron = Caller::of(&["env", "-i", &format!("PATH=/usr/bin:/bin:{}", programs())]);
     let checked = cron.call(&[checker.trim_end(), "--no-boot"]);
-    assert!(checked.out().contains("ok    all programs"), "{}", checked.describe());
+    assert!(
+        checked.out().contains("ok    all programs"),
+        "{}",
+        checked.describe()
+    );
     let _ = cron.call(&[image_script.trim_end(), "list"]).expect(0);
 }
 
@@ -123,9 +160,18 @@ fn units_with_mounts_of_their_own_hold_limits() {
     }
     // Its mounts follow none of the host's.
     let private = Caller::unit("PrivateMounts=yes MountFlags=private");
-    let options = ["nspawn-prepare", "--init=none", "--layer=tmpfs:64M", &image()];
-    let machine = Machine { name: private.call(&options).expect(0).out().trim_end().to_owned() };
-    let seen = private.call(&["nspawn-run", &machine.name, "sh", "-c", size]).expect(3);
+    let options = [
+        "nspawn-prepare",
+        "--init=none",
+        "--layer=tmpfs:64M",
+        &image(),
+    ];
+    let machine = Machine {
+        name: private.call(&options).expect(0).out().trim_end().to_owned(),
+    };
+    let seen = private
+        .call(&["nspawn-run", &machine.name, "sh", "-c", size])
+        .expect(3);
     assert_eq!(seen.out().trim(), "65536");
 }
 
@@ -155,7 +201,10 @@ fn units_that_take_nothing_that_is_needed_work() {
     }
     sh("install -d -m 0700 /var/lib/nspawn-ci /var/cache/nspawn-ci").expect(0);
     let strict = "ProtectSystem=strict ReadWritePaths=/run";
-    let _ = Caller::unit(&format!("{strict} ReadWritePaths=/var/lib ReadWritePaths=/var/cache")).sees(&[], LOOK);
+    let _ = Caller::unit(&format!(
+        "{strict} ReadWritePaths=/var/lib ReadWritePaths=/var/cache"
+    ))
+    .sees(&[], LOOK);
 }
 
 #[test]
@@ -170,15 +219,25 @@ fn units_that_take_what_is_needed_are_told_the_setting() {
             "and machines need /var/lib/nspawn-ci/machines; add ReadWritePaths=/run /var/lib /var/cache",
         ),
         ("PrivateUsers=yes", "set PrivateUsers=no in the unit"),
-        ("CapabilityBoundingSet=~CAP_SYS_PTRACE", "root lacks CAP_SYS_PTRACE here; add it to CapabilityBoundingSet="),
-        ("CapabilityBoundingSet=~CAP_CHOWN", "root lacks CAP_CHOWN here"),
-        ("RestrictSUIDSGID=yes", "set RestrictSUIDSGID=no in the unit"),
+        (
+            "CapabilityBoundingSet=~CAP_SYS_PTRACE",
+            "root lacks CAP_SYS_PTRACE here; add it to CapabilityBoundingSet=",
+        ),
+        (
+            "CapabilityBoundingSet=~CAP_CHOWN",
+            "root lacks CAP_CHOWN here",
+        ),
+        (
+            "RestrictSUIDSGID=yes",
+            "set RestrictSUIDSGID=no in the unit",
+        ),
     ] {
         for init in ["stub", "none"] {
             Caller::unit(properties).is_refused(&[&format!("--init={init}")], words);
         }
     }
-    Caller::of(&["sh", "-c", "ulimit -f 2048; exec \"$@\"", "-"]).is_refused(&["--init=stub"], "ulimit -f unlimited");
+    Caller::of(&["sh", "-c", "ulimit -f 2048; exec \"$@\"", "-"])
+        .is_refused(&["--init=stub"], "ulimit -f unlimited");
     // systemd 257 and newer.
     if Caller::unit("PrivatePIDs=yes").call(&["true"]).code() == 0 {
         Caller::unit("PrivatePIDs=yes").is_refused(&["--init=stub"], "set PrivatePIDs=no");

@@ -18,16 +18,22 @@ use nspawn_tests::{Machine, call, finish, random, sh};
 /// One that has ended may still wait for its parent, the machine's PID 1, to see that.
 const LIVING_SLEEP: &str = "ps -C sleep -o stat= | grep -v '^Z'";
 /// Succeeds once no process of the name `sleep` but its own is left.
-const NO_SLEEP: &str = "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
+const NO_SLEEP: &str =
+    "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
 
 #[test]
 fn streams_are_the_commands_own() {
     let machine = Machine::new();
     let mut command = machine.command(["sh", "-c", "cat; echo err >&2"]);
     let done = finish(&mut command, b"a b\n\0\xff").expect(0);
-    assert_eq!((&*done.stdout, &*done.stderr), (&b"a b\n\0\xff"[..], &b"err\n"[..]));
+    assert_eq!(
+        (&*done.stdout, &*done.stderr),
+        (&b"a b\n\0\xff"[..], &b"err\n"[..])
+    );
     // A command may open its streams again by their names.
-    let done = machine.sh("echo out >/dev/stdout; echo err >/dev/stderr").expect(0);
+    let done = machine
+        .sh("echo out >/dev/stdout; echo err >/dev/stderr")
+        .expect(0);
     assert_eq!((&*done.out(), &*done.err()), ("out\n", "err\n"));
 }
 
@@ -35,16 +41,34 @@ fn streams_are_the_commands_own() {
 fn many_bytes_go_both_ways() {
     let machine = Machine::new();
     let bytes = random(20_000_000, 1);
-    assert!(finish(&mut machine.command(["cat"]), &bytes).expect(0).stdout == bytes, "bytes were changed");
+    assert!(
+        finish(&mut machine.command(["cat"]), &bytes)
+            .expect(0)
+            .stdout
+            == bytes,
+        "bytes were changed"
+    );
     // To and from files, which are moved in another way than pipes, and appended to in a third.
     let dir = std::env::temp_dir().join(format!("e2e-{}", std::process::id()));
     std::fs::write(&dir, &bytes).unwrap();
     let appended = File::options().append(true).open(&dir).unwrap();
-    let status = machine.command(["cat"]).stdin(File::open(&dir).unwrap()).stdout(Stdio::null()).status().unwrap();
+    let status = machine
+        .command(["cat"])
+        .stdin(File::open(&dir).unwrap())
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
     assert!(status.success());
-    let status = machine.command(["echo", "more"]).stdout(appended).status().unwrap();
+    let status = machine
+        .command(["echo", "more"])
+        .stdout(appended)
+        .status()
+        .unwrap();
     assert!(status.success());
-    assert!(std::fs::read(&dir).unwrap().strip_prefix(&*bytes) == Some(b"more\n"), "the file was changed");
+    assert!(
+        std::fs::read(&dir).unwrap().strip_prefix(&*bytes) == Some(b"more\n"),
+        "the file was changed"
+    );
     std::fs::remove_file(&dir).unwrap();
 }
 
@@ -67,24 +91,41 @@ fn arguments_reach_the_command_unchanged() {
         b"*;|&`#~",
     ];
     check_arguments(&machine, &special.map(<[u8]>::to_vec));
-    let seed = std::env::var("E2E_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5eed);
+    let seed = std::env::var("E2E_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(0x5eed);
     for round in 0..40 {
         let count = 1 + usize::from(random(1, seed + round)[0]) % 8;
-        let words: Vec<_> = (0..count).map(|place| random_word(seed + round * 100 + place as u64)).collect();
+        let words: Vec<_> = (0..count)
+            .map(|place| random_word(seed + round * 100 + place as u64))
+            .collect();
         check_arguments(&machine, &words);
     }
 }
 
 fn check_arguments(machine: &Machine, words: &[Vec<u8>]) {
     let printf = ["printf", r"%s\0"].map(OsString::from);
-    let done = machine.run(printf.into_iter().chain(words.iter().cloned().map(OsString::from_vec))).expect(0);
-    let expected: Vec<u8> = words.iter().flat_map(|word| [&word[..], b"\0"].concat()).collect();
+    let done = machine
+        .run(
+            printf
+                .into_iter()
+                .chain(words.iter().cloned().map(OsString::from_vec)),
+        )
+        .expect(0);
+    let expected: Vec<u8> = words
+        .iter()
+        .flat_map(|word| [&word[..], b"\0"].concat())
+        .collect();
     assert_eq!(done.stdout, expected, "{}", done.describe());
 }
 
 fn random_word(seed: u64) -> Vec<u8> {
     let length = usize::from(random(1, seed)[0]) % 24;
-    random(length, seed ^ 0xffff).into_iter().map(|byte| byte.max(1)).collect()
+    random(length, seed ^ 0xffff)
+        .into_iter()
+        .map(|byte| byte.max(1))
+        .collect()
 }
 
 #[test]
@@ -100,8 +141,17 @@ fn exit_statuses_are_the_commands_own() {
     for code in [0, 1, 2, 42, 124, 125, 126, 127, 128, 255] {
         machine.sh(&format!("exit {code}")).expect(code);
     }
-    for (signal, number) in [("HUP", 1), ("INT", 2), ("KILL", 9), ("SEGV", 11), ("PIPE", 13), ("TERM", 15)] {
-        machine.sh(&format!("ulimit -c 0; kill -{signal} $$")).expect(128 + number);
+    for (signal, number) in [
+        ("HUP", 1),
+        ("INT", 2),
+        ("KILL", 9),
+        ("SEGV", 11),
+        ("PIPE", 13),
+        ("TERM", 15),
+    ] {
+        machine
+            .sh(&format!("ulimit -c 0; kill -{signal} $$"))
+            .expect(128 + number);
     }
 }
 
@@ -110,7 +160,9 @@ fn real_time_signals_are_signals() {
     let machine = Machine::new();
     machine.run(["bash", "-c", "kill -34 $$"]).expect(128 + 34);
     // Also where one ends what looks after a command.
-    machine.run(["bash", "-c", "kill -34 $PPID; sleep 300 & sleep 300"]).expect(125);
+    machine
+        .run(["bash", "-c", "kill -34 $PPID; sleep 300 & sleep 300"])
+        .expect(125);
     machine.sh(NO_SLEEP).expect(0);
 }
 
@@ -118,8 +170,17 @@ fn real_time_signals_are_signals() {
 fn streams_that_are_one_stay_in_order() {
     let machine = Machine::new();
     let script = "for i in $(seq 100); do echo $i; echo $i >&2; done";
-    let done = sh(&format!("nspawn-run {} sh -c '{script}' 2>&1", machine.name)).expect(0);
-    assert_eq!(done.out(), (1..=100).map(|number| format!("{number}\n{number}\n")).collect::<String>());
+    let done = sh(&format!(
+        "nspawn-run {} sh -c '{script}' 2>&1",
+        machine.name
+    ))
+    .expect(0);
+    assert_eq!(
+        done.out(),
+        (1..=100)
+            .map(|number| format!("{number}\n{number}\n"))
+            .collect::<String>()
+    );
 }
 
 #[test]
@@ -128,19 +189,37 @@ fn a_stdin_that_can_not_be_read_is_no_empty_one() {
     let done = sh(&format!("nspawn-run {} cat </", machine.name));
     done.expect_error(125, "can't read stdin");
     // As nohup(1) leaves it.
-    sh(&format!("nspawn-run {} sh -c 'exit 7' 0>/dev/null", machine.name)).expect(7);
+    sh(&format!(
+        "nspawn-run {} sh -c 'exit 7' 0>/dev/null",
+        machine.name
+    ))
+    .expect(7);
 }
 
 #[test]
 fn what_can_not_run_says_so_by_convention() {
     let machine = Machine::new();
-    machine.run(["no-such-command"]).expect_error(127, "can't run \"no-such-command\": No such file or directory");
-    machine.run(["/no/such/command"]).expect_error(127, "can't run \"/no/such/command\"");
-    machine.run(["/etc/passwd"]).expect_error(126, "can't run \"/etc/passwd\": Permission denied");
-    machine.run(["/etc"]).expect_error(126, "can't run \"/etc\"");
+    machine.run(["no-such-command"]).expect_error(
+        127,
+        "can't run \"no-such-command\": No such file or directory",
+    );
+    machine
+        .run(["/no/such/command"])
+        .expect_error(127, "can't run \"/no/such/command\"");
+    machine
+        .run(["/etc/passwd"])
+        .expect_error(126, "can't run \"/etc/passwd\": Permission denied");
+    machine
+        .run(["/etc"])
+        .expect_error(126, "can't run \"/etc\"");
     machine.run([""]).expect_error(127, "can't run \"\"");
-    call("nspawn-run", ["--uid=nobody-here", &machine.name, "true"]).expect_error(125, "no user \"nobody-here\"");
-    call("nspawn-run", ["--working-directory=/no/such", &machine.name, "true"]).expect_error(125, "/no/such");
+    call("nspawn-run", ["--uid=nobody-here", &machine.name, "true"])
+        .expect_error(125, "no user \"nobody-here\"");
+    call(
+        "nspawn-run",
+        ["--working-directory=/no/such", &machine.name, "true"],
+    )
+    .expect_error(125, "/no/such");
     call("nspawn-run", ["no-such-machine", "true"]).expect_error(125, "no machine no-such-machine");
     call("nspawn-run", ["--no-such-option"]).expect_error(125, "--no-such-option");
 }
@@ -148,34 +227,76 @@ fn what_can_not_run_says_so_by_convention() {
 #[test]
 fn the_environment_is_that_of_a_login() {
     let machine = Machine::with(&["--setenv=FOR_ALL=a $b", "-E", "OVER=1"]);
-    let done = finish(Command::new("nspawn-run").args(["-E", "OVER=2", &machine.name, "env"]), b"").expect(0);
+    let done = finish(
+        Command::new("nspawn-run").args(["-E", "OVER=2", &machine.name, "env"]),
+        b"",
+    )
+    .expect(0);
     let mut lines: Vec<_> = done.out().lines().map(str::to_owned).collect();
     lines.sort_unstable();
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    assert_eq!(lines, ["FOR_ALL=a $b", "HOME=/root", "LOGNAME=root", "OVER=2", path, "SHELL=/bin/bash", "USER=root"]);
+    assert_eq!(
+        lines,
+        [
+            "FOR_ALL=a $b",
+            "HOME=/root",
+            "LOGNAME=root",
+            "OVER=2",
+            path,
+            "SHELL=/bin/bash",
+            "USER=root"
+        ]
+    );
     assert_eq!(machine.run(["pwd"]).expect(0).out(), "/root\n");
-    machine.run(["git", "config", "--global", "user.name", "x"]).expect(0);
+    machine
+        .run(["git", "config", "--global", "user.name", "x"])
+        .expect(0);
 }
 
 #[test]
 fn a_user_is_a_whole_user() {
     let machine = Machine::new();
-    machine.sh("useradd --create-home --shell /bin/sh --groups games ann").expect(0);
+    machine
+        .sh("useradd --create-home --shell /bin/sh --groups games ann")
+        .expect(0);
     let done = call(
         "nspawn-run",
-        ["--uid=ann", &machine.name, "sh", "-c", "id -un; id -Gn; echo $HOME; pwd; echo e >/dev/stderr"],
+        [
+            "--uid=ann",
+            &machine.name,
+            "sh",
+            "-c",
+            "id -un; id -Gn; echo $HOME; pwd; echo e >/dev/stderr",
+        ],
     )
     .expect(0);
-    assert_eq!((&*done.out(), &*done.err()), ("ann\nann games\n/home/ann\n/home/ann\n", "e\n"));
-    let done = call("nspawn-run", ["--uid=12345", "--working-directory=/tmp", &machine.name, "sh", "-c", "id -u; pwd"])
-        .expect(0);
+    assert_eq!(
+        (&*done.out(), &*done.err()),
+        ("ann\nann games\n/home/ann\n/home/ann\n", "e\n")
+    );
+    let done = call(
+        "nspawn-run",
+        [
+            "--uid=12345",
+            "--working-directory=/tmp",
+            &machine.name,
+            "sh",
+            "-c",
+            "id -u; pwd",
+        ],
+    )
+    .expect(0);
     assert_eq!(done.out(), "12345\n/tmp\n");
 }
 
 #[test]
 fn a_script_comes_on_stdin() {
     let machine = Machine::new();
-    let done = finish(&mut machine.command::<&str>([]), b"x=1\necho \"got $x\"\nexit 5\n").expect(5);
+    let done = finish(
+        &mut machine.command::<&str>([]),
+        b"x=1\necho \"got $x\"\nexit 5\n",
+    )
+    .expect(5);
     assert_eq!(done.out(), "got 1\n");
 }
 
@@ -183,11 +304,26 @@ fn a_script_comes_on_stdin() {
 fn a_background_process_keeps_nobody_waiting_and_goes_on() {
     let machine = Machine::new();
     let started = Instant::now();
-    let done = machine.sh("sleep 300 & yes | head -c 300000; yes >/tmp/y & echo $!").expect(0);
-    assert!(started.elapsed() < Duration::from_secs(60), "took {:?}", started.elapsed());
-    assert_eq!(done.stdout.len() - 300_000, done.out().trim_start_matches("y\n").len());
+    let done = machine
+        .sh("sleep 300 & yes | head -c 300000; yes >/tmp/y & echo $!")
+        .expect(0);
+    assert!(
+        started.elapsed() < Duration::from_secs(60),
+        "took {:?}",
+        started.elapsed()
+    );
+    assert_eq!(
+        done.stdout.len() - 300_000,
+        done.out().trim_start_matches("y\n").len()
+    );
     machine.run(["pkill", "-x", "sleep"]).expect(0);
-    let killing = ["--kill-remaining", &machine.name, "sh", "-c", "sleep 300 & sleep 300 &"];
+    let killing = [
+        "--kill-remaining",
+        &machine.name,
+        "sh",
+        "-c",
+        "sleep 300 & sleep 300 &",
+    ];
     call("nspawn-run", killing).expect(0);
     machine.sh(LIVING_SLEEP).expect(1);
 }
@@ -195,9 +331,15 @@ fn a_background_process_keeps_nobody_waiting_and_goes_on() {
 #[test]
 fn a_reader_that_goes_away_ends_the_command() {
     let machine = Machine::new();
-    let mut child = machine.command(["yes"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = machine
+        .command(["yes"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
     assert_eq!((&*line, child.wait().unwrap().code()), ("y\n", Some(141)));
 }
 
@@ -208,7 +350,12 @@ fn the_command_ends_with_its_caller() {
     for _ in 0..40 {
         let mut command = machine.command(["sh", "-c", "echo on; sleep 300 & sleep 300"]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        child.stdout.take().unwrap().read_exact(&mut [0; 3]).unwrap();
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_exact(&mut [0; 3])
+            .unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -220,7 +367,11 @@ fn the_command_ends_with_a_caller_that_does_not_even_wait_for_its_start() {
     let machine = Machine::new();
     for _ in 0..10 {
         let request = Request {
-            program: Program::Command(["sh", "-c", "sleep 300 & sleep 300"].map(OsString::from).to_vec()),
+            program: Program::Command(
+                ["sh", "-c", "sleep 300 & sleep 300"]
+                    .map(OsString::from)
+                    .to_vec(),
+            ),
             environment: Vec::new(),
             user: None,
             directory: None,
@@ -238,8 +389,15 @@ fn the_command_ends_with_a_caller_that_does_not_even_wait_for_its_start() {
 /// Starts `script` in the machine and waits until it says `on`.
 fn start(options: &[&str], machine: &Machine, script: &str) -> (Child, BufReader<ChildStdout>) {
     let mut command = Command::new("nspawn-run");
-    command.args(options).args([&*machine.name, "bash", "-c", script]);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    command
+        .args(options)
+        .args([&*machine.name, "bash", "-c", script]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     output.read_line(&mut line).unwrap();
@@ -257,8 +415,15 @@ fn a_signal_ends_the_command_and_all_that_it_started() {
         sh(&format!("kill -{signal} {}", child.id())).expect(0);
         let mut rest = String::new();
         output.read_to_string(&mut rest).unwrap();
-        assert_eq!((&*rest, child.wait().unwrap().signal()), ("tidied\n", Some(number)));
-        assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+        assert_eq!(
+            (&*rest, child.wait().unwrap().signal()),
+            ("tidied\n", Some(number))
+        );
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "took {:?}",
+            started.elapsed()
+        );
         machine.sh(LIVING_SLEEP).expect(1);
     }
 }
@@ -277,9 +442,17 @@ fn a_command_that_will_not_end_is_killed_after_the_grace_period_or_a_second_sign
     let (mut child, _output) = start(&["--stop-timeout=60s"], &machine, deaf);
     let started = Instant::now();
     // Not both at once: the second would be the first.
-    sh(&format!("kill -TERM {0}; sleep 0.5; kill -INT {0}", child.id())).expect(0);
+    sh(&format!(
+        "kill -TERM {0}; sleep 0.5; kill -INT {0}",
+        child.id()
+    ))
+    .expect(0);
     assert_eq!(child.wait().unwrap().signal(), Some(2));
-    assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "took {:?}",
+        started.elapsed()
+    );
     machine.sh(NO_SLEEP).expect(0);
 }
 
@@ -288,13 +461,25 @@ fn a_command_that_will_not_end_is_killed_after_the_grace_period_or_a_second_sign
 fn a_command_can_not_escape_from_its_end() {
     let machine = Machine::new();
     let away = "mkdir -p /sys/fs/cgroup/away && echo $$ >/sys/fs/cgroup/away/cgroup.procs";
-    let (mut child, _output) = start(&["--stop-timeout=2s"], &machine, &format!("{away}; sleep 300 & echo on; wait"));
+    let (mut child, _output) = start(
+        &["--stop-timeout=2s"],
+        &machine,
+        &format!("{away}; sleep 300 & echo on; wait"),
+    );
     let started = Instant::now();
     sh(&format!("kill -TERM {}", child.id())).expect(0);
     assert_eq!(child.wait().unwrap().signal(), Some(15));
-    assert!(started.elapsed() < Duration::from_secs(4), "took {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "took {:?}",
+        started.elapsed()
+    );
     machine.sh(LIVING_SLEEP).expect(1);
-    let (mut child, _output) = start(&[], &machine, &format!("{away}; setsid sleep 300 & sleep 0.1; echo on; wait"));
+    let (mut child, _output) = start(
+        &[],
+        &machine,
+        &format!("{away}; setsid sleep 300 & sleep 0.1; echo on; wait"),
+    );
     child.kill().unwrap();
     child.wait().unwrap();
     machine.sh(NO_SLEEP).expect(0);
@@ -320,8 +505,10 @@ fn a_reader_that_does_not_read_keeps_no_signal_away() {
 #[test]
 fn a_signal_that_is_ignored_is_none() {
     let machine = Machine::new();
-    let line =
-        format!("trap '' HUP; nspawn-run {} sh -c 'sleep 1; exit 7' & sleep 0.5; kill -HUP $!; wait $!", machine.name);
+    let line = format!(
+        "trap '' HUP; nspawn-run {} sh -c 'sleep 1; exit 7' & sleep 0.5; kill -HUP $!; wait $!",
+        machine.name
+    );
     sh(&line).expect(7);
 }
 
@@ -343,9 +530,15 @@ fn a_terminal_is_a_real_one() {
         .spawn()
         .unwrap();
     let mut keys = shell.stdin.take().unwrap();
-    keys.write_all(b"tty; stty size; echo $TERM-$0; hostname\rexit 9\r").unwrap();
+    keys.write_all(b"tty; stty size; echo $TERM-$0; hostname\rexit 9\r")
+        .unwrap();
     let mut screen = String::new();
-    shell.stdout.take().unwrap().read_to_string(&mut screen).unwrap();
+    shell
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut screen)
+        .unwrap();
     assert_eq!(shell.wait().unwrap().code(), Some(9), "{screen}");
     for shown in ["/dev/pts/", "31 97", "vt220--bash", &machine.name] {
         assert!(screen.contains(shown), "no {shown:?} in {screen:?}");
@@ -356,7 +549,13 @@ fn a_terminal_is_a_real_one() {
 fn a_terminal_between_pipes_loses_nothing_and_ends() {
     let machine = Machine::new();
     let mut child = Command::new("nspawn-run")
-        .args(["--pty", &machine.name, "sh", "-c", "seq 100000; sleep 60 & exit 4"])
+        .args([
+            "--pty",
+            &machine.name,
+            "sh",
+            "-c",
+            "seq 100000; sleep 60 & exit 4",
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -364,25 +563,53 @@ fn a_terminal_between_pipes_loses_nothing_and_ends() {
     // Longer than any buffer on the way holds.
     std::thread::sleep(Duration::from_millis(300));
     let mut screen = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut screen).unwrap();
-    let expected: String = (1..=100_000).map(|number| format!("{number}\r\n")).collect();
-    assert!(screen == expected, "{} bytes of {}", screen.len(), expected.len());
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut screen)
+        .unwrap();
+    let expected: String = (1..=100_000)
+        .map(|number| format!("{number}\r\n"))
+        .collect();
+    assert!(
+        screen == expected,
+        "{} bytes of {}",
+        screen.len(),
+        expected.len()
+    );
     assert_eq!(child.wait().unwrap().code(), Some(4));
     // It may close its terminal and open it again.
     let closing = "exec </dev/null >/dev/null 2>&1; sleep 0.2; echo back >/dev/tty; exit 7";
     let done = call("nspawn-run", ["--pty", &machine.name, "sh", "-c", closing]).expect(7);
     assert_eq!(done.out(), "back\r\n");
     let mut shell = Command::new("nspawn-run");
-    let done = finish(shell.args(["--pty", &machine.name]), b"echo $((6*7)); tty\n").expect(0);
-    assert!(done.out().contains("42\r\n/dev/pts/"), "{}", done.describe());
+    let done = finish(
+        shell.args(["--pty", &machine.name]),
+        b"echo $((6*7)); tty\n",
+    )
+    .expect(0);
+    assert!(
+        done.out().contains("42\r\n/dev/pts/"),
+        "{}",
+        done.describe()
+    );
 }
 
 #[test]
 fn odd_environments_arrive_whole() {
     let machine = Machine::new();
     let value = OsStr::from_bytes(b"a\n'\"$x\xff=");
-    let done =
-        finish(Command::new("nspawn-run").env("ODD", value).args(["-E", "ODD", &machine.name, "printenv", "ODD"]), b"")
-            .expect(0);
+    let done = finish(
+        Command::new("nspawn-run").env("ODD", value).args([
+            "-E",
+            "ODD",
+            &machine.name,
+            "printenv",
+            "ODD",
+        ]),
+        b"",
+    )
+    .expect(0);
     assert_eq!(done.stdout, [value.as_bytes(), b"\n"].concat());
 }

@@ -14,17 +14,32 @@ fn repository() -> &'static Path {
 
 /// The pages that speak of these programs alone.
 fn pages() -> String {
-    let pages = ["README.md", "nspawn-prepare/README.md", "nspawn-run/README.md"];
-    let scripts = ["gitlab.md", "images.md", "troubleshooting.md"].map(|page| format!("scripts/{page}"));
+    let pages = [
+        "README.md",
+        "nspawn-prepare/README.md",
+        "nspawn-run/README.md",
+    ];
+    let scripts =
+        ["gitlab.md", "images.md", "troubleshooting.md"].map(|page| format!("scripts/{page}"));
     let pages = pages.map(str::to_owned).into_iter().chain(scripts);
-    pages.map(|page| fs::read_to_string(repository().join(page)).unwrap()).collect()
+    pages
+        .map(|page| fs::read_to_string(repository().join(page)).unwrap())
+        .collect()
 }
 
 /// The long options in a text.
 fn options(text: &str) -> BTreeSet<String> {
-    let option = |rest: &str| rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect::<String>();
-    let options = text.match_indices("--").map(|(place, _)| option(&text[place..]));
-    options.filter(|option| option.len() > 3 && !option.ends_with('-')).collect()
+    let option = |rest: &str| {
+        rest.chars()
+            .take_while(|c| c.is_ascii_lowercase() || *c == '-')
+            .collect::<String>()
+    };
+    let options = text
+        .match_indices("--")
+        .map(|(place, _)| option(&text[place..]));
+    options
+        .filter(|option| option.len() > 3 && !option.ends_with('-'))
+        .collect()
 }
 
 #[test]
@@ -34,14 +49,35 @@ fn every_option_in_the_pages_exists() {
     for program in PROGRAMS {
         known.extend(options(&call(program, ["--help"]).expect(0).out()));
     }
-    let scripts =
-        ["nspawn-image", "install", "setup", "test", "bench", "demo", "check-host", "gitlab-runner-config", "package"];
+    let scripts = [
+        "nspawn-image",
+        "install",
+        "setup",
+        "test",
+        "bench",
+        "demo",
+        "check-host",
+        "gitlab-runner-config",
+        "package",
+    ];
     for script in scripts {
         known.extend(options(
-            &call(repository().join("scripts").join(script).to_str().unwrap(), ["--help"]).expect(0).out(),
+            &call(
+                repository().join("scripts").join(script).to_str().unwrap(),
+                ["--help"],
+            )
+            .expect(0)
+            .out(),
         ));
     }
-    known.extend(options(&call(repository().join("tests/host").to_str().unwrap(), ["--help"]).expect(0).out()));
+    known.extend(options(
+        &call(
+            repository().join("tests/host").to_str().unwrap(),
+            ["--help"],
+        )
+        .expect(0)
+        .out(),
+    ));
     // For GitLab's config stage alone, and so in no help text.
     known.insert("--config".to_owned());
     let unknown: Vec<_> = options(&pages()).difference(&known).cloned().collect();
@@ -53,15 +89,26 @@ fn every_option_names_its_variable() {
     for program in PROGRAMS {
         let help = call(program, ["--help"]).expect(0).out();
         // Those that a line defines, not those that its text mentions.
-        let defined = help.lines().filter(|line| line.trim_start().starts_with('-'));
-        let defined = defined.flat_map(|line| options(line.split("  ").find(|part| part.contains("--")).unwrap()));
+        let defined = help
+            .lines()
+            .filter(|line| line.trim_start().starts_with('-'));
+        let defined = defined
+            .flat_map(|line| options(line.split("  ").find(|part| part.contains("--")).unwrap()));
         for option in defined {
-            let variable =
-                format!("[env: NSPAWN_{}]", option.trim_start_matches("--").to_uppercase().replace('-', "_"));
+            let variable = format!(
+                "[env: NSPAWN_{}]",
+                option
+                    .trim_start_matches("--")
+                    .to_uppercase()
+                    .replace('-', "_")
+            );
             // For the command line only.
             let exempt = ["--help", "--version", "--machine", "--standby"].contains(&&*option)
                 || (program, &*option) == ("nspawn-run", "--image");
-            assert!(exempt || help.contains(&variable), "no {variable} in\n{help}");
+            assert!(
+                exempt || help.contains(&variable),
+                "no {variable} in\n{help}"
+            );
         }
     }
 }

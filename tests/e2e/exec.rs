@@ -29,17 +29,34 @@ fn a_command_has_its_streams_and_its_status() {
 #[test]
 fn what_can_not_be_had_is_told() {
     let done = call("nspawn-exec", ["no-such-image", "true"]).expect(125);
-    assert!(done.err().starts_with("nspawn-prepare: ") && done.err().contains("no-such-image"), "{}", done.describe());
-    call("nspawn-exec", ["--init=none", "--layer=nowhere", &image(), "true"]).expect(125);
+    assert!(
+        done.err().starts_with("nspawn-prepare: ") && done.err().contains("no-such-image"),
+        "{}",
+        done.describe()
+    );
+    call(
+        "nspawn-exec",
+        ["--init=none", "--layer=nowhere", &image(), "true"],
+    )
+    .expect(125);
     let done = call("nspawn-exec", [&image()]).expect(125);
-    assert!(done.err().contains("a COMMAND are needed"), "{}", done.describe());
+    assert!(
+        done.err().contains("a COMMAND are needed"),
+        "{}",
+        done.describe()
+    );
     call("nspawn-exec", ["--init=stub", &image(), "no-such-command"]).expect(127);
 }
 
 // To itself, and to all of its group, as Ctrl-C sends it.
 #[test]
 fn a_signal_ends_the_command_and_the_machine() {
-    for (target, signal, code) in [("", "TERM", 143), ("", "INT", 130), ("-", "INT", 130), ("-", "HUP", 129)] {
+    for (target, signal, code) in [
+        ("", "TERM", 143),
+        ("", "INT", 130),
+        ("-", "INT", 130),
+        ("-", "HUP", 129),
+    ] {
         let name = format!("exec-signal-{}", std::process::id());
         let line = format!(
             "set -m; nspawn-exec --name={name} --init=stub {} sh -c 'echo up >/run/up; exec sleep 600' & \
@@ -58,7 +75,8 @@ fn the_next_signal_does_not_end_the_cleanup() {
     let name = format!("exec-next-{}", std::process::id());
     let shim = std::env::temp_dir().join(&name);
     fs::create_dir(&shim).unwrap();
-    let script = "#!/bin/sh\nkill -s INT 0; kill -s TERM 0\nPATH=${PATH#*:} exec nspawn-cleanup \"$@\"\n";
+    let script =
+        "#!/bin/sh\nkill -s INT 0; kill -s TERM 0\nPATH=${PATH#*:} exec nspawn-cleanup \"$@\"\n";
     fs::write(shim.join("nspawn-cleanup"), script).unwrap();
     let line = format!(
         "set -m; chmod +x {0}/nspawn-cleanup; \
@@ -77,7 +95,14 @@ fn killed_it_leaves_what_is_nobodys() {
     let name = format!("exec-killed-{}", std::process::id());
     let option = format!("--name={name}");
     let mut child = Command::new("nspawn-exec")
-        .args([&*option, "--init=stub", &image(), "sh", "-c", "echo up; exec sleep 600"])
+        .args([
+            &*option,
+            "--init=stub",
+            &image(),
+            "sh",
+            "-c",
+            "echo up; exec sleep 600",
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -23,7 +23,10 @@ struct FileSystem {
 impl FileSystem {
     #[track_caller]
     fn new(kind: &'static str) -> Self {
-        let this = Self { kind, image: format!("e2e-{kind}-{}", std::process::id()) };
+        let this = Self {
+            kind,
+            image: format!("e2e-{kind}-{}", std::process::id()),
+        };
         let (place, name, base) = (this.place(), &this.image, image());
         let make_image = match kind {
             "btrfs" => format!("btrfs --quiet subvolume create {place}/image"),
@@ -47,16 +50,26 @@ impl FileSystem {
     /// All twelve.
     fn cells(&self) -> Vec<Cell<'_>> {
         let of = |init| ["disk", "tmpfs", "snapshot", "none"].map(|layer| self.cell(init, layer));
-        ["systemd", "stub", "none"].into_iter().flat_map(of).collect()
+        ["systemd", "stub", "none"]
+            .into_iter()
+            .flat_map(of)
+            .collect()
     }
 
     fn cell(&self, init: &'static str, layer: &'static str) -> Cell<'_> {
-        Cell { init, layer, image: &self.image }
+        Cell {
+            init,
+            layer,
+            image: &self.image,
+        }
     }
 
     /// All there is to see of the image: a change of a file is one of its times.
     fn print_of_image(&self) -> String {
-        let list = format!("find {}/image -printf '%P %m %U:%G %s %T@ %C@\\n' | sort | sha256sum", self.place());
+        let list = format!(
+            "find {}/image -printf '%P %m %U:%G %s %T@ %C@\\n' | sort | sha256sum",
+            self.place()
+        );
         sh(&list).expect(0).out()
     }
 }
@@ -78,12 +91,20 @@ fn check_all(system: &FileSystem) {
     let work = || {
         while let Some(cell) = next() {
             if catch_unwind(AssertUnwindSafe(|| cell.check())).is_err() {
-                failed.lock().unwrap().push(format!("{} on {}", cell.init, cell.layer));
+                failed
+                    .lock()
+                    .unwrap()
+                    .push(format!("{} on {}", cell.init, cell.layer));
             }
         }
     };
     std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
-    assert_eq!(*failed.lock().unwrap(), [] as [String; 0], "on {}", system.kind);
+    assert_eq!(
+        *failed.lock().unwrap(),
+        [] as [String; 0],
+        "on {}",
+        system.kind
+    );
 }
 
 fn every_cell_works_on(kind: &'static str) {
@@ -93,7 +114,11 @@ fn every_cell_works_on(kind: &'static str) {
     assert_eq!(system.print_of_image(), before, "the image was changed");
     a_layer_without_a_size(&system);
     assert_eq!(
-        sh("ls -A /var/lib/nspawn-ci/machines /run/nspawn-ci").expect(0).out().matches(&system.image).count(),
+        sh("ls -A /var/lib/nspawn-ci/machines /run/nspawn-ci")
+            .expect(0)
+            .out()
+            .matches(&system.image)
+            .count(),
         0
     );
 }
@@ -102,10 +127,17 @@ fn every_cell_works_on(kind: &'static str) {
 fn a_layer_without_a_size(system: &FileSystem) {
     for (init, layer) in [("systemd", "disk"), ("none", "disk"), ("stub", "snapshot")] {
         let machine = system.cell(init, layer).machine(&["--layer-size=infinity"]);
-        machine.sh("head -c 100M /dev/zero >/root/big; ln /root/big /root/second; mkdir -p /root/a/b").expect(0);
+        machine
+            .sh("head -c 100M /dev/zero >/root/big; ln /root/big /root/second; mkdir -p /root/a/b")
+            .expect(0);
         let size = |line: &str| line.trim().parse::<u64>().unwrap();
-        let seen = machine.sh("df --output=size -k / | tail -n 1").expect(0).out();
-        let host = sh("df --output=size -k /var/lib/nspawn-ci | tail -n 1").expect(0).out();
+        let seen = machine
+            .sh("df --output=size -k / | tail -n 1")
+            .expect(0)
+            .out();
+        let host = sh("df --output=size -k /var/lib/nspawn-ci | tail -n 1")
+            .expect(0)
+            .out();
         assert_eq!(size(&seen), size(&host), "{init} on {layer}");
         call("nspawn-cleanup", [&machine.name]).expect(0);
         assert_eq!(left_of(&machine.name), "");
@@ -119,9 +151,17 @@ fn a_copy_of_the_image_runs_programs_where_the_host_runs_none() {
     sh("mount -o remount,bind,nosuid,noexec /var/lib/nspawn-ci").expect(0);
     for init in ["systemd", "stub", "none"] {
         let machine = system.cell(init, "snapshot").machine(&[]);
-        machine.sh("cp /bin/true /root/program && /root/program").expect(0);
-        let root = machine.sh("grep ' / ' /proc/mounts | tail -n 1").expect(0).out();
-        assert!(!root.contains("noexec") && !root.contains("nosuid"), "{root}");
+        machine
+            .sh("cp /bin/true /root/program && /root/program")
+            .expect(0);
+        let root = machine
+            .sh("grep ' / ' /proc/mounts | tail -n 1")
+            .expect(0)
+            .out();
+        assert!(
+            !root.contains("noexec") && !root.contains("nosuid"),
+            "{root}"
+        );
     }
 }
 
@@ -148,23 +188,38 @@ const SUBVOLUMES: &str = "own_ioctl() { perl -e 'my ($place, $number, @values) =
 fn subvolumes_of_a_job_are_removed() {
     let system = FileSystem::new("btrfs");
     let outside = format!("{}/outside", system.place());
-    sh(&format!("btrfs --quiet subvolume create {outside} && echo kept >{outside}/file")).expect(0);
+    sh(&format!(
+        "btrfs --quiet subvolume create {outside} && echo kept >{outside}/file"
+    ))
+    .expect(0);
     let mut refused = Vec::new();
     // An overlay has none; what is kept for containers of a machine's own is on the layer itself.
-    for (init, layer, place) in
-        [("stub", "snapshot", "/root"), ("none", "snapshot", "/root"), ("stub", "disk", "/var/lib/containers")]
-    {
+    for (init, layer, place) in [
+        ("stub", "snapshot", "/root"),
+        ("none", "snapshot", "/root"),
+        ("stub", "disk", "/var/lib/containers"),
+    ] {
         for users in ["pick", "no"] {
             let own = format!("--private-users={users}");
-            let machine = system.cell(init, layer).machine(&["--layer-size=infinity", "--nesting", &own]);
+            let machine =
+                system
+                    .cell(init, layer)
+                    .machine(&["--layer-size=infinity", "--nesting", &own]);
             make_subvolumes(&machine, place, users == "no", &outside);
             let done = call("nspawn-cleanup", [&machine.name]);
             if done.code() != 0 || !left_of(&machine.name).is_empty() {
-                refused.push(format!("{init} {layer} {users}: {} {}", done.describe(), left_of(&machine.name)));
+                refused.push(format!(
+                    "{init} {layer} {users}: {} {}",
+                    done.describe(),
+                    left_of(&machine.name)
+                ));
             }
         }
     }
-    assert_eq!(fs::read_to_string(format!("{outside}/file")).unwrap(), "kept\n");
+    assert_eq!(
+        fs::read_to_string(format!("{outside}/file")).unwrap(),
+        "kept\n"
+    );
     assert!(refused.is_empty(), "{}", refused.join("\n"));
 }
 
@@ -186,21 +241,34 @@ fn make_subvolumes(machine: &Machine, place: &str, is_root: bool, outside: &str)
     };
     // Where the root is a subvolume itself.
     let all = if place == "/root" { "seal /" } else { "" };
-    machine.sh(&format!("{SUBVOLUMES}{script}{flags}seal sealed/inner; seal sealed; {all}")).expect(0);
+    machine
+        .sh(&format!(
+            "{SUBVOLUMES}{script}{flags}seal sealed/inner; seal sealed; {all}"
+        ))
+        .expect(0);
 }
 
 /// Of the killed `nspawn-run --image` only, among machines that wait for their runs.
 #[test]
 fn stale_is_what_no_command_will_use_again() {
     let image = image();
-    let waiting: Vec<_> =
-        ["disk", "tmpfs", "none"].map(|layer| Cell { init: "none", layer, image: &image }.machine(&[])).into();
+    let waiting: Vec<_> = ["disk", "tmpfs", "none"]
+        .map(|layer| {
+            Cell {
+                init: "none",
+                layer,
+                image: &image,
+            }
+            .machine(&[])
+        })
+        .into();
     for machine in &waiting {
         machine.run(["touch", "/root/kept"]).expect(0);
     }
     let sleep = Sleep::new();
     let script = format!("echo on; {}", sleep.command());
-    let running = Running::of(Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]));
+    let running =
+        Running::of(Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]));
     wait_until("it sleeps", Duration::from_secs(5), || sleep.is_there());
     let name = sleep.machine();
     call("nspawn-cleanup", ["--stale"]).expect(0);
@@ -210,7 +278,9 @@ fn stale_is_what_no_command_will_use_again() {
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert_eq!(left_of(&name), "");
     for (machine, layer) in waiting.iter().zip(["disk", "tmpfs", "none"]) {
-        machine.run(["test", "-e", "/root/kept"]).expect(i32::from(layer == "none"));
+        machine
+            .run(["test", "-e", "/root/kept"])
+            .expect(i32::from(layer == "none"));
     }
 }
 
@@ -219,7 +289,10 @@ struct Hidden;
 
 impl Hidden {
     fn new(which: &str) -> Self {
-        sh(&format!("mkdir /dev/e2e-hidden && mv {which} /dev/e2e-hidden/")).expect(0);
+        sh(&format!(
+            "mkdir /dev/e2e-hidden && mv {which} /dev/e2e-hidden/"
+        ))
+        .expect(0);
         Self
     }
 }
@@ -236,17 +309,35 @@ fn there_are_no_loop_devices() {
     let name = format!("no-loop-{}", std::process::id());
     let image = image();
     for (which, words) in [
-        ("/dev/loop-control", "this host has no loop devices; see --layer-size=infinity"),
+        (
+            "/dev/loop-control",
+            "this host has no loop devices; see --layer-size=infinity",
+        ),
         ("/dev/loop[0-9]*", "did not start"),
     ] {
         let hidden = Hidden::new(which);
-        let [systemd, stub] = ["systemd", "stub"]
-            .map(|init| Cell { init, layer: "disk", image: &image }.prepare(&["--name", &name, "--layer-size=64M"]));
+        let [systemd, stub] = ["systemd", "stub"].map(|init| {
+            Cell {
+                init,
+                layer: "disk",
+                image: &image,
+            }
+            .prepare(&["--name", &name, "--layer-size=64M"])
+        });
         // For its runs alone.
-        let cell = Cell { init: "none", layer: "disk", image: &image };
+        let cell = Cell {
+            init: "none",
+            layer: "disk",
+            image: &image,
+        };
         let none = cell.prepare(&["--name", &name, "--layer-size=64M"]);
         let run = call("nspawn-run", [&*name, "true"]);
-        let machine = Cell { init: "stub", layer: "tmpfs", image: &image }.machine(&["--network=none"]);
+        let machine = Cell {
+            init: "stub",
+            layer: "tmpfs",
+            image: &image,
+        }
+        .machine(&["--network=none"]);
         drop(hidden);
         for done in [systemd, stub] {
             let error = done.expect_error(1, words).err();

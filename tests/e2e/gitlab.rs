@@ -32,8 +32,16 @@ use nspawn_tests::{image, sh};
 fn a_whole_job() {
     let job = Job::new(&image())
         .stage("get_sources", &["echo source > file"])
-        .stage("restore_cache", &["echo cached > /root/cache", "sleep 600 &"])
-        .script(&["cat file /root/cache", "pwd", "pgrep -x sleep >/dev/null && echo runs", "echo built > product"])
+        .stage(
+            "restore_cache",
+            &["echo cached > /root/cache", "sleep 600 &"],
+        )
+        .script(&[
+            "cat file /root/cache",
+            "pwd",
+            "pgrep -x sleep >/dev/null && echo runs",
+            "echo built > product",
+        ])
         .after_script(&["cat product", "echo \"it was a $CI_JOB_STATUS\""])
         .stage("upload_artifacts_on_success", &["cat product"])
         .stage("upload_artifacts_on_failure", &["echo not this"]);
@@ -51,23 +59,47 @@ fn a_whole_job() {
         "cleanup",
     ];
     assert_eq!(report.stages(), calls);
-    assert_eq!(report.stage("build_script").text(), "source\ncached\n/builds/group/project\nruns\n");
-    assert_eq!(report.stage("after_script").text(), "built\nit was a success\n");
-    assert_eq!(report.stage("upload_artifacts_on_success").text(), "built\n");
+    assert_eq!(
+        report.stage("build_script").text(),
+        "source\ncached\n/builds/group/project\nruns\n"
+    );
+    assert_eq!(
+        report.stage("after_script").text(),
+        "built\nit was a success\n"
+    );
+    assert_eq!(
+        report.stage("upload_artifacts_on_success").text(),
+        "built\n"
+    );
     let used = report.stage("cleanup_file_variables").text();
-    assert!(used.contains("has used") && used.contains(" of CPU, ") && used.contains(" MiB of disk"), "{used}");
+    assert!(
+        used.contains("has used") && used.contains(" of CPU, ") && used.contains(" MiB of disk"),
+        "{used}"
+    );
     let running = format!("Running on {} via", report.machine);
-    assert!(report.stage("prepare_script").text().starts_with(&running), "{}", report.describe());
+    assert!(
+        report.stage("prepare_script").text().starts_with(&running),
+        "{}",
+        report.describe()
+    );
 }
 
 #[test]
 fn the_log_says_what_was_made_and_cleanup_says_nothing() {
-    let report = Job::new(&image()).script(&["true"]).run().expect(&Outcome::Success);
+    let report = Job::new(&image())
+        .script(&["true"])
+        .run()
+        .expect(&Outcome::Success);
     let prepared = report.stage("prepare").text();
     for words in [&report.machine, &image()] {
         assert!(prepared.contains(words), "{prepared}");
     }
-    assert_eq!(report.stage("config").text().lines().count(), 1, "{}", report.describe());
+    assert_eq!(
+        report.stage("config").text().lines().count(),
+        1,
+        "{}",
+        report.describe()
+    );
     assert_eq!(report.stage("cleanup").text(), "", "{}", report.describe());
 }
 
@@ -82,12 +114,20 @@ fn the_machine_is_an_ordinary_one_while_the_job_runs() {
             sh(&format!("for i in $(seq 100); do pkill -f '^sleep {unique}' && exit; sleep 0.05; done; exit 1"))
                 .expect(0);
         });
-    assert_eq!(job.run().expect(&Outcome::Success).stage("build_script").text(), "now\nkilled\n");
+    assert_eq!(
+        job.run()
+            .expect(&Outcome::Success)
+            .stage("build_script")
+            .text(),
+        "now\nkilled\n"
+    );
 }
 
 #[test]
 fn unknown_stages_are_taken() {
-    let job = Job::new(&image()).stage("step_of_2031", &["echo new"]).stage("../odd $name", &["echo odd", "exit 4"]);
+    let job = Job::new(&image())
+        .stage("step_of_2031", &["echo new"])
+        .stage("../odd $name", &["echo odd", "exit 4"]);
     let report = job.run().expect(&Outcome::ScriptFailure(4));
     assert_eq!(report.stage("step_of_2031").text(), "new\n");
     assert_eq!(report.stage("../odd $name").text(), "odd\n");
@@ -97,18 +137,33 @@ fn unknown_stages_are_taken() {
 fn stages_are_retried_in_the_same_machine() {
     let job = Job::new(&image())
         .variable("GET_SOURCES_ATTEMPTS", "2")
-        .stage("get_sources", &["test -e /root/mark || { touch /root/mark; exit 42; }"])
+        .stage(
+            "get_sources",
+            &["test -e /root/mark || { touch /root/mark; exit 42; }"],
+        )
         .script(&["ls -A", "exit 1"]);
     // And the exit code of the first try is not the script's.
     let report = job.run().expect(&Outcome::ScriptFailure(1));
-    assert_eq!(report.stages()[3..7], ["get_sources", "clear_worktree", "get_sources", "build_script"]);
+    assert_eq!(
+        report.stages()[3..7],
+        [
+            "get_sources",
+            "clear_worktree",
+            "get_sources",
+            "build_script"
+        ]
+    );
 }
 
 #[test]
 fn old_runners_work() {
     let job = || Job::new(&image()).variable("GREETING", "hello");
-    let report = Runner::old().run(&job().script(&["echo $GREETING"])).expect(&Outcome::Success);
+    let report = Runner::old()
+        .run(&job().script(&["echo $GREETING"]))
+        .expect(&Outcome::Success);
     assert_eq!(report.stage("build_script").text(), "hello\n");
     // Nowhere to write 42.
-    let _ = Runner::old().run(&job().script(&["exit 42"])).expect(&Outcome::ScriptFailure(1));
+    let _ = Runner::old()
+        .run(&job().script(&["exit 42"]))
+        .expect(&Outcome::ScriptFailure(1));
 }

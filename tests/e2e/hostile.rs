@@ -21,12 +21,29 @@ fn what_the_machine_is_shown_of_these_programs_is_its_own() {
         .status()
         .unwrap();
     machine.run(["systemd-run", "--quiet", "--wait", "sh", "/root/attack"]);
-    let shown =
-        format!("/proc/$(machinectl show --property=Leader --value {})/root/run/nspawn-ci/nspawn-run", machine.name);
-    assert_eq!(sh(&format!("cat {shown}")).expect(0).out(), "evil\n", "the attack did not even reach its own");
+    let shown = format!(
+        "/proc/$(machinectl show --property=Leader --value {})/root/run/nspawn-ci/nspawn-run",
+        machine.name
+    );
+    assert_eq!(
+        sh(&format!("cat {shown}")).expect(0).out(),
+        "evil\n",
+        "the attack did not even reach its own"
+    );
     assert!(fs::read(program.trim()).unwrap() == before);
-    let state = sh(&format!("du -sk /run/nspawn-ci/{}", machine.name)).expect(0).out();
-    assert!(state.split_whitespace().next().unwrap().parse::<u32>().unwrap() < 100, "{state}");
+    let state = sh(&format!("du -sk /run/nspawn-ci/{}", machine.name))
+        .expect(0)
+        .out();
+    assert!(
+        state
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse::<u32>()
+            .unwrap()
+            < 100,
+        "{state}"
+    );
 }
 
 #[test]

@@ -36,13 +36,23 @@ impl Name {
     /// Runs lines of the host's shell, in which `$name` is this one.
     #[track_caller]
     fn sh(&self, lines: &str) -> String {
-        sh(&format!("set -e; name={}; cd /var/lib/machines; {lines}", self.0)).expect(0).out()
+        sh(&format!(
+            "set -e; name={}; cd /var/lib/machines; {lines}",
+            self.0
+        ))
+        .expect(0)
+        .out()
     }
 
     /// Deletes what has it.
     fn remove(&self) {
-        let paths = SEARCH_PATH.iter().flat_map(|place| SUFFIXES.map(|suffix| format!("{place}/{}{suffix}", self.0)));
-        let _ = std::process::Command::new("rm").args(["-rf", "--one-file-system"]).args(paths).status();
+        let paths = SEARCH_PATH
+            .iter()
+            .flat_map(|place| SUFFIXES.map(|suffix| format!("{place}/{}{suffix}", self.0)));
+        let _ = std::process::Command::new("rm")
+            .args(["-rf", "--one-file-system"])
+            .args(paths)
+            .status();
     }
 
     /// A machine of the image.
@@ -55,7 +65,11 @@ impl Name {
     #[track_caller]
     fn is_refused(&self, options: &[&str], words: &str) -> String {
         let name = self.0.replace("e2e", "refused");
-        let done = call("nspawn-prepare", options.iter().chain(&["--name", &name, &self.0])).expect_error(1, words);
+        let done = call(
+            "nspawn-prepare",
+            options.iter().chain(&["--name", &name, &self.0]),
+        )
+        .expect_error(1, words);
         assert_eq!(nspawn_tests::left_of(&name), "");
         assert_eq!(self.loop_devices(), "");
         done.err()
@@ -63,7 +77,11 @@ impl Name {
 
     /// The loop devices that its files have.
     fn loop_devices(&self) -> String {
-        sh(&format!("losetup --list --noheadings --output=NAME,BACK-FILE | grep -F /{} || true", self.0)).out()
+        sh(&format!(
+            "losetup --list --noheadings --output=NAME,BACK-FILE | grep -F /{} || true",
+            self.0
+        ))
+        .out()
     }
 }
 

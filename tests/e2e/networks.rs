@@ -44,7 +44,10 @@ fn none_is_a_loopback_alone() {
 #[test]
 fn the_hosts_is_the_hosts() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let connect = format!("bash -c 'exec 3<>/dev/tcp/127.0.0.1/{}'", server.local_addr().unwrap().port());
+    let connect = format!(
+        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/{}'",
+        server.local_addr().unwrap().port()
+    );
     let own = Machine::new();
     own.sh(&connect).expect(1);
     Machine::with(&["--network=host"]).sh(&connect).expect(0);
@@ -53,26 +56,44 @@ fn the_hosts_is_the_hosts() {
 #[test]
 fn nat_reaches_out_and_resolves_names() {
     let machine = Machine::new();
-    let host = sh("awk '/^nameserver/ { print $2 }' /etc/resolv.conf").expect(0).out();
-    assert_eq!(machine.sh("awk '/^nameserver/ { print $2 }' /etc/resolv.conf").expect(0).out(), host);
+    let host = sh("awk '/^nameserver/ { print $2 }' /etc/resolv.conf")
+        .expect(0)
+        .out();
+    assert_eq!(
+        machine
+            .sh("awk '/^nameserver/ { print $2 }' /etc/resolv.conf")
+            .expect(0)
+            .out(),
+        host
+    );
     // Any name that the host itself resolves.
     let name = "deb.debian.org";
     if sh(&format!("getent hosts {name}")).code() == 0 {
         machine.run(["getent", "hosts", name]).expect(0);
     } else {
-        assert!(std::env::var_os("CI").is_none(), "the host resolves no name");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "the host resolves no name"
+        );
         eprintln!("skipped: the host resolves no name");
     }
 }
 
 #[test]
 fn nats_helper_ends_with_the_machine_whatever_ends_it() {
-    for end in ["nspawn-cleanup NAME", "machinectl terminate NAME", "systemctl kill --signal=KILL nspawn-NAME"] {
+    for end in [
+        "nspawn-cleanup NAME",
+        "machinectl terminate NAME",
+        "systemctl kill --signal=KILL nspawn-NAME",
+    ] {
         let machine = Machine::new();
         let cgroup = paths(&machine).network_cgroup();
         assert!(cgroup.exists());
         sh(&end.replace("NAME", &machine.name)).expect(0);
-        let gone = format!("timeout 20 sh -c 'while [ -e {} ]; do sleep 0.05; done'", cgroup.display());
+        let gone = format!(
+            "timeout 20 sh -c 'while [ -e {} ]; do sleep 0.05; done'",
+            cgroup.display()
+        );
         sh(&gone).expect(0);
     }
 }
@@ -80,7 +101,11 @@ fn nats_helper_ends_with_the_machine_whatever_ends_it() {
 #[test]
 fn a_machine_without_its_helper_goes_on_and_is_removed() {
     let machine = Machine::new();
-    sh(&format!("systemctl kill --signal=KILL pasta-{}", machine.name)).expect(0);
+    sh(&format!(
+        "systemctl kill --signal=KILL pasta-{}",
+        machine.name
+    ))
+    .expect(0);
     machine.run(["true"]).expect(0);
     call("nspawn-cleanup", [&machine.name]).expect(0);
     assert_eq!(left_of(&machine.name), "");
@@ -91,10 +116,22 @@ fn nat_needs_pasta() {
     let dir = std::env::temp_dir().join(format!("e2e-no-pasta-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     for program in ["systemd-nspawn", "systemd-run", "systemctl"] {
-        symlink(sh(&format!("command -v {program}")).expect(0).out().trim_end(), dir.join(program)).unwrap();
+        symlink(
+            sh(&format!("command -v {program}"))
+                .expect(0)
+                .out()
+                .trim_end(),
+            dir.join(program),
+        )
+        .unwrap();
     }
     let program = sh("command -v nspawn-prepare").expect(0).out();
-    let done = finish(Command::new(program.trim_end()).arg(image()).env("PATH", &dir), b"");
+    let done = finish(
+        Command::new(program.trim_end())
+            .arg(image())
+            .env("PATH", &dir),
+        b"",
+    );
     fs::remove_dir_all(&dir).unwrap();
     done.expect_error(1, "install the package passt");
 }
@@ -103,8 +140,15 @@ fn nat_needs_pasta() {
 fn systemds_own_links_work() {
     let id = std::process::id();
     let bridge = format!("e2e{id}");
-    let _bridge = Thing::new(&format!("ip link add {bridge} type bridge"), &format!("ip link delete {bridge}"));
-    for network in ["veth".to_owned(), format!("bridge={bridge}"), format!("zone=z{id}")] {
+    let _bridge = Thing::new(
+        &format!("ip link add {bridge} type bridge"),
+        &format!("ip link delete {bridge}"),
+    );
+    for network in [
+        "veth".to_owned(),
+        format!("bridge={bridge}"),
+        format!("zone=z{id}"),
+    ] {
         let machine = Machine::with(&[&format!("--network={network}")]);
         assert_eq!(links(&machine), ["host0", "lo"], "{network}");
     }
@@ -113,7 +157,10 @@ fn systemds_own_links_work() {
 #[test]
 fn a_namespace_that_there_is_needs_the_hosts_users() {
     let name = format!("e2e-{}", std::process::id());
-    let _namespace = Thing::new(&format!("ip netns add {name}"), &format!("ip netns delete {name}"));
+    let _namespace = Thing::new(
+        &format!("ip netns add {name}"),
+        &format!("ip netns delete {name}"),
+    );
     sh(&format!("ip -n {name} link add mark type bridge")).expect(0);
     let network = format!("--network=namespace=/run/netns/{name}");
     call("nspawn-prepare", [&*network, &image()]).expect_error(1, "add --private-users=no");

@@ -25,10 +25,18 @@ impl Drop for Change {
 fn every_init_works(layer: &str) {
     for init in ["systemd", "stub", "none"] {
         let machine = Machine::with(&[&format!("--init={init}"), layer]);
-        let done = machine.sh("cd /root && cp /bin/true program && ./program && cat /proc/mounts").expect(0);
+        let done = machine
+            .sh("cd /root && cp /bin/true program && ./program && cat /proc/mounts")
+            .expect(0);
         let mounts = done.out();
-        let root = mounts.lines().rfind(|line| line.split(' ').nth(1) == Some("/")).unwrap();
-        assert!(!root.contains("noexec") && !root.contains("nosuid"), "{init} {layer}: {root}");
+        let root = mounts
+            .lines()
+            .rfind(|line| line.split(' ').nth(1) == Some("/"))
+            .unwrap();
+        assert!(
+            !root.contains("noexec") && !root.contains("nosuid"),
+            "{init} {layer}: {root}"
+        );
         call("nspawn-cleanup", [&machine.name]).expect(0);
         assert_eq!(left_of(&machine.name), "", "{init} {layer}");
     }
@@ -36,7 +44,10 @@ fn every_init_works(layer: &str) {
 
 #[test]
 fn an_etc_that_is_read_only_is_no_hindrance() {
-    let _change = Change::make("mount --bind /etc /etc && mount -o remount,bind,ro /etc", "umount /etc");
+    let _change = Change::make(
+        "mount --bind /etc /etc && mount -o remount,bind,ro /etc",
+        "umount /etc",
+    );
     every_init_works("--layer=disk");
 }
 
@@ -60,7 +71,12 @@ fn a_var_without_programs_and_devices_is_no_hindrance() {
         &harden,
         "umount /var/lib/nspawn-ci; umount /var/lib/machines/$(. /etc/os-release; echo $VERSION_CODENAME)",
     );
-    for layer in ["--layer=disk", "--layer-size=infinity", "--layer=tmpfs", "--layer=none"] {
+    for layer in [
+        "--layer=disk",
+        "--layer-size=infinity",
+        "--layer=tmpfs",
+        "--layer=none",
+    ] {
         every_init_works(layer);
     }
 }
@@ -70,11 +86,16 @@ fn a_run_that_is_full_is_told_before_anything_is_made() {
     let machines = ["systemd", "none"].map(|init| Machine::with(&[&format!("--init={init}")]));
     let full = "findmnt --noheadings --output OPTIONS /run | grep -o 'size=[0-9]*k' >/dev/shm/e2e-run-size && \
         mount -o remount,size=$(($(df --output=used -k /run | tail -n 1) + 64))k /run";
-    let change = Change::make(full, "mount -o remount,$(cat /dev/shm/e2e-run-size) /run; rm /dev/shm/e2e-run-size");
+    let change = Change::make(
+        full,
+        "mount -o remount,$(cat /dev/shm/e2e-run-size) /run; rm /dev/shm/e2e-run-size",
+    );
     let words = "/run, which holds the state of machines, is full";
     let prepared = call("nspawn-prepare", ["--name=no-room", &image()]);
     let ran = machines.each_ref().map(|machine| machine.run(["true"]));
-    let removed = machines.each_ref().map(|machine| call("nspawn-cleanup", [&machine.name]));
+    let removed = machines
+        .each_ref()
+        .map(|machine| call("nspawn-cleanup", [&machine.name]));
     drop(change);
     prepared.expect_error(1, words);
     assert_eq!(left_of("no-room"), "");

@@ -25,17 +25,32 @@ impl Drop for Package {
 fn package(version: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target");
     let architecture = call("dpkg", ["--print-architecture"]).expect(0).out();
-    let file = target.join(format!("nspawn-ci_{version}_{}.deb", architecture.trim_end()));
-    assert!(file.exists(), "{} is not there; run scripts/package --version {version}", file.display());
+    let file = target.join(format!(
+        "nspawn-ci_{version}_{}.deb",
+        architecture.trim_end()
+    ));
+    assert!(
+        file.exists(),
+        "{} is not there; run scripts/package --version {version}",
+        file.display()
+    );
     file
 }
 
 fn install(version: &str) {
     let file = package(version);
-    call("dpkg", ["--install", "--force-unsafe-io", file.to_str().unwrap()]).expect(0);
+    call(
+        "dpkg",
+        ["--install", "--force-unsafe-io", file.to_str().unwrap()],
+    )
+    .expect(0);
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/release/nspawn-run");
     let same = call("cmp", [own.to_str().unwrap(), "/usr/bin/nspawn-run"]);
-    assert!(same.status.success(), "{} is of other programs; run scripts/package again", file.display());
+    assert!(
+        same.status.success(),
+        "{} is of other programs; run scripts/package again",
+        file.display()
+    );
 }
 
 /// As a user's shell would find it.
@@ -44,13 +59,18 @@ fn installed(program: &str, arguments: &[&str]) -> Done {
 }
 
 fn state_of_units(verb: &str) -> String {
-    let units = ["stale.service", "stale.timer", "update.timer"].map(|unit| format!("nspawn-ci-{unit}"));
-    call("systemctl", [verb.to_owned()].into_iter().chain(units)).out().replace('\n', " ")
+    let units =
+        ["stale.service", "stale.timer", "update.timer"].map(|unit| format!("nspawn-ci-{unit}"));
+    call("systemctl", [verb.to_owned()].into_iter().chain(units))
+        .out()
+        .replace('\n', " ")
 }
 
 /// A number that the machine has as long as it is the same.
 fn boot() -> String {
-    call("nspawn-run", [NAME, "stat", "--format=%Y", "/proc/1"]).expect(0).out()
+    call("nspawn-run", [NAME, "stat", "--format=%Y", "/proc/1"])
+        .expect(0)
+        .out()
 }
 
 /// All files that have the package's name, but for the programs of the host.
@@ -62,9 +82,19 @@ fn named_files() -> String {
 
 fn check_installed(updates: &str) {
     call("dpkg", ["--verify", "nspawn-ci"]).expect(0);
-    assert_eq!(state_of_units("is-enabled"), format!("enabled enabled {updates} "));
-    let active = if updates == "enabled" { "active" } else { "inactive" };
-    assert_eq!(state_of_units("is-active"), format!("inactive active {active} "));
+    assert_eq!(
+        state_of_units("is-enabled"),
+        format!("enabled enabled {updates} ")
+    );
+    let active = if updates == "enabled" {
+        "active"
+    } else {
+        "inactive"
+    };
+    assert_eq!(
+        state_of_units("is-active"),
+        format!("inactive active {active} ")
+    );
     for program in [
         "nspawn-prepare",
         "nspawn-run",
@@ -76,7 +106,10 @@ fn check_installed(updates: &str) {
         "autopkgtest-virt-nspawn-ci",
     ] {
         installed(program, &["--help"]).expect(0);
-        assert!(fs::exists(format!("/usr/share/man/man1/{program}.1.gz")).unwrap(), "{program}");
+        assert!(
+            fs::exists(format!("/usr/share/man/man1/{program}.1.gz")).unwrap(),
+            "{program}"
+        );
     }
 }
 
@@ -109,22 +142,45 @@ impl Others {
     const MAKING: &str = "e2e-package-making";
 
     fn begin() -> Self {
-        let names: Vec<_> = (1..).zip(Self::MODES).map(|(number, _)| format!("{NAME}-{number}")).collect();
+        let names: Vec<_> = (1..)
+            .zip(Self::MODES)
+            .map(|(number, _)| format!("{NAME}-{number}"))
+            .collect();
         for (name, mode) in names.iter().zip(Self::MODES) {
             installed("nspawn-prepare", &["--name", name, mode, &image()]).expect(0);
         }
         pool(1);
         let standing_by = standing_by();
         let spawn = |words: &[&str]| Command::new("env").arg(PATH).args(words).spawn().unwrap();
-        let running =
-            spawn(&["nspawn-run", &names[1], "sh", "-c", "until test -e /root/go; do sleep 0.1; done; exit 7"]);
+        let running = spawn(&[
+            "nspawn-run",
+            &names[1],
+            "sh",
+            "-c",
+            "until test -e /root/go; do sleep 0.1; done; exit 7",
+        ]);
         let hang = "--property=ExecStartPre=/bin/sh -c 'until test -e /run/e2e-package-go; do sleep 0.1; done'";
-        let making = spawn(&["nspawn-prepare", "--name", Self::MAKING, "--network=none", hang, &image()]);
+        let making = spawn(&[
+            "nspawn-prepare",
+            "--name",
+            Self::MAKING,
+            "--network=none",
+            hang,
+            &image(),
+        ]);
         wait_until("it is being made", Duration::from_secs(20), || {
-            fs::exists(format!("/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service", Self::MAKING))
-                .unwrap()
+            fs::exists(format!(
+                "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service",
+                Self::MAKING
+            ))
+            .unwrap()
         });
-        Self { names, running, making, standing_by }
+        Self {
+            names,
+            running,
+            making,
+            standing_by,
+        }
     }
 
     /// After an upgrade all go on, and what was made by the earlier version is used and removed by the later one.
@@ -134,7 +190,12 @@ impl Others {
         fs::remove_file("/run/e2e-package-go").unwrap();
         installed("nspawn-run", &[&self.names[1], "touch", "/root/go"]).expect(0);
         assert_eq!(self.running.wait().unwrap().code(), Some(7));
-        let all: Vec<_> = self.names.iter().map(|name| &**name).chain([Self::MAKING]).collect();
+        let all: Vec<_> = self
+            .names
+            .iter()
+            .map(|name| &**name)
+            .chain([Self::MAKING])
+            .collect();
         for name in &all {
             installed("nspawn-run", &[name, "sh", "-c", "exit 3"]).expect(3);
         }
@@ -145,16 +206,29 @@ impl Others {
             !now.is_empty() && now != self.standing_by
         });
         pool(0);
-        assert_eq!(all.iter().map(|name| left_of(name)).collect::<String>() + &left_of("standby-"), "");
+        assert_eq!(
+            all.iter().map(|name| left_of(name)).collect::<String>() + &left_of("standby-"),
+            ""
+        );
     }
 }
 
 fn pool(count: u32) {
-    installed("nspawn-prepare", &[&format!("--standby={count}"), "--init=stub", "--network=none", &image()]).expect(0);
+    installed(
+        "nspawn-prepare",
+        &[
+            &format!("--standby={count}"),
+            "--init=stub",
+            "--network=none",
+            &image(),
+        ],
+    )
+    .expect(0);
 }
 
 fn standing_by() -> String {
-    sh("cd /run/nspawn-ci && for it in standby-*; do test ! -e $it/specification || echo $it; done").out()
+    sh("cd /run/nspawn-ci && for it in standby-*; do test ! -e $it/specification || echo $it; done")
+        .out()
 }
 
 /// With what the administrator has enabled, and the machine as it was.
@@ -163,7 +237,14 @@ fn check_upgrade(booted: &str) {
     let others = Others::begin();
     install(NEXT);
     others.check();
-    assert_eq!(call("dpkg-query", ["--show", "--showformat=${Version}", "nspawn-ci"]).out(), NEXT);
+    assert_eq!(
+        call(
+            "dpkg-query",
+            ["--show", "--showformat=${Version}", "nspawn-ci"]
+        )
+        .out(),
+        NEXT
+    );
     check_installed("enabled");
     installed("nspawn-run", &[NAME, "true"]).expect(0);
     assert_eq!(boot(), booted);
@@ -172,11 +253,21 @@ fn check_upgrade(booted: &str) {
 fn check_removal_under_a_machine(booted: &str) {
     let removed = call("dpkg", ["--remove", "nspawn-ci"]).expect(0);
     let told = removed.err();
-    let machines = told.lines().find(|line| line.contains("these machines go on"));
-    assert!(machines.is_some_and(|line| line.contains(&format!(" nspawn-{NAME}"))), "{}", removed.describe());
+    let machines = told
+        .lines()
+        .find(|line| line.contains("these machines go on"));
+    assert!(
+        machines.is_some_and(|line| line.contains(&format!(" nspawn-{NAME}"))),
+        "{}",
+        removed.describe()
+    );
     assert_eq!(state_of_units("is-active"), "inactive inactive inactive ");
     let purged = call("dpkg", ["--purge", "nspawn-ci"]).expect(0);
-    assert!(purged.err().contains("machines still run"), "{}", purged.describe());
+    assert!(
+        purged.err().contains("machines still run"),
+        "{}",
+        purged.describe()
+    );
     assert_eq!(boot(), booted);
     call("nspawn-cleanup", [NAME]).expect(0);
 }
@@ -188,7 +279,11 @@ fn check_purge() {
     installed("nspawn-run", &[NAME, "true"]).expect(0);
     let purged = call("dpkg", ["--purge", "nspawn-ci"]).expect(0);
     assert!(!purged.err().contains("left"), "{}", purged.describe());
-    for gone in ["/run/nspawn-ci", "/var/lib/nspawn-ci", "/var/cache/nspawn-ci"] {
+    for gone in [
+        "/run/nspawn-ci",
+        "/var/lib/nspawn-ci",
+        "/var/cache/nspawn-ci",
+    ] {
         assert!(!fs::exists(gone).unwrap(), "{gone}");
     }
     assert_eq!(left_of(NAME), "");
@@ -211,9 +306,15 @@ fn the_package_comes_and_goes() {
     fs::write(own_file, "--property=TasksMax=100\n").unwrap();
     check_removal_under_a_machine(&booted);
     check_purge();
-    assert_eq!(fs::read_to_string(own_file).unwrap(), "--property=TasksMax=100\n");
+    assert_eq!(
+        fs::read_to_string(own_file).unwrap(),
+        "--property=TasksMax=100\n"
+    );
     fs::remove_dir_all("/etc/nspawn-ci").unwrap();
     let after = named_files();
-    let new: Vec<_> = after.lines().filter(|line| !before.lines().any(|known| known == *line)).collect();
+    let new: Vec<_> = after
+        .lines()
+        .filter(|line| !before.lines().any(|known| known == *line))
+        .collect();
     assert!(new.is_empty(), "{new:?}");
 }

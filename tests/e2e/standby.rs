@@ -19,14 +19,21 @@ impl Pool {
         let tree = image();
         let image = format!("{name}-{}", std::process::id());
         symlink(tree, format!("/var/lib/machines/{image}")).unwrap();
-        let pool = Self { image, options: options.to_vec() };
+        let pool = Self {
+            image,
+            options: options.to_vec(),
+        };
         pool.keep(count);
         pool
     }
 
     fn keep(&self, count: u32) {
         let count = format!("--standby={count}");
-        call("nspawn-prepare", [&*count].iter().chain(&self.options).chain(&[&*self.image])).expect(0);
+        call(
+            "nspawn-prepare",
+            [&*count].iter().chain(&self.options).chain(&[&*self.image]),
+        )
+        .expect(0);
     }
 
     /// Those that may be taken.
@@ -35,7 +42,9 @@ impl Pool {
         for entry in fs::read_dir("/run/nspawn-ci").unwrap() {
             let directory = entry.unwrap().path();
             let mark = fs::read_to_string(directory.join("standby")).unwrap_or_default();
-            if mark.ends_with(&format!("/{}", self.image)) && directory.join("specification").exists() {
+            if mark.ends_with(&format!("/{}", self.image))
+                && directory.join("specification").exists()
+            {
                 names.push(directory.file_name().unwrap().to_str().unwrap().to_owned());
             }
         }
@@ -45,7 +54,11 @@ impl Pool {
     fn wait_for(&self, count: usize) {
         let since = std::time::Instant::now();
         while self.standing_by().len() != count {
-            assert!(since.elapsed().as_secs() < 60, "{:?} stand by, not {count}", self.standing_by());
+            assert!(
+                since.elapsed().as_secs() < 60,
+                "{:?} stand by, not {count}",
+                self.standing_by()
+            );
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
     }
@@ -70,12 +83,18 @@ fn origin(machine: &Machine) -> Option<String> {
 }
 
 fn gone(name: &str) {
-    let wait = sh(&format!("timeout 60 sh -c 'while test -e /run/nspawn-ci/{name}; do sleep 0.05; done'"));
+    let wait = sh(&format!(
+        "timeout 60 sh -c 'while test -e /run/nspawn-ci/{name}; do sleep 0.05; done'"
+    ));
     let seen = format!(
         "ls -l /run/nspawn-ci/{name}; systemctl status --no-pager nspawn-{name}; journalctl --since=-90s --no-pager \
          --identifier=nspawn-prepare; journalctl --since=-90s --no-pager --grep='Machines that stand by'"
     );
-    assert!(wait.code() == 0, "{name} is still there: {}", sh(&seen).describe());
+    assert!(
+        wait.code() == 0,
+        "{name} is still there: {}",
+        sh(&seen).describe()
+    );
 }
 
 #[test]
@@ -84,20 +103,46 @@ fn one_is_taken_and_is_as_any_other_then() {
     let before = pool.standing_by();
     let name = format!("taken-{}", std::process::id());
     let machine = pool.prepare(&["--name", &name, "--setenv=SAID=hello"]);
-    assert_eq!((&machine.name, origin(&machine)), (&name, Some(before[0].clone())));
-    let seen = machine.sh("hostname; uname -n; systemctl is-system-running; echo $SAID; ip route | grep -c default");
-    assert_eq!(seen.expect(0).out(), format!("{name}\n{name}\nrunning\nhello\n1\n"));
+    assert_eq!(
+        (&machine.name, origin(&machine)),
+        (&name, Some(before[0].clone()))
+    );
+    let seen = machine.sh(
+        "hostname; uname -n; systemctl is-system-running; echo $SAID; ip route | grep -c default",
+    );
+    assert_eq!(
+        seen.expect(0).out(),
+        format!("{name}\n{name}\nrunning\nhello\n1\n")
+    );
     // The host's own tools.
     assert!(call("machinectl", ["list"]).out().contains(&name));
     assert!(!call("machinectl", ["list"]).out().contains(&before[0]));
     let status = call("machinectl", ["status", "--no-pager", &name]).expect(0);
-    assert!(status.out().contains(&format!("Unit: nspawn-{}.service", before[0])), "{}", status.describe());
+    assert!(
+        status
+            .out()
+            .contains(&format!("Unit: nspawn-{}.service", before[0])),
+        "{}",
+        status.describe()
+    );
     let option = format!("--machine={name}");
-    let hostname = call("systemd-run", ["--quiet", "--wait", "--pipe", &option, "hostname"]).expect(0);
+    let hostname = call(
+        "systemd-run",
+        ["--quiet", "--wait", "--pipe", &option, "hostname"],
+    )
+    .expect(0);
     assert_eq!(hostname.out(), format!("{name}\n"));
     let shell = format!("machinectl --quiet shell {name} /bin/sh -c 'echo shell in $(hostname)'");
-    let done = call("script", ["--quiet", "--return", "--command", &shell, "/dev/null"]).expect(0);
-    assert!(done.out().contains(&format!("shell in {name}")), "{}", done.describe());
+    let done = call(
+        "script",
+        ["--quiet", "--return", "--command", &shell, "/dev/null"],
+    )
+    .expect(0);
+    assert!(
+        done.out().contains(&format!("shell in {name}")),
+        "{}",
+        done.describe()
+    );
 
     pool.wait_for(1);
     assert_ne!(pool.standing_by(), before);
@@ -113,9 +158,14 @@ fn one_is_taken_and_is_as_any_other_then() {
         assert!(!fs::exists(&late).unwrap());
     }
     machine.run(["true"]).expect(0);
-    machine.sh("systemctl poweroff --force --force 2>/dev/null; sleep 60").expect_error(125, "it was shut down");
+    machine
+        .sh("systemctl poweroff --force --force 2>/dev/null; sleep 60")
+        .expect_error(125, "it was shut down");
     call("nspawn-cleanup", [&name]).expect(0);
-    assert_eq!((left_of(&name), left_of(&before[0])), (String::new(), String::new()));
+    assert_eq!(
+        (left_of(&name), left_of(&before[0])),
+        (String::new(), String::new())
+    );
     assert!(!call("machinectl", ["list"]).out().contains(&name));
 }
 
@@ -128,13 +178,22 @@ fn the_time_of_one_that_was_taken_is_bounded() {
     let state = format!("/run/nspawn-ci/{}/state.json", machine.name);
     let limit = |seconds: u32| {
         let text = fs::read_to_string(&state).unwrap();
-        fs::write(&state, text.replace("\"lifetime_seconds\":null", &format!("\"lifetime_seconds\":{seconds}")))
-            .unwrap();
+        fs::write(
+            &state,
+            text.replace(
+                "\"lifetime_seconds\":null",
+                &format!("\"lifetime_seconds\":{seconds}"),
+            ),
+        )
+        .unwrap();
         call("nspawn-cleanup", ["--stale"]).expect(0);
     };
     limit(1000);
     machine.run(["true"]).expect(0);
-    sh(&format!("sed -i 's/\"lifetime_seconds\":1000/\"lifetime_seconds\":null/' {state}")).expect(0);
+    sh(&format!(
+        "sed -i 's/\"lifetime_seconds\":1000/\"lifetime_seconds\":null/' {state}"
+    ))
+    .expect(0);
     limit(0);
     machine.run(["true"]).expect_error(125, "no machine");
     assert_eq!(left_of(&machine.name), "");
@@ -145,9 +204,23 @@ fn a_job_takes_one_too() {
     let pool = Pool::new("job", 1, &["--network=none"]);
     let before = pool.standing_by();
     let job = Job::new(&pool.image).script(&["systemctl is-system-running; hostname"]);
-    let report = Runner::default().prepare_args(&["--network=none"]).run(&job).expect(&Outcome::Success);
-    assert!(report.log().contains(&format!("running\n{}\n", report.machine)), "{}", report.describe());
-    let said = format!("machine {} of image {} ({}) is ready", report.machine, pool.image, image());
+    let report = Runner::default()
+        .prepare_args(&["--network=none"])
+        .run(&job)
+        .expect(&Outcome::Success);
+    assert!(
+        report
+            .log()
+            .contains(&format!("running\n{}\n", report.machine)),
+        "{}",
+        report.describe()
+    );
+    let said = format!(
+        "machine {} of image {} ({}) is ready",
+        report.machine,
+        pool.image,
+        image()
+    );
     assert!(report.log().contains(&said), "{}", report.describe());
     pool.wait_for(1);
     assert_ne!(pool.standing_by(), before);
@@ -185,7 +258,11 @@ fn none_is_taken_by_who_asks_for_anything_else() {
 fn what_has_changed_is_not_taken_but_made_anew() {
     let shown = "/run/e2e-standby-shown";
     fs::create_dir_all(shown).unwrap();
-    let pool = Pool::new("changed", 1, &["--network=none", "--bind-ro=/run/e2e-standby-shown:/mnt"]);
+    let pool = Pool::new(
+        "changed",
+        1,
+        &["--network=none", "--bind-ro=/run/e2e-standby-shown:/mnt"],
+    );
     let before = pool.standing_by();
     // Another directory of the same name.
     fs::rename(shown, format!("{shown}.old")).unwrap();
@@ -197,7 +274,10 @@ fn what_has_changed_is_not_taken_but_made_anew() {
     assert!(origin(&pool.prepare(&[])).is_some());
     // Another tree.
     let link = format!("/var/lib/machines/{}", pool.image);
-    sh(&format!("mkdir {link}.tree && cp --archive {link}/. {link}.tree && ln -sfn {link}.tree {link}")).expect(0);
+    sh(&format!(
+        "mkdir {link}.tree && cp --archive {link}/. {link}.tree && ln -sfn {link}.tree {link}"
+    ))
+    .expect(0);
     let machine = pool.prepare(&[]);
     let taken = origin(&machine);
     sh(&format!("rm -rf {shown} {shown}.old")).expect(0);
@@ -210,7 +290,15 @@ fn what_has_changed_is_not_taken_but_made_anew() {
 fn what_has_changed_in_a_file_that_is_shown_is_no_other_machine() {
     let file = "/run/e2e-standby-file";
     fs::write(file, "one").unwrap();
-    let pool = Pool::new("file", 1, &["--network=none", "--init=stub", "--bind-ro=/run/e2e-standby-file:/mnt/file"]);
+    let pool = Pool::new(
+        "file",
+        1,
+        &[
+            "--network=none",
+            "--init=stub",
+            "--bind-ro=/run/e2e-standby-file:/mnt/file",
+        ],
+    );
     fs::write(file, "two").unwrap();
     let machine = pool.prepare(&[]);
     assert!(origin(&machine).is_some());
@@ -227,18 +315,33 @@ fn variables_are_there_when_it_is_filled_again() {
     let options = ["--network=none", "--init=stub", "--setenv=STANDBY_GIVEN"];
     let call = |more: &str| {
         let mut command = std::process::Command::new("nspawn-prepare");
-        command.args(options).args([more, &image]).env("STANDBY_GIVEN", "hello");
+        command
+            .args(options)
+            .args([more, &image])
+            .env("STANDBY_GIVEN", "hello");
         nspawn_tests::finish(&mut command, b"").expect(0)
     };
     call("--standby=1");
     // Gone at the end, from another directory than the one where it was asked for.
-    let pool = Pool { image: image.clone(), options: options.to_vec() };
-    let machine = Machine { name: call("--verbose").out().trim_end().to_owned() };
+    let pool = Pool {
+        image: image.clone(),
+        options: options.to_vec(),
+    };
+    let machine = Machine {
+        name: call("--verbose").out().trim_end().to_owned(),
+    };
     assert!(origin(&machine).is_some());
-    assert_eq!(machine.run(["printenv", "STANDBY_GIVEN"]).expect(0).out(), "hello\n");
+    assert_eq!(
+        machine.run(["printenv", "STANDBY_GIVEN"]).expect(0).out(),
+        "hello\n"
+    );
     pool.wait_for(1);
     let mut command = std::process::Command::new("nspawn-prepare");
-    command.args(options).args(["--standby=0", &image]).env("STANDBY_GIVEN", "other").current_dir("/");
+    command
+        .args(options)
+        .args(["--standby=0", &image])
+        .env("STANDBY_GIVEN", "other")
+        .current_dir("/");
     nspawn_tests::finish(&mut command, b"").expect(0);
     assert_eq!(pool.standing_by().len(), 0);
     std::mem::forget(pool);
@@ -285,7 +388,10 @@ fn each_is_taken_once() {
     let pool = Pool::new("once", 2, &["--network=none"]);
     let machines: Vec<Machine> = std::thread::scope(|scope| {
         let makers: Vec<_> = (0..5).map(|_| scope.spawn(|| pool.prepare(&[]))).collect();
-        makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+        makers
+            .into_iter()
+            .map(|maker| maker.join().unwrap())
+            .collect()
     });
     let mut origins: Vec<_> = machines.iter().filter_map(origin).collect();
     let count = origins.len();
@@ -293,18 +399,30 @@ fn each_is_taken_once() {
     origins.dedup();
     assert!(count >= 2 && origins.len() == count, "{origins:?}");
     for machine in &machines {
-        machine.sh("test ! -e /root/mark && touch /root/mark").expect(0);
+        machine
+            .sh("test ! -e /root/mark && touch /root/mark")
+            .expect(0);
     }
     pool.wait_for(2);
     drop(machines);
-    assert_eq!(origins.iter().map(|origin| left_of(origin)).collect::<String>(), "");
+    assert_eq!(
+        origins
+            .iter()
+            .map(|origin| left_of(origin))
+            .collect::<String>(),
+        ""
+    );
 }
 
 #[test]
 fn dead_ones_are_not_taken_and_replaced() {
     let pool = Pool::new("dead", 1, &["--init=stub", "--layer=tmpfs"]);
     let before = pool.standing_by();
-    sh(&format!("systemctl kill --signal=KILL nspawn-{}.service", before[0])).expect(0);
+    sh(&format!(
+        "systemctl kill --signal=KILL nspawn-{}.service",
+        before[0]
+    ))
+    .expect(0);
     let machine = pool.prepare(&[]);
     assert_ne!(origin(&machine).as_ref(), before.first());
     machine.run(["true"]).expect(0);
@@ -324,7 +442,10 @@ fn there_are_as_many_as_were_asked_for_last() {
     let names = pool.standing_by();
     pool.keep(0);
     assert_eq!(
-        (pool.standing_by().len(), names.iter().map(|name| left_of(name)).collect::<String>()),
+        (
+            pool.standing_by().len(),
+            names.iter().map(|name| left_of(name)).collect::<String>()
+        ),
         (0, String::new())
     );
     // Forgotten. A pool is filled a second after one is missed.
@@ -340,10 +461,13 @@ fn nobody_uses_what_stands_by() {
     let pool = Pool::new("unused", 1, &["--network=none", "--init=stub"]);
     let names = pool.standing_by();
     call("nspawn-run", [&*names[0], "true"]).expect_error(125, "stands by");
-    call("nspawn-prepare", ["--name", &names[0], &image()]).expect_error(1, "a name for machines that stand by");
+    call("nspawn-prepare", ["--name", &names[0], &image()])
+        .expect_error(1, "a name for machines that stand by");
     assert_eq!(pool.standing_by(), names);
     // A slot is for who was asked for.
-    pool.prepare(&["--max-machines=1000"]).run(["true"]).expect(0);
+    pool.prepare(&["--max-machines=1000"])
+        .run(["true"])
+        .expect(0);
 }
 
 #[test]
@@ -355,14 +479,26 @@ fn what_can_not_stand_by_is_refused() {
     refused(&[], "no image is named");
     refused(&["--image", &image], "names of images");
     refused(&["--init=none", &image], "nothing to start ahead");
-    refused(&["--property=RuntimeMaxSec=1h", &image], "would count while the machine stands by");
-    refused(&["--name=x", &image], "those who take the machines name them");
+    refused(
+        &["--property=RuntimeMaxSec=1h", &image],
+        "would count while the machine stands by",
+    );
+    refused(
+        &["--name=x", &image],
+        "those who take the machines name them",
+    );
     refused(&["no-such-image"], "no image");
     call("nspawn-prepare", [&*image, &image]).expect_error(1, "several are for --standby");
-    assert!(fs::read_dir("/run/nspawn-ci/.standby").map_or(true, |pools| {
-        pools
-            .filter(|pool| fs::read_to_string(pool.as_ref().unwrap().path()).unwrap().contains("RuntimeMaxSec"))
-            .count()
-            == 0
-    }));
+    assert!(
+        fs::read_dir("/run/nspawn-ci/.standby").map_or(true, |pools| {
+            pools
+                .filter(|pool| {
+                    fs::read_to_string(pool.as_ref().unwrap().path())
+                        .unwrap()
+                        .contains("RuntimeMaxSec")
+                })
+                .count()
+                == 0
+        })
+    );
 }

@@ -16,24 +16,39 @@ fn exhaust(machine: &Machine, most: &str) {
         machine.name
     );
     // A process of the list may have ended meanwhile.
-    wait_until("its agent is found", Duration::from_secs(10), || sh(&line).code() == 0);
+    wait_until("its agent is found", Duration::from_secs(10), || {
+        sh(&line).code() == 0
+    });
 }
 
 #[test]
 fn a_command_without_a_process_is_told_so() {
     for init in ["systemd", "stub", "none"] {
         let machine = Machine::with(&[&format!("--init={init}"), "--network=none"]);
-        let mut running = machine.command(["sleep", "600"]).stderr(Stdio::null()).spawn().unwrap();
+        let mut running = machine
+            .command(["sleep", "600"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         wait_until("it sleeps", Duration::from_secs(10), || {
-            let line = format!("grep -l 'nspawn-{}' $(pgrep -x sleep | sed 's|.*|/proc/&/cgroup|')", machine.name);
+            let line = format!(
+                "grep -l 'nspawn-{}' $(pgrep -x sleep | sed 's|.*|/proc/&/cgroup|')",
+                machine.name
+            );
             sh(&line).code() == 0
         });
         exhaust(&machine, "1:4000");
         println!("--init={init}");
-        machine.run(["true"]).expect_error(125, "no process is left for it: a limit inside the machine is reached");
+        machine.run(["true"]).expect_error(
+            125,
+            "no process is left for it: a limit inside the machine is reached",
+        );
         exhaust(&machine, "4000:4000");
         machine.run(["true"]).expect(0);
-        assert!(running.try_wait().unwrap().is_none(), "{init}: the other command was ended");
+        assert!(
+            running.try_wait().unwrap().is_none(),
+            "{init}: the other command was ended"
+        );
         call("nspawn-cleanup", [&machine.name]).expect(0);
         assert_eq!(left_of(&machine.name), "");
         running.wait().unwrap();
@@ -42,9 +57,16 @@ fn a_command_without_a_process_is_told_so() {
 
 #[test]
 fn a_job_that_uses_up_its_processes_fails_by_its_own_fault() {
-    let exhaust = "for pid in $(pgrep --full 'nspawn-run --agent$'); do prlimit --pid=$pid --nproc=1:1; done";
-    let job = Job::new(&image()).stage("get_sources", &[exhaust]).script(&["true"]);
+    let exhaust =
+        "for pid in $(pgrep --full 'nspawn-run --agent$'); do prlimit --pid=$pid --nproc=1:1; done";
+    let job = Job::new(&image())
+        .stage("get_sources", &[exhaust])
+        .script(&["true"]);
     let report = job.run();
-    assert!(report.log().contains("no process is left for it"), "{}", report.describe());
+    assert!(
+        report.log().contains("no process is left for it"),
+        "{}",
+        report.describe()
+    );
     let _ = report.expect(&Outcome::ScriptFailure(1));
 }

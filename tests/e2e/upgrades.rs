@@ -32,7 +32,11 @@ impl Drop for Upgrades {
 }
 
 fn pool(count: &str) {
-    call("nspawn-prepare", [count, "--init=stub", "--network=none", &image()]).expect(0);
+    call(
+        "nspawn-prepare",
+        [count, "--init=stub", "--network=none", &image()],
+    )
+    .expect(0);
 }
 
 #[test]
@@ -50,7 +54,11 @@ fn systemd_may_be_upgraded_at_any_time() {
             &["--init=stub", "--network=none"],
         ] {
             let machine = Machine::with(options);
-            assert_eq!(machine.sh("echo said; sleep 0.5; exit 7").expect(7).out(), "said\n", "{options:?}");
+            assert_eq!(
+                machine.sh("echo said; sleep 0.5; exit 7").expect(7).out(),
+                "said\n",
+                "{options:?}"
+            );
             call("nspawn-cleanup", [&machine.name]).expect(0);
             assert_eq!(left_of(&machine.name), "", "{options:?}");
         }

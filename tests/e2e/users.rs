@@ -12,26 +12,48 @@ use nspawn_tests::{Machine, call, image, left_of};
 
 /// The first of the host's users that are the machine's.
 fn base(machine: &Machine) -> u32 {
-    let maps = machine.sh("cat /proc/self/uid_map /proc/self/gid_map").expect(0).out();
-    let maps: Vec<Vec<u32>> =
-        maps.lines().map(|map| map.split_whitespace().map(|number| number.parse().unwrap()).collect()).collect();
-    assert!(maps.len() == 2 && maps[0] == maps[1] && maps[0][0] == 0 && maps[0][2] == RANGE, "{maps:?}");
+    let maps = machine
+        .sh("cat /proc/self/uid_map /proc/self/gid_map")
+        .expect(0)
+        .out();
+    let maps: Vec<Vec<u32>> = maps
+        .lines()
+        .map(|map| {
+            map.split_whitespace()
+                .map(|number| number.parse().unwrap())
+                .collect()
+        })
+        .collect();
+    assert!(
+        maps.len() == 2 && maps[0] == maps[1] && maps[0][0] == 0 && maps[0][2] == RANGE,
+        "{maps:?}"
+    );
     maps[0][1]
 }
 
 /// The machine's root as its unit sees it.
 fn root(machine: &Machine) -> PathBuf {
     let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
-    format!("/proc/{}/root{}", lifecycle::supervisor(&paths).unwrap(), paths.root_mount().display()).into()
+    format!(
+        "/proc/{}/root{}",
+        lifecycle::supervisor(&paths).unwrap(),
+        paths.root_mount().display()
+    )
+    .into()
 }
 
 #[test]
 fn machines_have_users_of_their_own() {
     let machines = [Machine::new(), Machine::new()];
     let [one, other] = machines.each_ref().map(base);
-    assert!(one.abs_diff(other) >= RANGE && one.min(other) >= RANGE, "{one} and {other}");
+    assert!(
+        one.abs_diff(other) >= RANGE && one.min(other) >= RANGE,
+        "{one} and {other}"
+    );
     for (machine, base) in machines.iter().zip([one, other]) {
-        machine.sh("touch /root/roots /root/users && chown 1000:100 /root/users").expect(0);
+        machine
+            .sh("touch /root/roots /root/users && chown 1000:100 /root/users")
+            .expect(0);
         for (name, uid, gid) in [("root/roots", 0, 0), ("root/users", 1000, 100)] {
             let file = fs::metadata(root(machine).join(name)).unwrap();
             assert_eq!((file.uid(), file.gid()), (base + uid, base + gid), "{name}");
@@ -45,7 +67,14 @@ fn an_image_keeps_its_owners() {
     for name in ["etc/passwd", "etc/shadow", "usr/bin/passwd", "var/mail"] {
         let file = fs::metadata(Path::new("/var/lib/machines").join(image()).join(name)).unwrap();
         let expected = format!("{} {} {:o}\n", file.uid(), file.gid(), file.mode() & 0o7777);
-        assert_eq!(machine.run(["stat", "--format=%u %g %a", &format!("/{name}")]).expect(0).out(), expected, "{name}");
+        assert_eq!(
+            machine
+                .run(["stat", "--format=%u %g %a", &format!("/{name}")])
+                .expect(0)
+                .out(),
+            expected,
+            "{name}"
+        );
         assert_eq!(file.uid(), 0, "{name} in the image itself");
     }
     assert_eq!(
@@ -94,14 +123,24 @@ fn a_setuid_program_is_who_owns_it() {
 fn systemds_ways_with_users_work() {
     let machine = Machine::new();
     machine.run(["systemd-tmpfiles", "--create"]).expect(0);
-    let run =
-        "systemd-run --quiet --wait --pipe --property=DynamicUser=yes --property=StateDirectory=own --unit=dynamic";
-    let script = format!("{run} sh -c 'id --user; touch /var/lib/own/file && stat --format=%u /var/lib/own/file'");
+    let run = "systemd-run --quiet --wait --pipe --property=DynamicUser=yes --property=StateDirectory=own --unit=dynamic";
+    let script = format!(
+        "{run} sh -c 'id --user; touch /var/lib/own/file && stat --format=%u /var/lib/own/file'"
+    );
     let users = machine.sh(&script).expect(0).out();
     let users: Vec<u32> = users.lines().map(|user| user.parse().unwrap()).collect();
     // systemd's own range for it (UIDS-GIDS.md).
-    assert!((61184..65520).contains(&users[0]) && users == [users[0]; 2], "{users:?}");
-    assert_eq!(machine.sh("systemctl is-system-running; systemctl --failed --no-legend").expect(0).out(), "running\n");
+    assert!(
+        (61184..65520).contains(&users[0]) && users == [users[0]; 2],
+        "{users:?}"
+    );
+    assert_eq!(
+        machine
+            .sh("systemctl is-system-running; systemctl --failed --no-legend")
+            .expect(0)
+            .out(),
+        "running\n"
+    );
 }
 
 #[test]
@@ -110,21 +149,37 @@ fn what_is_written_to_a_bind_belongs_to_whose_it_is() {
     fs::create_dir(&directory).unwrap();
     chown(&directory, Some(1000), Some(1000)).unwrap();
     let machine = Machine::with(&[&format!("--bind={}:/shown", directory.display())]);
-    machine.sh("touch /shown/file && mkdir /shown/directory && stat --format=%u /shown /shown/file").expect(0);
+    machine
+        .sh("touch /shown/file && mkdir /shown/directory && stat --format=%u /shown /shown/file")
+        .expect(0);
     for name in ["file", "directory"] {
         let file = fs::metadata(directory.join(name)).unwrap();
         assert_eq!((file.uid(), file.gid()), (1000, 1000), "{name}");
     }
-    assert_eq!(machine.sh("stat --format=%u:%g /shown /shown/file").expect(0).out(), "0:0\n0:0\n");
+    assert_eq!(
+        machine
+            .sh("stat --format=%u:%g /shown /shown/file")
+            .expect(0)
+            .out(),
+        "0:0\n0:0\n"
+    );
     fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]
 fn the_hosts_users_may_be_asked_for() {
     let machine = Machine::with(&["--private-users=no"]);
-    assert_eq!(machine.sh("tr -s ' ' </proc/self/uid_map").expect(0).out(), " 0 0 4294967295\n");
+    assert_eq!(
+        machine.sh("tr -s ' ' </proc/self/uid_map").expect(0).out(),
+        " 0 0 4294967295\n"
+    );
     machine.run(["touch", "/root/file"]).expect(0);
-    assert_eq!(fs::metadata(root(&machine).join("root/file")).unwrap().uid(), 0);
+    assert_eq!(
+        fs::metadata(root(&machine).join("root/file"))
+            .unwrap()
+            .uid(),
+        0
+    );
 }
 
 #[test]
@@ -136,14 +191,21 @@ fn a_range_of_users_may_be_asked_for_and_is_had_once() {
     let name = format!("{}-too", machine.name);
     let second = || call("nspawn-prepare", ["--name", &name, &option, &image()]);
     let done = second();
-    assert!(done.err().contains("another machine"), "{}", done.describe());
+    assert!(
+        done.err().contains("another machine"),
+        "{}",
+        done.describe()
+    );
     done.expect_error(1, "");
     assert_eq!(left_of(&name), "");
     drop(machine);
     second().expect(0);
     drop(Machine { name });
     for bad in ["0", "65537", "4294901760", "all"] {
-        let done = call("nspawn-prepare", [&format!("--private-users={bad}"), &image()]);
+        let done = call(
+            "nspawn-prepare",
+            [&format!("--private-users={bad}"), &image()],
+        );
         done.expect_error(1, "--private-users");
     }
 }

@@ -12,15 +12,23 @@ fn a_layer_is_as_large_as_it_is_asked_to_be() {
     assert!(done.err().contains("No space left"), "{}", done.describe());
     machine.sh("rm /root/big; echo more >/root/small").expect(0);
     let size = |machine: &Machine| {
-        let size = machine.sh("df --output=size -k / | tail -n 1").expect(0).out();
+        let size = machine
+            .sh("df --output=size -k / | tail -n 1")
+            .expect(0)
+            .out();
         size.trim().parse::<u64>().unwrap() >> 10
     };
     assert!((50..=64).contains(&size(&machine)));
     // Its root could else read the other loop devices.
-    call("nspawn-prepare", ["--private-users=no", "--layer-size=64M", &image()])
-        .expect_error(1, "needs a user namespace");
+    call(
+        "nspawn-prepare",
+        ["--private-users=no", "--layer-size=64M", &image()],
+    )
+    .expect_error(1, "needs a user namespace");
     let unbounded = Machine::with(&["--layer-size=infinity"]);
-    let host = sh("df --output=size -k /var/lib | tail -n 1").expect(0).out();
+    let host = sh("df --output=size -k /var/lib | tail -n 1")
+        .expect(0)
+        .out();
     assert_eq!(size(&unbounded), host.trim().parse::<u64>().unwrap() >> 10);
 }
 
@@ -35,36 +43,80 @@ fn containers_can_be_run_in_a_machine() {
         );
         machine.sh(&mount).expect(0);
     }
-    machine.sh("unshare --user --map-root-user --pid --fork --mount-proc true").expect(0);
+    machine
+        .sh("unshare --user --map-root-user --pid --fork --mount-proc true")
+        .expect(0);
 }
 
 #[test]
 fn privileges_are_systemd_nspawns() {
-    let bounds = |machine: &Machine| machine.sh("grep -e CapBnd -e NoNewPrivs /proc/1/status").expect(0).out();
+    let bounds = |machine: &Machine| {
+        machine
+            .sh("grep -e CapBnd -e NoNewPrivs /proc/1/status")
+            .expect(0)
+            .out()
+    };
     let usual = bounds(&Machine::new());
-    let changed = bounds(&Machine::with(&["--drop-capability=CAP_MKNOD", "--no-new-privileges"]));
-    assert!(usual.contains("NoNewPrivs:\t0") && changed.contains("NoNewPrivs:\t1"), "{usual}{changed}");
-    let capabilities = |text: &str| u64::from_str_radix(text.split_whitespace().nth(1).unwrap_or_default(), 16);
-    let of = |text: &str| capabilities(text.lines().find(|line| line.starts_with("CapBnd")).unwrap()).unwrap();
+    let changed = bounds(&Machine::with(&[
+        "--drop-capability=CAP_MKNOD",
+        "--no-new-privileges",
+    ]));
+    assert!(
+        usual.contains("NoNewPrivs:\t0") && changed.contains("NoNewPrivs:\t1"),
+        "{usual}{changed}"
+    );
+    let capabilities =
+        |text: &str| u64::from_str_radix(text.split_whitespace().nth(1).unwrap_or_default(), 16);
+    let of = |text: &str| {
+        capabilities(
+            text.lines()
+                .find(|line| line.starts_with("CapBnd"))
+                .unwrap(),
+        )
+        .unwrap()
+    };
     assert_eq!(of(&usual) & !of(&changed), 1 << 27);
 }
 
 #[test]
 fn a_job_may_have_less_and_nothing_more() {
     let job = |name: &str, value: &str| {
-        Job::new(&image()).variable(name, value).script(&["df -k / | tail -n 1", "ls /sys/class/net"])
+        Job::new(&image())
+            .variable(name, value)
+            .script(&["df -k / | tail -n 1", "ls /sys/class/net"])
     };
     let runner = || Runner::default().prepare_args(&["--layer-size=200M"]);
-    let report = runner().run(&job("NSPAWN_JOB_LAYER_SIZE", "64M")).expect(&Outcome::Success);
-    let size: u64 = report.stage("build_script").text().split_whitespace().nth(1).unwrap().parse().unwrap();
+    let report = runner()
+        .run(&job("NSPAWN_JOB_LAYER_SIZE", "64M"))
+        .expect(&Outcome::Success);
+    let size: u64 = report
+        .stage("build_script")
+        .text()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
     assert!(size < 70 << 10, "{size}");
-    let report = runner().run(&job("NSPAWN_JOB_NETWORK", "none")).expect(&Outcome::Success);
-    assert!(report.stage("build_script").text().ends_with("\nlo\n"), "{}", report.describe());
-    for (name, value) in
-        [("NSPAWN_JOB_LAYER_SIZE", "1G"), ("NSPAWN_JOB_MEMORY_MAX", "100T"), ("NSPAWN_JOB_NETWORK", "host")]
-    {
+    let report = runner()
+        .run(&job("NSPAWN_JOB_NETWORK", "none"))
+        .expect(&Outcome::Success);
+    assert!(
+        report.stage("build_script").text().ends_with("\nlo\n"),
+        "{}",
+        report.describe()
+    );
+    for (name, value) in [
+        ("NSPAWN_JOB_LAYER_SIZE", "1G"),
+        ("NSPAWN_JOB_MEMORY_MAX", "100T"),
+        ("NSPAWN_JOB_NETWORK", "host"),
+    ] {
         let report = runner().run(&job(name, value));
-        assert!(report.log().contains(&format!("the job's {name}={value}")), "{}", report.describe());
+        assert!(
+            report.log().contains(&format!("the job's {name}={value}")),
+            "{}",
+            report.describe()
+        );
         let _ = report.expect(&Outcome::ScriptFailure(1));
     }
 }
@@ -75,9 +127,13 @@ fn a_jobs_image_may_be_another_one_here() {
     let runner = |options: &[&str]| Runner::default().prepare_args(&[&[&*map], options].concat());
     let job = || Job::new("docker.example/tools/ruby:3.4").script(&["true"]);
     let _ = runner(&[]).run(&job()).expect(&Outcome::Success);
-    let _ = runner(&[&format!("--allow-image={}", image())]).run(&job()).expect(&Outcome::Success);
+    let _ = runner(&[&format!("--allow-image={}", image())])
+        .run(&job())
+        .expect(&Outcome::Success);
     // What it is mapped to is what must be allowed.
-    let _ = runner(&["--allow-image=docker*"]).run(&job()).expect(&Outcome::ScriptFailure(1));
+    let _ = runner(&["--allow-image=docker*"])
+        .run(&job())
+        .expect(&Outcome::ScriptFailure(1));
     let _ = runner(&[])
         .run(&Job::new("docker.example/tools/ruby:2.7").script(&["true"]))
         .expect(&Outcome::ScriptFailure(1));
@@ -88,22 +144,35 @@ fn a_jobs_image_may_be_another_one_here() {
 fn a_jobs_image_is_one_that_is_allowed() {
     let runner = |glob: &str| Runner::default().prepare_args(&[&format!("--allow-image={glob}")]);
     let job = || Job::new(&image()).script(&["true"]);
-    runner(&format!("{}*", &image()[..3])).run(&job()).expect(&Outcome::Success);
+    runner(&format!("{}*", &image()[..3]))
+        .run(&job())
+        .expect(&Outcome::Success);
     let report = runner("other-*").run(&job());
-    assert!(report.log().contains("is not allowed on this runner; allowed are other-*"), "{}", report.describe());
+    assert!(
+        report
+            .log()
+            .contains("is not allowed on this runner; allowed are other-*"),
+        "{}",
+        report.describe()
+    );
     report.expect(&Outcome::ScriptFailure(1));
 }
 
 #[test]
 fn states_layers_and_disks_are_roots_alone() {
     let machine = Machine::new();
-    for path in
-        ["/run/nspawn-ci", "/var/lib/nspawn-ci/machines", &format!("/var/lib/nspawn-ci/machines/{}/disk", machine.name)]
-    {
+    for path in [
+        "/run/nspawn-ci",
+        "/var/lib/nspawn-ci/machines",
+        &format!("/var/lib/nspawn-ci/machines/{}/disk", machine.name),
+    ] {
         let mode = sh(&format!("stat -c %a {path}")).expect(0).out();
         assert!(mode.trim_end().ends_with("00"), "{path}: {mode}");
     }
-    let nobody = format!("setpriv --reuid=65534 --clear-groups cat /run/nspawn-ci/{}/state.json", machine.name);
+    let nobody = format!(
+        "setpriv --reuid=65534 --clear-groups cat /run/nspawn-ci/{}/state.json",
+        machine.name
+    );
     assert_ne!(sh(&nobody).code(), 0);
 }
 
@@ -111,10 +180,29 @@ fn states_layers_and_disks_are_roots_alone() {
 fn two_machines_do_not_get_one_range_of_users() {
     let base = "700448768";
     let machine = Machine::with(&[&format!("--private-users={base}")]);
-    assert!(machine.sh("cat /proc/self/uid_map").expect(0).out().contains(base));
+    assert!(
+        machine
+            .sh("cat /proc/self/uid_map")
+            .expect(0)
+            .out()
+            .contains(base)
+    );
     let name = format!("same-{}", std::process::id());
-    let done = call("nspawn-prepare", ["--name", &name, &format!("--private-users={base}"), &image()]).expect(1);
-    assert!(done.err().contains("another machine, or /etc/subuid"), "{}", done.describe());
+    let done = call(
+        "nspawn-prepare",
+        [
+            "--name",
+            &name,
+            &format!("--private-users={base}"),
+            &image(),
+        ],
+    )
+    .expect(1);
+    assert!(
+        done.err().contains("another machine, or /etc/subuid"),
+        "{}",
+        done.describe()
+    );
     assert!(!fs::exists(format!("/run/nspawn-ci/{name}")).unwrap());
 }
 

@@ -15,15 +15,26 @@ pub fn rows(suite: &mut Suite) {
             "nspawn-run NAME cat /dev/shm/bytes",
             "systemd-run --quiet --wait --pipe -M NAME cat /dev/shm/bytes",
         ),
-        ("into", "nspawn-run NAME cat <FILE", "systemd-run --quiet --wait --pipe -M NAME cat <FILE"),
+        (
+            "into",
+            "nspawn-run NAME cat <FILE",
+            "systemd-run --quiet --wait --pipe -M NAME cat <FILE",
+        ),
     ] {
         let mut ratio = 0.0;
         suite.row(&format!("{mib} MiB {way} a machine arrive"), 1, |_| {
             let machine = machine(&[]);
             let file = format!("/dev/shm/{}", machine.name);
-            sh(&format!("openssl rand {0} >{file} 2>/dev/null || head -c {0} /dev/urandom >{file}", mib << 20))
-                .expect(0);
-            sh(&format!("nspawn-run {} sh -c 'cat >/dev/shm/bytes' <{file}", machine.name)).expect(0);
+            sh(&format!(
+                "openssl rand {0} >{file} 2>/dev/null || head -c {0} /dev/urandom >{file}",
+                mib << 20
+            ))
+            .expect(0);
+            sh(&format!(
+                "nspawn-run {} sh -c 'cat >/dev/shm/bytes' <{file}",
+                machine.name
+            ))
+            .expect(0);
             let run = |line: &str| {
                 let line = line.replace("NAME", &machine.name).replace("FILE", &file);
                 let started = Instant::now();
@@ -42,7 +53,10 @@ pub fn rows(suite: &mut Suite) {
             sh(&format!("rm {file}")).expect(0);
             ratio = best[1] / best[0];
             // On a machine that has nothing else to do.
-            assert!(!is_long || ratio >= 0.9, "throughput is {ratio:.2} of systemd-run's");
+            assert!(
+                !is_long || ratio >= 0.9,
+                "throughput is {ratio:.2} of systemd-run's"
+            );
         });
         if ratio > 0.0 {
             println!("  throughput against systemd-run --pipe, the best of three: {ratio:.2}");

@@ -12,13 +12,37 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// What it dies of, who does that, and what is said.
 const DEATHS: [(&str, &str, &str); 6] = [
-    ("poweroff from inside", "nspawn-run NAME systemctl poweroff", "it was shut down"),
-    ("reboot from inside", "nspawn-run NAME systemctl reboot", "it was rebooted"),
+    (
+        "poweroff from inside",
+        "nspawn-run NAME systemctl poweroff",
+        "it was shut down",
+    ),
+    (
+        "reboot from inside",
+        "nspawn-run NAME systemctl reboot",
+        "it was rebooted",
+    ),
     // Since some version after 257 it ends the machine's PID 1.
-    ("machinectl terminate", "machinectl terminate NAME", "its unit was stopped|it was shut down"),
-    ("machinectl poweroff", "machinectl poweroff NAME", "it was shut down"),
-    ("SIGKILL of its PID 1", "kill -KILL $(machinectl show --property=Leader --value NAME)", "its PID 1 was ended"),
-    ("its unit stopped", "systemctl stop nspawn-NAME.service", "its unit was stopped"),
+    (
+        "machinectl terminate",
+        "machinectl terminate NAME",
+        "its unit was stopped|it was shut down",
+    ),
+    (
+        "machinectl poweroff",
+        "machinectl poweroff NAME",
+        "it was shut down",
+    ),
+    (
+        "SIGKILL of its PID 1",
+        "kill -KILL $(machinectl show --property=Leader --value NAME)",
+        "its PID 1 was ended",
+    ),
+    (
+        "its unit stopped",
+        "systemctl stop nspawn-NAME.service",
+        "its unit was stopped",
+    ),
 ];
 
 /// It calls its end a success, if it is asked to end and has the time.
@@ -27,9 +51,17 @@ const SUCCESSFUL: &str = "trap 'exit 0' TERM; echo on; sleep 600 & wait";
 pub fn rows(suite: &mut Suite) {
     let tries = suite.times(2, 20);
     for (death, line, cause) in DEATHS {
-        suite.row(&format!("machine dies in mid-command: {death}"), tries, |number| {
-            if number % 2 == 0 { outside(line, cause, number) } else { inside(line, cause) }
-        });
+        suite.row(
+            &format!("machine dies in mid-command: {death}"),
+            tries,
+            |number| {
+                if number % 2 == 0 {
+                    outside(line, cause, number)
+                } else {
+                    inside(line, cause)
+                }
+            },
+        );
     }
 }
 
@@ -40,7 +72,10 @@ fn outside(line: &str, cause: &str, number: u32) {
     let running = Running::start(&machine, SUCCESSFUL);
     let started = Instant::now();
     // Its own status tells of the death too, or not.
-    sh(&format!("({}) >/dev/null 2>&1 &", line.replace("NAME", &machine.name)));
+    sh(&format!(
+        "({}) >/dev/null 2>&1 &",
+        line.replace("NAME", &machine.name)
+    ));
     let (code, said, _) = running.end();
     assert_eq!(code, Some(125), "{said}");
     assert!(is_named(cause, &said), "no {cause:?} in {said:?}");
@@ -55,15 +90,16 @@ fn is_named(cause: &str, said: &str) -> bool {
 fn inside(line: &str, cause: &str) {
     let died = Arc::new(Mutex::new(None));
     let (line, note) = (line.to_owned(), Arc::clone(&died));
-    let job = Job::new(&image()).script(&["trap 'exit 0' TERM", "echo now", "sleep 600 & wait"]).at_log(
-        "now",
-        move |moment| {
+    let job = Job::new(&image())
+        .script(&["trap 'exit 0' TERM", "echo now", "sleep 600 & wait"])
+        .at_log("now", move |moment| {
             *note.lock().unwrap() = Some(Instant::now());
             // Not as this job's own stage.
             let line = line.replace("NAME", moment.machine());
-            sh(&format!("(env --unset=CUSTOM_ENV_CI_JOB_ID {line}) >/dev/null 2>&1 &"));
-        },
-    );
+            sh(&format!(
+                "(env --unset=CUSTOM_ENV_CI_JOB_ID {line}) >/dev/null 2>&1 &"
+            ));
+        });
     let report = job.run().expect_system_failure();
     let took = died.lock().unwrap().expect("the job never ran").elapsed();
     assert!(is_named(cause, &report.log()), "{}", report.describe());

@@ -12,8 +12,10 @@ struct Small(&'static str);
 
 impl Small {
     fn over(directory: &'static str, size: &str) -> Self {
-        sh(&format!("mkdir -p -m 700 {directory} && mount -t tmpfs -o size={size},mode=700 none {directory}"))
-            .expect(0);
+        sh(&format!(
+            "mkdir -p -m 700 {directory} && mount -t tmpfs -o size={size},mode=700 none {directory}"
+        ))
+        .expect(0);
         Self(directory)
     }
 }
@@ -82,18 +84,28 @@ pub fn rows(suite: &mut Suite) {
             }
         }
     });
-    suite.row("inotify instances: prepare says which sysctl to set", tries, |_| {
-        let name = name();
-        let taken: Vec<_> = std::iter::from_fn(|| Inotify::init(InitFlags::IN_CLOEXEC).ok()).collect();
-        let done = call("nspawn-prepare", ["--name", &name, &image()]);
-        drop(taken);
-        done.expect_error(1, "sysctl -w fs.inotify.max_user_instances=");
-        assert_eq!(left_of(&name), "");
-    });
+    suite.row(
+        "inotify instances: prepare says which sysctl to set",
+        tries,
+        |_| {
+            let name = name();
+            let taken: Vec<_> =
+                std::iter::from_fn(|| Inotify::init(InitFlags::IN_CLOEXEC).ok()).collect();
+            let done = call("nspawn-prepare", ["--name", &name, &image()]);
+            drop(taken);
+            done.expect_error(1, "sysctl -w fs.inotify.max_user_instances=");
+            assert_eq!(left_of(&name), "");
+        },
+    );
 }
 
 fn limited(most: u32, command: &[&str]) -> Done {
-    finish(Command::new("prlimit").arg(format!("--nofile={most}")).args(command), b"")
+    finish(
+        Command::new("prlimit")
+            .arg(format!("--nofile={most}"))
+            .args(command),
+        b"",
+    )
 }
 
 // So few that not even the program can be started is not the program's to tell.

@@ -7,13 +7,22 @@ use crate::suite::{Running, Suite};
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 const FAULTS: [(&str, &str); 6] = [
-    ("bus reloaded", "busctl call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig"),
+    (
+        "bus reloaded",
+        "busctl call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig",
+    ),
     // Not more often than systemd allows, which is a limit of its own.
-    ("bus restarted", "systemctl reset-failed dbus && systemctl restart dbus"),
+    (
+        "bus restarted",
+        "systemctl reset-failed dbus && systemctl restart dbus",
+    ),
     ("bus killed", "systemctl kill --signal=KILL dbus; sleep 0.2"),
     ("a package with a bus policy", PACKAGE),
     ("daemon-reexec", "systemctl daemon-reexec"),
-    ("isolate", "systemctl isolate rescue.target; systemctl isolate multi-user.target"),
+    (
+        "isolate",
+        "systemctl isolate rescue.target; systemctl isolate multi-user.target",
+    ),
 ];
 
 const PACKAGE: &str = "cd /tmp && mkdir -p p/DEBIAN p/usr/share/dbus-1/system.d && \
@@ -28,9 +37,13 @@ pub fn rows(suite: &mut Suite) {
         suite.row(&format!("under a command: {name}"), tries, |number| {
             let machine = machine.get_or_insert_with(|| crate::suite::machine(&[]));
             let code = if number % 2 == 0 { 0 } else { 7 };
-            let waiting = format!("echo on; until [ -e /run/go ]; do sleep 0.02; done; rm /run/go; exit {code}");
+            let waiting = format!(
+                "echo on; until [ -e /run/go ]; do sleep 0.02; done; rm /run/go; exit {code}"
+            );
             let running = Running::start(machine, &waiting);
-            machine.sh(&format!("{{ {fault}; }} >/dev/null 2>&1")).expect(0);
+            machine
+                .sh(&format!("{{ {fault}; }} >/dev/null 2>&1"))
+                .expect(0);
             machine.run(["touch", "/run/go"]).expect(0);
             let (ended, said, took) = running.end();
             assert_eq!((ended, &*said), (Some(code), ""));

@@ -22,26 +22,33 @@ const VICTIMS: [&str; 10] = [
 ];
 
 pub fn rows(suite: &mut Suite) {
-    let seed: u64 = std::env::var("FAULT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
+    let seed: u64 = std::env::var("FAULT_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(7);
     let names = [name(), name(), name()];
     for (place, victim) in (0..).zip(VICTIMS) {
-        suite.row(&format!("SIGKILL at a random moment: {victim}"), suite.times(6, 60), |number| {
-            let numbers = random(3, seed + u64::from(number) * 10 + place);
-            let name = &*names[usize::from(numbers[0]) % names.len()];
-            let moment = f64::from(numbers[1]) / 256.0;
-            match place {
-                0 => kill_prepare(name, moment),
-                1 => kill_run(name, moment),
-                2 => kill_cleanup(name, moment, &[name]),
-                3 => kill_nspawn(name),
-                4 => kill_stale(name, moment),
-                5 => kill_start(name, moment),
-                6 => kill_own(name, moment),
-                7 => kill_take(name, moment),
-                8 => kill_fill(moment),
-                _ => kill_job(moment),
-            }
-        });
+        suite.row(
+            &format!("SIGKILL at a random moment: {victim}"),
+            suite.times(6, 60),
+            |number| {
+                let numbers = random(3, seed + u64::from(number) * 10 + place);
+                let name = &*names[usize::from(numbers[0]) % names.len()];
+                let moment = f64::from(numbers[1]) / 256.0;
+                match place {
+                    0 => kill_prepare(name, moment),
+                    1 => kill_run(name, moment),
+                    2 => kill_cleanup(name, moment, &[name]),
+                    3 => kill_nspawn(name),
+                    4 => kill_stale(name, moment),
+                    5 => kill_start(name, moment),
+                    6 => kill_own(name, moment),
+                    7 => kill_take(name, moment),
+                    8 => kill_fill(moment),
+                    _ => kill_job(moment),
+                }
+            },
+        );
     }
 }
 
@@ -51,7 +58,12 @@ fn after(share: f64, milliseconds: f64) -> Duration {
 }
 
 fn start_and_kill(command: &mut Command, moment: Duration) -> bool {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     std::thread::sleep(moment);
     let _ = child.kill();
     child.wait().unwrap().success()
@@ -80,7 +92,10 @@ fn kill_prepare(name: &str, moment: f64) {
 
 fn kill_run(name: &str, moment: f64) {
     make(name);
-    start_and_kill(Command::new("nspawn-run").args([name, "sleep", "600"]), after(moment, 60.0));
+    start_and_kill(
+        Command::new("nspawn-run").args([name, "sleep", "600"]),
+        after(moment, 60.0),
+    );
     call("nspawn-cleanup", ["--stale"]).expect(0);
     ends_soon(name);
     call("nspawn-cleanup", [name]).expect(0);
@@ -88,14 +103,21 @@ fn kill_run(name: &str, moment: f64) {
 
 // The agent takes a moment to end what belongs to nobody.
 fn ends_soon(name: &str) {
-    let gone = "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
+    let gone =
+        "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
     call("nspawn-run", [name, "sh", "-c", gone]).expect(0);
 }
 
 fn kill_cleanup(name: &str, moment: f64, arguments: &[&str]) {
     make(name);
-    sh(&format!("nspawn-run {name} sh -c 'mkdir /root/d; cd /root/d; seq 2000 | xargs touch'")).expect(0);
-    start_and_kill(Command::new("nspawn-cleanup").args(arguments), after(moment, 150.0));
+    sh(&format!(
+        "nspawn-run {name} sh -c 'mkdir /root/d; cd /root/d; seq 2000 | xargs touch'"
+    ))
+    .expect(0);
+    start_and_kill(
+        Command::new("nspawn-cleanup").args(arguments),
+        after(moment, 150.0),
+    );
     call("nspawn-cleanup", ["--stale"]).expect(0);
     // Before it had begun nothing was stale.
     if !left_of(name).is_empty() {
@@ -107,15 +129,24 @@ fn kill_cleanup(name: &str, moment: f64, arguments: &[&str]) {
 
 fn kill_nspawn(name: &str) {
     make(name);
-    sh(&format!("pkill -KILL -f '^systemd-nspawn .*--machine={name} '")).expect(0);
+    sh(&format!(
+        "pkill -KILL -f '^systemd-nspawn .*--machine={name} '"
+    ))
+    .expect(0);
     wait_for_the_end(name);
     stale_takes(name);
 }
 
 fn kill_stale(name: &str, moment: f64) {
     make(name);
-    sh(&format!("systemctl kill --signal=KILL nspawn-{name}.service")).expect(0);
-    start_and_kill(Command::new("nspawn-cleanup").arg("--stale"), after(moment, 60.0));
+    sh(&format!(
+        "systemctl kill --signal=KILL nspawn-{name}.service"
+    ))
+    .expect(0);
+    start_and_kill(
+        Command::new("nspawn-cleanup").arg("--stale"),
+        after(moment, 60.0),
+    );
     wait_for_the_end(name);
     stale_takes(name);
 }
@@ -124,7 +155,10 @@ fn kill_stale(name: &str, moment: f64) {
 fn kill_start(name: &str, moment: f64) {
     nspawn_tests::finish(prepare(name).arg("--init=none"), b"").expect(0);
     call("nspawn-run", [name, "touch", "/root/kept"]).expect(0);
-    start_and_kill(Command::new("nspawn-run").args([name, "sleep", "600"]), after(moment, 400.0));
+    start_and_kill(
+        Command::new("nspawn-run").args([name, "sleep", "600"]),
+        after(moment, 400.0),
+    );
     call("nspawn-cleanup", ["--stale"]).expect(0);
     ends_soon(name);
     call("nspawn-run", [name, "test", "-e", "/root/kept"]).expect(0);
@@ -134,7 +168,9 @@ fn kill_start(name: &str, moment: f64) {
 
 fn kill_own(name: &str, moment: f64) {
     let mut command = Command::new("nspawn-run");
-    command.env("NSPAWN_NAME", name).args(["--image", &image(), "sleep", "600"]);
+    command
+        .env("NSPAWN_NAME", name)
+        .args(["--image", &image(), "sleep", "600"]);
     start_and_kill(&mut command, after(moment, 400.0));
     stale_takes(name);
 }
@@ -168,26 +204,41 @@ fn kill_fill(moment: f64) {
 
 // Its services end with it, whoever makes them.
 fn kill_job(moment: f64) {
-    let (mut command, response) = (Command::new("nspawn-prepare"), format!("/run/faults-{}.json", std::process::id()));
-    let service = r#"{"name": "IMAGE", "command": ["sleep", "600"], "alias": "x"}"#.replace("IMAGE", &image());
+    let (mut command, response) = (
+        Command::new("nspawn-prepare"),
+        format!("/run/faults-{}.json", std::process::id()),
+    );
+    let service = r#"{"name": "IMAGE", "command": ["sleep", "600"], "alias": "x"}"#
+        .replace("IMAGE", &image());
     let job = format!(
         r#"{{"id": {}, "image": {{"name": "{}"}}, "services": [{service}, {service}], "job_info": {{"project_id": 1}}}}"#,
         std::process::id(),
         image()
     );
     std::fs::write(&response, job).unwrap();
-    command.args(["--service-timeout=1s"]).env("CUSTOM_ENV_CI_JOB_ID", "1").env("JOB_RESPONSE_FILE", &response);
+    command
+        .args(["--service-timeout=1s"])
+        .env("CUSTOM_ENV_CI_JOB_ID", "1")
+        .env("JOB_RESPONSE_FILE", &response);
     let job = format!("gitlab-{}-", std::process::id());
     if start_and_kill(&mut command, after(moment, 1800.0)) {
         call("nspawn-cleanup", ["--stale"]).expect(0);
-        assert_eq!(sh(&format!("ls -d /run/nspawn-ci/{job}* | wc -l")).out(), "3\n");
+        assert_eq!(
+            sh(&format!("ls -d /run/nspawn-ci/{job}* | wc -l")).out(),
+            "3\n"
+        );
     }
     // What they were about to start is on its way for a moment.
     sh("timeout 10 sh -c 'while pgrep -f \"[n]spawn-prepare --service\"; do sleep 0.05; done' >/dev/null").expect(0);
     let mut cleanup = Command::new("nspawn-cleanup");
     if std::fs::exists(format!("/run/nspawn-ci/{job}811c9dc5/ready")).unwrap() {
-        nspawn_tests::finish(cleanup.env("CUSTOM_ENV_CI_JOB_ID", "1").env("JOB_RESPONSE_FILE", &response), b"")
-            .expect(0);
+        nspawn_tests::finish(
+            cleanup
+                .env("CUSTOM_ENV_CI_JOB_ID", "1")
+                .env("JOB_RESPONSE_FILE", &response),
+            b"",
+        )
+        .expect(0);
     }
     stale_takes(&job);
     std::fs::remove_file(response).unwrap();
@@ -202,5 +253,8 @@ fn none_stands_by() {
 
 // systemd takes a moment to see it.
 fn wait_for_the_end(name: &str) {
-    sh(&format!("timeout 10 sh -c 'while systemctl is-active --quiet nspawn-{name}; do sleep 0.02; done'")).expect(0);
+    sh(&format!(
+        "timeout 10 sh -c 'while systemctl is-active --quiet nspawn-{name}; do sleep 0.02; done'"
+    ))
+    .expect(0);
 }

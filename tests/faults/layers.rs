@@ -33,8 +33,11 @@ pub fn rows(suite: &mut Suite) {
     let files = suite.times(20_000, 1_000_000);
     let deep = "perl -e 'for (1..10000) { mkdir \"d\"; chdir \"d\" or die } '";
     let many = format!("mkdir many && cd many && seq {files} | xargs touch");
-    let odd = "touch 'new\nline' -- '-rf' '*' \"$(printf '\\377\\001')\"; mkfifo pipe; mknod null c 1 3";
-    let locked = format!("{FLAGS}; touch a b; mkdir c; touch c/d; flags 10 a c/d c && flags 20 b && flags 10 .");
+    let odd =
+        "touch 'new\nline' -- '-rf' '*' \"$(printf '\\377\\001')\"; mkfifo pipe; mknod null c 1 3";
+    let locked = format!(
+        "{FLAGS}; touch a b; mkdir c; touch c/d; flags 10 a c/d c && flags 20 b && flags 10 ."
+    );
     let links = "ln -s OUTSIDE link; mkdir e; ln -s OUTSIDE/file e/link; ln -s / root; ln -s /etc etc; ln -s . self";
     let mounts = "mkdir m n && mount -t tmpfs none m && touch m/x && mount --bind /etc n";
     for (name, script) in [
@@ -50,7 +53,9 @@ pub fn rows(suite: &mut Suite) {
             let machine = machine(&["--layer-size=infinity", "--private-users=no"]);
             let outside = Outside::new(&machine);
             let script = script.replace("OUTSIDE", &outside.0.to_string_lossy());
-            machine.sh(&format!("cd /root && {{ {script}; }}")).expect(0);
+            machine
+                .sh(&format!("cd /root && {{ {script}; }}"))
+                .expect(0);
             call("nspawn-cleanup", [&machine.name]).expect(0);
             assert_eq!(left_of(&machine.name), "");
             outside.is_whole();
@@ -60,7 +65,11 @@ pub fn rows(suite: &mut Suite) {
         let machine = machine(&[]);
         let outside = Outside::new(&machine);
         let place = format!("/var/lib/nspawn-ci/machines/{}/place", machine.name);
-        sh(&format!("mkdir -p {place} && mount --bind {} {place}", outside.0.display())).expect(0);
+        sh(&format!(
+            "mkdir -p {place} && mount --bind {} {place}",
+            outside.0.display()
+        ))
+        .expect(0);
         let done = call("nspawn-cleanup", [&machine.name]);
         outside.is_whole();
         sh(&format!("umount {place}")).expect(0);

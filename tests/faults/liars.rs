@@ -37,31 +37,45 @@ const LIES: [(&str, &str, u64); 7] = [
 ];
 
 pub fn rows(suite: &mut Suite) {
-    suite.row("the agent is killed under a command, and comes back", suite.times(2, 20), |_| {
-        let machine = machine(&[]);
-        let running = Running::start(&machine, "echo on; sleep 600");
-        // It dies of it itself, or is faster.
-        machine.sh(&format!("kill -KILL {AGENT}"));
-        let (code, said, took) = running.end();
-        assert_eq!(code, Some(125), "{said}");
-        assert!(said.contains("its agent was ended") && took < Duration::from_secs(5), "{said:?} after {took:?}");
-        machine.run(["true"]).expect(0);
-    });
+    suite.row(
+        "the agent is killed under a command, and comes back",
+        suite.times(2, 20),
+        |_| {
+            let machine = machine(&[]);
+            let running = Running::start(&machine, "echo on; sleep 600");
+            // It dies of it itself, or is faster.
+            machine.sh(&format!("kill -KILL {AGENT}"));
+            let (code, said, took) = running.end();
+            assert_eq!(code, Some(125), "{said}");
+            assert!(
+                said.contains("its agent was ended") && took < Duration::from_secs(5),
+                "{said:?} after {took:?}"
+            );
+            machine.run(["true"]).expect(0);
+        },
+    );
     suite.row("the agent is stopped, and goes on", 1, |_| {
         let machine = machine(&[]);
         machine.sh(&format!("kill -STOP {AGENT}")).expect(0);
         let (code, said, took) = Running::begin(&machine, "true").end();
         assert_eq!(code, Some(125), "{said}");
-        assert!(said.contains("does not answer") && took < Duration::from_secs(35), "{said:?} after {took:?}");
+        assert!(
+            said.contains("does not answer") && took < Duration::from_secs(35),
+            "{said:?} after {took:?}"
+        );
         nspawn_tests::sh("pkill -CONT -f 'nspawn-run --agent'").expect(0);
         machine.run(["true"]).expect(0);
     });
     if suite.is_long {
         suite.row("what looks after a command is stopped", 1, |_| {
             let machine = machine(&[]);
-            let (code, said, took) = Running::start(&machine, "echo on; kill -STOP $PPID; sleep 600").end();
+            let (code, said, took) =
+                Running::start(&machine, "echo on; kill -STOP $PPID; sleep 600").end();
             assert_eq!(code, Some(125), "{said}");
-            assert!(said.contains("does not answer") && took < Duration::from_secs(130), "{said:?} after {took:?}");
+            assert!(
+                said.contains("does not answer") && took < Duration::from_secs(130),
+                "{said:?} after {took:?}"
+            );
         });
         suite.row("a machine that is frozen for three minutes", 1, |_| {
             let machine = machine(&[]);
@@ -80,7 +94,10 @@ pub fn rows(suite: &mut Suite) {
             let memory = watch_memory(running.pid());
             let (code, said, took) = running.end();
             assert_eq!(code, Some(125), "{said}");
-            assert!(said.contains(words) && took < Duration::from_secs(limit), "{said:?} after {took:?}");
+            assert!(
+                said.contains(words) && took < Duration::from_secs(limit),
+                "{said:?} after {took:?}"
+            );
             let memory = memory.join().unwrap();
             assert!(memory < MOST_MEMORY, "{memory} KiB");
         });
@@ -89,21 +106,27 @@ pub fn rows(suite: &mut Suite) {
         let machine = machine_with_liar("descriptors");
         let running = Running::begin(&machine, "true");
         thread::sleep(Duration::from_millis(700));
-        let open = fs::read_dir(format!("/proc/{}/fd", running.pid())).unwrap().count();
+        let open = fs::read_dir(format!("/proc/{}/fd", running.pid()))
+            .unwrap()
+            .count();
         assert!(open < 30, "{open} descriptors are open");
         // Its word is the job's own result.
         assert_eq!(running.end().0, Some(3));
     });
     let minutes = suite.times(0, 10);
-    suite.row(&format!("broken messages, for {} s", (60 * minutes).max(2)), 1, |_| {
-        let deadline = Instant::now() + Duration::from_secs(u64::from(60 * minutes).max(2));
-        for round in 0.. {
-            if Instant::now() > deadline {
-                break;
+    suite.row(
+        &format!("broken messages, for {} s", (60 * minutes).max(2)),
+        1,
+        |_| {
+            let deadline = Instant::now() + Duration::from_secs(u64::from(60 * minutes).max(2));
+            for round in 0.. {
+                if Instant::now() > deadline {
+                    break;
+                }
+                break_messages(round);
             }
-            break_messages(round);
-        }
-    });
+        },
+    );
 }
 
 /// The agent's main process.
@@ -118,7 +141,10 @@ fn machine_with_liar(lie: &str) -> Machine {
     let paths = MachinePaths::new(&name);
     // Mounted for the machine's unit alone.
     let supervisor = nspawn_common::lifecycle::supervisor(&paths).unwrap();
-    let mark = format!("/proc/{supervisor}/root{}/lies", paths.agent_dir().display());
+    let mark = format!(
+        "/proc/{supervisor}/root{}/lies",
+        paths.agent_dir().display()
+    );
     let deadline = Instant::now() + Duration::from_secs(20);
     while !fs::exists(&mark).unwrap() {
         assert!(Instant::now() < deadline, "the liar does not start");
@@ -132,7 +158,10 @@ fn watch_memory(pid: u32) -> thread::JoinHandle<u64> {
         let mut most = 0;
         while let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) {
             let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let Some(size) = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()) else { break };
+            let Some(size) = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
+            else {
+                break;
+            };
             most = most.max(size);
             thread::sleep(Duration::from_millis(2));
         }
@@ -169,7 +198,14 @@ fn answer(how: &str, stream: &mut UnixStream) -> std::io::Result<()> {
         "flood" => loop {
             stream.write_all(&started.repeat(1000))?;
         },
-        "long" => stream.write_all(&[&started[..], &[wire::EXITED, 0xff, 0xff, 0xff, 0xff], &[0; 100_000]].concat()),
+        "long" => stream.write_all(
+            &[
+                &started[..],
+                &[wire::EXITED, 0xff, 0xff, 0xff, 0xff],
+                &[0; 100_000],
+            ]
+            .concat(),
+        ),
         "short" => stream.write_all(&[started, wire::frame(wire::EXITED, &[0, 0])].concat()),
         "drip" => loop {
             stream.write_all(&[wire::STARTED])?;
@@ -180,7 +216,13 @@ fn answer(how: &str, stream: &mut UnixStream) -> std::io::Result<()> {
             let fds: Vec<RawFd> = vec![null.as_raw_fd(); 250];
             for byte in &started {
                 let descriptors = [ControlMessage::ScmRights(&fds)];
-                sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&[*byte])], &descriptors, MsgFlags::empty(), None)?;
+                sendmsg::<()>(
+                    stream.as_raw_fd(),
+                    &[IoSlice::new(&[*byte])],
+                    &descriptors,
+                    MsgFlags::empty(),
+                    None,
+                )?;
             }
             thread::sleep(Duration::from_millis(1500));
             stream.write_all(&wire::frame(wire::EXITED, &[3]))
@@ -194,7 +236,11 @@ fn break_messages(round: u64) {
     let mut bytes = random(1 + (round % 300) as usize, round);
     if round % 3 > 0 {
         let whole = Request::decode(&wire::frame(b'a', b"x")).unwrap().encode();
-        bytes = [wire::frame(wire::RUN, &whole), wire::frame(wire::EXITED, &[7])].concat();
+        bytes = [
+            wire::frame(wire::RUN, &whole),
+            wire::frame(wire::EXITED, &[7]),
+        ]
+        .concat();
         let at = random(4, round);
         for pair in at.chunks(2) {
             let place = usize::from(pair[0]) % bytes.len();

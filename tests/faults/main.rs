@@ -38,11 +38,17 @@ use suite::Suite;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.first().is_some_and(|first| first == liars::OPTION) {
+    if arguments
+        .first()
+        .is_some_and(|first| first == liars::OPTION)
+    {
         liars::lie(&arguments[1]);
     }
     let is_long = arguments.iter().any(|argument| argument == "--long");
-    let filters: Vec<_> = arguments.into_iter().filter(|argument| !argument.starts_with('-')).collect();
+    let filters: Vec<_> = arguments
+        .into_iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     let mut suite = Suite::new(is_long, filters);
     for group in [
         deaths::rows,

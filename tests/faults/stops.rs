@@ -23,13 +23,31 @@ while :; do sleep 600; done
 const ALL_GONE: &str = "pgrep -x sleep && exit 1; systemctl is-system-running; echo whole";
 
 pub fn rows(suite: &mut Suite) {
-    suite.row("cancel of a job that will not end; the machine stays", suite.times(3, 20), |_| {
-        let job = Job::new(&image()).stage_file("build_script", DEAF).after_script(&[ALL_GONE]);
-        let runner = Runner::default().variable("NSPAWN_STOP_TIMEOUT", &format!("{}s", GRACE.as_secs()));
-        let report = runner.run(&job.interrupt_at("now", Then::Canceling)).expect(&Outcome::Canceled);
-        let script = report.stage("build_script");
-        assert!(!script.killed, "{}", report.describe());
-        assert!((GRACE..GRACE + Duration::from_secs(2)).contains(&script.reaction), "took {:?}", script.reaction);
-        assert_eq!(report.stage("after_script").text(), "running\nwhole\n", "{}", report.describe());
-    });
+    suite.row(
+        "cancel of a job that will not end; the machine stays",
+        suite.times(3, 20),
+        |_| {
+            let job = Job::new(&image())
+                .stage_file("build_script", DEAF)
+                .after_script(&[ALL_GONE]);
+            let runner =
+                Runner::default().variable("NSPAWN_STOP_TIMEOUT", &format!("{}s", GRACE.as_secs()));
+            let report = runner
+                .run(&job.interrupt_at("now", Then::Canceling))
+                .expect(&Outcome::Canceled);
+            let script = report.stage("build_script");
+            assert!(!script.killed, "{}", report.describe());
+            assert!(
+                (GRACE..GRACE + Duration::from_secs(2)).contains(&script.reaction),
+                "took {:?}",
+                script.reaction
+            );
+            assert_eq!(
+                report.stage("after_script").text(),
+                "running\nwhole\n",
+                "{}",
+                report.describe()
+            );
+        },
+    );
 }

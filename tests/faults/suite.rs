@@ -24,8 +24,16 @@ pub struct Suite {
 impl Suite {
     /// Those whose names contain one of `filters`, or all.
     pub fn new(is_long: bool, filters: Vec<String>) -> Self {
-        println!("{:<66} {:>5} {:>5} {:>9}", "fault", "tries", "right", "leftovers");
-        Self { is_long, filters, passed: 0, failed: 0 }
+        println!(
+            "{:<66} {:>5} {:>5} {:>9}",
+            "fault", "tries", "right", "leftovers"
+        );
+        Self {
+            is_long,
+            filters,
+            passed: 0,
+            failed: 0,
+        }
     }
 
     /// How often something is tried.
@@ -35,10 +43,13 @@ impl Suite {
 
     /// A row: `attempt` panics where something is not right.
     pub fn row(&mut self, fault: &str, tries: u32, mut attempt: impl FnMut(u32)) {
-        if !self.filters.is_empty() && !self.filters.iter().any(|filter| fault.contains(&**filter)) {
+        if !self.filters.is_empty() && !self.filters.iter().any(|filter| fault.contains(&**filter))
+        {
             return;
         }
-        let right = (0..tries).filter(|number| catch_unwind(AssertUnwindSafe(|| attempt(*number))).is_ok()).count();
+        let right = (0..tries)
+            .filter(|number| catch_unwind(AssertUnwindSafe(|| attempt(*number))).is_ok())
+            .count();
         let left = left_of(&prefix());
         let leftovers = left.lines().count();
         println!("{fault:<66} {tries:>5} {right:>5} {leftovers:>9}");
@@ -53,7 +64,11 @@ impl Suite {
     /// The closing line, and what it means.
     pub fn finish(self) -> ExitCode {
         println!("{} passed, {} failed", self.passed, self.failed);
-        if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if self.failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -107,7 +122,11 @@ impl Running {
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { pid: child.id(), child, stdout }
+        Self {
+            pid: child.id(),
+            child,
+            stdout,
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -119,10 +138,18 @@ impl Running {
         let started = Instant::now();
         let pid = i32::try_from(self.pid).unwrap();
         let watcher = thread::spawn(move || {
-            assert!(wait_for_exit(pid, LIMIT).unwrap_or(true), "nspawn-run does not end");
+            assert!(
+                wait_for_exit(pid, LIMIT).unwrap_or(true),
+                "nspawn-run does not end"
+            );
         });
         let mut stderr = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        self.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut stderr)
+            .unwrap();
         let status = self.child.wait().unwrap();
         let took = started.elapsed();
         watcher.join().unwrap();

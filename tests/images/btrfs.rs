@@ -23,7 +23,11 @@ impl Disk {
     }
 
     fn subvolumes(&self) -> usize {
-        sh(&format!("btrfs subvolume list {}", self.0.display())).expect(0).out().lines().count()
+        sh(&format!("btrfs subvolume list {}", self.0.display()))
+            .expect(0)
+            .out()
+            .lines()
+            .count()
     }
 }
 
@@ -43,7 +47,14 @@ fn versions_are_subvolumes() {
         return;
     }
     let disk = Disk::new();
-    let does = |words: &[&str]| call("nspawn-image", words.iter().chain(&["--directory", disk.0.to_str().unwrap()]));
+    let does = |words: &[&str]| {
+        call(
+            "nspawn-image",
+            words
+                .iter()
+                .chain(&["--directory", disk.0.to_str().unwrap()]),
+        )
+    };
     does(&["create", "x", "--from-tar", BOOTS.to_str().unwrap()]).expect(0);
     assert!(!Path::new("/etc/nspawn-ci/images/x.image").exists());
     assert_eq!(disk.subvolumes(), 1);
@@ -51,10 +62,20 @@ fn versions_are_subvolumes() {
     does(&["update", "x", "--no-upgrade", "--no-boot-test"]).expect(0);
     assert_eq!(disk.subvolumes(), 2);
     // A subvolume in a version goes with it.
-    sh(&format!("btrfs subvolume create {}/x/var/inner", disk.0.display())).expect(0);
+    sh(&format!(
+        "btrfs subvolume create {}/x/var/inner",
+        disk.0.display()
+    ))
+    .expect(0);
     does(&["rollback", "x"]).expect(0);
     does(&["prune", "--keep=0"]).expect(0);
     assert_eq!(disk.subvolumes(), 1);
     does(&["remove", "x"]).expect(0);
-    assert_eq!((disk.subvolumes(), sh(&format!("ls -A {}", disk.0.display())).out()), (0, String::new()));
+    assert_eq!(
+        (
+            disk.subvolumes(),
+            sh(&format!("ls -A {}", disk.0.display())).out()
+        ),
+        (0, String::new())
+    );
 }

@@ -25,7 +25,11 @@ echo 'host all all samenet trust' >>pg_hba.conf
 #[test]
 fn postgresql_and_redis_serve_a_job() {
     let install = script(INSTALL);
-    let image = Image::from_tar("databases", &FULL, &["--script", install.to_str().unwrap(), "--no-boot-test"]);
+    let image = Image::from_tar(
+        "databases",
+        &FULL,
+        &["--script", install.to_str().unwrap(), "--no-boot-test"],
+    );
     let job = Job::new(&image.name)
         .service_of(json!({
             "name": image.name, "alias": "db postgres",
@@ -43,9 +47,17 @@ fn postgresql_and_redis_serve_a_job() {
         ])
         .after_script(&["psql -h db -U postgres -Atc 'select count(*) from answers'"]);
     let report = Runner::default().run(&job).expect(&Outcome::Success);
-    assert_eq!(report.stage("build_script").text(), "OK\n42\n", "{}", report.describe());
+    assert_eq!(
+        report.stage("build_script").text(),
+        "OK\n42\n",
+        "{}",
+        report.describe()
+    );
     assert_eq!(report.stage("after_script").text(), "1\n");
     let prepared = report.stage("prepare").text();
-    assert!(!prepared.contains("does not listen") && !prepared.contains("has ended"), "{prepared}");
+    assert!(
+        !prepared.contains("does not listen") && !prepared.contains("has ended"),
+        "{prepared}"
+    );
     assert_eq!(left_of(&report.machine), "");
 }

@@ -46,8 +46,13 @@ fn victim() -> (String, impl Fn() -> String) {
         dir.display()
     );
     sh(&line).expect(0);
-    let look = format!("cd {} && find . -printf '%p %s %m %T@ %l\\n' | sort; cat file", dir.display());
-    (dir.to_str().unwrap().to_owned(), move || sh(&look).expect(0).out())
+    let look = format!(
+        "cd {} && find . -printf '%p %s %m %T@ %l\\n' | sort; cat file",
+        dir.display()
+    );
+    (dir.to_str().unwrap().to_owned(), move || {
+        sh(&look).expect(0).out()
+    })
 }
 
 #[test]
@@ -67,8 +72,20 @@ fn links_that_lead_out_of_a_tree_are_not_followed() {
     assert_eq!(look(), before);
     image.does("update", &["--no-upgrade"]).expect(0);
     assert_eq!(look(), before);
-    assert!(image.file("etc/resolv.conf").symlink_metadata().unwrap().is_file());
-    assert_eq!(fs::read_link(image.file("var/lib")).unwrap().to_str().unwrap(), format!("{victim}/dir"));
+    assert!(
+        image
+            .file("etc/resolv.conf")
+            .symlink_metadata()
+            .unwrap()
+            .is_file()
+    );
+    assert_eq!(
+        fs::read_link(image.file("var/lib"))
+            .unwrap()
+            .to_str()
+            .unwrap(),
+        format!("{victim}/dir")
+    );
     image.does("remove", &[]).expect(0);
     assert_eq!(look(), before);
 }
@@ -79,7 +96,12 @@ fn links_that_a_customization_makes_are_not_followed() {
     let before = look();
     // With systemd, so that the steps for it are tried too.
     let evil = script(&format!("cd /; umount /run /tmp; {}", plant(&victim)).replace("set -e", ""));
-    let options = ["--minimal", "--no-boot-test", "--script", evil.to_str().unwrap()];
+    let options = [
+        "--minimal",
+        "--no-boot-test",
+        "--script",
+        evil.to_str().unwrap(),
+    ];
     let image = Image::named("evil");
     let from = ["--from-tar", BOOTS.to_str().unwrap()];
     let done = image.does("create", &[&from[..], &options].concat());
@@ -104,7 +126,11 @@ fn a_tar_file_writes_nothing_outside() {
          t.close()\n",
         tar.display()
     );
-    nspawn_tests::finish(std::process::Command::new("python3").arg("-"), make.as_bytes()).expect(0);
+    nspawn_tests::finish(
+        std::process::Command::new("python3").arg("-"),
+        make.as_bytes(),
+    )
+    .expect(0);
     let image = Image::named("outside");
     let done = image.does("create", &["--from-tar", tar.to_str().unwrap()]);
     assert_eq!(look(), before, "{}", done.describe());

@@ -11,23 +11,43 @@ use crate::lab::{Image, SMALL, scratch, script};
 fn the_installed_unit_updates_images() {
     let dir = scratch("installed");
     let dir = dir.to_str().unwrap();
-    let install = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts/install");
-    sh(&format!("DESTDIR={dir} PREFIX=/opt/ci {} --no-build", install.display())).expect(0);
+    let install = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .join("scripts/install");
+    sh(&format!(
+        "DESTDIR={dir} PREFIX=/opt/ci {} --no-build",
+        install.display()
+    ))
+    .expect(0);
     let count = script("echo x >>/count; cat /proc/1/comm >>/count");
     let image = Image::from_tar("unit", &SMALL, &["--script", count.to_str().unwrap()]);
     // The unit as it is, but for where it is and that other tests' images are let alone.
     let units = format!("{dir}/opt/ci/lib/systemd/system");
     let unit = fs::read_to_string(format!("{units}/nspawn-ci-update.service")).unwrap();
-    assert!(unit.contains("ExecStart=/opt/ci/bin/nspawn-image update --all\n"), "{unit}");
-    let changed = unit.replace("/opt/ci/bin", &format!("{dir}/opt/ci/bin")).replace("--all", &image.name);
+    assert!(
+        unit.contains("ExecStart=/opt/ci/bin/nspawn-image update --all\n"),
+        "{unit}"
+    );
+    let changed = unit
+        .replace("/opt/ci/bin", &format!("{dir}/opt/ci/bin"))
+        .replace("--all", &image.name);
     let name = format!("{}.service", image.name);
     fs::write(format!("/run/systemd/system/{name}"), changed).unwrap();
-    let done = sh(&format!("systemctl daemon-reload && systemctl start {name}"));
-    let journal = sh(&format!("journalctl --sync; journalctl --no-pager --unit={name}")).out();
+    let done = sh(&format!(
+        "systemctl daemon-reload && systemctl start {name}"
+    ));
+    let journal = sh(&format!(
+        "journalctl --sync; journalctl --no-pager --unit={name}"
+    ))
+    .out();
     fs::remove_file(format!("/run/systemd/system/{name}")).unwrap();
     sh("systemctl daemon-reload").expect(0);
     assert!(done.status.success(), "{}\n{journal}", done.describe());
-    assert_eq!((image.versions().len(), image.read("count").lines().count()), (2, 4));
+    assert_eq!(
+        (image.versions().len(), image.read("count").lines().count()),
+        (2, 4)
+    );
     assert_eq!(image.left(), "");
     let timer = fs::read_to_string(format!("{units}/nspawn-ci-update.timer")).unwrap();
     assert!(timer.contains("RandomizedDelaySec="), "{timer}");
@@ -36,7 +56,10 @@ fn the_installed_unit_updates_images() {
 /// In a mount namespace, since other tests have described images too.
 #[test]
 fn all_described_images_are_updated() {
-    let (good, bad) = (Image::from_tar("good", &SMALL, &[]), Image::from_tar("bad", &SMALL, &[]));
+    let (good, bad) = (
+        Image::from_tar("good", &SMALL, &[]),
+        Image::from_tar("bad", &SMALL, &[]),
+    );
     let failing = script("exit 1");
     let line = format!(
         "mount -t tmpfs none /etc/nspawn-ci && mkdir /etc/nspawn-ci/images && cd /etc/nspawn-ci/images && \
@@ -48,7 +71,16 @@ fn all_described_images_are_updated() {
     );
     let done = call("unshare", ["--mount", "sh", "-c", &line]).expect(1);
     let last = done.err().lines().last().unwrap().to_owned();
-    assert!(last.ends_with(&format!("reasons above: {}", bad.name)), "{}", done.describe());
-    assert!(done.err().contains("missing is described, but not made yet"), "{}", done.describe());
+    assert!(
+        last.ends_with(&format!("reasons above: {}", bad.name)),
+        "{}",
+        done.describe()
+    );
+    assert!(
+        done.err()
+            .contains("missing is described, but not made yet"),
+        "{}",
+        done.describe()
+    );
     assert_eq!((good.versions().len(), bad.versions().len()), (2, 1));
 }

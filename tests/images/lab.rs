@@ -30,7 +30,12 @@ pub static SMALL: LazyLock<PathBuf> = LazyLock::new(|| {
 /// The host's own image, which boots.
 pub static FULL: LazyLock<PathBuf> = LazyLock::new(|| {
     let tar = scratch("full").with_extension("tar");
-    sh(&format!("tar -C /var/lib/machines/{} --numeric-owner -cf {} .", image(), tar.display())).expect(0);
+    sh(&format!(
+        "tar -C /var/lib/machines/{} --numeric-owner -cf {} .",
+        image(),
+        tar.display()
+    ))
+    .expect(0);
     tar
 });
 
@@ -76,7 +81,9 @@ pub struct Image {
 impl Image {
     /// A name that is free.
     pub fn named(name: &str) -> Self {
-        Self { name: format!("{name}-{}", std::process::id()) }
+        Self {
+            name: format!("{name}-{}", std::process::id()),
+        }
     }
 
     /// An image of a tar file.
@@ -114,12 +121,19 @@ impl Image {
     #[track_caller]
     pub fn current(&self) -> String {
         let target = fs::read_link(self.file("").components().as_path()).unwrap();
-        target.to_str().unwrap().strip_prefix(&format!("{}.v/", self.name)).unwrap().to_owned()
+        target
+            .to_str()
+            .unwrap()
+            .strip_prefix(&format!("{}.v/", self.name))
+            .unwrap()
+            .to_owned()
     }
 
     /// All versions, oldest first.
     pub fn versions(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.versions_dir()) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(self.versions_dir()) else {
+            return Vec::new();
+        };
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
         names.sort();
@@ -148,7 +162,9 @@ impl Image {
 
 impl Drop for Image {
     fn drop(&mut self) {
-        let _ = Command::new("nspawn-image").args(["remove", &self.name]).output();
+        let _ = Command::new("nspawn-image")
+            .args(["remove", &self.name])
+            .output();
         let _ = fs::remove_file(self.description());
     }
 }
@@ -159,20 +175,36 @@ impl Drop for Image {
 pub fn expect_failure(done: Done, words: &str) -> Done {
     let done = done.expect(1);
     let err = done.err();
-    let mut lines = err.lines().skip_while(|line| line.starts_with("nspawn-image: ["));
+    let mut lines = err
+        .lines()
+        .skip_while(|line| line.starts_with("nspawn-image: ["));
     let line = lines.next().unwrap_or_default();
-    assert!(line.starts_with("nspawn-image: ") && line.contains(words), "no {words:?} in {}", done.describe());
-    assert!(lines.all(|line| line.starts_with("  ")), "more than one line: {}", done.describe());
+    assert!(
+        line.starts_with("nspawn-image: ") && line.contains(words),
+        "no {words:?} in {}",
+        done.describe()
+    );
+    assert!(
+        lines.all(|line| line.starts_with("  ")),
+        "more than one line: {}",
+        done.describe()
+    );
     done
 }
 
 /// How often something is tried that chance decides.
 pub fn times(usually: u64, long: u64) -> u64 {
-    if std::env::var_os("NSPAWN_TESTS_LONG").is_some_and(|value| !value.is_empty()) { long } else { usually }
+    if std::env::var_os("NSPAWN_TESTS_LONG").is_some_and(|value| !value.is_empty()) {
+        long
+    } else {
+        usually
+    }
 }
 
 /// The line of `nspawn-image list` for an image.
 pub fn listed(name: &str) -> Option<String> {
     let out = call("nspawn-image", ["list"]).expect(0).out();
-    out.lines().find(|line| line.split_whitespace().next() == Some(name)).map(str::to_owned)
+    out.lines()
+        .find(|line| line.split_whitespace().next() == Some(name))
+        .map(str::to_owned)
 }

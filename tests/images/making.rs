@@ -11,16 +11,28 @@ use crate::lab::{FULL, Image, SMALL, expect_failure, listed, scratch, script};
 
 #[test]
 fn an_image_of_a_tar_file_with_scripts_is_described_and_listed() {
-    let first =
-        script("cat /etc/resolv.conf >/seen; id -u >/who; test -e /run/nspawn-image/script; touch /run/x /tmp/x");
+    let first = script(
+        "cat /etc/resolv.conf >/seen; id -u >/who; test -e /run/nspawn-image/script; touch /run/x /tmp/x",
+    );
     let second = scratch("no program");
     fs::write(&second, "cat /who >/again\n").unwrap();
-    let options = ["--script", first.to_str().unwrap(), "--script", second.to_str().unwrap()];
+    let options = [
+        "--script",
+        first.to_str().unwrap(),
+        "--script",
+        second.to_str().unwrap(),
+    ];
     let image = Image::from_tar("scripts", &SMALL, &options);
     assert_eq!((&*image.read("who"), &*image.read("again")), ("0\n", "0\n"));
     // The host's resolver served them and is not in the image; nor is what they were shown.
-    assert_eq!(image.read("seen"), fs::read_to_string("/etc/resolv.conf").unwrap());
-    assert_eq!(image.read("etc/resolv.conf"), "# Replaced by systemd-nspawn.\n");
+    assert_eq!(
+        image.read("seen"),
+        fs::read_to_string("/etc/resolv.conf").unwrap()
+    );
+    assert_eq!(
+        image.read("etc/resolv.conf"),
+        "# Replaced by systemd-nspawn.\n"
+    );
     assert!(!image.file("run/nspawn-image").exists() && !image.file("run/x").exists());
     let description = fs::read_to_string(image.description()).unwrap();
     assert_eq!(
@@ -33,7 +45,13 @@ fn an_image_of_a_tar_file_with_scripts_is_described_and_listed() {
     );
     let line = listed(&image.name).unwrap();
     let words: Vec<_> = line.split_whitespace().collect();
-    assert_eq!(words[1], image.current().strip_prefix(&format!("{}_", image.name)).unwrap());
+    assert_eq!(
+        words[1],
+        image
+            .current()
+            .strip_prefix(&format!("{}_", image.name))
+            .unwrap()
+    );
     assert_eq!(words[3..], ["0", "yes"], "{line}");
     assert_eq!(image.left(), "");
     expect_failure(image.does("create", &[]), "exists already");
@@ -51,7 +69,10 @@ fn a_description_makes_the_same_image_elsewhere() {
     assert!(image.file("odd").exists());
     assert_eq!(fs::read(image.description()).unwrap(), description);
     image.does("remove", &[]).expect(0);
-    expect_failure(image.does("create", &["--from-tar", SMALL.to_str().unwrap()]), "describes");
+    expect_failure(
+        image.does("create", &["--from-tar", SMALL.to_str().unwrap()]),
+        "describes",
+    );
 }
 
 #[test]
@@ -62,7 +83,10 @@ fn a_description_is_words_and_nothing_is_done_for_them() {
         fs::create_dir_all(image.description().parent().unwrap()).unwrap();
         fs::write(image.description(), text).unwrap();
     };
-    write(&format!("# a comment's quote\n--from-tar=$(touch {0}) # `touch {0}`\n", mark.display()));
+    write(&format!(
+        "# a comment's quote\n--from-tar=$(touch {0}) # `touch {0}`\n",
+        mark.display()
+    ));
     // The word ends at the blank: what follows is an operand, and no file.
     image.does("create", &[]).expect(1);
     write(&format!("--from-tar \"$(touch {0})\"\n", mark.display()));
@@ -89,17 +113,40 @@ fn what_fails_leaves_nothing() {
     let image = Image::named("failing");
     let tar = SMALL.to_str().unwrap();
     let failing = script("echo some words; exit 7");
-    let done = image.does("create", &["--from-tar", tar, "--script", failing.to_str().unwrap()]);
-    assert!(expect_failure(done, "failed; its last lines").err().contains("\n  some words\n"));
+    let done = image.does(
+        "create",
+        &["--from-tar", tar, "--script", failing.to_str().unwrap()],
+    );
+    assert!(
+        expect_failure(done, "failed; its last lines")
+            .err()
+            .contains("\n  some words\n")
+    );
     let empty = scratch("empty.tar");
     sh(&format!("tar -cf {} -C / etc/hosts", empty.display())).expect(0);
-    expect_failure(image.does("create", &["--from-tar", empty.to_str().unwrap()]), "no /usr");
+    expect_failure(
+        image.does("create", &["--from-tar", empty.to_str().unwrap()]),
+        "no /usr",
+    );
     fs::write(&empty, "no tar").unwrap();
-    expect_failure(image.does("create", &["--from-tar", empty.to_str().unwrap()]), "can't unpack");
-    expect_failure(image.does("create", &["--from-oci", "oci:/nowhere"]), "can't fetch oci:/nowhere");
-    expect_failure(image.does("create", &["--from-tar", tar, "--include", "x"]), "can't install");
+    expect_failure(
+        image.does("create", &["--from-tar", empty.to_str().unwrap()]),
+        "can't unpack",
+    );
+    expect_failure(
+        image.does("create", &["--from-oci", "oci:/nowhere"]),
+        "can't fetch oci:/nowhere",
+    );
+    expect_failure(
+        image.does("create", &["--from-tar", tar, "--include", "x"]),
+        "can't install",
+    );
     assert_eq!(image.left(), "");
-    assert!(listed(&image.name).is_none() && !image.description().exists() && !image.versions_dir().exists());
+    assert!(
+        listed(&image.name).is_none()
+            && !image.description().exists()
+            && !image.versions_dir().exists()
+    );
 }
 
 #[test]
@@ -117,13 +164,35 @@ fn a_container_image_becomes_an_image() {
     );
     sh(&line).expect(0);
     let image = Image::named("oci");
-    image.does("create", &["--from-oci", &format!("oci:{}:x", layout.display())]).expect(0);
+    image
+        .does(
+            "create",
+            &["--from-oci", &format!("oci:{}:x", layout.display())],
+        )
+        .expect(0);
     assert!(image.file("usr/bin/sh").exists());
     let settings = image.description().with_extension("args");
     let options = words::split(OsStr::new(&fs::read_to_string(&settings).unwrap())).unwrap();
-    let (entrypoint, command) = ("--service-entrypoint=/usr/bin/env B=2", "--service-command=sh -c 'echo --x'");
-    let (user, place) = ("--service-user=1000:1000", "--service-working-directory=/srv/app");
-    assert_eq!(options, ["--init=stub", "--setenv=A=it's 1", entrypoint, command, user, place, "--service-port=5432"]);
+    let (entrypoint, command) = (
+        "--service-entrypoint=/usr/bin/env B=2",
+        "--service-command=sh -c 'echo --x'",
+    );
+    let (user, place) = (
+        "--service-user=1000:1000",
+        "--service-working-directory=/srv/app",
+    );
+    assert_eq!(
+        options,
+        [
+            "--init=stub",
+            "--setenv=A=it's 1",
+            entrypoint,
+            command,
+            user,
+            place,
+            "--service-port=5432"
+        ]
+    );
     assert_eq!(image.left(), "");
     // What the administrator has there stays.
     fs::write(&settings, "--init=stub").unwrap();
@@ -136,11 +205,17 @@ fn a_container_image_becomes_an_image() {
 #[test]
 fn a_minimal_image_has_licences_and_no_documentation() {
     let image = Image::from_tar("minimal", &FULL, &["--minimal", "--no-boot-test"]);
-    let files =
-        |dir: &str| sh(&format!("cd {} && find {dir} ! -type d | sed 's|.*/||' | sort -u", image.file("").display()));
+    let files = |dir: &str| {
+        sh(&format!(
+            "cd {} && find {dir} ! -type d | sed 's|.*/||' | sort -u",
+            image.file("").display()
+        ))
+    };
     assert_eq!(files("usr/share/doc").out(), "copyright\n");
     assert_eq!(
-        files("usr/share/man usr/share/info usr/share/locale 2>/dev/null").out().replace("locale.alias\n", ""),
+        files("usr/share/man usr/share/info usr/share/locale 2>/dev/null")
+            .out()
+            .replace("locale.alias\n", ""),
         ""
     );
     let rules = image.read("etc/dpkg/dpkg.cfg.d/nspawn-image");
@@ -171,18 +246,41 @@ fn words_that_are_wrong_are_told() {
         (&["create", "../a"], "can't be an image's name"),
         (&["create", "a.v"], "can't be an image's name"),
         (&["create", "a", "--keep=1"], "no option of this command"),
-        (&["update", "a", "--script", "x"], "no option of this command"),
+        (
+            &["update", "a", "--script", "x"],
+            "no option of this command",
+        ),
         (&["prune", "--keep=some"], "needs a number"),
         (&["pull", "here", "a"], "no URL"),
         (&["nonsense"], "unknown command"),
         (&["list", "--nonsense"], "unknown option"),
         (&["create", "a", "--release"], "--release needs a value"),
-        (&["create", "a", "--architecture", "arm64,amd64"], "--architecture needs"),
-        (&["create", "a", "--architecture", "arm64", "--from-oci", "oci:/nowhere"], "goes with --release"),
-        (&["create", "a", "--from-tar", "/dev/null", "--from-oci", "x"], "there is no file /dev/null"),
+        (
+            &["create", "a", "--architecture", "arm64,amd64"],
+            "--architecture needs",
+        ),
+        (
+            &[
+                "create",
+                "a",
+                "--architecture",
+                "arm64",
+                "--from-oci",
+                "oci:/nowhere",
+            ],
+            "goes with --release",
+        ),
+        (
+            &["create", "a", "--from-tar", "/dev/null", "--from-oci", "x"],
+            "there is no file /dev/null",
+        ),
     ] {
         let done = call("nspawn-image", words);
-        assert!(done.err().contains(part) && done.err().lines().count() == 1, "{}", done.describe());
+        assert!(
+            done.err().contains(part) && done.err().lines().count() == 1,
+            "{}",
+            done.describe()
+        );
     }
     assert!(Path::new("/var/lib/machines").exists());
 }

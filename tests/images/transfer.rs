@@ -36,16 +36,24 @@ impl Server {
 
     fn start(dir: &Path, program: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let port = 20_000 + std::process::id() % 10_000 + 10_000 * COUNT.fetch_add(1, Ordering::Relaxed);
+        let port =
+            20_000 + std::process::id() % 10_000 + 10_000 * COUNT.fetch_add(1, Ordering::Relaxed);
         let mut command = Command::new("python3");
         command.args(program).arg(port.to_string()).current_dir(dir);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let up = format!(
             "until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' \
                           2>/dev/null; do sleep 0.1; done"
         );
         call("timeout", ["20", "sh", "-c", &up]).expect(0);
-        Self { child, url: format!("http://127.0.0.1:{port}") }
+        Self {
+            child,
+            url: format!("http://127.0.0.1:{port}"),
+        }
     }
 }
 
@@ -63,7 +71,9 @@ struct Key {
 
 impl Key {
     fn new() -> Self {
-        let key = Self { home: scratch("key").to_str().unwrap().to_owned() };
+        let key = Self {
+            home: scratch("key").to_str().unwrap().to_owned(),
+        };
         sh(&format!("mkdir -m 700 {}", key.home)).expect(0);
         let make = "gpg --batch --quiet --passphrase '' --quick-generate-key images@example default default never";
         key.sh(make);
@@ -93,28 +103,52 @@ fn what_one_host_exports_another_pulls_if_it_knows_who_signed_it() {
     // A link, an owner, a mode and an extended attribute go along.
     let make = script("ln -s /nowhere /link; date >/file; chmod 4711 /file");
     let image = Image::from_tar("source", &SMALL, &["--script", make.to_str().unwrap()]);
-    sh(&format!("chown 12:34 {0}/etc && chmod 1775 {0}/etc", image.file("").display())).expect(0);
+    sh(&format!(
+        "chown 12:34 {0}/etc && chmod 1775 {0}/etc",
+        image.file("").display()
+    ))
+    .expect(0);
     let export = |options: &[&str]| {
         let mut command = image.command("export", &[&[dir.to_str().unwrap()], options].concat());
         finish(command.env("GNUPGHOME", &key.home), b"").expect(0)
     };
     export(&["--sign", "images@example"]);
-    let mut names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut names: Vec<_> = fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     names.sort();
     let file = format!("{}.tar.xz", image.current());
     assert_eq!(names, ["SHA256SUMS", "SHA256SUMS.gpg", &*file]);
     // systemd-pull of 262 fails, now and then, on what follows an archive's end, which is two blocks.
     let unpadded = "import io, lzma, sys, tarfile; data = lzma.open(sys.argv[1]).read(); \
                     tar = tarfile.open(fileobj=io.BytesIO(data)); tar.getmembers(); print(len(data) - tar.offset)";
-    assert_eq!(call("python3", ["-c", unpadded, dir.join(&file).to_str().unwrap()]).expect(0).out(), "1024\n");
+    assert_eq!(
+        call(
+            "python3",
+            ["-c", unpadded, dir.join(&file).to_str().unwrap()]
+        )
+        .expect(0)
+        .out(),
+        "1024\n"
+    );
     let server = Server::new(&dir);
     let url = format!("{}/{file}", server.url);
     let pulled = Image::named("pulled");
-    let pull =
-        |options: &[&str]| finish(Command::new("nspawn-image").args(["pull", &url, &pulled.name]).args(options), b"");
+    let pull = |options: &[&str]| {
+        finish(
+            Command::new("nspawn-image")
+                .args(["pull", &url, &pulled.name])
+                .args(options),
+            b"",
+        )
+    };
     let refused = |what: &str| {
         expect_failure(pull(&[]), "can't fetch");
-        assert!(listed(&pulled.name).is_none() && !pulled.versions_dir().exists(), "{what}");
+        assert!(
+            listed(&pulled.name).is_none() && !pulled.versions_dir().exists(),
+            "{what}"
+        );
         assert_eq!(pulled.left(), "", "{what}");
     };
     refused("no keys at all");
@@ -122,9 +156,17 @@ fn what_one_host_exports_another_pulls_if_it_knows_who_signed_it() {
     key.trust();
     let good = pull(&[]).expect(0);
     assert!(good.err().contains("is now"), "{}", good.describe());
-    assert_eq!(pulled.current().rsplit('_').next(), image.current().rsplit('_').next());
+    assert_eq!(
+        pulled.current().rsplit('_').next(),
+        image.current().rsplit('_').next()
+    );
     let list = |image: &Image| {
-        sh(&format!("cd {} && find . -printf '%p %m %U:%G %l\\n' | sort", image.file("").display())).expect(0).out()
+        sh(&format!(
+            "cd {} && find . -printf '%p %m %U:%G %l\\n' | sort",
+            image.file("").display()
+        ))
+        .expect(0)
+        .out()
     };
     assert_eq!(list(&pulled), list(&image));
     assert!(pull(&[]).expect(0).err().contains("is here already"));
@@ -139,11 +181,19 @@ fn what_one_host_exports_another_pulls_if_it_knows_who_signed_it() {
     fs::write(&path, changed).unwrap();
     refused("a changed file");
     fs::write(&path, &content).unwrap();
-    sh(&format!("cd {0} && mv SHA256SUMS.gpg keep && sha256sum -b {file} >SHA256SUMS", dir.display())).expect(0);
+    sh(&format!(
+        "cd {0} && mv SHA256SUMS.gpg keep && sha256sum -b {file} >SHA256SUMS",
+        dir.display()
+    ))
+    .expect(0);
     refused("no signature");
     pull(&["--verify=checksum"]).expect(0);
     pulled.does("remove", &[]).expect(0);
-    sh(&format!("cd {} && mv keep SHA256SUMS.gpg && echo >>SHA256SUMS", dir.display())).expect(0);
+    sh(&format!(
+        "cd {} && mv keep SHA256SUMS.gpg && echo >>SHA256SUMS",
+        dir.display()
+    ))
+    .expect(0);
     refused("other checksums than those that were signed");
     export(&["--sign", "images@example"]);
     let other = Key::new();
@@ -154,7 +204,13 @@ fn what_one_host_exports_another_pulls_if_it_knows_who_signed_it() {
     // Without --sign, an old signature would be a wrong one.
     export(&[]);
     assert!(!dir.join("SHA256SUMS.gpg").exists());
-    assert_eq!(fs::read_to_string(dir.join("SHA256SUMS")).unwrap().matches(&file).count(), 1);
+    assert_eq!(
+        fs::read_to_string(dir.join("SHA256SUMS"))
+            .unwrap()
+            .matches(&file)
+            .count(),
+        1
+    );
 }
 
 #[test]
@@ -167,13 +223,26 @@ fn a_pulled_version_follows_the_one_before() {
     for _ in 0..3 {
         image.does("export", &[dir.to_str().unwrap()]).expect(0);
         let url = format!("{}/{}.tar.xz", server.url, image.current());
-        call("nspawn-image", ["pull", "--verify=checksum", &url, &pulled.name]).expect(0);
+        call(
+            "nspawn-image",
+            ["pull", "--verify=checksum", &url, &pulled.name],
+        )
+        .expect(0);
         image.does("update", &["--no-upgrade"]).expect(0);
     }
     assert_eq!(pulled.versions().len(), 2);
     pulled.does("rollback", &[]).expect(0);
-    assert_eq!((pulled.current(), pulled.left()), (pulled.versions().remove(0), String::new()));
-    assert_eq!(fs::read_to_string(dir.join("SHA256SUMS")).unwrap().lines().count(), 3);
+    assert_eq!(
+        (pulled.current(), pulled.left()),
+        (pulled.versions().remove(0), String::new())
+    );
+    assert_eq!(
+        fs::read_to_string(dir.join("SHA256SUMS"))
+            .unwrap()
+            .lines()
+            .count(),
+        3
+    );
 }
 
 // As systemd-pull of 252 does at times by itself.
@@ -186,6 +255,10 @@ fn a_pull_that_stands_still_begins_anew() {
     let server = Server::start(&dir, &["-c", SILENT]);
     let pulled = Image::named("patient");
     let url = format!("{}/{}.tar.xz", server.url, image.current());
-    call("nspawn-image", ["pull", "--verify=checksum", &url, &pulled.name]).expect(0);
+    call(
+        "nspawn-image",
+        ["pull", "--verify=checksum", &url, &pulled.name],
+    )
+    .expect(0);
     assert_eq!(pulled.left(), "");
 }

@@ -15,15 +15,31 @@ const STAMP: &str = "date +%s.%N >/etc/stamp; cp /etc/stamp /usr/lib/stamp";
 #[test]
 fn jobs_see_one_whole_version_while_updates_run() {
     let stamp = script(STAMP);
-    let image = Image::from_tar("jobs", &BOOTS, &["--script", stamp.to_str().unwrap(), "--no-boot-test"]);
+    let image = Image::from_tar(
+        "jobs",
+        &BOOTS,
+        &["--script", stamp.to_str().unwrap(), "--no-boot-test"],
+    );
     let done = AtomicBool::new(false);
     let job = |init: &str| {
-        let name = call("nspawn-prepare", [&format!("--init={init}"), &image.name]).expect(0).out();
-        let machine = Machine { name: name.trim_end().to_owned() };
-        let read = || machine.sh("cat /etc/stamp; sleep 0.2; cat /usr/lib/stamp").expect(0).out();
+        let name = call("nspawn-prepare", [&format!("--init={init}"), &image.name])
+            .expect(0)
+            .out();
+        let machine = Machine {
+            name: name.trim_end().to_owned(),
+        };
+        let read = || {
+            machine
+                .sh("cat /etc/stamp; sleep 0.2; cat /usr/lib/stamp")
+                .expect(0)
+                .out()
+        };
         let (first, second) = (read(), read());
         let stamps: Vec<_> = first.lines().chain(second.lines()).collect();
-        assert!(stamps.len() == 4 && stamps.iter().all(|stamp| *stamp == stamps[0]), "{stamps:?}");
+        assert!(
+            stamps.len() == 4 && stamps.iter().all(|stamp| *stamp == stamps[0]),
+            "{stamps:?}"
+        );
         stamps[0].to_owned()
     };
     let (updates, versions) = thread::scope(|scope| {
@@ -31,13 +47,16 @@ fn jobs_see_one_whole_version_while_updates_run() {
             let mut count = 0;
             while !done.load(Ordering::Relaxed) || count == 0 {
                 // What no machine uses goes at once.
-                image.does("update", &["--no-upgrade", "--no-boot-test", "--keep=0"]).expect(0);
+                image
+                    .does("update", &["--no-upgrade", "--no-boot-test", "--keep=0"])
+                    .expect(0);
                 count += 1;
             }
             count
         });
         let workers = ["systemd", "systemd", "stub", "none"];
-        let workers = workers.map(|init| scope.spawn(move || (0..5).map(|_| job(init)).collect::<Vec<_>>()));
+        let workers =
+            workers.map(|init| scope.spawn(move || (0..5).map(|_| job(init)).collect::<Vec<_>>()));
         let joined = workers.map(thread::ScopedJoinHandle::join);
         done.store(true, Ordering::Relaxed);
         let mut versions: Vec<_> = joined.into_iter().flat_map(Result::unwrap).collect();
@@ -62,24 +81,39 @@ fn an_update_that_is_killed_leaves_a_whole_image_and_nothing_after_a_prune() {
     let tries = times(5, 20);
     let moments = random(usize::try_from(4 * tries).unwrap(), whole);
     for (number, moment) in moments.chunks(4).enumerate() {
-        let moment = Duration::from_millis(u64::from(u32::from_le_bytes(moment.try_into().unwrap())) % whole);
+        let moment = Duration::from_millis(
+            u64::from(u32::from_le_bytes(moment.try_into().unwrap())) % whole,
+        );
         let before = (image.current(), image.read("etc/stamp"));
-        let mut update = image.command("update", &["--no-upgrade"]).stderr(Stdio::null()).spawn().unwrap();
+        let mut update = image
+            .command("update", &["--no-upgrade"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         thread::sleep(moment);
         update.kill().unwrap();
         update.wait().unwrap();
         // It is the version before or the next one, and that one is whole.
         let after = (image.current(), image.read("etc/stamp"));
-        assert_eq!(before.0 == after.0, before.1 == after.1, "{number}: {before:?}, {after:?}");
+        assert_eq!(
+            before.0 == after.0,
+            before.1 == after.1,
+            "{number}: {before:?}, {after:?}"
+        );
         assert_eq!(after.1, image.read("usr/lib/stamp"));
         image.does("prune", &[]).expect(0);
         assert_eq!(image.left(), "", "killed after {moment:?}");
         let versions = image.versions();
-        assert!(versions.len() <= 2 && versions.contains(&after.0), "{versions:?}");
+        assert!(
+            versions.len() <= 2 && versions.contains(&after.0),
+            "{versions:?}"
+        );
     }
     println!("killed {tries} times within {whole} ms");
     let name = call("nspawn-prepare", [&image.name]).expect(0).out();
-    let machine = Machine { name: name.trim_end().to_owned() };
+    let machine = Machine {
+        name: name.trim_end().to_owned(),
+    };
     machine.run(["cat", "/etc/stamp"]).expect(0);
     drop(machine);
     image.does("update", &["--no-upgrade"]).expect(0);
@@ -90,8 +124,15 @@ fn an_update_that_is_asked_to_end_leaves_nothing_at_once() {
     let slow = script("sleep $(cat /seconds 2>/dev/null || echo 0); echo 30 >/seconds");
     let image = Image::from_tar("ended", &SMALL, &["--script", slow.to_str().unwrap()]);
     for signal in ["TERM", "INT", "HUP"] {
-        let mut update = image.command("update", &["--no-upgrade"]).stderr(Stdio::null()).spawn().unwrap();
-        let at_work = format!("until pgrep -f '[.]{}[.]nspawn-.*/script'; do sleep 0.05; done", image.name);
+        let mut update = image
+            .command("update", &["--no-upgrade"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let at_work = format!(
+            "until pgrep -f '[.]{}[.]nspawn-.*/script'; do sleep 0.05; done",
+            image.name
+        );
         call("timeout", ["20", "sh", "-c", &at_work]).expect(0);
         sh(&format!("kill -{signal} {}", update.id())).expect(0);
         assert!(!update.wait().unwrap().success());
@@ -103,7 +144,11 @@ fn an_update_that_is_asked_to_end_leaves_nothing_at_once() {
 #[test]
 fn a_broken_update_changes_nothing_and_says_why() {
     let customization = script("echo fine");
-    let image = Image::from_tar("broken", &BOOTS, &["--script", customization.to_str().unwrap()]);
+    let image = Image::from_tar(
+        "broken",
+        &BOOTS,
+        &["--script", customization.to_str().unwrap()],
+    );
     let before = image.current();
     let unit = "printf '[Service]\\nType=oneshot\\nExecStart=/bin/false\\n' >/etc/systemd/system/bad.service; \
                 mkdir -p /etc/systemd/system/multi-user.target.wants; \
@@ -117,10 +162,15 @@ fn a_broken_update_changes_nothing_and_says_why() {
         write_script(&customization, lines);
         let done = expect_failure(image.does("update", &["--no-upgrade"]), "is as it was: ");
         assert!(done.err().contains(words), "{}", done.describe());
-        assert_eq!((image.current(), image.versions().len(), image.left()), (before.clone(), 1, String::new()));
+        assert_eq!(
+            (image.current(), image.versions().len(), image.left()),
+            (before.clone(), 1, String::new())
+        );
     }
     write_script(&customization, unit);
-    let done = image.does("update", &["--no-upgrade", "--accept-degraded"]).expect(0);
+    let done = image
+        .does("update", &["--no-upgrade", "--accept-degraded"])
+        .expect(0);
     assert!(done.err().contains("bad.service"), "{}", done.describe());
     assert_ne!(image.current(), before);
 }

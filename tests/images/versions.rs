@@ -23,9 +23,16 @@ fn updates_go_forth_and_rollbacks_back() {
     assert!(first < second && second < image.current());
     let third = image.current();
     image.does("rollback", &[]).expect(0);
-    assert_eq!((image.current(), image.read("count")), (second.clone(), "x\nx\n".to_owned()));
+    assert_eq!(
+        (image.current(), image.read("count")),
+        (second.clone(), "x\nx\n".to_owned())
+    );
     expect_failure(image.does("rollback", &[]), "no version before");
-    assert!(listed(&image.name).unwrap().ends_with(third.strip_prefix(&format!("{}_", image.name)).unwrap()));
+    assert!(
+        listed(&image.name)
+            .unwrap()
+            .ends_with(third.strip_prefix(&format!("{}_", image.name)).unwrap())
+    );
     // What was rolled back from is nothing to go back to.
     image.does("update", &AS_IS).expect(0);
     assert_eq!(image.versions(), [second.clone(), image.current()]);
@@ -33,10 +40,22 @@ fn updates_go_forth_and_rollbacks_back() {
     image.does("rollback", &[]).expect(0);
     assert_eq!(image.current(), second);
     // As a kill may leave it.
-    fs::write(image.versions_dir().join(format!(".{}_20200101T000000.withdrawn", image.name)), "").unwrap();
+    fs::write(
+        image
+            .versions_dir()
+            .join(format!(".{}_20200101T000000.withdrawn", image.name)),
+        "",
+    )
+    .unwrap();
     image.does("prune", &["--keep=0"]).expect(0);
     assert_eq!(image.versions(), [second]);
-    assert_eq!((image.left(), fs::read_dir(image.versions_dir()).unwrap().count()), (String::new(), 1));
+    assert_eq!(
+        (
+            image.left(),
+            fs::read_dir(image.versions_dir()).unwrap().count()
+        ),
+        (String::new(), 1)
+    );
 }
 
 #[test]
@@ -47,11 +66,24 @@ fn a_rolled_back_version_is_never_gone_back_to() {
     let bad = image.versions_dir().join(image.current());
     image.does("rollback", &[]).expect(0);
     // A machine in the making uses it, so it can't be deleted yet.
-    let mut holder =
-        Command::new("flock").args(["--shared", "--no-fork"]).arg(&bad).args(["sleep", "100"]).spawn().unwrap();
-    sh(&format!("until ! flock --nonblock {} true; do sleep 0.05; done", bad.display())).expect(0);
+    let mut holder = Command::new("flock")
+        .args(["--shared", "--no-fork"])
+        .arg(&bad)
+        .args(["sleep", "100"])
+        .spawn()
+        .unwrap();
+    sh(&format!(
+        "until ! flock --nonblock {} true; do sleep 0.05; done",
+        bad.display()
+    ))
+    .expect(0);
     let done = image.does("update", &AS_IS).expect(0);
-    assert!(done.err().contains("stays for the machines that use it: one in the making"), "{}", done.describe());
+    assert!(
+        done.err()
+            .contains("stays for the machines that use it: one in the making"),
+        "{}",
+        done.describe()
+    );
     assert_eq!(image.versions().len(), 3);
     image.does("rollback", &[]).expect(0);
     assert_eq!(image.current(), good);
@@ -64,14 +96,22 @@ fn machines_keep_their_version() {
     let image = Image::from_tar("kept", &BOOTS, &["--no-boot-test"]);
     let first = image.current();
     let name = call("nspawn-prepare", [&image.name]).expect(0).out();
-    let machine = Machine { name: name.trim_end().to_owned() };
+    let machine = Machine {
+        name: name.trim_end().to_owned(),
+    };
     for _ in 0..2 {
         image.does("update", &AS_IS).expect(0);
     }
     let done = image.does("prune", &["--keep=0"]).expect(0);
-    assert!(done.err().contains(&format!("{first} stays for the machines that use it: {}", machine.name)));
+    assert!(done.err().contains(&format!(
+        "{first} stays for the machines that use it: {}",
+        machine.name
+    )));
     assert_eq!(image.versions(), [first.clone(), image.current()]);
-    assert_eq!(listed(&image.name).unwrap().split_whitespace().nth(3), Some("1"));
+    assert_eq!(
+        listed(&image.name).unwrap().split_whitespace().nth(3),
+        Some("1")
+    );
     machine.run(["cat", "/etc/os-release"]).expect(0);
     expect_failure(image.does("remove", &[]), "is still in use");
     drop(machine);
@@ -84,7 +124,10 @@ fn a_login_that_ends_well_is_the_next_version() {
     let image = Image::from_tar("login", &SMALL, &[]);
     let before = image.current();
     let enter = |lines: &str| finish(&mut image.command("login", &[]), lines.as_bytes());
-    expect_failure(enter("touch /lost; exit 3"), "is as it was: the shell ended with 3");
+    expect_failure(
+        enter("touch /lost; exit 3"),
+        "is as it was: the shell ended with 3",
+    );
     assert_eq!(image.current(), before);
     enter("touch /found; echo here").expect(0);
     assert_ne!(image.current(), before);
@@ -98,8 +141,15 @@ fn one_at_a_time_changes_an_image() {
     let image = Image::from_tar("busy", &SMALL, &["--script", slow.to_str().unwrap()]);
     image.does("update", &AS_IS).expect(0);
     write_script(&slow, "sleep 12");
-    let mut first = image.command("update", &AS_IS).stderr(Stdio::null()).spawn().unwrap();
-    let partial = format!("until ls -d /var/lib/machines/.{}.*/tree; do sleep 0.05; done", image.name);
+    let mut first = image
+        .command("update", &AS_IS)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let partial = format!(
+        "until ls -d /var/lib/machines/.{}.*/tree; do sleep 0.05; done",
+        image.name
+    );
     call("timeout", ["20", "sh", "-c", &partial]).expect(0);
     for verb in ["update", "rollback"] {
         expect_failure(image.does(verb, &[]), "another nspawn-image is at work on");

@@ -29,27 +29,46 @@ pub enum Content {
 
 /// The blocks of the page, in their order.
 pub fn of(page: &Path) -> Vec<Block> {
-    let text = fs::read_to_string(page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+    let text =
+        fs::read_to_string(page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
     let lines: Vec<&str> = text.lines().collect();
     let mut blocks = Vec::new();
     let mut number = 0;
     while let Some(start) = (number..lines.len()).find(|number| lines[*number].starts_with("```")) {
-        let end = (start + 1..lines.len()).find(|number| lines[*number] == "```").expect("a block has an end");
-        let body: String = lines[start + 1..end].iter().map(|line| format!("{line}\n")).collect();
+        let end = (start + 1..lines.len())
+            .find(|number| lines[*number] == "```")
+            .expect("a block has an end");
+        let body: String = lines[start + 1..end]
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect();
         let before = if start == 0 { "" } else { lines[start - 1] };
         let place = format!("{}:{}", page.display(), start + 1);
-        blocks.push(Block { place, content: content(&lines[start][3..], before, body) });
+        blocks.push(Block {
+            place,
+            content: content(&lines[start][3..], before, body),
+        });
         number = end + 1;
     }
     blocks
 }
 
 fn content(language: &str, before: &str, text: String) -> Content {
-    assert!(!before.starts_with("<!--") || before.starts_with(NOT_RUN), "{before:?} is no mark");
-    let path = text.lines().next().and_then(|line| line.strip_prefix("# ")).filter(|path| !path.contains(' '));
+    assert!(
+        !before.starts_with("<!--") || before.starts_with(NOT_RUN),
+        "{before:?} is no mark"
+    );
+    let path = text
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("# "))
+        .filter(|path| !path.contains(' '));
     match (before.strip_prefix(NOT_RUN), path) {
         (Some(reason), _) => Content::NotRun(reason.trim_end_matches(" -->").to_owned()),
-        (None, Some(path)) => Content::File { path: path.to_owned(), text },
+        (None, Some(path)) => Content::File {
+            path: path.to_owned(),
+            text,
+        },
         (None, None) if language == "sh" => Content::Commands(text),
         (None, None) => Content::Other,
     }

@@ -23,15 +23,30 @@ fn follow(page: &str, place: &Place) {
             Content::File { path, text } if path.starts_with('/') => {
                 let done = place.take(&path, &text);
                 println!("{}: {}", block.place, done.status);
-                let first = text.split_whitespace().find(|word| word.starts_with("--property=")).unwrap();
-                assert!(done.status.success() && done.out().contains(first), "{}: {}", block.place, done.describe());
+                let first = text
+                    .split_whitespace()
+                    .find(|word| word.starts_with("--property="))
+                    .unwrap();
+                assert!(
+                    done.status.success() && done.out().contains(first),
+                    "{}: {}",
+                    block.place,
+                    done.describe()
+                );
             }
             Content::File { path, text } => files.push((path, text)),
             Content::Commands(commands) => {
                 let done = place.run(&files, &commands);
                 println!("{}: {}", block.place, done.status);
-                assert!(done.status.success(), "{}: {}", block.place, done.describe());
-                let left = sh("ls /run/nspawn-ci /var/lib/nspawn-ci/machines 2>/dev/null | grep -v :$").out();
+                assert!(
+                    done.status.success(),
+                    "{}: {}",
+                    block.place,
+                    done.describe()
+                );
+                let left =
+                    sh("ls /run/nspawn-ci /var/lib/nspawn-ci/machines 2>/dev/null | grep -v :$")
+                        .out();
                 assert_eq!(left.trim(), "", "{} leaves machines", block.place);
             }
             Content::NotRun(reason) => println!("{}: not run: {reason}", block.place),
@@ -58,7 +73,12 @@ fn recipes() {
 
 #[test]
 fn the_other_pages() {
-    for page in ["nspawn-common/README.md", "nspawn-run/README.md", "scripts/gitlab.md", "scripts/images.md"] {
+    for page in [
+        "nspawn-common/README.md",
+        "nspawn-run/README.md",
+        "scripts/gitlab.md",
+        "scripts/images.md",
+    ] {
         follow(page, &Place::new());
     }
 }

@@ -26,7 +26,10 @@ impl Place {
         // debci brings another program that is called parallel.
         install("make parallel");
         sh("mkdir -p /etc/gitlab-runner /etc/nspawn-ci /srv/mirror").expect(0);
-        let missing = NAMES.iter().map(|name| Path::new(IMAGES).join(name)).filter(|path| !path.exists());
+        let missing = NAMES
+            .iter()
+            .map(|name| Path::new(IMAGES).join(name))
+            .filter(|path| !path.exists());
         let links: Vec<_> = missing.collect();
         for link in &links {
             symlink(image(), link).unwrap();
@@ -47,7 +50,10 @@ impl Place {
     /// Makes a machine with this argument file, as far as it can be told without one.
     pub fn take(&self, path: &str, text: &str) -> Done {
         let line = "mount -t tmpfs none /etc/nspawn-ci && cat >\"$1\" && nspawn-prepare --dry-run bookworm";
-        finish(Command::new("unshare").args(["--mount", "sh", "-c", line, "-", path]), text.as_bytes())
+        finish(
+            Command::new("unshare").args(["--mount", "sh", "-c", line, "-", path]),
+            text.as_bytes(),
+        )
     }
 
     /// Runs the commands in a project, which has these files.
@@ -60,8 +66,11 @@ impl Place {
         let scripts = repository().join("scripts");
         let setting = "git init -q; git config user.name x; git config user.email x@example.com; echo x >x.md; \
                        git add x.md; git commit -qm x";
-        let script =
-            format!("set -eo pipefail; cd {}; {setting}; ln -s {} .\n{commands}", project.display(), scripts.display());
+        let script = format!(
+            "set -eo pipefail; cd {}; {setting}; ln -s {} .\n{commands}",
+            project.display(),
+            scripts.display()
+        );
         let done = finish(Command::new("bash").args(["-c", &script]), b"glrt-page\n");
         fs::remove_dir_all(&project).unwrap();
         done
@@ -71,7 +80,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(empty) = &self.empty {
-            let _ = sh(&format!("umount --lazy {IMAGES} && rm -rf {}", empty.display()));
+            let _ = sh(&format!(
+                "umount --lazy {IMAGES} && rm -rf {}",
+                empty.display()
+            ));
         }
         let _ = sh("rm -rf /etc/gitlab-runner /srv/mirror");
         for link in &self.links {

@@ -34,13 +34,21 @@ impl Request {
     #[must_use]
     pub fn new(method: &str, target: &str) -> Self {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        Self { method: method.to_owned(), path: path.to_owned(), query: query.to_owned(), ..Self::default() }
+        Self {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            query: query.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// Gives it a header.
     #[must_use]
     pub fn header(self, name: &str, value: &str) -> Self {
-        Self { headers: self.headers.add(name, value), ..self }
+        Self {
+            headers: self.headers.add(name, value),
+            ..self
+        }
     }
 
     /// Gives it a body.
@@ -71,8 +79,16 @@ impl Request {
         if headers.get("Expect").is_some() {
             answer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
-        let body = if headers.announce_body() { read_body(reader, &headers)? } else { Vec::new() };
-        Ok(Self { headers, body, ..Self::new(method, target) })
+        let body = if headers.announce_body() {
+            read_body(reader, &headers)?
+        } else {
+            Vec::new()
+        };
+        Ok(Self {
+            headers,
+            body,
+            ..Self::new(method, target)
+        })
     }
 
     /// Sends it, on the client's side, and returns the answer.
@@ -83,9 +99,18 @@ impl Request {
         let mut stream = TcpStream::connect_timeout(&to, CONNECTING)?;
         stream.set_read_timeout(Some(SILENCE))?;
         stream.set_write_timeout(Some(SILENCE))?;
-        let target = if self.query.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, self.query) };
+        let target = if self.query.is_empty() {
+            self.path.clone()
+        } else {
+            format!("{}?{}", self.path, self.query)
+        };
         let headers = self.headers.clone().add("Host", &to.to_string());
-        message::write(&mut stream, &format!("{} {target} HTTP/1.1", self.method), &headers, &self.body)?;
+        message::write(
+            &mut stream,
+            &format!("{} {target} HTTP/1.1", self.method),
+            &headers,
+            &self.body,
+        )?;
         Response::read_from(&mut BufReader::new(stream))
     }
 }
@@ -105,13 +130,19 @@ impl Response {
     /// One without a body.
     #[must_use]
     pub fn new(status: u16) -> Self {
-        Self { status, ..Self::default() }
+        Self {
+            status,
+            ..Self::default()
+        }
     }
 
     /// Gives it a header.
     #[must_use]
     pub fn header(self, name: &str, value: &str) -> Self {
-        Self { headers: self.headers.add(name, value), ..self }
+        Self {
+            headers: self.headers.add(name, value),
+            ..self
+        }
     }
 
     /// Gives it a body.
@@ -127,8 +158,15 @@ impl Response {
     pub fn from_cgi(output: &[u8]) -> io::Result<Self> {
         let mut reader = output;
         let headers = Headers::read(&mut reader)?;
-        let status = headers.get("Status").and_then(|status| status.get(..3)?.parse().ok()).unwrap_or(200);
-        Ok(Self { status, headers, body: reader.to_vec() })
+        let status = headers
+            .get("Status")
+            .and_then(|status| status.get(..3)?.parse().ok())
+            .unwrap_or(200);
+        Ok(Self {
+            status,
+            headers,
+            body: reader.to_vec(),
+        })
     }
 
     /// Sends it, on the server's side.
@@ -137,15 +175,26 @@ impl Response {
     /// The connection's.
     pub fn send(&self, mut stream: &TcpStream) -> io::Result<()> {
         stream.set_write_timeout(Some(SILENCE))?;
-        message::write(&mut stream, &format!("HTTP/1.1 {} .", self.status), &self.headers, &self.body)
+        message::write(
+            &mut stream,
+            &format!("HTTP/1.1 {} .", self.status),
+            &self.headers,
+            &self.body,
+        )
     }
 
     fn read_from(reader: &mut impl BufRead) -> io::Result<Self> {
         let line = read_line(reader)?;
-        let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok());
+        let status = line
+            .strip_prefix("HTTP/1.")
+            .and_then(|rest| rest.get(2..5)?.parse().ok());
         let status = status.ok_or_else(|| invalid("no status line"))?;
         let headers = Headers::read(reader)?;
-        Ok(Self { status, body: read_body(reader, &headers)?, headers })
+        Ok(Self {
+            status,
+            body: read_body(reader, &headers)?,
+            headers,
+        })
     }
 }
 
@@ -162,12 +211,20 @@ mod tests {
     #[test]
     fn bodies_come_by_length_or_in_chunks() {
         let head = "POST /a/b?c=d&e HTTP/1.1\r\nhost: x\r\n";
-        let (plain, _) = request(&format!("{head}content-length: 5\r\n\r\nhello, and more")).unwrap();
-        assert_eq!((&*plain.path, &*plain.query, &*plain.body), ("/a/b", "c=d&e", &b"hello"[..]));
+        let (plain, _) =
+            request(&format!("{head}content-length: 5\r\n\r\nhello, and more")).unwrap();
+        assert_eq!(
+            (&*plain.path, &*plain.query, &*plain.body),
+            ("/a/b", "c=d&e", &b"hello"[..])
+        );
         assert_eq!(plain.headers.get("Host"), Some("x"));
         let chunks = "Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n";
-        let (chunked, answer) = request(&format!("{head}Expect: 100-continue\r\n{chunks}")).unwrap();
-        assert_eq!((&*chunked.body, &*answer), (&b"hello"[..], "HTTP/1.1 100 Continue\r\n\r\n"));
+        let (chunked, answer) =
+            request(&format!("{head}Expect: 100-continue\r\n{chunks}")).unwrap();
+        assert_eq!(
+            (&*chunked.body, &*answer),
+            (&b"hello"[..], "HTTP/1.1 100 Continue\r\n\r\n")
+        );
         let (empty, answer) = request("GET / HTTP/1.0\r\n\r\n").unwrap();
         assert_eq!((empty.body.len(), &*answer), (0, ""));
     }
@@ -192,17 +249,31 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let response = Response::new(206).header("Job-Status", "running").body("text/plain", b"a\r\nb".to_vec());
+        let response = Response::new(206)
+            .header("Job-Status", "running")
+            .body("text/plain", b"a\r\nb".to_vec());
         let mut bytes = Vec::new();
-        message::write(&mut bytes, "HTTP/1.1 206 .", &response.headers, &response.body).unwrap();
+        message::write(
+            &mut bytes,
+            "HTTP/1.1 206 .",
+            &response.headers,
+            &response.body,
+        )
+        .unwrap();
         let read = Response::read_from(&mut &*bytes).unwrap();
-        assert_eq!((read.status, read.headers.get("job-status"), &read.body), (206, Some("running"), &response.body));
+        assert_eq!(
+            (read.status, read.headers.get("job-status"), &read.body),
+            (206, Some("running"), &response.body)
+        );
     }
 
     #[test]
     fn a_cgi_program_may_tell_a_status() {
         let found = Response::from_cgi(b"Status: 404 Not Found\r\nX: y\r\n\r\nbody").unwrap();
-        assert_eq!((found.status, found.headers.get("x"), &*found.body), (404, Some("y"), &b"body"[..]));
+        assert_eq!(
+            (found.status, found.headers.get("x"), &*found.body),
+            (404, Some("y"), &b"body"[..])
+        );
         assert_eq!(Response::from_cgi(b"X: y\r\n\r\n").unwrap().status, 200);
         assert!(Response::from_cgi(b"").is_err());
     }

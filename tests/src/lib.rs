@@ -35,14 +35,21 @@ impl Done {
     /// What a command that was started elsewhere has ended with.
     #[must_use]
     pub fn new(argv: String, output: Output) -> Self {
-        Self { argv, status: output.status, stdout: output.stdout, stderr: output.stderr }
+        Self {
+            argv,
+            status: output.status,
+            stdout: output.stdout,
+            stderr: output.stderr,
+        }
     }
 
     /// The exit status; a panic if a signal ended it.
     #[track_caller]
     #[must_use]
     pub fn code(&self) -> i32 {
-        self.status.code().unwrap_or_else(|| panic!("{}", self.describe()))
+        self.status
+            .code()
+            .unwrap_or_else(|| panic!("{}", self.describe()))
     }
 
     /// Its stdout as text.
@@ -76,7 +83,11 @@ impl Done {
             "no {words:?} in the error of {}",
             done.describe()
         );
-        assert!(below.lines().all(|line| line.starts_with("  ")), "more than one line: {}", done.describe());
+        assert!(
+            below.lines().all(|line| line.starts_with("  ")),
+            "more than one line: {}",
+            done.describe()
+        );
         assert!(!err.contains("panicked"), "{}", done.describe());
         done
     }
@@ -107,10 +118,14 @@ pub fn finish(command: &mut Command, stdin: &[u8]) -> Done {
     let feeder = std::thread::spawn(move || to_child.as_mut().map(|pipe| pipe.write_all(&input)));
     let watcher = std::thread::spawn(move || {
         if !wait_for_exit(pid, LIMIT).unwrap_or(true) {
-            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+            let _ = Command::new("kill")
+                .args(["-KILL", &pid.to_string()])
+                .status();
         }
     });
-    let output = child.wait_with_output().unwrap_or_else(|error| panic!("{argv}: {error}"));
+    let output = child
+        .wait_with_output()
+        .unwrap_or_else(|error| panic!("{argv}: {error}"));
     drop((feeder.join(), watcher.join()));
     Done::new(argv, output)
 }
@@ -135,7 +150,9 @@ pub fn image() -> String {
         "not a host with systemd; run these tests by tests/host"
     );
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let name = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     name.unwrap_or("bookworm").to_owned()
 }
 
@@ -168,7 +185,9 @@ impl Machine {
         let done = call("nspawn-prepare", options.iter().chain(&[image])).expect(0);
         let name = done.out();
         assert_eq!(name.lines().count(), 1, "{}", done.describe());
-        Self { name: name.trim_end().to_owned() }
+        Self {
+            name: name.trim_end().to_owned(),
+        }
     }
 
     /// `nspawn-run` for this machine, ready to be given options' values, stdin and more.
@@ -231,7 +250,8 @@ pub fn wait_until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) 
 /// Has Debian's packages installed on this host.
 #[track_caller]
 pub fn install(packages: &str) {
-    let options = "--quiet --yes --no-install-recommends --option Dpkg::Options::=--force-unsafe-io";
+    let options =
+        "--quiet --yes --no-install-recommends --option Dpkg::Options::=--force-unsafe-io";
     let line = format!(
         "dpkg --status {packages} >/dev/null 2>&1 || \
          {{ apt-get --quiet update && DEBIAN_FRONTEND=noninteractive apt-get install {options} {packages}; }}"

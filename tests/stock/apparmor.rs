@@ -18,7 +18,10 @@ fn default_machine_works_with_profiles_in_force() {
     assert!(enforced.contains("\"passt\": \"enforce\""), "{enforced}");
     for options in [&[][..], &["--init=stub"], &["--init=none"]] {
         let machine = Machine::with(options);
-        let answer = machine.sh(&outside::connect(outside::SERVER, outside::PORT)).expect(0).out();
+        let answer = machine
+            .sh(&outside::connect(outside::SERVER, outside::PORT))
+            .expect(0)
+            .out();
         assert_eq!(answer.trim(), outside::ANSWER, "{options:?}");
         call("nspawn-cleanup", [&machine.name]).expect(0);
     }
@@ -35,7 +38,8 @@ fn dbus_is_mediated() -> bool {
 fn profiles_of_the_host_do_not_confine_programs_in_machines() {
     let enforced = sh("aa-status --json").expect(0).out();
     assert!(
-        enforced.contains("\"named\": \"enforce\"") && enforced.contains("\"/usr/bin/man\": \"enforce\""),
+        enforced.contains("\"named\": \"enforce\"")
+            && enforced.contains("\"/usr/bin/man\": \"enforce\""),
         "{enforced}"
     );
     // The control: on the host, the profile denies what follows.
@@ -43,8 +47,12 @@ fn profiles_of_the_host_do_not_confine_programs_in_machines() {
         unshare --mount sh -c 'mount --bind /tmp/cat /usr/sbin/named && /usr/sbin/named /root/secret'");
     assert_ne!(bare.code(), 0, "{}", bare.describe());
     let since = sh("date +%s.%N").expect(0).out().trim_end().to_owned();
-    for options in [&["--init=stub"][..], &["--init=none"], &["--init=systemd"], &["--init=stub", "--private-users=no"]]
-    {
+    for options in [
+        &["--init=stub"][..],
+        &["--init=none"],
+        &["--init=systemd"],
+        &["--init=stub", "--private-users=no"],
+    ] {
         let machine = Machine::with(&[&["--network=none"], options].concat());
         let script = "echo hush >/root/secret
             for program in /usr/sbin/named /usr/bin/man; do
@@ -55,9 +63,15 @@ fn profiles_of_the_host_do_not_confine_programs_in_machines() {
         let read = machine.sh(script).expect(0).out();
         assert_eq!(read, "hush\nhush\nunconfined\n", "{options:?}");
     }
-    let denied = sh(&format!("journalctl --dmesg --quiet --no-pager --since=@{since} | grep 'apparmor=\"DENIED\"'"));
+    let denied = sh(&format!(
+        "journalctl --dmesg --quiet --no-pager --since=@{since} | grep 'apparmor=\"DENIED\"'"
+    ));
     assert_eq!(denied.out(), "");
-    assert_eq!(sh("aa-status --json").expect(0).out(), enforced, "the host's own profiles have changed");
+    assert_eq!(
+        sh("aa-status --json").expect(0).out(),
+        enforced,
+        "the host's own profiles have changed"
+    );
 }
 
 #[test]
@@ -70,6 +84,13 @@ fn check_host_notes_that_profiles_confine_machines() {
     };
     let done = sh(check);
     assert!(done.out().contains(expected), "{}", done.describe());
-    let done = sh(&format!("unshare --mount sh -c 'umount --lazy /sys/kernel/security; {check}'"));
-    assert!(done.out().contains("note  AppArmor's profiles of the host confine"), "{}", done.describe());
+    let done = sh(&format!(
+        "unshare --mount sh -c 'umount --lazy /sys/kernel/security; {check}'"
+    ));
+    assert!(
+        done.out()
+            .contains("note  AppArmor's profiles of the host confine"),
+        "{}",
+        done.describe()
+    );
 }

@@ -12,13 +12,20 @@ const CORES: &str = "/var/lib/systemd/coredump";
 /// Runs the shell `script` in the machine with `secret` in its environment; a signal ends it.
 fn crash(machine: &Machine, options: &[&str], secret: &str, script: &str) {
     let mut command = std::process::Command::new("nspawn-run");
-    command.arg(format!("--setenv=SECRET={secret}")).args(options).args([&machine.name, "bash", "-c", script]);
+    command
+        .arg(format!("--setenv=SECRET={secret}"))
+        .args(options)
+        .args([&machine.name, "bash", "-c", script]);
     finish(&mut command, b"").expect(128 + 11);
 }
 
 fn is_on_the_host(secret: &str) -> bool {
     let pattern = format!("SECRET={secret}");
-    sh(&format!("journalctl --sync; journalctl --output=verbose --all | grep --quiet --text {pattern}")).code() == 0
+    sh(&format!(
+        "journalctl --sync; journalctl --output=verbose --all | grep --quiet --text {pattern}"
+    ))
+    .code()
+        == 0
 }
 
 fn cores() -> usize {
@@ -40,18 +47,30 @@ const SCRIPTS: [&str; 5] = [
 
 #[test]
 fn crash_leaves_nothing_on_the_host() {
-    assert!(sh("cat /proc/sys/kernel/core_pattern").expect(0).out().starts_with('|'));
+    assert!(
+        sh("cat /proc/sys/kernel/core_pattern")
+            .expect(0)
+            .out()
+            .starts_with('|')
+    );
     let (before, listed_before) = (cores(), listed());
-    for options in
-        [&["--init=stub"][..], &["--init=none"], &["--init=systemd"], &["--init=systemd", "--private-users=no"]]
-    {
+    for options in [
+        &["--init=stub"][..],
+        &["--init=none"],
+        &["--init=systemd"],
+        &["--init=systemd", "--private-users=no"],
+    ] {
         let machine = Machine::with(&[&["--network=none"], options].concat());
         for script in SCRIPTS {
             crash(&machine, &[], "hush-job", script);
         }
         crash(&machine, &["--uid=nobody"], "hush-job", SCRIPTS[1]);
         if options[0] == "--init=systemd" {
-            for limit in ["", "--property=LimitCORE=infinity", "--property=LimitCORE=0"] {
+            for limit in [
+                "",
+                "--property=LimitCORE=infinity",
+                "--property=LimitCORE=0",
+            ] {
                 let service = format!(
                     "systemd-run --quiet --wait {limit} --setenv=SECRET=hush-job sh -c 'kill -SEGV $$$$'; true"
                 );
@@ -70,13 +89,30 @@ fn crash_leaves_nothing_on_the_host() {
 fn cores_are_made_where_an_option_asks_for_them() {
     let before = cores();
     let machine = Machine::with(&["--network=none", "--init=stub", "--rlimit=CORE=0:infinity"]);
-    crash(&machine, &[], "hush-control", "ulimit -c unlimited; kill -SEGV $$");
-    wait_until("the core is there", Duration::from_secs(30), || cores() > before && is_on_the_host("hush-control"));
-    fs::read_dir(CORES).unwrap().for_each(|core| fs::remove_file(core.unwrap().path()).unwrap());
+    crash(
+        &machine,
+        &[],
+        "hush-control",
+        "ulimit -c unlimited; kill -SEGV $$",
+    );
+    wait_until("the core is there", Duration::from_secs(30), || {
+        cores() > before && is_on_the_host("hush-control")
+    });
+    fs::read_dir(CORES)
+        .unwrap()
+        .for_each(|core| fs::remove_file(core.unwrap().path()).unwrap());
 }
 
 #[test]
 fn other_limits_are_systemd_nspawns() {
-    let machine = Machine::with(&["--network=none", "--init=stub", "--rlimit=NOFILE=99:100", "--rlimit=NOFILE=77:88"]);
-    assert_eq!(machine.sh("ulimit -S -n; ulimit -H -n").expect(0).out(), "77\n88\n");
+    let machine = Machine::with(&[
+        "--network=none",
+        "--init=stub",
+        "--rlimit=NOFILE=99:100",
+        "--rlimit=NOFILE=77:88",
+    ]);
+    assert_eq!(
+        machine.sh("ulimit -S -n; ulimit -H -n").expect(0).out(),
+        "77\n88\n"
+    );
 }

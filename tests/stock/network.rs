@@ -38,7 +38,11 @@ fn machine() -> Machine {
 }
 
 fn answer(machine: &Machine, address: &str, port: u16) -> String {
-    machine.sh(&format!("timeout 20 {}", connect(address, port))).out().trim().to_owned()
+    machine
+        .sh(&format!("timeout 20 {}", connect(address, port)))
+        .out()
+        .trim()
+        .to_owned()
 }
 
 #[track_caller]
@@ -49,14 +53,25 @@ fn expect_answer(machine: &Machine, address: &str, port: u16) {
 
 fn resolves(machine: &Machine) -> String {
     let found = machine.sh(&format!("timeout 30 getent ahostsv4 {NAME}"));
-    found.out().split_whitespace().next().unwrap_or_default().to_owned()
+    found
+        .out()
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[test]
 fn addresses_are_the_machines_own() {
     let machine = machine();
-    let own = machine.sh("ip -brief address show dev eth0").expect(0).out();
-    assert!(own.contains("198.19.0.2/30") && !own.contains(HOST), "{own}");
+    let own = machine
+        .sh("ip -brief address show dev eth0")
+        .expect(0)
+        .out();
+    assert!(
+        own.contains("198.19.0.2/30") && !own.contains(HOST),
+        "{own}"
+    );
     expect_answer(&machine, SERVER, PORT);
     expect_answer(&machine, SERVER_IPV6, PORT);
     assert_eq!(resolves(&machine), SERVER);
@@ -69,13 +84,19 @@ fn machine_name_never_resolves_to_the_host() {
     assert!(nss.contains("mymachines"), "{nss}");
     let machine = Machine::new();
     let found = call("getent", ["ahosts", &machine.name]).out();
-    assert_eq!(found, "", "an address of the machine that the host can't reach, or the host's own");
+    assert_eq!(
+        found, "",
+        "an address of the machine that the host can't reach, or the host's own"
+    );
 }
 
 #[test]
 fn host_without_a_default_route_works() {
     outside::ensure();
-    let _change = Change::make("ip route delete default; ip -6 route delete default", ROUTES);
+    let _change = Change::make(
+        "ip route delete default; ip -6 route delete default",
+        ROUTES,
+    );
     let machine = machine();
     machine.run(["true"]).expect(0);
     // The outside is on the host's own link.
@@ -85,17 +106,25 @@ fn host_without_a_default_route_works() {
 #[test]
 fn uplink_may_come_and_go_while_a_machine_runs() {
     outside::ensure();
-    let change = Change::make("ip route delete default; ip -6 route delete default; ip link set uplink down", ROUTES);
+    let change = Change::make(
+        "ip route delete default; ip -6 route delete default; ip link set uplink down",
+        ROUTES,
+    );
     let machine = machine();
     assert_eq!(answer(&machine, SERVER, PORT), "");
     drop(change);
-    wait_until("the uplink is back", Duration::from_secs(30), || answer(&machine, SERVER, PORT) == ANSWER);
+    wait_until("the uplink is back", Duration::from_secs(30), || {
+        answer(&machine, SERVER, PORT) == ANSWER
+    });
 }
 
 #[test]
 fn host_with_ipv6_alone_works() {
     outside::ensure();
-    let _change = Change::make("ip route delete default; ip address delete 192.0.2.1/24 dev uplink", ROUTES);
+    let _change = Change::make(
+        "ip route delete default; ip address delete 192.0.2.1/24 dev uplink",
+        ROUTES,
+    );
     let machine = machine();
     expect_answer(&machine, SERVER_IPV6, PORT);
 }
@@ -128,7 +157,9 @@ fn resolver_at(address: &str) -> Change {
          echo nameserver {address} >/etc/resolv.conf"
     ))
     .expect(0);
-    wait_until("the host resolves names", Duration::from_secs(30), || sh(&format!("getent hosts {NAME}")).code() == 0);
+    wait_until("the host resolves names", Duration::from_secs(30), || {
+        sh(&format!("getent hosts {NAME}")).code() == 0
+    });
     Change("systemctl stop host-dns; mv /run/resolv.conf.before /etc/resolv.conf")
 }
 
@@ -162,9 +193,12 @@ fn systemd_resolved_serves_machines() {
          ln --symbolic --force /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf"
     ))
     .expect(0);
-    let _change =
-        Change("rm /etc/resolv.conf; mv /run/resolv.conf.before /etc/resolv.conf; systemctl stop systemd-resolved");
-    wait_until("the host resolves names", Duration::from_secs(30), || sh(&format!("getent hosts {NAME}")).code() == 0);
+    let _change = Change(
+        "rm /etc/resolv.conf; mv /run/resolv.conf.before /etc/resolv.conf; systemctl stop systemd-resolved",
+    );
+    wait_until("the host resolves names", Duration::from_secs(30), || {
+        sh(&format!("getent hosts {NAME}")).code() == 0
+    });
     for options in [&["--init=stub"][..], &[]] {
         assert_eq!(resolves(&Machine::with(options)), SERVER, "{options:?}");
     }
@@ -201,7 +235,9 @@ fn servers_on_the_host() -> Change {
         ))
         .expect(0);
         let own = connect(HOST, port);
-        wait_until("the host's server answers", Duration::from_secs(30), || sh(&own).out().trim() == ANSWER);
+        wait_until("the host's server answers", Duration::from_secs(30), || {
+            sh(&own).out().trim() == ANSWER
+        });
     }
     Change("systemctl stop host-server-8001 host-server-8002")
 }
@@ -216,10 +252,17 @@ fn host_is_closed_but_for_what_is_allowed() {
     let all = Machine::with(&["--init=stub", "--allow-host=192.0.2.1"]);
     assert_eq!(answer(&all, HOST, 8001), ANSWER);
     assert_eq!(answer(&all, "2001:db8::1", 8001), "");
-    let one = Machine::with(&["--init=stub", "--allow-host=192.0.2.0/24:8002", "--allow-host=[2001:db8::1]:8002"]);
-    for (address, port, expected) in
-        [(HOST, 8001, ""), (HOST, 8002, ANSWER), ("2001:db8::1", 8001, ""), ("2001:db8::1", 8002, ANSWER)]
-    {
+    let one = Machine::with(&[
+        "--init=stub",
+        "--allow-host=192.0.2.0/24:8002",
+        "--allow-host=[2001:db8::1]:8002",
+    ]);
+    for (address, port, expected) in [
+        (HOST, 8001, ""),
+        (HOST, 8002, ANSWER),
+        ("2001:db8::1", 8001, ""),
+        ("2001:db8::1", 8002, ANSWER),
+    ] {
         assert_eq!(answer(&one, address, port), expected, "{address} {port}");
     }
 }
@@ -228,7 +271,10 @@ fn host_is_closed_but_for_what_is_allowed() {
 fn addresses_that_the_host_gets_later_are_closed_to_machines_without_an_init() {
     let _servers = servers_on_the_host();
     let machine = Machine::with(&["--init=none"]);
-    let _change = Change::make("ip address add 192.0.2.77/32 dev lo", "ip address delete 192.0.2.77/32 dev lo");
+    let _change = Change::make(
+        "ip address add 192.0.2.77/32 dev lo",
+        "ip address delete 192.0.2.77/32 dev lo",
+    );
     assert_eq!(answer(&machine, "192.0.2.77", 8001), "");
 }
 
@@ -237,10 +283,14 @@ fn ssh_by_name_reaches_the_machine_or_nothing() {
     outside::ensure();
     let version = sh("systemctl --version | sed -n '1s/^systemd \\([0-9]*\\).*/\\1/p'").out();
     let machine = Machine::new();
-    sh("test -e /root/.ssh/id_ed25519 || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519").expect(0);
+    sh("test -e /root/.ssh/id_ed25519 || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
+        .expect(0);
     let key = std::fs::read_to_string("/root/.ssh/id_ed25519.pub").unwrap();
     machine
-        .sh(&format!("ssh-keygen -A && mkdir -p /root/.ssh && echo '{}' >/root/.ssh/authorized_keys", key.trim()))
+        .sh(&format!(
+            "ssh-keygen -A && mkdir -p /root/.ssh && echo '{}' >/root/.ssh/authorized_keys",
+            key.trim()
+        ))
         .expect(0);
     let ssh = |target: &str| {
         sh(&format!(
@@ -253,20 +303,38 @@ fn ssh_by_name_reaches_the_machine_or_nothing() {
     // systemd-ssh-proxy knows sockets since systemd 256.
     let target = match version {
         0..256 => None,
-        256..258 => Some(format!("unix/run/systemd/nspawn/unix-export/{}/ssh", machine.name)),
-        _ => Some(format!("unix/run/systemd/nspawn/{}/unix-export/ssh", machine.name)),
+        256..258 => Some(format!(
+            "unix/run/systemd/nspawn/unix-export/{}/ssh",
+            machine.name
+        )),
+        _ => Some(format!(
+            "unix/run/systemd/nspawn/{}/unix-export/ssh",
+            machine.name
+        )),
     };
     if let Some(target) = target {
         assert_eq!(ssh(&target).expect(0).out().trim(), machine.name);
     }
     call("nspawn-cleanup", [&machine.name]).expect(0);
-    assert_eq!(sh(&format!("find /run/systemd/nspawn | grep -F {}", machine.name)).out(), "", "something is left");
+    assert_eq!(
+        sh(&format!(
+            "find /run/systemd/nspawn | grep -F {}",
+            machine.name
+        ))
+        .out(),
+        "",
+        "something is left"
+    );
 }
 
 #[test]
 fn job_of_a_gitlab_on_this_host_is_warned() {
     outside::ensure();
-    std::fs::write("/run/response.json", r#"{"id": 1, "runner_info": {"timeout": 600}}"#).unwrap();
+    std::fs::write(
+        "/run/response.json",
+        r#"{"id": 1, "runner_info": {"timeout": 600}}"#,
+    )
+    .unwrap();
     let prepared = |server: &str, options: &str| {
         sh(&format!(
             "export CUSTOM_ENV_CI_JOB_ID=1 CUSTOM_ENV_CI_SERVER_HOST={server} JOB_RESPONSE_FILE=/run/response.json
@@ -279,7 +347,10 @@ fn job_of_a_gitlab_on_this_host_is_warned() {
     };
     let warning = "is this host itself (192.0.2.1)";
     let warned = prepared(HOST, "");
-    assert!(warned.contains(warning) && warned.contains("--allow-host=192.0.2.1"), "{warned}");
+    assert!(
+        warned.contains(warning) && warned.contains("--allow-host=192.0.2.1"),
+        "{warned}"
+    );
     let allowed = prepared(HOST, "--allow-host=192.0.2.1:443");
     assert!(!allowed.contains(warning), "{allowed}");
     let elsewhere = prepared(NAME, "");
@@ -295,5 +366,8 @@ fn image_argument_file_may_allow_a_port() {
         "rm -r /etc/nspawn-ci",
     );
     let machine = machine();
-    assert_eq!((answer(&machine, HOST, 8001), answer(&machine, HOST, 8002)), (String::new(), ANSWER.to_owned()));
+    assert_eq!(
+        (answer(&machine, HOST, 8001), answer(&machine, HOST, 8002)),
+        (String::new(), ANSWER.to_owned())
+    );
 }

@@ -46,9 +46,16 @@ pub fn ensure() {
     DONE.get_or_init(|| {
         sh(&format!("set -e; {SET_UP}")).expect(0);
         for address in [SERVER, SERVER_IPV6] {
-            wait_until(&format!("{address} answers"), Duration::from_secs(60), || {
-                sh(&format!("timeout 5 {}", connect(address, PORT))).out().trim() == ANSWER
-            });
+            wait_until(
+                &format!("{address} answers"),
+                Duration::from_secs(60),
+                || {
+                    sh(&format!("timeout 5 {}", connect(address, PORT)))
+                        .out()
+                        .trim()
+                        == ANSWER
+                },
+            );
         }
     });
 }

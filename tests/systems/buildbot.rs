@@ -32,25 +32,42 @@ impl Buildbot {
         make_project();
         sh(&format!("buildbot create-master {MASTER}")).expect(0);
         let config = fs::read_to_string(recipe("buildbot", "master.cfg")).unwrap();
-        fs::write(format!("{MASTER}/master.cfg"), config.replace("bookworm", &image())).unwrap();
+        fs::write(
+            format!("{MASTER}/master.cfg"),
+            config.replace("bookworm", &image()),
+        )
+        .unwrap();
         sh(&format!("chown -R buildbot: {MASTER}; buildbot-worker create-worker {WORKER} 127.0.0.1 host1 password"))
             .expect(0);
         fs::create_dir_all(DROP_IN).unwrap();
-        fs::copy(recipe("buildbot", "worker.conf"), format!("{DROP_IN}/nspawn-ci.conf")).unwrap();
+        fs::copy(
+            recipe("buildbot", "worker.conf"),
+            format!("{DROP_IN}/nspawn-ci.conf"),
+        )
+        .unwrap();
         sh("systemctl daemon-reload; systemctl start buildbot@ci buildbot-worker@ci").expect(0);
-        wait_until("the worker is connected", SOON, || !buildbot.ask("select * from connected_workers").is_empty());
+        wait_until("the worker is connected", SOON, || {
+            !buildbot.ask("select * from connected_workers").is_empty()
+        });
         buildbot
     }
 
     fn ask(&self, query: &str) -> String {
-        call("python3", ["-c", ASK, &format!("{MASTER}/state.sqlite"), query]).expect(0).out()
+        call(
+            "python3",
+            ["-c", ASK, &format!("{MASTER}/state.sqlite"), query],
+        )
+        .expect(0)
+        .out()
     }
 
     /// Their results, once `count` builds have ended.
     #[track_caller]
     fn results(&self, count: usize) -> Vec<&'static str> {
         let query = "select results from builds where complete_at is not null order by id";
-        wait_until("so many builds have ended", SOON, || self.ask(query).lines().count() == count);
+        wait_until("so many builds have ended", SOON, || {
+            self.ask(query).lines().count() == count
+        });
         let name = |number: &str| match number {
             "0" => "success",
             "2" => "failure",
@@ -111,7 +128,12 @@ fn change(line: &str) {
 }
 
 fn runs() -> bool {
-    Command::new("nspawn-run").args([MACHINE, "test", "-e", "/run/up"]).output().unwrap().status.success()
+    Command::new("nspawn-run")
+        .args([MACHINE, "test", "-e", "/run/up"])
+        .output()
+        .unwrap()
+        .status
+        .success()
 }
 
 #[test]

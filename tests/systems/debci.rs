@@ -15,12 +15,18 @@ const MACHINE: &str = "e2e-debci";
 const UNIT: &str = "e2e-debci-worker";
 
 const SOURCES: [(&str, &str); 3] = [
-    ("control", "Source: probe\nMaintainer: Ann <ann@example.com>\n\nPackage: probe\nArchitecture: all\n"),
+    (
+        "control",
+        "Source: probe\nMaintainer: Ann <ann@example.com>\n\nPackage: probe\nArchitecture: all\n",
+    ),
     (
         "changelog",
         "probe (1) unstable; urgency=low\n\n  * New.\n\n -- A <a@example.com>  Thu, 01 Jan 2026 00:00:00 +0000\n",
     ),
-    ("tests/control", "Test-Command: . ./check\nFeatures: test-name=check\nRestrictions: allow-stderr\nDepends:\n"),
+    (
+        "tests/control",
+        "Test-Command: . ./check\nFeatures: test-name=check\nRestrictions: allow-stderr\nDepends:\n",
+    ),
 ];
 
 struct Debci {
@@ -32,7 +38,11 @@ impl Debci {
         let debci = Self { _host: Host::new() };
         clear();
         fs::create_dir_all(BACKEND).unwrap();
-        fs::copy(recipe("debci", "test-package"), format!("{BACKEND}/test-package")).unwrap();
+        fs::copy(
+            recipe("debci", "test-package"),
+            format!("{BACKEND}/test-package"),
+        )
+        .unwrap();
         sh(&format!("chmod +x {BACKEND}/test-package")).expect(0);
         fs::create_dir_all(format!("{PLACE}/probe/debian/tests")).unwrap();
         for (file, text) in SOURCES {
@@ -47,21 +57,41 @@ impl Debci {
         fs::create_dir(&data).unwrap();
         fs::write(format!("{PLACE}/probe/check"), format!("{line}\n")).unwrap();
         let mut command = Command::new("systemd-run");
-        command.args(["--quiet", "--pipe", "--wait", "--collect", "--unit", UNIT, "--working-directory", PLACE]);
+        command.args([
+            "--quiet",
+            "--pipe",
+            "--wait",
+            "--collect",
+            "--unit",
+            UNIT,
+            "--working-directory",
+            PLACE,
+        ]);
         // debci 4 records in a temporary directory.
         command.args(["--setenv", &format!("TMPDIR={data}")]);
-        command.args(["--setenv", &format!("NSPAWN_NAME={MACHINE}"), "debci", "test", "--backend", "nspawn"]);
+        command.args([
+            "--setenv",
+            &format!("NSPAWN_NAME={MACHINE}"),
+            "debci",
+            "test",
+            "--backend",
+            "nspawn",
+        ]);
         command.args(["--suite", &image(), "--data-dir", &data, "./probe"]);
         command
     }
 
     /// The files that debci has made of it.
     fn records(&self, run: &str) -> String {
-        sh(&format!("find {PLACE}/{run} -type f -printf '%f\\n'")).expect(0).out()
+        sh(&format!("find {PLACE}/{run} -type f -printf '%f\\n'"))
+            .expect(0)
+            .out()
     }
 
     fn record(&self, run: &str, file: &str) -> String {
-        sh(&format!("find {PLACE}/{run} -name {file} -exec cat {{}} +")).expect(0).out()
+        sh(&format!("find {PLACE}/{run} -name {file} -exec cat {{}} +"))
+            .expect(0)
+            .out()
     }
 }
 
@@ -72,7 +102,9 @@ impl Drop for Debci {
 }
 
 fn clear() {
-    let _ = sh(&format!("systemctl stop {UNIT}; rm -rf {BACKEND} {PLACE}; nspawn-cleanup {MACHINE}"));
+    let _ = sh(&format!(
+        "systemctl stop {UNIT}; rm -rf {BACKEND} {PLACE}; nspawn-cleanup {MACHINE}"
+    ));
 }
 
 fn finish(command: &mut Command) -> Done {
@@ -84,13 +116,18 @@ fn tests_of_debci_run_in_machines() {
     let debci = Debci::start();
     finish(&mut debci.test("good", "systemctl is-system-running")).expect(0);
     assert_eq!(
-        (&*debci.record("good", "exitcode"), &*debci.record("good", "summary")),
+        (
+            &*debci.record("good", "exitcode"),
+            &*debci.record("good", "summary")
+        ),
         ("0\n", "check                PASS\n")
     );
     finish(&mut debci.test("bad", "exit 7")).expect(0);
     assert_eq!(debci.record("bad", "exitcode"), "4\n");
     assert!(
-        debci.record("bad", "summary").contains("FAIL non-zero exit status 7"),
+        debci
+            .record("bad", "summary")
+            .contains("FAIL non-zero exit status 7"),
         "{}",
         debci.record("bad", "summary")
     );
@@ -99,8 +136,12 @@ fn tests_of_debci_run_in_machines() {
 }
 
 fn a_worker_is_stopped(debci: &Debci) {
-    let mut child =
-        debci.test("stopped", "echo up; exec sleep 600").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = debci
+        .test("stopped", "echo up; exec sleep 600")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap() == "up"));
     call("systemctl", ["stop", UNIT]).expect(0);
@@ -108,5 +149,8 @@ fn a_worker_is_stopped(debci: &Debci) {
     assert_eq!(left_of(MACHINE), "");
     // No verdict, so the test is another worker's.
     let files = debci.records("stopped");
-    assert!(files.contains("testpkg-version\n") && !files.contains("exitcode"), "{files}");
+    assert!(
+        files.contains("testpkg-version\n") && !files.contains("exitcode"),
+        "{files}"
+    );
 }

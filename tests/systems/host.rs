@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use nspawn_tests::install;
 
-const PACKAGES: &str = "autopkgtest buildbot buildbot-worker debci git munge slurm-client slurmctld slurmd";
+const PACKAGES: &str =
+    "autopkgtest buildbot buildbot-worker debci git munge slurm-client slurmctld slurmd";
 /// In the repository.
 const PROGRAMS: [&str; 5] = [
     "target/release/nspawn-prepare",
@@ -64,5 +65,8 @@ fn installed(program: &str) -> PathBuf {
 
 /// A file that users of `system` copy.
 pub fn recipe(system: &str, file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("scripts/recipes.d").join(system).join(file)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .with_file_name("scripts/recipes.d")
+        .join(system)
+        .join(file)
 }

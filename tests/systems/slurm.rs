@@ -18,7 +18,10 @@ struct Slurm {
 
 impl Slurm {
     fn start() -> Self {
-        let slurm = Self { _host: Host::new(), job: recipe("slurm", "job") };
+        let slurm = Self {
+            _host: Host::new(),
+            job: recipe("slurm", "job"),
+        };
         clear();
         for file in ["slurm.conf", "epilog"] {
             fs::copy(recipe("slurm", file), format!("/etc/slurm/{file}")).unwrap();
@@ -26,13 +29,20 @@ impl Slurm {
         fs::set_permissions("/etc/slurm/epilog", fs::Permissions::from_mode(0o755)).unwrap();
         fs::write("/etc/slurm/cgroup.conf", cgroups()).unwrap();
         sh("systemctl start munge slurmctld slurmd").expect(0);
-        wait_until("the node is idle", SOON, || call("sinfo", ["--noheader", "--format=%T"]).out() == "idle\n");
+        wait_until("the node is idle", SOON, || {
+            call("sinfo", ["--noheader", "--format=%T"]).out() == "idle\n"
+        });
         slurm
     }
 
     fn submit(&self, options: &[&str], command: &[&str]) -> Command {
         let mut submit = Command::new("sbatch");
-        submit.args(["--parsable", "--output", OUTPUT]).args(options).arg(&self.job).arg(image()).args(command);
+        submit
+            .args(["--parsable", "--output", OUTPUT])
+            .args(options)
+            .arg(&self.job)
+            .arg(image())
+            .args(command);
         submit
     }
 
@@ -41,8 +51,12 @@ impl Slurm {
         let command = "trap 'echo told' TERM; echo up; while :; do sleep 0.1; done";
         let _ = fs::remove_file(OUTPUT);
         let mut submit = self.submit(&[], &["bash", "-c", command]);
-        let job = finish(submit.env("NSPAWN_STOP_TIMEOUT", stop_timeout), b"").expect(0).out();
-        wait_until("the command runs", SOON, || output().lines().any(|line| line == "up"));
+        let job = finish(submit.env("NSPAWN_STOP_TIMEOUT", stop_timeout), b"")
+            .expect(0)
+            .out();
+        wait_until("the command runs", SOON, || {
+            output().lines().any(|line| line == "up")
+        });
         job
     }
 }
@@ -62,7 +76,11 @@ fn clear() {
 
 // A test host has remains of cgroup v1, which slurmd would not start on.
 fn cgroups() -> &'static str {
-    if image() == "bookworm" { "CgroupPlugin=cgroup/v1\n" } else { "CgroupPlugin=disabled\n" }
+    if image() == "bookworm" {
+        "CgroupPlugin=cgroup/v1\n"
+    } else {
+        "CgroupPlugin=disabled\n"
+    }
 }
 
 fn output() -> String {
@@ -72,20 +90,44 @@ fn output() -> String {
 /// How Slurm says that it ended, once its node is free again.
 fn end_of(job: &str) -> String {
     call("srun", ["--exclusive", "true"]).expect(0);
-    let record = call("scontrol", ["--oneliner", "show", "job", job.trim_end()]).expect(0).out();
-    let of = |key: &str| record.split(' ').find_map(|word| word.strip_prefix(key)).unwrap_or("").to_owned();
+    let record = call("scontrol", ["--oneliner", "show", "job", job.trim_end()])
+        .expect(0)
+        .out();
+    let of = |key: &str| {
+        record
+            .split(' ')
+            .find_map(|word| word.strip_prefix(key))
+            .unwrap_or("")
+            .to_owned()
+    };
     format!("{} {}", of("JobState="), of("ExitCode="))
 }
 
 #[test]
 fn jobs_of_slurm_run_in_machines() {
     let slurm = Slurm::start();
-    let job = finish(&mut slurm.submit(&[], &["systemctl", "is-system-running"]), b"").expect(0).out();
-    assert_eq!((&*end_of(&job), output().lines().last()), ("COMPLETED 0:0", Some("running")));
-    let job = finish(&mut slurm.submit(&["--wait"], &["sh", "-c", "exit 7"]), b"").expect(7).out();
+    let job = finish(
+        &mut slurm.submit(&[], &["systemctl", "is-system-running"]),
+        b"",
+    )
+    .expect(0)
+    .out();
+    assert_eq!(
+        (&*end_of(&job), output().lines().last()),
+        ("COMPLETED 0:0", Some("running"))
+    );
+    let job = finish(&mut slurm.submit(&["--wait"], &["sh", "-c", "exit 7"]), b"")
+        .expect(7)
+        .out();
     assert_eq!(end_of(&job), "FAILED 7:0");
     let mut command = Command::new("srun");
-    let done = finish(command.arg(&slurm.job).args([&*image(), "sh", "-c", "cat; exit 9"]), b"in\0put").expect(9);
+    let done = finish(
+        command
+            .arg(&slurm.job)
+            .args([&*image(), "sh", "-c", "cat; exit 9"]),
+        b"in\0put",
+    )
+    .expect(9);
     assert_eq!(done.stdout, b"in\0put");
     assert_eq!(left_of("slurm-"), "");
     a_cancelled_job_ends_by_itself(&slurm);
@@ -96,7 +138,12 @@ fn a_cancelled_job_ends_by_itself(slurm: &Slurm) {
     let job = slurm.running("1s");
     call("scancel", [job.trim_end()]).expect(0);
     assert_eq!(end_of(&job), "CANCELLED 0:15");
-    assert_eq!(output().lines().last(), Some("nspawn-run: interrupted by SIGTERM"), "{}", output());
+    assert_eq!(
+        output().lines().last(),
+        Some("nspawn-run: interrupted by SIGTERM"),
+        "{}",
+        output()
+    );
     assert!(output().contains("\ntold\n"), "{}", output());
     assert_eq!(left_of("slurm-"), "");
 }
@@ -109,5 +156,10 @@ fn a_killed_job_is_cleaned_up_after(slurm: &Slurm) {
     assert!(!output().contains("nspawn-run: "), "{}", output());
     assert_eq!(left_of("slurm-"), "");
     // The node takes jobs.
-    assert_eq!(call("sinfo", ["--noheader", "--list-reasons"]).expect(0).out(), "");
+    assert_eq!(
+        call("sinfo", ["--noheader", "--list-reasons"])
+            .expect(0)
+            .out(),
+        ""
+    );
 }

@@ -48,9 +48,10 @@ impl Job {
         match env::var_os("JOB_RESPONSE_FILE").filter(|path| !path.is_empty()) {
             Some(path) => {
                 let path = PathBuf::from(path);
-                let text =
-                    read_response(&path).with_context(|| format!("can't use $JOB_RESPONSE_FILE {}", path.display()))?;
-                Self::from_response(&text).with_context(|| format!("can't use $JOB_RESPONSE_FILE {}", path.display()))
+                let text = read_response(&path)
+                    .with_context(|| format!("can't use $JOB_RESPONSE_FILE {}", path.display()))?;
+                Self::from_response(&text)
+                    .with_context(|| format!("can't use $JOB_RESPONSE_FILE {}", path.display()))
             }
             None => Self::from_variables(variable),
         }
@@ -58,21 +59,43 @@ impl Job {
 
     fn from_response(text: &[u8]) -> Result<Self> {
         // serde_json's own message is left out: it may quote the text, which holds tokens.
-        let response: Value = serde_json::from_slice(text).ok().context("it is not JSON")?;
-        let (image, variables) = (&response["image"], Variables::of_response(&response["variables"]));
+        let response: Value = serde_json::from_slice(text)
+            .ok()
+            .context("it is not JSON")?;
+        let (image, variables) = (
+            &response["image"],
+            Variables::of_response(&response["variables"]),
+        );
         let is_protected = response["git_info"]["protected"].as_bool().unwrap_or(false);
-        let policies =
-            |image: &Value| image["pull_policy"].as_array().is_some_and(|all| all.iter().any(|it| it == "always"));
-        let services = response["services"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let policies = |image: &Value| {
+            image["pull_policy"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|it| it == "always"))
+        };
+        let services = response["services"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         Ok(Self {
             id: response["id"].as_u64().context("it has no job id")?,
-            server: response["git_info"]["repo_url"].as_str().map(server_of).unwrap_or_default(),
-            project: response["job_info"]["project_id"].as_u64().map(|project| (project, is_protected)),
-            image: image["name"].as_str().filter(|name| !name.is_empty()).map(|name| variables.expand(name)),
+            server: response["git_info"]["repo_url"]
+                .as_str()
+                .map(server_of)
+                .unwrap_or_default(),
+            project: response["job_info"]["project_id"]
+                .as_u64()
+                .map(|project| (project, is_protected)),
+            image: image["name"]
+                .as_str()
+                .filter(|name| !name.is_empty())
+                .map(|name| variables.expand(name)),
             entrypoint: services::words(&image["entrypoint"]),
             user: services::user_of(image).map(|user| variables.expand(&user)),
             wants_pulls: std::iter::once(image).chain(services).any(policies),
-            services: services.iter().map(|service| Service::new(service, &variables)).collect(),
+            services: services
+                .iter()
+                .map(|service| Service::new(service, &variables))
+                .collect(),
             timeout: response["runner_info"]["timeout"]
                 .as_u64()
                 .filter(|seconds| *seconds > 0)
@@ -87,17 +110,23 @@ impl Job {
         let services: Value = serde_json::from_str(&services).unwrap_or_default();
         let none = Variables::default();
         Ok(Self {
-            id: id
-                .parse()
-                .ok()
-                .with_context(|| format!("$CUSTOM_ENV_CI_JOB_ID is {id:?}, which is no job's number"))?,
-            server: variable("CI_SERVER_URL").map(|url| server_of(&url)).unwrap_or_default(),
+            id: id.parse().ok().with_context(|| {
+                format!("$CUSTOM_ENV_CI_JOB_ID is {id:?}, which is no job's number")
+            })?,
+            server: variable("CI_SERVER_URL")
+                .map(|url| server_of(&url))
+                .unwrap_or_default(),
             project: None,
             image: variable("CI_JOB_IMAGE").filter(|name| !name.is_empty()),
             entrypoint: Vec::new(),
             user: None,
             wants_pulls: false,
-            services: services.as_array().into_iter().flatten().map(|service| Service::new(service, &none)).collect(),
+            services: services
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|service| Service::new(service, &none))
+                .collect(),
             timeout: None,
         })
     }
@@ -108,7 +137,11 @@ impl Job {
     /// # Errors
     /// None in practice: the name is made of digits.
     pub fn machine_name(&self) -> Result<MachineName> {
-        MachineName::new(format!("gitlab-{}-{:08x}", self.id, fnv1a(self.server.as_bytes())))
+        MachineName::new(format!(
+            "gitlab-{}-{:08x}",
+            self.id,
+            fnv1a(self.server.as_bytes())
+        ))
     }
 
     /// What its project, and nobody else's, is known by on this host; `None` where only the job itself tells of its
@@ -117,13 +150,18 @@ impl Job {
     pub fn project(&self) -> Option<String> {
         let (project, is_protected) = self.project?;
         let kind = if is_protected { "protected" } else { "open" };
-        Some(format!("{:08x}-{project}-{kind}", fnv1a(self.server.as_bytes())))
+        Some(format!(
+            "{:08x}-{project}-{kind}",
+            fnv1a(self.server.as_bytes())
+        ))
     }
 }
 
 fn read_response(path: &Path) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    fs::File::open(path)?.take(MAX_RESPONSE + 1).read_to_end(&mut text)?;
+    fs::File::open(path)?
+        .take(MAX_RESPONSE + 1)
+        .read_to_end(&mut text)?;
     if text.len() as u64 > MAX_RESPONSE {
         bail!("it is larger than {} MiB", MAX_RESPONSE >> 20);
     }
@@ -141,7 +179,9 @@ fn server_of(url: &str) -> String {
 // FNV-1a, 32 bits: names must stay the same when the program is rebuilt, which the standard
 // library's hasher doesn't promise.
 fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 #[cfg(test)]
@@ -149,8 +189,9 @@ mod tests {
     use super::*;
 
     fn job(id: u64, repo_url: &str) -> Job {
-        let text =
-            format!(r#"{{"id": {id}, "git_info": {{"repo_url": "{repo_url}"}}, "image": {{"name": "debian"}}}}"#);
+        let text = format!(
+            r#"{{"id": {id}, "git_info": {{"repo_url": "{repo_url}"}}, "image": {{"name": "debian"}}}}"#
+        );
         Job::from_response(text.as_bytes()).unwrap()
     }
 
@@ -158,9 +199,18 @@ mod tests {
     fn names_differ_between_jobs_and_servers_but_not_between_tokens() {
         let name = |id, url| job(id, url).machine_name().unwrap();
         let here = name(7, "https://gitlab-ci-token:SECRET@a.example/g/p.git");
-        assert_eq!(here, name(7, "https://gitlab-ci-token:OTHER@a.example/g/q.git"));
-        assert_ne!(here, name(8, "https://gitlab-ci-token:SECRET@a.example/g/p.git"));
-        assert_ne!(here, name(7, "https://gitlab-ci-token:SECRET@b.example/g/p.git"));
+        assert_eq!(
+            here,
+            name(7, "https://gitlab-ci-token:OTHER@a.example/g/q.git")
+        );
+        assert_ne!(
+            here,
+            name(8, "https://gitlab-ci-token:SECRET@a.example/g/p.git")
+        );
+        assert_ne!(
+            here,
+            name(7, "https://gitlab-ci-token:SECRET@b.example/g/p.git")
+        );
         assert!(here.as_str().starts_with("gitlab-7-"), "{here}");
     }
 
@@ -179,7 +229,10 @@ mod tests {
         };
         let old = Job::from_variables(variables).unwrap();
         assert_eq!(old.image, None);
-        assert_eq!(old.machine_name().unwrap(), job(7, "https://a.example/g.git").machine_name().unwrap());
+        assert_eq!(
+            old.machine_name().unwrap(),
+            job(7, "https://a.example/g.git").machine_name().unwrap()
+        );
         assert!(Job::from_variables(|_| Some("../7".into())).is_err());
     }
 

@@ -29,7 +29,9 @@ pub fn is_active() -> bool {
 /// The value of a variable of the job, which the job is free to set; an empty one is none.
 #[must_use]
 pub fn variable(name: &str) -> Option<String> {
-    env::var(format!("CUSTOM_ENV_{name}")).ok().filter(|value| !value.is_empty())
+    env::var(format!("CUSTOM_ENV_{name}"))
+        .ok()
+        .filter(|value| !value.is_empty())
 }
 
 /// The exit statuses by which a driver tells GitLab Runner whose fault a failure is.
@@ -56,7 +58,9 @@ impl ExitCodes {
 /// Where the runner reads the script's own exit code (GitLab Runner 17.9 and newer).
 #[must_use]
 pub fn exit_code_file() -> Option<PathBuf> {
-    env::var_os("BUILD_EXIT_CODE_FILE").filter(|path: &OsString| !path.is_empty()).map(PathBuf::from)
+    env::var_os("BUILD_EXIT_CODE_FILE")
+        .filter(|path: &OsString| !path.is_empty())
+        .map(PathBuf::from)
 }
 
 /// Writes the script's exit code for the runner; `None` removes what an earlier stage left, since

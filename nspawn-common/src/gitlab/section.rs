@@ -17,9 +17,17 @@ pub fn show_log(name: &str, what: &str, paths: &MachinePaths, since: Moment) {
 // A collapsed section of a job's log: `header`, and `body` below it (GitLab's documentation, "Custom collapsible
 // sections"). Its name is of letters, digits, `_`, `.` and `-`, and in a log once.
 fn section(name: &str, header: &str, body: &str) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let mark = |kind: &str, options: &str| format!("\x1b[0Ksection_{kind}:{now}:{name}{options}\r\x1b[0K");
-    format!("{}{header}\n{body}\n{}\n", mark("start", "[collapsed=true]"), mark("end", ""))
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let mark =
+        |kind: &str, options: &str| format!("\x1b[0Ksection_{kind}:{now}:{name}{options}\r\x1b[0K");
+    format!(
+        "{}{header}\n{body}\n{}\n",
+        mark("start", "[collapsed=true]"),
+        mark("end", "")
+    )
 }
 
 #[cfg(test)]
@@ -31,7 +39,8 @@ mod tests {
         let text = section("a_1", "title", "one\ntwo");
         let lines: Vec<_> = text.lines().collect();
         assert!(
-            lines[0].starts_with("\x1b[0Ksection_start:") && lines[0].ends_with(":a_1[collapsed=true]\r\x1b[0Ktitle")
+            lines[0].starts_with("\x1b[0Ksection_start:")
+                && lines[0].ends_with(":a_1[collapsed=true]\r\x1b[0Ktitle")
         );
         assert_eq!(lines[1..3], ["one", "two"]);
         assert!(lines[3].starts_with("\x1b[0Ksection_end:") && lines[3].ends_with(":a_1\r\x1b[0K"));

@@ -24,22 +24,44 @@ impl Variables {
         let read = |entry: &Value| {
             let flag = |name: &str| entry[name].as_bool().unwrap_or(false);
             Some(Variable {
-                name: entry["key"].as_str().filter(|name| is_name(name))?.to_owned(),
+                name: entry["key"]
+                    .as_str()
+                    .filter(|name| is_name(name))?
+                    .to_owned(),
                 value: entry["value"].as_str()?.to_owned(),
                 is_public: flag("public") && !flag("file"),
                 is_raw: flag("raw"),
             })
         };
-        Self { all: list.as_array().into_iter().flatten().filter_map(read).collect() }
+        Self {
+            all: list
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(read)
+                .collect(),
+        }
     }
 
     /// Those of an object in `CI_JOB_SERVICES`, whose values are expanded already.
     pub fn of_object(object: &Value) -> Self {
         let read = |(name, value): (&String, &Value)| {
             let (name, value) = (name.clone(), value.as_str()?.to_owned());
-            is_name(&name).then_some(Variable { name, value, is_public: true, is_raw: true })
+            is_name(&name).then_some(Variable {
+                name,
+                value,
+                is_public: true,
+                is_raw: true,
+            })
         };
-        Self { all: object.as_object().into_iter().flatten().filter_map(read).collect() }
+        Self {
+            all: object
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter_map(read)
+                .collect(),
+        }
     }
 
     /// `text` with `$NAME` and `${NAME}` replaced by the variables' values, and `$$` by `$`.
@@ -57,13 +79,20 @@ impl Variables {
 
     /// `NAME=VALUE` of those that anybody may be told, values expanded, and then all of `more`.
     pub fn told_with(&self, more: &Self) -> Vec<String> {
-        let everything = Self { all: self.all.iter().chain(&more.all).cloned().collect() };
+        let everything = Self {
+            all: self.all.iter().chain(&more.all).cloned().collect(),
+        };
         let value = |variable: &Variable| match variable.is_raw {
             true => variable.value.clone(),
             false => everything.expand(&variable.value),
         };
-        let told = self.all.iter().filter(|variable| variable.is_public).chain(&more.all);
-        told.map(|variable| format!("{}={}", variable.name, value(variable))).collect()
+        let told = self
+            .all
+            .iter()
+            .filter(|variable| variable.is_public)
+            .chain(&more.all);
+        told.map(|variable| format!("{}={}", variable.name, value(variable)))
+            .collect()
     }
 
     // What stands after a `$`: its value, and what comes after it.
@@ -74,7 +103,9 @@ impl Variables {
         if let Some((name, rest)) = text.strip_prefix('{').and_then(|text| text.split_once('}')) {
             return (self.value(name), rest);
         }
-        let end = text.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').unwrap_or(text.len());
+        let end = text
+            .find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+            .unwrap_or(text.len());
         match text.split_at(end) {
             ("", _) => ("$".to_owned(), text),
             (name, rest) => (self.value(name), rest),
@@ -83,7 +114,9 @@ impl Variables {
 
     fn value(&self, name: &str) -> String {
         let found = self.all.iter().rev().find(|variable| variable.name == name);
-        found.map(|variable| variable.value.clone()).unwrap_or_default()
+        found
+            .map(|variable| variable.value.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -111,18 +144,34 @@ mod tests {
 
     #[test]
     fn references_are_replaced() {
-        for (text, expanded) in
-            [("$NAME:1", "db:1"), ("${NAME}x", "dbx"), ("a$$b", "a$b"), ("$", "$"), ("$-${", "$-${"), ("$NONE.", ".")]
-        {
+        for (text, expanded) in [
+            ("$NAME:1", "db:1"),
+            ("${NAME}x", "dbx"),
+            ("a$$b", "a$b"),
+            ("$", "$"),
+            ("$-${", "$-${"),
+            ("$NONE.", "."),
+        ] {
             assert_eq!(variables().expand(text), expanded);
         }
     }
 
     #[test]
     fn others_are_told_what_is_public() {
-        let own = Variables::of_response(&json!([{ "key": "OWN", "value": "$NAME-$OWN", "public": false }]));
+        let own = Variables::of_response(
+            &json!([{ "key": "OWN", "value": "$NAME-$OWN", "public": false }]),
+        );
         let told = variables().told_with(&own);
-        assert_eq!(told, ["NAME=old", "NAME=db", "URL=x://db/secret", "RAW=$NAME", "OWN=db-$NAME-$OWN"]);
+        assert_eq!(
+            told,
+            [
+                "NAME=old",
+                "NAME=db",
+                "URL=x://db/secret",
+                "RAW=$NAME",
+                "OWN=db-$NAME-$OWN"
+            ]
+        );
         let own = Variables::of_object(&json!({ "A": "$B", "=": "x", "C": 1 }));
         assert_eq!(Variables::default().told_with(&own), ["A=$B"]);
     }

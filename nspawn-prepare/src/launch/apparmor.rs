@@ -31,10 +31,15 @@ pub fn leave_profiles() -> Result<()> {
     let namespace = Path::new(NAMESPACES).join(NAMESPACE);
     match fs::create_dir(&namespace) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            Err(error).with_context(|| format!("can't make the AppArmor namespace {}", namespace.display()))?;
+            Err(error).with_context(|| {
+                format!("can't make the AppArmor namespace {}", namespace.display())
+            })?;
         }
         _ => {}
     }
-    fs::write("/proc/self/attr/apparmor/exec", format!("exec :{NAMESPACE}:unconfined"))
-        .with_context(|| format!("can't enter the AppArmor namespace {NAMESPACE}"))
+    fs::write(
+        "/proc/self/attr/apparmor/exec",
+        format!("exec :{NAMESPACE}:unconfined"),
+    )
+    .with_context(|| format!("can't enter the AppArmor namespace {NAMESPACE}"))
 }

@@ -12,7 +12,13 @@ use nix::mount::MsFlags;
 use nspawn_common::paths::{MachinePaths, PAYLOAD_CGROUP};
 
 /// Files of limits that programs read to size themselves (cgroup.rst).
-const FILES: [&str; 5] = ["memory.max", "memory.high", "memory.swap.max", "cpu.max", "pids.max"];
+const FILES: [&str; 5] = [
+    "memory.max",
+    "memory.high",
+    "memory.swap.max",
+    "cpu.max",
+    "pids.max",
+];
 
 /// The cgroup of this process until systemd-nspawn moves itself to `supervisor`.
 const LAUNCHER: &str = "launcher";
@@ -24,12 +30,17 @@ pub fn show_limits(paths: &MachinePaths) -> Result<()> {
     if limits.is_empty() {
         return Ok(());
     }
-    make_cgroup(&unit, &limits).with_context(|| format!("can't show the limits of {} in the machine", paths.unit()))
+    make_cgroup(&unit, &limits)
+        .with_context(|| format!("can't show the limits of {} in the machine", paths.unit()))
 }
 
 fn limits_of(unit: &Path) -> Vec<(&'static str, String)> {
     let read = |file: &'static str| Some((file, fs::read_to_string(unit.join(file)).ok()?));
-    FILES.into_iter().filter_map(read).filter(|(_, limit)| !limit.starts_with("max")).collect()
+    FILES
+        .into_iter()
+        .filter_map(read)
+        .filter(|(_, limit)| !limit.starts_with("max"))
+        .collect()
 }
 
 fn make_cgroup(unit: &Path, limits: &[(&str, String)]) -> Result<()> {
@@ -39,7 +50,10 @@ fn make_cgroup(unit: &Path, limits: &[(&str, String)]) -> Result<()> {
     fs::create_dir(&launcher)?;
     fs::write(launcher.join("cgroup.procs"), "0")?;
     let controllers = fs::read_to_string(unit.join("cgroup.controllers"))?;
-    let enable: Vec<_> = controllers.split_whitespace().map(|controller| format!("+{controller}")).collect();
+    let enable: Vec<_> = controllers
+        .split_whitespace()
+        .map(|controller| format!("+{controller}"))
+        .collect();
     fs::write(unit.join("cgroup.subtree_control"), enable.join(" "))?;
     let payload = unit.join(PAYLOAD_CGROUP);
     fs::create_dir(&payload)?;
@@ -49,6 +63,12 @@ fn make_cgroup(unit: &Path, limits: &[(&str, String)]) -> Result<()> {
     // systemd-nspawn looks for `payload` below the cgroup that it is started in. Only from version 254 on it can be
     // started in a cgroup beside `payload`. With this mount, `launcher/payload` is `payload` to all versions. The mount
     // is in the unit's mount namespace, which the machine does not see.
-    nix::mount::mount(Some(unit), &launcher, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    nix::mount::mount(
+        Some(unit),
+        &launcher,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )?;
     Ok(())
 }

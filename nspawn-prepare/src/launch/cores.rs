@@ -23,11 +23,31 @@ struct Calls {
 /// The architectures of the kernels that machines run on. The numbers are linux/audit.h's and those of the kernel's
 /// tables of system calls.
 const CALLS: [Calls; 5] = [
-    Calls { architecture: 0xC000_003E, setrlimit: 160, prlimit: 302 }, // x86-64
-    Calls { architecture: 0xC000_003E, setrlimit: 0x4000_00A0, prlimit: 0x4000_012E }, // x32
-    Calls { architecture: 0x4000_0003, setrlimit: 75, prlimit: 340 },  // i386
-    Calls { architecture: 0xC000_00B7, setrlimit: 164, prlimit: 261 }, // arm64
-    Calls { architecture: 0x4000_0028, setrlimit: 75, prlimit: 369 },  // arm
+    Calls {
+        architecture: 0xC000_003E,
+        setrlimit: 160,
+        prlimit: 302,
+    }, // x86-64
+    Calls {
+        architecture: 0xC000_003E,
+        setrlimit: 0x4000_00A0,
+        prlimit: 0x4000_012E,
+    }, // x32
+    Calls {
+        architecture: 0x4000_0003,
+        setrlimit: 75,
+        prlimit: 340,
+    }, // i386
+    Calls {
+        architecture: 0xC000_00B7,
+        setrlimit: 164,
+        prlimit: 261,
+    }, // arm64
+    Calls {
+        architecture: 0x4000_0028,
+        setrlimit: 75,
+        prlimit: 369,
+    }, // arm
 ];
 
 // Offsets in struct seccomp_data. The lower half of an argument comes first: all of these are little-endian.
@@ -37,11 +57,16 @@ const ARGUMENTS: [u32; 3] = [16, 24, 32];
 
 /// Sets the limit to 1 and has the kernel skip all later changes of it, if the machine's `options` forbid core dumps.
 pub fn forbid(options: &[OsString]) -> Result<()> {
-    if !options.iter().take_while(|word| *word != "--").any(|word| word == NO_CORES) {
+    if !options
+        .iter()
+        .take_while(|word| *word != "--")
+        .any(|word| word == NO_CORES)
+    {
         return Ok(());
     }
     setrlimit(Resource::RLIMIT_CORE, 1, 1).context("can't limit core dumps")?;
-    install(&mut filter()).context("can't keep the limit on core dumps; the kernel needs seccomp filters")
+    install(&mut filter())
+        .context("can't keep the limit on core dumps; the kernel needs seccomp filters")
 }
 
 // A skipped call returns 0, since programs such as gpg give up if they can't set the limit.
@@ -81,7 +106,12 @@ fn load(offset: u32) -> sock_filter {
 
 // Skips as many instructions where the loaded value is `value`, or is not.
 fn jump(value: u32, if_equal: u8, if_not: u8) -> sock_filter {
-    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, if_equal, if_not)
+    instruction(
+        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+        value,
+        if_equal,
+        if_not,
+    )
 }
 
 fn ret(action: u32) -> sock_filter {
@@ -90,14 +120,28 @@ fn ret(action: u32) -> sock_filter {
 
 fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     // All codes fit into 16 bits.
-    sock_filter { code: code as u16, jt, jf, k }
+    sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    }
 }
 
 fn install(program: &mut [sock_filter]) -> Result<()> {
-    let program = sock_fprog { len: u16::try_from(program.len())?, filter: program.as_mut_ptr() };
+    let program = sock_fprog {
+        len: u16::try_from(program.len())?,
+        filter: program.as_mut_ptr(),
+    };
     // SAFETY: seccomp(2) reads `program` and as many instructions as it says, which live until it returns.
-    let done =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&program)) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            std::ptr::from_ref(&program),
+        )
+    };
     Errno::result(done)?;
     Ok(())
 }
@@ -116,9 +160,12 @@ mod tests {
         install(&mut filter())?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         // SAFETY: the kernel reads no limit there, since it skips the call.
-        Errno::result(unsafe { libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 1_u64 << 32, 0) })?;
+        Errno::result(unsafe {
+            libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 1_u64 << 32, 0)
+        })?;
         setrlimit(Resource::RLIMIT_NOFILE, 20, 20)?;
-        Ok(getrlimit(Resource::RLIMIT_CORE)? == (1, 1) && getrlimit(Resource::RLIMIT_NOFILE)? == (20, 20))
+        Ok(getrlimit(Resource::RLIMIT_CORE)? == (1, 1)
+            && getrlimit(Resource::RLIMIT_NOFILE)? == (20, 20))
     }
 
     #[test]
@@ -127,7 +174,9 @@ mod tests {
         match unsafe { fork() }.unwrap() {
             // SAFETY: the child ends here.
             ForkResult::Child => unsafe { libc::_exit(i32::from(!is_kept().unwrap_or(false))) },
-            ForkResult::Parent { child } => assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0)),
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0))
+            }
         }
     }
 }

@@ -16,7 +16,11 @@ pub fn make(root: &Path, points: &[(PathBuf, bool)], owner: u32) -> Result<()> {
     if points.is_empty() {
         return Ok(());
     }
-    let make = || points.iter().try_for_each(|(point, is_file)| make_one(point, *is_file, owner));
+    let make = || {
+        points
+            .iter()
+            .try_for_each(|(point, is_file)| make_one(point, *is_file, owner))
+    };
     in_tree(root, make).with_context(|| format!("can't make a mount point in {}", root.display()))
 }
 
@@ -26,7 +30,9 @@ pub fn replace_file(root: &Path, path: &Path, content: &str, owner: u32) -> Resu
     let write = || {
         setegid(owner.into())?;
         seteuid(owner.into())?;
-        path.parent().map_or(Ok(()), |parent| DirBuilder::new().recursive(true).mode(0o755).create(parent))?;
+        path.parent().map_or(Ok(()), |parent| {
+            DirBuilder::new().recursive(true).mode(0o755).create(parent)
+        })?;
         match fs::remove_file(path) {
             Err(error) if error.kind() == ErrorKind::IsADirectory => fs::remove_dir(path)?,
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -45,7 +51,11 @@ fn in_tree(root: &Path, work: impl FnOnce() -> std::io::Result<()>) -> Result<()
     match unsafe { fork() }.context("can't start a process")? {
         ForkResult::Child => {
             let entered = chroot(root).and_then(|()| Ok(chdir("/")?));
-            exit(entered.and_then(|()| work()).map_or_else(|error| error.raw_os_error().unwrap_or(1), |()| 0))
+            exit(
+                entered
+                    .and_then(|()| work())
+                    .map_or_else(|error| error.raw_os_error().unwrap_or(1), |()| 0),
+            )
         }
         ForkResult::Parent { child } => match waitpid(child, None)? {
             WaitStatus::Exited(_, 0) => Ok(()),
@@ -59,7 +69,13 @@ fn make_one(point: &Path, is_file: bool, owner: u32) -> std::io::Result<()> {
     if point.exists() {
         return Ok(());
     }
-    point.parent().map_or(Ok(()), |parent| make_one(parent, false, owner))?;
-    if is_file { File::create_new(point).map(drop) } else { fs::create_dir(point) }?;
+    point
+        .parent()
+        .map_or(Ok(()), |parent| make_one(parent, false, owner))?;
+    if is_file {
+        File::create_new(point).map(drop)
+    } else {
+        fs::create_dir(point)
+    }?;
     chown(point, Some(owner), Some(owner))
 }

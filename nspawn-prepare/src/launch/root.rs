@@ -30,13 +30,22 @@ const USED_PARTITIONS: &str = "--image-policy=esp=ignore:xbootldr=ignore:swap=ig
 /// Mounts the root of the machine, whose users begin at `base`.
 pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<()> {
     if state.layer == Layer::Snapshot {
-        return mounts::show(&paths.snapshot(), &paths.root_mount(), base, Access::Writable);
+        return mounts::show(
+            &paths.snapshot(),
+            &paths.root_mount(),
+            base,
+            Access::Writable,
+        );
     }
     let image = paths.image_mount();
     show_image(&state.image_path, &image, base)?;
     image::check(&state.image, &state.image_path, &image, state.init)?;
     mount_layer(paths, state)?;
-    let layer = Stack { layer: state.layer_root(), owner: base.unwrap_or(0), is_kept: state.init == Init::None };
+    let layer = Stack {
+        layer: state.layer_root(),
+        owner: base.unwrap_or(0),
+        is_kept: state.init == Init::None,
+    };
     layer.overlay(&image, "", &paths.root_mount())?;
     // What is mounted in an image, an overlay of it does not show.
     for (number, below) in mounts::below(&image)?.iter().enumerate() {
@@ -58,13 +67,20 @@ fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
         return mounts::show(source, target, base, Access::ReadOnly);
     }
     let mount = |options: &[&str]| {
-        let command = ["systemd-dissect", "--mount", "--read-only"].iter().chain(options).map(OsStr::new);
+        let command = ["systemd-dissect", "--mount", "--read-only"]
+            .iter()
+            .chain(options)
+            .map(OsStr::new);
         let command = command.chain([source.as_os_str(), target.as_os_str()]);
         tool::run_ok(&command.map(OsString::from).collect::<Vec<_>>(), LIMIT)
     };
     let mounted = mount(&[USED_PARTITIONS]).or_else(|error| {
         // systemd before 254 knows no such option, and needs all of an image's file systems in the kernel.
-        if error.to_string().contains("unrecognized option") { mount(&[]) } else { Err(error) }
+        if error.to_string().contains("unrecognized option") {
+            mount(&[])
+        } else {
+            Err(error)
+        }
     });
     mounted.with_context(|| format!("can't mount the disk image {}", source.display()))?;
     base.map_or(Ok(()), |base| mounts::show_all(target, source, base))
@@ -73,7 +89,12 @@ fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
 fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {
     match (state.layer, state.layer_size) {
         (Layer::Disk, Some(_)) => mounts::mount_disk(&paths.disk(), &paths.disk_mount())
-            .with_context(|| format!("can't mount the layer {}; see --layer-size", paths.disk().display())),
+            .with_context(|| {
+                format!(
+                    "can't mount the layer {}; see --layer-size",
+                    paths.disk().display()
+                )
+            }),
         (Layer::Tmpfs, _) if state.init == Init::None => check_memory(paths),
         (Layer::Tmpfs | Layer::None, size) => mount_memory(size, &paths.disk_mount()),
         _ => Ok(()),
@@ -82,8 +103,14 @@ fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {
 
 fn mount_memory(size: Option<u64>, target: &Path) -> Result<()> {
     let options = memory_options(size);
-    nix::mount::mount(Some("nspawn-ci"), target, Some("tmpfs"), MsFlags::empty(), Some(&*options))
-        .with_context(|| format!("can't mount on {}", target.display()))
+    nix::mount::mount(
+        Some("nspawn-ci"),
+        target,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some(&*options),
+    )
+    .with_context(|| format!("can't mount on {}", target.display()))
 }
 
 // The layer of a machine without an init is mounted when the machine is made. Without the mount, the host's /run would
@@ -91,9 +118,13 @@ fn mount_memory(size: Option<u64>, target: &Path) -> Result<()> {
 fn check_memory(paths: &MachinePaths) -> Result<()> {
     let (layer, state) = (paths.disk_mount(), paths.state_dir());
     let device = |path: &Path| fs::metadata(path).map(|there| there.dev());
-    let is_mounted = matches!((device(&layer), device(&state)), (Ok(layer), Ok(state)) if layer != state);
+    let is_mounted =
+        matches!((device(&layer), device(&state)), (Ok(layer), Ok(state)) if layer != state);
     if !is_mounted || statfs(&layer)?.filesystem_type() != TMPFS_MAGIC {
-        bail!("the layer in memory is not mounted on {} any more; make the machine anew", layer.display());
+        bail!(
+            "the layer in memory is not mounted on {} any more; make the machine anew",
+            layer.display()
+        );
     }
     Ok(())
 }

@@ -17,8 +17,14 @@ pub fn mount(paths: &MachinePaths, owner: u32) -> Result<()> {
     let target = paths.shown_mount();
     let options = format!("size=8M,nr_inodes=256,mode=0755,uid={owner},gid={owner}");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(Some("nspawn-ci"), &target, Some("tmpfs"), flags, Some(&*options))
-        .with_context(|| format!("can't mount on {}", target.display()))?;
+    nix::mount::mount(
+        Some("nspawn-ci"),
+        &target,
+        Some("tmpfs"),
+        flags,
+        Some(&*options),
+    )
+    .with_context(|| format!("can't mount on {}", target.display()))?;
     fill(paths, owner).with_context(|| format!("can't write to {}", target.display()))
 }
 
@@ -27,7 +33,11 @@ fn fill(paths: &MachinePaths, owner: u32) -> Result<()> {
     fs::create_dir(paths.agent_dir())?;
     let sign = paths.shown_mount().join(AGENT_SIGN);
     mkfifo(&sign, Mode::empty())?;
-    for (path, mode) in [(paths.agent_program(), 0o755), (sign, 0o600), (paths.agent_dir(), 0o700)] {
+    for (path, mode) in [
+        (paths.agent_program(), 0o755),
+        (sign, 0o600),
+        (paths.agent_dir(), 0o700),
+    ] {
         fs::set_permissions(&path, Permissions::from_mode(mode))?;
         chown(&path, Some(owner), Some(owner))?;
     }

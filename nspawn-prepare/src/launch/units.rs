@@ -19,8 +19,14 @@ const NOTHING: &str = "/dev/null";
 
 const FILES: [(&str, &str); 3] = [
     (AGENT_UNIT_NAME, include_str!("units/nspawn-agent.service")),
-    ("systemd-tmpfiles-setup.service.d/00-nspawn.conf", include_str!("units/tmpfiles.conf")),
-    ("systemd-journald.service.d/00-nspawn.conf", include_str!("units/journald.conf")),
+    (
+        "systemd-tmpfiles-setup.service.d/00-nspawn.conf",
+        include_str!("units/tmpfiles.conf"),
+    ),
+    (
+        "systemd-journald.service.d/00-nspawn.conf",
+        include_str!("units/journald.conf"),
+    ),
 ];
 
 /// What has nothing to do in a machine, what another does as well, or what starts when it is first used.
@@ -56,12 +62,18 @@ pub fn write(units: &Path, root: &Path, owner: u32, environment: &[OsString]) ->
     let place = Place { units, owner };
     let write = || -> io::Result<()> {
         place.directory("")?;
-        FILES.iter().try_for_each(|(name, content)| place.file(name, content))?;
+        FILES
+            .iter()
+            .try_for_each(|(name, content)| place.file(name, content))?;
         MASKS.iter().try_for_each(|name| place.mask(name))?;
         if !environment.is_empty() {
             place.file(ENVIRONMENT, &settings(environment))?;
         }
-        if has_lingering_users(root) { Ok(()) } else { place.mask(LOGIND) }
+        if has_lingering_users(root) {
+            Ok(())
+        } else {
+            place.mask(LOGIND)
+        }
     };
     write().with_context(|| format!("can't write to {}", units.display()))
 }
@@ -98,7 +110,8 @@ impl Place<'_> {
     }
 
     fn parent(&self, name: &str) -> io::Result<()> {
-        name.split_once('/').map_or(Ok(()), |(parent, _)| self.directory(parent))
+        name.split_once('/')
+            .map_or(Ok(()), |(parent, _)| self.directory(parent))
     }
 
     fn own(&self, path: &Path) -> io::Result<()> {
@@ -108,9 +121,13 @@ impl Place<'_> {
 
 // systemd.exec(5), Environment=; systemd.syntax(7), quoting. It takes text only.
 fn settings(environment: &[OsString]) -> String {
-    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_name = |name: &str| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
     let entries = environment.iter().filter_map(|entry| entry.to_str());
-    let entries = entries.filter(|entry| entry.split_once('=').is_some_and(|(name, _)| is_name(name)));
+    let entries =
+        entries.filter(|entry| entry.split_once('=').is_some_and(|(name, _)| is_name(name)));
     let escaped = |letter: char| match letter {
         '\\' | '"' => format!("\\{letter}"),
         '%' => "%%".to_owned(),
@@ -118,13 +135,23 @@ fn settings(environment: &[OsString]) -> String {
         control if control.is_ascii_control() => format!("\\x{:02x}", control as u32),
         other => other.to_string(),
     };
-    let quoted = |entry: &str| format!("Environment=\"{}\"\n", entry.chars().map(escaped).collect::<String>());
-    ["[Service]\n".to_owned()].into_iter().chain(entries.map(quoted)).collect()
+    let quoted = |entry: &str| {
+        format!(
+            "Environment=\"{}\"\n",
+            entry.chars().map(escaped).collect::<String>()
+        )
+    };
+    ["[Service]\n".to_owned()]
+        .into_iter()
+        .chain(entries.map(quoted))
+        .collect()
 }
 
 fn has_lingering_users(root: &Path) -> bool {
-    let there = File::open(root).and_then(|root| Ok(image::open_in(root, LINGERING, OFlag::O_DIRECTORY)?));
-    let users = there.and_then(|there| fs::read_dir(format!("/proc/self/fd/{}", there.as_raw_fd())));
+    let there =
+        File::open(root).and_then(|root| Ok(image::open_in(root, LINGERING, OFlag::O_DIRECTORY)?));
+    let users =
+        there.and_then(|there| fs::read_dir(format!("/proc/self/fd/{}", there.as_raw_fd())));
     users.is_ok_and(|mut users| users.next().is_some())
 }
 

@@ -52,26 +52,38 @@ impl Cgroups {
         let root = if own.ends_with(LEAF) {
             own.parent().context("a leaf of nothing")?.to_owned()
         } else {
-            let leaf = Cgroup { path: own.join(LEAF), limits: Vec::new() };
+            let leaf = Cgroup {
+                path: own.join(LEAF),
+                limits: Vec::new(),
+            };
             leaf.make()?;
             leaf.add_self()?;
             own
         };
         let limits = limits::inherit(&root);
-        Ok(Self { root, used: 0, limits })
+        Ok(Self {
+            root,
+            used: 0,
+            limits,
+        })
     }
 
     /// A name for the next command's cgroup.
     pub fn next(&mut self) -> Cgroup {
         self.used += 1;
-        Cgroup { path: self.root.join(format!("command-{}", self.used)), limits: self.limits.clone() }
+        Cgroup {
+            path: self.root.join(format!("command-{}", self.used)),
+            limits: self.limits.clone(),
+        }
     }
 }
 
 fn own() -> Result<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").context("can't tell the agent's cgroup")?;
-    let path =
-        own.lines().find_map(|line| line.strip_prefix("0::")).context("the machine has no cgroups of version 2")?;
+    let path = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .context("the machine has no cgroups of version 2")?;
     Ok(Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')))
 }
 
@@ -82,8 +94,12 @@ fn own() -> Result<PathBuf> {
 /// There is no agent.
 pub fn kill_agent() -> Result<()> {
     let own = own()?;
-    let leaf = own.ancestors().map(|ancestor| ancestor.join(LEAF)).find(|leaf| leaf.exists());
-    fs::write(leaf.context("there is no agent")?.join("cgroup.kill"), "1").context("can't kill the agent")
+    let leaf = own
+        .ancestors()
+        .map(|ancestor| ancestor.join(LEAF))
+        .find(|leaf| leaf.exists());
+    fs::write(leaf.context("there is no agent")?.join("cgroup.kill"), "1")
+        .context("can't kill the agent")
 }
 
 /// The cgroup of one command and of all that it starts.
@@ -100,7 +116,13 @@ impl Cgroup {
     /// The file system's.
     pub fn make(&self) -> Result<()> {
         fs::create_dir(&self.path)
-            .or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
+            .or_else(|error| {
+                if error.kind() == io::ErrorKind::AlreadyExists {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            })
             .with_context(|| format!("can't make the cgroup {}", self.path.display()))?;
         limits::set(&self.path, &self.limits);
         Ok(())
@@ -139,10 +161,18 @@ impl Cgroup {
             set_tid_size: 0,
         };
         // SAFETY: clone3(2) reads the structure of this size. It shares no memory with the child.
-        let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
+        let pid = unsafe {
+            libc::syscall(
+                libc::SYS_clone3,
+                &raw const arguments,
+                size_of_val(&arguments),
+            )
+        };
         Ok(match Errno::result(pid).context("can't fork")? {
             0 => ForkResult::Child,
-            pid => ForkResult::Parent { child: Pid::from_raw(i32::try_from(pid)?) },
+            pid => ForkResult::Parent {
+                child: Pid::from_raw(i32::try_from(pid)?),
+            },
         })
     }
 
@@ -189,14 +219,20 @@ impl Cgroup {
     /// As [`Cgroup::kill_all`]; the host went away.
     pub fn stop(&self, grace: Duration, host: BorrowedFd) -> Result<()> {
         self.terminate();
-        if self.wait_until_empty(grace, Some(host))? { Ok(()) } else { self.kill_all() }
+        if self.wait_until_empty(grace, Some(host))? {
+            Ok(())
+        } else {
+            self.kill_all()
+        }
     }
 
     // What is forked meanwhile is seen in the next round, but not by all that could fork for ever.
     fn terminate(&self) {
         let mut told = HashSet::new();
         for _ in 0..TERMINATE_ROUNDS {
-            let all = processes::below(&self.path).into_iter().chain(processes::descendants());
+            let all = processes::below(&self.path)
+                .into_iter()
+                .chain(processes::descendants());
             let untold: Vec<_> = all.filter(|process| told.insert(*process)).collect();
             // As systemd does (systemd.kill(5)): one that is stopped could not end.
             processes::signal(&untold, &[Signal::SIGTERM, Signal::SIGCONT]);
@@ -213,7 +249,11 @@ impl Cgroup {
         let deadline = Instant::now() + limit;
         loop {
             let is_populated = events.as_mut().map_or(Ok(false), is_populated)?;
-            if !is_populated && !processes::descendants().into_iter().any(processes::is_alive) {
+            if !is_populated
+                && !processes::descendants()
+                    .into_iter()
+                    .any(processes::is_alive)
+            {
                 return Ok(true);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -221,10 +261,24 @@ impl Cgroup {
                 return Ok(false);
             }
             // A change is an exceptional condition of the file (cgroups(7)).
-            let mut fds: Vec<_> = host.map(|host| PollFd::new(host, PollFlags::empty())).into_iter().collect();
-            fds.extend(events.as_ref().map(|events| PollFd::new(events.as_fd(), PollFlags::POLLPRI)));
-            let wait = if is_populated { left } else { left.min(LOOK_INTERVAL) };
-            match poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)) {
+            let mut fds: Vec<_> = host
+                .map(|host| PollFd::new(host, PollFlags::empty()))
+                .into_iter()
+                .collect();
+            fds.extend(
+                events
+                    .as_ref()
+                    .map(|events| PollFd::new(events.as_fd(), PollFlags::POLLPRI)),
+            );
+            let wait = if is_populated {
+                left
+            } else {
+                left.min(LOOK_INTERVAL)
+            };
+            match poll(
+                &mut fds,
+                PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX),
+            ) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error).context("can't watch a cgroup"),
             }
@@ -237,6 +291,9 @@ impl Cgroup {
 
 fn is_populated(events: &mut File) -> Result<bool> {
     let mut text = String::new();
-    events.rewind().and_then(|()| events.read_to_string(&mut text)).context("can't read a cgroup's events")?;
+    events
+        .rewind()
+        .and_then(|()| events.read_to_string(&mut text))
+        .context("can't read a cgroup's events")?;
     Ok(text.contains("populated 1"))
 }

@@ -12,7 +12,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
-    Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execvp, fchown, setgid, setgroups, setsid, setuid,
+    Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execvp, fchown, setgid, setgroups,
+    setsid, setuid,
 };
 use nspawn_common::exit::Exit;
 
@@ -52,7 +53,10 @@ pub struct Refusal {
 impl Refusal {
     /// Returns the refusal of a command for which there is no process.
     pub fn exhausted(errno: Errno) -> Self {
-        Self { exit: Exit::Exhausted, why: format!("fork: {errno:?}") }
+        Self {
+            exit: Exit::Exhausted,
+            why: format!("fork: {errno:?}"),
+        }
     }
 
     /// Returns the refusal of a command whose process could not be made.
@@ -66,7 +70,10 @@ impl Refusal {
 
 impl From<anyhow::Error> for Refusal {
     fn from(error: anyhow::Error) -> Self {
-        Self { exit: Exit::RunFailure, why: format!("{error:#}") }
+        Self {
+            exit: Exit::RunFailure,
+            why: format!("{error:#}"),
+        }
     }
 }
 
@@ -92,7 +99,11 @@ fn take_stdio(stdio: &Stdio, user: &User) -> Result<()> {
     };
     for fd in [stdin, stdout, stderr] {
         // So that the command can open /dev/stderr again by its name.
-        fchown(fd, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?;
+        fchown(
+            fd,
+            Some(Uid::from_raw(user.uid)),
+            Some(Gid::from_raw(user.gid)),
+        )?;
     }
     dup2_stdin(stdin)?;
     dup2_stdout(stdout)?;
@@ -101,7 +112,9 @@ fn take_stdio(stdio: &Stdio, user: &User) -> Result<()> {
 }
 
 fn reset_signals() -> Result<()> {
-    for number in Signal::iterator().filter(|number| ![Signal::SIGKILL, Signal::SIGSTOP].contains(number)) {
+    for number in
+        Signal::iterator().filter(|number| ![Signal::SIGKILL, Signal::SIGSTOP].contains(number))
+    {
         // SAFETY: the default action runs no code of ours.
         unsafe { signal(number, SigHandler::SigDfl) }?;
     }
@@ -118,12 +131,19 @@ fn set_environment(plan: &Plan) {
         ("SHELL", &*user.shell),
         ("PATH", OsStr::new(PATH)),
     ];
-    let asked = plan.environment.iter().filter_map(|entry| split_entry(entry));
+    let asked = plan
+        .environment
+        .iter()
+        .filter_map(|entry| split_entry(entry));
     for (name, _) in env::vars_os() {
         // SAFETY: this process has a single thread.
         unsafe { env::remove_var(name) };
     }
-    for (name, value) in login.map(|(name, value)| (OsStr::new(name), value)).into_iter().chain(asked) {
+    for (name, value) in login
+        .map(|(name, value)| (OsStr::new(name), value))
+        .into_iter()
+        .chain(asked)
+    {
         // SAFETY: this process has a single thread; split_entry() gives no name that is empty.
         unsafe { env::set_var(name, value) };
     }
@@ -131,11 +151,17 @@ fn set_environment(plan: &Plan) {
 
 fn split_entry(entry: &OsStr) -> Option<(&OsStr, &OsStr)> {
     let bytes = entry.as_bytes();
-    let equals = bytes.iter().position(|byte| *byte == b'=').filter(|place| *place > 0)?;
+    let equals = bytes
+        .iter()
+        .position(|byte| *byte == b'=')
+        .filter(|place| *place > 0)?;
     if bytes.contains(&0) {
         return None;
     }
-    Some((OsStr::from_bytes(&bytes[..equals]), OsStr::from_bytes(&bytes[equals + 1..])))
+    Some((
+        OsStr::from_bytes(&bytes[..equals]),
+        OsStr::from_bytes(&bytes[equals + 1..]),
+    ))
 }
 
 fn become_user(user: &User) -> Result<()> {
@@ -148,26 +174,35 @@ fn become_user(user: &User) -> Result<()> {
 
 fn enter_directory(plan: &Plan) -> Result<()> {
     match &plan.directory {
-        Some(directory) => {
-            chdir(Path::new(directory)).with_context(|| format!("can't enter the directory {directory:?}"))
-        }
-        None => chdir(Path::new(&plan.user.home)).or_else(|_| chdir("/")).context("can't enter a directory"),
+        Some(directory) => chdir(Path::new(directory))
+            .with_context(|| format!("can't enter the directory {directory:?}")),
+        None => chdir(Path::new(&plan.user.home))
+            .or_else(|_| chdir("/"))
+            .context("can't enter a directory"),
     }
 }
 
 fn execute(plan: &Plan) -> Result<Infallible, Refusal> {
     let program = c_string(&plan.program)?;
-    let arguments = plan.arguments.iter().map(|argument| c_string(argument)).collect::<Result<Vec<_>>>()?;
+    let arguments = plan
+        .arguments
+        .iter()
+        .map(|argument| c_string(argument))
+        .collect::<Result<Vec<_>>>()?;
     let Err(errno) = execvp(&program, &arguments);
     let exit = match errno {
         Errno::ENOENT | Errno::ENOTDIR => Exit::NotFound,
         _ => Exit::NotExecutable,
     };
-    Err(Refusal { exit, why: format!("can't run {:?}: {}", plan.program, errno.desc()) })
+    Err(Refusal {
+        exit,
+        why: format!("can't run {:?}: {}", plan.program, errno.desc()),
+    })
 }
 
 fn c_string(word: &OsStr) -> Result<CString> {
-    CString::new(word.to_owned().into_vec()).map_err(|_| anyhow!("an argument has a NUL byte in it"))
+    CString::new(word.to_owned().into_vec())
+        .map_err(|_| anyhow!("an argument has a NUL byte in it"))
 }
 
 #[cfg(test)]
@@ -176,8 +211,14 @@ mod tests {
 
     #[test]
     fn entries_that_are_no_variables_are_dropped() {
-        assert_eq!(split_entry(OsStr::new("A=b=c")), Some((OsStr::new("A"), OsStr::new("b=c"))));
-        assert_eq!(split_entry(OsStr::new("A=")), Some((OsStr::new("A"), OsStr::new(""))));
+        assert_eq!(
+            split_entry(OsStr::new("A=b=c")),
+            Some((OsStr::new("A"), OsStr::new("b=c")))
+        );
+        assert_eq!(
+            split_entry(OsStr::new("A=")),
+            Some((OsStr::new("A"), OsStr::new("")))
+        );
         assert_eq!(split_entry(OsStr::new("=x")), None);
         assert_eq!(split_entry(OsStr::new("A")), None);
         assert_eq!(split_entry(OsStr::new("A=\0")), None);

@@ -52,11 +52,21 @@ impl Console {
     pub fn open(size: (u16, u16), input: OwnedFd, output: OwnedFd) -> Result<Self> {
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let master = posix_openpt(flags).context("can't make a terminal")?;
-        grantpt(&master).and_then(|()| unlockpt(&master)).context("can't make a terminal")?;
+        grantpt(&master)
+            .and_then(|()| unlockpt(&master))
+            .context("can't make a terminal")?;
         // The write end of a pipe that the host reads: nobody else has it.
         fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("can't set up a pipe")?;
-        let (near_side, input, output) = (open_near_side(&master)?, Some(input.into()), output.into());
-        let console = Self { master, near_side, input, output, incoming: VecDeque::new(), outgoing: VecDeque::new() };
+        let (near_side, input, output) =
+            (open_near_side(&master)?, Some(input.into()), output.into());
+        let console = Self {
+            master,
+            near_side,
+            input,
+            output,
+            incoming: VecDeque::new(),
+            outgoing: VecDeque::new(),
+        };
         console.resize(size);
         Ok(console)
     }
@@ -66,12 +76,19 @@ impl Console {
     /// # Errors
     /// No descriptors left.
     pub fn near_side(&self) -> Result<OwnedFd> {
-        self.near_side.try_clone().context("can't open the terminal")
+        self.near_side
+            .try_clone()
+            .context("can't open the terminal")
     }
 
     /// Sets rows and columns.
     pub fn resize(&self, (ws_row, ws_col): (u16, u16)) {
-        let size = libc::winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = libc::winsize {
+            ws_row,
+            ws_col,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         // SAFETY: TIOCSWINSZ reads one winsize, which `size` is. A size that is refused is no harm.
         let _ = unsafe { set_window_size(self.master.as_raw_fd(), &raw const size) };
     }
@@ -85,7 +102,10 @@ impl Console {
         if !self.outgoing.is_empty() {
             interests.push((Source::Output, self.output.as_fd(), PollFlags::POLLOUT));
         }
-        let input = self.input.as_ref().filter(|_| self.incoming.len() < MOST_PENDING);
+        let input = self
+            .input
+            .as_ref()
+            .filter(|_| self.incoming.len() < MOST_PENDING);
         interests.extend(input.map(|input| (Source::Input, input.as_fd(), PollFlags::POLLIN)));
         interests
     }
@@ -146,7 +166,9 @@ impl Console {
     // `false` when there is none now.
     fn take_output(&mut self) -> bool {
         let mut buffer = [0; CHUNK];
-        let Ok(count) = (&self.master).read(&mut buffer) else { return false };
+        let Ok(count) = (&self.master).read(&mut buffer) else {
+            return false;
+        };
         self.outgoing.extend(&buffer[..count]);
         // Who reads keys one by one, a shell at its prompt, has not seen an end that came while it did not.
         if self.input.is_none() && self.incoming.is_empty() && self.reads_keys() {
@@ -157,7 +179,8 @@ impl Console {
     }
 
     fn reads_keys(&self) -> bool {
-        tcgetattr(&self.near_side).is_ok_and(|terminal| !terminal.local_flags.contains(LocalFlags::ICANON))
+        tcgetattr(&self.near_side)
+            .is_ok_and(|terminal| !terminal.local_flags.contains(LocalFlags::ICANON))
     }
 
     // `false` when nobody will read it.

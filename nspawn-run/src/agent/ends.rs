@@ -24,7 +24,8 @@ pub fn watch() -> Result<SignalFd> {
     let mut child_ends = SigSet::empty();
     child_ends.add(Signal::SIGCHLD);
     child_ends.thread_block().context("can't block SIGCHLD")?;
-    SignalFd::with_flags(&child_ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("can't watch for ends")
+    SignalFd::with_flags(&child_ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("can't watch for ends")
 }
 
 /// Waits for the end of `child`.

@@ -21,9 +21,16 @@ pub type Limit = (&'static str, String);
 /// Returns the limits for the cgroups of commands below `parent`; none where the kernel can't have them there.
 pub fn inherit(parent: &Path) -> Vec<Limit> {
     let read = |file| Some((file, fs::read_to_string(Path::new(ROOT).join(file)).ok()?));
-    let limits: Vec<Limit> =
-        FILES.into_iter().filter_map(read).filter(|(_, limit)| !limit.starts_with("max")).collect();
-    if limits.is_empty() || enable_controllers(parent).is_err() { Vec::new() } else { limits }
+    let limits: Vec<Limit> = FILES
+        .into_iter()
+        .filter_map(read)
+        .filter(|(_, limit)| !limit.starts_with("max"))
+        .collect();
+    if limits.is_empty() || enable_controllers(parent).is_err() {
+        Vec::new()
+    } else {
+        limits
+    }
 }
 
 /// Sets the limits of a new cgroup.
@@ -40,7 +47,9 @@ fn enable_controllers(parent: &Path) -> io::Result<()> {
     if !processes.is_empty() {
         let init = parent.join(INIT);
         fs::create_dir_all(&init)?;
-        processes.lines().try_for_each(|process| fs::write(init.join("cgroup.procs"), process))?;
+        processes
+            .lines()
+            .try_for_each(|process| fs::write(init.join("cgroup.procs"), process))?;
     }
     fs::write(parent.join("cgroup.subtree_control"), CONTROLLERS)
 }

@@ -69,9 +69,14 @@ pub fn main(once: bool) -> Result<()> {
     notify_ready()?;
     tell_host(&shown.join(AGENT_SIGN));
     loop {
-        let mut fds = [listener.as_fd(), sessions.ends.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut fds =
+            [listener.as_fd(), sessions.ends.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let is_idle = once && sessions.running.is_empty();
-        let limit = if is_idle { PollTimeout::try_from(LINGER)? } else { PollTimeout::NONE };
+        let limit = if is_idle {
+            PollTimeout::try_from(LINGER)?
+        } else {
+            PollTimeout::NONE
+        };
         if poll(&mut fds, limit).context("can't wait for connections")? == 0 {
             return Ok(());
         }
@@ -95,7 +100,11 @@ struct Sessions {
 
 impl Sessions {
     fn new() -> Result<Self> {
-        Ok(Self { ends: ends::watch()?, running: HashMap::new(), left: Vec::new() })
+        Ok(Self {
+            ends: ends::watch()?,
+            running: HashMap::new(),
+            left: Vec::new(),
+        })
     }
 
     fn start(&mut self, mut stream: UnixStream, cgroup: Cgroup) {
@@ -111,7 +120,9 @@ impl Sessions {
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.ends.read_signal() {}
         while let Some((pid, end)) = ends::next() {
-            let Some(cgroup) = self.running.remove(&pid) else { continue };
+            let Some(cgroup) = self.running.remove(&pid) else {
+                continue;
+            };
             // A session that was killed has told the host of no end: then there must be one.
             if matches!(end, End::Signaled(_)) {
                 let _ = cgroup.kill();
@@ -123,7 +134,9 @@ impl Sessions {
 }
 
 fn serve(stream: UnixStream, cgroup: &Cgroup) -> i32 {
-    let Err(error) = session::serve(stream, cgroup) else { return 0 };
+    let Err(error) = session::serve(stream, cgroup) else {
+        return 0;
+    };
     let _ = writeln!(std::io::stderr(), "{error:#}");
     // The host has not learnt of the command's end, so there must be one.
     if let Err(error) = cgroup.kill_all() {
@@ -136,29 +149,39 @@ fn serve(stream: UnixStream, cgroup: &Cgroup) -> i32 {
 fn listen(path: &Path) -> Result<UnixListener> {
     let new = path.with_extension("new");
     match fs::remove_file(&new) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context("can't replace the socket"),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).context("can't replace the socket");
+        }
         _ => {}
     }
-    let listener = UnixListener::bind(&new).with_context(|| format!("can't listen on {}", new.display()))?;
+    let listener =
+        UnixListener::bind(&new).with_context(|| format!("can't listen on {}", new.display()))?;
     fs::rename(&new, path).context("can't replace the socket")?;
     Ok(listener)
 }
 
 // If it waits for that.
 fn tell_host(sign: &Path) {
-    let sign = OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(sign);
+    let sign = OpenOptions::new()
+        .write(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(sign);
     let _ = sign.and_then(|mut sign| sign.write_all(b"!"));
 }
 
 // sd_notify(3). Without a socket nobody wants to know.
 fn notify_ready() -> Result<()> {
     use std::os::linux::net::SocketAddrExt;
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
     let address = match path.as_bytes() {
         [b'@', name @ ..] => std::os::unix::net::SocketAddr::from_abstract_name(name),
         _ => std::os::unix::net::SocketAddr::from_pathname(&path),
     };
     let socket = UnixDatagram::unbound().context("can't make a socket")?;
-    socket.send_to_addr(b"READY=1", &address.context("NOTIFY_SOCKET")?).context("can't notify systemd")?;
+    socket
+        .send_to_addr(b"READY=1", &address.context("NOTIFY_SOCKET")?)
+        .context("can't notify systemd")?;
     Ok(())
 }

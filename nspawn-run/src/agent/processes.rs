@@ -25,7 +25,9 @@ pub fn below(cgroup: &Path) -> Vec<Pid> {
     let own = numbers(&fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default());
     let below = fs::read_dir(cgroup).into_iter().flatten().flatten();
     let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    own.into_iter().chain(below.flat_map(|entry| self::below(&entry.path()))).collect()
+    own.into_iter()
+        .chain(below.flat_map(|entry| self::below(&entry.path())))
+        .collect()
 }
 
 /// The children of this process, their children, and so on.
@@ -54,15 +56,24 @@ pub fn signal(processes: &[Pid], signals: &[Signal]) {
 pub fn is_alive(process: Pid) -> bool {
     let stat = fs::read(format!("/proc/{process}/stat")).unwrap_or_default();
     // Behind the name, which may hold anything (proc_pid_stat(5)).
-    let state = stat.rsplit(|byte| *byte == b')').next().and_then(|rest| rest.get(1)).copied();
+    let state = stat
+        .rsplit(|byte| *byte == b')')
+        .next()
+        .and_then(|rest| rest.get(1))
+        .copied();
     !stat.is_empty() && !matches!(state, Some(b'Z' | b'X'))
 }
 
 // Each thread has its own (proc_pid_task(5), "children").
 fn children(parent: Pid) -> Vec<Pid> {
-    let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let threads = fs::read_dir(format!("/proc/{parent}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
     threads
-        .flat_map(|thread| numbers(&fs::read_to_string(thread.path().join("children")).unwrap_or_default()))
+        .flat_map(|thread| {
+            numbers(&fs::read_to_string(thread.path().join("children")).unwrap_or_default())
+        })
         .collect()
 }
 
@@ -83,14 +94,21 @@ mod tests {
 
     #[test]
     fn children_of_children_descend_from_us() {
-        let mut child = Command::new("sh").args(["-c", "sleep 60 & wait"]).stdin(Stdio::null()).spawn().unwrap();
+        let mut child = Command::new("sh")
+            .args(["-c", "sleep 60 & wait"])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
         let pid = Pid::from_raw(child.id().try_into().unwrap());
         let mut grandchildren = Vec::new();
         while grandchildren.is_empty() {
             grandchildren = children(pid);
         }
         let all = descendants();
-        assert!(all.contains(&pid) && all.contains(&grandchildren[0]), "{all:?}");
+        assert!(
+            all.contains(&pid) && all.contains(&grandchildren[0]),
+            "{all:?}"
+        );
         assert!(is_alive(pid));
         signal(&[pid, grandchildren[0]], &[Signal::SIGKILL]);
         while is_alive(pid) {}

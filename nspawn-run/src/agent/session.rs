@@ -31,10 +31,15 @@ use super::users::{self, User};
 pub fn serve(mut stream: UnixStream, cgroup: &Cgroup) -> Result<()> {
     let (tag, length, fds) = receive_header(&stream)?;
     match tag {
-        wire::HELLO => stream.write_all(&wire::frame(wire::HELLO, &[])).context("can't answer"),
+        wire::HELLO => stream
+            .write_all(&wire::frame(wire::HELLO, &[]))
+            .context("can't answer"),
         wire::RUN => {
-            let body = wire::read_body(&mut stream, length, wire::MAX_REQUEST).context("can't read the request")?;
-            let Ok(pipes) = <[OwnedFd; 3]>::try_from(fds) else { bail!("a request came without its three pipes") };
+            let body = wire::read_body(&mut stream, length, wire::MAX_REQUEST)
+                .context("can't read the request")?;
+            let Ok(pipes) = <[OwnedFd; 3]>::try_from(fds) else {
+                bail!("a request came without its three pipes")
+            };
             run(stream, cgroup, Request::decode(&body)?, pipes)
         }
         // A host with a later version of these programs.
@@ -42,20 +47,28 @@ pub fn serve(mut stream: UnixStream, cgroup: &Cgroup) -> Result<()> {
             &mut stream,
             &Refusal {
                 exit: nspawn_common::exit::Exit::RunFailure,
-                why: "the machine was made by another version of nspawn-prepare; make it anew".into(),
+                why: "the machine was made by another version of nspawn-prepare; make it anew"
+                    .into(),
             },
         ),
     }
 }
 
-fn run(mut stream: UnixStream, cgroup: &Cgroup, request: Request, pipes: [OwnedFd; 3]) -> Result<()> {
+fn run(
+    mut stream: UnixStream,
+    cgroup: &Cgroup,
+    request: Request,
+    pipes: [OwnedFd; 3],
+) -> Result<()> {
     processes::adopt_orphans()?;
     let kill_remaining = request.kill_remaining;
     let mut command = match Command::start(cgroup, request, pipes) {
         Ok(command) => command,
         Err(refusal) => return refuse(&mut stream, &refusal),
     };
-    stream.write_all(&wire::frame(wire::STARTED, &[])).context("can't answer")?;
+    stream
+        .write_all(&wire::frame(wire::STARTED, &[]))
+        .context("can't answer")?;
     let end = command.supervise(cgroup, &mut stream)?;
     if kill_remaining {
         cgroup.kill_all()?;
@@ -70,7 +83,12 @@ fn run(mut stream: UnixStream, cgroup: &Cgroup, request: Request, pipes: [OwnedF
 /// Answers that the command does not run, and why.
 pub fn refuse(stream: &mut UnixStream, refusal: &Refusal) -> Result<()> {
     let why: Vec<u8> = refusal.why.bytes().take(wire::MAX_ANSWER - 1).collect();
-    stream.write_all(&wire::frame(wire::REFUSED, &[&[refusal.exit.code()][..], &why].concat())).context("can't answer")
+    stream
+        .write_all(&wire::frame(
+            wire::REFUSED,
+            &[&[refusal.exit.code()][..], &why].concat(),
+        ))
+        .context("can't answer")
 }
 
 /// What has happened.
@@ -102,7 +120,8 @@ impl Command {
                 (Some(console), Stdio::Terminal(near_side))
             }
         };
-        let (program, arguments) = words(&request.program, &user, script.as_ref(), console.is_some());
+        let (program, arguments) =
+            words(&request.program, &user, script.as_ref(), console.is_some());
         cgroup.make()?;
         let plan = Plan {
             cgroup,
@@ -113,7 +132,11 @@ impl Command {
             program,
             arguments,
         };
-        Ok(Self { pid: spawn(plan)?, console, script })
+        Ok(Self {
+            pid: spawn(plan)?,
+            console,
+            script,
+        })
     }
 
     /// Waits for the command's end; a host that goes away first is an error.
@@ -121,19 +144,31 @@ impl Command {
         let ends = ends::watch()?;
         let mut end = None;
         loop {
-            if let Some(end) = end.filter(|_| self.console.as_ref().is_none_or(Console::is_delivered)) {
+            if let Some(end) =
+                end.filter(|_| self.console.as_ref().is_none_or(Console::is_delivered))
+            {
                 return Ok(end);
             }
             let events = self.wait(&ends, stream)?;
-            if let Some(grace) = if events.host { self.obey(stream)? } else { None } {
+            if let Some(grace) = if events.host {
+                self.obey(stream)?
+            } else {
+                None
+            } {
                 // The end of its terminal is a SIGHUP, which a shell heeds that a person works in.
                 self.console = None;
                 cgroup.stop(grace, stream.as_fd())?;
-                return end.map_or_else(|| ends::wait_for(self.pid).context("can't wait for the command"), Ok);
+                return end.map_or_else(
+                    || ends::wait_for(self.pid).context("can't wait for the command"),
+                    Ok,
+                );
             }
             for (source, happened) in events.console {
                 // A terminal that nobody looks at any more is hung up.
-                self.console = self.console.take().and_then(|mut it| it.serve(source, happened).then_some(it));
+                self.console = self
+                    .console
+                    .take()
+                    .and_then(|mut it| it.serve(source, happened).then_some(it));
             }
             if events.end {
                 while let Ok(Some(_)) = ends.read_signal() {}
@@ -143,16 +178,31 @@ impl Command {
     }
 
     fn wait(&self, ends: &SignalFd, stream: &UnixStream) -> Result<Events> {
-        let interests = self.console.as_ref().map(Console::interests).unwrap_or_default();
+        let interests = self
+            .console
+            .as_ref()
+            .map(Console::interests)
+            .unwrap_or_default();
         let mut fds = vec![PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
-        fds.extend(interests.iter().map(|(_, fd, events)| PollFd::new(*fd, *events)));
+        fds.extend(
+            interests
+                .iter()
+                .map(|(_, fd, events)| PollFd::new(*fd, *events)),
+        );
         fds.push(PollFd::new(ends.as_fd(), PollFlags::POLLIN));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("can't wait for the command"),
         }
-        let seen = |place: usize| fds.get(place).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
-        let console = interests.iter().enumerate().map(|(place, (source, ..))| (*source, seen(1 + place)));
+        let seen = |place: usize| {
+            fds.get(place)
+                .and_then(PollFd::revents)
+                .unwrap_or(PollFlags::empty())
+        };
+        let console = interests
+            .iter()
+            .enumerate()
+            .map(|(place, (source, ..))| (*source, seen(1 + place)));
         Ok(Events {
             host: !seen(0).is_empty(),
             end: !seen(1 + interests.len()).is_empty(),
@@ -183,10 +233,14 @@ impl Command {
                 Ok(None)
             }
             Ok(Some((wire::PING, _))) => {
-                stream.write_all(&wire::frame(wire::PING, &[])).context("can't answer")?;
+                stream
+                    .write_all(&wire::frame(wire::PING, &[]))
+                    .context("can't answer")?;
                 Ok(None)
             }
-            Ok(Some((wire::STOP, body))) => Ok(Some(wire::decode_seconds(&body).unwrap_or_default())),
+            Ok(Some((wire::STOP, body))) => {
+                Ok(Some(wire::decode_seconds(&body).unwrap_or_default()))
+            }
             Ok(Some(_)) => Ok(None),
             Ok(None) | Err(_) => bail!("the host went away, so its command is ended"),
         }
@@ -194,12 +248,21 @@ impl Command {
 }
 
 /// What to execute, and its arguments.
-fn words(program: &Program, user: &User, script: Option<&Script>, on_terminal: bool) -> (OsString, Vec<OsString>) {
+fn words(
+    program: &Program,
+    user: &User,
+    script: Option<&Script>,
+    on_terminal: bool,
+) -> (OsString, Vec<OsString>) {
     match (program, script) {
         (Program::Command(words), _) => (words.first().cloned().unwrap_or_default(), words.clone()),
-        (Program::Script(_, by), Some(script)) if !by.is_empty() => {
-            (by[0].clone(), by.iter().cloned().chain([script.path.clone().into()]).collect())
-        }
+        (Program::Script(_, by), Some(script)) if !by.is_empty() => (
+            by[0].clone(),
+            by.iter()
+                .cloned()
+                .chain([script.path.clone().into()])
+                .collect(),
+        ),
         (_, Some(script)) if script.wants_bash && tool::find("bash").is_none() => {
             ("sh".into(), vec!["sh".into(), script.path.clone().into()])
         }
@@ -207,7 +270,10 @@ fn words(program: &Program, user: &User, script: Option<&Script>, on_terminal: b
         // login(1): a dash before the name makes it a login shell.
         (_, None) if on_terminal => {
             let name = Path::new(&user.shell).file_name().unwrap_or(&user.shell);
-            (user.shell.clone(), vec![[OsStr::new("-"), name].into_iter().collect()])
+            (
+                user.shell.clone(),
+                vec![[OsStr::new("-"), name].into_iter().collect()],
+            )
         }
         (_, None) => (user.shell.clone(), vec![user.shell.clone()]),
     }
@@ -222,7 +288,8 @@ fn spawn(plan: Plan) -> Result<Pid, Refusal> {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
             let Err(refusal) = child::become_command(plan);
-            let _ = File::from(tell).write_all(&[&[refusal.exit.code()][..], refusal.why.as_bytes()].concat());
+            let _ = File::from(tell)
+                .write_all(&[&[refusal.exit.code()][..], refusal.why.as_bytes()].concat());
             exit(refusal.exit.code().into());
         }
     };
@@ -233,9 +300,14 @@ fn spawn(plan: Plan) -> Result<Pid, Refusal> {
         .take(wire::MAX_ANSWER as u64)
         .read_to_end(&mut refused)
         .context("can't tell whether the command started")?;
-    let Some((code, why)) = refused.split_first() else { return Ok(pid) };
+    let Some((code, why)) = refused.split_first() else {
+        return Ok(pid);
+    };
     ends::wait_for(pid).context("can't wait for the command")?;
-    Err(Refusal { exit: nspawn_common::exit::Exit::of_refusal(*code), why: String::from_utf8_lossy(why).into_owned() })
+    Err(Refusal {
+        exit: nspawn_common::exit::Exit::of_refusal(*code),
+        why: String::from_utf8_lossy(why).into_owned(),
+    })
 }
 
 /// A script of the host, in a file of the machine while it runs: so its stdin is its own.
@@ -250,7 +322,10 @@ impl Script {
     fn write(text: &[u8], user: &User) -> Result<Self> {
         let first_line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let wants_bash = first_line.starts_with(b"#!") && first_line.ends_with(b"bash");
-        let script = Self { path: format!("/run/nspawn-script-{}", std::process::id()).into(), wants_bash };
+        let script = Self {
+            path: format!("/run/nspawn-script-{}", std::process::id()).into(),
+            wants_bash,
+        };
         // An earlier session of the same number left it when it was killed.
         let _ = fs::remove_file(&script.path);
         let written = OpenOptions::new()
@@ -285,10 +360,17 @@ fn receive_header(stream: &UnixStream) -> Result<(u8, usize, Vec<OwnedFd>)> {
     )
     .context("can't read the request")?;
     let mut fds = Vec::new();
-    for control in message.cmsgs().context("a request has too many descriptors")? {
+    for control in message
+        .cmsgs()
+        .context("a request has too many descriptors")?
+    {
         if let ControlMessageOwned::ScmRights(received) = control {
             // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
-            fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            fds.extend(
+                received
+                    .into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
         }
     }
     let count = message.bytes;

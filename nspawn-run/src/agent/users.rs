@@ -37,23 +37,39 @@ fn find_in(wanted: &[u8], passwd: &[u8], groups: &[u8]) -> Option<User> {
     let user = find_named(name, passwd, groups)?;
     match group {
         None => Some(user),
-        Some(group) => find_group(group, groups).map(|gid| User { gid, groups: vec![gid], ..user }),
+        Some(group) => find_group(group, groups).map(|gid| User {
+            gid,
+            groups: vec![gid],
+            ..user
+        }),
     }
 }
 
 fn find_group(wanted: &[u8], group: &[u8]) -> Option<u32> {
     let named = group.split(|byte| *byte == b'\n').find_map(|line| {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
-        if fields.len() == 4 && fields[0] == wanted { number(fields[2]) } else { None }
+        if fields.len() == 4 && fields[0] == wanted {
+            number(fields[2])
+        } else {
+            None
+        }
     });
     named.or_else(|| number(wanted))
 }
 
 fn find_named(wanted: &[u8], passwd: &[u8], group: &[u8]) -> Option<User> {
     let users = || passwd.split(|byte| *byte == b'\n').filter_map(parse);
-    let number = std::str::from_utf8(wanted).ok().and_then(|text| text.parse().ok());
+    let number = std::str::from_utf8(wanted)
+        .ok()
+        .and_then(|text| text.parse().ok());
     let named = users().find(|user| user.name.as_bytes() == wanted);
-    let numbered = || number.map(|number| users().find(|user| user.uid == number).unwrap_or_else(|| unnamed(number)));
+    let numbered = || {
+        number.map(|number| {
+            users()
+                .find(|user| user.uid == number)
+                .unwrap_or_else(|| unnamed(number))
+        })
+    };
     let root = || (wanted == b"root").then(|| unnamed(0));
     let mut user = named.or_else(numbered).or_else(root)?;
     user.groups = groups_of(&user, group);
@@ -63,9 +79,15 @@ fn find_named(wanted: &[u8], passwd: &[u8], group: &[u8]) -> Option<User> {
 // name:password:uid:gid:comment:home:shell
 fn parse(line: &[u8]) -> Option<User> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
-    let &[name, _, uid, gid, _, home, shell] = &*fields else { return None };
+    let &[name, _, uid, gid, _, home, shell] = &*fields else {
+        return None;
+    };
     let text = |field: &[u8], default: &str| {
-        if field.is_empty() { default.into() } else { OsString::from_vec(field.to_vec()) }
+        if field.is_empty() {
+            default.into()
+        } else {
+            OsString::from_vec(field.to_vec())
+        }
     };
     Some(User {
         name: text(name, "root"),
@@ -78,8 +100,19 @@ fn parse(line: &[u8]) -> Option<User> {
 }
 
 fn unnamed(uid: u32) -> User {
-    let (name, home) = if uid == 0 { ("root".into(), "/root") } else { (uid.to_string().into(), "/") };
-    User { name, uid, gid: uid, groups: Vec::new(), home: home.into(), shell: "/bin/sh".into() }
+    let (name, home) = if uid == 0 {
+        ("root".into(), "/root")
+    } else {
+        (uid.to_string().into(), "/")
+    };
+    User {
+        name,
+        uid,
+        gid: uid,
+        groups: Vec::new(),
+        home: home.into(),
+        shell: "/bin/sh".into(),
+    }
 }
 
 // name:password:gid:member,member
@@ -87,8 +120,13 @@ fn groups_of(user: &User, group: &[u8]) -> Vec<u32> {
     let mut groups = vec![user.gid];
     for line in group.split(|byte| *byte == b'\n') {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
-        let &[_, _, gid, members] = &*fields else { continue };
-        if members.split(|byte| *byte == b',').any(|member| member == user.name.as_bytes()) {
+        let &[_, _, gid, members] = &*fields else {
+            continue;
+        };
+        if members
+            .split(|byte| *byte == b',')
+            .any(|member| member == user.name.as_bytes())
+        {
             groups.extend(number(gid));
         }
     }
@@ -110,15 +148,27 @@ mod tests {
     #[test]
     fn names_come_before_numbers() {
         let ann = find_in(b"ann", PASSWD, GROUP).unwrap();
-        assert_eq!((ann.uid, ann.gid, &*ann.groups), (1000, 100, &[100, 27, 999][..]));
-        assert_eq!((ann.home, ann.shell), ("/home/ann".into(), "/bin/zsh".into()));
+        assert_eq!(
+            (ann.uid, ann.gid, &*ann.groups),
+            (1000, 100, &[100, 27, 999][..])
+        );
+        assert_eq!(
+            (ann.home, ann.shell),
+            ("/home/ann".into(), "/bin/zsh".into())
+        );
         assert_eq!(find_in(b"1000", PASSWD, GROUP).unwrap().uid, 7);
         assert_eq!(find_in(b"7", PASSWD, GROUP).unwrap().shell, "/bin/sh");
     }
 
     #[test]
     fn numbers_need_no_entry_and_root_needs_no_file() {
-        assert_eq!(find_in(b"4242", PASSWD, GROUP).unwrap(), User { groups: vec![4242], ..unnamed(4242) });
+        assert_eq!(
+            find_in(b"4242", PASSWD, GROUP).unwrap(),
+            User {
+                groups: vec![4242],
+                ..unnamed(4242)
+            }
+        );
         assert_eq!(find_in(b"root", b"", b"").unwrap().home, "/root");
         assert_eq!(find_in(b"nobody-here", PASSWD, GROUP), None);
         assert_eq!(find_in(b"", PASSWD, GROUP), None);
@@ -126,7 +176,11 @@ mod tests {
 
     #[test]
     fn another_group_may_be_named() {
-        for (wanted, gid) in [(&b"ann:docker"[..], 999), (b"4242:7", 7), (b"root:users", 100)] {
+        for (wanted, gid) in [
+            (&b"ann:docker"[..], 999),
+            (b"4242:7", 7),
+            (b"root:users", 100),
+        ] {
             let user = find_in(wanted, PASSWD, GROUP).unwrap();
             assert_eq!((user.gid, &*user.groups), (gid, &[gid][..]));
         }

@@ -26,7 +26,10 @@ pub fn end(mut child: Child) -> Done {
     if !wait_for_exit(child.id().try_into().unwrap(), Duration::from_secs(90)).unwrap() {
         child.kill().unwrap();
     }
-    Done::new(format!("the hook {}", child.id()), child.wait_with_output().unwrap())
+    Done::new(
+        format!("the hook {}", child.id()),
+        child.wait_with_output().unwrap(),
+    )
 }
 
 /// The installed hook, as scripts/install leaves it.
@@ -37,7 +40,16 @@ pub fn hook() -> &'static Path {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let install = repository.join("scripts/install");
         let destination = format!("DESTDIR={root}");
-        call("env", [&*destination, "PREFIX=/usr", install.to_str().unwrap(), "--no-build"]).expect(0);
+        call(
+            "env",
+            [
+                &*destination,
+                "PREFIX=/usr",
+                install.to_str().unwrap(),
+                "--no-build",
+            ],
+        )
+        .expect(0);
         PathBuf::from(root).join("usr/lib/nspawn-ci/github-actions-hook.sh")
     })
 }
@@ -50,15 +62,27 @@ impl Runner {
     pub fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let root = PathBuf::from(format!("/var/tmp/e2e-actions-{}-runner:{number}", std::process::id()));
-        for name in ["_runner_hook_responses", "_runner_file_commands", "_github_home", "_github_workflow"] {
+        let root = PathBuf::from(format!(
+            "/var/tmp/e2e-actions-{}-runner:{number}",
+            std::process::id()
+        ));
+        for name in [
+            "_runner_hook_responses",
+            "_runner_file_commands",
+            "_github_home",
+            "_github_workflow",
+        ] {
             fs::create_dir_all(root.join("_work/_temp").join(name)).unwrap();
         }
         // Those for actions and tools are not there before the first job that needs them.
         for name in ["_work/it/it", "externals"] {
             fs::create_dir_all(root.join(name)).unwrap();
         }
-        Self { root, state: Value::Null, binds: "" }
+        Self {
+            root,
+            state: Value::Null,
+            binds: "",
+        }
     }
 
     /// With a job that has a machine.
@@ -75,7 +99,10 @@ impl Runner {
     /// The machines that are shown its directories.
     pub fn machines(&self) -> String {
         let root = self.root.display().to_string().replace(':', ".*");
-        sh(&format!("systemctl show --property=ExecStart 'nspawn-github-*' | grep -e '{root}/_work'")).out()
+        sh(&format!(
+            "systemctl show --property=ExecStart 'nspawn-github-*' | grep -e '{root}/_work'"
+        ))
+        .out()
     }
 
     pub fn machine(&self) -> String {
@@ -99,7 +126,11 @@ impl Runner {
     pub fn action(&self) -> Value {
         let mut action = self.container(&[
             ("_work/_temp/_github_home", "/github/home", false),
-            ("_work/_temp/_runner_file_commands", "/github/file_commands", false),
+            (
+                "_work/_temp/_runner_file_commands",
+                "/github/file_commands",
+                false,
+            ),
             ("_work/it/it", "/github/workspace", false),
         ]);
         action["workingDirectory"] = json!("/github/workspace");
@@ -109,7 +140,11 @@ impl Runner {
     fn container(&self, volumes: &[(&str, &str, bool)]) -> Value {
         let socket = "/var/run/docker.sock";
         let mut mounts = vec![volume(Path::new(socket), socket, false)];
-        mounts.extend(volumes.iter().map(|(source, target, ro)| volume(&self.path(source), target, *ro)));
+        mounts.extend(
+            volumes
+                .iter()
+                .map(|(source, target, ro)| volume(&self.path(source), target, *ro)),
+        );
         json!({
             "image": format!("registry.example/ci/{}:latest", image()),
             "dockerfile": null,
@@ -145,8 +180,7 @@ impl Runner {
 
     /// A request that the hook finds on its stdin.
     pub fn request(&self, command: &str, args: &Value) -> File {
-        let request =
-            json!({ "command": command, "responseFile": self.response_file(), "args": args, "state": self.state });
+        let request = json!({ "command": command, "responseFile": self.response_file(), "args": args, "state": self.state });
         self.raw(format!("{request}\n").as_bytes())
     }
 
@@ -163,10 +197,17 @@ impl Runner {
         fs::create_dir_all(&jobs).unwrap();
         let _ = std::os::unix::fs::symlink("/bin/false", jobs.join("nspawn-run"));
         let mut hook_call = Command::new("bash");
-        hook_call.args(["--noprofile", "--norc", "-e", "-o", "pipefail"]).arg(hook());
+        hook_call
+            .args(["--noprofile", "--norc", "-e", "-o", "pipefail"])
+            .arg(hook());
         hook_call.env("PATH", format!("{}:/usr/bin:/bin", jobs.display()));
         hook_call.env("NSPAWN_BIND_RO", self.binds);
-        hook_call.stdin(request).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        hook_call
+            .stdin(request)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// The hook's call to its end; what it wants to be remembered is.
@@ -185,7 +226,8 @@ impl Runner {
 
     /// Null if there is none.
     pub fn response(&self) -> Value {
-        serde_json::from_slice(&fs::read(self.response_file()).unwrap_or_default()).unwrap_or_default()
+        serde_json::from_slice(&fs::read(self.response_file()).unwrap_or_default())
+            .unwrap_or_default()
     }
 
     /// A program for jobs.

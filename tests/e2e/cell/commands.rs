@@ -21,7 +21,9 @@ pub fn check(machine: &Machine) {
 fn statuses(machine: &Machine) {
     machine.run(["true"]).expect(0);
     machine.sh("exit 42").expect(42);
-    machine.run(["no-such-command"]).expect_error(127, "can't run \"no-such-command\"");
+    machine
+        .run(["no-such-command"])
+        .expect_error(127, "can't run \"no-such-command\"");
     for (signal, code) in [("TERM", 143), ("KILL", 137), ("PIPE", 141)] {
         machine.sh(&format!("kill -{signal} $$")).expect(code);
     }
@@ -35,31 +37,67 @@ fn streams(machine: &Machine) {
 }
 
 fn arguments(machine: &Machine) {
-    let words = ["", " ", "a b", "'\"", "$HOME $$", "%n %%", "\n", "\\", "-x --help", "*;|&`#~", "ü"];
-    let done = machine.run(["printf", r"%s\0"].iter().chain(&words)).expect(0);
+    let words = [
+        "",
+        " ",
+        "a b",
+        "'\"",
+        "$HOME $$",
+        "%n %%",
+        "\n",
+        "\\",
+        "-x --help",
+        "*;|&`#~",
+        "ü",
+    ];
+    let done = machine
+        .run(["printf", r"%s\0"].iter().chain(&words))
+        .expect(0);
     assert_eq!(done.out(), words.map(|word| format!("{word}\0")).concat());
 }
 
 fn environment(machine: &Machine) {
     let script = "echo $FOR_ALL-$OVER-$USER-$HOME-$SHELL; pwd; touch ~/own && git config --global user.name me && \
         git config user.name";
-    let done = call("nspawn-run", ["-E", "OVER=2", &machine.name, "sh", "-c", script]).expect(0);
+    let done = call(
+        "nspawn-run",
+        ["-E", "OVER=2", &machine.name, "sh", "-c", script],
+    )
+    .expect(0);
     assert_eq!(done.out(), "a $b-2-root-/root-/bin/bash\n/root\nme\n");
 }
 
 fn user_and_directory(machine: &Machine) {
     let options = ["--uid=daemon", "--working-directory=/usr", &*machine.name];
-    let done = call("nspawn-run", options.into_iter().chain(["sh", "-c", "id -un; pwd; touch /tmp/daemons"])).expect(0);
+    let done = call(
+        "nspawn-run",
+        options
+            .into_iter()
+            .chain(["sh", "-c", "id -un; pwd; touch /tmp/daemons"]),
+    )
+    .expect(0);
     assert_eq!(done.out(), "daemon\n/usr\n");
 }
 
 fn terminal(machine: &Machine) {
-    let done = call("nspawn-run", ["--pty", &*machine.name, "sh", "-c", "tty; exit 9"]).expect(9);
-    assert!(done.out().starts_with("/dev/pts/") && done.out().ends_with("\r\n"), "{}", done.describe());
+    let done = call(
+        "nspawn-run",
+        ["--pty", &*machine.name, "sh", "-c", "tty; exit 9"],
+    )
+    .expect(9);
+    assert!(
+        done.out().starts_with("/dev/pts/") && done.out().ends_with("\r\n"),
+        "{}",
+        done.describe()
+    );
 }
 
 fn script(machine: &Machine) {
-    let done = finish(&mut machine.command::<&str>([]), b"x=1\necho \"got $x\"\nexit 5\n").expect(5);
+    let done = finish(
+        &mut machine.command::<&str>([]),
+        b"x=1\necho \"got $x\"\nexit 5\n",
+    )
+    .expect(5);
     assert_eq!(done.out(), "got 1\n");
 }
 
@@ -67,12 +105,21 @@ fn script(machine: &Machine) {
 fn cancel(machine: &Machine) {
     for (signal, number) in [("TERM", 15), ("KILL", 9)] {
         let (command, started) = (Sleep::new(), Sleep::new());
-        let script = format!("setsid {} & echo on; exec {}", started.command(), command.command());
+        let script = format!(
+            "setsid {} & echo on; exec {}",
+            started.command(),
+            command.command()
+        );
         // All but one of nspawn-run's own streams, which what is left would hold.
-        let running = Running::of(Command::new("nspawn-run").args([&*machine.name, "bash", "-c", &script]));
-        wait_until("both run", SOON, || command.is_there() && started.is_there());
+        let running =
+            Running::of(Command::new("nspawn-run").args([&*machine.name, "bash", "-c", &script]));
+        wait_until("both run", SOON, || {
+            command.is_there() && started.is_there()
+        });
         running.signal(signal);
         assert_eq!(running.end().status.signal(), Some(number));
-        wait_until("both have ended", SOON, || !command.is_there() && !started.is_there());
+        wait_until("both have ended", SOON, || {
+            !command.is_there() && !started.is_there()
+        });
     }
 }

@@ -18,17 +18,35 @@ pub fn check(cell: &Cell, machine: &Machine, other: &Machine) {
 }
 
 fn files(cell: &Cell, machine: &Machine, other: &Machine) {
-    machine.sh("echo kept >/root/kept; echo kept >/var/kept; rm -f /root/.profile").expect(0);
+    machine
+        .sh("echo kept >/root/kept; echo kept >/var/kept; rm -f /root/.profile")
+        .expect(0);
     let seen = machine.sh("cat /root/kept /var/kept; test -e /root/.profile || echo removed");
-    let expected = if cell.keeps_files() { "kept\nkept\nremoved\n" } else { "" };
+    let expected = if cell.keeps_files() {
+        "kept\nkept\nremoved\n"
+    } else {
+        ""
+    };
     assert_eq!(seen.out(), expected, "{}", seen.describe());
     // A layer of none is for what is temporary, and leaves the system as it is.
     let changes = machine.sh("echo x >/etc/own && echo x >/usr/own");
-    assert_eq!(changes.code() == 0, cell.layer != "none", "{}", changes.describe());
+    assert_eq!(
+        changes.code() == 0,
+        cell.layer != "none",
+        "{}",
+        changes.describe()
+    );
     let script = "test ! -e /root/kept && test ! -e /etc/own && test -e /root/.profile && ! pgrep -f '^sleep 300[.]'";
     other.sh(script).expect(0);
     let image = Path::new("/var/lib/machines").join(cell.image);
-    for path in ["root/kept", "var/kept", "etc/own", "usr/own", "root/own", "root/.gitconfig"] {
+    for path in [
+        "root/kept",
+        "var/kept",
+        "etc/own",
+        "usr/own",
+        "root/own",
+        "root/.gitconfig",
+    ] {
         assert!(!image.join(path).exists(), "{path} in the image");
     }
     assert!(image.join("root/.profile").exists());
@@ -37,7 +55,11 @@ fn files(cell: &Cell, machine: &Machine, other: &Machine) {
 // It keeps nobody waiting, and goes on until the machine's end.
 fn background(cell: &Cell, machine: &Machine) {
     let sleep = Sleep::new();
-    let begin = format!("{} & until pgrep -xf '{}'; do sleep 0.01; done", sleep.command(), sleep.command());
+    let begin = format!(
+        "{} & until pgrep -xf '{}'; do sleep 0.01; done",
+        sleep.command(),
+        sleep.command()
+    );
     machine.sh(&begin).expect(0);
     assert_eq!(sleep.is_there(), cell.is_running_between_runs());
     if cell.is_running_between_runs() {
@@ -47,23 +69,41 @@ fn background(cell: &Cell, machine: &Machine) {
 
 // They are in one machine, which lasts for as long as one of them.
 fn at_once(cell: &Cell, machine: &Machine) {
-    let wait = |name: &str| format!("for i in $(seq 400); do test -e /tmp/{name} && break; sleep 0.05; done");
-    let first = Running::start(machine, &format!("echo on; {}; test -e /tmp/second && exit 3", wait("second")));
-    let second = Running::start(machine, &format!("touch /tmp/second; echo on; {}; exit 4", wait("third")));
+    let wait = |name: &str| {
+        format!("for i in $(seq 400); do test -e /tmp/{name} && break; sleep 0.05; done")
+    };
+    let first = Running::start(
+        machine,
+        &format!("echo on; {}; test -e /tmp/second && exit 3", wait("second")),
+    );
+    let second = Running::start(
+        machine,
+        &format!("touch /tmp/second; echo on; {}; exit 4", wait("third")),
+    );
     first.end().expect(3);
     machine.run(["touch", "/tmp/third"]).expect(0);
     second.end().expect(4);
     let state = unit_properties(machine, "ActiveState");
-    assert_eq!(state == "ActiveState=active\n", cell.is_running_between_runs(), "{state}");
+    assert_eq!(
+        state == "ActiveState=active\n",
+        cell.is_running_between_runs(),
+        "{state}"
+    );
 }
 
 fn pipeline(machine: &Machine) {
     let name = &machine.name;
     let unpack = "mkdir /tmp/new && tar -xC /tmp/new && find /tmp/new | wc -l; find /usr/share/perl5 | wc -l";
-    let line = format!("nspawn-run {name} tar -cC /usr/share/perl5 . | nspawn-run {name} sh -c '{unpack}'");
+    let line = format!(
+        "nspawn-run {name} tar -cC /usr/share/perl5 . | nspawn-run {name} sh -c '{unpack}'"
+    );
     let done = sh(&line).expect(0);
     let counts: Vec<_> = done.out().lines().map(str::to_owned).collect();
-    assert!(counts.len() == 2 && counts[0] == counts[1] && counts[0] != "0", "{}", done.describe());
+    assert!(
+        counts.len() == 2 && counts[0] == counts[1] && counts[0] != "0",
+        "{}",
+        done.describe()
+    );
 }
 
 /// Kills an nspawn-run that nobody is there to do the work of.
@@ -81,8 +121,13 @@ pub fn abandon(cell: &Cell, machine: &Machine) -> Sleep {
 pub fn check_abandoned(cell: &Cell, machine: Machine, sleep: Sleep) {
     if !cell.is_running_between_runs() {
         assert!(!sleep.is_there());
-        let unit = format!("/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service", machine.name);
-        wait_until("its machine has ended", LINGER, || !Path::new(&unit).exists());
+        let unit = format!(
+            "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service",
+            machine.name
+        );
+        wait_until("its machine has ended", LINGER, || {
+            !Path::new(&unit).exists()
+        });
     }
     let stale = call("nspawn-cleanup", ["--stale", "--dry-run"]).expect(0);
     assert!(!stale.out().contains(&machine.name), "{}", stale.describe());
@@ -101,8 +146,14 @@ pub fn check_ends(cell: &Cell, machine: &Machine) {
     machine.run(["touch", "/root/before"]).expect(0);
     let sleep = Sleep::new();
     let running = Running::start(machine, &format!("echo on; {}", sleep.command()));
-    sh(&format!("systemctl kill --signal=KILL nspawn-{}.service", machine.name)).expect(0);
-    running.end().expect_error(125, "(SIGKILL) ended its systemd-nspawn");
+    sh(&format!(
+        "systemctl kill --signal=KILL nspawn-{}.service",
+        machine.name
+    ))
+    .expect(0);
+    running
+        .end()
+        .expect_error(125, "(SIGKILL) ended its systemd-nspawn");
     wait_until("all of it has ended", SOON, || !sleep.is_there());
     let next = machine.run(["test", "-e", "/root/before"]);
     if cell.is_running_between_runs() {

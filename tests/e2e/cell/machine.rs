@@ -18,7 +18,10 @@ pub fn check(cell: &Cell, machine: &Machine, other: &Machine) {
 fn users(machine: &Machine, other: &Machine) {
     let base = |machine: &Machine| {
         let map = machine.run(["cat", "/proc/self/uid_map"]).expect(0).out();
-        let map: Vec<u32> = map.split_whitespace().map(|number| number.parse().unwrap()).collect();
+        let map: Vec<u32> = map
+            .split_whitespace()
+            .map(|number| number.parse().unwrap())
+            .collect();
         assert!(map[0] == 0 && map[1] >= RANGE && map[2] == RANGE, "{map:?}");
         map[1]
     };
@@ -37,19 +40,33 @@ fn network(machine: &Machine) {
     // Any name that the host itself resolves.
     let resolve = "getent hosts deb.debian.org >/dev/null";
     let resolves = *HOST_RESOLVES.get_or_init(|| sh(resolve).code() == 0);
-    assert!(resolves || std::env::var_os("CI").is_none(), "the host resolves no name");
+    assert!(
+        resolves || std::env::var_os("CI").is_none(),
+        "the host resolves no name"
+    );
     let servers = "awk '/^nameserver/ { print $2 }' /etc/resolv.conf";
     let check = if resolves { resolve } else { "true" };
-    let seen = machine.sh(&format!("{servers}; ls /sys/class/net >&2 && {check}")).expect(0);
+    let seen = machine
+        .sh(&format!("{servers}; ls /sys/class/net >&2 && {check}"))
+        .expect(0);
     assert_eq!(seen.out(), sh(servers).expect(0).out());
-    assert_eq!(seen.err().split_whitespace().filter(|link| *link != "lo").count(), 1, "{}", seen.describe());
+    assert_eq!(
+        seen.err()
+            .split_whitespace()
+            .filter(|link| *link != "lo")
+            .count(),
+        1,
+        "{}",
+        seen.describe()
+    );
 }
 
 // Its unit, its cgroup and its registration are the same in every cell.
 fn while_it_runs(cell: &Cell, machine: &Machine) {
     let sleep = Sleep::new();
     let running = Running::start(machine, &format!("{} & echo on; wait", sleep.command()));
-    let names = "ActiveState,TimeoutStopUSec,Nice,DevicePolicy,Slice,Delegate,MemoryMax,TasksMax,Id";
+    let names =
+        "ActiveState,TimeoutStopUSec,Nice,DevicePolicy,Slice,Delegate,MemoryMax,TasksMax,Id";
     let shown = unit_properties(machine, names);
     for line in [
         "ActiveState=active",
@@ -59,18 +76,33 @@ fn while_it_runs(cell: &Cell, machine: &Machine) {
         "Slice=machine-ci.slice",
         "Delegate=yes",
     ] {
-        assert!(shown.lines().any(|shown| shown == line), "no {line} in {shown}");
+        assert!(
+            shown.lines().any(|shown| shown == line),
+            "no {line} in {shown}"
+        );
     }
     for unlimited in ["MemoryMax=infinity", "TasksMax=infinity"] {
         assert!(!shown.contains(unlimited), "{shown}");
     }
     wait_until("it sleeps", super::SOON, || sleep.is_there());
     let place = sleep.cgroup();
-    assert!(place.contains(&format!("machine-ci.slice/nspawn-{}.service/payload", machine.name)), "{place}");
+    assert!(
+        place.contains(&format!(
+            "machine-ci.slice/nspawn-{}.service/payload",
+            machine.name
+        )),
+        "{place}"
+    );
     // Where this kernel has the controllers, they hold that cgroup.
     for file in ["memory.max", "pids.max"] {
-        let unit = format!("/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service/{file}", machine.name);
-        assert!(fs::read_to_string(&unit).map_or(true, |value| value.trim() != "max"), "{unit}");
+        let unit = format!(
+            "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service/{file}",
+            machine.name
+        );
+        assert!(
+            fs::read_to_string(&unit).map_or(true, |value| value.trim() != "max"),
+            "{unit}"
+        );
     }
     assert!(is_registered(machine));
     running.signal("TERM");
@@ -84,10 +116,15 @@ pub fn check_size(cell: &Cell) {
         return;
     }
     let machine = cell.machine(&["--layer-size=48M"]);
-    let places: &[_] = if cell.layer == "none" { &["/root", "/tmp", "/builds"] } else { &["/root"] };
+    let places: &[_] = if cell.layer == "none" {
+        &["/root", "/tmp", "/builds"]
+    } else {
+        &["/root"]
+    };
     for place in places {
-        let script =
-            format!("head -c 60M /dev/zero >{place}/big && exit 9; rm {place}/big && echo more >{place}/small");
+        let script = format!(
+            "head -c 60M /dev/zero >{place}/big && exit 9; rm {place}/big && echo more >{place}/small"
+        );
         let done = machine.sh(&script).expect(0);
         assert!(done.err().contains("No space left"), "{}", done.describe());
     }

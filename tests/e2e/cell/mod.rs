@@ -31,18 +31,30 @@ pub struct Cell<'a> {
 
 impl Cell<'_> {
     pub fn options(&self) -> [String; 2] {
-        [format!("--init={}", self.init), format!("--layer={}", self.layer)]
+        [
+            format!("--init={}", self.init),
+            format!("--layer={}", self.layer),
+        ]
     }
 
     #[track_caller]
     pub fn prepare(&self, more: &[&str]) -> Done {
         let options = self.options();
-        call("nspawn-prepare", options.iter().map(String::as_str).chain(more.iter().copied()).chain([self.image]))
+        call(
+            "nspawn-prepare",
+            options
+                .iter()
+                .map(String::as_str)
+                .chain(more.iter().copied())
+                .chain([self.image]),
+        )
     }
 
     #[track_caller]
     pub fn machine(&self, more: &[&str]) -> Machine {
-        Machine { name: self.prepare(more).expect(0).out().trim_end().to_owned() }
+        Machine {
+            name: self.prepare(more).expect(0).out().trim_end().to_owned(),
+        }
     }
 
     /// Whether a machine runs from its prepare to its cleanup.
@@ -58,7 +70,13 @@ impl Cell<'_> {
     /// All that holds in every cell.
     pub fn check(&self) {
         // What takes a while on its own is begun first.
-        let machine = self.machine(&["--setenv=FOR_ALL=a $b", "-p", "TimeoutStopSec=7s", "-p", "Nice=3"]);
+        let machine = self.machine(&[
+            "--setenv=FOR_ALL=a $b",
+            "-p",
+            "TimeoutStopSec=7s",
+            "-p",
+            "Nice=3",
+        ]);
         let other = self.machine(&[]);
         let abandoned = lasting::abandon(self, &other);
         commands::check(&machine);
@@ -84,19 +102,31 @@ impl Running {
 
     #[track_caller]
     pub fn of(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
         if line != "on\n" {
-            panic!("no start but {line:?}: {}", Self { child, output }.end().describe());
+            panic!(
+                "no start but {line:?}: {}",
+                Self { child, output }.end().describe()
+            );
         }
         Self { child, output }
     }
 
     #[track_caller]
     pub fn signal(&self, signal: &str) {
-        call("kill", [&format!("-{signal}"), &self.child.id().to_string()]).expect(0);
+        call(
+            "kill",
+            [&format!("-{signal}"), &self.child.id().to_string()],
+        )
+        .expect(0);
     }
 
     /// Waits for its end.
@@ -114,7 +144,11 @@ pub struct Sleep(String);
 impl Sleep {
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        Self(format!("sleep 300.{}{:04}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
+        Self(format!(
+            "sleep 300.{}{:04}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ))
     }
 
     pub fn command(&self) -> &str {
@@ -122,7 +156,12 @@ impl Sleep {
     }
 
     pub fn process(&self) -> Option<u32> {
-        call("pgrep", ["-xf", &self.0]).out().lines().next()?.parse().ok()
+        call("pgrep", ["-xf", &self.0])
+            .out()
+            .lines()
+            .next()?
+            .parse()
+            .ok()
     }
 
     pub fn is_there(&self) -> bool {
@@ -139,7 +178,10 @@ impl Sleep {
     #[track_caller]
     pub fn machine(&self) -> String {
         let cgroup = self.cgroup();
-        let unit = cgroup.split("/nspawn-").nth(1).and_then(|unit| unit.split(".service").next());
+        let unit = cgroup
+            .split("/nspawn-")
+            .nth(1)
+            .and_then(|unit| unit.split(".service").next());
         unit.unwrap().to_owned()
     }
 }
@@ -147,10 +189,16 @@ impl Sleep {
 /// Whether systemd-machined has it.
 pub fn is_registered(machine: &Machine) -> bool {
     let list = call("machinectl", ["list", "--no-legend"]).expect(0).out();
-    list.lines().any(|line| line.split_whitespace().next() == Some(&machine.name))
+    list.lines()
+        .any(|line| line.split_whitespace().next() == Some(&machine.name))
 }
 
 /// What systemd says of the machine's unit.
 pub fn unit_properties(machine: &Machine, names: &str) -> String {
-    sh(&format!("systemctl show --property={names} nspawn-{}.service", machine.name)).expect(0).out()
+    sh(&format!(
+        "systemctl show --property={names} nspawn-{}.service",
+        machine.name
+    ))
+    .expect(0)
+    .out()
 }

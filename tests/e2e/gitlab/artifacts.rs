@@ -26,11 +26,26 @@ fn scripts_call_the_hosts_and_can_not_change_it() {
     let text = "#!/bin/sh\necho \"the host's: $*\"\n";
     let path = program("shown", text);
     let option = format!("--gitlab-runner={}", path.display());
-    let job = Job::new(&image()).stage("upload_artifacts_on_success", &["gitlab-runner artifacts-uploader --name x"]);
+    let job = Job::new(&image()).stage(
+        "upload_artifacts_on_success",
+        &["gitlab-runner artifacts-uploader --name x"],
+    );
     let attack = "! echo x >/usr/local/bin/gitlab-runner; ! mount -o remount,bind,rw /usr/local/bin/gitlab-runner";
-    let job = job.script(&[attack, "! umount /usr/local/bin/gitlab-runner || ! rm /usr/local/bin/gitlab-runner"]);
-    let report = Runner::default().prepare_args(&[&option]).run(&job).expect(&Outcome::Success);
-    assert!(report.log().contains("the host's: artifacts-uploader --name x"), "{}", report.describe());
+    let job = job.script(&[
+        attack,
+        "! umount /usr/local/bin/gitlab-runner || ! rm /usr/local/bin/gitlab-runner",
+    ]);
+    let report = Runner::default()
+        .prepare_args(&[&option])
+        .run(&job)
+        .expect(&Outcome::Success);
+    assert!(
+        report
+            .log()
+            .contains("the host's: artifacts-uploader --name x"),
+        "{}",
+        report.describe()
+    );
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     remove(&path);
 }
@@ -42,11 +57,17 @@ fn a_job_is_told_where_there_is_none() {
     let report = Runner::default().run(&job()).expect(&Outcome::Success);
     assert!(report.log().contains(said), "{}", report.describe());
     // Who wants it so need not be told.
-    let report = Runner::default().prepare_args(&["--gitlab-runner=no"]).run(&job()).expect(&Outcome::Success);
+    let report = Runner::default()
+        .prepare_args(&["--gitlab-runner=no"])
+        .run(&job())
+        .expect(&Outcome::Success);
     assert!(!report.log().contains(said), "{}", report.describe());
     for bad in ["gitlab-runner", "/etc/passwd", "/nowhere"] {
-        call("nspawn-prepare", [&*format!("--gitlab-runner={bad}"), &image()])
-            .expect_error(1, "there is no such program");
+        call(
+            "nspawn-prepare",
+            [&*format!("--gitlab-runner={bad}"), &image()],
+        )
+        .expect_error(1, "there is no such program");
     }
     let options = ["--gitlab-runner=/bin/true", "--private-users=no", &image()];
     call("nspawn-prepare", options).expect_error(1, "jobs could overwrite");
@@ -59,9 +80,20 @@ fn the_one_that_calls_is_found() {
     sh(&format!("cp /bin/sh {}", path.display())).expect(0);
     let id = 3_000_000_000 + u64::from(std::process::id());
     let mut caller = Command::new(&path);
-    caller.args(["-c", &format!("nspawn-prepare {}; exit $?", image())]).env("CUSTOM_ENV_CI_JOB_ID", id.to_string());
-    let prepared = finish(caller.env("CUSTOM_ENV_CI_SERVER_URL", "https://gitlab.example"), b"").expect(0);
-    let name = prepared.err().split_whitespace().find(|word| word.starts_with("gitlab-")).unwrap().to_owned();
+    caller
+        .args(["-c", &format!("nspawn-prepare {}; exit $?", image())])
+        .env("CUSTOM_ENV_CI_JOB_ID", id.to_string());
+    let prepared = finish(
+        caller.env("CUSTOM_ENV_CI_SERVER_URL", "https://gitlab.example"),
+        b"",
+    )
+    .expect(0);
+    let name = prepared
+        .err()
+        .split_whitespace()
+        .find(|word| word.starts_with("gitlab-"))
+        .unwrap()
+        .to_owned();
     let there = call("nspawn-run", [&*name, "gitlab-runner", "-c", "echo here"]).expect(0);
     assert_eq!(there.out(), "here\n");
     call("nspawn-cleanup", [&name]).expect(0);

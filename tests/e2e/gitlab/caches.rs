@@ -30,7 +30,9 @@ impl Project {
 
 impl Drop for Project {
     fn drop(&mut self) {
-        self.files().iter().for_each(|file| drop(fs::remove_file(file)));
+        self.files()
+            .iter()
+            .for_each(|file| drop(fs::remove_file(file)));
     }
 }
 
@@ -41,36 +43,78 @@ fn the_next_job_finds_them_on_another_machine() {
     let first = project.run(&["mkdir /cache/key", "echo kept > /cache/key/cache.zip", seen]);
     let next = project.run(&["cat /cache/key/cache.zip", seen]);
     // With users of its own as well.
-    assert_eq!(first.stage("build_script").text(), "0 1777 /cache\n0 755 /cache/key\n0 644 /cache/key/cache.zip\n");
-    assert_eq!(next.stage("build_script").text(), format!("kept\n{}", first.stage("build_script").text()));
+    assert_eq!(
+        first.stage("build_script").text(),
+        "0 1777 /cache\n0 755 /cache/key\n0 644 /cache/key/cache.zip\n"
+    );
+    assert_eq!(
+        next.stage("build_script").text(),
+        format!("kept\n{}", first.stage("build_script").text())
+    );
     assert_eq!(left_of(&first.machine) + &left_of(&next.machine), "");
-    assert_eq!(sh("losetup --list --output=BACK-FILE").out().matches(&project.0.to_string()).count(), 0);
+    assert_eq!(
+        sh("losetup --list --output=BACK-FILE")
+            .out()
+            .matches(&project.0.to_string())
+            .count(),
+        0
+    );
 }
 
 #[test]
 fn in_every_mode() {
     let project = Project::new(2);
-    for (number, options) in
-        [&["--init=stub"][..], &["--init=none"], &["--layer=none"], &["--layer=tmpfs", "--network=none"]]
-            .iter()
-            .enumerate()
+    for (number, options) in [
+        &["--init=stub"][..],
+        &["--init=none"],
+        &["--layer=none"],
+        &["--layer=tmpfs", "--network=none"],
+    ]
+    .iter()
+    .enumerate()
     {
-        let lines = [format!("test $(ls /cache | grep -c file) = {number}"), format!("touch /cache/file{number}")];
-        let job =
-            project.job().script(&[&*lines[0], &*lines[1]]).after_script(&[&format!("test -e /cache/file{number}")]);
-        let report = Runner::default().prepare_args(options).run(&job).expect(&Outcome::Success);
-        assert!(report.stage("after_script").result.is_ok(), "{options:?}: {}", report.describe());
+        let lines = [
+            format!("test $(ls /cache | grep -c file) = {number}"),
+            format!("touch /cache/file{number}"),
+        ];
+        let job = project
+            .job()
+            .script(&[&*lines[0], &*lines[1]])
+            .after_script(&[&format!("test -e /cache/file{number}")]);
+        let report = Runner::default()
+            .prepare_args(options)
+            .run(&job)
+            .expect(&Outcome::Success);
+        assert!(
+            report.stage("after_script").result.is_ok(),
+            "{options:?}: {}",
+            report.describe()
+        );
     }
 }
 
 #[test]
 fn a_job_that_takes_a_machine_from_standby_has_its_own() {
     let (project, image) = (Project::new(3), format!("cached-{}", std::process::id()));
-    sh(&format!("ln -s {} /var/lib/machines/{image}", nspawn_tests::image())).expect(0);
-    let pool = |count: &str| call("nspawn-prepare", [count, "--gitlab-runner=no", "--init=stub", &image]).expect(0);
+    sh(&format!(
+        "ln -s {} /var/lib/machines/{image}",
+        nspawn_tests::image()
+    ))
+    .expect(0);
+    let pool = |count: &str| {
+        call(
+            "nspawn-prepare",
+            [count, "--gitlab-runner=no", "--init=stub", &image],
+        )
+        .expect(0)
+    };
     pool("--standby=1");
-    let job = Job::new(&image).project(project.0).script(&["touch /cache/here; hostname"]);
-    let report = Runner::default().prepare_args(&["--init=stub", "--gitlab-runner=no"]).run(&job);
+    let job = Job::new(&image)
+        .project(project.0)
+        .script(&["touch /cache/here; hostname"]);
+    let report = Runner::default()
+        .prepare_args(&["--init=stub", "--gitlab-runner=no"])
+        .run(&job);
     pool("--standby=0");
     sh(&format!("rm /var/lib/machines/{image}")).expect(0);
     let _ = report.expect(&Outcome::Success);
@@ -81,18 +125,42 @@ fn a_job_that_takes_a_machine_from_standby_has_its_own() {
 fn jobs_at_the_same_time_share_one() {
     let (project, runner) = (Project::new(4), Runner::default());
     let jobs: Vec<_> = (0..3).map(|_| project.job().script(&["true"])).collect();
-    let attempts: Vec<_> = jobs.iter().map(|job| Attempt::prepared(&runner, job)).collect();
-    let run = |attempt: &Attempt, line: &str| call("nspawn-run", [attempt.machine(), "sh", "-c", line]).expect(0).out();
+    let attempts: Vec<_> = jobs
+        .iter()
+        .map(|job| Attempt::prepared(&runner, job))
+        .collect();
+    let run = |attempt: &Attempt, line: &str| {
+        call("nspawn-run", [attempt.machine(), "sh", "-c", line])
+            .expect(0)
+            .out()
+    };
     for (number, attempt) in attempts.iter().enumerate() {
-        run(attempt, &format!("head -c 5M /dev/urandom > /cache/{number}; sync /cache/{number}"));
+        run(
+            attempt,
+            &format!("head -c 5M /dev/urandom > /cache/{number}; sync /cache/{number}"),
+        );
     }
-    let sums: Vec<_> = attempts.iter().map(|attempt| run(attempt, "cd /cache; ls; cat 0 1 2 | md5sum")).collect();
-    assert!(sums[0].starts_with("0\n1\n2\n") && sums.iter().all(|sum| *sum == sums[0]), "{sums:?}");
-    attempts.iter().for_each(|attempt| drop(attempt.cleanup().expect()));
+    let sums: Vec<_> = attempts
+        .iter()
+        .map(|attempt| run(attempt, "cd /cache; ls; cat 0 1 2 | md5sum"))
+        .collect();
+    assert!(
+        sums[0].starts_with("0\n1\n2\n") && sums.iter().all(|sum| *sum == sums[0]),
+        "{sums:?}"
+    );
+    attempts
+        .iter()
+        .for_each(|attempt| drop(attempt.cleanup().expect()));
     assert_eq!(project.files().len(), 1);
     let checked = sh(&format!("e2fsck -fn {}", project.files()[0]));
     assert_eq!(checked.code(), 0, "{}", checked.describe());
-    assert_eq!(project.run(&["cat /cache/0 /cache/1 /cache/2 | md5sum"]).stage("build_script").text(), sums[0][6..]);
+    assert_eq!(
+        project
+            .run(&["cat /cache/0 /cache/1 /cache/2 | md5sum"])
+            .stage("build_script")
+            .text(),
+        sums[0][6..]
+    );
 }
 
 #[test]
@@ -102,12 +170,27 @@ fn no_other_project_server_or_branch_sees_them() {
     let empty = &["test -z \"$(ls -A /cache)\"", "echo theirs > /cache/secret"];
     let forged = |job: Job| {
         let id = project.0.to_string();
-        job.variable("CI_PROJECT_ID", &id).variable("CACHE_DIR", "/cache").variable("CI_CACHE_DIR", "../..")
+        job.variable("CI_PROJECT_ID", &id)
+            .variable("CACHE_DIR", "/cache")
+            .variable("CI_CACHE_DIR", "../..")
     };
     let other = Project::new(6);
-    let _ = forged(other.job()).script(empty).run().expect(&Outcome::Success);
-    let _ = project.job().server("https://other.example").script(empty).run().expect(&Outcome::Success);
-    let _ = project.job().protected().script(empty).run().expect(&Outcome::Success);
+    let _ = forged(other.job())
+        .script(empty)
+        .run()
+        .expect(&Outcome::Success);
+    let _ = project
+        .job()
+        .server("https://other.example")
+        .script(empty)
+        .run()
+        .expect(&Outcome::Success);
+    let _ = project
+        .job()
+        .protected()
+        .script(empty)
+        .run()
+        .expect(&Outcome::Success);
     let kept = project.run(&["cat /cache/secret"]);
     assert_eq!(kept.stage("build_script").text(), "mine\n");
     assert_eq!(project.files().len(), 3);
@@ -119,11 +202,17 @@ fn no_other_project_server_or_branch_sees_them() {
 #[test]
 fn a_job_whose_project_nobody_vouches_for_keeps_nothing() {
     let job = || Job::new(&image()).variable("CI_PROJECT_ID", "1");
-    let _ = Runner::old().run(&job().script(&["mkdir -p /cache; touch /cache/lost"])).expect(&Outcome::Success);
-    let _ = Runner::old().run(&job().script(&["test ! -e /cache/lost"])).expect(&Outcome::Success);
+    let _ = Runner::old()
+        .run(&job().script(&["mkdir -p /cache; touch /cache/lost"]))
+        .expect(&Outcome::Success);
+    let _ = Runner::old()
+        .run(&job().script(&["test ! -e /cache/lost"]))
+        .expect(&Outcome::Success);
     let project = Project::new(7);
     let runner = Runner::default().prepare_args(&["--cache-size=no"]);
-    let _ = runner.run(&project.job().script(&["mkdir -p /cache; touch /cache/x"])).expect(&Outcome::Success);
+    let _ = runner
+        .run(&project.job().script(&["mkdir -p /cache; touch /cache/x"]))
+        .expect(&Outcome::Success);
     assert!(project.files().is_empty());
 }
 
@@ -131,22 +220,38 @@ fn a_job_whose_project_nobody_vouches_for_keeps_nothing() {
 fn one_that_is_full_begins_anew_and_none_is_larger_than_allowed() {
     let project = Project::new(8);
     let runner = Runner::default().prepare_args(&["--cache-size=32M"]);
-    let fill =
-        project.job().script(&["! head -c 50M /dev/zero > /cache/big", "test $(stat -c %s /cache/big) -lt 33554432"]);
+    let fill = project.job().script(&[
+        "! head -c 50M /dev/zero > /cache/big",
+        "test $(stat -c %s /cache/big) -lt 33554432",
+    ]);
     let _ = runner.run(&fill).expect(&Outcome::Success);
     let file = &project.files()[0];
     assert!(fs::metadata(file).unwrap().len() <= 32 << 20);
-    let _ = runner.run(&project.job().script(&["test ! -e /cache/big"])).expect(&Outcome::Success);
+    let _ = runner
+        .run(&project.job().script(&["test ! -e /cache/big"]))
+        .expect(&Outcome::Success);
     // Of files, as well.
     let names = "cd /cache && seq 3900 | xargs touch";
-    let _ = runner.run(&project.job().script(&[names])).expect(&Outcome::Success);
-    let _ = runner.run(&project.job().script(&["test ! -e /cache/1"])).expect(&Outcome::Success);
+    let _ = runner
+        .run(&project.job().script(&[names]))
+        .expect(&Outcome::Success);
+    let _ = runner
+        .run(&project.job().script(&["test ! -e /cache/1"]))
+        .expect(&Outcome::Success);
     // What a crash may have left of it.
     for broken in ["", "no file system"] {
         fs::write(file, broken).unwrap();
-        let _ = runner.run(&project.job().script(&["touch /cache/again"])).expect(&Outcome::Success);
-        let report = runner.run(&project.job().script(&["test -e /cache/again"])).expect(&Outcome::Success);
-        assert!(!report.log().contains("goes without"), "{}", report.describe());
+        let _ = runner
+            .run(&project.job().script(&["touch /cache/again"]))
+            .expect(&Outcome::Success);
+        let report = runner
+            .run(&project.job().script(&["test -e /cache/again"]))
+            .expect(&Outcome::Success);
+        assert!(
+            !report.log().contains("goes without"),
+            "{}",
+            report.describe()
+        );
     }
 }
 
@@ -157,7 +262,13 @@ fn a_job_goes_without_one_that_can_not_be_had() {
     let file = project.files()[0].clone();
     sh(&format!("mv {file} {file}.away && mkdir {file}")).expect(0);
     let report = project.run(&["true"]);
-    assert!(report.log().contains("the job goes without its project's cache: "), "{}", report.describe());
+    assert!(
+        report
+            .log()
+            .contains("the job goes without its project's cache: "),
+        "{}",
+        report.describe()
+    );
     sh(&format!("rmdir {file} && mv {file}.away {file}")).expect(0);
     let _ = project.run(&["test -e /cache/kept"]);
 }
@@ -168,12 +279,19 @@ fn what_no_job_has_used_for_a_month_goes() {
     let _ = project.run(&["touch /cache/x"]);
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert_eq!(project.files().len(), 1);
-    let aged = Command::new("touch").args(["--date=-31 days", &project.files()[0]]).status().unwrap();
+    let aged = Command::new("touch")
+        .args(["--date=-31 days", &project.files()[0]])
+        .status()
+        .unwrap();
     assert!(aged.success());
     // As where it is a file system of its own.
     sh("mkdir -p /var/cache/nspawn-ci/lost+found; touch --date='-31 days' /var/cache/nspawn-ci/lost+found").expect(0);
     let dry = call("nspawn-cleanup", ["--stale", "--dry-run"]).expect(0);
-    assert!(dry.out().contains(&project.files()[0]), "{}", dry.describe());
+    assert!(
+        dry.out().contains(&project.files()[0]),
+        "{}",
+        dry.describe()
+    );
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert!(project.files().is_empty());
     sh("rmdir /var/cache/nspawn-ci/lost+found").expect(0);
@@ -184,8 +302,21 @@ fn whoever_the_scripts_run_as_can_write() {
     let project = Project::new(10);
     let user = serde_json::json!({ "executor_opts": { "docker": { "user": "nobody" } } });
     let job = || project.job().image_options(user.clone());
-    let lines = ["id -un", "touch /cache/theirs", "ls -l /cache/theirs | cut -d' ' -f3", "pwd"];
+    let lines = [
+        "id -un",
+        "touch /cache/theirs",
+        "ls -l /cache/theirs | cut -d' ' -f3",
+        "pwd",
+    ];
     let report = job().script(&lines).run().expect(&Outcome::Success);
-    assert_eq!(report.stage("build_script").text(), "nobody\nnobody\n/builds/group/project\n", "{}", report.describe());
-    let _ = job().script(&["rm /cache/theirs"]).run().expect(&Outcome::Success);
+    assert_eq!(
+        report.stage("build_script").text(),
+        "nobody\nnobody\n/builds/group/project\n",
+        "{}",
+        report.describe()
+    );
+    let _ = job()
+        .script(&["rm /cache/theirs"])
+        .run()
+        .expect(&Outcome::Success);
 }

@@ -5,12 +5,30 @@ use nspawn_tests::{image, left_of, sh};
 
 #[test]
 fn an_unknown_image_is_the_jobs_fault_and_the_log_lists_those_there_are() {
-    for unknown in ["no-such-image", "registry.example:5000/group/tool:1.2", "../../etc", ".", "a\nb", " "] {
-        let report = Job::new(unknown).script(&["echo too far"]).run().expect(&Outcome::ScriptFailure(1));
-        assert_eq!(report.stages(), ["config", "prepare", "cleanup"], "{}", report.describe());
+    for unknown in [
+        "no-such-image",
+        "registry.example:5000/group/tool:1.2",
+        "../../etc",
+        ".",
+        "a\nb",
+        " ",
+    ] {
+        let report = Job::new(unknown)
+            .script(&["echo too far"])
+            .run()
+            .expect(&Outcome::ScriptFailure(1));
+        assert_eq!(
+            report.stages(),
+            ["config", "prepare", "cleanup"],
+            "{}",
+            report.describe()
+        );
         let prepared = report.stage("prepare").text();
         assert_eq!(prepared.lines().count(), 1, "{}", report.describe());
-        assert!(prepared.starts_with("nspawn-prepare: ") && prepared.contains(&image()), "{prepared}");
+        assert!(
+            prepared.starts_with("nspawn-prepare: ") && prepared.contains(&image()),
+            "{prepared}"
+        );
     }
 }
 
@@ -18,13 +36,23 @@ fn an_unknown_image_is_the_jobs_fault_and_the_log_lists_those_there_are() {
 fn no_image_is_the_jobs_fault_unless_there_is_a_default() {
     let job = || Job::without_image().script(&["echo here"]);
     let report = job().run().expect(&Outcome::ScriptFailure(1));
-    assert_eq!(report.stages(), ["config", "prepare", "cleanup"], "{}", report.describe());
+    assert_eq!(
+        report.stages(),
+        ["config", "prepare", "cleanup"],
+        "{}",
+        report.describe()
+    );
     assert!(report.log().contains("image"), "{}", report.describe());
     let default = Runner::default().prepare_args(&["--default-image", &image()]);
     let _ = default.run(&job()).expect(&Outcome::Success);
-    let _ = Runner::default().variable("NSPAWN_DEFAULT_IMAGE", &image()).run(&job()).expect(&Outcome::Success);
+    let _ = Runner::default()
+        .variable("NSPAWN_DEFAULT_IMAGE", &image())
+        .run(&job())
+        .expect(&Outcome::Success);
     // A default is no more than that.
-    let _ = default.run(&Job::new("no-such-image")).expect(&Outcome::ScriptFailure(1));
+    let _ = default
+        .run(&Job::new("no-such-image"))
+        .expect(&Outcome::ScriptFailure(1));
 }
 
 #[test]
@@ -36,15 +64,26 @@ fn images_may_have_dockers_names() {
         format!("registry.example/x/{image}:latest"),
         format!("{image}@sha256:{}", "0".repeat(64)),
     ] {
-        let report = Job::new(&name).script(&[". /etc/os-release", "echo $VERSION_CODENAME"]).run();
-        assert_eq!(report.expect(&Outcome::Success).stage("build_script").text(), format!("{image}\n"), "{name}");
+        let report = Job::new(&name)
+            .script(&[". /etc/os-release", "echo $VERSION_CODENAME"])
+            .run();
+        assert_eq!(
+            report
+                .expect(&Outcome::Success)
+                .stage("build_script")
+                .text(),
+            format!("{image}\n"),
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn the_administrators_image_wins_over_the_jobs() {
     let fixed = Runner::default().prepare_args(&["--image", &image()]);
-    let _ = fixed.run(&Job::new("no-such-image").script(&["true"])).expect(&Outcome::Success);
+    let _ = fixed
+        .run(&Job::new("no-such-image").script(&["true"]))
+        .expect(&Outcome::Success);
 }
 
 #[test]
@@ -54,10 +93,15 @@ fn a_boot_that_can_not_succeed_is_the_hosts_fault_and_retried() {
         Runner::default().variable("NSPAWN_PROPERTY", "ExecStartPre=/bin/false"),
         Runner::default().prepare_args(&["--property=ExecStartPre=/bin/sleep 60", "--timeout=1s"]),
     ] {
-        let report = runner.run(&Job::new(&image()).script(&["echo too far"])).expect_system_failure();
+        let report = runner
+            .run(&Job::new(&image()).script(&["echo too far"]))
+            .expect_system_failure();
         assert_eq!(report.stages(), thrice, "{}", report.describe());
         let prepared = report.stage("prepare").text();
-        assert!(prepared.starts_with("nspawn-prepare: ") && prepared.contains("did not start"), "{prepared}");
+        assert!(
+            prepared.starts_with("nspawn-prepare: ") && prepared.contains("did not start"),
+            "{prepared}"
+        );
     }
 }
 
@@ -68,8 +112,14 @@ fn options_that_can_not_be_are_the_hosts_fault() {
         Runner::default().prepare_args(&["--no-such-option"]),
         Runner::default().variable("NSPAWN_TIMEOUT", "soon"),
     ] {
-        let report = runner.run(&Job::new(&image()).script(&["echo too far"])).expect_system_failure();
-        assert!(report.log().contains("nspawn-prepare: "), "{}", report.describe());
+        let report = runner
+            .run(&Job::new(&image()).script(&["echo too far"]))
+            .expect_system_failure();
+        assert!(
+            report.log().contains("nspawn-prepare: "),
+            "{}",
+            report.describe()
+        );
     }
 }
 
@@ -77,21 +127,38 @@ fn options_that_can_not_be_are_the_hosts_fault() {
 fn the_second_try_may_succeed() {
     let job = Job::new(&image()).script(&["true"]);
     let mark = format!("/run/e2e-{}", job.id());
-    let once = format!("--property=ExecStartPre=/bin/sh -c 'test -e {mark} || {{ touch {mark}; exit 1; }}'");
+    let once = format!(
+        "--property=ExecStartPre=/bin/sh -c 'test -e {mark} || {{ touch {mark}; exit 1; }}'"
+    );
     let report = Runner::default().prepare_args(&[&once]).run(&job);
     sh(&format!("rm -f {mark}")).expect(0);
     let report = report.expect(&Outcome::Success);
-    let tried = ["config", "prepare", "cleanup", "config", "prepare", "prepare_script"];
+    let tried = [
+        "config",
+        "prepare",
+        "cleanup",
+        "config",
+        "prepare",
+        "prepare_script",
+    ];
     assert_eq!(report.stages()[..6], tried, "{}", report.describe());
 }
 
 #[test]
 fn a_machine_that_a_killed_runner_left_is_replaced() {
-    let (runner, job) = (Runner::default(), Job::new(&image()).script(&["test ! -e /root/old", "touch /root/old"]));
+    let (runner, job) = (
+        Runner::default(),
+        Job::new(&image()).script(&["test ! -e /root/old", "touch /root/old"]),
+    );
     let killed = Attempt::prepared(&runner, &job);
     killed.run_stage("build_script").expect();
     let report = runner.run(&job).expect(&Outcome::Success);
-    assert_eq!(report.stages()[..3], ["config", "prepare", "prepare_script"], "{}", report.describe());
+    assert_eq!(
+        report.stages()[..3],
+        ["config", "prepare", "prepare_script"],
+        "{}",
+        report.describe()
+    );
     killed.cleanup().expect();
 }
 

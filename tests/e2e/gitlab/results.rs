@@ -11,7 +11,12 @@ fn result_of(line: &str) -> Report {
 fn exit_codes_are_the_scripts_own() {
     for code in [1, 2, 42, 81, 82, 125, 126, 127, 128, 255] {
         let report = result_of(&format!("exit {code}")).expect(&Outcome::ScriptFailure(code));
-        assert_eq!(report.stage("build_script").exit_code_file, Some(code.to_string()), "{}", report.describe());
+        assert_eq!(
+            report.stage("build_script").exit_code_file,
+            Some(code.to_string()),
+            "{}",
+            report.describe()
+        );
     }
 }
 
@@ -27,11 +32,21 @@ fn failing_commands_and_pipes_end_a_script() {
 #[test]
 fn signals_are_failures_of_the_script() {
     // `$$` is the shell of the whole script. GitLab Runner has it trap TERM.
-    for (signal, code) in [("TERM", 1), ("HUP", 129), ("KILL", 137), ("SEGV", 139), ("PIPE", 141)] {
+    for (signal, code) in [
+        ("TERM", 1),
+        ("HUP", 129),
+        ("KILL", 137),
+        ("SEGV", 139),
+        ("PIPE", 141),
+    ] {
         let report = result_of(&format!("ulimit -c 0; kill -{signal} $$; sleep 5"));
         let log = report.expect(&Outcome::ScriptFailure(code)).log();
         assert!(
-            signal == "TERM" || log.contains(&format!("nspawn-run: signal {} (SIG{signal}) ended", code - 128)),
+            signal == "TERM"
+                || log.contains(&format!(
+                    "nspawn-run: signal {} (SIG{signal}) ended",
+                    code - 128
+                )),
             "{log}"
         );
     }
@@ -50,28 +65,46 @@ fn a_shell_that_is_missing_is_the_jobs_fault() {
 
 #[test]
 fn what_fails_before_the_script_keeps_it_from_running() {
-    let job = Job::new(&image()).stage("get_sources", &["exit 3"]).script(&["echo too far"]).after_script(&["true"]);
+    let job = Job::new(&image())
+        .stage("get_sources", &["exit 3"])
+        .script(&["echo too far"])
+        .after_script(&["true"]);
     let report = job.run().expect(&Outcome::ScriptFailure(3));
-    assert_eq!(report.stages()[3..], ["get_sources", "cleanup_file_variables", "cleanup"]);
+    assert_eq!(
+        report.stages()[3..],
+        ["get_sources", "cleanup_file_variables", "cleanup"]
+    );
 }
 
 #[test]
 fn an_after_scripts_own_failure_counts_for_nothing() {
-    let job = Job::new(&image()).script(&["exit 5"]).after_script(&["echo \"$CI_JOB_STATUS\"", "exit 6"]);
+    let job = Job::new(&image())
+        .script(&["exit 5"])
+        .after_script(&["echo \"$CI_JOB_STATUS\"", "exit 6"]);
     let report = job.run().expect(&Outcome::ScriptFailure(5));
     assert_eq!(report.stage("after_script").text(), "failed\n");
 }
 
 #[test]
 fn an_exit_code_never_counts_twice() {
-    let (runner, job) = (Runner::default(), Job::new(&image()).script(&["true"]).stage("next", &["exit 3"]));
+    let (runner, job) = (
+        Runner::default(),
+        Job::new(&image())
+            .script(&["true"])
+            .stage("next", &["exit 3"]),
+    );
     let attempt = Attempt::prepared(&runner, &job);
     attempt.leave_exit_code("42\n");
     let record = attempt.run_stage("build_script").expect();
     assert_eq!(record.exit_code_file, None, "{}", record.describe());
     attempt.leave_exit_code("4242\nand more\n");
     let record = attempt.run_stage("next");
-    assert_eq!(record.exit_code_file.as_deref().map(str::trim_end), Some("3"), "{}", record.describe());
+    assert_eq!(
+        record.exit_code_file.as_deref().map(str::trim_end),
+        Some("3"),
+        "{}",
+        record.describe()
+    );
     attempt.cleanup().expect();
 }
 
@@ -86,16 +119,29 @@ fn a_machine_that_ends_itself_is_never_a_success() {
         ("systemctl exit 0", "it was shut down"),
         ("kill -s RTMIN+14 1", "it was shut down"), // systemd(1): power off at once
         ("pkill -KILL nspawn-run", "its agent was ended"),
-        ("systemctl stop nspawn-agent", "it does not answer any more, but runs"),
+        (
+            "systemctl stop nspawn-agent",
+            "it does not answer any more, but runs",
+        ),
     ] {
         // The script asks for its success, as soon as it is told to end.
         let job = Job::new(&image()).stage_file(
             "build_script",
-            &format!("#!/bin/bash\ntrap 'exit 0' TERM HUP INT\n{line}\nsleep 60 & wait\necho too far\n"),
+            &format!(
+                "#!/bin/bash\ntrap 'exit 0' TERM HUP INT\n{line}\nsleep 60 & wait\necho too far\n"
+            ),
         );
         let report = job.run();
-        assert!(matches!(report.outcome, Outcome::SystemFailure(_)), "{line}: {}", report.describe());
-        assert!(report.log().contains(cause), "no {cause:?} after {line}: {}", report.describe());
+        assert!(
+            matches!(report.outcome, Outcome::SystemFailure(_)),
+            "{line}: {}",
+            report.describe()
+        );
+        assert!(
+            report.log().contains(cause),
+            "no {cause:?} after {line}: {}",
+            report.describe()
+        );
         let _ = report.expect_system_failure();
     }
 }
@@ -105,22 +151,45 @@ fn a_machine_that_ends_itself_is_never_a_success() {
 fn a_machine_that_is_ended_is_never_a_success() {
     for (line, cause) in [
         // Since some version after 257 it ends the machine's PID 1.
-        ("machinectl terminate NAME", "its unit was stopped|it was shut down"),
+        (
+            "machinectl terminate NAME",
+            "its unit was stopped|it was shut down",
+        ),
         ("machinectl poweroff NAME", "it was shut down"),
-        ("machinectl kill --kill-whom=leader --signal=KILL NAME", "its PID 1 was ended"),
-        ("kill -KILL $(machinectl show --property=Leader --value NAME)", "its PID 1 was ended"),
+        (
+            "machinectl kill --kill-whom=leader --signal=KILL NAME",
+            "its PID 1 was ended",
+        ),
+        (
+            "kill -KILL $(machinectl show --property=Leader --value NAME)",
+            "its PID 1 was ended",
+        ),
         ("systemctl stop nspawn-NAME.service", "its unit was stopped"),
-        ("systemctl kill --signal=KILL nspawn-NAME.service", "signal 9 (SIGKILL) ended its systemd-nspawn"),
-        ("pkill -KILL -f '^systemd-nspawn .*--machine=NAME'", "signal 9 (SIGKILL) ended its systemd-nspawn"),
+        (
+            "systemctl kill --signal=KILL nspawn-NAME.service",
+            "signal 9 (SIGKILL) ended its systemd-nspawn",
+        ),
+        (
+            "pkill -KILL -f '^systemd-nspawn .*--machine=NAME'",
+            "signal 9 (SIGKILL) ended its systemd-nspawn",
+        ),
     ] {
         let job = Job::new(&image()).script(&["trap 'exit 0' TERM", "echo now", "sleep 60 & wait"]);
         let job = job.at_log("now", move |moment| {
             sh(&line.replace("NAME", moment.machine())).expect(0);
         });
         let report = job.run();
-        assert!(matches!(report.outcome, Outcome::SystemFailure(_)), "{line}: {}", report.describe());
+        assert!(
+            matches!(report.outcome, Outcome::SystemFailure(_)),
+            "{line}: {}",
+            report.describe()
+        );
         let log = report.log();
-        assert!(cause.split('|').any(|cause| log.contains(cause)), "no {cause:?} after {line}: {}", report.describe());
+        assert!(
+            cause.split('|').any(|cause| log.contains(cause)),
+            "no {cause:?} after {line}: {}",
+            report.describe()
+        );
         let _ = report.expect_system_failure();
     }
 }
@@ -129,7 +198,13 @@ fn a_machine_that_is_ended_is_never_a_success() {
 fn a_machine_that_died_between_stages_fails_the_next_one() {
     let (runner, job) = (Runner::default(), Job::new(&image()).script(&["true"]));
     let attempt = Attempt::prepared(&runner, &job);
-    sh(&format!("systemctl stop nspawn-{}.service", attempt.machine())).expect(0);
-    attempt.run_stage("build_script").expect_system_failure(attempt.machine());
+    sh(&format!(
+        "systemctl stop nspawn-{}.service",
+        attempt.machine()
+    ))
+    .expect(0);
+    attempt
+        .run_stage("build_script")
+        .expect_system_failure(attempt.machine());
     attempt.cleanup().expect();
 }

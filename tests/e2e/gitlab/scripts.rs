@@ -10,16 +10,27 @@ use nspawn_tests::{Machine, image, sh};
 use serde_json::json;
 
 fn output_of(lines: &[&str]) -> String {
-    Job::new(&image()).script(lines).run().expect(&Outcome::Success).stage("build_script").text()
+    Job::new(&image())
+        .script(lines)
+        .run()
+        .expect(&Outcome::Success)
+        .stage("build_script")
+        .text()
 }
 
 #[test]
 fn a_command_that_reads_stdin_gets_its_end_and_not_the_script() {
     let lines = "cat\nread x || echo \"none\"\nssh -V 2>/dev/null || head -c 1\necho the end\n";
-    assert_eq!(output_of(&lines.lines().collect::<Vec<_>>()), "none\nthe end\n");
+    assert_eq!(
+        output_of(&lines.lines().collect::<Vec<_>>()),
+        "none\nthe end\n"
+    );
     // The frame that GitLab Runner writes sees to that by itself. Not every shell's does.
     let report = run_file(&format!("#!/bin/sh\n{lines}exit 9\n"));
-    let script = report.expect(&Outcome::ScriptFailure(9)).stage("build_script").text();
+    let script = report
+        .expect(&Outcome::ScriptFailure(9))
+        .stage("build_script")
+        .text();
     assert_eq!(script, "none\nthe end\n");
 }
 
@@ -36,54 +47,105 @@ fn any_interpreter_will_do() {
 
 #[test]
 fn there_is_a_home() {
-    let lines = ["git config --global user.name me", "git config --get user.name", "echo $HOME $USER"];
+    let lines = [
+        "git config --global user.name me",
+        "git config --get user.name",
+        "echo $HOME $USER",
+    ];
     assert_eq!(output_of(&lines), "me\n/root root\n");
 }
 
 #[test]
 fn nothing_of_the_runners_environment_reaches_the_script() {
-    let job = Job::new(&image()).script(&["env | grep -v ^CI_JOB_TOKEN="]).variable("OWN", "a $b");
-    let report = Runner::default().variable("SECRET_OF_THE_RUNNER", "x").run(&job).expect(&Outcome::Success);
+    let job = Job::new(&image())
+        .script(&["env | grep -v ^CI_JOB_TOKEN="])
+        .variable("OWN", "a $b");
+    let report = Runner::default()
+        .variable("SECRET_OF_THE_RUNNER", "x")
+        .run(&job)
+        .expect(&Outcome::Success);
     let environment = report.stage("build_script").text();
     assert!(environment.contains("\nOWN=a $b\n"), "{environment}");
-    for name in ["SECRET_OF_THE_RUNNER", "CUSTOM_ENV_", "JOB_RESPONSE_FILE", "FAILURE_EXIT_CODE", "custom-executor"] {
+    for name in [
+        "SECRET_OF_THE_RUNNER",
+        "CUSTOM_ENV_",
+        "JOB_RESPONSE_FILE",
+        "FAILURE_EXIT_CODE",
+        "custom-executor",
+    ] {
         assert!(!environment.contains(name), "{name} in {environment}");
     }
 }
 
 #[test]
 fn variables_and_scripts_may_be_long() {
-    let lines: Vec<String> = (0..4000).map(|line| format!(": {line:050}; n=$((${{n-0}}+1))")).collect();
+    let lines: Vec<String> = (0..4000)
+        .map(|line| format!(": {line:050}; n=$((${{n-0}}+1))"))
+        .collect();
     let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     assert!(lines.join("\n").len() > 200 << 10);
     lines.push("echo $n ${#LONG} $(printf %s \"$LONG\" | tail -c 3)");
-    let job = Job::new(&image()).variable("LONG", &("\u{e4}".repeat(50 << 10) + "end")).script(&lines);
+    let job = Job::new(&image())
+        .variable("LONG", &("\u{e4}".repeat(50 << 10) + "end"))
+        .script(&lines);
     // LC_ALL is not set: bytes are characters.
     let report = job.run().expect(&Outcome::Success);
     let bytes = (100 << 10) + 3;
-    assert_eq!(report.stage("build_script").text(), format!("4000 {bytes} end\n"));
+    assert_eq!(
+        report.stage("build_script").text(),
+        format!("4000 {bytes} end\n")
+    );
 }
 
 #[test]
 fn a_long_log_is_whole_and_in_order() {
-    let report = Job::new(&image()).script(&["seq -w 1 750000"]).run().expect(&Outcome::Success);
-    let expected: String = (1..=750_000).map(|number| format!("{number:06}\n")).collect();
+    let report = Job::new(&image())
+        .script(&["seq -w 1 750000"])
+        .run()
+        .expect(&Outcome::Success);
+    let expected: String = (1..=750_000)
+        .map(|number| format!("{number:06}\n"))
+        .collect();
     assert!(expected.len() > 5 << 20);
-    assert!(report.stage("build_script").text() == expected, "the log was changed");
+    assert!(
+        report.stage("build_script").text() == expected,
+        "the log was changed"
+    );
 }
 
 #[test]
 fn both_streams_come_in_the_order_of_writing_when_the_script_makes_them_one() {
-    let text = output_of(&["exec 2>&1", "for i in $(seq 200); do echo $i; echo $i >&2; done"]);
-    assert_eq!(text, (1..=200).map(|number| format!("{number}\n{number}\n")).collect::<String>());
+    let text = output_of(&[
+        "exec 2>&1",
+        "for i in $(seq 200); do echo $i; echo $i >&2; done",
+    ]);
+    assert_eq!(
+        text,
+        (1..=200)
+            .map(|number| format!("{number}\n{number}\n"))
+            .collect::<String>()
+    );
 }
 
 #[test]
 fn a_script_may_be_read_while_it_runs_and_leaves_no_file_behind() {
-    let job = Job::new(&image()).script(&["head -n 1 \"$0\"", "ls /run /tmp"]).after_script(&["ls /run /tmp"]);
+    let job = Job::new(&image())
+        .script(&["head -n 1 \"$0\"", "ls /run /tmp"])
+        .after_script(&["ls /run /tmp"]);
     let report = job.run().expect(&Outcome::Success);
-    assert!(report.stage("build_script").text().starts_with("#!/usr/bin/env bash\n"), "{}", report.describe());
-    let count = report.stage("after_script").text().matches("script").count();
+    assert!(
+        report
+            .stage("build_script")
+            .text()
+            .starts_with("#!/usr/bin/env bash\n"),
+        "{}",
+        report.describe()
+    );
+    let count = report
+        .stage("after_script")
+        .text()
+        .matches("script")
+        .count();
     assert!(count <= 1, "{}", report.describe());
 }
 
@@ -92,25 +154,46 @@ fn a_script_may_be_read_while_it_runs_and_leaves_no_file_behind() {
 fn limits_are_on_the_cgroup_that_holds_the_job() {
     let job = Job::new(&image());
     let sleep = format!("sleep 1{}", job.id());
-    let job = job.script(&["exec 2>/dev/null", "echo now", &format!("{sleep} || echo killed")]).at_log(
-        "now",
-        move |moment| {
-            let find = format!("for i in $(seq 100); do pgrep -f '^{sleep}' && exit; sleep 0.05; done; exit 1");
+    let job = job
+        .script(&[
+            "exec 2>/dev/null",
+            "echo now",
+            &format!("{sleep} || echo killed"),
+        ])
+        .at_log("now", move |moment| {
+            let find = format!(
+                "for i in $(seq 100); do pgrep -f '^{sleep}' && exit; sleep 0.05; done; exit 1"
+            );
             let pid = sh(&find).expect(0).out().trim_end().to_owned();
             let unit = format!("nspawn-{}.service", moment.machine());
             let cgroup = sh(&format!("cat /proc/{pid}/cgroup")).expect(0).out();
-            let of_unit = sh(&format!("systemctl show --property=ControlGroup --value {unit}")).expect(0).out();
-            assert!(of_unit.trim_end().ends_with(&format!("/{unit}")), "{of_unit}");
-            assert!(cgroup.contains(&format!("{}/", of_unit.trim_end())), "{cgroup} is not below {of_unit}");
+            let of_unit = sh(&format!(
+                "systemctl show --property=ControlGroup --value {unit}"
+            ))
+            .expect(0)
+            .out();
+            assert!(
+                of_unit.trim_end().ends_with(&format!("/{unit}")),
+                "{of_unit}"
+            );
+            assert!(
+                cgroup.contains(&format!("{}/", of_unit.trim_end())),
+                "{cgroup} is not below {of_unit}"
+            );
             let shown = "MemoryMax,TasksMax,MemorySwapMax,RuntimeMaxUSec";
             let limits = sh(&format!("systemctl show --property={shown} {unit}")).out();
             let has = |line: &str| limits.lines().any(|shown| shown == line);
             // The job's own time, two minutes, and half an hour.
-            assert!(has("MemorySwapMax=0") && has("RuntimeMaxUSec=32min"), "{limits}");
-            assert!(!has("MemoryMax=infinity") && !has("TasksMax=infinity"), "{limits}");
+            assert!(
+                has("MemorySwapMax=0") && has("RuntimeMaxUSec=32min"),
+                "{limits}"
+            );
+            assert!(
+                !has("MemoryMax=infinity") && !has("TasksMax=infinity"),
+                "{limits}"
+            );
             sh(&format!("kill {pid}")).expect(0);
-        },
-    );
+        });
     let report = job.run().expect(&Outcome::Success);
     assert_eq!(report.stage("build_script").text(), "now\nkilled\n");
 }
@@ -133,33 +216,78 @@ fn a_runner_that_reads_slowly_gets_all_of_the_log() {
 
 #[test]
 fn an_images_entrypoint_runs_the_jobs_own_scripts() {
-    let entrypoint = json!({ "entrypoint": ["env", "BY=it self", "bash"], "pull_policy": ["always", "never"] });
-    let job = Job::new(&image()).image_options(entrypoint).stage("get_sources", &["echo \"${BY-nobody}\""]);
-    let job = job.script(&["echo \"$BY\"", "exit 3"]).after_script(&["echo \"after $BY\""]);
+    let entrypoint =
+        json!({ "entrypoint": ["env", "BY=it self", "bash"], "pull_policy": ["always", "never"] });
+    let job = Job::new(&image())
+        .image_options(entrypoint)
+        .stage("get_sources", &["echo \"${BY-nobody}\""]);
+    let job = job
+        .script(&["echo \"$BY\"", "exit 3"])
+        .after_script(&["echo \"after $BY\""]);
     let report = job.run().expect(&Outcome::ScriptFailure(3));
-    let texts = ["get_sources", "build_script", "after_script"].map(|stage| report.stage(stage).text());
-    assert_eq!(texts, ["nobody\n", "it self\n", "after it self\n"], "{}", report.describe());
-    assert_eq!(report.log().matches("pull_policy: always changes nothing").count(), 1, "{}", report.describe());
+    let texts =
+        ["get_sources", "build_script", "after_script"].map(|stage| report.stage(stage).text());
+    assert_eq!(
+        texts,
+        ["nobody\n", "it self\n", "after it self\n"],
+        "{}",
+        report.describe()
+    );
+    assert_eq!(
+        report
+            .log()
+            .matches("pull_policy: always changes nothing")
+            .count(),
+        1,
+        "{}",
+        report.describe()
+    );
     // The usual way to say that there is none.
-    let job = Job::new(&image()).image_options(json!({ "entrypoint": [""] })).script(&["echo plain"]);
-    assert_eq!(job.run().expect(&Outcome::Success).stage("build_script").text(), "plain\n");
-    let job = Job::new(&image()).image_options(json!({ "entrypoint": ["/no/such"] })).script(&["true"]);
+    let job = Job::new(&image())
+        .image_options(json!({ "entrypoint": [""] }))
+        .script(&["echo plain"]);
+    assert_eq!(
+        job.run()
+            .expect(&Outcome::Success)
+            .stage("build_script")
+            .text(),
+        "plain\n"
+    );
+    let job = Job::new(&image())
+        .image_options(json!({ "entrypoint": ["/no/such"] }))
+        .script(&["true"]);
     let _ = job.run().expect(&Outcome::ScriptFailure(127));
 }
 
 #[test]
 fn scripts_run_as_the_user_that_the_image_names() {
     let user = |name: &str| json!({ "executor_opts": { "docker": { "user": name } } });
-    let job = Job::new(&image()).image_options(user("daemon")).script(&["id -un", "touch file", "pwd"]);
+    let job =
+        Job::new(&image())
+            .image_options(user("daemon"))
+            .script(&["id -un", "touch file", "pwd"]);
     let report = job.run().expect(&Outcome::Success);
-    assert_eq!(report.stage("build_script").text(), "daemon\n/builds/group/project\n", "{}", report.describe());
-    let job = Job::new(&image()).image_options(user("no-such-user")).script(&["true"]);
+    assert_eq!(
+        report.stage("build_script").text(),
+        "daemon\n/builds/group/project\n",
+        "{}",
+        report.describe()
+    );
+    let job = Job::new(&image())
+        .image_options(user("no-such-user"))
+        .script(&["true"]);
     let report = job.run().expect(&Outcome::ScriptFailure(1));
-    assert!(report.log().contains("no-such-user"), "{}", report.describe());
+    assert!(
+        report.log().contains("no-such-user"),
+        "{}",
+        report.describe()
+    );
 }
 
 #[test]
 fn an_image_may_be_named_by_a_variable() {
-    let job = Job::new("$DISTRIBUTION").variable("DISTRIBUTION", &image()).script(&["echo here"]);
+    let job = Job::new("$DISTRIBUTION")
+        .variable("DISTRIBUTION", &image())
+        .script(&["echo here"]);
     let _ = job.run().expect(&Outcome::Success);
 }

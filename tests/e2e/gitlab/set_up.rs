@@ -29,14 +29,17 @@ const KNOWN: [&str; 13] = [
 
 fn configure(arguments: &[&str], token: &str) -> Done {
     finish(
-        Command::new("gitlab-runner-config").args(["--url", "https://gitlab.example"]).args(arguments),
+        Command::new("gitlab-runner-config")
+            .args(["--url", "https://gitlab.example"])
+            .args(arguments),
         token.as_bytes(),
     )
 }
 
 /// A file of TOML, as JSON.
 fn parsed(text: &[u8]) -> Value {
-    let program = "import json, sys, tomllib; json.dump(tomllib.load(sys.stdin.buffer), sys.stdout)";
+    let program =
+        "import json, sys, tomllib; json.dump(tomllib.load(sys.stdin.buffer), sys.stdout)";
     let done = finish(Command::new("python3").args(["-c", program]), text).expect(0);
     serde_json::from_slice(&done.stdout).unwrap()
 }
@@ -50,56 +53,134 @@ fn scratch(name: &str) -> PathBuf {
 #[test]
 fn it_says_what_the_front_page_shows() {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let shown = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
-    let options = ["--url=https://gitlab.example.com", "--name=nspawn", "--default-image=bookworm"];
-    let done = finish(Command::new("gitlab-runner-config").args(options), TOKEN.as_bytes()).expect(0);
+    let shown = page
+        .split("```toml\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let options = [
+        "--url=https://gitlab.example.com",
+        "--name=nspawn",
+        "--default-image=bookworm",
+    ];
+    let done = finish(
+        Command::new("gitlab-runner-config").args(options),
+        TOKEN.as_bytes(),
+    )
+    .expect(0);
     let installed = sh("dirname \"$(command -v nspawn-prepare)\"").out();
-    assert_eq!(done.out().replace(installed.trim(), "/usr/local/bin").replace(TOKEN, "glrt-…"), shown);
+    assert_eq!(
+        done.out()
+            .replace(installed.trim(), "/usr/local/bin")
+            .replace(TOKEN, "glrt-…"),
+        shown
+    );
 }
 
 #[test]
 fn it_says_what_gitlab_runner_understands() {
-    let options =
-        ["--name=a \"b\"", "--default-image=bookworm", "--limit", "3", "--", "--setenv=X=\\$HOME \"", "--nesting"];
+    let options = [
+        "--name=a \"b\"",
+        "--default-image=bookworm",
+        "--limit",
+        "3",
+        "--",
+        "--setenv=X=\\$HOME \"",
+        "--nesting",
+    ];
     let done = configure(&options, TOKEN).expect(0);
     let runner = parsed(&done.stdout)["runners"][0].clone();
     assert_eq!(
-        (&runner["name"], &runner["url"], &runner["token"], &runner["executor"], &runner["limit"]),
-        (&json!("a \"b\""), &json!("https://gitlab.example"), &json!(TOKEN), &json!("custom"), &json!(3))
+        (
+            &runner["name"],
+            &runner["url"],
+            &runner["token"],
+            &runner["executor"],
+            &runner["limit"]
+        ),
+        (
+            &json!("a \"b\""),
+            &json!("https://gitlab.example"),
+            &json!(TOKEN),
+            &json!("custom"),
+            &json!(3)
+        )
     );
     let custom = runner["custom"].as_object().unwrap();
-    let unknown: Vec<_> = custom.keys().filter(|key| !KNOWN.contains(&key.as_str())).collect();
+    let unknown: Vec<_> = custom
+        .keys()
+        .filter(|key| !KNOWN.contains(&key.as_str()))
+        .collect();
     assert_eq!(unknown, [] as [&String; 0]);
-    assert_eq!(custom["prepare_args"], json!(["--default-image=bookworm", "--setenv=X=\\$HOME \"", "--nesting"]));
+    assert_eq!(
+        custom["prepare_args"],
+        json!([
+            "--default-image=bookworm",
+            "--setenv=X=\\$HOME \"",
+            "--nesting"
+        ])
+    );
     assert!(custom["graceful_kill_timeout"].as_u64().unwrap() < 30);
     for key in ["config_exec", "prepare_exec", "run_exec", "cleanup_exec"] {
         call(custom[key].as_str().unwrap(), ["--version"]).expect(0);
     }
-    call(custom["config_exec"].as_str().unwrap(), [custom["config_args"][0].as_str().unwrap()]).expect(0);
+    call(
+        custom["config_exec"].as_str().unwrap(),
+        [custom["config_args"][0].as_str().unwrap()],
+    )
+    .expect(0);
 }
 
 #[test]
 fn it_is_added_beside_what_is_there() {
     let file = scratch("add").join("config.toml");
     let path = file.to_str().unwrap();
-    let before = "concurrent = 4\n[[runners]]\n  name = \"old\"\n  [runners.docker]\n    image = \"x\"";
+    let before =
+        "concurrent = 4\n[[runners]]\n  name = \"old\"\n  [runners.docker]\n    image = \"x\"";
     fs::write(&file, before).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     let done = configure(&["--name=new", "--add", path], TOKEN).expect(0);
     assert_eq!(done.out(), "");
     let config = parsed(&fs::read(&file).unwrap());
-    assert_eq!((&config["concurrent"], &config["runners"][0]["docker"]["image"]), (&json!(4), &json!("x")));
-    assert_eq!((&config["runners"][1]["name"], &config["runners"][1]["token"]), (&json!("new"), &json!(TOKEN)));
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
-    assert_eq!(fs::read_to_string(file.with_extension("toml.old")).unwrap(), before);
+    assert_eq!(
+        (
+            &config["concurrent"],
+            &config["runners"][0]["docker"]["image"]
+        ),
+        (&json!(4), &json!("x"))
+    );
+    assert_eq!(
+        (
+            &config["runners"][1]["name"],
+            &config["runners"][1]["token"]
+        ),
+        (&json!("new"), &json!(TOKEN))
+    );
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
+    assert_eq!(
+        fs::read_to_string(file.with_extension("toml.old")).unwrap(),
+        before
+    );
     let after = fs::read(&file).unwrap();
     configure(&["--add", path], TOKEN).expect(1);
     assert_eq!(fs::read(&file).unwrap(), after, "the same token twice");
     // A new file is for nobody else to read.
     let new = file.with_file_name("new.toml");
     configure(&["--add", new.to_str().unwrap()], TOKEN).expect(0);
-    assert_eq!(fs::metadata(&new).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 3, "nothing else is left there");
+    assert_eq!(
+        fs::metadata(&new).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert_eq!(
+        fs::read_dir(file.parent().unwrap()).unwrap().count(),
+        3,
+        "nothing else is left there"
+    );
     fs::remove_dir_all(file.parent().unwrap()).unwrap();
 }
 

@@ -28,13 +28,17 @@ fn forged_variables_change_nothing() {
     let [mut one, mut other] = [Attempt::new(&runner, &honest), Attempt::new(&runner, &lies)];
     drop((one.config().expect(), other.config().expect()));
     assert_eq!(one.machine(), other.machine());
-    let report = forged(Job::new(&image())).script(&["test ! -e /host", "exit 3"]).run();
+    let report = forged(Job::new(&image()))
+        .script(&["test ! -e /host", "exit 3"])
+        .run();
     let _ = report.expect(&Outcome::ScriptFailure(3));
 }
 
 #[test]
 fn a_job_number_that_is_forged_to_nothing_changes_nothing() {
-    let job = Job::new(&image()).variable("CI_JOB_ID", "").script(&["exit 3"]);
+    let job = Job::new(&image())
+        .variable("CI_JOB_ID", "")
+        .script(&["exit 3"]);
     let _ = job.run().expect(&Outcome::ScriptFailure(3));
 }
 
@@ -42,8 +46,14 @@ fn a_job_number_that_is_forged_to_nothing_changes_nothing() {
 fn the_same_number_on_two_servers_makes_two_machines() {
     let runner = Runner::default();
     let here = Job::new(&image()).script(&["echo here > /root/file"]);
-    let there = Job::new(&image()).with_id(here.id()).server("https://other.example").script(&["test ! -e /root/file"]);
-    let [one, other] = [Attempt::prepared(&runner, &here), Attempt::prepared(&runner, &there)];
+    let there = Job::new(&image())
+        .with_id(here.id())
+        .server("https://other.example")
+        .script(&["test ! -e /root/file"]);
+    let [one, other] = [
+        Attempt::prepared(&runner, &here),
+        Attempt::prepared(&runner, &there),
+    ];
     assert_ne!(one.machine(), other.machine());
     one.run_stage("build_script").expect();
     other.run_stage("build_script").expect();
@@ -56,7 +66,10 @@ fn the_same_number_on_two_servers_makes_two_machines() {
 #[test]
 fn a_job_response_that_is_none_is_one_clear_line() {
     const TOKEN: &str = "glcbt-64_never-log-this";
-    let huge = format!(r#"{{"id": 7, "token": "{TOKEN}", "x": "{}"}}"#, "x".repeat(16 << 20));
+    let huge = format!(
+        r#"{{"id": 7, "token": "{TOKEN}", "x": "{}"}}"#,
+        "x".repeat(16 << 20)
+    );
     let texts = [
         "",
         "\0",
@@ -69,14 +82,23 @@ fn a_job_response_that_is_none_is_one_clear_line() {
     ];
     let contents = texts.map(|text| Response::Content(text.as_bytes().to_vec()));
     for response in contents.into_iter().chain([Response::Missing]) {
-        let job = Job::new(&image()).script(&["echo too far"]).response(response);
+        let job = Job::new(&image())
+            .script(&["echo too far"])
+            .response(response);
         let runner = Runner::default();
         let mut attempt = Attempt::new(&runner, &job);
         let run = attempt.run_stage("build_script");
         for record in [attempt.config(), attempt.prepare(), run, attempt.cleanup()] {
             assert!(!record.text().contains(TOKEN), "{}", record.describe());
             assert!(record.log.len() < 1000, "{}", record.describe());
-            assert_eq!(record.expect_system_failure("$JOB_RESPONSE_FILE").text().lines().count(), 1);
+            assert_eq!(
+                record
+                    .expect_system_failure("$JOB_RESPONSE_FILE")
+                    .text()
+                    .lines()
+                    .count(),
+                1
+            );
         }
     }
 }
@@ -84,8 +106,21 @@ fn a_job_response_that_is_none_is_one_clear_line() {
 #[test]
 fn old_runners_numbers_can_not_escape() {
     let before = sh("ls -A /run /var/lib /var/lib/nspawn-ci").out();
-    for id in ["../x", "7/../../x", "-1", "", "7 8", "7\n", "99999999999999999999"] {
-        let (runner, job) = (Runner::old(), Job::new(&image()).variable("CI_JOB_ID", id).script(&["echo too far"]));
+    for id in [
+        "../x",
+        "7/../../x",
+        "-1",
+        "",
+        "7 8",
+        "7\n",
+        "99999999999999999999",
+    ] {
+        let (runner, job) = (
+            Runner::old(),
+            Job::new(&image())
+                .variable("CI_JOB_ID", id)
+                .script(&["echo too far"]),
+        );
         let mut attempt = Attempt::new(&runner, &job);
         let run = attempt.run_stage("build_script");
         for record in [attempt.config(), attempt.prepare(), run, attempt.cleanup()] {
@@ -98,7 +133,8 @@ fn old_runners_numbers_can_not_escape() {
 #[test]
 fn names_can_not_escape_without_gitlab() {
     for name in ["../x", "a/b", "..", "/etc"] {
-        call("nspawn-prepare", ["--name", name, &image()]).expect_error(1, "can't be a machine's name");
+        call("nspawn-prepare", ["--name", name, &image()])
+            .expect_error(1, "can't be a machine's name");
         call("nspawn-run", [name, "true"]).expect_error(125, "can't be a machine's name");
         call("nspawn-cleanup", [name]).expect_error(1, "can't be a machine's name");
     }

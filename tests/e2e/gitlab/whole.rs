@@ -40,6 +40,10 @@ fn run(work: Work) -> Known {
 fn ended(gitlab: &GitLab, id: u64) -> Known {
     let job = gitlab.job(id);
     assert_eq!(left_of(&format!("gitlab-{id}-")), "", "{}", job.describe());
-    assert!(!job.log().contains(SECRET), "the log has a token: {}", job.describe());
+    assert!(
+        !job.log().contains(SECRET),
+        "the log has a token: {}",
+        job.describe()
+    );
     job
 }

@@ -21,10 +21,14 @@ fn ours(name: &str) -> Option<String> {
 
 /// The one that systemd-machined has by it.
 fn theirs(name: &str) -> Option<String> {
-    let done = call("machinectl", ["show-image", "--property=Path", "--value", name]);
+    let done = call(
+        "machinectl",
+        ["show-image", "--property=Path", "--value", name],
+    );
     let path = done.out().trim_end().to_owned();
     // Links it names as they are.
-    (done.status.success() && !path.is_empty()).then(|| std::fs::canonicalize(&path).unwrap().display().to_string())
+    (done.status.success() && !path.is_empty())
+        .then(|| std::fs::canonicalize(&path).unwrap().display().to_string())
 }
 
 /// The version of the host's systemd.
@@ -57,21 +61,49 @@ const LAYOUTS: [(&str, &str, u32); 49] = [
     ("tree N.raw N.v/N_1", "N.v/N_1", VERSIONS),
     ("raw N; tree N.v/N_1", "N.v/N_1", VERSIONS),
     ("raw N N.raw", "N.raw", VERSIONS),
-    ("mkdir N.v; raw N.raw.v/N_1.raw", "N.raw.v/N_1.raw", VERSIONS),
+    (
+        "mkdir N.v; raw N.raw.v/N_1.raw",
+        "N.raw.v/N_1.raw",
+        VERSIONS,
+    ),
     ("raw N.v/x N.raw.v/N_1.raw", "N.raw.v/N_1.raw", VERSIONS),
     // Versions.
     ("tree N.v/N_9 N.v/N_10 N.v/N_2", "N.v/N_10", VERSIONS),
-    ("raw N.raw.v/N_9.raw N.raw.v/N_10.raw", "N.raw.v/N_10.raw", VERSIONS),
-    ("tree N.v/N_1.2 N.v/N_1.10 N.v/N_1.10~rc1", "N.v/N_1.10", VERSIONS),
-    ("tree N.v/N_1 N.v/.N_2 N.v/other_3 N.v/N", "N.v/N_1", VERSIONS),
+    (
+        "raw N.raw.v/N_9.raw N.raw.v/N_10.raw",
+        "N.raw.v/N_10.raw",
+        VERSIONS,
+    ),
+    (
+        "tree N.v/N_1.2 N.v/N_1.10 N.v/N_1.10~rc1",
+        "N.v/N_1.10",
+        VERSIONS,
+    ),
+    (
+        "tree N.v/N_1 N.v/.N_2 N.v/other_3 N.v/N",
+        "N.v/N_1",
+        VERSIONS,
+    ),
     ("tree N.v/N_ N.v/N", "", ANY),
     ("tree N.v/N_1; raw N.v/N_2.raw N.v/N_3", "N.v/N_1", KINDS),
-    ("raw N.raw.v/N_1.raw; tree N.raw.v/N_2.raw", "N.raw.v/N_1.raw", KINDS),
+    (
+        "raw N.raw.v/N_1.raw; tree N.raw.v/N_2.raw",
+        "N.raw.v/N_1.raw",
+        KINDS,
+    ),
     ("tree N.v/N_1.raw", "N.v/N_1.raw", VERSIONS),
     ("tree N.v/N_1; raw N.raw.v/N_2.raw", "N.v/N_1", VERSIONS),
     // Their architectures, of which another may be none that anybody knows.
-    ("tree N.v/N_1_x86-64 N.v/N_2_s390x N.v/N_3_mips", "N.v/N_1_x86-64", VERSIONS),
-    ("tree N.v/N_1_x86-64 N.v/N_1 N.v/N_1_x86", "N.v/N_1_x86-64", VERSIONS),
+    (
+        "tree N.v/N_1_x86-64 N.v/N_2_s390x N.v/N_3_mips",
+        "N.v/N_1_x86-64",
+        VERSIONS,
+    ),
+    (
+        "tree N.v/N_1_x86-64 N.v/N_1 N.v/N_1_x86",
+        "N.v/N_1_x86-64",
+        VERSIONS,
+    ),
     ("tree N.v/N_1_x86-64 N.v/N_2_x86", "N.v/N_2_x86", VERSIONS),
     ("tree N.v/N_x86-64", "N.v/N_x86-64", VERSIONS),
     ("tree N.v/N_1_other N.v/N_0", "N.v/N_1_other", VERSIONS),
@@ -84,13 +116,21 @@ const LAYOUTS: [(&str, &str, u32); 49] = [
     ("tree N.v/N_1+1 N.v/N_1+3", "N.v/N_1+3", VERSIONS),
     ("tree N.v/N_1+3-2 N.v/N_1+3-1", "N.v/N_1+3-1", VERSIONS),
     ("tree N.v/N_1 N.v/N_1+3", "N.v/N_1", VERSIONS),
-    ("raw N.raw.v/N_1_x86-64+3-1.raw N.raw.v/N_0.raw", "N.raw.v/N_1_x86-64+3-1.raw", VERSIONS),
+    (
+        "raw N.raw.v/N_1_x86-64+3-1.raw N.raw.v/N_0.raw",
+        "N.raw.v/N_1_x86-64+3-1.raw",
+        VERSIONS,
+    ),
     // Links.
     ("tree N.v/N_1 N.v/N_2; ln -s N.v/N_1 N", "N.v/N_1", ANY),
     ("tree N.d/x; ln -s N.d/x N", "N.d/x", ANY),
     ("raw N.d/x.raw; ln -s N.d/x.raw N.raw", "N.d/x.raw", ANY),
     ("tree N.d/N_1; ln -s N.d N.v", "N.d/N_1", VERSIONS),
-    ("tree N.v/N_1 N.d/x; ln -s ../N.d/x N.v/N_2", "N.d/x", VERSIONS),
+    (
+        "tree N.v/N_1 N.d/x; ln -s ../N.d/x N.v/N_2",
+        "N.d/x",
+        VERSIONS,
+    ),
     ("ln -s nowhere N; raw N.raw", "N.raw", ANY),
     ("ln -s nowhere N", "", ANY),
     ("ln -s nowhere N.raw", "", ANY),
@@ -106,12 +146,27 @@ const LAYOUTS: [(&str, &str, u32); 49] = [
 
 /// The first directory that has any of it wins.
 const PLACES: [(&str, &str); 6] = [
-    ("tree /etc/machines/N; tree /run/machines/N; tree N", "/etc/machines/N"),
+    (
+        "tree /etc/machines/N; tree /run/machines/N; tree N",
+        "/etc/machines/N",
+    ),
     ("raw /run/machines/N.raw; tree N", "/run/machines/N.raw"),
-    ("tree /usr/lib/machines/N /var/lib/container/N N", "/var/lib/machines/N"),
-    ("tree /usr/lib/machines/N; raw /usr/local/lib/machines/N.raw", "/usr/local/lib/machines/N.raw"),
-    ("mkdir -p /etc/machines; ln -s nowhere /etc/machines/N; tree N", "/var/lib/machines/N"),
-    ("mkdir -p /etc/machines/N.raw; raw N.raw", "/var/lib/machines/N.raw"),
+    (
+        "tree /usr/lib/machines/N /var/lib/container/N N",
+        "/var/lib/machines/N",
+    ),
+    (
+        "tree /usr/lib/machines/N; raw /usr/local/lib/machines/N.raw",
+        "/usr/local/lib/machines/N.raw",
+    ),
+    (
+        "mkdir -p /etc/machines; ln -s nowhere /etc/machines/N; tree N",
+        "/var/lib/machines/N",
+    ),
+    (
+        "mkdir -p /etc/machines/N.raw; raw N.raw",
+        "/var/lib/machines/N.raw",
+    ),
 ];
 
 /// What is wrong with what is taken for the name when these lines have been run.
@@ -124,7 +179,8 @@ fn difference(name: &Name, lines: &str, expected: &str, since: u32) -> Option<St
         };
         text.replace('N', &name.0)
     };
-    let expected = (!expected.is_empty()).then(|| Path::new("/var/lib/machines").join(of_here(expected)));
+    let expected =
+        (!expected.is_empty()).then(|| Path::new("/var/lib/machines").join(of_here(expected)));
     let expected = expected.map(|path| path.display().to_string());
     name.sh(&format!("{MAKERS} {}", of_here(lines)));
     let (ours, theirs) = (ours(&name.0), theirs(&name.0));
@@ -132,14 +188,19 @@ fn difference(name: &Name, lines: &str, expected: &str, since: u32) -> Option<St
     if ours != expected {
         return Some(format!("{lines}: we took {ours:?}, not {expected:?}"));
     }
-    (theirs != expected && systemd() >= since).then(|| format!("{lines}: machinectl took {theirs:?}, not {expected:?}"))
+    (theirs != expected && systemd() >= since)
+        .then(|| format!("{lines}: machinectl took {theirs:?}, not {expected:?}"))
 }
 
 #[test]
 fn machinectl_agrees() {
     let name = Name::new("layout");
-    let layouts = LAYOUTS.iter().filter_map(|(lines, expected, since)| difference(&name, lines, expected, *since));
-    let places = PLACES.iter().filter_map(|(lines, expected)| difference(&name, lines, expected, ANY));
+    let layouts = LAYOUTS
+        .iter()
+        .filter_map(|(lines, expected, since)| difference(&name, lines, expected, *since));
+    let places = PLACES
+        .iter()
+        .filter_map(|(lines, expected)| difference(&name, lines, expected, ANY));
     let wrong: Vec<_> = layouts.chain(places).collect();
     // Those that this test may have made.
     for place in SEARCH_PATH {
@@ -151,9 +212,14 @@ fn machinectl_agrees() {
 #[test]
 fn two_of_one_version_are_none() {
     let name = Name::new("twice");
-    name.sh(&format!("{MAKERS} tree $name.v/${{name}}_1 $name.v/${{name}}_01"));
+    name.sh(&format!(
+        "{MAKERS} tree $name.v/${{name}}_1 $name.v/${{name}}_01"
+    ));
     let error = name.is_refused(&["--init=stub"], "one version twice");
-    assert!(error.contains("_01") && error.contains("remove one"), "{error}");
+    assert!(
+        error.contains("_01") && error.contains("remove one"),
+        "{error}"
+    );
 }
 
 /// An image of three versions, each of which tells which it is.
@@ -175,7 +241,10 @@ fn add(name: &Name, version: &str) {
 #[test]
 fn the_newest_version_is_taken_and_kept() {
     let name = versions("versions");
-    let (stub, none) = (name.machine(&["--init=stub"]), name.machine(&["--init=none"]));
+    let (stub, none) = (
+        name.machine(&["--init=stub"]),
+        name.machine(&["--init=none"]),
+    );
     for machine in [&stub, &none] {
         assert_eq!(machine.run(["cat", "/version"]).expect(0).out(), "10\n");
     }
@@ -183,12 +252,30 @@ fn the_newest_version_is_taken_and_kept() {
     for machine in [&stub, &none] {
         assert_eq!(machine.run(["cat", "/version"]).expect(0).out(), "10\n");
     }
-    assert_eq!(call("nspawn-run", ["--image", &name.0, "cat", "/version"]).expect(0).out(), "11\n");
+    assert_eq!(
+        call("nspawn-run", ["--image", &name.0, "cat", "/version"])
+            .expect(0)
+            .out(),
+        "11\n"
+    );
     name.sh("ln -s $name.v/${name}_1 $name");
-    assert_eq!(call("nspawn-run", ["--image", &name.0, "cat", "/version"]).expect(0).out(), "1\n");
+    assert_eq!(
+        call("nspawn-run", ["--image", &name.0, "cat", "/version"])
+            .expect(0)
+            .out(),
+        "1\n"
+    );
     // A name of Docker's stands for the same.
     let name_of_docker = format!("registry.example/x/{}:latest", name.0);
-    assert_eq!(call("nspawn-run", ["--image", &name_of_docker, "cat", "/version"]).expect(0).out(), "1\n");
+    assert_eq!(
+        call(
+            "nspawn-run",
+            ["--image", &name_of_docker, "cat", "/version"]
+        )
+        .expect(0)
+        .out(),
+        "1\n"
+    );
     assert_eq!(none.run(["cat", "/version"]).expect(0).out(), "10\n");
     assert!(Path::new(&name.path(".v")).exists());
 }
@@ -198,6 +285,12 @@ fn a_version_that_is_gone_is_missed_by_a_machine_between_runs() {
     let name = versions("gone");
     let machine = name.machine(&["--init=none"]);
     name.sh("rm -r $name.v/${name}_10");
-    let done = machine.run(["cat", "/version"]).expect_error(125, "did not start");
-    assert!(done.err().contains(&format!("{}_10", name.0)), "{}", done.describe());
+    let done = machine
+        .run(["cat", "/version"])
+        .expect_error(125, "did not start");
+    assert!(
+        done.err().contains(&format!("{}_10", name.0)),
+        "{}",
+        done.describe()
+    );
 }

@@ -9,7 +9,10 @@ use super::Name;
 #[track_caller]
 fn is_found_out(name: &Name, words: &str) {
     name.is_refused(&["--init=stub"], words);
-    let report = Job::new(&name.0).script(&["echo too far"]).run().expect_system_failure();
+    let report = Job::new(&name.0)
+        .script(&["echo too far"])
+        .run()
+        .expect_system_failure();
     assert!(report.log().contains(words), "{}", report.describe());
     assert_eq!(name.loop_devices(), "");
 }
@@ -18,9 +21,17 @@ fn is_found_out(name: &Name, words: &str) {
 #[track_caller]
 fn is_not_chosen(name: &Name, words: &str) {
     name.is_refused(&["--init=stub"], words);
-    let report = Job::new(&name.0).script(&["echo too far"]).run().expect(&Outcome::ScriptFailure(1));
+    let report = Job::new(&name.0)
+        .script(&["echo too far"])
+        .run()
+        .expect(&Outcome::ScriptFailure(1));
     assert!(report.log().contains(words), "{}", report.describe());
-    assert_eq!(report.stages(), ["config", "prepare", "cleanup"], "{}", report.describe());
+    assert_eq!(
+        report.stages(),
+        ["config", "prepare", "cleanup"],
+        "{}",
+        report.describe()
+    );
 }
 
 /// The first block of a FAT, by which it is known.
@@ -70,8 +81,14 @@ fn what_is_no_image() {
         ("mkdir $name.raw.v", "has no version"),
         ("mkdir -p $name.v; : >$name.v/${name}_1", "has no version"),
         (": >$name.v", "is no image"),
-        ("mkdir $name.v; ln -s nowhere $name.v/${name}_2", "leads nowhere"),
-        ("mkdir -p $name.v/${name}_1/usr $name.v/${name}_01/usr", "one version twice"),
+        (
+            "mkdir $name.v; ln -s nowhere $name.v/${name}_2",
+            "leads nowhere",
+        ),
+        (
+            "mkdir -p $name.v/${name}_1/usr $name.v/${name}_01/usr",
+            "one version twice",
+        ),
         ("mkdir $name", "is not an OS tree"),
     ] {
         name.sh(&format!("rm -rf $name $name.*; {lines}"));
@@ -83,15 +100,26 @@ fn what_is_no_image() {
 fn a_host_without_systemd_dissect() {
     let name = Name::new("undissected");
     name.sh("mkdir -p $name/usr; mksquashfs $name $name.raw -quiet -no-progress; rm -r $name");
-    let (programs, machine) = (format!("/run/{}", name.0), format!("undissected-{}", std::process::id()));
+    let (programs, machine) = (
+        format!("/run/{}", name.0),
+        format!("undissected-{}", std::process::id()),
+    );
     sh(&format!(
         "mkdir {programs}; ln -s /usr/bin/* /usr/sbin/* {programs} 2>/dev/null; rm {programs}/systemd-dissect"
     ));
     let prepare = sh("command -v nspawn-prepare").out();
     let mut command = std::process::Command::new(prepare.trim());
-    let done = finish(command.args(["--init=stub", "--name", &machine, &name.0]).env("PATH", &programs), b"");
+    let done = finish(
+        command
+            .args(["--init=stub", "--name", &machine, &name.0])
+            .env("PATH", &programs),
+        b"",
+    );
     sh(&format!("rm -r {programs}"));
-    done.expect_error(1, "systemd-dissect, which mounts disk images, is not installed; install the package");
+    done.expect_error(
+        1,
+        "systemd-dissect, which mounts disk images, is not installed; install the package",
+    );
     assert_eq!(left_of(&machine), "");
 }
 

@@ -26,8 +26,12 @@ struct Remover {
 impl Remover {
     fn of(path: &str) -> Self {
         let line = format!("exec 9<{path}; flock --exclusive 9; echo; read go; rm -r {path}");
-        let mut shell =
-            Command::new("sh").args(["-c", &line]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut shell = Command::new("sh")
+            .args(["-c", &line])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut told = [0];
         std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut told).unwrap();
         Self { shell }
@@ -47,33 +51,51 @@ fn waiting(name: &Name, machine: &str) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let line = format!("timeout 20 sh -c 'until pgrep --parent {} -x flock; do sleep 0.02; done'", prepare.id());
+    let line = format!(
+        "timeout 20 sh -c 'until pgrep --parent {} -x flock; do sleep 0.02; done'",
+        prepare.id()
+    );
     sh(&line).expect(0);
     prepare
 }
 
 #[test]
 fn another_version_is_taken_for_one_that_is_removed() {
-    let (name, machine) = (versions("going", &["1", "2"]), format!("going-{}", std::process::id()));
+    let (name, machine) = (
+        versions("going", &["1", "2"]),
+        format!("going-{}", std::process::id()),
+    );
     let remover = Remover::of(&format!("{}/{}_2", name.path(".v"), name.0));
     let prepare = waiting(&name, &machine);
     remover.remove();
     let done = prepare.wait_with_output().unwrap();
     assert!(done.status.success(), "{done:?}");
     let machine = Machine { name: machine };
-    assert_eq!(machine.sh("read version </version; echo $version").expect(0).out(), "1\n");
+    assert_eq!(
+        machine
+            .sh("read version </version; echo $version")
+            .expect(0)
+            .out(),
+        "1\n"
+    );
 }
 
 #[test]
 fn there_is_none_when_the_last_is_removed() {
-    let (name, machine) = (versions("last", &["1"]), format!("last-{}", std::process::id()));
+    let (name, machine) = (
+        versions("last", &["1"]),
+        format!("last-{}", std::process::id()),
+    );
     let remover = Remover::of(&format!("{}/{}_1", name.path(".v"), name.0));
     let prepare = waiting(&name, &machine);
     remover.remove();
     let done = prepare.wait_with_output().unwrap();
     let error = String::from_utf8_lossy(&done.stderr);
     assert_eq!(done.status.code(), Some(1), "{error}");
-    assert!(error.contains("has no version") && error.lines().count() == 1, "{error}");
+    assert!(
+        error.contains("has no version") && error.lines().count() == 1,
+        "{error}"
+    );
     assert_eq!(left_of(&machine), "");
 }
 
@@ -106,7 +128,11 @@ fn an_image_is_locked_until_the_machine_is_made_and_no_longer() {
     let state = format!("/run/nspawn-ci/{}/state.json", machine.name);
     assert!(std::fs::read_to_string(state).unwrap().contains(&path));
     // Others who only use it are no hindrance.
-    let user = sh(&format!("flock --shared {path} nspawn-prepare --init=stub {}", name.0)).expect(0);
+    let user = sh(&format!(
+        "flock --shared {path} nspawn-prepare --init=stub {}",
+        name.0
+    ))
+    .expect(0);
     call("nspawn-cleanup", [user.out().trim()]).expect(0);
 }
 

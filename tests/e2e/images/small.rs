@@ -32,7 +32,13 @@ fn disk(name: Name) -> Name {
 fn job(name: &Name) -> Job {
     Job::new(&name.0)
         .stage("get_sources", &["echo source >file"])
-        .script(&["cat file", "pwd", "echo $0 | cut -c1-19", "ls /no-such-file 2>/dev/null || echo none", "exit 5"])
+        .script(&[
+            "cat file",
+            "pwd",
+            "echo $0 | cut -c1-19",
+            "ls /no-such-file 2>/dev/null || echo none",
+            "exit 5",
+        ])
         .after_script(&["echo after a $CI_JOB_STATUS"])
 }
 
@@ -42,11 +48,20 @@ const LAYERS: [&str; 3] = ["--layer=disk", "--layer=tmpfs", "--layer=none"];
 fn runs_jobs(name: &Name) {
     for (init, layers) in [("--init=stub", &LAYERS[..]), ("--init=none", &LAYERS[..2])] {
         for layer in layers {
-            let report = Runner::default().prepare_args(&[init, layer]).run(&job(name));
+            let report = Runner::default()
+                .prepare_args(&[init, layer])
+                .run(&job(name));
             let report = report.expect(&Outcome::ScriptFailure(5));
             let script = report.stage("build_script").text();
-            assert_eq!(script, "source\n/builds/group/project\n/run/nspawn-script-\nnone\n", "{init} {layer}");
-            assert_eq!(report.stage("after_script").text(), "after a failed\n", "{init} {layer}");
+            assert_eq!(
+                script, "source\n/builds/group/project\n/run/nspawn-script-\nnone\n",
+                "{init} {layer}"
+            );
+            assert_eq!(
+                report.stage("after_script").text(),
+                "after a failed\n",
+                "{init} {layer}"
+            );
         }
     }
 }
@@ -73,7 +88,11 @@ fn a_job_is_not_begun_that_would_lose_its_sources() {
     let name = bare("forgetful");
     let runner = Runner::default().prepare_args(&["--init=none", "--layer=none"]);
     let report = runner.run(&job(&name)).expect_system_failure();
-    assert!(report.log().contains("choose --layer=tmpfs"), "{}", report.describe());
+    assert!(
+        report.log().contains("choose --layer=tmpfs"),
+        "{}",
+        report.describe()
+    );
 }
 
 #[test]
@@ -84,7 +103,9 @@ fn a_script_that_names_bash_is_read_by_sh_and_no_other_script() {
         Runner::default().prepare_args(&["--init=none"]).run(&job)
     };
     for first in ["#!/usr/bin/env bash", "#!/bin/bash"] {
-        let report = run(&format!("{first}\necho \"it is $(readlink /proc/$$/exe)\"\nexit 4\n"));
+        let report = run(&format!(
+            "{first}\necho \"it is $(readlink /proc/$$/exe)\"\nexit 4\n"
+        ));
         let report = report.expect(&Outcome::ScriptFailure(4));
         assert_eq!(report.stage("build_script").text(), "it is /bin/busybox\n");
     }
@@ -98,25 +119,56 @@ fn it_has_its_users_and_its_commands() {
     let name = busybox("users");
     let machine = name.machine(&["--init=stub"]);
     assert_eq!(
-        machine.sh("id -un; echo $HOME $SHELL; ps | grep -q [n]spawn && echo ps").expect(0).out(),
+        machine
+            .sh("id -un; echo $HOME $SHELL; ps | grep -q [n]spawn && echo ps")
+            .expect(0)
+            .out(),
         "root\n/root /bin/sh\nps\n"
     );
     let done = nspawn_tests::finish(
-        std::process::Command::new("nspawn-run").args(["--uid=ann", &machine.name, "sh", "-c", "id -u; pwd"]),
+        std::process::Command::new("nspawn-run").args([
+            "--uid=ann",
+            &machine.name,
+            "sh",
+            "-c",
+            "id -u; pwd",
+        ]),
         b"",
     );
     assert_eq!(done.expect(0).out(), "1000\n/home/ann\n");
-    machine.run(["no-such-command"]).expect_error(127, "no-such-command");
-    let done = call("nspawn-run", ["--image", &name.0, "sh", "-c", "touch /x 2>/dev/null || echo read-only; exit 6"]);
+    machine
+        .run(["no-such-command"])
+        .expect_error(127, "no-such-command");
+    let done = call(
+        "nspawn-run",
+        [
+            "--image",
+            &name.0,
+            "sh",
+            "-c",
+            "touch /x 2>/dev/null || echo read-only; exit 6",
+        ],
+    );
     assert_eq!(done.expect(6).out(), "read-only\n");
 }
 
 #[test]
 fn it_is_not_booted() {
-    for name in [busybox("no-systemd"), bare("nothing"), disk(bare("no-disk"))] {
+    for name in [
+        busybox("no-systemd"),
+        bare("nothing"),
+        disk(bare("no-disk")),
+    ] {
         let error = name.is_refused(&["--init=systemd"], "has no systemd");
         assert!(error.contains("--init=stub"), "{error}");
-        let report = Job::new(&name.0).script(&["true"]).run().expect(&Outcome::ScriptFailure(1));
-        assert!(report.log().contains("--init=stub"), "{}", report.describe());
+        let report = Job::new(&name.0)
+            .script(&["true"])
+            .run()
+            .expect(&Outcome::ScriptFailure(1));
+        assert!(
+            report.log().contains("--init=stub"),
+            "{}",
+            report.describe()
+        );
     }
 }

@@ -101,7 +101,10 @@ impl Known {
     /// Whether nothing more happens to it.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        matches!(self.status, Status::Success | Status::Failed | Status::Canceled)
+        matches!(
+            self.status,
+            Status::Success | Status::Failed | Status::Canceled
+        )
     }
 
     /// Whether it has failed in a way that its pipeline forgives.
@@ -119,9 +122,18 @@ impl Known {
     /// All there is to see.
     #[must_use]
     pub fn describe(&self) -> String {
-        let Self { status, reason, exit_code, .. } = self;
+        let Self {
+            status,
+            reason,
+            exit_code,
+            ..
+        } = self;
         let log = self.log();
-        let end = log.char_indices().rev().nth(8000).map_or(0, |(place, _)| place);
+        let end = log
+            .char_indices()
+            .rev()
+            .nth(8000)
+            .map_or(0, |(place, _)| place);
         format!("{status:?} {reason} {exit_code}\n{}", &log[end..])
     }
 
@@ -133,7 +145,10 @@ impl Known {
             (Some("failed"), _) => Status::Failed,
             (_, status) => status,
         };
-        said["failure_reason"].as_str().unwrap_or_default().clone_into(&mut self.reason);
+        said["failure_reason"]
+            .as_str()
+            .unwrap_or_default()
+            .clone_into(&mut self.reason);
         self.exit_code = said["exit_code"].as_i64().unwrap_or_default();
     }
 
@@ -182,7 +197,9 @@ impl Jobs {
     }
 
     pub fn has_token(&self, token: &str) -> bool {
-        self.all.values().any(|job| job.token == token && job.status.is_open())
+        self.all
+            .values()
+            .any(|job| job.token == token && job.status.is_open())
     }
 }
 
@@ -205,7 +222,13 @@ mod tests {
     #[test]
     fn a_log_has_no_gap_and_nothing_twice() {
         let mut job = job();
-        for (range, is_next) in [("0-2", true), ("0-2", false), ("4-6", false), ("", false), ("3-5", true)] {
+        for (range, is_next) in [
+            ("0-2", true),
+            ("0-2", false),
+            ("4-6", false),
+            ("", false),
+            ("3-5", true),
+        ] {
             assert_eq!(job.append(range, b"abc"), is_next, "{range}");
         }
         assert_eq!((job.log(), job.parts), ("abcabc".to_owned(), 2));
@@ -218,6 +241,9 @@ mod tests {
         assert_eq!(job.status, Status::Running);
         job.status = Status::Canceling;
         job.update(&json!({ "state": "failed", "failure_reason": "job_canceled", "exit_code": 3 }));
-        assert_eq!((job.status, &*job.reason, job.exit_code), (Status::Canceled, "job_canceled", 3));
+        assert_eq!(
+            (job.status, &*job.reason, job.exit_code),
+            (Status::Canceled, "job_canceled", 3)
+        );
     }
 }

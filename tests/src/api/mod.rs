@@ -63,7 +63,9 @@ struct Shared {
 
 impl Shared {
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
-        self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.jobs
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -73,15 +75,28 @@ impl GitLab {
     pub fn new() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         // Jobs of all GitLabs on the host have different numbers.
-        let next_id = u64::from(std::process::id()) * 1_000_000 + COUNT.fetch_add(1, Ordering::Relaxed) * 1_000;
+        let next_id = u64::from(std::process::id()) * 1_000_000
+            + COUNT.fetch_add(1, Ordering::Relaxed) * 1_000;
         let root = std::env::temp_dir().join(format!("gitlab-{next_id}"));
         let (place, listener) = Place::new();
-        let jobs = Jobs { next_id, url: format!("http://{}", place.address.ip()), ..Jobs::default() };
-        let shared = Arc::new(Shared { jobs: Mutex::new(jobs), changed: Condvar::new(), root });
+        let jobs = Jobs {
+            next_id,
+            url: format!("http://{}", place.address.ip()),
+            ..Jobs::default()
+        };
+        let shared = Arc::new(Shared {
+            jobs: Mutex::new(jobs),
+            changed: Condvar::new(),
+            root,
+        });
         let listener = Arc::new(listener);
         let (accepting, serving) = (Arc::clone(&listener), Arc::clone(&shared));
         thread::spawn(move || accept(&accepting, &serving));
-        Self { shared, _place: place, _listener: listener }
+        Self {
+            shared,
+            _place: place,
+            _listener: listener,
+        }
     }
 
     /// Its URL.
@@ -127,7 +142,11 @@ impl GitLab {
     /// Waits until a job's log shows `text`.
     #[track_caller]
     pub fn wait_for_log(&self, id: u64, text: &str) {
-        let shows = |job: &Known| job.trace.windows(text.len()).any(|part| part == text.as_bytes());
+        let shows = |job: &Known| {
+            job.trace
+                .windows(text.len())
+                .any(|part| part == text.as_bytes())
+        };
         let job = self.wait_until(id, |job| shows(job) || job.is_over());
         assert!(shows(&job), "no {text:?} in {}", job.describe());
     }
@@ -153,7 +172,10 @@ impl GitLab {
         let deadline = Instant::now() + LIMIT;
         let mut jobs = self.shared.jobs();
         loop {
-            let job = jobs.all.get(&id).unwrap_or_else(|| panic!("there is no job {id}"));
+            let job = jobs
+                .all
+                .get(&id)
+                .unwrap_or_else(|| panic!("there is no job {id}"));
             let left = deadline.saturating_duration_since(Instant::now());
             if is_it(job) || left.is_zero() {
                 return job.clone();

@@ -28,20 +28,32 @@ impl Place {
         let (to_inside, from_outside) = channel();
         let (to_outside, from_inside) = channel();
         let inside = thread::spawn(move || listen(&to_outside, &from_outside));
-        let thread = from_inside.recv().unwrap_or_else(|_| panic!("no network namespace can be made"));
+        let thread = from_inside
+            .recv()
+            .unwrap_or_else(|_| panic!("no network namespace can be made"));
         let (link, address) = join(&thread);
-        let place = Self { link, address: (address, PORT).into() };
+        let place = Self {
+            link,
+            address: (address, PORT).into(),
+        };
         // The host's side has no address, which machines would have to be kept from.
         ip(&format!("link set {} up", place.link));
         ip(&format!("route add {address}/32 dev {}", place.link));
         let _ = to_inside.send(address);
-        (place, inside.join().unwrap_or_else(|_| panic!("nothing can listen at {address}")))
+        (
+            place,
+            inside
+                .join()
+                .unwrap_or_else(|_| panic!("nothing can listen at {address}")),
+        )
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["link", "delete", &self.link]).status();
+        let _ = Command::new("ip")
+            .args(["link", "delete", &self.link])
+            .status();
     }
 }
 
@@ -49,7 +61,9 @@ impl Drop for Place {
 fn listen(to_outside: &Sender<String>, from_outside: &Receiver<Ipv4Addr>) -> TcpListener {
     unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("unshare: {error}"));
     let _ = to_outside.send(gettid().to_string());
-    let address = from_outside.recv().unwrap_or_else(|error| panic!("{error}"));
+    let address = from_outside
+        .recv()
+        .unwrap_or_else(|error| panic!("{error}"));
     for command in [
         "link set lo up".to_owned(),
         format!("address add {address}/32 dev outside"),
@@ -67,7 +81,9 @@ fn join(thread: &str) -> (String, Ipv4Addr) {
     for count in 1..=254 {
         let number = first.wrapping_add(count);
         let link = format!("test-gitlab-{number}");
-        let words = ["link", "add", &link, "type", "veth", "peer", "name", "outside", "netns", thread];
+        let words = [
+            "link", "add", &link, "type", "veth", "peer", "name", "outside", "netns", thread,
+        ];
         let done = finish(Command::new("ip").args(words), b"");
         if done.status.success() {
             return (link, Ipv4Addr::new(198, 51, 100, number));

@@ -22,8 +22,13 @@ impl GitLab {
             if is_so || Instant::now() >= deadline {
                 return is_so;
             }
-            let next = jobs.next_stuck(silence).map_or(deadline, |next| next.min(deadline));
-            let waited = self.shared.changed.wait_timeout(jobs, next.saturating_duration_since(Instant::now()));
+            let next = jobs
+                .next_stuck(silence)
+                .map_or(deadline, |next| next.min(deadline));
+            let waited = self
+                .shared
+                .changed
+                .wait_timeout(jobs, next.saturating_duration_since(Instant::now()));
             jobs = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
     }
@@ -48,7 +53,11 @@ impl Jobs {
     }
 
     fn next_stuck(&self, silence: Duration) -> Option<Instant> {
-        self.all.values().filter(|job| job.status.is_open()).map(|job| job.heard + silence).min()
+        self.all
+            .values()
+            .filter(|job| job.status.is_open())
+            .map(|job| job.heard + silence)
+            .min()
     }
 
     /// Has a job that has failed come anew, once, if it says so.
@@ -59,7 +68,9 @@ impl Jobs {
         }
         if let Some(work) = job.work.retried(&job.reason) {
             let new = self.add(work);
-            self.all.entry(id).and_modify(|job| job.retried_as = Some(new));
+            self.all
+                .entry(id)
+                .and_modify(|job| job.retried_as = Some(new));
         }
     }
 }
@@ -93,9 +104,15 @@ mod tests {
         assert_eq!((job.status, &*job.reason), (Status::Failed, STUCK));
         let second = job.retried_as.unwrap();
         assert_eq!(jobs.next("other").unwrap()["id"], second);
-        assert_eq!((&*jobs.all[&first].runner, &*jobs.all[&second].runner), ("host", "other"));
+        assert_eq!(
+            (&*jobs.all[&first].runner, &*jobs.all[&second].runner),
+            ("host", "other")
+        );
         jobs.fail_stuck(SILENCE, jobs.all[&second].heard + SILENCE);
-        assert_eq!((jobs.all[&second].status, jobs.all[&second].retried_as), (Status::Failed, None));
+        assert_eq!(
+            (jobs.all[&second].status, jobs.all[&second].retried_as),
+            (Status::Failed, None)
+        );
         assert_eq!((jobs.next_stuck(SILENCE), jobs.next("other")), (None, None));
     }
 
@@ -108,8 +125,14 @@ mod tests {
             ("success", "", 0),
             ("running", "", 0),
         ] {
-            let id = taken(&mut jobs, Work::new("a").retry(2, &[STUCK, "runner_system_failure"]));
-            jobs.all.get_mut(&id).unwrap().update(&json!({ "state": state, "failure_reason": reason }));
+            let id = taken(
+                &mut jobs,
+                Work::new("a").retry(2, &[STUCK, "runner_system_failure"]),
+            );
+            jobs.all
+                .get_mut(&id)
+                .unwrap()
+                .update(&json!({ "state": state, "failure_reason": reason }));
             jobs.retry(id);
             jobs.retry(id);
             assert_eq!(jobs.waiting.len(), count, "{state} {reason}");
@@ -122,6 +145,9 @@ mod tests {
         let mut jobs = Jobs::default();
         let id = jobs.add(Work::new("a").retry(1, &[STUCK]));
         jobs.fail_stuck(SILENCE, Instant::now() + 2 * SILENCE);
-        assert_eq!((jobs.all[&id].status, jobs.next_stuck(SILENCE)), (Status::Pending, None));
+        assert_eq!(
+            (jobs.all[&id].status, jobs.next_stuck(SILENCE)),
+            (Status::Pending, None)
+        );
     }
 }

@@ -41,9 +41,16 @@ impl Work {
             ] },
         });
         let project = "group/project".to_owned();
-        let new = Self { payload, project, allowed_codes: Vec::new(), retries: 0, retry_when: Vec::new() };
+        let new = Self {
+            payload,
+            project,
+            allowed_codes: Vec::new(),
+            retries: 0,
+            retry_when: Vec::new(),
+        };
         // Newer runners put the time before each line of a log.
-        new.variable("FF_TIMESTAMPS", "false").variable("GIT_STRATEGY", "none")
+        new.variable("FF_TIMESTAMPS", "false")
+            .variable("GIT_STRATEGY", "none")
     }
 
     /// Has it fetch this repository.
@@ -118,7 +125,10 @@ impl Work {
     #[must_use]
     pub fn needs(self, id: u64) -> Self {
         let file = json!({ "filename": "product.zip", "size": 1 });
-        self.add("dependencies", json!({ "id": id, "name": "earlier", "artifacts_file": file }))
+        self.add(
+            "dependencies",
+            json!({ "id": id, "name": "earlier", "artifacts_file": file }),
+        )
     }
 
     /// The time limit, in seconds, of its stages together.
@@ -131,20 +141,30 @@ impl Work {
     /// Its `allow_failure:exit_codes`.
     #[must_use]
     pub fn allow_failure(self, exit_codes: &[i64]) -> Self {
-        Self { allowed_codes: exit_codes.to_vec(), ..self }
+        Self {
+            allowed_codes: exit_codes.to_vec(),
+            ..self
+        }
     }
 
     /// Its `retry`: `max` and `when`.
     #[must_use]
     pub fn retry(self, max: u32, when: &[&str]) -> Self {
-        Self { retries: max, retry_when: when.iter().map(|reason| (*reason).to_owned()).collect(), ..self }
+        Self {
+            retries: max,
+            retry_when: when.iter().map(|reason| (*reason).to_owned()).collect(),
+            ..self
+        }
     }
 
     /// What comes anew after a failure for this reason, if anything.
     pub(super) fn retried(&self, reason: &str) -> Option<Self> {
         let is_wished = self.retry_when.iter().any(|wished| wished == reason);
         let left = self.retries.checked_sub(1).filter(|_| is_wished)?;
-        Some(Self { retries: left, ..self.clone() })
+        Some(Self {
+            retries: left,
+            ..self.clone()
+        })
     }
 
     fn add(mut self, list: &str, entry: Value) -> Self {
@@ -156,12 +176,18 @@ impl Work {
 
     /// All of it, as the job `id` of the GitLab at `url`.
     pub(super) fn payload(&self, id: u64, token: &str, url: &str) -> Value {
-        let Self { mut payload, project, .. } = self.clone();
+        let Self {
+            mut payload,
+            project,
+            ..
+        } = self.clone();
         let host = url.trim_start_matches("http://");
         payload["id"] = Value::from(id);
         payload["token"] = Value::from(token);
         payload["job_info"]["id"] = Value::from(id);
-        payload["git_info"]["repo_url"] = Value::from(format!("http://gitlab-ci-token:{token}@{host}/{project}.git"));
+        payload["git_info"]["repo_url"] = Value::from(format!(
+            "http://gitlab-ci-token:{token}@{host}/{project}.git"
+        ));
         for need in payload["dependencies"].as_array_mut().into_iter().flatten() {
             need["token"] = Value::from(token);
         }
@@ -174,7 +200,13 @@ impl Work {
             variable("CI_JOB_NAME", "test"),
             variable("CI_PROJECT_PATH", &project),
         ];
-        variables.extend(payload["variables"].as_array().into_iter().flatten().cloned());
+        variables.extend(
+            payload["variables"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .cloned(),
+        );
         payload["variables"] = Value::from(variables);
         payload
     }

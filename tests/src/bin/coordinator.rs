@@ -32,13 +32,26 @@ fn main() -> ExitCode {
 }
 
 fn coordinate(words: &[String]) -> Result<()> {
-    let [doomed, count, images @ ..] = words else { bail!("usage: coordinator DOOMED JOBS IMAGE…") };
+    let [doomed, count, images @ ..] = words else {
+        bail!("usage: coordinator DOOMED JOBS IMAGE…")
+    };
     ensure!(!images.is_empty(), "there is no image");
-    let count: usize = count.parse().with_context(|| format!("{count} is no number of jobs"))?;
+    let count: usize = count
+        .parse()
+        .with_context(|| format!("{count} is no number of jobs"))?;
     let gitlab = GitLab::new();
-    let ids: Vec<_> = (0..count).map(|number| gitlab.add(work(&images[number % images.len()], number))).collect();
-    println!("{} {RUNNER_TOKEN} gitlab-{}", gitlab.url(), std::process::id());
-    ensure!(gitlab.wait_for_all(SILENCE, |jobs| is_middle(jobs, doomed, count)), "{doomed} never has a job half-way");
+    let ids: Vec<_> = (0..count)
+        .map(|number| gitlab.add(work(&images[number % images.len()], number)))
+        .collect();
+    println!(
+        "{} {RUNNER_TOKEN} gitlab-{}",
+        gitlab.url(),
+        std::process::id()
+    );
+    ensure!(
+        gitlab.wait_for_all(SILENCE, |jobs| is_middle(jobs, doomed, count)),
+        "{doomed} never has a job half-way"
+    );
     println!("middle");
     let is_over = gitlab.wait_for_all(SILENCE, |jobs| jobs.iter().all(|job| job.is_over()));
     println!("over");
@@ -53,9 +66,17 @@ fn coordinate(words: &[String]) -> Result<()> {
 fn work(image: &str, number: usize) -> Work {
     let exit = format!("exit {}", code(number));
     let pause = if number % 3 == 0 { "sleep 1" } else { ":" };
-    let work = Work::new(image).variable("NUMBER", &format!("this is {number}")).retry(2, &[STUCK]);
-    let work = work.allow_failure(&ALLOWED).script(&["echo $NUMBER | tee number", pause, &exit]);
-    if has_artifacts(number) { work.artifacts(&["number"], "always") } else { work }
+    let work = Work::new(image)
+        .variable("NUMBER", &format!("this is {number}"))
+        .retry(2, &[STUCK]);
+    let work = work
+        .allow_failure(&ALLOWED)
+        .script(&["echo $NUMBER | tee number", pause, &exit]);
+    if has_artifacts(number) {
+        work.artifacts(&["number"], "always")
+    } else {
+        work
+    }
 }
 
 fn code(number: usize) -> i64 {
@@ -85,42 +106,95 @@ fn check(jobs: &[Known], ids: &[u64], doomed: &str) -> Result<()> {
         }
     }
     let lost = jobs.iter().filter(|job| job.reason == STUCK).count();
-    ensure!(wrong == 0, "{wrong} of {} jobs have not ended as they should", ids.len());
-    ensure!(lost > 0, "no job was lost with {doomed}, which was not killed in their middle");
-    ensure!(jobs.len() == ids.len() + lost, "{} jobs were made of {} and {lost} lost ones", jobs.len(), ids.len());
+    ensure!(
+        wrong == 0,
+        "{wrong} of {} jobs have not ended as they should",
+        ids.len()
+    );
+    ensure!(
+        lost > 0,
+        "no job was lost with {doomed}, which was not killed in their middle"
+    );
+    ensure!(
+        jobs.len() == ids.len() + lost,
+        "{} jobs were made of {} and {lost} lost ones",
+        jobs.len(),
+        ids.len()
+    );
     Ok(())
 }
 
 /// Checks how a job has ended, and the one as which it came anew if its host has died.
 fn check_job(jobs: &[Known], id: u64, number: usize, doomed: &str) -> Result<()> {
-    let find = |id| jobs.iter().find(|job| job.id == id).with_context(|| format!("there is no job {id}"));
+    let find = |id| {
+        jobs.iter()
+            .find(|job| job.id == id)
+            .with_context(|| format!("there is no job {id}"))
+    };
     let first = find(id)?;
     if first.reason != STUCK {
-        ensure!(first.retried_as.is_none(), "it came anew, but its host lives: {}", first.describe());
+        ensure!(
+            first.retried_as.is_none(),
+            "it came anew, but its host lives: {}",
+            first.describe()
+        );
         return check_end(first, number);
     }
-    ensure!(first.status == Status::Failed && first.runner == doomed, "its host lives: {}", first.describe());
+    ensure!(
+        first.status == Status::Failed && first.runner == doomed,
+        "its host lives: {}",
+        first.describe()
+    );
     let second = find(first.retried_as.context("it is lost")?)?;
-    ensure!(second.runner != doomed, "it was given to a host that is dead: {}", second.describe());
+    ensure!(
+        second.runner != doomed,
+        "it was given to a host that is dead: {}",
+        second.describe()
+    );
     check_end(second, number)
 }
 
 fn check_end(job: &Known, number: usize) -> Result<()> {
     let code = code(number);
-    let (status, reason) = if code == 0 { (Status::Success, "") } else { (Status::Failed, "script_failure") };
+    let (status, reason) = if code == 0 {
+        (Status::Success, "")
+    } else {
+        (Status::Failed, "script_failure")
+    };
     let is_right = (job.status, &*job.reason, job.exit_code) == (status, reason, code);
-    ensure!(is_right, "it should have ended with {status:?} and {code}: {}", job.describe());
+    ensure!(
+        is_right,
+        "it should have ended with {status:?} and {code}: {}",
+        job.describe()
+    );
     let said = job.log().matches(&format!("\nthis is {number}\n")).count();
-    ensure!(said == 1, "its script has run {said} times: {}", job.describe());
-    ensure!(job.artifacts.is_some() == has_artifacts(number), "its artifacts are not right: {}", job.describe());
+    ensure!(
+        said == 1,
+        "its script has run {said} times: {}",
+        job.describe()
+    );
+    ensure!(
+        job.artifacts.is_some() == has_artifacts(number),
+        "its artifacts are not right: {}",
+        job.describe()
+    );
     Ok(())
 }
 
 fn print_table(jobs: &[Known]) {
-    println!("{:<10} {:>7} {:>10} {:>8} {:>9} {:>6}", "host", "taken", "succeeded", "failed", "allowed", "lost");
+    println!(
+        "{:<10} {:>7} {:>10} {:>8} {:>9} {:>6}",
+        "host", "taken", "succeeded", "failed", "allowed", "lost"
+    );
     let hosts: BTreeSet<_> = jobs.iter().map(|job| &*job.runner).collect();
     for host in hosts {
-        print_line(host, &jobs.iter().filter(|job| job.runner == host).collect::<Vec<_>>());
+        print_line(
+            host,
+            &jobs
+                .iter()
+                .filter(|job| job.runner == host)
+                .collect::<Vec<_>>(),
+        );
     }
     print_line("total", &jobs.iter().collect::<Vec<_>>());
 }
@@ -128,7 +202,13 @@ fn print_table(jobs: &[Known]) {
 fn print_line(title: &str, jobs: &[&Known]) {
     let count = |is_it: &dyn Fn(&Known) -> bool| jobs.iter().filter(|job| is_it(job)).count();
     let succeeded = count(&|job| job.status == Status::Success);
-    let (allowed, lost) = (count(&Known::is_allowed_to_fail), count(&|job| job.reason == STUCK));
+    let (allowed, lost) = (
+        count(&Known::is_allowed_to_fail),
+        count(&|job| job.reason == STUCK),
+    );
     let failed = count(&|job| job.status == Status::Failed) - allowed - lost;
-    println!("{title:<10} {:>7} {succeeded:>10} {failed:>8} {allowed:>9} {lost:>6}", jobs.len());
+    println!(
+        "{title:<10} {:>7} {succeeded:>10} {failed:>8} {allowed:>9} {lost:>6}",
+        jobs.len()
+    );
 }

@@ -16,7 +16,10 @@ impl Headers {
     /// The value of one, whose name may be in any case.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
+        self.0
+            .iter()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| &**value)
     }
 
     pub(super) fn add(mut self, name: &str, value: &str) -> Self {
@@ -31,7 +34,9 @@ impl Headers {
             if line.is_empty() {
                 return Ok(Self(all));
             }
-            let (name, value) = line.split_once(':').ok_or_else(|| invalid("a header without a colon"))?;
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| invalid("a header without a colon"))?;
             all.push((name.trim().to_owned(), value.trim().to_owned()));
         }
     }
@@ -42,7 +47,8 @@ impl Headers {
     }
 
     fn is_chunked(&self) -> bool {
-        self.get("Transfer-Encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
+        self.get("Transfer-Encoding")
+            .is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
     }
 
     /// How long the body is, where that is said.
@@ -59,9 +65,16 @@ impl Headers {
 pub fn write(to: &mut impl Write, first: &str, headers: &Headers, body: &[u8]) -> io::Result<()> {
     let mut head = format!("{first}\r\n");
     // A CGI program's is of no use to others.
-    let own = headers.0.iter().filter(|(name, _)| !["Status", "Content-Length"].contains(&&**name));
+    let own = headers
+        .0
+        .iter()
+        .filter(|(name, _)| !["Status", "Content-Length"].contains(&&**name));
     own.for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
-    let _ = write!(head, "Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let _ = write!(
+        head,
+        "Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     to.write_all(head.as_bytes())?;
     to.write_all(body)?;
     to.flush()

@@ -92,10 +92,17 @@ impl<'a> Attempt<'a> {
 
     /// The config stage.
     pub fn config(&mut self) -> Record {
-        let ended = self.call("config", &self.runner.programs.config, &self.runner.config_args, STAGE_LIMIT);
+        let ended = self.call(
+            "config",
+            &self.runner.programs.config,
+            &self.runner.config_args,
+            STAGE_LIMIT,
+        );
         // Its stdout is not for the log.
         self.remote.write(&ended.stderr);
-        let config = serde_json::from_slice::<Value>(&ended.stdout).ok().filter(Value::is_object);
+        let config = serde_json::from_slice::<Value>(&ended.stdout)
+            .ok()
+            .filter(Value::is_object);
         let mut record = self.record("config", &ended);
         if record.result.is_ok() && config.is_none() {
             record.result = Err(Failure::System("config's stdout is not JSON".to_owned()));
@@ -106,20 +113,28 @@ impl<'a> Attempt<'a> {
 
     /// The prepare stage.
     pub fn prepare(&self) -> Record {
-        let ended = self.call("prepare", &self.runner.programs.prepare, &self.runner.prepare_args, STAGE_LIMIT);
+        let ended = self.call(
+            "prepare",
+            &self.runner.programs.prepare,
+            &self.runner.prepare_args,
+            STAGE_LIMIT,
+        );
         self.record("prepare", &ended)
     }
 
     /// A sub-stage of run that is not empty.
     #[track_caller]
     pub fn run_stage(&self, stage: &str) -> Record {
-        self.run(stage, "running").unwrap_or_else(|| panic!("the stage {stage} is empty"))
+        self.run(stage, "running")
+            .unwrap_or_else(|| panic!("the stage {stage} is empty"))
     }
 
     /// A sub-stage of run; `None` if it is empty, and so not called. `status` is what an
     /// `after_script` sees.
     pub(super) fn run(&self, stage: &str, status: &str) -> Option<Record> {
-        let directories = self.runner.directories(self.config.as_ref().unwrap_or(&Value::Null));
+        let directories = self
+            .runner
+            .directories(self.config.as_ref().unwrap_or(&Value::Null));
         let text = scripts::of_stage(self.job, stage, &directories, status)?;
         let mut arguments = self.runner.run_args.clone();
         arguments.push(self.files.script(&text).to_string_lossy().into_owned());
@@ -131,7 +146,12 @@ impl<'a> Attempt<'a> {
 
     /// The cleanup stage.
     pub fn cleanup(&self) -> Record {
-        let ended = self.call("cleanup", &self.runner.programs.cleanup, &self.runner.cleanup_args, STAGE_LIMIT);
+        let ended = self.call(
+            "cleanup",
+            &self.runner.programs.cleanup,
+            &self.runner.cleanup_args,
+            STAGE_LIMIT,
+        );
         self.is_cleaned.set(ended.status.success());
         self.record("cleanup", &ended)
     }
@@ -139,7 +159,10 @@ impl<'a> Attempt<'a> {
     /// The name of the job's machine, as config told it.
     #[must_use]
     pub fn machine(&self) -> &str {
-        self.config.as_ref().and_then(|config| config["hostname"].as_str()).unwrap_or_default()
+        self.config
+            .as_ref()
+            .and_then(|config| config["hostname"].as_str())
+            .unwrap_or_default()
     }
 
     /// Puts `text` into the file that `BUILD_EXIT_CODE_FILE` names, as an earlier stage may have.
@@ -148,21 +171,33 @@ impl<'a> Attempt<'a> {
     }
 
     fn call(&self, stage: &str, program: &str, arguments: &[String], time: Duration) -> Ended {
-        let environment = environment::of_driver(self.runner, self.job, &self.files, self.config.as_ref());
+        let environment =
+            environment::of_driver(self.runner, self.job, &self.files, self.config.as_ref());
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(&self.files.directory).env_clear();
+        command
+            .args(arguments)
+            .current_dir(&self.files.directory)
+            .env_clear();
         // One by one: of a name that is there twice, the last counts.
         for (name, value) in environment {
             command.env(name, value);
         }
         let (mut told, is_log) = (0, !["config", "cleanup"].contains(&stage));
-        process::supervise(&mut command, Limits { time, graceful: self.runner.graceful }, self.remote, |log| {
-            if is_log {
-                self.remote.write(&log[told..]);
-                told = log.len();
-            }
-            self.due(stage, log)
-        })
+        process::supervise(
+            &mut command,
+            Limits {
+                time,
+                graceful: self.runner.graceful,
+            },
+            self.remote,
+            |log| {
+                if is_log {
+                    self.remote.write(&log[told..]);
+                    told = log.len();
+                }
+                self.due(stage, log)
+            },
+        )
     }
 
     // Calls the hooks that are due.
@@ -182,7 +217,9 @@ impl<'a> Attempt<'a> {
     fn record(&self, stage: &str, ended: &Ended) -> Record {
         let exit_code_file = fs::read_to_string(self.files.exit_code()).ok();
         let result = match ended.interruption {
-            None => self.runner.judge(ended.status.code(), exit_code_file.as_deref()),
+            None => self
+                .runner
+                .judge(ended.status.code(), exit_code_file.as_deref()),
             Some(why) => Err(Failure::Interrupted(why)),
         };
         Record {
@@ -200,7 +237,9 @@ impl<'a> Attempt<'a> {
 fn is_due(hook: &Hook, stage: &str, log: &[u8]) -> bool {
     match &hook.when {
         When::Start(name) => *name == stage,
-        When::Log(text) => stage != "cleanup" && log.windows(text.len()).any(|part| part == text.as_bytes()),
+        When::Log(text) => {
+            stage != "cleanup" && log.windows(text.len()).any(|part| part == text.as_bytes())
+        }
     }
 }
 

@@ -11,7 +11,9 @@ use super::workspace::Workspace;
 /// The job's variables, the runner's predefined ones first: of a name that is there twice, the last
 /// counts. In the config stage nobody knows the builds directory yet.
 pub fn job_variables(job: &Job, builds_dir: Option<&str>) -> Vec<(String, String)> {
-    let project_dir = builds_dir.map(|builds_dir| project_dir(job, builds_dir)).unwrap_or_default();
+    let project_dir = builds_dir
+        .map(|builds_dir| project_dir(job, builds_dir))
+        .unwrap_or_default();
     let id = job.id.to_string();
     let predefined = [
         ("CI", "true"),
@@ -29,9 +31,17 @@ pub fn job_variables(job: &Job, builds_dir: Option<&str>) -> Vec<(String, String
         ("CI_BUILDS_DIR", builds_dir.unwrap_or_default()),
         ("CI_PROJECT_DIR", &project_dir),
     ];
-    let image = job.image.iter().map(|image| ("CI_JOB_IMAGE".to_owned(), image.clone()));
-    let predefined = predefined.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    predefined.chain(image).chain(job.variables.iter().cloned()).collect()
+    let image = job
+        .image
+        .iter()
+        .map(|image| ("CI_JOB_IMAGE".to_owned(), image.clone()));
+    let predefined = predefined
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    predefined
+        .chain(image)
+        .chain(job.variables.iter().cloned())
+        .collect()
 }
 
 /// Where the job's sources go.
@@ -40,13 +50,22 @@ pub fn project_dir(job: &Job, builds_dir: &str) -> String {
 }
 
 /// A driver's whole environment, in this order: the last wins.
-pub fn of_driver(runner: &Runner, job: &Job, files: &Workspace, config: Option<&Value>) -> Vec<(String, String)> {
+pub fn of_driver(
+    runner: &Runner,
+    job: &Job,
+    files: &Workspace,
+    config: Option<&Value>,
+) -> Vec<(String, String)> {
     let mut all = of_runner(runner);
     all.extend(of_executor(runner, files));
     all.extend(job_env(config));
     let builds_dir = config.map(|config| runner.builds_dir(config));
     let variables = job_variables(job, builds_dir.as_deref());
-    all.extend(variables.into_iter().map(|(name, value)| (format!("CUSTOM_ENV_{name}"), value)));
+    all.extend(
+        variables
+            .into_iter()
+            .map(|(name, value)| (format!("CUSTOM_ENV_{name}"), value)),
+    );
     all.push(("CUSTOM_ENV_CI_JOB_SERVICES".to_owned(), services(job)));
     all
 }
@@ -54,7 +73,9 @@ pub fn of_driver(runner: &Runner, job: &Job, files: &Workspace, config: Option<&
 fn of_runner(runner: &Runner) -> Vec<(String, String)> {
     let path = env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
     let own = [("PATH", &*path), ("HOME", "/root"), ("USER", "root")];
-    let own = own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let own = own
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
     own.chain(runner.environment.iter().cloned()).collect()
 }
 
@@ -63,22 +84,36 @@ fn of_executor(runner: &Runner, files: &Workspace) -> Vec<(String, String)> {
     let mut all = vec![
         ("TMPDIR", text(files.directory.clone())),
         ("BUILD_FAILURE_EXIT_CODE", runner.build_failure.to_string()),
-        ("SYSTEM_FAILURE_EXIT_CODE", runner.system_failure.to_string()),
+        (
+            "SYSTEM_FAILURE_EXIT_CODE",
+            runner.system_failure.to_string(),
+        ),
     ];
     if !runner.is_old {
         all.push(("BUILD_EXIT_CODE_FILE", text(files.exit_code())));
         all.push(("JOB_RESPONSE_FILE", text(files.response())));
     }
-    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    all.into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 fn job_env(config: Option<&Value>) -> Vec<(String, String)> {
-    let entries = config.and_then(|config| config["job_env"].as_object()).into_iter().flatten();
-    entries.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+    let entries = config
+        .and_then(|config| config["job_env"].as_object())
+        .into_iter()
+        .flatten();
+    entries
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect()
 }
 
 fn services(job: &Job) -> String {
-    if job.services.is_empty() { String::new() } else { Value::from(job.services.clone()).to_string() }
+    if job.services.is_empty() {
+        String::new()
+    } else {
+        Value::from(job.services.clone()).to_string()
+    }
 }
 
 #[cfg(test)]
@@ -87,11 +122,18 @@ mod tests {
 
     #[test]
     fn a_job_variable_never_loses_its_prefix_and_wins_over_the_predefined_one() {
-        let job = Job::new("a").variable("CI_JOB_ID", "forged").variable("PATH", "/forged");
+        let job = Job::new("a")
+            .variable("CI_JOB_ID", "forged")
+            .variable("PATH", "/forged");
         let files = Workspace::new(&job);
         let all = of_driver(&Runner::default(), &job, &files, None);
         files.remove();
-        let last = |name: &str| all.iter().rev().find(|(other, _)| other == name).map(|(_, value)| &**value);
+        let last = |name: &str| {
+            all.iter()
+                .rev()
+                .find(|(other, _)| other == name)
+                .map(|(_, value)| &**value)
+        };
         assert_eq!(last("CUSTOM_ENV_CI_JOB_ID"), Some("forged"));
         assert_ne!(last("PATH"), Some("/forged"));
         assert_eq!(last("CUSTOM_ENV_CI_PROJECT_DIR"), Some(""));
@@ -106,7 +148,10 @@ mod tests {
         files.remove();
         let (name, value) = all.last().unwrap();
         let value: Value = serde_json::from_str(value).unwrap();
-        assert_eq!((&**name, &value[0]["alias"]), ("CUSTOM_ENV_CI_JOB_SERVICES", &Value::from("db")));
+        assert_eq!(
+            (&**name, &value[0]["alias"]),
+            ("CUSTOM_ENV_CI_JOB_SERVICES", &Value::from("db"))
+        );
     }
 
     #[test]
@@ -116,7 +161,10 @@ mod tests {
         let config = serde_json::json!({ "builds_dir": "/b", "job_env": { "Y": "1", "CUSTOM_ENV_X": "config" } });
         let all = of_driver(&Runner::default(), &job, &files, Some(&config));
         files.remove();
-        let place = |name: &str, value: &str| all.iter().position(|entry| *entry == (name.into(), value.into()));
+        let place = |name: &str, value: &str| {
+            all.iter()
+                .position(|entry| *entry == (name.into(), value.into()))
+        };
         assert!(place("Y", "1").unwrap() < place("CUSTOM_ENV_X", "job").unwrap());
         assert!(place("CUSTOM_ENV_X", "config").unwrap() < place("CUSTOM_ENV_X", "job").unwrap());
         assert!(place("CUSTOM_ENV_CI_PROJECT_DIR", "/b/group/project").is_some());

@@ -95,7 +95,10 @@ impl Job {
     /// A job with a number of its own that asks for `image`.
     #[must_use]
     pub fn new(image: &str) -> Self {
-        Self { image: Some(image.to_owned()), ..Self::without_image() }
+        Self {
+            image: Some(image.to_owned()),
+            ..Self::without_image()
+        }
     }
 
     /// A job that asks for no image.
@@ -156,7 +159,10 @@ impl Job {
     /// know runs after the script.
     #[must_use]
     pub fn stage(self, name: &str, lines: &[&str]) -> Self {
-        self.with_stage(name, Content::Lines(lines.iter().map(|line| (*line).to_owned()).collect()))
+        self.with_stage(
+            name,
+            Content::Lines(lines.iter().map(|line| (*line).to_owned()).collect()),
+        )
     }
 
     /// A stage's whole script file, in place of the usual frame.
@@ -175,7 +181,10 @@ impl Job {
     /// The address of the GitLab that it comes from.
     #[must_use]
     pub fn server(self, url: &str) -> Self {
-        Self { server: url.to_owned(), ..self }
+        Self {
+            server: url.to_owned(),
+            ..self
+        }
     }
 
     /// One of its `services:`.
@@ -196,7 +205,10 @@ impl Job {
     /// What its `image:` says beside the name, as GitLab writes it.
     #[must_use]
     pub fn image_options(self, options: Value) -> Self {
-        Self { image_options: options, ..self }
+        Self {
+            image_options: options,
+            ..self
+        }
     }
 
     /// The number of its project.
@@ -208,7 +220,10 @@ impl Job {
     /// Says that its branch is a protected one.
     #[must_use]
     pub fn protected(self) -> Self {
-        Self { is_protected: true, ..self }
+        Self {
+            is_protected: true,
+            ..self
+        }
     }
 
     /// What is found in `JOB_RESPONSE_FILE`.
@@ -226,7 +241,10 @@ impl Job {
     /// Has `action` called once, and its answer obeyed.
     #[must_use]
     pub fn at(mut self, when: When, action: impl Fn(&Moment) -> Then + Send + 'static) -> Self {
-        self.hooks.push(Hook { when, action: Box::new(action) });
+        self.hooks.push(Hook {
+            when,
+            action: Box::new(action),
+        });
         self
     }
 
@@ -253,11 +271,18 @@ impl Job {
     }
 
     pub(super) fn content(&self, stage: &str) -> Option<&Content> {
-        self.stages.iter().find(|(name, _)| name == stage).map(|(_, content)| content)
+        self.stages
+            .iter()
+            .find(|(name, _)| name == stage)
+            .map(|(_, content)| content)
     }
 
     pub(super) fn value(&self, variable: &str) -> Option<&str> {
-        self.variables.iter().rev().find(|(name, _)| name == variable).map(|(_, value)| &**value)
+        self.variables
+            .iter()
+            .rev()
+            .find(|(name, _)| name == variable)
+            .map(|(_, value)| &**value)
     }
 
     pub(super) fn with_stage(mut self, name: &str, content: Content) -> Self {
@@ -268,10 +293,17 @@ impl Job {
 
     /// The job's whole JSON.
     pub(super) fn to_json(&self) -> Value {
-        let host = self.server.split_once("://").map_or(&*self.server, |(_, host)| host);
-        let variables: Vec<_> =
-            self.variables.iter().map(|(key, value)| json!({ "key": key, "value": value, "public": true })).collect();
-        let mut image = json!({ "name": self.image.as_deref().unwrap_or_default(), "entrypoint": null });
+        let host = self
+            .server
+            .split_once("://")
+            .map_or(&*self.server, |(_, host)| host);
+        let variables: Vec<_> = self
+            .variables
+            .iter()
+            .map(|(key, value)| json!({ "key": key, "value": value, "public": true }))
+            .collect();
+        let mut image =
+            json!({ "name": self.image.as_deref().unwrap_or_default(), "entrypoint": null });
         for (name, value) in self.image_options.as_object().into_iter().flatten() {
             image[name] = value.clone();
         }

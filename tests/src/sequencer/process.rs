@@ -63,8 +63,17 @@ pub struct Ended {
 /// Runs `command` to its end as the leader of a process group of its own, with stdin from
 /// /dev/null. `watch` sees what it has written so far, at first nothing, and decides on its fate; it is called too when
 /// `remote` wants something.
-pub fn supervise(command: &mut Command, limits: Limits, remote: &Remote, watch: impl FnMut(&[u8]) -> Then) -> Ended {
-    let description = format!("{:?} {:?}", command.get_program(), command.get_args().collect::<Vec<_>>());
+pub fn supervise(
+    command: &mut Command,
+    limits: Limits,
+    remote: &Remote,
+    watch: impl FnMut(&[u8]) -> Then,
+) -> Ended {
+    let description = format!(
+        "{:?} {:?}",
+        command.get_program(),
+        command.get_args().collect::<Vec<_>>()
+    );
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -79,7 +88,15 @@ pub fn supervise(command: &mut Command, limits: Limits, remote: &Remote, watch: 
     let group = child.id();
     thread::spawn(move || child.wait().map(|status| sender.send(Event::Ended(status))));
     let deadline = Instant::now() + limits.time;
-    let driver = Driver { description, group, events, limits, deadline, open: 2, phase: Phase::Runs };
+    let driver = Driver {
+        description,
+        group,
+        events,
+        limits,
+        deadline,
+        open: 2,
+        phase: Phase::Runs,
+    };
     let ended = driver.watch(watch);
     remote.wake(None);
     ended
@@ -90,7 +107,9 @@ fn collect(stream: Stream, source: Option<impl Read + Send + 'static>, sender: S
         let mut buffer = [0; 64 << 10];
         let mut source = source?;
         while let Ok(count @ 1..) = source.read(&mut buffer) {
-            sender.send(Event::Output(stream, buffer[..count].to_vec())).ok()?;
+            sender
+                .send(Event::Output(stream, buffer[..count].to_vec()))
+                .ok()?;
         }
         sender.send(Event::Closed).ok()
     });
@@ -121,17 +140,27 @@ impl Driver {
         let mut ended = Ended::default();
         self.obey(watch(&[]), &mut ended);
         while self.open > 0 || self.phase != Phase::HasEnded {
-            match self.events.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
+            match self
+                .events
+                .recv_timeout(self.deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(Event::Output(stream, bytes)) => {
                     ended.both.extend(&bytes);
-                    if stream == Stream::Stdout { &mut ended.stdout } else { &mut ended.stderr }.extend(bytes);
+                    if stream == Stream::Stdout {
+                        &mut ended.stdout
+                    } else {
+                        &mut ended.stderr
+                    }
+                    .extend(bytes);
                     self.obey(watch(&ended.both), &mut ended);
                 }
                 Ok(Event::Asked) => self.obey(watch(&ended.both), &mut ended),
                 Ok(Event::Closed) => self.open -= 1,
                 Ok(Event::Ended(status)) => self.note_end(status, &mut ended),
                 Err(RecvTimeoutError::Timeout) => self.escalate(&mut ended),
-                Err(RecvTimeoutError::Disconnected) => panic!("{} can't be waited for", self.description),
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("{} can't be waited for", self.description)
+                }
             }
         }
         ended
@@ -170,7 +199,10 @@ impl Driver {
                 self.enter(Phase::Killed(since), FORCE_LIMIT);
             }
             Phase::Killed(_) => panic!("{} survives SIGKILL", self.description),
-            Phase::HasEnded => panic!("{} left something behind that holds the job's log open", self.description),
+            Phase::HasEnded => panic!(
+                "{} left something behind that holds the job's log open",
+                self.description
+            ),
         }
     }
 
@@ -183,6 +215,9 @@ impl Driver {
     fn signal(&self, name: &str) {
         // The shell's own: that of procps 4.0.7 knows no groups behind `--`.
         let line = format!("kill -s {name} -- -{}", self.group);
-        let _ = Command::new("sh").args(["-c", &line]).stderr(Stdio::null()).status();
+        let _ = Command::new("sh")
+            .args(["-c", &line])
+            .stderr(Stdio::null())
+            .status();
     }
 }

@@ -34,7 +34,10 @@ impl Remote {
     /// One that has the log given to `reader`, part by part.
     #[must_use]
     pub fn new(reader: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
-        Self { reader: Some(Box::new(reader)), inner: Mutex::default() }
+        Self {
+            reader: Some(Box::new(reader)),
+            inner: Mutex::default(),
+        }
     }
 
     /// Ends the job in this way. Once it is aborted it stays so.
@@ -82,15 +85,29 @@ mod tests {
     #[test]
     fn a_cancel_is_for_the_script_alone_and_an_abort_for_all_but_the_cleanup() {
         let remote = Remote::default();
-        let all = ["prepare", "get_sources", "build_script", "step_new", "after_script", "archive_cache", "cleanup"];
+        let all = [
+            "prepare",
+            "get_sources",
+            "build_script",
+            "step_new",
+            "after_script",
+            "archive_cache",
+            "cleanup",
+        ];
         let wishes = |remote: &Remote| all.map(|stage| remote.wish(stage));
         assert_eq!(wishes(&remote), [Then::Continue; 7]);
         remote.ask(Then::Canceling);
         let (then, no) = (Then::Canceling, Then::Continue);
-        assert_eq!(wishes(&remote), [Then::Abort, Then::Abort, then, then, no, no, no]);
+        assert_eq!(
+            wishes(&remote),
+            [Then::Abort, Then::Abort, then, then, no, no, no]
+        );
         remote.ask(Then::Abort);
         remote.ask(Then::Canceling);
         let abort = Then::Abort;
-        assert_eq!(wishes(&remote), [abort, abort, abort, abort, abort, abort, no]);
+        assert_eq!(
+            wishes(&remote),
+            [abort, abort, abort, abort, abort, abort, no]
+        );
     }
 }

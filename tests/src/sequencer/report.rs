@@ -90,18 +90,41 @@ impl Record {
     pub fn expect_system_failure(self, words: &str) -> Self {
         let text = self.text();
         let (line, below) = text.split_once('\n').unwrap_or((&text, ""));
-        assert!(matches!(self.result, Err(Failure::System(_))), "{}", self.describe());
-        assert!(line.starts_with("nspawn-") && line.contains(words), "no {words:?} in {}", self.describe());
-        assert!(below.lines().all(|line| line.starts_with("  ")), "more than one line: {}", self.describe());
+        assert!(
+            matches!(self.result, Err(Failure::System(_))),
+            "{}",
+            self.describe()
+        );
+        assert!(
+            line.starts_with("nspawn-") && line.contains(words),
+            "no {words:?} in {}",
+            self.describe()
+        );
+        assert!(
+            below.lines().all(|line| line.starts_with("  ")),
+            "more than one line: {}",
+            self.describe()
+        );
         self
     }
 
     /// All there is to see, without the middle of a long log.
     #[must_use]
     pub fn describe(&self) -> String {
-        let file = self.exit_code_file.as_ref().map(|text| format!(", exit code file {text:?}")).unwrap_or_default();
-        let status = self.code.map_or("a signal".to_owned(), |code| code.to_string());
-        format!("--- {}: {status}{file}, {:?}\n{}", self.stage, self.result, shortened(&self.text()))
+        let file = self
+            .exit_code_file
+            .as_ref()
+            .map(|text| format!(", exit code file {text:?}"))
+            .unwrap_or_default();
+        let status = self
+            .code
+            .map_or("a signal".to_owned(), |code| code.to_string());
+        format!(
+            "--- {}: {status}{file}, {:?}\n{}",
+            self.stage,
+            self.result,
+            shortened(&self.text())
+        )
     }
 }
 
@@ -122,7 +145,11 @@ impl Report {
     /// The job's log: all that config, prepare and run wrote there.
     #[must_use]
     pub fn log(&self) -> String {
-        self.records.iter().filter(|record| record.stage != "cleanup").map(Record::text).collect()
+        self.records
+            .iter()
+            .filter(|record| record.stage != "cleanup")
+            .map(Record::text)
+            .collect()
     }
 
     /// The stages that were called, in order.
@@ -135,7 +162,11 @@ impl Report {
     #[track_caller]
     #[must_use]
     pub fn stage(&self, name: &str) -> &Record {
-        let found = self.records.iter().rev().find(|record| record.stage == name);
+        let found = self
+            .records
+            .iter()
+            .rev()
+            .find(|record| record.stage == name);
         found.unwrap_or_else(|| panic!("no stage {name}\n{}", self.describe()))
     }
 
@@ -149,14 +180,22 @@ impl Report {
     /// The same for a system failure, whatever its text.
     #[track_caller]
     pub fn expect_system_failure(self) -> Self {
-        assert!(matches!(self.outcome, Outcome::SystemFailure(_)), "{}", self.describe());
+        assert!(
+            matches!(self.outcome, Outcome::SystemFailure(_)),
+            "{}",
+            self.describe()
+        );
         self.expect_clean()
     }
 
     #[track_caller]
     fn expect_clean(self) -> Self {
         assert!(self.warnings.is_empty(), "{}", self.describe());
-        assert!(!self.log().contains(super::job::TOKEN), "the log has the token: {}", self.describe());
+        assert!(
+            !self.log().contains(super::job::TOKEN),
+            "the log has the token: {}",
+            self.describe()
+        );
         if !self.machine.is_empty() {
             assert_eq!(crate::left_of(&self.machine), "", "{}", self.describe());
         }
@@ -180,6 +219,9 @@ fn shortened(text: &str) -> String {
     if chars <= 2 * MOST {
         return text.to_owned();
     }
-    let (head, tail): (String, String) = (text.chars().take(MOST).collect(), text.chars().skip(chars - MOST).collect());
+    let (head, tail): (String, String) = (
+        text.chars().take(MOST).collect(),
+        text.chars().skip(chars - MOST).collect(),
+    );
     format!("{head}\n[{} characters]\n{tail}", chars - 2 * MOST)
 }

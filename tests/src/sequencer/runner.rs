@@ -45,8 +45,14 @@ pub struct Programs {
 
 impl Default for Programs {
     fn default() -> Self {
-        let [prepare, run, cleanup] = ["nspawn-prepare", "nspawn-run", "nspawn-cleanup"].map(str::to_owned);
-        Self { config: prepare.clone(), prepare, run, cleanup }
+        let [prepare, run, cleanup] =
+            ["nspawn-prepare", "nspawn-run", "nspawn-cleanup"].map(str::to_owned);
+        Self {
+            config: prepare.clone(),
+            prepare,
+            run,
+            cleanup,
+        }
     }
 }
 
@@ -81,7 +87,10 @@ impl Runner {
     /// One from before `JOB_RESPONSE_FILE` and `BUILD_EXIT_CODE_FILE`.
     #[must_use]
     pub fn old() -> Self {
-        Self { is_old: true, ..Self::default() }
+        Self {
+            is_old: true,
+            ..Self::default()
+        }
     }
 
     /// A variable of its own environment, which drivers inherit.
@@ -99,14 +108,30 @@ impl Runner {
 
     /// `config_args`, `run_args` and `cleanup_args` of its configuration.
     #[must_use]
-    pub fn other_args(self, config_args: Vec<String>, run_args: Vec<String>, cleanup_args: Vec<String>) -> Self {
-        Self { config_args, run_args, cleanup_args, ..self }
+    pub fn other_args(
+        self,
+        config_args: Vec<String>,
+        run_args: Vec<String>,
+        cleanup_args: Vec<String>,
+    ) -> Self {
+        Self {
+            config_args,
+            run_args,
+            cleanup_args,
+            ..self
+        }
     }
 
     /// `prepare_args` of its configuration.
     #[must_use]
     pub fn prepare_args(self, arguments: &[&str]) -> Self {
-        Self { prepare_args: arguments.iter().map(|argument| (*argument).to_owned()).collect(), ..self }
+        Self {
+            prepare_args: arguments
+                .iter()
+                .map(|argument| (*argument).to_owned())
+                .collect(),
+            ..self
+        }
     }
 
     /// How long it waits before it tries config and prepare again. (GitLab Runner: 3 s.)
@@ -130,8 +155,12 @@ impl Runner {
     /// The same, with an outside.
     #[must_use]
     pub fn run_seen_by(&self, job: &Job, remote: &Remote) -> Report {
-        let mut report =
-            Report { outcome: Outcome::Success, records: Vec::new(), warnings: Vec::new(), machine: String::new() };
+        let mut report = Report {
+            outcome: Outcome::Success,
+            records: Vec::new(),
+            warnings: Vec::new(),
+            machine: String::new(),
+        };
         if let Some(attempt) = self.prepare(job, remote, &mut report) {
             report.outcome = Stages::new(&attempt, job, remote, &mut report).run();
             clean_up(&attempt, &mut report);
@@ -139,7 +168,12 @@ impl Runner {
         report
     }
 
-    fn prepare<'a>(&'a self, job: &'a Job, remote: &'a Remote, report: &mut Report) -> Option<Attempt<'a>> {
+    fn prepare<'a>(
+        &'a self,
+        job: &'a Job,
+        remote: &'a Remote,
+        report: &mut Report,
+    ) -> Option<Attempt<'a>> {
         for round in 0..PREPARATIONS {
             if round > 0 {
                 thread::sleep(self.pause);
@@ -154,7 +188,9 @@ impl Runner {
             if result.is_ok() {
                 result = note(attempt.prepare(), report);
             }
-            let Err(failure) = result else { return Some(attempt) };
+            let Err(failure) = result else {
+                return Some(attempt);
+            };
             clean_up(&attempt, report);
             let is_final = !matches!(failure, Failure::System(_));
             report.outcome = failure.into();
@@ -165,17 +201,25 @@ impl Runner {
         None
     }
 
-    pub(super) fn judge(&self, code: Option<i32>, exit_code_file: Option<&str>) -> Result<(), Failure> {
+    pub(super) fn judge(
+        &self,
+        code: Option<i32>,
+        exit_code_file: Option<&str>,
+    ) -> Result<(), Failure> {
         match code {
             Some(0) => Ok(()),
             Some(code) if code == i32::from(self.build_failure) => match exit_code_file {
                 None => Err(Failure::Script(1)),
                 Some(text) => match text.lines().next().unwrap_or_default().parse() {
                     Ok(code) => Err(Failure::Script(code)),
-                    Err(_) => Err(Failure::System(format!("no exit code on the first line of {text:?}"))),
+                    Err(_) => Err(Failure::System(format!(
+                        "no exit code on the first line of {text:?}"
+                    ))),
                 },
             },
-            Some(code) if code == i32::from(self.system_failure) => Err(Failure::System("system failure".to_owned())),
+            Some(code) if code == i32::from(self.system_failure) => {
+                Err(Failure::System("system failure".to_owned()))
+            }
             other => Err(Failure::System(format!("unknown exit code {other:?}"))),
         }
     }
@@ -186,9 +230,16 @@ impl Runner {
 
     pub(super) fn directories(&self, config: &Value) -> Directories {
         let of_config = |name: &str, default: &str| {
-            config[name].as_str().filter(|directory| !directory.is_empty()).unwrap_or(default).to_owned()
+            config[name]
+                .as_str()
+                .filter(|directory| !directory.is_empty())
+                .unwrap_or(default)
+                .to_owned()
         };
-        Directories { builds: of_config("builds_dir", "/builds"), cache: of_config("cache_dir", "/cache") }
+        Directories {
+            builds: of_config("builds_dir", "/builds"),
+            cache: of_config("cache_dir", "/cache"),
+        }
     }
 }
 

@@ -21,7 +21,11 @@ pub fn of_stage(job: &Job, name: &str, directories: &Directories, status: &str) 
         return None;
     }
     let is_last = name == "cleanup_file_variables";
-    let mut lines = if is_last { Vec::new() } else { file_variables(job, &project_dir) };
+    let mut lines = if is_last {
+        Vec::new()
+    } else {
+        file_variables(job, &project_dir)
+    };
     if !has_own_way(name) {
         lines.push(format!("cd {}", quote(&project_dir)));
     }
@@ -37,7 +41,13 @@ pub fn of_stage(job: &Job, name: &str, directories: &Directories, status: &str) 
 
 // The stages that don't begin in the project's directory.
 fn has_own_way(stage: &str) -> bool {
-    ["prepare_script", "get_sources", "clear_worktree", "cleanup_file_variables"].contains(&stage)
+    [
+        "prepare_script",
+        "get_sources",
+        "clear_worktree",
+        "cleanup_file_variables",
+    ]
+    .contains(&stage)
 }
 
 // What GitLab Runner itself does in a stage.
@@ -46,8 +56,10 @@ fn generated(job: &Job, stage: &str, project_dir: &str, cache_dir: &str) -> Vec<
     match stage {
         "prepare_script" => vec![r#"echo "Running on $(hostname) via $(uname -n)...""#.to_owned()],
         "get_sources" => {
-            let certificate =
-                [format!("mkdir -p {files}"), format!("printf '%s' certificate > {files}/CI_SERVER_TLS_CA_FILE")];
+            let certificate = [
+                format!("mkdir -p {files}"),
+                format!("printf '%s' certificate > {files}/CI_SERVER_TLS_CA_FILE"),
+            ];
             let sources = if job.sent.is_null() {
                 vec![format!("mkdir -p {plain}"), format!("cd {plain}")]
             } else {
@@ -62,7 +74,10 @@ fn generated(job: &Job, stage: &str, project_dir: &str, cache_dir: &str) -> Vec<
         "archive_cache_on_failure" => archives::archive(job, project_dir, cache_dir, false),
         "upload_artifacts_on_success" => archives::upload(job, true),
         "upload_artifacts_on_failure" => archives::upload(job, false),
-        "cleanup_file_variables" => vec![format!("rm -f {files}/CI_SERVER_TLS_CA_FILE"), format!("rm -r -f {files}")],
+        "cleanup_file_variables" => vec![
+            format!("rm -f {files}/CI_SERVER_TLS_CA_FILE"),
+            format!("rm -r -f {files}"),
+        ],
         _ => Vec::new(),
     }
 }
@@ -71,7 +86,10 @@ fn generated(job: &Job, stage: &str, project_dir: &str, cache_dir: &str) -> Vec<
 fn file_variables(job: &Job, project_dir: &str) -> Vec<String> {
     let directory = format!("{project_dir}.tmp");
     let lines = job.files.iter().flat_map(|name| {
-        let (path, value) = (format!("{directory}/{name}"), job.value(name).unwrap_or_default());
+        let (path, value) = (
+            format!("{directory}/{name}"),
+            job.value(name).unwrap_or_default(),
+        );
         [
             command(&["mkdir", "-p", &directory]),
             format!("{} > {}", command(&["printf", "%s", value]), quote(&path)),
@@ -83,17 +101,20 @@ fn file_variables(job: &Job, project_dir: &str) -> Vec<String> {
 
 // The log of a job that GitLab sent shows what is run.
 fn shown(job: &Job, line: String) -> Vec<String> {
-    let shows = (!job.sent.is_null()).then(|| command(&["echo", &format!("\x1b[32;1m$ {line}\x1b[0;m")]));
+    let shows =
+        (!job.sent.is_null()).then(|| command(&["echo", &format!("\x1b[32;1m$ {line}\x1b[0;m")]));
     shows.into_iter().chain([line]).collect()
 }
 
 /// A command line.
 pub fn command(words: &[&str]) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./%:=,+".contains(&byte);
-    let quoted = words.iter().map(|word| match !word.is_empty() && word.bytes().all(is_plain) {
-        true => (*word).to_owned(),
-        false => quote(word),
-    });
+    let quoted = words.iter().map(
+        |word| match !word.is_empty() && word.bytes().all(is_plain) {
+            true => (*word).to_owned(),
+            false => quote(word),
+        },
+    );
     quoted.collect::<Vec<_>>().join(" ")
 }
 
@@ -137,16 +158,25 @@ mod tests {
     fn bash_reads_what_was_quoted() {
         let text = "a'b\\c\n$HOME `x` \"\u{e4}\u{1}\t!";
         let twice = format!("printf %s {}", quote(text));
-        let output =
-            std::process::Command::new("bash").args(["-c", &format!("eval {}", quote(&twice))]).output().unwrap();
+        let output = std::process::Command::new("bash")
+            .args(["-c", &format!("eval {}", quote(&twice))])
+            .output()
+            .unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), text);
     }
 
     #[test]
     fn empty_stages_are_not_called() {
         let job = Job::new("a").script(&["x"]);
-        let directories = Directories { builds: "/b".to_owned(), cache: "/c".to_owned() };
+        let directories = Directories {
+            builds: "/b".to_owned(),
+            cache: "/c".to_owned(),
+        };
         assert!(of_stage(&job, "after_script", &directories, "success").is_none());
-        assert!(of_stage(&job, "build_script", &directories, "success").unwrap().starts_with("#!/usr/bin/env bash\n"));
+        assert!(
+            of_stage(&job, "build_script", &directories, "success")
+                .unwrap()
+                .starts_with("#!/usr/bin/env bash\n")
+        );
     }
 }

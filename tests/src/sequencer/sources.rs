@@ -8,7 +8,10 @@ pub fn lines(job: &Job, project_dir: &str) -> Vec<String> {
     let mut lines = Vec::new();
     match job.value("GIT_STRATEGY").unwrap_or("fetch") {
         "none" => {
-            return vec![command(&["echo", "Skipping Git repository setup"]), command(&["mkdir", "-p", project_dir])];
+            return vec![
+                command(&["echo", "Skipping Git repository setup"]),
+                command(&["mkdir", "-p", project_dir]),
+            ];
         }
         "clone" => lines.push(command(&["rm", "-r", "-f", project_dir])),
         _ => {}
@@ -39,8 +42,23 @@ fn fetch(job: &Job, project_dir: &str) -> Vec<String> {
 
 fn fetch_command(job: &Job, project_dir: &str) -> String {
     let (secret, depth) = (secret(project_dir), depth(job));
-    let mut words = vec!["git", "-c", &secret, "fetch", "origin", "--no-recurse-submodules", "--prune", "--quiet"];
-    words.extend(job.sent["git_info"]["refspecs"].as_array().into_iter().flatten().filter_map(|spec| spec.as_str()));
+    let mut words = vec![
+        "git",
+        "-c",
+        &secret,
+        "fetch",
+        "origin",
+        "--no-recurse-submodules",
+        "--prune",
+        "--quiet",
+    ];
+    words.extend(
+        job.sent["git_info"]["refspecs"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|spec| spec.as_str()),
+    );
     words.extend(depth.as_deref());
     command(&words)
 }
@@ -48,8 +66,18 @@ fn fetch_command(job: &Job, project_dir: &str) -> String {
 fn write_secrets(job: &Job, project_dir: &str) -> String {
     let plain = format!("{}/", job.server);
     let (scheme, host) = plain.split_once("://").unwrap_or(("http", &plain));
-    let key = format!("url.{scheme}://gitlab-ci-token:{}@{host}.insteadOf", job.token);
-    command(&["git", "config", "--file", &secrets(project_dir), &key, &plain])
+    let key = format!(
+        "url.{scheme}://gitlab-ci-token:{}@{host}.insteadOf",
+        job.token
+    );
+    command(&[
+        "git",
+        "config",
+        "--file",
+        &secrets(project_dir),
+        &key,
+        &plain,
+    ])
 }
 
 // Where the token is, so that no URL that git shows has it.
@@ -71,7 +99,10 @@ fn depth(job: &Job) -> Option<String> {
 fn check_out(job: &Job) -> Vec<String> {
     let commit = job.sent["git_info"]["sha"].as_str().unwrap_or_default();
     vec![
-        command(&["echo", &format!("Checking out {}...", commit.get(..8).unwrap_or(commit))]),
+        command(&[
+            "echo",
+            &format!("Checking out {}...", commit.get(..8).unwrap_or(commit)),
+        ]),
         command(&["git", "checkout", "-f", "-q", commit]),
         command(&["git", "clean", "-ffdx"]),
     ]
@@ -84,13 +115,23 @@ fn submodules(job: &Job, project_dir: &str, how: &[&str]) -> Vec<String> {
         command(&["echo", "Updating/initializing submodules..."]),
         command(&["git", "submodule", "init"]),
         command(&[&["git", "submodule", "sync"], how].concat()),
-        command(&[&["git", "-c", &secret, "submodule", "update", "--init"], how, &depth].concat()),
+        command(
+            &[
+                &["git", "-c", &secret, "submodule", "update", "--init"],
+                how,
+                &depth,
+            ]
+            .concat(),
+        ),
     ]
 }
 
 /// What removes what a first try has left.
 pub fn clear(project_dir: &str) -> Vec<String> {
-    vec![format!("cd {}", quote(project_dir)), "find . -mindepth 1 -delete".to_owned()]
+    vec![
+        format!("cd {}", quote(project_dir)),
+        "find . -mindepth 1 -delete".to_owned(),
+    ]
 }
 
 #[cfg(test)]
@@ -101,18 +142,37 @@ mod tests {
 
     fn script(variables: &[(&str, &str)]) -> String {
         let sent = json!({ "git_info": { "repo_url": "http://x/g/p.git", "sha": "0123456789", "depth": 20 } });
-        let job = Job { sent, ..Job::without_image() };
-        let job = variables.iter().fold(job, |job, (name, value)| job.variable(name, value));
+        let job = Job {
+            sent,
+            ..Job::without_image()
+        };
+        let job = variables
+            .iter()
+            .fold(job, |job, (name, value)| job.variable(name, value));
         lines(&job, "/b").join("\n")
     }
 
     #[test]
     fn strategies_are_obeyed() {
         assert!(!script(&[("GIT_STRATEGY", "none")]).contains("git"));
-        let (fetch, clone) = (script(&[]), script(&[("GIT_STRATEGY", "clone"), ("GIT_DEPTH", "0")]));
-        assert!(!fetch.contains("rm -r") && fetch.contains("--depth=20") && !fetch.contains("submodule "), "{fetch}");
-        assert!(clone.starts_with("rm -r -f /b\n") && !clone.contains("--depth"), "{clone}");
+        let (fetch, clone) = (
+            script(&[]),
+            script(&[("GIT_STRATEGY", "clone"), ("GIT_DEPTH", "0")]),
+        );
+        assert!(
+            !fetch.contains("rm -r")
+                && fetch.contains("--depth=20")
+                && !fetch.contains("submodule "),
+            "{fetch}"
+        );
+        assert!(
+            clone.starts_with("rm -r -f /b\n") && !clone.contains("--depth"),
+            "{clone}"
+        );
         let modules = script(&[("GIT_SUBMODULE_STRATEGY", "recursive"), ("GIT_DEPTH", "1")]);
-        assert!(modules.ends_with(" submodule update --init --recursive --depth=1"), "{modules}");
+        assert!(
+            modules.ends_with(" submodule update --init --recursive --depth=1"),
+            "{modules}"
+        );
     }
 }

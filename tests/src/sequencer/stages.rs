@@ -15,7 +15,12 @@ const BEFORE: [(&str, &str); 4] = [
 ];
 const AFTER_SUCCESS: [&str; 2] = ["archive_cache", "upload_artifacts_on_success"];
 const AFTER_FAILURE: [&str; 2] = ["archive_cache_on_failure", "upload_artifacts_on_failure"];
-const OTHER: [&str; 4] = ["build_script", "clear_worktree", "after_script", "cleanup_file_variables"];
+const OTHER: [&str; 4] = [
+    "build_script",
+    "clear_worktree",
+    "after_script",
+    "cleanup_file_variables",
+];
 
 /// The sub-stages of one job.
 pub struct Stages<'a> {
@@ -29,27 +34,58 @@ pub struct Stages<'a> {
 
 impl<'a> Stages<'a> {
     /// Those of `job`, whose machine is prepared.
-    pub fn new(attempt: &'a Attempt<'a>, job: &'a Job, remote: &'a Remote, report: &'a mut Report) -> Self {
-        Self { attempt, job, remote, report, aborted: None }
+    pub fn new(
+        attempt: &'a Attempt<'a>,
+        job: &'a Job,
+        remote: &'a Remote,
+        report: &'a mut Report,
+    ) -> Self {
+        Self {
+            attempt,
+            job,
+            remote,
+            report,
+            aborted: None,
+        }
     }
 
     /// Calls them, and tells how the job ended.
     pub fn run(mut self) -> Outcome {
-        let mut result = BEFORE.iter().try_for_each(|(stage, attempts)| self.try_often(stage, attempts));
+        let mut result = BEFORE
+            .iter()
+            .try_for_each(|(stage, attempts)| self.try_often(stage, attempts));
         if result.is_ok() {
-            result = self.steps().iter().try_for_each(|step| self.call(step, "running"));
+            result = self
+                .steps()
+                .iter()
+                .try_for_each(|step| self.call(step, "running"));
             // Its own failure counts for nothing.
             let _ = self.call("after_script", status_of(&result));
         }
-        let last = if result.is_ok() { AFTER_SUCCESS } else { AFTER_FAILURE };
-        let uploaded = last.iter().try_for_each(|stage| self.call(stage, status_of(&result)));
+        let last = if result.is_ok() {
+            AFTER_SUCCESS
+        } else {
+            AFTER_FAILURE
+        };
+        let uploaded = last
+            .iter()
+            .try_for_each(|stage| self.call(stage, status_of(&result)));
         let _ = self.call("cleanup_file_variables", status_of(&result));
-        let aborted = self.aborted.map_or(Ok(()), |why| Err(Failure::Interrupted(why)));
-        aborted.and(result).and(uploaded).map_or_else(Outcome::from, |()| Outcome::Success)
+        let aborted = self
+            .aborted
+            .map_or(Ok(()), |why| Err(Failure::Interrupted(why)));
+        aborted
+            .and(result)
+            .and(uploaded)
+            .map_or_else(Outcome::from, |()| Outcome::Success)
     }
 
     fn try_often(&mut self, stage: &str, variable: &str) -> Result<(), Failure> {
-        let attempts = self.job.value(variable).and_then(|count| count.parse().ok()).unwrap_or(1);
+        let attempts = self
+            .job
+            .value(variable)
+            .and_then(|count| count.parse().ok())
+            .unwrap_or(1);
         let mut result = Ok(());
         for attempt in 0..attempts {
             if attempt > 0 && stage == "get_sources" {
@@ -65,10 +101,22 @@ impl<'a> Stages<'a> {
 
     // The script, then what this version of GitLab Runner doesn't know.
     fn steps(&self) -> Vec<String> {
-        let known: Vec<_> =
-            BEFORE.map(|(stage, _)| stage).into_iter().chain(AFTER_SUCCESS).chain(AFTER_FAILURE).chain(OTHER).collect();
-        let unknown = self.job.stages.iter().map(|(stage, _)| stage.clone()).filter(|stage| !known.contains(&&**stage));
-        std::iter::once("build_script".to_owned()).chain(unknown).collect()
+        let known: Vec<_> = BEFORE
+            .map(|(stage, _)| stage)
+            .into_iter()
+            .chain(AFTER_SUCCESS)
+            .chain(AFTER_FAILURE)
+            .chain(OTHER)
+            .collect();
+        let unknown = self
+            .job
+            .stages
+            .iter()
+            .map(|(stage, _)| stage.clone())
+            .filter(|stage| !known.contains(&&**stage));
+        std::iter::once("build_script".to_owned())
+            .chain(unknown)
+            .collect()
     }
 
     fn call(&mut self, stage: &str, status: &str) -> Result<(), Failure> {
@@ -76,11 +124,16 @@ impl<'a> Stages<'a> {
             return Err(Failure::Interrupted(why));
         }
         let result = match self.remote.wish(stage) {
-            Then::Continue => self.attempt.run(stage, status).map_or(Ok(()), |record| note(record, self.report)),
+            Then::Continue => self
+                .attempt
+                .run(stage, status)
+                .map_or(Ok(()), |record| note(record, self.report)),
             Then::Canceling => Err(Failure::Interrupted(Interruption::Canceling)),
             Then::Abort => Err(Failure::Interrupted(Interruption::Abort)),
         };
-        if let Err(Failure::Interrupted(why @ (Interruption::Abort | Interruption::TimeOut))) = result {
+        if let Err(Failure::Interrupted(why @ (Interruption::Abort | Interruption::TimeOut))) =
+            result
+        {
             self.aborted = Some(why);
         }
         result
@@ -89,7 +142,8 @@ impl<'a> Stages<'a> {
 
 /// Whether the stage comes before the script.
 pub fn is_before_script(stage: &str) -> bool {
-    ["config", "prepare", "clear_worktree"].contains(&stage) || BEFORE.iter().any(|(other, _)| *other == stage)
+    ["config", "prepare", "clear_worktree"].contains(&stage)
+        || BEFORE.iter().any(|(other, _)| *other == stage)
 }
 
 /// Whether the stage comes after the script.

@@ -14,9 +14,14 @@ struct Drivers {
 
 impl Drivers {
     fn new(name: &str, prepare: &str, run: &str, cleanup: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("sequencer-{}-{name}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("sequencer-{}-{name}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        for (program, text) in [("nspawn-prepare", prepare), ("nspawn-run", run), ("nspawn-cleanup", cleanup)] {
+        for (program, text) in [
+            ("nspawn-prepare", prepare),
+            ("nspawn-run", run),
+            ("nspawn-cleanup", cleanup),
+        ] {
             let path = directory.join(program);
             fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -25,7 +30,11 @@ impl Drivers {
     }
 
     fn run(&self, job: &Job) -> Report {
-        let path = format!("{}:{}", self.directory.display(), std::env::var("PATH").unwrap());
+        let path = format!(
+            "{}:{}",
+            self.directory.display(),
+            std::env::var("PATH").unwrap()
+        );
         Runner::default().variable("PATH", &path).run(job)
     }
 }
@@ -40,15 +49,37 @@ const PREPARE: &str = r#"test "$1" != --config || echo '{"builds_dir":"/tmp/sequ
 
 #[test]
 fn the_order_of_stages() {
-    let drivers =
-        Drivers::new("order", PREPARE, r#"echo "$2 $CUSTOM_ENV_CI_BUILDS_DIR" && test "$(stat -c %a .)" = 700"#, "");
-    let job =
-        Job::new("a").stage("step_new", &["x"]).stage("archive_cache", &["x"]).after_script(&["x"]).script(&["x"]);
+    let drivers = Drivers::new(
+        "order",
+        PREPARE,
+        r#"echo "$2 $CUSTOM_ENV_CI_BUILDS_DIR" && test "$(stat -c %a .)" = 700"#,
+        "",
+    );
+    let job = Job::new("a")
+        .stage("step_new", &["x"])
+        .stage("archive_cache", &["x"])
+        .after_script(&["x"])
+        .script(&["x"]);
     let report = drivers.run(&job);
-    let steps = ["prepare_script", "get_sources", "build_script", "step_new", "after_script", "archive_cache"];
-    let stages = [&["config", "prepare"][..], &steps, &["cleanup_file_variables", "cleanup"]].concat();
+    let steps = [
+        "prepare_script",
+        "get_sources",
+        "build_script",
+        "step_new",
+        "after_script",
+        "archive_cache",
+    ];
+    let stages = [
+        &["config", "prepare"][..],
+        &steps,
+        &["cleanup_file_variables", "cleanup"],
+    ]
+    .concat();
     assert_eq!(report.stages(), stages, "{}", report.describe());
-    assert_eq!(report.stage("build_script").text(), "build_script /tmp/sequencer-builds\n");
+    assert_eq!(
+        report.stage("build_script").text(),
+        "build_script /tmp/sequencer-builds\n"
+    );
     assert_eq!(report.outcome, Outcome::Success);
 }
 
@@ -58,31 +89,58 @@ fn statuses_mean_what_gitlab_says() {
     assert_eq!(judge(Some(0), Some("7")), Ok(()));
     assert_eq!(judge(Some(81), None), Err(Failure::Script(1)));
     assert_eq!(judge(Some(81), Some("42\nmore")), Err(Failure::Script(42)));
-    for (code, file) in
-        [(Some(81), Some(" 42")), (Some(82), Some("42")), (Some(1), None), (Some(2), None), (None, None)]
-    {
-        assert!(matches!(judge(code, file), Err(Failure::System(_))), "{code:?} {file:?}");
+    for (code, file) in [
+        (Some(81), Some(" 42")),
+        (Some(82), Some("42")),
+        (Some(1), None),
+        (Some(2), None),
+        (None, None),
+    ] {
+        assert!(
+            matches!(judge(code, file), Err(Failure::System(_))),
+            "{code:?} {file:?}"
+        );
     }
 }
 
 #[test]
 fn a_system_failure_in_preparing_is_retried_with_a_cleanup_each_time_and_a_build_failure_is_not() {
     let round = ["config", "prepare", "cleanup"];
-    let drivers =
-        Drivers::new("retry", &format!("{PREPARE}; test \"$1\" = --config || exit $SYSTEM_FAILURE_EXIT_CODE"), "", "");
-    assert_eq!(drivers.run(&Job::new("a")).stages(), [round, round, round].concat());
-    let drivers =
-        Drivers::new("fail", &format!("{PREPARE}; test \"$1\" = --config || exit $BUILD_FAILURE_EXIT_CODE"), "", "");
+    let drivers = Drivers::new(
+        "retry",
+        &format!("{PREPARE}; test \"$1\" = --config || exit $SYSTEM_FAILURE_EXIT_CODE"),
+        "",
+        "",
+    );
+    assert_eq!(
+        drivers.run(&Job::new("a")).stages(),
+        [round, round, round].concat()
+    );
+    let drivers = Drivers::new(
+        "fail",
+        &format!("{PREPARE}; test \"$1\" = --config || exit $BUILD_FAILURE_EXIT_CODE"),
+        "",
+        "",
+    );
     let report = drivers.run(&Job::new("a"));
-    assert_eq!((report.stages(), &report.outcome), (round.to_vec(), &Outcome::ScriptFailure(1)));
+    assert_eq!(
+        (report.stages(), &report.outcome),
+        (round.to_vec(), &Outcome::ScriptFailure(1))
+    );
     let drivers = Drivers::new("config", "echo '{'", "", "");
-    assert_eq!(drivers.run(&Job::new("a")).stages(), [["config", "cleanup"]; 3].concat());
+    assert_eq!(
+        drivers.run(&Job::new("a")).stages(),
+        [["config", "cleanup"]; 3].concat()
+    );
 }
 
 #[test]
 fn a_failed_cleanup_is_a_warning() {
     let report = Drivers::new("warning", PREPARE, "", "exit 82").run(&Job::new("a"));
-    assert_eq!((report.outcome, report.warnings.len()), (Outcome::Success, 1));
+    assert_eq!(
+        (report.outcome, report.warnings.len()),
+        (Outcome::Success, 1)
+    );
 }
 
 #[test]
@@ -91,13 +149,30 @@ fn only_an_abort_keeps_the_after_script_from_running() {
     let drivers = Drivers::new("cancel", PREPARE, run, "");
     let job = || Job::new("a").script(&["x"]).after_script(&["x"]);
     for (job, outcome, has_after_script) in [
-        (job().interrupt_at("at build", Then::Canceling), Outcome::Canceled, true),
-        (job().interrupt_at("at build", Then::Abort), Outcome::Canceled, false),
-        (job().timeout(Duration::from_secs(1)), Outcome::TimedOut, false),
+        (
+            job().interrupt_at("at build", Then::Canceling),
+            Outcome::Canceled,
+            true,
+        ),
+        (
+            job().interrupt_at("at build", Then::Abort),
+            Outcome::Canceled,
+            false,
+        ),
+        (
+            job().timeout(Duration::from_secs(1)),
+            Outcome::TimedOut,
+            false,
+        ),
     ] {
         let report = drivers.run(&job);
         assert_eq!(report.outcome, outcome, "{}", report.describe());
-        assert_eq!(report.stages().contains(&"after_script"), has_after_script, "{}", report.describe());
+        assert_eq!(
+            report.stages().contains(&"after_script"),
+            has_after_script,
+            "{}",
+            report.describe()
+        );
         assert_eq!(report.stages().last(), Some(&"cleanup"));
     }
 }
@@ -106,12 +181,25 @@ fn only_an_abort_keeps_the_after_script_from_running() {
 fn a_driver_that_ignores_sigterm_is_killed_with_its_group() {
     let run = r#"test "$2" = build_script || exit 0; trap '' TERM; echo on; sleep 60; sleep 60"#;
     let drivers = Drivers::new("kill", PREPARE, run, "");
-    let path = format!("{}:{}", drivers.directory.display(), std::env::var("PATH").unwrap());
-    let runner = Runner::default().variable("PATH", &path).graceful_kill_timeout(Duration::from_millis(200));
-    let report = runner.run(&Job::new("a").script(&["x"]).interrupt_at("on", Then::Canceling));
+    let path = format!(
+        "{}:{}",
+        drivers.directory.display(),
+        std::env::var("PATH").unwrap()
+    );
+    let runner = Runner::default()
+        .variable("PATH", &path)
+        .graceful_kill_timeout(Duration::from_millis(200));
+    let report = runner.run(
+        &Job::new("a")
+            .script(&["x"])
+            .interrupt_at("on", Then::Canceling),
+    );
     let script = report.stage("build_script");
     assert!(script.killed, "{}", report.describe());
-    assert_eq!(script.result, Err(Failure::Interrupted(Interruption::Canceling)));
+    assert_eq!(
+        script.result,
+        Err(Failure::Interrupted(Interruption::Canceling))
+    );
 }
 
 #[test]

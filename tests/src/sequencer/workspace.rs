@@ -19,12 +19,20 @@ pub struct Workspace {
 impl Workspace {
     /// A fresh one for `job`.
     pub fn new(job: &Job) -> Self {
-        let name = format!("custom-executor-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "custom-executor-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let directory = std::env::temp_dir().join(name);
         make_directory(&directory);
         let workspace = Self { directory };
         match &job.response {
-            Response::Genuine => write(&workspace.response(), job.to_json().to_string().as_bytes(), 0o600),
+            Response::Genuine => write(
+                &workspace.response(),
+                job.to_json().to_string().as_bytes(),
+                0o600,
+            ),
             Response::Missing => {}
             Response::Content(bytes) => write(&workspace.response(), bytes, 0o600),
         }
@@ -43,7 +51,9 @@ impl Workspace {
 
     /// A new file that holds the script `text`.
     pub fn script(&self, text: &str) -> PathBuf {
-        let directory = self.directory.join(format!("script{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let directory = self
+            .directory
+            .join(format!("script{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         make_directory(&directory);
         let path = directory.join("script.");
         write(&path, text.as_bytes(), 0o700);

@@ -15,8 +15,10 @@ pub fn write<To: Write + Seek>(to: To, root: &Path, files: &BTreeSet<PathBuf>) -
     let mut archive = ZipWriter::new(to);
     for file in files {
         let (path, name) = (root.join(file), file.to_string_lossy());
-        let about = fs::symlink_metadata(&path).with_context(|| format!("can't read {}", path.display()))?;
-        let options = SimpleFileOptions::default().unix_permissions(about.permissions().mode() & 0o7777);
+        let about = fs::symlink_metadata(&path)
+            .with_context(|| format!("can't read {}", path.display()))?;
+        let options =
+            SimpleFileOptions::default().unix_permissions(about.permissions().mode() & 0o7777);
         if about.is_symlink() {
             archive.add_symlink(&*name, fs::read_link(&path)?.to_string_lossy(), options)?;
         } else {
@@ -32,7 +34,9 @@ pub fn extract(from: impl Read + Seek, root: &Path) -> Result<usize> {
     let mut archive = ZipArchive::new(from)?;
     for place in 0..archive.len() {
         let mut entry = archive.by_index(place)?;
-        let name = entry.enclosed_name().with_context(|| format!("{:?} leads outside", entry.name()))?;
+        let name = entry
+            .enclosed_name()
+            .with_context(|| format!("{:?} leads outside", entry.name()))?;
         let path = root.join(name);
         if entry.is_dir() {
             fs::create_dir_all(&path)?;
@@ -73,7 +77,10 @@ mod tests {
             assert_eq!(extract(archive.clone(), &to).unwrap(), 2);
         }
         assert_eq!(fs::read(to.join("a/b")).unwrap(), content);
-        assert_eq!(fs::metadata(to.join("a/b")).unwrap().permissions().mode() & 0o777, 0o751);
+        assert_eq!(
+            fs::metadata(to.join("a/b")).unwrap().permissions().mode() & 0o777,
+            0o751
+        );
         assert_eq!(fs::read_link(to.join("c")).unwrap(), Path::new("/nowhere"));
         fs::remove_dir_all(&root).unwrap();
     }
@@ -81,7 +88,9 @@ mod tests {
     #[test]
     fn no_archive_leads_outside() {
         let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
-        archive.start_file("../outside", SimpleFileOptions::default()).unwrap();
+        archive
+            .start_file("../outside", SimpleFileOptions::default())
+            .unwrap();
         let archive = Cursor::new(archive.finish().unwrap().into_inner());
         assert!(extract(archive, Path::new("/nowhere")).is_err());
         assert!(extract(Cursor::new(b"no archive"), Path::new("/nowhere")).is_err());

@@ -15,7 +15,11 @@ pub fn find(root: &Path, patterns: &[String], untracked: bool) -> Result<BTreeSe
     walk(root, Path::new(""), &mut all)?;
     let is_meant = |path: &Path| {
         patterns.iter().any(|pattern| {
-            let pattern: Vec<&str> = pattern.trim_matches('/').split('/').filter(|part| *part != ".").collect();
+            let pattern: Vec<&str> = pattern
+                .trim_matches('/')
+                .split('/')
+                .filter(|part| *part != ".")
+                .collect();
             path.ancestors().any(|part| matches(&pattern, part))
         })
     };
@@ -28,7 +32,9 @@ pub fn find(root: &Path, patterns: &[String], untracked: bool) -> Result<BTreeSe
 
 fn walk(root: &Path, below: &Path, all: &mut BTreeSet<PathBuf>) -> Result<()> {
     let directory = root.join(below);
-    for entry in fs::read_dir(&directory).with_context(|| format!("can't read {}", directory.display()))? {
+    for entry in
+        fs::read_dir(&directory).with_context(|| format!("can't read {}", directory.display()))?
+    {
         let entry = entry?;
         let path = below.join(entry.file_name());
         match entry.file_type()? {
@@ -42,25 +48,43 @@ fn walk(root: &Path, below: &Path, all: &mut BTreeSet<PathBuf>) -> Result<()> {
 }
 
 fn unknown_to_git(root: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("git").args(["ls-files", "--others", "-z"]).current_dir(root).output()?;
+    let output = Command::new("git")
+        .args(["ls-files", "--others", "-z"])
+        .current_dir(root)
+        .output()?;
     if !output.status.success() {
-        bail!("git ls-files: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+        bail!(
+            "git ls-files: {}",
+            String::from_utf8_lossy(&output.stderr).trim_end()
+        );
     }
-    let names = output.stdout.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    Ok(names.map(|name| PathBuf::from(std::ffi::OsStr::from_bytes(name))).collect())
+    let names = output
+        .stdout
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty());
+    Ok(names
+        .map(|name| PathBuf::from(std::ffi::OsStr::from_bytes(name)))
+        .collect())
 }
 
 // Part by part; `**` is any number of them.
 fn matches(pattern: &[&str], path: &Path) -> bool {
-    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    let parts: Vec<_> = path
+        .iter()
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect();
     match_parts(pattern, &parts)
 }
 
 fn match_parts(pattern: &[&str], parts: &[String]) -> bool {
     match (pattern, parts) {
         ([], rest) => rest.is_empty(),
-        (["**", more @ ..], rest) => (0..=rest.len()).any(|count| match_parts(more, &rest[count..])),
-        ([first, more @ ..], [part, rest @ ..]) => match_part(first, part) && match_parts(more, rest),
+        (["**", more @ ..], rest) => {
+            (0..=rest.len()).any(|count| match_parts(more, &rest[count..]))
+        }
+        ([first, more @ ..], [part, rest @ ..]) => {
+            match_part(first, part) && match_parts(more, rest)
+        }
         _ => false,
     }
 }
@@ -70,8 +94,12 @@ fn match_part(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
         Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
-            let ends = rest.char_indices().map(|(place, _)| place).chain([rest.len()]);
-            ends.into_iter().any(|place| match_part(after, &rest[place..]))
+            let ends = rest
+                .char_indices()
+                .map(|(place, _)| place)
+                .chain([rest.len()]);
+            ends.into_iter()
+                .any(|place| match_part(after, &rest[place..]))
         }),
     }
 }
@@ -90,7 +118,11 @@ mod tests {
         std::os::unix::fs::symlink("/nowhere", root.join("link")).unwrap();
         let found = |pattern: &str| {
             let found = find(&root, &[pattern.to_owned()], false).unwrap();
-            found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+            found
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         for (pattern, files) in [
             ("a", "a"),

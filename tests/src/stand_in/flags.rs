@@ -14,11 +14,17 @@ impl Flags {
         let mut all = Vec::new();
         let mut words = words.iter();
         while let Some(word) = words.next() {
-            let option = word.strip_prefix("--").with_context(|| format!("{word:?} is no option"))?;
-            let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+            let option = word
+                .strip_prefix("--")
+                .with_context(|| format!("{word:?} is no option"))?;
+            let (name, value) = option
+                .split_once('=')
+                .map_or((option, None), |(name, value)| (name, Some(value)));
             let value = match value {
                 None if bare.contains(&name) => "true",
-                None if valued.contains(&name) => words.next().with_context(|| format!("--{name} needs a value"))?,
+                None if valued.contains(&name) => words
+                    .next()
+                    .with_context(|| format!("--{name} needs a value"))?,
                 Some(value) if valued.contains(&name) || bare.contains(&name) => value,
                 _ => bail!("--{name}: the stand-in has no such option"),
             };
@@ -29,7 +35,11 @@ impl Flags {
 
     /// All values of one.
     pub fn all(&self, name: &str) -> Vec<String> {
-        self.0.iter().filter(|(other, _)| other == name).map(|(_, value)| value.clone()).collect()
+        self.0
+            .iter()
+            .filter(|(other, _)| other == name)
+            .map(|(_, value)| value.clone())
+            .collect()
     }
 
     /// Whether one without a value is given.
@@ -39,13 +49,17 @@ impl Flags {
 
     /// The value of one that must be there.
     pub fn get(&self, name: &str) -> Result<String> {
-        self.all(name).pop().with_context(|| format!("--{name} is missing"))
+        self.all(name)
+            .pop()
+            .with_context(|| format!("--{name} is missing"))
     }
 
     /// The value of one that need not be there.
     pub fn value<T: FromStr>(&self, name: &str, default: T) -> Result<T> {
         match self.all(name).pop() {
-            Some(text) => text.parse().map_err(|_| anyhow!("--{name}={text}: a bad value")),
+            Some(text) => text
+                .parse()
+                .map_err(|_| anyhow!("--{name}={text}: a bad value")),
             None => Ok(default),
         }
     }
@@ -64,7 +78,10 @@ mod tests {
     fn options_have_values_and_may_be_repeated() {
         let flags = parse(&["--path", "--a", "--untracked", "--path=b=c", "--id", "7"]).unwrap();
         assert_eq!(flags.all("path"), ["--a", "b=c"]);
-        assert_eq!((flags.value("id", 0).unwrap(), flags.value("x", 3).unwrap()), (7, 3));
+        assert_eq!(
+            (flags.value("id", 0).unwrap(), flags.value("x", 3).unwrap()),
+            (7, 3)
+        );
         assert!(flags.is_given("untracked") && flags.get("x").is_err());
         assert!(parse(&["--untracked=false"]).is_ok_and(|flags| !flags.is_given("untracked")));
     }

@@ -42,7 +42,9 @@ pub fn main() -> ExitCode {
 }
 
 fn command(words: &[String]) -> Result<()> {
-    let Some((name, words)) = words.split_first() else { bail!("no command") };
+    let Some((name, words)) = words.split_first() else {
+        bail!("no command")
+    };
     match &**name {
         "--version" | "-v" => println!("Version: a stand-in of nspawn-ci's tests"),
         "run-single" => run_single::run(words)?,

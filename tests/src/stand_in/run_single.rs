@@ -62,11 +62,20 @@ pub fn run(words: &[String]) -> Result<()> {
     }
     let ending = Arc::<Ending>::default();
     watch_signals(&ending)?;
-    let (server, runner) = (Server::new(&flags.get("url")?, &flags.get("token")?)?, runner(&flags)?);
-    let (mut left, patience) = (flags.value("max-builds", u32::MAX)?, flags.value("wait-timeout", u64::MAX)?);
+    let (server, runner) = (
+        Server::new(&flags.get("url")?, &flags.get("token")?)?,
+        runner(&flags)?,
+    );
+    let (mut left, patience) = (
+        flags.value("max-builds", u32::MAX)?,
+        flags.value("wait-timeout", u64::MAX)?,
+    );
     let limit = flags.value("output-limit", OUTPUT_LIMIT)? << 10;
     let mut last = Instant::now();
-    while left > 0 && last.elapsed() < Duration::from_secs(patience) && !ending.is_asked.load(Ordering::SeqCst) {
+    while left > 0
+        && last.elapsed() < Duration::from_secs(patience)
+        && !ending.is_asked.load(Ordering::SeqCst)
+    {
         match next(&server)? {
             None => thread::sleep(PAUSE),
             Some(job) => {
@@ -90,17 +99,34 @@ fn runner(flags: &Flags) -> Result<Runner> {
     let runner = Runner::default()
         .programs(programs)
         .other_args(arguments("config"), arguments("run"), arguments("cleanup"))
-        .prepare_args(&prepare.iter().map(|argument| &**argument).collect::<Vec<_>>())
-        .graceful_kill_timeout(Duration::from_secs(flags.value("custom-graceful-kill-timeout", 600)?))
+        .prepare_args(
+            &prepare
+                .iter()
+                .map(|argument| &**argument)
+                .collect::<Vec<_>>(),
+        )
+        .graceful_kill_timeout(Duration::from_secs(
+            flags.value("custom-graceful-kill-timeout", 600)?,
+        ))
         .pause(BEFORE_RETRY);
-    Ok(std::env::vars().fold(runner, |runner, (name, value)| runner.variable(&name, &value)))
+    Ok(std::env::vars().fold(runner, |runner, (name, value)| {
+        runner.variable(&name, &value)
+    }))
 }
 
 fn next(server: &Server) -> Result<Option<Value>> {
-    let text = json!({ "token": server.token, "info": { "name": "gitlab-runner", "executor": "custom" } });
-    let response = server.ask("POST", "jobs/request", "application/json", text.to_string().into_bytes())?;
+    let text =
+        json!({ "token": server.token, "info": { "name": "gitlab-runner", "executor": "custom" } });
+    let response = server.ask(
+        "POST",
+        "jobs/request",
+        "application/json",
+        text.to_string().into_bytes(),
+    )?;
     match response.status {
-        201 => Ok(Some(serde_json::from_slice(&response.body).context("the server sends no JSON")?)),
+        201 => Ok(Some(
+            serde_json::from_slice(&response.body).context("the server sends no JSON")?,
+        )),
         204 => Ok(None),
         status => bail!("the server answers {status} to a request for a job"),
     }
@@ -120,7 +146,10 @@ fn run_job(url: &str, runner: &Runner, sent: Value, limit: usize, ending: &Endin
     trace.write(b"Running with a stand-in for gitlab-runner\n");
     let report = runner.run_seen_by(&job, &remote);
     let _ = ending.running().take();
-    report.warnings.iter().for_each(|warning| trace.write(format!("WARNING: {warning}\n").as_bytes()));
+    report
+        .warnings
+        .iter()
+        .for_each(|warning| trace.write(format!("WARNING: {warning}\n").as_bytes()));
     let outcome = match report.outcome {
         Outcome::Canceled if ending.is_abort.load(Ordering::SeqCst) => {
             Outcome::SystemFailure("aborted: the runner ends".to_owned())
@@ -129,7 +158,9 @@ fn run_job(url: &str, runner: &Runner, sent: Value, limit: usize, ending: &Endin
     };
     trace.write(trace::last_line(&outcome).as_bytes());
     trace.end();
-    sending.join().map_err(|_| anyhow::anyhow!("the log can't be sent"))??;
+    sending
+        .join()
+        .map_err(|_| anyhow::anyhow!("the log can't be sent"))??;
     trace.report(&outcome)
 }
 
@@ -141,7 +172,9 @@ impl Ending {
 
 // SIGQUIT: no more jobs; SIGTERM and SIGINT: nor the one that runs; a second one of these: at once.
 fn watch_signals(ending: &Arc<Ending>) -> Result<()> {
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT].into_iter().collect();
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]
+        .into_iter()
+        .collect();
     signals.thread_block().context("can't block signals")?;
     let ending = Arc::clone(ending);
     thread::spawn(move || {

@@ -39,7 +39,13 @@ struct Log {
 impl Trace {
     /// That of `job`.
     pub fn new(server: Server, job: u64, limit: usize) -> Arc<Self> {
-        Arc::new(Self { server, job, limit, log: Mutex::default(), changed: Condvar::new() })
+        Arc::new(Self {
+            server,
+            job,
+            limit,
+            log: Mutex::default(),
+            changed: Condvar::new(),
+        })
     }
 
     /// Adds to it; what is beyond the limit is dropped, once with a word that says so.
@@ -64,7 +70,11 @@ impl Trace {
     /// Sends it as it grows, until the end, and has the job ended when the server says so.
     pub fn send(&self, remote: &Remote) -> Result<()> {
         while let Some((from, part)) = self.next() {
-            let response = if part.is_empty() { self.touch()? } else { self.patch(from, &part)? };
+            let response = if part.is_empty() {
+                self.touch()?
+            } else {
+                self.patch(from, &part)?
+            };
             match (response.headers.get("Job-Status"), response.status) {
                 (Some("canceled" | "failed"), _) | (_, 403) => {
                     remote.ask(Then::Abort);
@@ -88,18 +98,25 @@ impl Trace {
     // What is to be sent next, and from where on; nothing when all is sent.
     fn next(&self) -> Option<(usize, Vec<u8>)> {
         let is_waiting = |log: &mut Log| log.text.len() == log.sent && !log.is_over;
-        let wait = self.changed.wait_timeout_while(self.log(), SILENCE, is_waiting);
+        let wait = self
+            .changed
+            .wait_timeout_while(self.log(), SILENCE, is_waiting);
         let log = wait.unwrap_or_else(PoisonError::into_inner).0;
-        let wait =
-            self.changed.wait_timeout_while(log, PAUSE, |log| !log.is_over && log.text.len() - log.sent < LARGEST_PART);
+        let wait = self.changed.wait_timeout_while(log, PAUSE, |log| {
+            !log.is_over && log.text.len() - log.sent < LARGEST_PART
+        });
         let log = wait.unwrap_or_else(PoisonError::into_inner).0;
         let part = &log.text[log.sent..];
-        (!part.is_empty() || !log.is_over).then(|| (log.sent, part[..part.len().min(LARGEST_PART)].to_vec()))
+        (!part.is_empty() || !log.is_over)
+            .then(|| (log.sent, part[..part.len().min(LARGEST_PART)].to_vec()))
     }
 
     fn patch(&self, from: usize, part: &[u8]) -> Result<Response> {
         let request = Request::new("PATCH", &format!("/api/v4/jobs/{}/trace", self.job));
-        let request = request.header("Content-Range", &format!("{from}-{}", from + part.len() - 1));
+        let request = request.header(
+            "Content-Range",
+            &format!("{from}-{}", from + part.len() - 1),
+        );
         self.server.send(request.body("text/plain", part.to_vec()))
     }
 
@@ -122,7 +139,12 @@ impl Trace {
     }
 
     fn put(&self, text: &Value) -> Result<Response> {
-        self.server.ask("PUT", &format!("jobs/{}", self.job), "application/json", text.to_string().into_bytes())
+        self.server.ask(
+            "PUT",
+            &format!("jobs/{}", self.job),
+            "application/json",
+            text.to_string().into_bytes(),
+        )
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -169,7 +191,9 @@ mod tests {
         let (from, part) = trace.next().unwrap();
         let part = String::from_utf8(part).unwrap();
         assert!(
-            from == 3 && part.starts_with("de\n") && part.matches("exceeded limit of 5 bytes").count() == 1,
+            from == 3
+                && part.starts_with("de\n")
+                && part.matches("exceeded limit of 5 bytes").count() == 1,
             "{part}"
         );
         assert!(!part.contains("efg") && !part.contains("hij"), "{part}");

@@ -20,12 +20,20 @@ fn expect(job: &Known, status: Status, reason: &str, exit_code: i64) {
 #[track_caller]
 fn expect_after_script(job: &Known, status: &str) {
     let shown = format!("\nafter it was {status} in /builds/group/project\nthe same machine\n");
-    assert!(job.log().contains(&shown), "no {shown:?} in {}", job.describe());
+    assert!(
+        job.log().contains(&shown),
+        "no {shown:?} in {}",
+        job.describe()
+    );
 }
 
 #[test]
 fn an_after_script_runs_after_success_and_failure() {
-    let work = |line: &str| Work::new(&image()).script(&[MARK, line]).after_script(&AFTER);
+    let work = |line: &str| {
+        Work::new(&image())
+            .script(&[MARK, line])
+            .after_script(&AFTER)
+    };
     let jobs = run_all(&GitLab::new(), vec![work("true"), work("exit 42")], &[]);
     expect(&jobs[0], Status::Success, "", 0);
     expect_after_script(&jobs[0], "success");
@@ -37,7 +45,11 @@ fn an_after_script_runs_after_success_and_failure() {
 #[test]
 fn an_after_script_runs_after_a_cancel() {
     let gitlab = GitLab::new();
-    let job = gitlab.add(Work::new(&image()).script(&[MARK, WAIT]).after_script(&AFTER));
+    let job = gitlab.add(
+        Work::new(&image())
+            .script(&[MARK, WAIT])
+            .after_script(&AFTER),
+    );
     let runner = Runner::start(&gitlab, &["--max-builds=1"]);
     gitlab.wait_for_log(job, "\nnow\n");
     gitlab.cancel(job);
@@ -62,9 +74,16 @@ fn nothing_more_runs_of_a_job_that_is_dropped() {
 
 #[test]
 fn nothing_more_runs_of_a_job_out_of_time() {
-    let job = run(Work::new(&image()).script(&[WAIT]).after_script(&AFTER).timeout(8));
+    let job = run(Work::new(&image())
+        .script(&[WAIT])
+        .after_script(&AFTER)
+        .timeout(8));
     expect(&job, Status::Failed, "job_execution_timeout", 0);
-    assert!(job.log().contains("\nnow\n") && !job.log().contains("after it was"), "{}", job.describe());
+    assert!(
+        job.log().contains("\nnow\n") && !job.log().contains("after it was"),
+        "{}",
+        job.describe()
+    );
 }
 
 #[test]
@@ -109,7 +128,11 @@ fn a_job_that_reads_gets_nothing_and_what_it_leaves_running_holds_nothing_up() {
         "sleep 600 & setsid sleep 600 & (trap '' HUP TERM; exec sleep 600) & echo st''arted",
     ]));
     expect(&job, Status::Success, "", 0);
-    assert!(job.log().contains("\nnothing to read\n") && job.log().contains("\nstarted\n"), "{}", job.describe());
+    assert!(
+        job.log().contains("\nnothing to read\n") && job.log().contains("\nstarted\n"),
+        "{}",
+        job.describe()
+    );
 }
 
 /// 20 MiB of it, in lines of eight bytes.
@@ -120,18 +143,35 @@ fn a_long_log_is_whole() {
     let work = Work::new(&image()).script(&[LONG]);
     let job = run_all(&GitLab::new(), vec![work], &["--output-limit=32768"]).remove(0);
     expect(&job, Status::Success, "", 0);
-    let expected: String = (1..=2_621_440).map(|number| format!("{number:07}\n")).collect();
+    let expected: String = (1..=2_621_440)
+        .map(|number| format!("{number:07}\n"))
+        .collect();
     let log = job.log();
-    let begin = log.find("\n0000001\n").unwrap_or_else(|| panic!("{}", job.describe())) + 1;
+    let begin = log
+        .find("\n0000001\n")
+        .unwrap_or_else(|| panic!("{}", job.describe()))
+        + 1;
     assert!(log[begin..].starts_with(&expected), "{}", job.describe());
-    assert!(log[begin + expected.len()..].starts_with("that is all\n"), "{}", job.describe());
-    assert!(job.parts > 10, "it came as it was written, not in {} parts", job.parts);
+    assert!(
+        log[begin + expected.len()..].starts_with("that is all\n"),
+        "{}",
+        job.describe()
+    );
+    assert!(
+        job.parts > 10,
+        "it came as it was written, not in {} parts",
+        job.parts
+    );
 }
 
 #[test]
 fn a_log_beyond_the_runners_limit_holds_nothing_up() {
     let job = run(Work::new(&image()).script(&[LONG]));
     expect(&job, Status::Success, "", 0);
-    assert!(job.trace.len() < 5 << 20 && job.log().contains("exceeded limit"), "{}", job.describe());
+    assert!(
+        job.trace.len() < 5 << 20 && job.log().contains("exceeded limit"),
+        "{}",
+        job.describe()
+    );
     assert!(!job.log().contains("that is all"), "{}", job.describe());
 }

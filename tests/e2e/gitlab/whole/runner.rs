@@ -29,21 +29,53 @@ impl Runner {
     /// Has it take jobs, as `gitlab-runner run-single` with more options.
     pub fn start(gitlab: &GitLab, options: &[&str]) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("runner-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "runner-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).unwrap();
         let log = File::create(directory.join(LOG)).unwrap();
         let mut command = Command::new(program());
-        command.args(["run-single", "--url", &gitlab.url(), "--token", RUNNER_TOKEN, "--executor", "custom"]);
-        command.args(["--shell=bash", "--builds-dir=/builds", "--cache-dir=/cache", "--wait-timeout=60"]);
-        command.args(["--custom-config-args=--config", "--custom-graceful-kill-timeout=20"]);
-        for (stage, program) in [("config", "prepare"), ("prepare", "prepare"), ("run", "run"), ("cleanup", "cleanup")]
-        {
+        command.args([
+            "run-single",
+            "--url",
+            &gitlab.url(),
+            "--token",
+            RUNNER_TOKEN,
+            "--executor",
+            "custom",
+        ]);
+        command.args([
+            "--shell=bash",
+            "--builds-dir=/builds",
+            "--cache-dir=/cache",
+            "--wait-timeout=60",
+        ]);
+        command.args([
+            "--custom-config-args=--config",
+            "--custom-graceful-kill-timeout=20",
+        ]);
+        for (stage, program) in [
+            ("config", "prepare"),
+            ("prepare", "prepare"),
+            ("run", "run"),
+            ("cleanup", "cleanup"),
+        ] {
             let path = tool::find(&format!("nspawn-{program}")).unwrap();
             command.arg(format!("--custom-{stage}-exec={}", path.display()));
         }
-        command.args(options).env("NSPAWN_STOP_TIMEOUT", "1s").env("TMPDIR", &directory);
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        command
+            .args(options)
+            .env("NSPAWN_STOP_TIMEOUT", "1s")
+            .env("TMPDIR", &directory);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
         Self { child, directory }
     }
 
@@ -51,7 +83,11 @@ impl Runner {
     #[track_caller]
     pub fn finish(mut self) {
         let has_ended = self.ends_within(LIMIT);
-        assert!(has_ended && self.child.wait().unwrap().success(), "{}", self.describe());
+        assert!(
+            has_ended && self.child.wait().unwrap().success(),
+            "{}",
+            self.describe()
+        );
     }
 
     /// Kills it, and no process that it has started.
@@ -92,12 +128,19 @@ impl Drop for Runner {
 fn program() -> &'static PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let given = std::env::var_os("GITLAB_RUNNER").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let given = std::env::var_os("GITLAB_RUNNER")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from);
         let real = given.or_else(|| tool::find("gitlab-runner"));
         let stand_in = || PathBuf::from(env!("CARGO_BIN_EXE_gitlab-runner-stand-in"));
-        let (what, program) = real.map_or_else(|| ("a stand-in", stand_in()), |path| ("the real one", path));
+        let (what, program) =
+            real.map_or_else(|| ("a stand-in", stand_in()), |path| ("the real one", path));
         // Tests' own stderr is shown for failures alone.
-        let _ = writeln!(std::io::stderr(), "\nwhole jobs by {what}: {}", program.display());
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nwhole jobs by {what}: {}",
+            program.display()
+        );
         program
     })
 }

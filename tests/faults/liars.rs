@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspawn_common::agent::protocol::{self, Request};
-use nspawn_common::machine::paths::{AGENT_SOCKET, MachinePaths, SHOWN_IN_MACHINE};
+use nspawn_common::machine::paths::{AGENT_MOUNT_IN_MACHINE, AGENT_SOCKET, MachinePaths};
 use nspawn_tests::{Machine, call, random};
 
 use crate::suite::{Running, Suite, machine};
@@ -140,7 +140,7 @@ fn machine_with_liar(lie: &str) -> Machine {
     let name = nspawn_common::machine::name::MachineName::new(&machine.name).unwrap();
     let paths = MachinePaths::new(&name);
     // Mounted for the machine's unit alone.
-    let supervisor = nspawn_common::lifecycle::status::supervisor(&paths).unwrap();
+    let supervisor = nspawn_common::machine::processes::supervisor(&paths).unwrap();
     let mark = format!(
         "/proc/{supervisor}/root{}/lies",
         paths.agent_dir().display()
@@ -171,7 +171,7 @@ fn watch_memory(pid: u32) -> thread::JoinHandle<u64> {
 
 /// Is the agent that lies. Never returns.
 pub fn lie(how: &str) -> ! {
-    let socket = Path::new(SHOWN_IN_MACHINE).join(AGENT_SOCKET);
+    let socket = Path::new(AGENT_MOUNT_IN_MACHINE).join(AGENT_SOCKET);
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).unwrap();
     File::create(socket.with_file_name("lies")).unwrap();

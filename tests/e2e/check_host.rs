@@ -1,4 +1,4 @@
-//! What `scripts/check-host` says of a host on which something is broken.
+//! What `scripts/bin/check-host` says of a host on which something is broken.
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,4 @@
-//! The configuration that `scripts/gitlab-runner-config` writes for GitLab Runner.
+//! The configuration that `scripts/bin/gitlab-runner-config` writes for GitLab Runner.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -19,8 +19,15 @@ fn pages() -> String {
         "nspawn-prepare/README.md",
         "nspawn-run/README.md",
     ];
-    let scripts =
-        ["gitlab.md", "images.md", "troubleshooting.md"].map(|page| format!("scripts/docs/{page}"));
+    let scripts = [
+        "administration.md",
+        "gitlab.md",
+        "images.md",
+        "security.md",
+        "speed.md",
+        "troubleshooting.md",
+    ]
+    .map(|page| format!("scripts/docs/{page}"));
     let pages = pages.map(str::to_owned).into_iter().chain(scripts);
     pages
         .map(|page| fs::read_to_string(repository().join(page)).unwrap())

@@ -76,8 +76,10 @@ fn the_other_pages() {
     for page in [
         "nspawn-common/README.md",
         "nspawn-run/README.md",
+        "scripts/docs/administration.md",
         "scripts/docs/gitlab.md",
         "scripts/docs/images.md",
+        "tests/README.md",
     ] {
         follow(page, &Place::new());
     }

@@ -51,8 +51,12 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 #[test]
-fn it_says_what_the_front_page_shows() {
-    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+fn output_matches_the_gitlab_page() {
+    let page = fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../scripts/docs/gitlab.md"
+    ))
+    .unwrap();
     let shown = page
         .split("```toml\n")
         .nth(1)

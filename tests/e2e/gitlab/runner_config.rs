@@ -51,7 +51,7 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 #[test]
-fn it_says_what_the_front_page_shows() {
+fn output_is_what_the_readme_shows() {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
     let shown = page
         .split("```toml\n")
@@ -80,7 +80,7 @@ fn it_says_what_the_front_page_shows() {
 }
 
 #[test]
-fn it_says_what_gitlab_runner_understands() {
+fn output_has_only_keys_that_gitlab_runner_knows() {
     let options = [
         "--name=a \"b\"",
         "--default-image=bookworm",
@@ -134,7 +134,7 @@ fn it_says_what_gitlab_runner_understands() {
 }
 
 #[test]
-fn it_is_added_beside_what_is_there() {
+fn runner_is_added_to_an_existing_file() {
     let file = scratch("add").join("config.toml");
     let path = file.to_str().unwrap();
     let before =
@@ -185,7 +185,7 @@ fn it_is_added_beside_what_is_there() {
 }
 
 #[test]
-fn bad_input_adds_nothing() {
+fn invalid_input_adds_nothing() {
     let directory = scratch("bad");
     let file = directory.join("config.toml");
     let path = file.to_str().unwrap();

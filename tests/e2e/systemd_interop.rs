@@ -36,7 +36,7 @@ fn by_machinectl_shell(machine: &Machine) -> nspawn_tests::Done {
 /// A root that is read-only and a work directory in memory. What was to be found: state for the next command, and
 /// room for big builds; both are other modes.
 #[test]
-fn fully_ephemeral() {
+fn read_only_root_keeps_nothing_between_runs() {
     let image = image();
     let machine = Cell {
         init: "none",
@@ -63,7 +63,7 @@ fn fully_ephemeral() {
 
 /// Files last, processes don't.
 #[test]
-fn overlay_without_boot() {
+fn init_none_keeps_files_but_no_processes() {
     let (image, sleep) = (image(), Sleep::new());
     let machine = Cell {
         init: "none",
@@ -84,7 +84,7 @@ fn overlay_without_boot() {
 
 /// Images are those that machinectl shows, and any number of machines that it shows as well share one.
 #[test]
-fn machinectl_and_var_lib_machines() {
+fn machinectl_manages_images_and_machines() {
     let image = image();
     let images = call("machinectl", ["list-images", "--no-legend"])
         .expect(0)
@@ -136,7 +136,7 @@ fn machinectl_and_var_lib_machines() {
 
 /// It works, without an exit status; our shell on a terminal has one.
 #[test]
-fn boot_and_machinectl_shell() {
+fn machinectl_shell_works_and_nspawn_run_adds_the_exit_status() {
     let machine = Machine::new();
     let done = by_machinectl_shell(&machine).expect(0);
     assert!(
@@ -158,7 +158,7 @@ fn boot_and_machinectl_shell() {
 
 /// It works; ours has the same streams and statuses, and takes no machine's death for a success.
 #[test]
-fn boot_and_systemd_run() {
+fn systemd_run_and_nspawn_run_agree_on_streams_and_status() {
     let machine = Machine::new();
     let script = "cat; echo err >&2; exit 5";
     let theirs = by_systemd_run(&machine, script, b"a\0b\xff").expect(5);
@@ -185,7 +185,7 @@ fn boot_and_systemd_run() {
 /// By a systemd-run that returns before the machine is up, what comes next fails. With us nothing does: a prepare
 /// returns when commands can be run, by whatever runs them.
 #[test]
-fn detached_by_systemd_run_never() {
+fn commands_run_as_soon_as_prepare_returns() {
     for round in 0..9 {
         let machine = Machine::new();
         match round % 3 {
@@ -212,7 +212,7 @@ fn detached_by_systemd_run_never() {
 
 /// The default. Its limits are the payload's, and cleanup waits for the end of those that write.
 #[test]
-fn detached_with_notify_ready() {
+fn unit_notifies_readiness_and_limits_its_payload() {
     let machine = Machine::new();
     let shown = unit_properties(&machine, "Type,ActiveState,ExecStart,MemoryMax,TasksMax");
     for words in [
@@ -249,7 +249,7 @@ fn detached_with_notify_ready() {
 
 /// With the host's users, so that root in the machine may make the device.
 #[test]
-fn device_policy_on_the_unit() {
+fn device_policy_of_the_unit_applies_to_the_machine() {
     let open = "mknod /root/device c 10 229 && exec 3<>/root/device";
     let [closed, opened] = [&[][..], &["--property=DeviceAllow=/dev/fuse rwm"]]
         .map(|more| Machine::with(&[&["--private-users=no"], more].concat()));

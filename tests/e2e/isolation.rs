@@ -6,7 +6,7 @@ use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use nspawn_tests::{Machine, call, image, sh};
 
 #[test]
-fn a_layer_is_as_large_as_it_is_asked_to_be() {
+fn layer_size_limits_the_layer() {
     let machine = Machine::with(&["--layer-size=64M"]);
     let done = machine.sh("head -c 100M /dev/zero >/root/big").expect(1);
     assert!(done.err().contains("No space left"), "{}", done.describe());
@@ -33,7 +33,7 @@ fn a_layer_is_as_large_as_it_is_asked_to_be() {
 }
 
 #[test]
-fn containers_can_be_run_in_a_machine() {
+fn nesting_allows_containers() {
     let machine = Machine::with(&["--nesting"]);
     for directory in ["containers", "docker"] {
         let mount = format!(
@@ -49,7 +49,7 @@ fn containers_can_be_run_in_a_machine() {
 }
 
 #[test]
-fn privileges_are_systemd_nspawns() {
+fn privileges_can_be_dropped() {
     let bounds = |machine: &Machine| {
         machine
             .sh("grep -e CapBnd -e NoNewPrivs /proc/1/status")
@@ -79,7 +79,7 @@ fn privileges_are_systemd_nspawns() {
 }
 
 #[test]
-fn a_job_may_have_less_and_nothing_more() {
+fn job_can_lower_limits_but_not_raise_them() {
     let job = |name: &str, value: &str| {
         Job::new(&image())
             .variable(name, value)
@@ -122,7 +122,7 @@ fn a_job_may_have_less_and_nothing_more() {
 }
 
 #[test]
-fn a_jobs_image_may_be_another_one_here() {
+fn map_image_replaces_the_image_of_a_job() {
     let map = format!("--map-image=docker.example/*/ruby:3.*={}", image());
     let runner = |options: &[&str]| Runner::default().prepare_args(&[&[&*map], options].concat());
     let job = || Job::new("docker.example/tools/ruby:3.4").script(&["true"]);
@@ -141,7 +141,7 @@ fn a_jobs_image_may_be_another_one_here() {
 }
 
 #[test]
-fn a_jobs_image_is_one_that_is_allowed() {
+fn allow_image_restricts_the_images_of_jobs() {
     let runner = |glob: &str| Runner::default().prepare_args(&[&format!("--allow-image={glob}")]);
     let job = || Job::new(&image()).script(&["true"]);
     runner(&format!("{}*", &image()[..3]))
@@ -159,7 +159,7 @@ fn a_jobs_image_is_one_that_is_allowed() {
 }
 
 #[test]
-fn states_layers_and_disks_are_roots_alone() {
+fn state_and_layers_are_accessible_to_root_only() {
     let machine = Machine::new();
     for path in [
         "/run/nspawn-ci",
@@ -177,7 +177,7 @@ fn states_layers_and_disks_are_roots_alone() {
 }
 
 #[test]
-fn two_machines_do_not_get_one_range_of_users() {
+fn uid_range_in_use_is_refused() {
     let base = "700448768";
     let machine = Machine::with(&[&format!("--private-users={base}")]);
     assert!(
@@ -207,7 +207,7 @@ fn two_machines_do_not_get_one_range_of_users() {
 }
 
 #[test]
-fn a_device_of_the_host_is_shown_as_it_is() {
+fn allowed_device_of_the_host_is_bound() {
     let machine = Machine::with(&["--property=DeviceAllow=/dev/fuse rwm", "--bind=/dev/fuse"]);
     machine.sh("test -c /dev/fuse").expect(0);
 }

@@ -60,7 +60,7 @@ fn waiting(name: &Name, machine: &str) -> Child {
 }
 
 #[test]
-fn another_version_is_taken_for_one_that_is_removed() {
+fn older_version_is_used_when_the_newest_is_removed() {
     let (name, machine) = (
         versions("going", &["1", "2"]),
         format!("going-{}", std::process::id()),
@@ -81,7 +81,7 @@ fn another_version_is_taken_for_one_that_is_removed() {
 }
 
 #[test]
-fn there_is_none_when_the_last_is_removed() {
+fn prepare_fails_when_the_last_version_is_removed() {
     let (name, machine) = (
         versions("last", &["1"]),
         format!("last-{}", std::process::id()),
@@ -100,7 +100,7 @@ fn there_is_none_when_the_last_is_removed() {
 }
 
 #[test]
-fn a_removal_that_does_not_end_is_not_waited_for_without_end() {
+fn prepare_that_waits_for_a_removal_can_be_interrupted() {
     let name = versions("kept", &["1"]);
     let path = format!("{}/{}_1", name.path(".v"), name.0);
     let (remover, machine) = (Remover::of(&path), format!("kept-{}", std::process::id()));
@@ -114,7 +114,7 @@ fn a_removal_that_does_not_end_is_not_waited_for_without_end() {
 
 /// Nobody can lock it for a removal before the machine's state tells that it is in use.
 #[test]
-fn an_image_is_locked_until_the_machine_is_made_and_no_longer() {
+fn image_is_locked_only_while_its_machine_is_made() {
     let name = versions("locked", &["1"]);
     let path = format!("{}/{}_1", name.path(".v"), name.0);
     let mark = format!("/run/{}", name.0);
@@ -137,7 +137,7 @@ fn an_image_is_locked_until_the_machine_is_made_and_no_longer() {
 }
 
 #[test]
-fn an_image_that_goes_without_a_lock_is_missed() {
+fn image_removed_without_a_lock_is_reported() {
     let name = versions("vanished", &["1"]);
     let path = format!("{}/{}_1", name.path(".v"), name.0);
     let remove = format!("--property=ExecStartPre=/bin/rm -r {path}");

@@ -27,7 +27,7 @@ fn run(job: &Job) -> Report {
 }
 
 #[test]
-fn a_canceled_script_may_tidy_up() {
+fn canceled_script_can_handle_sigterm() {
     // A child of bash that is not yet another program would take the signal as bash does.
     let job = Job::new(&image()).stage_file(
         "build_script",
@@ -55,7 +55,7 @@ fn a_canceled_script_may_tidy_up() {
 }
 
 #[test]
-fn a_canceled_script_ends_at_once_and_its_after_script_runs_in_the_same_machine() {
+fn canceled_script_ends_at_once_and_its_after_script_runs() {
     let job = sleeping()
         .interrupt_at("now", Then::Canceling)
         .after_script(&["echo $CI_JOB_STATUS", UNTIL_GONE]);
@@ -72,7 +72,7 @@ fn a_canceled_script_ends_at_once_and_its_after_script_runs_in_the_same_machine(
 }
 
 #[test]
-fn an_aborted_job_ends_at_once_and_leaves_nothing() {
+fn aborted_job_ends_at_once_and_leaves_nothing() {
     let report = run(&sleeping()
         .interrupt_at("now", Then::Abort)
         .after_script(&["true"]))
@@ -87,7 +87,7 @@ fn an_aborted_job_ends_at_once_and_leaves_nothing() {
 }
 
 #[test]
-fn a_job_out_of_time_ends_at_once() {
+fn job_ends_at_once_at_its_time_limit() {
     let report = run(&sleeping().timeout(Duration::from_secs(10))).expect(&Outcome::TimedOut);
     let script = report.stage("build_script");
     assert_eq!(
@@ -102,7 +102,7 @@ fn a_job_out_of_time_ends_at_once() {
 }
 
 #[test]
-fn a_driver_that_is_killed_takes_its_script_along() {
+fn script_ends_when_its_driver_is_killed() {
     let job = Job::new(&image());
     let stage = format!("step_{}", job.id());
     let driver = format!("^nspawn-run .* {stage}$");
@@ -118,7 +118,7 @@ fn a_driver_that_is_killed_takes_its_script_along() {
 }
 
 #[test]
-fn a_cancel_while_preparing_is_no_build_failure_and_leaves_nothing() {
+fn cancel_during_prepare_is_not_a_build_failure() {
     let job = Job::new(&image()).script(&["echo too far"]);
     let fifo = format!("/run/e2e-{}", job.id());
     sh(&format!("mkfifo {fifo}")).expect(0);
@@ -148,7 +148,7 @@ fn a_cancel_while_preparing_is_no_build_failure_and_leaves_nothing() {
 }
 
 #[test]
-fn cleanup_may_come_while_the_script_runs() {
+fn cleanup_ends_a_running_script() {
     let job = Job::new(&image()).script(&[
         "echo now",
         "while :; do dd if=/dev/zero of=big bs=1M count=50 2>&-; done",
@@ -166,7 +166,7 @@ fn cleanup_may_come_while_the_script_runs() {
 }
 
 #[test]
-fn cleanup_of_a_machine_that_died_is_a_success() {
+fn cleanup_of_a_dead_machine_succeeds() {
     let (runner, job) = (Runner::default(), Job::new(&image()));
     let attempt = Attempt::prepared(&runner, &job);
     sh(&format!(
@@ -180,7 +180,7 @@ fn cleanup_of_a_machine_that_died_is_a_success() {
 }
 
 #[test]
-fn two_cleanups_at_a_time_agree() {
+fn concurrent_cleanups_succeed() {
     let (runner, job) = (Runner::default(), Job::new(&image()));
     let attempt = Attempt::prepared(&runner, &job);
     let line = format!(

@@ -43,7 +43,7 @@ fn every_init_works(layer: &str) {
 }
 
 #[test]
-fn an_etc_that_is_read_only_is_no_hindrance() {
+fn machines_work_with_a_read_only_etc() {
     let _change = Change::make(
         "mount --bind /etc /etc && mount -o remount,bind,ro /etc",
         "umount /etc",
@@ -52,7 +52,7 @@ fn an_etc_that_is_read_only_is_no_hindrance() {
 }
 
 #[test]
-fn a_tmp_that_is_full_is_no_hindrance() {
+fn machines_work_with_a_full_tmp() {
     let full = "mount -t tmpfs -o size=64k,nr_inodes=2 none /tmp && ! head -c 1M /dev/zero 2>/dev/null >/tmp/full";
     let _change = Change::make(full, "umount /tmp");
     every_init_works("--layer=disk");
@@ -60,7 +60,7 @@ fn a_tmp_that_is_full_is_no_hindrance() {
 
 /// As hardening guides have it.
 #[test]
-fn a_var_without_programs_and_devices_is_no_hindrance() {
+fn machines_work_with_a_noexec_nodev_var() {
     let image = image();
     fs::create_dir_all("/var/lib/nspawn-ci").unwrap();
     let harden = format!(
@@ -82,7 +82,7 @@ fn a_var_without_programs_and_devices_is_no_hindrance() {
 }
 
 #[test]
-fn a_run_that_is_full_is_told_before_anything_is_made() {
+fn full_run_is_reported_before_anything_is_made() {
     let machines = ["systemd", "none"].map(|init| Machine::with(&[&format!("--init={init}")]));
     let full = "findmnt --noheadings --output OPTIONS /run | grep -o 'size=[0-9]*k' >/dev/shm/e2e-run-size && \
         mount -o remount,size=$(($(df --output=used -k /run | tail -n 1) + 64))k /run";

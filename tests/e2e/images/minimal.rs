@@ -67,24 +67,24 @@ fn runs_jobs(name: &Name) {
 }
 
 #[test]
-fn busybox_runs_jobs() {
+fn busybox_image_runs_jobs() {
     runs_jobs(&busybox("busybox"));
 }
 
 #[test]
-fn a_shell_is_enough_for_jobs() {
+fn image_with_only_a_shell_runs_jobs() {
     runs_jobs(&bare("bare"));
 }
 
 #[test]
-fn so_it_is_in_a_disk_image() {
+fn disk_image_with_only_a_shell_runs_jobs() {
     let name = disk(bare("bare-disk"));
     runs_jobs(&name);
     assert_eq!(name.loop_devices(), "");
 }
 
 #[test]
-fn a_job_is_not_begun_that_would_lose_its_sources() {
+fn job_that_would_lose_its_sources_is_refused() {
     let name = bare("forgetful");
     let runner = Runner::default().prepare_args(&["--init=none", "--layer=none"]);
     let report = runner.run(&job(&name)).expect_system_failure();
@@ -96,7 +96,7 @@ fn a_job_is_not_begun_that_would_lose_its_sources() {
 }
 
 #[test]
-fn a_script_that_names_bash_is_read_by_sh_and_no_other_script() {
+fn sh_replaces_a_missing_bash_but_no_other_interpreter() {
     let name = busybox("bash");
     let run = |text: &str| {
         let job = Job::new(&name.0).stage_file("build_script", text);
@@ -115,7 +115,7 @@ fn a_script_that_names_bash_is_read_by_sh_and_no_other_script() {
 }
 
 #[test]
-fn it_has_its_users_and_its_commands() {
+fn busybox_image_has_users_and_commands() {
     let name = busybox("users");
     let machine = name.machine(&["--init=stub"]);
     assert_eq!(
@@ -153,7 +153,7 @@ fn it_has_its_users_and_its_commands() {
 }
 
 #[test]
-fn it_is_not_booted() {
+fn image_without_systemd_is_not_booted() {
     for name in [
         busybox("no-systemd"),
         bare("nothing"),

@@ -6,7 +6,7 @@ use nspawn_tests::{image, sh};
 use super::{run, run_all};
 
 #[test]
-fn sources_come_with_their_submodules() {
+fn sources_include_submodules() {
     let gitlab = GitLab::new();
     let inner = gitlab.repository("group/inner", &[("file", "inner\n")]);
     let mut library = gitlab.repository("group/library", &[("file", "older library\n")]);
@@ -36,7 +36,7 @@ fn sources_come_with_their_submodules() {
 }
 
 #[test]
-fn sources_that_can_not_be_had_at_first_are_tried_again() {
+fn failed_fetch_of_sources_is_retried() {
     let gitlab = GitLab::new();
     let project = gitlab.repository("group/project", &[("file", "here at last\n")]);
     let work = || Work::new(&image()).sources(&project).script(&["cat file"]);
@@ -65,7 +65,7 @@ fn sources_that_can_not_be_had_at_first_are_tried_again() {
 }
 
 #[test]
-fn artifacts_go_from_one_job_to_the_next() {
+fn artifacts_are_passed_to_the_next_job() {
     let gitlab = GitLab::new();
     let make = [
         "mkdir -p out/deep",
@@ -109,7 +109,7 @@ fn artifacts_go_from_one_job_to_the_next() {
 }
 
 #[test]
-fn a_failed_job_has_artifacts_too() {
+fn failed_job_uploads_artifacts() {
     let work = Work::new(&image()).script(&["echo why > why", "exit 3"]);
     let job = run(work.artifacts(&["why"], "on_failure"));
     assert_eq!(
@@ -122,7 +122,7 @@ fn a_failed_job_has_artifacts_too() {
 }
 
 #[test]
-fn caches_go_from_machine_to_machine_and_to_no_other_project() {
+fn caches_are_shared_within_one_project() {
     let number = u64::from(std::process::id()) * 100;
     let work = |project: u64, policy: &str| {
         let work = Work::new(&image()).project_number(number + project).cache(
@@ -160,7 +160,7 @@ fn caches_go_from_machine_to_machine_and_to_no_other_project() {
 }
 
 #[test]
-fn variables_are_files_or_large() {
+fn file_variables_and_large_variables_arrive() {
     // The host passes it in the driver's environment, where no string is longer than 128 KiB.
     let large = "0123456789abcdef".repeat(6400);
     let work = Work::new(&image())

@@ -40,7 +40,7 @@ const FAT: &str = "{ printf '\\353\\074\\220mkfs.fat\\0\\002\\004\\001\\0\\002\\
     truncate --size=8M $name.raw; test \"$(blkid -p -o value -s TYPE $name.raw)\" = vfat";
 
 #[test]
-fn disk_images_without_a_file_system() {
+fn disk_images_without_a_file_system_are_refused() {
     let name = Name::new("corrupt");
     for lines in [
         "head -c 2M /dev/urandom >$name.raw",
@@ -61,14 +61,14 @@ fn disk_images_without_a_file_system() {
 }
 
 #[test]
-fn disk_images_without_a_system() {
+fn disk_images_without_an_os_tree_are_refused() {
     let name = Name::new("hollow");
     name.sh("mkdir -p $name/etc; mksquashfs $name $name.raw -quiet -no-progress; rm -r $name");
     is_not_chosen(&name, &format!("({}) is not an OS tree", name.path(".raw")));
 }
 
 #[test]
-fn what_is_no_image() {
+fn paths_that_are_not_images_are_refused() {
     let name = Name::new("odd");
     for (lines, words) in [
         ("mkdir $name.raw", "is no image"),
@@ -97,7 +97,7 @@ fn what_is_no_image() {
 }
 
 #[test]
-fn a_host_without_systemd_dissect() {
+fn missing_systemd_dissect_names_its_package() {
     let name = Name::new("undissected");
     name.sh("mkdir -p $name/usr; mksquashfs $name $name.raw -quiet -no-progress; rm -r $name");
     let (programs, machine) = (
@@ -124,7 +124,7 @@ fn a_host_without_systemd_dissect() {
 }
 
 #[test]
-fn a_disk_image_has_no_snapshot() {
+fn snapshot_of_a_disk_image_is_refused() {
     let name = Name::new("snapshot");
     name.sh("mkdir -p $name/usr; mksquashfs $name $name.raw -quiet -no-progress; rm -r $name");
     name.is_refused(&["--init=stub", "--layer=snapshot"], "choose --layer=disk");

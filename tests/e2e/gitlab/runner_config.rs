@@ -84,7 +84,7 @@ fn output_matches_the_gitlab_page() {
 }
 
 #[test]
-fn it_says_what_gitlab_runner_understands() {
+fn output_has_only_keys_that_gitlab_runner_knows() {
     let options = [
         "--name=a \"b\"",
         "--default-image=bookworm",
@@ -138,7 +138,7 @@ fn it_says_what_gitlab_runner_understands() {
 }
 
 #[test]
-fn it_is_added_beside_what_is_there() {
+fn runner_is_added_to_an_existing_file() {
     let file = scratch("add").join("config.toml");
     let path = file.to_str().unwrap();
     let before =
@@ -189,7 +189,7 @@ fn it_is_added_beside_what_is_there() {
 }
 
 #[test]
-fn bad_input_adds_nothing() {
+fn invalid_input_adds_nothing() {
     let directory = scratch("bad");
     let file = directory.join("config.toml");
     let path = file.to_str().unwrap();

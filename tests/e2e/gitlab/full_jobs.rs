@@ -5,12 +5,12 @@
 //! | --- | --- |
 //! | [`runner`] | the program |
 //! | [`files`] | what comes into a job and out of it: sources, artifacts, variables |
-//! | [`ends`] | how jobs end, and what GitLab is told of it |
-//! | [`crowd`] | many at a time |
+//! | [`outcomes`] | how jobs end, and what GitLab is told of it |
+//! | [`concurrency`] | many at a time |
 
-mod crowd;
-mod ends;
+mod concurrency;
 mod files;
+mod outcomes;
 mod runner;
 
 use nspawn_tests::api::{GitLab, Known, Work};

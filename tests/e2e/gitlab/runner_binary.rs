@@ -22,7 +22,7 @@ fn remove(path: &std::path::Path) {
 }
 
 #[test]
-fn scripts_call_the_hosts_and_can_not_change_it() {
+fn scripts_can_call_but_not_change_the_runner_of_the_host() {
     let text = "#!/bin/sh\necho \"the host's: $*\"\n";
     let path = program("shown", text);
     let option = format!("--gitlab-runner={}", path.display());
@@ -51,7 +51,7 @@ fn scripts_call_the_hosts_and_can_not_change_it() {
 }
 
 #[test]
-fn a_job_is_told_where_there_is_none() {
+fn missing_runner_is_reported_to_the_job() {
     let said = "no gitlab-runner is shown";
     let job = || Job::new(&image()).script(&["! command -v gitlab-runner"]);
     let report = Runner::default().run(&job()).expect(&Outcome::Success);
@@ -75,7 +75,7 @@ fn a_job_is_told_where_there_is_none() {
 
 // A shell that is called gitlab-runner, and calls the driver.
 #[test]
-fn the_one_that_calls_is_found() {
+fn runner_that_calls_the_driver_is_found() {
     let path = program("calling", "");
     sh(&format!("cp /bin/sh {}", path.display())).expect(0);
     let id = 3_000_000_000 + u64::from(std::process::id());

@@ -28,7 +28,7 @@ fn expect_after_script(job: &Known, status: &str) {
 }
 
 #[test]
-fn an_after_script_runs_after_success_and_failure() {
+fn after_script_runs_after_success_and_failure() {
     let work = |line: &str| {
         Work::new(&image())
             .script(&[MARK, line])
@@ -43,7 +43,7 @@ fn an_after_script_runs_after_success_and_failure() {
 }
 
 #[test]
-fn an_after_script_runs_after_a_cancel() {
+fn after_script_runs_after_a_cancel() {
     let gitlab = GitLab::new();
     let job = gitlab.add(
         Work::new(&image())
@@ -61,7 +61,7 @@ fn an_after_script_runs_after_a_cancel() {
 }
 
 #[test]
-fn nothing_more_runs_of_a_job_that_is_dropped() {
+fn no_stage_runs_after_the_job_is_dropped() {
     let gitlab = GitLab::new();
     let job = gitlab.add(Work::new(&image()).script(&[WAIT]).after_script(&AFTER));
     let runner = Runner::start(&gitlab, &["--max-builds=1"]);
@@ -73,7 +73,7 @@ fn nothing_more_runs_of_a_job_that_is_dropped() {
 }
 
 #[test]
-fn nothing_more_runs_of_a_job_out_of_time() {
+fn no_stage_runs_after_the_time_limit() {
     let job = run(Work::new(&image())
         .script(&[WAIT])
         .after_script(&AFTER)
@@ -87,7 +87,7 @@ fn nothing_more_runs_of_a_job_out_of_time() {
 }
 
 #[test]
-fn a_runner_that_is_stopped_leaves_nothing() {
+fn stopped_runner_leaves_nothing() {
     let gitlab = GitLab::new();
     let job = gitlab.add(Work::new(&image()).script(&[WAIT]).after_script(&AFTER));
     let runner = Runner::start(&gitlab, &[]);
@@ -100,7 +100,7 @@ fn a_runner_that_is_stopped_leaves_nothing() {
 }
 
 #[test]
-fn a_runner_that_is_told_to_quit_ends_its_job_first() {
+fn quitting_runner_finishes_its_job() {
     let gitlab = GitLab::new();
     let job = gitlab.add(Work::new(&image()).script(&["echo n''ow; sleep 1; echo at the e''nd"]));
     let next = gitlab.add(Work::new(&image()).script(&["true"]));
@@ -115,14 +115,14 @@ fn a_runner_that_is_told_to_quit_ends_its_job_first() {
 }
 
 #[test]
-fn a_machine_that_is_rebooted_is_a_system_failure() {
+fn reboot_of_the_machine_is_a_system_failure() {
     let job = run(Work::new(&image()).script(&["systemctl reboot", "sleep 60"]));
     expect(&job, Status::Failed, "runner_system_failure", 0);
     assert!(job.log().contains("it was rebooted"), "{}", job.describe());
 }
 
 #[test]
-fn a_job_that_reads_gets_nothing_and_what_it_leaves_running_holds_nothing_up() {
+fn stdin_is_empty_and_background_processes_do_not_delay_the_end() {
     let job = run(Work::new(&image()).script(&[
         "cat; read -r line || echo nothing to re''ad",
         "sleep 600 & setsid sleep 600 & (trap '' HUP TERM; exec sleep 600) & echo st''arted",
@@ -139,7 +139,7 @@ fn a_job_that_reads_gets_nothing_and_what_it_leaves_running_holds_nothing_up() {
 const LONG: &str = "seq -w 1 2621440; echo that is a''ll";
 
 #[test]
-fn a_long_log_is_whole() {
+fn long_log_is_complete() {
     let work = Work::new(&image()).script(&[LONG]);
     let job = run_all(&GitLab::new(), vec![work], &["--output-limit=32768"]).remove(0);
     expect(&job, Status::Success, "", 0);
@@ -165,7 +165,7 @@ fn a_long_log_is_whole() {
 }
 
 #[test]
-fn a_log_beyond_the_runners_limit_holds_nothing_up() {
+fn log_beyond_the_limit_does_not_block_the_job() {
     let job = run(Work::new(&image()).script(&[LONG]));
     expect(&job, Status::Success, "", 0);
     assert!(

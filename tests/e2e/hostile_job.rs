@@ -7,7 +7,7 @@ use nspawn_tests::{FLAGS, Machine, call, left_of, sh};
 
 /// Out of the agent's own cgroup, since stopping the agent ends what it has started.
 #[test]
-fn what_the_machine_is_shown_of_these_programs_is_its_own() {
+fn programs_of_the_host_stay_intact_when_the_machine_overwrites_its_copy() {
     let machine = Machine::new();
     let program = sh("command -v nspawn-run").expect(0).out();
     let before = fs::read(program.trim()).unwrap();
@@ -47,7 +47,7 @@ fn what_the_machine_is_shown_of_these_programs_is_its_own() {
 }
 
 #[test]
-fn a_layer_of_an_enemy_is_deleted_and_nothing_else() {
+fn cleanup_of_a_hostile_layer_deletes_nothing_outside() {
     let machine = Machine::with(&["--layer-size=infinity", "--private-users=no"]);
     let outside = Path::new("/var/tmp").join(format!("e2e-outside-{}", machine.name));
     fs::create_dir(&outside).unwrap();

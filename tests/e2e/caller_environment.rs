@@ -92,7 +92,7 @@ impl Caller {
 }
 
 #[test]
-fn environments_without_the_usual_variables_change_nothing() {
+fn unusual_environment_of_the_caller_does_not_reach_the_machine() {
     let path = format!("PATH={}:/usr/bin:/bin", programs());
     let usual = Caller::of(&["env"]).sees(&["--init=stub"], LOOK);
     let gone = "cd \"$(mktemp -d)\"; rmdir \"$PWD\"; exec \"$@\"";
@@ -114,7 +114,7 @@ fn environments_without_the_usual_variables_change_nothing() {
 }
 
 #[test]
-fn scripts_find_what_cron_has_not_on_its_path() {
+fn scripts_find_programs_outside_the_path_of_cron() {
     let exec = sh("command -v nspawn-exec").expect(0).out();
     let checker = sh("command -v check-host").expect(0).out();
     let image_script = sh("command -v nspawn-image").expect(0).out();
@@ -149,7 +149,7 @@ fn scripts_find_what_cron_has_not_on_its_path() {
 
 /// `systemd.exec(5)`
 #[test]
-fn units_with_mounts_of_their_own_hold_limits() {
+fn layer_size_holds_for_callers_in_private_mount_namespaces() {
     let size = "df --output=size -k / | tail -n 1; exit 3";
     for properties in ["PrivateTmp=yes", "ProtectHome=yes ProtectSystem=full"] {
         for init in ["systemd", "stub", "none"] {
@@ -176,7 +176,7 @@ fn units_with_mounts_of_their_own_hold_limits() {
 }
 
 #[test]
-fn a_layer_that_was_unmounted_is_not_taken_for_a_bounded_one() {
+fn run_refuses_a_machine_whose_layer_was_unmounted() {
     let machine = Machine::with(&["--init=none", "--layer=tmpfs:64M"]);
     machine.run(["touch", "/root/file"]).expect(0);
     sh(&format!("umount /run/nspawn-ci/{}/disk", machine.name)).expect(0);
@@ -185,7 +185,7 @@ fn a_layer_that_was_unmounted_is_not_taken_for_a_bounded_one() {
 }
 
 #[test]
-fn units_that_take_nothing_that_is_needed_work() {
+fn hardened_callers_work_without_unneeded_privileges() {
     for properties in [
         "PrivateDevices=yes",
         "PrivateNetwork=yes RestrictAddressFamilies=AF_UNIX",
@@ -208,7 +208,7 @@ fn units_that_take_nothing_that_is_needed_work() {
 }
 
 #[test]
-fn units_that_take_what_is_needed_are_told_the_setting() {
+fn refusal_names_the_setting_that_restricts_the_caller() {
     for (properties, words) in [
         (
             "ProtectSystem=strict",

@@ -4,7 +4,7 @@ use nspawn_tests::sequencer::{Attempt, Job, Outcome, Runner};
 use nspawn_tests::{image, left_of, sh};
 
 #[test]
-fn an_unknown_image_is_the_jobs_fault_and_the_log_lists_those_there_are() {
+fn unknown_image_is_a_script_failure_and_the_log_lists_images() {
     for unknown in [
         "no-such-image",
         "registry.example:5000/group/tool:1.2",
@@ -33,7 +33,7 @@ fn an_unknown_image_is_the_jobs_fault_and_the_log_lists_those_there_are() {
 }
 
 #[test]
-fn no_image_is_the_jobs_fault_unless_there_is_a_default() {
+fn missing_image_is_a_script_failure_without_a_default() {
     let job = || Job::without_image().script(&["echo here"]);
     let report = job().run().expect(&Outcome::ScriptFailure(1));
     assert_eq!(
@@ -56,7 +56,7 @@ fn no_image_is_the_jobs_fault_unless_there_is_a_default() {
 }
 
 #[test]
-fn images_may_have_dockers_names() {
+fn docker_names_of_images_are_understood() {
     let image = image();
     for name in [
         format!("debian:{image}"),
@@ -79,7 +79,7 @@ fn images_may_have_dockers_names() {
 }
 
 #[test]
-fn the_administrators_image_wins_over_the_jobs() {
+fn image_option_overrides_the_image_of_the_job() {
     let fixed = Runner::default().prepare_args(&["--image", &image()]);
     let _ = fixed
         .run(&Job::new("no-such-image").script(&["true"]))
@@ -87,7 +87,7 @@ fn the_administrators_image_wins_over_the_jobs() {
 }
 
 #[test]
-fn a_boot_that_can_not_succeed_is_the_hosts_fault_and_retried() {
+fn failing_boot_is_a_system_failure_and_retried() {
     let thrice = [["config", "prepare", "cleanup"]; 3].concat();
     for runner in [
         Runner::default().variable("NSPAWN_PROPERTY", "ExecStartPre=/bin/false"),
@@ -106,7 +106,7 @@ fn a_boot_that_can_not_succeed_is_the_hosts_fault_and_retried() {
 }
 
 #[test]
-fn options_that_can_not_be_are_the_hosts_fault() {
+fn invalid_options_are_a_system_failure() {
     for runner in [
         Runner::default().prepare_args(&["--property=NoSuchProperty=1"]),
         Runner::default().prepare_args(&["--no-such-option"]),
@@ -124,7 +124,7 @@ fn options_that_can_not_be_are_the_hosts_fault() {
 }
 
 #[test]
-fn the_second_try_may_succeed() {
+fn second_attempt_can_succeed() {
     let job = Job::new(&image()).script(&["true"]);
     let mark = format!("/run/e2e-{}", job.id());
     let once = format!(
@@ -145,7 +145,7 @@ fn the_second_try_may_succeed() {
 }
 
 #[test]
-fn a_machine_that_a_killed_runner_left_is_replaced() {
+fn machine_left_by_a_killed_runner_is_replaced() {
     let (runner, job) = (
         Runner::default(),
         Job::new(&image()).script(&["test ! -e /root/old", "touch /root/old"]),
@@ -163,7 +163,7 @@ fn a_machine_that_a_killed_runner_left_is_replaced() {
 }
 
 #[test]
-fn prepare_and_cleanup_may_come_in_any_order_and_number() {
+fn prepare_and_cleanup_work_in_any_order_and_number() {
     let (runner, job) = (Runner::default(), Job::new(&image()).script(&["true"]));
     let mut attempt = Attempt::new(&runner, &job);
     attempt.cleanup().expect();

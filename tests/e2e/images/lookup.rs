@@ -193,7 +193,7 @@ fn difference(name: &Name, lines: &str, expected: &str, since: u32) -> Option<St
 }
 
 #[test]
-fn machinectl_agrees() {
+fn names_resolve_as_in_machinectl() {
     let name = Name::new("layout");
     let layouts = LAYOUTS
         .iter()
@@ -210,7 +210,7 @@ fn machinectl_agrees() {
 }
 
 #[test]
-fn two_of_one_version_are_none() {
+fn equal_versions_are_refused() {
     let name = Name::new("twice");
     name.sh(&format!(
         "{MAKERS} tree $name.v/${{name}}_1 $name.v/${{name}}_01"
@@ -239,7 +239,7 @@ fn add(name: &Name, version: &str) {
 }
 
 #[test]
-fn the_newest_version_is_taken_and_kept() {
+fn newest_version_is_used_and_kept_by_its_machine() {
     let name = versions("versions");
     let (stub, none) = (
         name.machine(&["--init=stub"]),
@@ -281,7 +281,7 @@ fn the_newest_version_is_taken_and_kept() {
 }
 
 #[test]
-fn a_version_that_is_gone_is_missed_by_a_machine_between_runs() {
+fn removed_version_fails_the_next_run() {
     let name = versions("gone");
     let machine = name.machine(&["--init=none"]);
     name.sh("rm -r $name.v/${name}_10");

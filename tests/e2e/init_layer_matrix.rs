@@ -108,22 +108,22 @@ fn whole_job(init: &'static str, layer: &'static str) {
 }
 
 #[test]
-fn a_whole_job_with_a_stub_on_disk() {
+fn gitlab_job_runs_with_stub_on_disk() {
     whole_job("stub", "disk");
 }
 
 #[test]
-fn a_whole_job_without_an_init_on_disk() {
+fn gitlab_job_runs_with_none_on_disk() {
     whole_job("none", "disk");
 }
 
 #[test]
-fn a_whole_job_with_systemd_in_memory() {
+fn gitlab_job_runs_with_systemd_on_tmpfs() {
     whole_job("systemd", "tmpfs");
 }
 
 #[test]
-fn a_command_has_a_machine_of_its_own() {
+fn command_runs_in_a_machine_of_the_image() {
     let image = image();
     let run = |words: &[&str]| call("nspawn-run", ["--image", &image].iter().chain(words));
     assert_eq!(
@@ -162,7 +162,7 @@ fn a_command_has_a_machine_of_its_own() {
 }
 
 #[test]
-fn a_machine_of_a_commands_own_ends_with_it() {
+fn machine_ends_with_its_command() {
     let image = image();
     for signal in ["", "TERM", "INT"] {
         let sleep = Sleep::new();
@@ -193,7 +193,7 @@ fn a_machine_of_a_commands_own_ends_with_it() {
 
 /// The rest of what its death leaves is stale: see `filesystems`, since that takes others' as well.
 #[test]
-fn a_machine_whose_command_was_killed_ends_by_itself() {
+fn machine_of_a_killed_run_ends_and_is_stale() {
     let (image, sleep) = (image(), Sleep::new());
     let script = format!("echo on; {}", sleep.command());
     let running =
@@ -223,7 +223,7 @@ fn a_machine_whose_command_was_killed_ends_by_itself() {
 }
 
 #[test]
-fn a_command_needs_an_image_that_there_is() {
+fn unknown_images_and_gitlab_jobs_are_refused() {
     call("nspawn-run", ["--image=no-such-image", "true"])
         .expect_error(125, "no image \"no-such-image\"");
     call("nspawn-run", ["--image=../x", "true"]).expect_error(125, "no image");
@@ -237,7 +237,7 @@ fn a_command_needs_an_image_that_there_is() {
 }
 
 #[test]
-fn many_commands_come_and_go_in_a_machine_without_an_init() {
+fn concurrent_commands_share_a_machine_without_init() {
     let image = image();
     for layer in ["disk", "none"] {
         let machine = Cell {
@@ -265,7 +265,7 @@ fn many_commands_come_and_go_in_a_machine_without_an_init() {
 
 /// Whichever comes first, no run makes anything of a machine that is removed.
 #[test]
-fn a_cleanup_at_any_moment_of_a_run_leaves_nothing() {
+fn cleanup_at_any_moment_of_a_run_leaves_nothing() {
     let image = image();
     for moment in 0..8 {
         let machine = Cell {
@@ -285,7 +285,7 @@ fn a_cleanup_at_any_moment_of_a_run_leaves_nothing() {
 
 /// Also while that is made.
 #[test]
-fn a_signal_at_any_moment_ends_a_command_and_its_machine() {
+fn signal_at_any_moment_ends_command_and_machine() {
     // Its machines' names begin with the image's.
     let (name, sleep) = (format!("signals-{}", std::process::id()), Sleep::new());
     let link = format!("/var/lib/machines/{name}");

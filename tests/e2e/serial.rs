@@ -5,17 +5,17 @@
 mod bench;
 mod cell;
 mod filesystems;
-mod odd_hosts;
-mod owners;
 mod package;
-mod upgrades;
+mod stale_and_kept;
+mod systemd_upgrade;
+mod unusual_mounts;
 
 use std::fs;
 
 use nspawn_tests::{Machine, call, image, left_of, sh};
 
 #[test]
-fn all_machines_go_at_once() {
+fn cleanup_all_removes_every_machine() {
     let machines = [Machine::new(), Machine::new()];
     call("nspawn-cleanup", ["--all"]).expect(0);
     for machine in &machines {
@@ -31,7 +31,7 @@ fn all_machines_go_at_once() {
 }
 
 #[test]
-fn nothing_is_left_in_tmp() {
+fn machines_leave_no_files_in_tmp() {
     let list = || sh("ls -d /tmp/nspawn* 2>/dev/null; ls /tmp | wc -l").out();
     let before = list();
     drop([Machine::new(), Machine::new()]);
@@ -39,7 +39,7 @@ fn nothing_is_left_in_tmp() {
 }
 
 #[test]
-fn machined_is_not_to_be_had() {
+fn prepare_fails_clearly_without_machined() {
     let name = "no-machined";
     let _ = sh("systemctl mask --runtime --now systemd-machined.service systemd-machined.socket");
     let done = call("nspawn-prepare", ["--name", name, &image()]);
@@ -55,7 +55,7 @@ fn machined_is_not_to_be_had() {
 }
 
 #[test]
-fn machined_and_the_bus_may_be_started_anew() {
+fn cleanup_works_after_restart_of_dbus_or_machined() {
     for restart in [
         "systemctl restart dbus",
         "systemctl kill --signal=KILL systemd-machined",
@@ -69,7 +69,7 @@ fn machined_and_the_bus_may_be_started_anew() {
 
 // It forgets a name when it has nothing else to do.
 #[test]
-fn a_busy_machined_loses_no_machine_that_stood_by() {
+fn busy_machined_keeps_machines_from_standby_registered() {
     let options = ["--init=stub", "--network=none", &image()];
     let pool =
         |count: &'static str| call("nspawn-prepare", [count].iter().chain(&options)).expect(0);
@@ -90,7 +90,7 @@ fn a_busy_machined_loses_no_machine_that_stood_by() {
 }
 
 #[test]
-fn argument_files_come_before_the_rest() {
+fn options_override_argument_files() {
     let own = format!("/etc/nspawn-ci/images/{}.args", image());
     fs::create_dir_all("/etc/nspawn-ci/images").unwrap();
     fs::write(

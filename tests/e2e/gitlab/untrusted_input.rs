@@ -21,7 +21,7 @@ fn forged(job: Job) -> Job {
 }
 
 #[test]
-fn forged_variables_change_nothing() {
+fn forged_variables_are_ignored() {
     let honest = Job::new(&image());
     let lies = forged(Job::new(&image()).with_id(honest.id()));
     let runner = Runner::default();
@@ -35,7 +35,7 @@ fn forged_variables_change_nothing() {
 }
 
 #[test]
-fn a_job_number_that_is_forged_to_nothing_changes_nothing() {
+fn forged_empty_job_number_is_ignored() {
     let job = Job::new(&image())
         .variable("CI_JOB_ID", "")
         .script(&["exit 3"]);
@@ -43,7 +43,7 @@ fn a_job_number_that_is_forged_to_nothing_changes_nothing() {
 }
 
 #[test]
-fn the_same_number_on_two_servers_makes_two_machines() {
+fn equal_job_numbers_of_two_servers_make_two_machines() {
     let runner = Runner::default();
     let here = Job::new(&image()).script(&["echo here > /root/file"]);
     let there = Job::new(&image())
@@ -64,7 +64,7 @@ fn the_same_number_on_two_servers_makes_two_machines() {
 }
 
 #[test]
-fn a_job_response_that_is_none_is_one_clear_line() {
+fn invalid_job_response_is_one_line_without_its_token() {
     const TOKEN: &str = "glcbt-64_never-log-this";
     let huge = format!(
         r#"{{"id": 7, "token": "{TOKEN}", "x": "{}"}}"#,
@@ -104,7 +104,7 @@ fn a_job_response_that_is_none_is_one_clear_line() {
 }
 
 #[test]
-fn old_runners_numbers_can_not_escape() {
+fn forged_job_numbers_of_old_runners_are_refused() {
     let before = sh("ls -A /run /var/lib /var/lib/nspawn-ci").out();
     for id in [
         "../x",
@@ -131,7 +131,7 @@ fn old_runners_numbers_can_not_escape() {
 }
 
 #[test]
-fn names_can_not_escape_without_gitlab() {
+fn machine_names_with_paths_are_refused() {
     for name in ["../x", "a/b", "..", "/etc"] {
         call("nspawn-prepare", ["--name", name, &image()])
             .expect_error(1, "can't be a machine's name");

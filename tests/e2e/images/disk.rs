@@ -154,7 +154,7 @@ fn is_read_only_where_asked_for(name: &Name) {
 }
 
 #[test]
-fn squashfs() {
+fn squashfs_image_works() {
     keeps_its_promises(&made(
         "squashfs",
         "mksquashfs . $raw -comp lz4 -quiet -no-progress",
@@ -162,12 +162,12 @@ fn squashfs() {
 }
 
 #[test]
-fn erofs() {
+fn erofs_image_works() {
     keeps_its_promises(&made("erofs", "mkfs.erofs -zlz4 $raw . >/dev/null"));
 }
 
 #[test]
-fn ext4() {
+fn ext4_image_works() {
     keeps_its_promises(&made(
         "ext4",
         "truncate --size=500M $raw; mkfs.ext4 -q -d . $raw",
@@ -175,7 +175,7 @@ fn ext4() {
 }
 
 #[test]
-fn a_root_in_a_partition() {
+fn gpt_image_with_a_root_partition_works() {
     let root = "truncate --size=500M $raw.root; mkfs.ext4 -q -d . $raw.root;";
     keeps_its_promises(&made(
         "gpt",
@@ -184,7 +184,7 @@ fn a_root_in_a_partition() {
 }
 
 #[test]
-fn partitions_of_a_root_and_of_its_usr_and_its_home() {
+fn gpt_image_with_root_usr_and_home_partitions_works() {
     let usr = "truncate --size=400M $raw.usr; mkfs.ext4 -q -d usr $raw.usr;";
     let home = "truncate --size=16M $raw.home; mkfs.ext4 -q $raw.home;";
     let root = "hide usr; truncate --size=100M $raw.root; mkfs.ext4 -q -d . $raw.root;";

@@ -12,7 +12,7 @@ use super::runner::Runner;
 const COUNT: usize = 20;
 
 #[test]
-fn twenty_jobs_at_once_have_each_their_own_result() {
+fn concurrent_jobs_have_separate_results() {
     let gitlab = GitLab::new();
     let project = gitlab.repository("group/project", &[("file", "source\n")]);
     let work = |number: usize| {
@@ -61,7 +61,7 @@ fn twenty_jobs_at_once_have_each_their_own_result() {
 }
 
 #[test]
-fn of_runners_that_are_killed_nothing_is_left() {
+fn machines_of_killed_runners_are_stale() {
     let gitlab = GitLab::new();
     let work = || {
         Work::new(&image())

@@ -4,11 +4,11 @@
 //! | --- | --- |
 //! | [`commands`] | what `nspawn-run` promises of a command |
 //! | [`machine`] | what the machine is: users, devices, network, limits, size |
-//! | [`lasting`] | what lasts from run to run, what ends, and that nothing is left |
+//! | [`persistence`] | what lasts from run to run, what ends, and that nothing is left |
 
 mod commands;
-mod lasting;
 mod machine;
+mod persistence;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -78,13 +78,13 @@ impl Cell<'_> {
             "Nice=3",
         ]);
         let other = self.machine(&[]);
-        let abandoned = lasting::abandon(self, &other);
+        let abandoned = persistence::abandon(self, &other);
         commands::check(&machine);
         machine::check(self, &machine, &other);
-        lasting::check(self, &machine, &other);
+        persistence::check(self, &machine, &other);
         machine::check_size(self);
-        lasting::check_ends(self, &machine);
-        lasting::check_abandoned(self, other, abandoned);
+        persistence::check_ends(self, &machine);
+        persistence::check_abandoned(self, other, abandoned);
     }
 }
 

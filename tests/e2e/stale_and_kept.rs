@@ -17,7 +17,7 @@ fn dry_run() -> Vec<String> {
 }
 
 #[test]
-fn what_nobody_owns_is_stale_and_nothing_else() {
+fn only_dead_and_half_made_machines_are_stale() {
     let machine = Machine::new();
     let (half, dead, layer) = (
         Machine::new(),
@@ -50,7 +50,7 @@ fn what_nobody_owns_is_stale_and_nothing_else() {
 }
 
 #[test]
-fn what_another_version_made_is_left_to_it() {
+fn machine_of_another_version_is_not_stale() {
     let machine = Machine::with(&["--init=none"]);
     let state = format!("/run/nspawn-ci/{}/state.json", machine.name);
     let text = fs::read_to_string(&state).unwrap();
@@ -64,7 +64,7 @@ fn what_another_version_made_is_left_to_it() {
 }
 
 #[test]
-fn what_stands_by_takes_no_slot() {
+fn standby_machines_do_not_count_as_machines() {
     let standby = |count: &str| {
         call(
             "nspawn-prepare",
@@ -81,7 +81,7 @@ fn what_stands_by_takes_no_slot() {
 }
 
 #[test]
-fn a_machine_that_is_being_made_is_not_stale() {
+fn machine_being_made_is_not_stale() {
     let name = format!("making-{}", std::process::id());
     let mut prepare = Command::new("nspawn-prepare");
     let mut child = prepare
@@ -104,7 +104,7 @@ fn a_machine_that_is_being_made_is_not_stale() {
 }
 
 #[test]
-fn a_boot_that_hangs_tells_what_it_waits_for_and_may_be_kept() {
+fn hanging_boot_reports_pending_jobs() {
     let name = format!("hanging-{}", std::process::id());
     let unit = format!("/run/e2e-{name}.service");
     fs::write(&unit, HANGING).unwrap();
@@ -173,7 +173,7 @@ fn a_boot_that_hangs_tells_what_it_waits_for_and_may_be_kept() {
 }
 
 #[test]
-fn a_jobs_boot_that_hangs_tells_what_it_waits_for_too() {
+fn hanging_boot_of_a_job_reports_pending_jobs() {
     let unit = format!("/run/e2e-hanging-{}.service", std::process::id());
     fs::write(&unit, HANGING).unwrap();
     let bind = format!("--bind-ro={unit}:/etc/systemd/system/systemd-sysctl.service");
@@ -208,7 +208,7 @@ fn a_jobs_boot_that_hangs_tells_what_it_waits_for_too() {
 }
 
 #[test]
-fn what_was_never_there_is_not_kept() {
+fn machine_that_was_never_made_is_not_kept() {
     let machine = Machine::new();
     let name = format!("no-slot-{}", std::process::id());
     let options = [
@@ -230,7 +230,7 @@ fn what_was_never_there_is_not_kept() {
 }
 
 #[test]
-fn a_failed_jobs_machine_may_be_kept() {
+fn machine_of_a_failed_job_can_be_kept() {
     let keeping = Runner::default().prepare_args(&["--keep=failure"]);
     let _ = keeping
         .run(&Job::new(&image()).script(&["true"]))
@@ -265,7 +265,7 @@ fn a_failed_jobs_machine_may_be_kept() {
 }
 
 #[test]
-fn a_dry_run_of_cleanup_removes_nothing() {
+fn dry_run_of_cleanup_removes_nothing() {
     let machine = Machine::new();
     let mut command = Command::new("nspawn-cleanup");
     let done = finish(command.args(["--dry-run", &machine.name]), b"").expect(0);

@@ -20,7 +20,7 @@ fn signal(child: &Child, name: &str) {
 }
 
 #[test]
-fn a_job_has_a_machine() {
+fn job_runs_in_a_machine_until_its_cleanup() {
     let mut runner = Runner::new();
     runner.obey("prepare_job", &runner.job()).expect(0);
     let machine = runner.machine();
@@ -58,7 +58,7 @@ fn a_job_has_a_machine() {
 }
 
 #[test]
-fn variables_and_arguments_come_as_they_are() {
+fn variables_and_arguments_arrive_unchanged() {
     let mut runner = Runner::with_job();
     let odd = "it's \"$(id)\" `id`\n\\ # %s ä";
     runner.program("_work/_tool/a b/tool", "#!/bin/sh\necho tool $PATH\n");
@@ -88,7 +88,7 @@ fn variables_and_arguments_come_as_they_are() {
 }
 
 #[test]
-fn an_action_has_a_machine_of_its_own() {
+fn container_action_runs_in_a_machine_of_its_own() {
     let mut runner = Runner::with_job();
     let mut action = runner.action();
     action["entryPoint"] = json!("sh");
@@ -121,7 +121,7 @@ fn an_action_has_a_machine_of_its_own() {
 }
 
 #[test]
-fn what_the_runner_asks_about_the_image_is_told() {
+fn alpine_image_is_reported_to_the_runner() {
     let mut runner = Runner::new();
     runner.binds = "/etc/passwd:/etc/alpine-release";
     runner.obey("prepare_job", &runner.job()).expect(0);
@@ -140,7 +140,7 @@ fn what_the_runner_asks_about_the_image_is_told() {
 }
 
 #[test]
-fn a_cancelled_step_ends_and_the_machine_stays() {
+fn cancelled_step_ends_and_its_machine_goes_on() {
     let mut runner = Runner::with_job();
     let up = runner.path("_work/_temp/up");
     // As the runner does: it waits between them, and with SIGKILL as the last resort.
@@ -181,7 +181,7 @@ fn a_cancelled_step_ends_and_the_machine_stays() {
 }
 
 #[test]
-fn a_cancelled_prepare_leaves_nothing() {
+fn cancelled_prepare_leaves_nothing() {
     let runner = Runner::new();
     let child = runner.start(runner.request("prepare_job", &runner.job()));
     let words = format!(
@@ -205,7 +205,7 @@ fn a_cancelled_prepare_leaves_nothing() {
 }
 
 #[test]
-fn a_killed_worker_leaves_what_is_nobodys() {
+fn machine_of_a_killed_worker_is_stale() {
     let mut runner = Runner::new();
     let request = runner.request("prepare_job", &runner.job());
     let mut worker = Command::new("bash")
@@ -227,7 +227,7 @@ fn a_killed_worker_leaves_what_is_nobodys() {
 }
 
 #[test]
-fn what_can_not_be_had_is_told() {
+fn unsupported_requests_are_refused() {
     let mut runner = Runner::new();
     runner.state = json!({ "machine": "no-such-machine" });
     let with = |mut args: Value, path: &str, value: Value| {

@@ -40,7 +40,7 @@ fn pool(count: &str) {
 }
 
 #[test]
-fn systemd_may_be_upgraded_at_any_time() {
+fn machines_survive_upgrades_of_systemd() {
     let before = Machine::new();
     let upgrades = Upgrades::begin();
     thread::scope(|scope| {

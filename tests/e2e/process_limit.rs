@@ -22,7 +22,7 @@ fn exhaust(machine: &Machine, most: &str) {
 }
 
 #[test]
-fn a_command_without_a_process_is_told_so() {
+fn command_without_a_free_process_fails_clearly() {
     for init in ["systemd", "stub", "none"] {
         let machine = Machine::with(&[&format!("--init={init}"), "--network=none"]);
         let mut running = machine
@@ -56,7 +56,7 @@ fn a_command_without_a_process_is_told_so() {
 }
 
 #[test]
-fn a_job_that_uses_up_its_processes_fails_by_its_own_fault() {
+fn job_that_exhausts_its_processes_is_a_script_failure() {
     let exhaust =
         "for pid in $(pgrep --full 'nspawn-run --agent$'); do prlimit --pid=$pid --nproc=1:1; done";
     let job = Job::new(&image())

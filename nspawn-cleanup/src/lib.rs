@@ -1,6 +1,7 @@
 //! The last stage: ends machines and deletes all that is left of them.
 
 mod cli;
+mod list;
 mod remove;
 mod unused_caches;
 
@@ -49,8 +50,17 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
         machines,
         all,
         stale,
+        list,
         ..
     } = &options;
+    if *list {
+        if !machines.is_empty() || *all || *stale {
+            bail!("--list goes without --all, --stale and the names of machines");
+        }
+        require_root()?;
+        list::print()?;
+        return Ok(Exit::Success.code());
+    }
     let removed = if *all || *stale {
         if !machines.is_empty() || (*all && *stale) {
             bail!("--all, --stale and the names of machines exclude each other");

@@ -211,6 +211,19 @@ impl State {
         })
     }
 
+    /// Returns the path of the image of the machine `name`, also if another version of these programs made the machine;
+    /// `None` if its state has no such path.
+    #[must_use]
+    pub fn image_path_of(name: &MachineName) -> Option<PathBuf> {
+        Self::parse_image_path(&read_bounded(&MachinePaths::new(name).state_file()).ok()?)
+    }
+
+    // The field has the same name and form in every version of the format.
+    fn parse_image_path(text: &[u8]) -> Option<PathBuf> {
+        let value: Value = serde_json::from_slice(text).ok()?;
+        json_to_bytes(&value["image_path"]).map(PathBuf::from)
+    }
+
     fn parse(name: &MachineName, text: &[u8]) -> Result<Self> {
         let value: Value = serde_json::from_slice(text).context("not a whole JSON document")?;
         match value["version"].as_u64() {
@@ -395,6 +408,18 @@ mod tests {
             State::parse(&sample().name, text.as_bytes()).unwrap(),
             sample()
         );
+    }
+
+    #[test]
+    fn the_image_path_is_read_from_any_version() {
+        let mut value = sample().to_json();
+        value["version"] = json!(VERSION + 1);
+        value["init"] = json!("of a later version");
+        let text = value.to_string();
+        let path = Some(sample().image_path);
+        assert_eq!(State::parse_image_path(text.as_bytes()), path);
+        assert_eq!(State::parse_image_path(b"{}"), None);
+        assert_eq!(State::parse_image_path(&text.as_bytes()[..20]), None);
     }
 
     #[test]

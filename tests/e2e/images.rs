@@ -14,7 +14,7 @@ mod refused;
 mod removed;
 mod small;
 
-use nspawn_common::image::SEARCH_PATH;
+use nspawn_common::image::lookup::SEARCH_PATH;
 use nspawn_tests::{Machine, call, sh};
 
 /// What a name may stand for, below a directory of [`SEARCH_PATH`]; the last is for what links lead to.

@@ -28,9 +28,15 @@ const COMMON: Layers = &[
 ];
 
 const PREPARE: Layers = &[
-    &["internal", "preflight", "cli", "options"],
-    &["layer", "limits", "pasta", "launcher", "services::network"],
-    &["create::spec", "create::step", "create::plan"],
+    &["internal", "preflight", "cli", "options", "create::step"],
+    &[
+        "layer",
+        "limits",
+        "network",
+        "launcher",
+        "services::network",
+    ],
+    &["create::spec", "create::plan"],
     &["gitlab", "services", "standby"],
     &["create"],
     &["commands"],

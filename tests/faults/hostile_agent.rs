@@ -98,23 +98,19 @@ pub fn rows(suite: &mut Suite) {
         });
     }
     for (behaviour, words, limit) in BEHAVIOURS {
-        suite.row(
-            &format!("a hostile agent answers with {behaviour}"),
-            1,
-            |_| {
-                let machine = machine_with_hostile_agent(behaviour);
-                let running = Running::spawn(&machine, "true");
-                let memory = watch_memory(running.pid());
-                let (code, stderr, took) = running.wait();
-                assert_eq!(code, Some(125), "{stderr}");
-                assert!(
-                    stderr.contains(words) && took < Duration::from_secs(limit),
-                    "{stderr:?} after {took:?}"
-                );
-                let memory = memory.join().unwrap();
-                assert!(memory < MOST_MEMORY, "{memory} KiB");
-            },
-        );
+        suite.row(&format!("a hostile agent: {behaviour}"), 1, |_| {
+            let machine = machine_with_hostile_agent(behaviour);
+            let running = Running::spawn(&machine, "true");
+            let memory = watch_memory(running.pid());
+            let (code, stderr, took) = running.wait();
+            assert_eq!(code, Some(125), "{stderr}");
+            assert!(
+                stderr.contains(words) && took < Duration::from_secs(limit),
+                "{stderr:?} after {took:?}"
+            );
+            let memory = memory.join().unwrap();
+            assert!(memory < MOST_MEMORY, "{memory} KiB");
+        });
     }
     suite.row("a hostile agent sends file descriptors", 1, |_| {
         let machine = machine_with_hostile_agent("descriptors");

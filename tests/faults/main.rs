@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         hostile_agent::serve(&arguments[1]);
     }
     let mut suite = Suite::new();
-    for add_rows in [
+    for run_rows in [
         machine_deaths::rows,
         exit_statuses::rows,
         guest_failures::rows,
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         throughput::rows,
         hostile_layers::rows,
     ] {
-        add_rows(&mut suite);
+        run_rows(&mut suite);
     }
     suite.finish()
 }

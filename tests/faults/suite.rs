@@ -17,7 +17,7 @@ const NAME_WIDTH: usize = 66;
 
 /// The table.
 pub struct Suite {
-    /// Whether the suite tries more often, and adds faults that take long.
+    /// True if the suite tries more often, and adds faults that take long.
     pub is_long: bool,
     harness: Harness,
 }

@@ -13,7 +13,7 @@ pub struct Row {
     pub cells: String,
     /// Lines that are printed below the row, or nothing.
     pub below: String,
-    /// Whether the test passed.
+    /// True if the test passed.
     pub has_passed: bool,
 }
 

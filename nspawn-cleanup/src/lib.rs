@@ -1,20 +1,25 @@
 //! The last stage: ends machines and deletes all that is left of them.
 
-mod caches;
-mod options;
+mod cli;
+mod list;
 mod remove;
+mod unused_caches;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use nspawn_common::exit::{self, Exit};
-use nspawn_common::gitlab::{self, Job};
-use nspawn_common::name::MachineName;
-use nspawn_common::{args, interrupt, lifecycle};
+use nspawn_common::cli::sources;
+use nspawn_common::gitlab;
+use nspawn_common::gitlab::Job;
+use nspawn_common::lifecycle::status;
+use nspawn_common::machine::name::MachineName;
+use nspawn_common::report;
+use nspawn_common::report::Exit;
+use nspawn_common::sys::signals;
 
-use options::Options;
+use cli::Options;
 
 /// The program's name in messages.
 const PROGRAM: &str = "nspawn-cleanup";
@@ -22,46 +27,55 @@ const PROGRAM: &str = "nspawn-cleanup";
 /// The command line's definition, for what is generated from it.
 #[must_use]
 pub fn command() -> clap::Command {
-    args::with_variables_in_help(&options::command())
+    sources::with_variables_in_help(&cli::command())
 }
 
 /// The program: one line on stderr for every machine that can't be removed, and a status.
 #[must_use]
 pub fn main() -> ExitCode {
-    interrupt::reset_child_signal();
+    signals::reset_child_signal();
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     match cleanup(&argv) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => ExitCode::from(exit::report(PROGRAM, &error, Exit::Failure)),
+        Err(error) => ExitCode::from(report::report(PROGRAM, &error, Exit::Failure)),
     }
 }
 
 fn cleanup(argv: &[OsString]) -> Result<u8> {
-    let Some(options) = options::parse(argv)? else {
+    let Some(options) = cli::parse(argv)? else {
         return Ok(Exit::Success.code());
     };
     let Options {
         machines,
         all,
         stale,
+        list,
         ..
     } = &options;
+    if *list {
+        if !machines.is_empty() || *all || *stale {
+            bail!("--list goes without --all, --stale and the names of machines");
+        }
+        require_root()?;
+        list::print()?;
+        return Ok(Exit::Success.code());
+    }
     let removed = if *all || *stale {
         if !machines.is_empty() || (*all && *stale) {
             bail!("--all, --stale and the names of machines exclude each other");
         }
         require_root()?;
         if *all && !options.dry_run {
-            lifecycle::forget_pools()?;
+            status::forget_pools()?;
         }
         let which = if *stale {
             remove::Which::Stale
         } else {
             remove::Which::Any
         };
-        let code = remove::each(&lifecycle::all()?, which, &options);
+        let code = remove::each(&status::all()?, which, &options);
         if *stale {
-            caches::remove_unused(options.dry_run)?;
+            unused_caches::remove_unused(options.dry_run)?;
         }
         code
     } else if !machines.is_empty() {
@@ -82,7 +96,7 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
 }
 
 fn require_root() -> Result<()> {
-    if !lifecycle::is_root() {
+    if !status::is_root() {
         bail!("only root can remove machines; try sudo");
     }
     Ok(())

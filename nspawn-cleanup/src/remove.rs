@@ -3,18 +3,19 @@
 use std::ffi::OsStr;
 
 use anyhow::{Context, Result};
-use nspawn_common::caller;
-use nspawn_common::exit::{self, Exit};
-use nspawn_common::keep;
-use nspawn_common::lifecycle;
-use nspawn_common::lock::Lock;
-use nspawn_common::name::MachineName;
-use nspawn_common::paths::MachinePaths;
-use nspawn_common::state::State;
-use nspawn_common::usage;
+use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::lock::Lock;
+use nspawn_common::lifecycle::retention;
+use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::usage;
+use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::state::State;
+use nspawn_common::report;
+use nspawn_common::report::Exit;
 
 use crate::PROGRAM;
-use crate::options::Options;
+use crate::cli::Options;
 
 /// Which of the machines that are looked at go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub fn each(names: &[MachineName], which: Which, options: &Options) -> u8 {
     for name in names {
         let done = consider(name, which, options);
         if let Err(error) = done.with_context(|| format!("machine {name} is not removed")) {
-            code = exit::report(PROGRAM, &error, Exit::Failure);
+            code = report::report(PROGRAM, &error, Exit::Failure);
         }
     }
     code
@@ -45,7 +46,7 @@ fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
         return consider_one(name, which, options);
     }
     let remove_services = || {
-        lifecycle::services(name)?
+        status::services(name)?
             .iter()
             .try_for_each(|it| consider_one(&it.name, Which::Any, options))
     };
@@ -60,10 +61,10 @@ fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
 
 fn consider_one(name: &MachineName, which: Which, options: &Options) -> Result<()> {
     let paths = MachinePaths::new(name);
-    let parts = lifecycle::parts(&paths).join(", ");
+    let parts = status::parts(&paths).join(", ");
     if parts.is_empty()
-        || lifecycle::is_taken(&paths)
-        || (which == Which::Stale && lifecycle::is_owned(&paths)?)
+        || status::is_taken(&paths)
+        || (which == Which::Stale && status::is_owned(&paths)?)
     {
         return Ok(());
     }
@@ -78,7 +79,7 @@ fn consider_one(name: &MachineName, which: Which, options: &Options) -> Result<(
     }
     let used = options.verbose.then(|| usage::describe(name));
     if let (true, Some(used)) = (remove(name, &paths, which)?, used) {
-        exit::say(
+        report::say(
             PROGRAM,
             OsStr::new(&format!("removed machine {name}: {parts}; {used}")),
         );
@@ -95,10 +96,10 @@ fn remove(name: &MachineName, paths: &MachinePaths, which: Which) -> Result<bool
     };
     let Some(lock) = lock else { return Ok(false) };
     // Somebody may have made it anew meanwhile.
-    if which == Which::Stale && lifecycle::is_owned(paths)? {
+    if which == Which::Stale && status::is_owned(paths)? {
         return Ok(false);
     }
-    lifecycle::remove(name, lock).map(|()| true)
+    status::remove(name, lock).map(|()| true)
 }
 
 // A machine whose state can't be read is nothing to look into.
@@ -106,13 +107,18 @@ fn keep_if_asked(name: &MachineName, paths: &MachinePaths) -> Result<bool> {
     let Ok(state) = State::read(name) else {
         return Ok(false);
     };
-    let is_running = lifecycle::is_running(paths);
-    if !state.keep.keeps(keep::has_failed(paths)) || !keep::is_worth_while(&state, is_running) {
+    let is_running = status::is_running(paths);
+    if !state.keep.keeps(retention::has_failed(paths))
+        || !retention::is_worth_while(&state, is_running)
+    {
         return Ok(false);
     }
-    if !keep::is_kept(paths) {
-        keep::keep(paths, state.keep_for)?;
-        exit::say(PROGRAM, OsStr::new(&keep::describe(&state, is_running)));
+    if !retention::is_kept(paths) {
+        retention::keep(paths, state.keep_for)?;
+        report::say(
+            PROGRAM,
+            OsStr::new(&retention::describe(&state, is_running)),
+        );
     }
     Ok(true)
 }

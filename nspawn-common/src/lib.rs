@@ -18,35 +18,15 @@
 //! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
 //! | [`args`], [`choice`], [`exit`], [`words`] | options from files and environment, words for their values, exit statuses, shell quoting |
 
-pub mod args;
-pub mod caller;
-mod choice;
-pub mod clock;
-mod discard;
-pub mod exit;
+pub mod agent;
+pub mod cli;
+pub mod command;
+pub mod config;
 pub mod gitlab;
 pub mod image;
-pub mod interrupt;
-pub mod journal;
-pub mod keep;
 pub mod lifecycle;
-pub mod lock;
-mod manager;
-pub mod modes;
-pub mod mounts;
-pub mod name;
-pub mod network;
-pub mod nspawn;
-pub mod owner;
-pub mod paths;
-pub mod registration;
-pub mod ssh;
-pub mod state;
-pub mod subvolumes;
-pub mod tool;
-pub mod unit;
-pub mod usage;
-pub mod users;
-pub mod versions;
-pub mod wire;
-pub mod words;
+pub mod machine;
+pub mod report;
+pub mod shell;
+pub mod sys;
+pub mod systemd;

@@ -10,15 +10,18 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
-use nspawn_common::image::Image;
-use nspawn_common::modes::{Init, Layer};
-use nspawn_common::paths::{LAYER_ROOT, MachinePaths};
-use nspawn_common::state::State;
-use nspawn_common::users::PrivateUsers;
-use nspawn_common::{args, caller, nspawn, subvolumes};
+use nspawn_common::cli::sources;
+use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::image::lookup::Image;
+use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::uid_range::PrivateUsers;
+use nspawn_common::machine::paths::{LAYER_ROOT, MachinePaths};
+use nspawn_common::machine::state::State;
+use nspawn_common::sys::btrfs;
+use nspawn_common::systemd::nspawn;
 
+use crate::create::step::Step;
 use crate::limits;
-use crate::plan::Step;
 
 /// The smallest file system that a system boots on, in bytes.
 const LEAST: u64 = 32 << 20;
@@ -109,7 +112,7 @@ impl LayerSize {
 
 /// Reads the size of a file system in a file, in bytes.
 pub fn parse_bytes(text: &str) -> Result<u64> {
-    match args::parse_size(text)? {
+    match sources::parse_size(text)? {
         size @ LEAST..=MOST => Ok(size),
         _ => bail!("{text} is not between {}M and {}T", LEAST >> 20, MOST >> 40),
     }
@@ -223,7 +226,7 @@ pub fn check_image(layer: Layer, image: &Image) -> Result<()> {
 }
 
 fn copy_command(image: &Path, target: &Path) -> Vec<OsString> {
-    let command: &[&str] = if subvolumes::is_one(image) && subvolumes::can_be_below(target) {
+    let command: &[&str] = if btrfs::is_one(image) && btrfs::can_be_below(target) {
         &["btrfs", "--quiet", "subvolume", "snapshot"]
     } else {
         &["cp", "--archive", "--reflink=always", "--"]
@@ -304,7 +307,7 @@ fn format_command(disk: &Path) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
-    use nspawn_common::name::MachineName;
+    use nspawn_common::machine::name::MachineName;
 
     use super::*;
 

@@ -16,41 +16,25 @@
 //! | [`mounts`], [`namespaces`] | mounts with owners of their own, and the namespaces of machines |
 //! | [`launch`] | what the machine's unit starts: mounts its root and becomes systemd-nspawn |
 
-mod cache;
-mod diagnosis;
-mod egress;
-mod equip;
-mod host;
-mod hosts;
-mod launch;
+mod commands;
+mod create;
+mod gitlab;
+mod launcher;
 mod layer;
 mod limits;
-mod link;
-mod machine;
-mod make;
-mod mounts;
-mod namespaces;
-mod nat;
+mod network;
 mod options;
-mod plan;
-mod prepare;
-mod runner;
-mod serve;
-mod service;
+mod preflight;
 mod services;
-mod slots;
-mod specification;
 mod standby;
-mod start;
-mod uplink;
-mod wishes;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use nspawn_common::args;
-use nspawn_common::exit::{self, Exit};
-use nspawn_common::interrupt;
+use nspawn_common::cli::sources;
+use nspawn_common::report;
+use nspawn_common::report::Exit;
+use nspawn_common::sys::signals;
 
 /// The program's name in messages.
 const PROGRAM: &str = "nspawn-prepare";
@@ -58,25 +42,25 @@ const PROGRAM: &str = "nspawn-prepare";
 /// The command line's definition, for what is generated from it.
 #[must_use]
 pub fn command() -> clap::Command {
-    args::with_variables_in_help(&options::command())
+    sources::with_variables_in_help(&options::command())
 }
 
 /// The program: one line on stderr and a status for every failure.
 #[must_use]
 pub fn main() -> ExitCode {
-    interrupt::reset_child_signal();
+    signals::reset_child_signal();
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     let done = match argv.split_first() {
-        Some((first, rest)) if first == launch::OPTION => launch::launch(rest),
-        Some((first, rest)) if first == start::OPTION => start::start(rest),
-        Some((first, rest)) if first == nat::OPTION => nat::connect(rest),
-        Some((first, rest)) if first == equip::OPTION => equip::equip(rest),
-        Some((first, rest)) if first == service::OPTION => service::main(rest),
-        Some((first, rest)) if first == standby::OPTION => prepare::refill(rest),
-        _ => prepare::main(&argv),
+        Some((first, rest)) if first == launcher::OPTION => launcher::launch(rest),
+        Some((first, rest)) if first == create::start::OPTION => create::start::start(rest),
+        Some((first, rest)) if first == network::pasta::OPTION => network::pasta::connect(rest),
+        Some((first, rest)) if first == gitlab::attach::OPTION => gitlab::attach::equip(rest),
+        Some((first, rest)) if first == commands::service::OPTION => commands::service::main(rest),
+        Some((first, rest)) if first == standby::pool::OPTION => commands::prepare::refill(rest),
+        _ => commands::prepare::main(&argv),
     };
     match done {
         Ok(()) => ExitCode::from(Exit::Success.code()),
-        Err(error) => exit::fail(PROGRAM, &error, Exit::Failure),
+        Err(error) => report::fail(PROGRAM, &error, Exit::Failure),
     }
 }

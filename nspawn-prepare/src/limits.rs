@@ -7,9 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use nspawn_common::args;
-use nspawn_common::exit::JobError;
-use nspawn_common::paths::{MachinePaths, SLICE};
+use nspawn_common::cli::sources;
+use nspawn_common::machine::paths::{MachinePaths, SLICE};
+use nspawn_common::report::JobError;
 
 /// What every machine has, relative to its host. Users override by `--property`, which comes later.
 pub const DEFAULTS: [&str; 3] = [
@@ -205,7 +205,7 @@ fn amount(limit: &Limit, value: &OsStr) -> Option<u64> {
             Some(whole()? / 100 * share.parse::<u64>().ok().filter(|share| *share <= 100)?)
         }
         (Some(share), None) => share.parse().ok(),
-        (None, Some(_)) => args::parse_size(value).ok(),
+        (None, Some(_)) => sources::parse_size(value).ok(),
         (None, None) => None,
     }
 }

@@ -9,19 +9,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use nspawn_common::args;
-use nspawn_common::keep::When;
-use nspawn_common::modes::{Init, Layer};
-use nspawn_common::network::Network;
-use nspawn_common::nspawn::{self, Bind, NO_CORES};
-use nspawn_common::owner::Owner;
-use nspawn_common::paths::CONFIG_ROOT;
-use nspawn_common::users::PrivateUsers;
-use nspawn_common::words;
+use nspawn_common::cli::sources;
+use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::network::Network;
+use nspawn_common::lifecycle::retention::When;
+use nspawn_common::lifecycle::uid_range::PrivateUsers;
+use nspawn_common::machine::paths::CONFIG_ROOT;
+use nspawn_common::shell;
+use nspawn_common::sys::process::Owner;
+use nspawn_common::systemd::nspawn;
+use nspawn_common::systemd::nspawn::{Bind, NO_CORES};
 
-use crate::cache;
-use crate::egress::Destination;
-use crate::layer::{self, LayerSize};
+use crate::gitlab::cache;
+use crate::layer;
+use crate::layer::LayerSize;
+use crate::network::egress::Destination;
 
 /// The options, taken apart.
 #[derive(Clone, Debug)]
@@ -154,7 +156,7 @@ pub fn command() -> Command {
         .arg(
             value("service-timeout", "TIME")
                 .default_value("30s")
-                .value_parser(args::duration)
+                .value_parser(sources::duration)
                 .help("How long a GitLab job waits for a service to listen; then it goes on all the same"),
         )
         .arg(
@@ -207,9 +209,9 @@ pub fn command() -> Command {
                  and CORE=0:infinity allows them",
         ))
         .arg(
-            args::flag("no-new-privileges").help("Let no process gain privileges by executing a program, as sudo does"),
+            sources::flag("no-new-privileges").help("Let no process gain privileges by executing a program, as sudo does"),
         )
-        .arg(args::flag("nesting").help("Let the machine run containers of its own"))
+        .arg(sources::flag("nesting").help("Let the machine run containers of its own"))
         .arg(
             value("network", "NETWORK")
                 .default_value("nat")
@@ -243,7 +245,7 @@ pub fn command() -> Command {
         .arg(
             value("timeout", "TIME")
                 .default_value("90s")
-                .value_parser(args::duration)
+                .value_parser(sources::duration)
                 .help("How long the boot may take, and waiting for --max-machines: 90, 90s, 5min"),
         )
         .arg(
@@ -254,7 +256,7 @@ pub fn command() -> Command {
         .arg(
             value("standby", "N")
                 .value_parser(value_parser!(u16))
-                .help_heading(args::COMMAND_LINE_ONLY)
+                .help_heading(sources::COMMAND_LINE_ONLY)
                 .help("Keep N machines of each IMAGE started, for those who will ask for one with the same options"),
         )
         .arg(
@@ -266,12 +268,12 @@ pub fn command() -> Command {
         .arg(
             value("keep-for", "TIME")
                 .default_value("1h")
-                .value_parser(args::duration)
+                .value_parser(sources::duration)
                 .help("For how long then; nspawn-cleanup --stale takes it after that"),
         )
-        .arg(args::flag("dry-run").help("Print the commands that would run, and run none"))
-        .arg(args::flag("json").help("Print the machine's description as JSON instead of its name"))
-        .arg(args::flag("verbose").short('v').help("Print the commands as they run, on stderr"))
+        .arg(sources::flag("dry-run").help("Print the commands that would run, and run none"))
+        .arg(sources::flag("json").help("Print the machine's description as JSON instead of its name"))
+        .arg(sources::flag("verbose").short('v').help("Print the commands as they run, on stderr"))
         .arg(
             value("owner", "PID")
                 .value_parser(|text: &str| {
@@ -280,7 +282,7 @@ pub fn command() -> Command {
                 })
                 .help("A process with which the machine becomes nobody's, for nspawn-cleanup --stale to remove it"),
         )
-        .arg(args::flag("config").hide(true).help("Print the configuration for GitLab Runner's config stage"))
+        .arg(sources::flag("config").hide(true).help("Print the configuration for GitLab Runner's config stage"))
 }
 
 /// Reads the options. `image_of` tells which image they ask for, since that image may have an
@@ -290,7 +292,7 @@ pub fn parse(
     image_of: impl Fn(&Options) -> Result<String>,
 ) -> Result<Option<(Options, String)>> {
     let common = Path::new(CONFIG_ROOT).join("prepare.args");
-    let Some(matches) = args::parse(&command(), &[&common], argv)? else {
+    let Some(matches) = sources::parse(&command(), &[&common], argv)? else {
         return Ok(None);
     };
     let options = from_matches(&matches)?;
@@ -301,7 +303,7 @@ pub fn parse(
     let own = Path::new(CONFIG_ROOT)
         .join("images")
         .join(format!("{image}.args"));
-    let matches = args::parse(&command(), &[&common, &own], argv)?;
+    let matches = sources::parse(&command(), &[&common, &own], argv)?;
     matches
         .map(|matches| Ok((from_matches(&matches)?, image)))
         .transpose()
@@ -310,15 +312,17 @@ pub fn parse(
 fn from_matches(matches: &ArgMatches) -> Result<Options> {
     let text = |id: &str| matches.get_one::<String>(id).cloned();
     let mut binds = Vec::new();
-    for spec in args::list(matches, "bind") {
-        binds.push(Bind::Writable(absolute(args::as_text("bind", spec)?)?));
+    for spec in sources::list(matches, "bind") {
+        binds.push(Bind::Writable(absolute(sources::as_text("bind", spec)?)?));
     }
-    for spec in args::list(matches, "bind-ro") {
-        binds.push(Bind::ReadOnly(absolute(args::as_text("bind-ro", spec)?)?));
+    for spec in sources::list(matches, "bind-ro") {
+        binds.push(Bind::ReadOnly(absolute(sources::as_text(
+            "bind-ro", spec,
+        )?)?));
     }
-    let environment = args::list(matches, "setenv")
+    let environment = sources::list(matches, "setenv")
         .into_iter()
-        .map(args::with_value)
+        .map(sources::with_value)
         .collect::<Result<_>>()?;
     let private_users = matches
         .get_one("private-users")
@@ -345,7 +349,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         );
     }
     Ok(Options {
-        config: args::is_set(matches, "config"),
+        config: sources::is_set(matches, "config"),
         standby,
         name: matches.get_one::<OsString>("name").cloned(),
         image: images.first().cloned().or_else(|| text("image")),
@@ -354,16 +358,16 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         binds,
         gitlab_runner: matches.get_one("gitlab-runner").cloned(),
         environment,
-        properties: args::list(matches, "property")
+        properties: sources::list(matches, "property")
             .into_iter()
             .map(checked_property)
             .collect::<Result<_>>()?,
-        image_map: args::list(matches, "map-image")
+        image_map: sources::list(matches, "map-image")
             .into_iter()
             .map(mapping)
             .collect::<Result<_>>()?,
-        allowed_images: args::list(matches, "allow-image"),
-        allowed_services: args::list(matches, "allow-service"),
+        allowed_images: sources::list(matches, "allow-image"),
+        allowed_services: sources::list(matches, "allow-service"),
         service_timeout: matches
             .get_one("service-timeout")
             .copied()
@@ -380,10 +384,10 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         cache_size: matches.get_one("cache-size").copied().flatten(),
         private_users,
         privileges: privileges(matches)?,
-        rlimits: rlimits(args::list(matches, "rlimit"))?,
-        nesting: args::is_set(matches, "nesting"),
+        rlimits: rlimits(sources::list(matches, "rlimit"))?,
+        nesting: sources::is_set(matches, "nesting"),
         network: matches.get_one("network").cloned().context("no network")?,
-        allowed_destinations: args::list(matches, "allow-host")
+        allowed_destinations: sources::list(matches, "allow-host")
             .into_iter()
             .map(destination)
             .collect::<Result<_>>()?,
@@ -399,26 +403,26 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
             .get_one("keep-for")
             .copied()
             .context("no time to keep")?,
-        dry_run: args::is_set(matches, "dry-run"),
-        json: args::is_set(matches, "json"),
-        verbose: args::is_set(matches, "verbose"),
+        dry_run: sources::is_set(matches, "dry-run"),
+        json: sources::is_set(matches, "json"),
+        verbose: sources::is_set(matches, "verbose"),
     })
 }
 
 fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {
     let mut options = Vec::new();
     for (name, ..) in PRIVILEGES {
-        for value in args::list(matches, name) {
+        for value in sources::list(matches, name) {
             options.push(nspawn::assign(
                 &format!("--{name}"),
-                &args::as_text(name, value)?,
+                &sources::as_text(name, value)?,
             ));
         }
     }
-    if args::is_set(matches, "no-new-privileges") {
+    if sources::is_set(matches, "no-new-privileges") {
         options.push("--no-new-privileges=yes".into());
     }
-    if args::is_set(matches, "nesting") {
+    if sources::is_set(matches, "nesting") {
         options.extend(NESTING.map(OsString::from));
     }
     Ok(options)
@@ -428,7 +432,7 @@ fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {
 fn rlimits(given: Vec<OsString>) -> Result<Vec<OsString>> {
     let mut limits = BTreeMap::from([("CORE".to_owned(), NO_CORES.into())]);
     for entry in given {
-        let entry = args::as_text("rlimit", entry)?;
+        let entry = sources::as_text("rlimit", entry)?;
         let limit =
             entry
                 .to_str()
@@ -450,7 +454,7 @@ fn rlimits(given: Vec<OsString>) -> Result<Vec<OsString>> {
 
 // As systemd takes them from a kernel's command line, and a container's from its own (kernel-command-line(7)).
 fn boot_words(matches: &ArgMatches, init: Init) -> Result<Vec<String>> {
-    let units = args::list(matches, "mask")
+    let units = sources::list(matches, "mask")
         .into_iter()
         .map(|unit| ("mask", unit));
     let target = matches
@@ -473,7 +477,7 @@ fn command_words(matches: &ArgMatches, option: &str) -> Result<Vec<OsString>> {
     let Some(text) = matches.get_one::<String>(option) else {
         return Ok(Vec::new());
     };
-    words::split(text.as_ref()).with_context(|| format!("--{option}={text}"))
+    shell::split(text.as_ref()).with_context(|| format!("--{option}={text}"))
 }
 
 // systemd.unit(5)
@@ -518,7 +522,7 @@ fn checked_property(property: OsString) -> Result<OsString> {
         );
     }
     if property.as_bytes().contains(&b'=') {
-        return args::as_text("property", property);
+        return sources::as_text("property", property);
     }
     bail!("--property={property:?} has no value: NAME=VALUE")
 }

@@ -11,23 +11,19 @@
 //! | [`agent`] | the machine: the same program in its hidden form |
 
 mod agent;
-mod call;
-mod death;
-mod machine;
-mod memory;
-mod options;
-mod run;
-mod services;
-mod streams;
-mod tasks;
-mod terminal;
+mod cli;
+mod client;
+mod commands;
+mod service_logs;
+mod target;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use nspawn_common::args;
-use nspawn_common::exit::{self, Exit};
-use nspawn_common::interrupt;
+use nspawn_common::cli::sources;
+use nspawn_common::report;
+use nspawn_common::report::Exit;
+use nspawn_common::sys::signals;
 
 /// The program's name in messages.
 const PROGRAM: &str = "nspawn-run";
@@ -35,13 +31,13 @@ const PROGRAM: &str = "nspawn-run";
 /// The command line's definition, for what is generated from it.
 #[must_use]
 pub fn command() -> clap::Command {
-    args::with_variables_in_help(&options::command(true))
+    sources::with_variables_in_help(&cli::command(true))
 }
 
 /// The program: the command's own status, or one line on stderr and 125.
 #[must_use]
 pub fn main() -> ExitCode {
-    interrupt::reset_child_signal();
+    signals::reset_child_signal();
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     let done = match argv.first() {
         Some(first) if first == agent::OPTION => agent::main(false).map(|()| Exit::Success.code()),
@@ -49,10 +45,10 @@ pub fn main() -> ExitCode {
             agent::main(true).map(|()| Exit::Success.code())
         }
         Some(first) if first == agent::STOP_OPTION => agent::stop().map(|()| Exit::Success.code()),
-        _ => run::main(&argv),
+        _ => commands::exec::main(&argv),
     };
     match done {
         Ok(code) => ExitCode::from(code),
-        Err(error) => exit::fail(PROGRAM, &error, Exit::RunFailure),
+        Err(error) => report::fail(PROGRAM, &error, Exit::RunFailure),
     }
 }

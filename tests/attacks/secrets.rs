@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nspawn_common::lifecycle;
-use nspawn_common::name::MachineName;
-use nspawn_common::paths::MachinePaths;
+use nspawn_common::lifecycle::status;
+use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::paths::MachinePaths;
 use nspawn_tests::sequencer::{Job, Outcome};
 use nspawn_tests::{Machine, finish, image, sh};
 
@@ -33,7 +33,7 @@ pub fn rows(suite: &mut Suite, field: &Field) {
         "another user of the host looks at state, layers and roots of machines",
         || {
             let paths = MachinePaths::new(&MachineName::new(&field.machine.name).unwrap());
-            let supervisor = lifecycle::supervisor(&paths).unwrap();
+            let supervisor = status::supervisor(&paths).unwrap();
             let places = [
                 paths.state_dir(),
                 paths.state_file(),

@@ -4,9 +4,9 @@ use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nspawn_common::lifecycle;
-use nspawn_common::name::MachineName;
-use nspawn_common::paths::MachinePaths;
+use nspawn_common::lifecycle::status;
+use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::paths::MachinePaths;
 use nspawn_tests::{Machine, call, left_of, sh};
 
 use crate::network::Server;
@@ -146,7 +146,7 @@ fn agent_directory(machine: &Machine) -> String {
     let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
     format!(
         "/proc/{}/root{}",
-        lifecycle::supervisor(&paths).unwrap(),
+        status::supervisor(&paths).unwrap(),
         paths.agent_dir().display()
     )
 }

@@ -112,8 +112,10 @@ fn every_help_has_an_example() {
             "{help}"
         );
     }
-    for script in fs::read_dir(repository().join("scripts"))
-        .unwrap()
+    let directories = ["scripts", "scripts/bin"].map(|directory| repository().join(directory));
+    for script in directories
+        .iter()
+        .flat_map(|directory| fs::read_dir(directory).unwrap())
         .map(|entry| entry.unwrap().path())
     {
         let is_for_programs = script.extension().is_some();

@@ -1,4 +1,4 @@
-//! `scripts/check-host`: its verdict on a suitable host, and on hosts with one defect each.
+//! `scripts/bin/check-host`: its verdict on a suitable host, and on hosts with one defect each.
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -14,7 +14,7 @@ mod lookup;
 mod minimal;
 mod removal;
 
-use nspawn_common::image::SEARCH_PATH;
+use nspawn_common::image::lookup::SEARCH_PATH;
 use nspawn_tests::{Machine, call, sh};
 
 /// Suffixes of image paths below a directory of [`SEARCH_PATH`]; `.d` is for targets of symlinks.

@@ -167,6 +167,27 @@ fn cleanup_removes_dead_and_half_made_machines() {
 }
 
 #[test]
+fn the_list_has_each_machine_with_the_path_of_its_image() {
+    let machine = Machine::with(&["--init=stub"]);
+    let broken = format!("broken-{}", std::process::id());
+    sh(&format!(
+        "mkdir /run/nspawn-ci/{broken} && echo '{{' >/run/nspawn-ci/{broken}/state.json"
+    ))
+    .expect(0);
+    let list = call("nspawn-cleanup", ["--list"]).expect(0).out();
+    call("nspawn-cleanup", [&broken]).expect(0);
+    let path = fs::canonicalize(format!("/var/lib/machines/{}", image())).unwrap();
+    for line in [
+        format!("{}\t{}", machine.name, path.display()),
+        format!("{broken}\t-"),
+    ] {
+        assert!(list.lines().any(|found| found == line), "{line}:\n{list}");
+    }
+    call("nspawn-cleanup", ["--list", &machine.name]).expect(1);
+    machine.run(["true"]).expect(0);
+}
+
+#[test]
 fn prepare_replaces_a_machine_of_the_same_name() {
     let name = format!("again-{}", std::process::id());
     let first = Machine::with(&["--name", &name]);

@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use nspawn_common::name::MachineName;
-use nspawn_common::paths::MachinePaths;
+use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::paths::MachinePaths;
 use nspawn_tests::{Machine, call, finish, image, left_of, sh};
 
 fn links(machine: &Machine) -> Vec<String> {

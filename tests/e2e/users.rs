@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-use nspawn_common::lifecycle;
-use nspawn_common::name::MachineName;
-use nspawn_common::paths::MachinePaths;
-use nspawn_common::users::RANGE;
+use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::uid_range::RANGE;
+use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::paths::MachinePaths;
 use nspawn_tests::{Machine, call, image, left_of};
 
 /// Returns the first UID of the machine's range on the host.
@@ -36,7 +36,7 @@ fn root(machine: &Machine) -> PathBuf {
     let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
     format!(
         "/proc/{}/root{}",
-        lifecycle::supervisor(&paths).unwrap(),
+        status::supervisor(&paths).unwrap(),
         paths.root_mount().display()
     )
     .into()

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nspawn_common::paths::SLICE_CGROUP;
+use nspawn_common::machine::paths::SLICE_CGROUP;
 use nspawn_tests::{call, finish, left_of};
 
 use crate::suite::{Suite, name, prefix, prepare};

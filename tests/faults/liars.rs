@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use nspawn_common::paths::{AGENT_SOCKET, MachinePaths, SHOWN_IN_MACHINE};
-use nspawn_common::wire::{self, Request};
+use nspawn_common::agent::protocol::{self, Request};
+use nspawn_common::machine::paths::{AGENT_SOCKET, MachinePaths, SHOWN_IN_MACHINE};
 use nspawn_tests::{Machine, call, random};
 
 use crate::suite::{Running, Suite, machine};
@@ -137,10 +137,10 @@ fn machine_with_liar(lie: &str) -> Machine {
     let machine = machine(&[&format!("--bind-ro={}:{PROGRAM_IN_MACHINE}", own.display())]);
     let replace = format!("systemctl stop nspawn-agent; exec {PROGRAM_IN_MACHINE} {OPTION} {lie}");
     machine.run(["systemd-run", "--quiet", "--no-block", "sh", "-c", &replace]);
-    let name = nspawn_common::name::MachineName::new(&machine.name).unwrap();
+    let name = nspawn_common::machine::name::MachineName::new(&machine.name).unwrap();
     let paths = MachinePaths::new(&name);
     // Mounted for the machine's unit alone.
-    let supervisor = nspawn_common::lifecycle::supervisor(&paths).unwrap();
+    let supervisor = nspawn_common::lifecycle::status::supervisor(&paths).unwrap();
     let mark = format!(
         "/proc/{supervisor}/root{}/lies",
         paths.agent_dir().display()
@@ -190,9 +190,9 @@ fn answer(how: &str, stream: &mut UnixStream) -> std::io::Result<()> {
     if how == "hangup" {
         return Ok(());
     }
-    let mut header = [0; wire::HEADER];
+    let mut header = [0; protocol::HEADER];
     stream.read_exact(&mut header)?;
-    let started = wire::frame(wire::STARTED, &[]);
+    let started = protocol::frame(protocol::STARTED, &[]);
     match how {
         "garbage" => stream.write_all(&[0xff; 4096]),
         "flood" => loop {
@@ -201,14 +201,16 @@ fn answer(how: &str, stream: &mut UnixStream) -> std::io::Result<()> {
         "long" => stream.write_all(
             &[
                 &started[..],
-                &[wire::EXITED, 0xff, 0xff, 0xff, 0xff],
+                &[protocol::EXITED, 0xff, 0xff, 0xff, 0xff],
                 &[0; 100_000],
             ]
             .concat(),
         ),
-        "short" => stream.write_all(&[started, wire::frame(wire::EXITED, &[0, 0])].concat()),
+        "short" => {
+            stream.write_all(&[started, protocol::frame(protocol::EXITED, &[0, 0])].concat())
+        }
         "drip" => loop {
-            stream.write_all(&[wire::STARTED])?;
+            stream.write_all(&[protocol::STARTED])?;
             thread::sleep(Duration::from_secs(10));
         },
         "descriptors" => {
@@ -225,7 +227,7 @@ fn answer(how: &str, stream: &mut UnixStream) -> std::io::Result<()> {
                 )?;
             }
             thread::sleep(Duration::from_millis(1500));
-            stream.write_all(&wire::frame(wire::EXITED, &[3]))
+            stream.write_all(&protocol::frame(protocol::EXITED, &[3]))
         }
         _ => Ok(()),
     }
@@ -235,10 +237,12 @@ fn answer(how: &str, stream: &mut UnixStream) -> std::io::Result<()> {
 fn break_messages(round: u64) {
     let mut bytes = random(1 + (round % 300) as usize, round);
     if round % 3 > 0 {
-        let whole = Request::decode(&wire::frame(b'a', b"x")).unwrap().encode();
+        let whole = Request::decode(&protocol::frame(b'a', b"x"))
+            .unwrap()
+            .encode();
         bytes = [
-            wire::frame(wire::RUN, &whole),
-            wire::frame(wire::EXITED, &[7]),
+            protocol::frame(protocol::RUN, &whole),
+            protocol::frame(protocol::EXITED, &[7]),
         ]
         .concat();
         let at = random(4, round);
@@ -249,12 +253,12 @@ fn break_messages(round: u64) {
         bytes.truncate(1 + usize::from(at[3]) % bytes.len());
     }
     let _ = Request::decode(&bytes);
-    let _ = wire::read_frame(&mut &*bytes, wire::MAX_ANSWER);
+    let _ = protocol::read_frame(&mut &*bytes, protocol::MAX_ANSWER);
     let length = bytes.len();
     let mut taken = 0;
-    while let Ok(Some((_, body))) = wire::take_frame(&mut bytes, wire::MAX_ANSWER) {
-        taken += wire::HEADER + body.len();
+    while let Ok(Some((_, body))) = protocol::take_frame(&mut bytes, protocol::MAX_ANSWER) {
+        taken += protocol::HEADER + body.len();
     }
     assert_eq!(taken + bytes.len(), length);
-    assert!(wire::printable(&bytes).chars().all(|c| !c.is_control()));
+    assert!(protocol::printable(&bytes).chars().all(|c| !c.is_control()));
 }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
-use nspawn_common::words;
+use nspawn_common::shell;
 use nspawn_tests::{call, sh};
 
 use crate::lab::{FULL, Image, SMALL, expect_failure, listed, scratch, script};
@@ -172,7 +172,7 @@ fn a_container_image_becomes_an_image() {
         .expect(0);
     assert!(image.file("usr/bin/sh").exists());
     let settings = image.description().with_extension("args");
-    let options = words::split(OsStr::new(&fs::read_to_string(&settings).unwrap())).unwrap();
+    let options = shell::split(OsStr::new(&fs::read_to_string(&settings).unwrap())).unwrap();
     let (entrypoint, command) = (
         "--service-entrypoint=/usr/bin/env B=2",
         "--service-command=sh -c 'echo --x'",

@@ -9,10 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::services::{self, Service};
-use super::variable;
-use super::variables::Variables;
-use crate::name::MachineName;
+use crate::gitlab::services;
+use crate::gitlab::services::Service;
+use crate::gitlab::variable;
+use crate::gitlab::variables::Variables;
+use crate::machine::name::MachineName;
 
 /// A job response is read up to this size, in bytes.
 const MAX_RESPONSE: u64 = 16 << 20;

@@ -3,10 +3,10 @@
 //! Facts: GitLab Runner's documentation of the custom executor, and its source
 //! (`executors/custom/`, version 19.4).
 
-mod job;
-mod section;
-mod services;
-mod variables;
+pub mod job;
+pub mod log_section;
+pub mod services;
+pub mod variables;
 
 use std::env;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use job::Job;
-pub use section::show_log;
+pub use log_section::show_log;
 pub use services::Service;
 
 /// Whether GitLab Runner called this program.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::variables::Variables;
+use crate::gitlab::variables::Variables;
 
 /// Where a service says which port it is ready on (GitLab's documentation, "Services").
 const PORT_VARIABLE: &str = "HEALTHCHECK_TCP_PORT";

@@ -11,14 +11,14 @@
 //! | [`users`] | the machine's `/etc/passwd` and `/etc/group` |
 //! | [`console`] | a terminal for the command |
 
-mod cgroups;
-mod child;
-mod console;
-mod ends;
-mod limits;
-mod processes;
-mod session;
-mod users;
+pub mod command_cgroup;
+pub mod descendants;
+pub mod exec;
+pub mod limits;
+pub mod passwd;
+pub mod pty;
+pub mod reaper;
+pub mod session;
 
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
@@ -36,11 +36,11 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Pid, fork};
-use nspawn_common::paths::{AGENT_SIGN, AGENT_SOCKET, SHOWN_IN_MACHINE};
+use nspawn_common::machine::paths::{AGENT_SIGN, AGENT_SOCKET, SHOWN_IN_MACHINE};
 
-use cgroups::{Cgroup, Cgroups};
-use child::Refusal;
-use ends::End;
+use command_cgroup::{Cgroup, Cgroups};
+use exec::Refusal;
+use reaper::End;
 
 /// The argument that asks for it.
 pub const OPTION: &str = "--agent";
@@ -57,7 +57,7 @@ pub const STOP_OPTION: &str = "--agent-stop";
 
 /// Kills the agent and its sessions, and no command.
 pub fn stop() -> Result<()> {
-    cgroups::kill_agent()
+    command_cgroup::kill_agent()
 }
 
 /// Serves the host until it is killed: a process for each connection. With `once`, until nobody connects any more.
@@ -101,7 +101,7 @@ struct Sessions {
 impl Sessions {
     fn new() -> Result<Self> {
         Ok(Self {
-            ends: ends::watch()?,
+            ends: reaper::watch()?,
             running: HashMap::new(),
             left: Vec::new(),
         })
@@ -119,7 +119,7 @@ impl Sessions {
 
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.ends.read_signal() {}
-        while let Some((pid, end)) = ends::next() {
+        while let Some((pid, end)) = reaper::next() {
             let Some(cgroup) = self.running.remove(&pid) else {
                 continue;
             };

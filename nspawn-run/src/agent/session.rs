@@ -17,25 +17,29 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{ForkResult, Pid, pipe2};
-use nspawn_common::tool;
-use nspawn_common::wire::{self, Program, Request};
+use nspawn_common::agent::protocol;
+use nspawn_common::agent::protocol::{Program, Request};
+use nspawn_common::command;
 
-use super::cgroups::Cgroup;
-use super::child::{self, Plan, Refusal, Stdio};
-use super::console::{Console, Source};
-use super::ends::{self, End};
-use super::processes;
-use super::users::{self, User};
+use crate::agent::command_cgroup::Cgroup;
+use crate::agent::descendants;
+use crate::agent::exec;
+use crate::agent::exec::{Plan, Refusal, Stdio};
+use crate::agent::passwd;
+use crate::agent::passwd::User;
+use crate::agent::pty::{Console, Source};
+use crate::agent::reaper;
+use crate::agent::reaper::End;
 
 /// Answers one request of the host.
 pub fn serve(mut stream: UnixStream, cgroup: &Cgroup) -> Result<()> {
     let (tag, length, fds) = receive_header(&stream)?;
     match tag {
-        wire::HELLO => stream
-            .write_all(&wire::frame(wire::HELLO, &[]))
+        protocol::HELLO => stream
+            .write_all(&protocol::frame(protocol::HELLO, &[]))
             .context("can't answer"),
-        wire::RUN => {
-            let body = wire::read_body(&mut stream, length, wire::MAX_REQUEST)
+        protocol::RUN => {
+            let body = protocol::read_body(&mut stream, length, protocol::MAX_REQUEST)
                 .context("can't read the request")?;
             let Ok(pipes) = <[OwnedFd; 3]>::try_from(fds) else {
                 bail!("a request came without its three pipes")
@@ -46,7 +50,7 @@ pub fn serve(mut stream: UnixStream, cgroup: &Cgroup) -> Result<()> {
         _ => refuse(
             &mut stream,
             &Refusal {
-                exit: nspawn_common::exit::Exit::RunFailure,
+                exit: nspawn_common::report::Exit::RunFailure,
                 why: "the machine was made by another version of nspawn-prepare; make it anew"
                     .into(),
             },
@@ -60,32 +64,32 @@ fn run(
     request: Request,
     pipes: [OwnedFd; 3],
 ) -> Result<()> {
-    processes::adopt_orphans()?;
+    descendants::adopt_orphans()?;
     let kill_remaining = request.kill_remaining;
     let mut command = match Command::start(cgroup, request, pipes) {
         Ok(command) => command,
         Err(refusal) => return refuse(&mut stream, &refusal),
     };
     stream
-        .write_all(&wire::frame(wire::STARTED, &[]))
+        .write_all(&protocol::frame(protocol::STARTED, &[]))
         .context("can't answer")?;
     let end = command.supervise(cgroup, &mut stream)?;
     if kill_remaining {
         cgroup.kill_all()?;
     }
     let answer = match end {
-        End::Exited(code) => wire::frame(wire::EXITED, &[code]),
-        End::Signaled(number) => wire::frame(wire::SIGNALED, &[number]),
+        End::Exited(code) => protocol::frame(protocol::EXITED, &[code]),
+        End::Signaled(number) => protocol::frame(protocol::SIGNALED, &[number]),
     };
     stream.write_all(&answer).context("can't answer")
 }
 
 /// Answers that the command does not run, and why.
 pub fn refuse(stream: &mut UnixStream, refusal: &Refusal) -> Result<()> {
-    let why: Vec<u8> = refusal.why.bytes().take(wire::MAX_ANSWER - 1).collect();
+    let why: Vec<u8> = refusal.why.bytes().take(protocol::MAX_ANSWER - 1).collect();
     stream
-        .write_all(&wire::frame(
-            wire::REFUSED,
+        .write_all(&protocol::frame(
+            protocol::REFUSED,
             &[&[refusal.exit.code()][..], &why].concat(),
         ))
         .context("can't answer")
@@ -106,7 +110,7 @@ struct Command {
 
 impl Command {
     fn start(cgroup: &Cgroup, request: Request, pipes: [OwnedFd; 3]) -> Result<Self, Refusal> {
-        let user = users::find(request.user.as_deref().unwrap_or(OsStr::new("root")))?;
+        let user = passwd::find(request.user.as_deref().unwrap_or(OsStr::new("root")))?;
         let script = match &request.program {
             Program::Script(text, _) => Some(Script::write(text, &user)?),
             _ => None,
@@ -141,7 +145,7 @@ impl Command {
 
     /// Waits for the command's end; a host that goes away first is an error.
     fn supervise(&mut self, cgroup: &Cgroup, stream: &mut UnixStream) -> Result<End> {
-        let ends = ends::watch()?;
+        let ends = reaper::watch()?;
         let mut end = None;
         loop {
             if let Some(end) =
@@ -159,7 +163,7 @@ impl Command {
                 self.console = None;
                 cgroup.stop(grace, stream.as_fd())?;
                 return end.map_or_else(
-                    || ends::wait_for(self.pid).context("can't wait for the command"),
+                    || reaper::wait_for(self.pid).context("can't wait for the command"),
                     Ok,
                 );
             }
@@ -213,7 +217,7 @@ impl Command {
     // Waits for the children that have ended, the orphans that were adopted too; the command's end.
     fn reap(&mut self) -> Option<End> {
         let mut end = None;
-        while let Some((pid, how)) = ends::next() {
+        while let Some((pid, how)) = reaper::next() {
             if pid == self.pid {
                 end = Some(how);
                 self.console.iter_mut().for_each(Console::take_rest);
@@ -225,21 +229,21 @@ impl Command {
 
     // What the host asks for; a time if that is the command's end.
     fn obey(&mut self, stream: &mut UnixStream) -> Result<Option<Duration>> {
-        match wire::read_frame(stream, wire::MAX_ANSWER) {
-            Ok(Some((wire::RESIZE, body))) => {
-                if let (Some(console), Some(size)) = (&self.console, wire::decode_size(&body)) {
+        match protocol::read_frame(stream, protocol::MAX_ANSWER) {
+            Ok(Some((protocol::RESIZE, body))) => {
+                if let (Some(console), Some(size)) = (&self.console, protocol::decode_size(&body)) {
                     console.resize(size);
                 }
                 Ok(None)
             }
-            Ok(Some((wire::PING, _))) => {
+            Ok(Some((protocol::PING, _))) => {
                 stream
-                    .write_all(&wire::frame(wire::PING, &[]))
+                    .write_all(&protocol::frame(protocol::PING, &[]))
                     .context("can't answer")?;
                 Ok(None)
             }
-            Ok(Some((wire::STOP, body))) => {
-                Ok(Some(wire::decode_seconds(&body).unwrap_or_default()))
+            Ok(Some((protocol::STOP, body))) => {
+                Ok(Some(protocol::decode_seconds(&body).unwrap_or_default()))
             }
             Ok(Some(_)) => Ok(None),
             Ok(None) | Err(_) => bail!("the host went away, so its command is ended"),
@@ -263,7 +267,7 @@ fn words(
                 .chain([script.path.clone().into()])
                 .collect(),
         ),
-        (_, Some(script)) if script.wants_bash && tool::find("bash").is_none() => {
+        (_, Some(script)) if script.wants_bash && command::find("bash").is_none() => {
             ("sh".into(), vec!["sh".into(), script.path.clone().into()])
         }
         (_, Some(script)) => (script.path.clone().into(), vec![script.path.clone().into()]),
@@ -287,7 +291,7 @@ fn spawn(plan: Plan) -> Result<Pid, Refusal> {
     let pid = match forked.map_err(Refusal::of_fork)? {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
-            let Err(refusal) = child::become_command(plan);
+            let Err(refusal) = exec::become_command(plan);
             let _ = File::from(tell)
                 .write_all(&[&[refusal.exit.code()][..], refusal.why.as_bytes()].concat());
             exit(refusal.exit.code().into());
@@ -297,15 +301,15 @@ fn spawn(plan: Plan) -> Result<Pid, Refusal> {
     drop(plan);
     let mut refused = Vec::new();
     File::from(told)
-        .take(wire::MAX_ANSWER as u64)
+        .take(protocol::MAX_ANSWER as u64)
         .read_to_end(&mut refused)
         .context("can't tell whether the command started")?;
     let Some((code, why)) = refused.split_first() else {
         return Ok(pid);
     };
-    ends::wait_for(pid).context("can't wait for the command")?;
+    reaper::wait_for(pid).context("can't wait for the command")?;
     Err(Refusal {
-        exit: nspawn_common::exit::Exit::of_refusal(*code),
+        exit: nspawn_common::report::Exit::of_refusal(*code),
         why: String::from_utf8_lossy(why).into_owned(),
     })
 }
@@ -349,7 +353,7 @@ impl Drop for Script {
 
 // The header and the descriptors that come with it.
 fn receive_header(stream: &UnixStream) -> Result<(u8, usize, Vec<OwnedFd>)> {
-    let mut header = [0; wire::HEADER];
+    let mut header = [0; protocol::HEADER];
     let mut space = nix::cmsg_space!([RawFd; 3]);
     let mut parts = [IoSliceMut::new(&mut header)];
     let message = recvmsg::<()>(
@@ -374,9 +378,9 @@ fn receive_header(stream: &UnixStream) -> Result<(u8, usize, Vec<OwnedFd>)> {
         }
     }
     let count = message.bytes;
-    if count < wire::HEADER {
+    if count < protocol::HEADER {
         bail!("the host went away");
     }
-    let (tag, length) = wire::parse_header(header);
+    let (tag, length) = protocol::parse_header(header);
     Ok((tag, length, fds))
 }

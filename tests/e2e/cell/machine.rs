@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::OnceLock;
 
-use nspawn_common::users::RANGE;
+use nspawn_common::lifecycle::uid_range::RANGE;
 use nspawn_tests::{Machine, sh, wait_until};
 
 use super::{Cell, Running, Sleep, is_registered, unit_properties};

@@ -1,4 +1,4 @@
-//! The configuration that `scripts/gitlab-runner-config` writes for GitLab Runner.
+//! The configuration that `scripts/bin/gitlab-runner-config` writes for GitLab Runner.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -51,8 +51,12 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 #[test]
-fn output_is_what_the_readme_shows() {
-    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+fn output_matches_the_gitlab_page() {
+    let page = fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../scripts/docs/gitlab.md"
+    ))
+    .unwrap();
     let shown = page
         .split("```toml\n")
         .nth(1)

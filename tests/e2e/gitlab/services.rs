@@ -1,6 +1,6 @@
 //! The `services:` of jobs.
 
-use nspawn_common::words;
+use nspawn_common::shell;
 use nspawn_tests::sequencer::{Attempt, Job, Outcome, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 use serde_json::{Value, json};
@@ -371,10 +371,10 @@ fn argument_file_sets_command_and_port_of_a_service() {
         image()
     ))
     .expect(0);
-    let command = words::join(["perl", "-e", SERVER, "81", "by default"])
+    let command = shell::join(["perl", "-e", SERVER, "81", "by default"])
         .into_string()
         .unwrap();
-    let option = words::join([format!("--service-command={command}")])
+    let option = shell::join([format!("--service-command={command}")])
         .into_string()
         .unwrap();
     std::fs::write(

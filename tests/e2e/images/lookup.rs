@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nspawn_common::image::SEARCH_PATH;
+use nspawn_common::image::lookup::SEARCH_PATH;
 use nspawn_tests::{call, sh};
 
 use super::Name;

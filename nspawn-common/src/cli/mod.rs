@@ -1,0 +1,3 @@
+//! Options from argument files, environment variables and the command line.
+
+pub mod sources;

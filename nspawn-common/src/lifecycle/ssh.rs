@@ -1,0 +1,85 @@
+//! `ssh machine/NAME` (systemd-ssh-proxy(1), since systemd 256).
+//!
+//! systemd-nspawn shows the machine a small file system of the host, where the machine's sshd listens on a socket. It
+//! is mounted in the unit's own mount namespace, which ssh on the host does not see. A link leads there.
+
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::lifecycle::status;
+use crate::machine::name::MachineName;
+use crate::machine::paths::MachinePaths;
+
+/// The socket's name, given by systemd-ssh-generator(8).
+const SOCKET: &str = "ssh";
+
+/// Makes the socket reachable for the host's root under the machine's name. Does nothing where systemd-nspawn exports
+/// nothing.
+///
+/// # Errors
+/// The link can't be made.
+pub fn publish(paths: &MachinePaths) -> Result<()> {
+    let Some(supervisor) = status::supervisor(paths) else {
+        return Ok(());
+    };
+    for (exported, directory) in exports(&paths.origin())
+        .into_iter()
+        .zip(exports(paths.name()))
+    {
+        if !exported.is_dir() {
+            continue;
+        }
+        // The directory must stay: the kernel unmounts what is mounted on a directory that is removed in any namespace.
+        status::remove_if_there(&directory.join(SOCKET))?;
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&directory);
+        let inside = exported.strip_prefix("/").unwrap_or(&exported).join(SOCKET);
+        let target = Path::new("/proc")
+            .join(supervisor.to_string())
+            .join("root")
+            .join(inside);
+        made.and_then(|()| symlink(target, directory.join(SOCKET)))
+            .with_context(|| {
+                format!(
+                    "can't link the machine's ssh socket in {}",
+                    directory.display()
+                )
+            })?;
+    }
+    Ok(())
+}
+
+/// Removes what there is of this for a machine that has ended.
+///
+/// # Errors
+/// A link or a directory can't be removed.
+pub fn withdraw(paths: &MachinePaths) -> Result<()> {
+    for directory in [paths.name(), &paths.origin()]
+        .into_iter()
+        .flat_map(exports)
+    {
+        status::remove_if_there(&directory.join(SOCKET))?;
+        match fs::remove_dir(&directory) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("can't remove {}", directory.display()))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+// Directories for the exports of the machine: of systemd 262, and of the versions before.
+fn exports(name: &MachineName) -> [PathBuf; 2] {
+    let root = Path::new("/run/systemd/nspawn");
+    [
+        root.join(name.as_str()).join("unix-export"),
+        root.join("unix-export").join(name.as_str()),
+    ]
+}

@@ -1,0 +1,73 @@
+//! What a machine has used so far, in a line for a person.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use crate::machine::name::MachineName;
+use crate::machine::paths::MachinePaths;
+use crate::machine::state::State;
+
+/// Time since it was asked for, CPU time, memory at its peak, and what its layer takes; what the host's kernel
+/// does not count is left out (cgroup.rst: `memory.peak` is there since kernel 5.19).
+#[must_use]
+pub fn describe(name: &MachineName) -> String {
+    let paths = MachinePaths::new(name);
+    let read = |file: &str| fs::read_to_string(paths.cgroup().join(file)).ok();
+    let age = State::read(name).ok().and_then(|state| state.age());
+    let cpu = read("cpu.stat")
+        .and_then(|stat| field(&stat, "usage_usec"))
+        .map(Duration::from_micros);
+    let memory = read("memory.peak").and_then(|peak| peak.trim().parse().ok());
+    // Blocks of 512 bytes (stat(2)).
+    let disk = fs::metadata(paths.disk())
+        .ok()
+        .map(|disk| disk.blocks() * 512);
+    let parts = [
+        age.map(|age| format!("{:.1} s", age.as_secs_f64())),
+        cpu.map(|cpu| format!("{:.1} s of CPU", cpu.as_secs_f64())),
+        memory.map(|bytes| format!("{} of memory at most", size(bytes))),
+        disk.map(|bytes| format!("{} of disk", size(bytes))),
+    ];
+    format!(
+        "machine {name} has used {}",
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    )
+}
+
+fn field(stat: &str, key: &str) -> Option<u64> {
+    let values = stat.lines().filter_map(|line| line.split_once(' '));
+    values
+        .filter(|(name, _)| *name == key)
+        .find_map(|(_, value)| value.parse().ok())
+}
+
+fn size(bytes: u64) -> String {
+    let mib = bytes.div_ceil(1 << 20);
+    if mib < 10_240 {
+        format!("{mib} MiB")
+    } else {
+        format!("{} GiB", mib >> 10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_for_people() {
+        assert_eq!(size(1), "1 MiB");
+        assert_eq!(size(10_239 << 20), "10239 MiB");
+        assert_eq!(size(20 << 30), "20 GiB");
+    }
+
+    #[test]
+    fn fields_are_found() {
+        assert_eq!(
+            field("usage_usec 17\nuser_usec 5\n", "usage_usec"),
+            Some(17)
+        );
+        assert_eq!(field("", "usage_usec"), None);
+    }
+}

@@ -1,0 +1,490 @@
+//! What is written down about a machine, before anything else of it is made.
+//!
+//! Another version of the programs may read it: an upgrade does not end machines. Fields that were added since the
+//! format's version have a default, and unknown fields are ignored. Whatever an older program must not ignore raises
+//! the version, and the older program then refuses the machine.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::config::modes::{Init, Layer};
+use crate::config::network::Network;
+use crate::lifecycle::retention::When;
+use crate::lifecycle::uid_range::PrivateUsers;
+use crate::machine::name::MachineName;
+use crate::machine::paths::MachinePaths;
+use crate::sys::clock;
+use crate::sys::clock::Moment;
+use crate::sys::process::Owner;
+
+/// Version of the file's format.
+const VERSION: u64 = 2;
+/// A state file is small; what is larger is not ours. Bytes.
+const MAX_SIZE: u64 = 4 << 20;
+
+/// The error of a state in another version of the format: there is a machine, of which this program knows nothing.
+#[derive(Debug)]
+pub struct OtherVersion(u64);
+
+impl fmt::Display for OtherVersion {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(version) = self;
+        let which = if *version > VERSION {
+            "a newer"
+        } else {
+            "an older"
+        };
+        write!(
+            out,
+            "{which} version of these programs made it (format {version}, not {VERSION}); use that one"
+        )
+    }
+}
+
+impl std::error::Error for OtherVersion {}
+
+/// A machine as `nspawn-prepare` made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The machine's name.
+    pub name: MachineName,
+    /// The image's name.
+    pub image: String,
+    /// Where the image was found.
+    pub image_path: PathBuf,
+    /// `NAME=VALUE` for every command in the machine.
+    pub environment: Vec<OsString>,
+    /// Whose users its users are.
+    pub private_users: PrivateUsers,
+    /// What network it has, as [`Network::parse`] reads it.
+    pub network: Network,
+    /// What runs as its PID 1.
+    pub init: Init,
+    /// Where its writes go.
+    pub layer: Layer,
+    /// How large its layer may become, in bytes; `None` for as large as the host's file system or memory.
+    pub layer_size: Option<u64>,
+    /// The commands that start it, where each run does.
+    pub start: Vec<Vec<OsString>>,
+    /// How long each of them may take.
+    pub timeout: Duration,
+    /// When the machine was asked for, as [`clock::awake`] has it.
+    pub created: Option<Duration>,
+    /// How long a machine may be there that is not removed.
+    pub lifetime: Option<Duration>,
+    /// Whose end is its end too.
+    pub owner: Option<Owner>,
+    /// Properties of its unit that were asked for.
+    pub properties: Vec<OsString>,
+    /// Whether it runs containers of its own.
+    pub nesting: bool,
+    /// When the machine is kept for a look.
+    pub keep: When,
+    /// For how long then.
+    pub keep_for: Duration,
+    /// The user that a job's scripts run as, where it is not root.
+    pub user: Option<String>,
+    /// What a job's own scripts are run by, where it says so.
+    pub entrypoint: Vec<OsString>,
+    /// The file of the cache that the machine is shown.
+    pub cache: Option<PathBuf>,
+    /// What it is to a job that it is a service of.
+    pub service: Option<Role>,
+}
+
+/// What a machine is to the job that it is a service of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    /// The job's machine.
+    pub of: MachineName,
+    /// Which of the job's services it is, from 1 on.
+    pub number: u8,
+    /// The image that the job asks for.
+    pub asked: String,
+    /// The names that it is reached by.
+    pub aliases: Vec<String>,
+    /// What it runs, beside what its image does by itself.
+    pub command: Vec<OsString>,
+    /// Whom it runs that as, where it is not root.
+    pub user: Option<String>,
+    /// Where it runs that, where it is not the user's home.
+    pub directory: Option<OsString>,
+    /// The TCP port that it is ready on.
+    pub port: Option<u16>,
+    /// How long the job waits for that.
+    pub patience: Duration,
+}
+
+impl State {
+    /// The file's content.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let paths = MachinePaths::new(&self.name);
+        json!({
+            "version": VERSION,
+            "name": self.name.as_str(),
+            "image": self.image,
+            "image_path": bytes_to_json(self.image_path.as_os_str()),
+            "unit": paths.unit(),
+            "init": self.init.to_string(),
+            "layer": self.layer.to_string(),
+            "environment": list_to_json(&self.environment),
+            "private_users": self.private_users.to_string(),
+            "network": self.network.to_string(),
+            "layer_size": self.layer_size,
+            "start": self.start.iter().map(|command| list_to_json(command)).collect::<Vec<_>>(),
+            "timeout_seconds": self.timeout.as_secs(),
+            "created_monotonic_usec": self.created.map(|created| u64::try_from(created.as_micros()).unwrap_or(u64::MAX)),
+            "lifetime_seconds": self.lifetime.map(|lifetime| lifetime.as_secs()),
+            "owner": self.owner.map(|owner| owner.to_string()),
+            "properties": list_to_json(&self.properties),
+            "nesting": self.nesting,
+            "keep": self.keep.word(),
+            "keep_seconds": self.keep_for.as_secs(),
+            "user": self.user,
+            "entrypoint": list_to_json(&self.entrypoint),
+            "cache": self.cache.as_ref().map(|cache| bytes_to_json(cache.as_os_str())),
+            "service": self.service.as_ref().map(Role::to_json),
+        })
+    }
+
+    /// Where the directories of its layer are.
+    #[must_use]
+    pub fn layer_root(&self) -> PathBuf {
+        self.layer
+            .root(&MachinePaths::new(&self.name), self.layer_size.is_some())
+    }
+
+    /// Returns how long the machine has been there, without the time that the host slept.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        Some(clock::awake().saturating_sub(self.created?))
+    }
+
+    /// Returns whether the machine has been there for longer than its lifetime. Without one, or an age, it has not.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.lifetime
+            .zip(self.age())
+            .is_some_and(|(lifetime, age)| age >= lifetime)
+    }
+
+    /// Returns the moment from which on the journal has entries of the machine.
+    #[must_use]
+    pub fn begin(&self) -> Moment {
+        let written = fs::metadata(MachinePaths::new(&self.name).state_file())
+            .and_then(|file| file.modified());
+        Moment::new(
+            written.unwrap_or(UNIX_EPOCH),
+            self.created.unwrap_or_default(),
+        )
+    }
+
+    /// Reads the state of the machine `name`.
+    ///
+    /// # Errors
+    /// No such machine; a file that is truncated, not ours, or of a later version.
+    pub fn read(name: &MachineName) -> Result<Self> {
+        let path = MachinePaths::new(name).state_file();
+        let text = match read_bounded(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                bail!("no machine {name} here; nspawn-prepare --name={name} IMAGE makes one")
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("can't read {}", path.display()));
+            }
+        };
+        Self::parse(name, &text).with_context(|| {
+            format!(
+                "{} can't be used; nspawn-cleanup {name} removes the machine",
+                path.display()
+            )
+        })
+    }
+
+    /// Returns the path of the image of the machine `name`, also if another version of these programs made the machine;
+    /// `None` if its state has no such path.
+    #[must_use]
+    pub fn image_path_of(name: &MachineName) -> Option<PathBuf> {
+        Self::parse_image_path(&read_bounded(&MachinePaths::new(name).state_file()).ok()?)
+    }
+
+    // The field has the same name and form in every version of the format.
+    fn parse_image_path(text: &[u8]) -> Option<PathBuf> {
+        let value: Value = serde_json::from_slice(text).ok()?;
+        json_to_bytes(&value["image_path"]).map(PathBuf::from)
+    }
+
+    fn parse(name: &MachineName, text: &[u8]) -> Result<Self> {
+        let value: Value = serde_json::from_slice(text).context("not a whole JSON document")?;
+        match value["version"].as_u64() {
+            Some(VERSION) => {}
+            Some(other) => bail!(OtherVersion(other)),
+            None => bail!("it has no version"),
+        }
+        let field =
+            |key: &str| json_to_bytes(&value[key]).with_context(|| format!("no valid {key:?}"));
+        let text = |key: &str| {
+            value[key]
+                .as_str()
+                .with_context(|| format!("no valid {key:?}"))
+        };
+        let list =
+            |key: &str| json_to_list(&value[key]).with_context(|| format!("no valid {key:?}"));
+        let start = value["start"]
+            .as_array()
+            .context("no valid \"start\"")?
+            .iter();
+        Ok(Self {
+            name: name.clone(),
+            image: text("image")?.to_owned(),
+            image_path: field("image_path")?.into(),
+            environment: list("environment")?,
+            private_users: PrivateUsers::parse(text("private_users")?)?,
+            network: Network::parse(text("network")?)?,
+            init: Init::parse(text("init")?)?,
+            layer: Layer::parse(text("layer")?)?,
+            layer_size: value["layer_size"].as_u64(),
+            start: start
+                .map(json_to_list)
+                .collect::<Option<_>>()
+                .context("no valid \"start\"")?,
+            timeout: Duration::from_secs(
+                value["timeout_seconds"]
+                    .as_u64()
+                    .context("no valid \"timeout_seconds\"")?,
+            ),
+            created: value["created_monotonic_usec"]
+                .as_u64()
+                .map(Duration::from_micros),
+            lifetime: value["lifetime_seconds"].as_u64().map(Duration::from_secs),
+            owner: value["owner"].as_str().map(Owner::parse).transpose()?,
+            properties: list("properties")?,
+            nesting: value["nesting"].as_bool().unwrap_or_default(),
+            keep: value["keep"]
+                .as_str()
+                .map_or(Ok(When::default()), When::parse)?,
+            keep_for: Duration::from_secs(value["keep_seconds"].as_u64().unwrap_or_default()),
+            user: value["user"].as_str().map(str::to_owned),
+            entrypoint: json_to_list(&value["entrypoint"]).unwrap_or_default(),
+            cache: json_to_bytes(&value["cache"]).map(PathBuf::from),
+            service: Some(&value["service"])
+                .filter(|role| role.is_object())
+                .map(Role::parse)
+                .transpose()?,
+        })
+    }
+}
+
+impl Role {
+    fn to_json(&self) -> Value {
+        json!({
+            "of": self.of.as_str(),
+            "number": self.number,
+            "asked": self.asked,
+            "aliases": self.aliases,
+            "command": list_to_json(&self.command),
+            "user": self.user,
+            "directory": self.directory.as_ref().map(|directory| bytes_to_json(directory)),
+            "port": self.port,
+            "patience_seconds": self.patience.as_secs(),
+        })
+    }
+
+    fn parse(value: &Value) -> Result<Self> {
+        let number = value["number"]
+            .as_u64()
+            .and_then(|number| u8::try_from(number).ok());
+        let aliases = value["aliases"].as_array().into_iter().flatten();
+        Ok(Self {
+            of: MachineName::new(value["of"].as_str().context("no valid \"of\"")?)?,
+            number: number.context("no valid \"number\"")?,
+            asked: value["asked"].as_str().unwrap_or_default().to_owned(),
+            aliases: aliases
+                .filter_map(|alias| alias.as_str().map(str::to_owned))
+                .collect(),
+            command: json_to_list(&value["command"]).context("no valid \"command\"")?,
+            user: value["user"].as_str().map(str::to_owned),
+            directory: json_to_bytes(&value["directory"]),
+            port: value["port"]
+                .as_u64()
+                .and_then(|port| u16::try_from(port).ok()),
+            patience: Duration::from_secs(value["patience_seconds"].as_u64().unwrap_or_default()),
+        })
+    }
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    fs::File::open(path)?
+        .take(MAX_SIZE)
+        .read_to_end(&mut text)?;
+    Ok(text)
+}
+
+// JSON holds text. Bytes that are no text are an array of numbers.
+fn bytes_to_json(bytes: &OsStr) -> Value {
+    bytes
+        .to_str()
+        .map_or_else(|| json!(bytes.as_bytes()), |text| json!(text))
+}
+
+fn list_to_json(list: &[OsString]) -> Value {
+    list.iter().map(|entry| bytes_to_json(entry)).collect()
+}
+
+fn json_to_list(value: &Value) -> Option<Vec<OsString>> {
+    value.as_array()?.iter().map(json_to_bytes).collect()
+}
+
+fn json_to_bytes(value: &Value) -> Option<OsString> {
+    match value {
+        Value::String(text) => Some(text.into()),
+        Value::Array(numbers) => numbers
+            .iter()
+            .map(|number| number.as_u64().and_then(|number| u8::try_from(number).ok()))
+            .collect::<Option<Vec<u8>>>()
+            .map(OsString::from_vec),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> State {
+        State {
+            name: MachineName::new("m").unwrap(),
+            image: "bookworm".into(),
+            image_path: "/var/lib/machines/bookworm".into(),
+            environment: vec!["A=1".into(), OsStr::from_bytes(b"B=\xff").into()],
+            private_users: PrivateUsers::Base(655_360),
+            network: Network::Bridge("br0".into()),
+            init: Init::None,
+            layer: Layer::Tmpfs,
+            layer_size: Some(1 << 30),
+            start: vec![vec!["a".into(), OsStr::from_bytes(b"\xff").into()], vec![]],
+            timeout: Duration::from_secs(90),
+            created: Some(Duration::from_micros(1_500_000)),
+            lifetime: Some(Duration::from_secs(5)),
+            owner: Some(Owner::parse("1 2").unwrap()),
+            properties: vec!["TasksMax=5".into()],
+            nesting: true,
+            keep: When::Failure,
+            keep_for: Duration::from_secs(60),
+            user: Some("u".into()),
+            entrypoint: vec!["/bin/x".into()],
+            cache: Some("/c".into()),
+            service: Some(Role {
+                of: MachineName::new("j").unwrap(),
+                number: 2,
+                asked: "db:1".into(),
+                aliases: vec!["db".into()],
+                command: vec!["run".into(), "".into()],
+                user: Some("db".into()),
+                directory: Some("/db".into()),
+                port: Some(5432),
+                patience: Duration::from_secs(30),
+            }),
+        }
+    }
+
+    #[test]
+    fn reads_what_it_wrote() {
+        let text = sample().to_json().to_string();
+        assert_eq!(
+            State::parse(&sample().name, text.as_bytes()).unwrap(),
+            sample()
+        );
+    }
+
+    #[test]
+    fn the_image_path_is_read_from_any_version() {
+        let mut value = sample().to_json();
+        value["version"] = json!(VERSION + 1);
+        value["init"] = json!("of a later version");
+        let text = value.to_string();
+        let path = Some(sample().image_path);
+        assert_eq!(State::parse_image_path(text.as_bytes()), path);
+        assert_eq!(State::parse_image_path(b"{}"), None);
+        assert_eq!(State::parse_image_path(&text.as_bytes()[..20]), None);
+    }
+
+    #[test]
+    fn fields_of_later_programs_are_ignored_and_those_that_are_missing_have_defaults() {
+        let mut value = sample().to_json();
+        value["later"] = json!({ "any": [1] });
+        assert_eq!(
+            State::parse(&sample().name, value.to_string().as_bytes()).unwrap(),
+            sample()
+        );
+        let added = [
+            "created_monotonic_usec",
+            "lifetime_seconds",
+            "owner",
+            "nesting",
+            "keep",
+            "keep_seconds",
+            "user",
+        ];
+        let added = added.into_iter().chain(["entrypoint", "cache", "service"]);
+        added.for_each(|field| drop(value.as_object_mut().unwrap().remove(field)));
+        let read = State::parse(&sample().name, value.to_string().as_bytes()).unwrap();
+        assert_eq!(
+            (read.created, read.keep, read.nesting, &read.service),
+            (None, When::Never, false, &None)
+        );
+        assert!(!read.is_over());
+    }
+
+    #[test]
+    fn a_machine_is_over_when_its_lifetime_is() {
+        let aged = |seconds: u64, lifetime: Option<u64>| {
+            let created = clock::awake().checked_sub(Duration::from_secs(seconds));
+            State {
+                created,
+                lifetime: lifetime.map(Duration::from_secs),
+                ..sample()
+            }
+        };
+        assert!(aged(1, Some(1)).is_over() && aged(0, Some(0)).is_over());
+        assert!(!aged(1, Some(60)).is_over() && !aged(1, None).is_over());
+        // Without a time of its creation, none is removed for its age.
+        assert!(
+            !State {
+                created: None,
+                lifetime: Some(Duration::ZERO),
+                ..sample()
+            }
+            .is_over()
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_not_whole_or_not_known() {
+        let text = sample().to_json().to_string();
+        for cut in 0..text.len() {
+            assert!(
+                State::parse(&sample().name, &text.as_bytes()[..cut]).is_err(),
+                "{cut}"
+            );
+        }
+        let later = text.replace("\"version\":2", "\"version\":3");
+        let error = State::parse(&sample().name, later.as_bytes()).unwrap_err();
+        assert!(
+            error.is::<OtherVersion>() && format!("{error:#}").starts_with("a newer version"),
+            "{error:#}"
+        );
+        assert!(State::parse(&sample().name, b"[]").is_err());
+    }
+}

@@ -1,0 +1,9 @@
+//! Safe wrappers of Linux interfaces.
+
+pub mod btrfs;
+pub mod clock;
+pub mod idmapped_mount;
+pub mod mountinfo;
+pub mod namespace;
+pub mod process;
+pub mod signals;

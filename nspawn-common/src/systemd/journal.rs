@@ -1,0 +1,52 @@
+//! What the host's journal has of a machine.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::agent::protocol;
+use crate::command;
+use crate::command::argv;
+use crate::machine::paths::MachinePaths;
+use crate::sys::clock::Moment;
+
+/// How long looking something up may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the machine's console and its units said last, since then.
+///
+/// # Errors
+/// journalctl's own.
+pub fn last_words(paths: &MachinePaths, since: Moment) -> Result<String> {
+    let mut command = argv([
+        "journalctl",
+        "--quiet",
+        "--no-pager",
+        "--output=cat",
+        "--lines=20",
+        "--reverse",
+    ]);
+    let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
+    command.extend(units.map(|unit| format!("--unit={unit}").into()));
+    command.push(since.since().into());
+    // The journal may not have them yet.
+    command::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
+    // systemd 252 shows the first lines since a time, unless it begins at the end.
+    let said: Vec<_> = command::run(&command, LOOK_LIMIT)?
+        .stdout
+        .lines()
+        .rev()
+        .map(str::to_owned)
+        .collect();
+    Ok(printable(&said.join("\n")))
+}
+
+/// What came out of a machine, line by line.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| protocol::printable(line.as_bytes()))
+        .collect();
+    lines.join("\n")
+}

@@ -1,0 +1,6 @@
+//! Command lines for systemd, and what systemd reports.
+
+pub mod journal;
+pub mod machined;
+pub mod nspawn;
+pub mod transient_unit;

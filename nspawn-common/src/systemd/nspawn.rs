@@ -1,0 +1,309 @@
+//! The command line of systemd-nspawn.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::config::network::Network;
+use crate::machine::name::MachineName;
+
+/// Option for the limit at which the kernel makes no core dump, and runs no program for one either (core(5)).
+pub const NO_CORES: &str = "--rlimit=CORE=1";
+
+/// One thing of the host shown in the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bind {
+    /// `SOURCE[:DESTINATION[:OPTIONS]]`, writable.
+    Writable(OsString),
+    /// The same, read-only.
+    ReadOnly(OsString),
+}
+
+/// A machine as systemd-nspawn runs it.
+#[derive(Clone, Debug)]
+pub struct Nspawn<'a> {
+    /// The machine.
+    pub name: &'a MachineName,
+    /// Its root, mounted.
+    pub root: PathBuf,
+    /// What it is shown.
+    pub binds: Vec<Bind>,
+    /// Its network.
+    pub network: &'a Network,
+    /// Whether its root can't be written to.
+    pub is_read_only: bool,
+    /// More options, as they are.
+    pub options: Vec<OsString>,
+    /// What it runs.
+    pub payload: Payload,
+}
+
+/// What a machine runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Its systemd, with words that it takes as a kernel's command line (`systemd.wants=…`).
+    Boot(Vec<String>),
+    /// systemd-nspawn's stub init, and this command.
+    Command(Vec<String>),
+}
+
+impl Nspawn<'_> {
+    /// The command that runs the machine as part of the unit it is started in.
+    #[must_use]
+    pub fn command(&self) -> Vec<OsString> {
+        let mut argv: Vec<OsString> = [
+            "systemd-nspawn",
+            "--quiet",
+            "--settings=no",       // what a machine is follows from our options alone
+            "--keep-unit",         // the payload stays in the unit's cgroup: its limits bind
+            "--link-journal=no",   // images share a machine ID at times
+            "--console=read-only", // the boot's messages go to the unit's journal
+        ]
+        .map(OsString::from)
+        .into();
+        argv.push(format!("--machine={}", self.name).into());
+        argv.push(assign("--directory", self.root.as_os_str()));
+        argv.extend(self.binds.iter().map(|bind| match bind {
+            Bind::Writable(spec) => assign("--bind", spec),
+            Bind::ReadOnly(spec) => assign("--bind-ro", spec),
+        }));
+        argv.extend(self.network.options(self.is_read_only));
+        argv.extend(self.is_read_only.then(|| "--read-only".into()));
+        argv.extend(self.options.iter().cloned());
+        let (options, words) = match &self.payload {
+            // Ready is when the machine says so.
+            Payload::Boot(words) => (["--notify-ready=yes", "--boot", "--"].as_slice(), words),
+            Payload::Command(words) => (["--as-pid2", "--"].as_slice(), words),
+        };
+        argv.extend(options.iter().map(OsString::from));
+        argv.extend(words.iter().map(OsString::from));
+        argv
+    }
+}
+
+impl Bind {
+    /// The same for a machine whose users are not the host's: its root is to be who owns the source, unless
+    /// the bind's options say otherwise (systemd-nspawn(1), `--bind=`).
+    #[must_use]
+    pub fn with_owner(self) -> Self {
+        match self {
+            Self::Writable(spec) => Self::Writable(with_owner(spec)),
+            Self::ReadOnly(spec) => Self::ReadOnly(with_owner(spec)),
+        }
+    }
+
+    /// Shows the program `source` as `destination`, with the owner that it has on disk, so that its file system need not
+    /// know id-mapped mounts.
+    #[must_use]
+    pub fn unmapped(source: &Path, destination: &Path) -> Self {
+        let mut spec = pair(source, destination);
+        spec.push(":noidmap");
+        Self::ReadOnly(spec)
+    }
+
+    /// What of the host it shows; `None` if that is a new directory.
+    #[must_use]
+    pub fn source(&self) -> Option<PathBuf> {
+        let (Self::Writable(spec) | Self::ReadOnly(spec)) = self;
+        let source = OsString::from_vec(unescaped(split(spec.as_bytes())[0]));
+        Some(PathBuf::from(source)).filter(|source| source.is_absolute())
+    }
+
+    /// Shows the file or directory `source` as `destination`, writable.
+    #[must_use]
+    pub fn writable(source: &Path, destination: &Path) -> Self {
+        Self::Writable(pair(source, destination))
+    }
+}
+
+/// Where in a machine's root the options of a [`Nspawn::command`] mount something, and whether that is a file.
+#[must_use]
+pub fn mount_points(argv: &[OsString]) -> Vec<(PathBuf, bool)> {
+    let path = |field: &[u8]| PathBuf::from(OsString::from_vec(unescaped(field)));
+    let mut points = Vec::new();
+    for word in argv
+        .iter()
+        .map(|word| word.as_bytes())
+        .take_while(|word| *word != b"--")
+    {
+        if let Some(spec) = word.strip_prefix(b"--tmpfs=") {
+            points.push((path(split(spec)[0]), false));
+        }
+        let bind = word
+            .strip_prefix(b"--bind=")
+            .or_else(|| word.strip_prefix(b"--bind-ro="));
+        if let Some([source, rest @ ..]) = bind.map(split).as_deref() {
+            let destination = rest
+                .first()
+                .filter(|field| !field.is_empty())
+                .unwrap_or(source);
+            points.push((path(destination), path(source).is_file()));
+        }
+    }
+    points
+}
+
+fn with_owner(spec: OsString) -> OsString {
+    let fields = split(spec.as_bytes());
+    // A source of the machine's own, a new directory, or what systemd-nspawn will refuse.
+    if matches!(spec.as_bytes().first(), Some(b'+' | b':') | None) || fields.len() > 3 {
+        return spec;
+    }
+    // Device nodes are on a file system that can't be id-mapped.
+    let source = OsString::from_vec(unescaped(fields[0]));
+    if fs::metadata(source).is_ok_and(|source| !source.is_dir() && !source.is_file()) {
+        return spec;
+    }
+    let destination = fields
+        .get(1)
+        .filter(|field| !field.is_empty())
+        .unwrap_or(&fields[0]);
+    let options = fields.get(2).copied().unwrap_or_default();
+    if options
+        .split(|byte| *byte == b',')
+        .any(|option| option.ends_with(b"idmap"))
+    {
+        return spec;
+    }
+    let options = [options, b"rootidmap"]
+        .into_iter()
+        .filter(|option| !option.is_empty())
+        .collect::<Vec<_>>();
+    OsString::from_vec([fields[0], destination, &options.join(&b',')].join(&b':'))
+}
+
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut bytes = field.iter();
+    let next = || {
+        bytes
+            .next()
+            .and_then(|byte| {
+                if *byte == b'\\' {
+                    bytes.next()
+                } else {
+                    Some(byte)
+                }
+            })
+            .copied()
+    };
+    std::iter::from_fn(next).collect()
+}
+
+// The fields between colons that no backslash escapes.
+fn split(spec: &[u8]) -> Vec<&[u8]> {
+    let mut is_escaped = false;
+    let fields = spec.split(|byte| {
+        let is_end = *byte == b':' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        is_end
+    });
+    fields.collect()
+}
+
+fn pair(source: &Path, destination: &Path) -> OsString {
+    joined(&[source, destination])
+}
+
+/// Paths as the options `--bind=` and `--overlay=` take them: between colons, and a colon in a path
+/// is written `\:` (systemd-nspawn(1)).
+#[must_use]
+pub fn joined(paths: &[&Path]) -> OsString {
+    let escaped = paths.iter().map(|path| {
+        let bytes = path.as_os_str().as_bytes().iter();
+        bytes
+            .flat_map(|byte| {
+                if b":\\".contains(byte) {
+                    vec![b'\\', *byte]
+                } else {
+                    vec![*byte]
+                }
+            })
+            .collect()
+    });
+    OsString::from_vec(escaped.collect::<Vec<Vec<u8>>>().join(&b':'))
+}
+
+/// `OPTION=VALUE`.
+#[must_use]
+pub fn assign(option: &str, value: &OsStr) -> OsString {
+    [OsStr::new(option), OsStr::new("="), value]
+        .into_iter()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binds_are_given_an_owner() {
+        for (spec, expected) in [
+            ("/a", "/a:/a:rootidmap"),
+            ("/a:/b", "/a:/b:rootidmap"),
+            ("/a::norbind", "/a:/a:norbind,rootidmap"),
+            ("/a\\:1:/b", "/a\\:1:/b:rootidmap"),
+            ("/a:/b:noidmap,rbind", "/a:/b:noidmap,rbind"),
+            ("/a:/b:idmap", "/a:/b:idmap"),
+            ("+/a:/b", "+/a:/b"),
+            (":/b", ":/b"),
+            ("/a:/b:norbind:x", "/a:/b:norbind:x"),
+            ("/dev/null:/b", "/dev/null:/b"),
+        ] {
+            assert_eq!(
+                Bind::Writable(spec.into()).with_owner(),
+                Bind::Writable(expected.into())
+            );
+        }
+    }
+
+    #[test]
+    fn mount_points_are_found() {
+        let argv = [
+            "x",
+            "--tmpfs=/a\\:b:size=1",
+            "--bind=/etc/passwd:/p",
+            "--bind-ro=/d::rbind",
+            "--",
+            "--bind=/no",
+        ];
+        let expected = [
+            ("/a:b".into(), false),
+            ("/p".into(), true),
+            ("/d".into(), false),
+        ];
+        assert_eq!(mount_points(&argv.map(OsString::from)), expected);
+    }
+
+    #[test]
+    fn binds_keep_their_order_and_kind() {
+        let name = MachineName::new("m").unwrap();
+        let nspawn = Nspawn {
+            name: &name,
+            root: "/run/nspawn-ci/m/root".into(),
+            binds: vec![
+                Bind::ReadOnly("/a b:/c".into()),
+                Bind::writable(Path::new("/x:1"), Path::new("/y")),
+            ],
+            network: &Network::None,
+            is_read_only: false,
+            options: vec!["--drop-capability=CAP_MKNOD".into()],
+            payload: Payload::Boot(vec!["systemd.wants=x.service".into()]),
+        };
+        let argv = nspawn.command();
+        let tail = [
+            "--directory=/run/nspawn-ci/m/root",
+            "--bind-ro=/a b:/c",
+            "--bind=/x\\:1:/y",
+            "--private-network",
+            "--resolv-conf=off",
+            "--drop-capability=CAP_MKNOD",
+            "--notify-ready=yes",
+            "--boot",
+            "--",
+            "systemd.wants=x.service",
+        ];
+        assert_eq!(argv[argv.len() - tail.len()..], tail);
+        assert!(argv.iter().any(|word| word == "--machine=m"));
+    }
+}

@@ -1,0 +1,6 @@
+//! The parts of a machine that only GitLab jobs need.
+
+pub mod attach;
+pub mod cache;
+pub mod policy;
+pub mod runner_binary;

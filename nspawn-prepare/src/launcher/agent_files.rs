@@ -1,0 +1,45 @@
+//! What the machine is shown of these programs: copies on a small file system of its own, since its root
+//! may be able to write to them, and to fill it.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+
+use anyhow::{Context, Result};
+use nix::mount::MsFlags;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use nspawn_common::machine::paths::{AGENT_SIGN, MachinePaths};
+
+use crate::preflight;
+
+/// Mounts it, with the machine's root, the host's user `owner`, as its owner.
+pub fn mount(paths: &MachinePaths, owner: u32) -> Result<()> {
+    let target = paths.shown_mount();
+    let options = format!("size=8M,nr_inodes=256,mode=0755,uid={owner},gid={owner}");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    nix::mount::mount(
+        Some("nspawn-ci"),
+        &target,
+        Some("tmpfs"),
+        flags,
+        Some(&*options),
+    )
+    .with_context(|| format!("can't mount on {}", target.display()))?;
+    fill(paths, owner).with_context(|| format!("can't write to {}", target.display()))
+}
+
+fn fill(paths: &MachinePaths, owner: u32) -> Result<()> {
+    fs::copy(preflight::agent_program()?, paths.agent_program())?;
+    fs::create_dir(paths.agent_dir())?;
+    let sign = paths.shown_mount().join(AGENT_SIGN);
+    mkfifo(&sign, Mode::empty())?;
+    for (path, mode) in [
+        (paths.agent_program(), 0o755),
+        (sign, 0o600),
+        (paths.agent_dir(), 0o700),
+    ] {
+        fs::set_permissions(&path, Permissions::from_mode(mode))?;
+        chown(&path, Some(owner), Some(owner))?;
+    }
+    Ok(())
+}

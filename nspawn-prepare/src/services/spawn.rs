@@ -1,0 +1,116 @@
+//! The services of a job, each a machine of its own: made at the same time as the job's machine, each by a process of
+//! its own.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use nspawn_common::command::Running;
+use nspawn_common::gitlab::ExitCodes;
+use nspawn_common::lifecycle::lock::Lock;
+use nspawn_common::lifecycle::status;
+use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::report;
+use nspawn_common::report::JobError;
+use nspawn_common::sys::signals::Interrupted;
+
+use crate::PROGRAM;
+
+/// What makes one of them.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The image that the job asks for.
+    pub image: String,
+    pub command: Vec<OsString>,
+}
+
+/// The error of a job whose own machine is all right.
+#[derive(Debug)]
+pub struct Unavailable(String);
+
+impl Unavailable {
+    pub fn new(what: String) -> Self {
+        Self(what)
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+/// Those that are being made.
+pub struct Services {
+    makers: Vec<(String, Running)>,
+    deadline: Instant,
+}
+
+impl Services {
+    /// Has them made, within `limit`.
+    pub fn begin(orders: &[Order], limit: Duration) -> Result<Self> {
+        let make = |order: &Order| {
+            Ok((
+                order.image.clone(),
+                Running::start(Stdio::null(), &order.command)?,
+            ))
+        };
+        Ok(Self {
+            makers: orders.iter().map(make).collect::<Result<_>>()?,
+            deadline: Instant::now() + limit,
+        })
+    }
+
+    /// Waits until all are there, and passes on what their makers say.
+    ///
+    /// # Errors
+    /// One can't be made; whose fault that is, its maker knows.
+    pub fn finish(self) -> Result<()> {
+        for (image, maker) in self.makers {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let done = maker
+                .finish(left)
+                .map_err(|error| match error.is::<Interrupted>() {
+                    true => error,
+                    false => {
+                        Unavailable::new(format!("the service {image} can't be made: {error:#}"))
+                            .into()
+                    }
+                })?;
+            let said = done
+                .stderr
+                .strip_prefix(&format!("{PROGRAM}: "))
+                .unwrap_or(&done.stderr);
+            if done.status.success() {
+                if !said.is_empty() {
+                    report::say(PROGRAM, OsStr::new(said));
+                }
+                continue;
+            }
+            let text = format!("the service {image} can't be had: {said}");
+            let is_jobs_fault = done.status.code() == Some(ExitCodes::from_env().build.into());
+            return Err(if is_jobs_fault {
+                JobError(text).into()
+            } else {
+                Unavailable::new(text).into()
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Removes the services of the job that has the machine `job`, whoever has made them.
+pub fn remove(job: &MachineName) -> Result<()> {
+    for service in status::services(job)? {
+        status::remove(
+            &service.name,
+            Lock::acquire(&MachinePaths::new(&service.name))?,
+        )?;
+    }
+    Ok(())
+}

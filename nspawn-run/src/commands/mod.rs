@@ -1,0 +1,3 @@
+//! One module for each way to call the program.
+
+pub mod exec;

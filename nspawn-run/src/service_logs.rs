@@ -1,0 +1,43 @@
+//! The services of a job that have ended before it.
+
+use std::ffi::OsStr;
+
+use anyhow::Result;
+use nspawn_common::lifecycle::status;
+use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::state::{Role, State};
+use nspawn_common::{gitlab, report};
+
+use crate::PROGRAM;
+
+/// Tells the log of the job that has the machine `job`.
+pub fn tell_ended(job: &MachineName) -> Result<()> {
+    for service in status::services(job)? {
+        let Some(role) = service
+            .service
+            .as_ref()
+            .filter(|role| has_ended(&service, role))
+        else {
+            continue;
+        };
+        let paths = MachinePaths::new(&service.name);
+        let line = format!(
+            "the service {} has ended before the job; its log is below",
+            role.asked
+        );
+        report::say(PROGRAM, OsStr::new(&line));
+        gitlab::show_log(
+            &format!("{}-ended", service.name),
+            &role.asked,
+            &paths,
+            service.begin(),
+        );
+    }
+    Ok(())
+}
+
+fn has_ended(service: &State, role: &Role) -> bool {
+    let paths = MachinePaths::new(&service.name);
+    !status::is_running(&paths) || (!role.command.is_empty() && !paths.command_cgroup().exists())
+}

@@ -1,0 +1,162 @@
+//! The machine of a command: one that is there, started if it runs for its commands only; or one for this command
+//! alone.
+
+use std::ffi::{OsStr, OsString};
+use std::time::Duration;
+
+use anyhow::{Error, Result, bail};
+use nspawn_common::config::modes::Init;
+use nspawn_common::lifecycle::lock::{Lock, Use};
+use nspawn_common::lifecycle::{caller, status};
+use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::state::State;
+use nspawn_common::sys::signals;
+use nspawn_common::{command, report};
+
+use crate::PROGRAM;
+
+/// How much longer than its steps starting a machine may take.
+const MARGIN: Duration = Duration::from_secs(120);
+/// How long making a machine may take that has no layer and is not started.
+const MAKE_LIMIT: Duration = Duration::from_secs(600);
+
+/// The program that makes and starts machines.
+const PREPARE: &str = "nspawn-prepare";
+/// What a machine for one command is, whatever argument files say.
+const EPHEMERAL: [&str; 5] = [
+    "--init=none",
+    "--layer=none",
+    "--keep=never",
+    "--dry-run=no",
+    "--json=no",
+];
+
+/// A machine that a command can be run in.
+pub struct Machine {
+    pub state: State,
+    /// This program's part in the use of one without an init.
+    part: Option<Use>,
+    is_own: bool,
+}
+
+impl Machine {
+    /// Calls `body` with the machine `name`, which is started for that if it has no init.
+    pub fn with<T>(name: &MachineName, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let state = State::read(name)?;
+        if status::is_standing_by(&MachinePaths::new(name)) {
+            bail!("machine {name} stands by, for an nspawn-prepare to take it");
+        }
+        if state.init != Init::None {
+            return body(&Self {
+                state,
+                part: None,
+                is_own: false,
+            });
+        }
+        caller::check_writable()?;
+        let part = Use::begin(&MachinePaths::new(name))?;
+        Self {
+            state,
+            part: Some(part),
+            is_own: false,
+        }
+        .start_for(body)
+    }
+
+    /// Calls `body` with a machine of `image` that keeps nothing, and is removed after that.
+    pub fn with_own<T>(image: &str, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let name = MachineName::of_image(image)?;
+        let own = [
+            format!("--name={name}"),
+            format!("--image={image}"),
+            format!("--owner={}", std::process::id()),
+        ];
+        let arguments: Vec<&OsStr> = EPHEMERAL
+            .into_iter()
+            .chain(own.iter().map(|it| &**it))
+            .map(OsStr::new)
+            .collect();
+        signals::catch()?;
+        prepare(&arguments, MAKE_LIMIT).or_else(|error| unmake(&name).and(Err(error)))?;
+        let part = Use::begin(&MachinePaths::new(&name))?;
+        Self {
+            state: State::read(&name)?,
+            part: Some(part),
+            is_own: true,
+        }
+        .start_for(body)
+    }
+
+    /// The machine's name.
+    pub fn name(&self) -> &MachineName {
+        &self.state.name
+    }
+
+    fn start_for<T>(self, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        signals::catch()?;
+        let done = self.start().and_then(|()| body(&self));
+        if let Err(error) = self.leave() {
+            let error = error.context(format!("machine {} can't be ended", self.name()));
+            report::say(PROGRAM, OsStr::new(&format!("{error:#}")));
+        }
+        done
+    }
+
+    fn start(&self) -> Result<()> {
+        let steps = u32::try_from(self.state.start.len()).unwrap_or(u32::MAX);
+        let limit = self
+            .state
+            .timeout
+            .saturating_mul(steps)
+            .saturating_add(MARGIN);
+        prepare(&["--start".as_ref(), self.name().as_str().as_ref()], limit)
+    }
+
+    // Whoever is the last to leave ends it.
+    fn leave(&self) -> Result<()> {
+        // A signal must not keep from that.
+        signals::catch()?;
+        signals::undo();
+        let paths = MachinePaths::new(self.name());
+        let is_last = || self.part.as_ref().is_some_and(Use::is_last);
+        if !is_last() {
+            return Ok(());
+        }
+        match Lock::try_acquire_of_existing(&paths)? {
+            // It may have been made anew by then.
+            Some(lock) if is_last() && self.is_own => status::remove(self.name(), lock),
+            Some(_lock) if is_last() => status::end(&paths),
+            // Somebody else is removing it, or has removed it, or makes it anew.
+            _ => Ok(()),
+        }
+    }
+}
+
+// One whose nspawn-prepare was killed in its midst.
+fn unmake(name: &MachineName) -> Result<()> {
+    signals::undo();
+    status::remove(name, Lock::acquire(&MachinePaths::new(name))?)
+}
+
+// What it says on stderr is for whoever called this program, a failure in its words.
+fn prepare(arguments: &[&OsStr], limit: Duration) -> Result<()> {
+    let mut command: Vec<OsString> = vec![command::sibling(PREPARE)?.into()];
+    command.extend(arguments.iter().map(OsString::from));
+    let outcome = command::run(&command, limit)?;
+    let said = outcome
+        .stderr
+        .strip_prefix(&format!("{PREPARE}: "))
+        .unwrap_or(&outcome.stderr);
+    if !outcome.status.success() {
+        return Err(Error::msg(if said.is_empty() {
+            format!("{PREPARE} failed ({})", outcome.status)
+        } else {
+            said.to_owned()
+        }));
+    }
+    if !said.is_empty() {
+        report::say(PROGRAM, OsStr::new(said));
+    }
+    Ok(())
+}

@@ -33,7 +33,7 @@ use anyhow::{Context, Result, bail};
 use nix::mount::MsFlags;
 use nspawn_common::command;
 use nspawn_common::config::modes::{Init, Layer};
-use nspawn_common::config::network::{Network, RESOLV_CONF};
+use nspawn_common::config::network::Network;
 use nspawn_common::lifecycle::uid_range;
 use nspawn_common::lifecycle::uid_range::RANGE;
 use nspawn_common::machine::name::MachineName;
@@ -44,6 +44,7 @@ use nspawn_common::systemd::nspawn;
 use crate::create::diagnosis;
 use crate::layer::OVERLAID;
 use crate::network::pasta;
+use crate::network::resolvers::RESOLV_CONF;
 
 /// The argument that asks for it: `--launch MACHINE COMMAND…`.
 pub const OPTION: &str = "--launch";

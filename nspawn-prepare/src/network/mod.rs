@@ -2,4 +2,5 @@
 
 pub mod egress;
 pub mod pasta;
+pub mod resolvers;
 pub mod uplink;

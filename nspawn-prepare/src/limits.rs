@@ -8,8 +8,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use nspawn_common::cli::sources;
+use nspawn_common::error::Failure;
 use nspawn_common::machine::paths::{MachinePaths, SLICE};
-use nspawn_common::report::JobError;
 
 /// What every machine has, relative to its host. Users override by `--property`, which comes later.
 pub const DEFAULTS: [&str; 3] = [
@@ -158,7 +158,7 @@ pub fn of_job(
         let Some(limit) = LIMITS.iter().find(|limit| limit.property == property) else {
             continue;
         };
-        let refuse = |why: String| JobError(format!("the job's {name}={asked} {why}"));
+        let refuse = |why: String| Failure::job(format!("the job's {name}={asked} {why}"));
         let Some(number) = amount(limit, OsStr::new(&asked)).filter(|number| *number >= least)
         else {
             bail!(refuse(format!("is no {property}= that a machine can have")));

@@ -112,7 +112,6 @@ kept_out "unless the host has it: $why"
 
 /// A frame of no protocol on every link, and a packet from an address that is nobody's (RFC 5737).
 const SPOOF: &str = r#"
-use Socket;
 my ($frame, $payload) = @ARGV;
 socket(my $link, 17, 3, 0) or kept_out "$!";
 for (`ip -o link`) {

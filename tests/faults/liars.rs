@@ -260,5 +260,5 @@ fn break_messages(round: u64) {
         taken += protocol::HEADER + body.len();
     }
     assert_eq!(taken + bytes.len(), length);
-    assert!(protocol::printable(&bytes).chars().all(|c| !c.is_control()));
+    assert!(text::printable(&bytes).chars().all(|c| !c.is_control()));
 }

@@ -15,6 +15,7 @@ use crate::command;
 use crate::command::argv;
 use crate::machine::paths::{CACHE_ROOT, LAYER_ROOT, MachinePaths, POOLS, STATE_ROOT};
 use crate::sys::signals;
+use crate::text;
 
 /// How long another process may be busy with a machine.
 const LOCK_LIMIT: Duration = Duration::from_secs(600);
@@ -303,7 +304,7 @@ fn lock_within(file: File, kind: FlockArg, limit: Duration) -> Result<Flock<File
     if !waited.status.success() {
         bail!(
             "another process has been busy with it for {seconds} s{}",
-            command::below(&waited.stderr)
+            text::indent(&waited.stderr)
         );
     }
     Flock::lock(file, at_once).map_err(|(_, errno)| errno.into())

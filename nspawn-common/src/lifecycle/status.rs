@@ -23,8 +23,9 @@ use crate::machine::paths::{
 use crate::machine::state::{OtherVersion, State};
 use crate::sys::btrfs;
 use crate::sys::mountinfo;
-use crate::sys::process::Owner;
+use crate::sys::process::ProcessId;
 use crate::systemd::machined;
+use crate::text;
 
 /// How long ending a machine whose processes were killed may take.
 const END_LIMIT: Duration = Duration::from_secs(60);
@@ -147,7 +148,7 @@ pub fn is_waiting(paths: &MachinePaths) -> bool {
 fn is_expected(paths: &MachinePaths) -> Result<bool> {
     match State::read(paths.name()) {
         Ok(state) if state.init == Init::None => Ok(has_time(&state)),
-        Ok(state) if !state.owner.is_none_or(Owner::is_alive) || !serves(&state)? => Ok(false),
+        Ok(state) if !state.owner.is_none_or(ProcessId::is_alive) || !serves(&state)? => Ok(false),
         // The unit of one that stood by knows no time.
         Ok(state) if paths.origin_link().is_symlink() && !has_time(&state) => Ok(false),
         // Which times and owners count for it, another version of these programs knows.
@@ -181,7 +182,7 @@ pub fn services(job: &MachineName) -> Result<Vec<State>> {
 }
 
 fn has_time(state: &State) -> bool {
-    !state.is_over() && state.owner.is_none_or(Owner::is_alive)
+    !state.is_over() && state.owner.is_none_or(ProcessId::is_alive)
 }
 
 // A unit whose systemd-nspawn has died may still have processes, but is on its way to its end.
@@ -196,7 +197,7 @@ fn is_active(paths: &MachinePaths) -> Result<bool> {
         _ => bail!(
             "systemctl can't tell whether {} is active{}",
             paths.unit(),
-            command::below(&state.stderr)
+            text::indent(&state.stderr)
         ),
     }
 }
@@ -321,7 +322,7 @@ pub fn end(paths: &MachinePaths) -> Result<()> {
             .unwrap_or_default();
         bail!(
             "processes of the unit {unit} won't end{why}; see systemctl status {unit}{}",
-            command::below(&stopped.stderr)
+            text::indent(&stopped.stderr)
         );
     }
     // Failed units keep their name; --collect has already taken most of them.
@@ -414,7 +415,7 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     // At once, whatever is in it.
     paths
         .iter()
-        .filter(|path| btrfs::is_one(path))
+        .filter(|path| btrfs::is_subvolume(path))
         .for_each(|path| btrfs::delete(path));
     if paths.iter().all(|path| delete_flat(path).is_ok()) {
         return Ok(());
@@ -431,7 +432,7 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
         return Ok(());
     }
     // The machine's root may have made subvolumes read-only and files immutable. chattr ignores links (chattr(1), -R).
-    paths.iter().for_each(|path| btrfs::unseal(path));
+    paths.iter().for_each(|path| btrfs::make_writable(path));
     let _ = command::run(&on_all(&["chattr", "-R", "-f", "-ia", "--"]), DELETE_LIMIT);
     paths.iter().for_each(|path| btrfs::delete(path));
     command::run_ok(&remove, DELETE_LIMIT)

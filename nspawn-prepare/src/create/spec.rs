@@ -16,7 +16,7 @@ use nspawn_common::machine::paths::{
 };
 use nspawn_common::machine::state::{Role, State};
 use nspawn_common::sys::clock;
-use nspawn_common::sys::process::Owner;
+use nspawn_common::sys::process::ProcessId;
 use nspawn_common::systemd::nspawn::{Bind, Nspawn, Payload};
 use nspawn_common::systemd::transient_unit::Unit;
 
@@ -81,7 +81,7 @@ pub struct ForJob {
     /// What makes its services.
     pub services: Vec<Order>,
     /// The GitLab Runner that runs it.
-    pub runner: Option<Owner>,
+    pub runner: Option<ProcessId>,
 }
 
 impl ForJob {

@@ -48,7 +48,7 @@ pub fn start(job: &MachineName) -> Result<()> {
         let started = unit_command(&MachinePaths::new(&state.name), role);
         if let Err(error) = started.and_then(|command| command::run_ok(&command, LOOK_LIMIT)) {
             signals::check()?;
-            report::say(
+            report::print_diagnostic(
                 PROGRAM,
                 OsStr::new(&format!(
                     "the service {} can't be started: {error:#}",
@@ -98,10 +98,10 @@ fn attend(state: &State, role: &Role, (begun, time): (Instant, Moment)) -> Resul
             "service {} of image {} is at {address}{names} after {spent:.1} s",
             role.asked, state.image
         );
-        report::say(PROGRAM, OsStr::new(&line));
+        report::print_diagnostic(PROGRAM, OsStr::new(&line));
         return Ok(());
     };
-    report::say(
+    report::print_diagnostic(
         PROGRAM,
         OsStr::new(&format!(
             "the service {} {why}; its log is below",

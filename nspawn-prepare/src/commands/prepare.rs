@@ -23,7 +23,7 @@ use crate::create::step::Step;
 use crate::gitlab::config_stage;
 use crate::gitlab::policy;
 use crate::gitlab::runner_binary;
-use crate::network::pasta::ServerLookup;
+use crate::gitlab::server_lookup::ServerLookup;
 use crate::options;
 use crate::options::Options;
 use crate::preflight;

@@ -5,3 +5,4 @@ pub mod cache;
 pub mod config_stage;
 pub mod policy;
 pub mod runner_binary;
+pub mod server_lookup;

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nspawn_common::lifecycle::status;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_tests::sequencer::{Job, Outcome};
 use nspawn_tests::{Machine, finish, image, sh};
 
@@ -33,7 +33,7 @@ pub fn rows(suite: &mut Suite, fixture: &Fixture) {
         "state, layers and roots of machines, by another user of the host",
         || {
             let paths = MachinePaths::new(&MachineName::new(&fixture.attacker.name).unwrap());
-            let supervisor = status::supervisor(&paths).unwrap();
+            let supervisor = processes::supervisor(&paths).unwrap();
             let places = [
                 paths.state_dir(),
                 paths.state_file(),

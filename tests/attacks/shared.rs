@@ -4,9 +4,9 @@ use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nspawn_common::lifecycle::status;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_tests::{Machine, call, left_of, sh};
 
 use crate::network::Server;
@@ -149,7 +149,7 @@ fn agent_directory(machine: &Machine) -> String {
     let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
     format!(
         "/proc/{}/root{}",
-        status::supervisor(&paths).unwrap(),
+        processes::supervisor(&paths).unwrap(),
         paths.agent_dir().display()
     )
 }

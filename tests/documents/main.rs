@@ -64,7 +64,7 @@ fn is_there(program: &str) -> bool {
 }
 
 #[test]
-fn pages_tell_the_options() {
+fn man_pages_list_the_options() {
     for program in program::all() {
         let path = program.page();
         let text =
@@ -74,7 +74,7 @@ fn pages_tell_the_options() {
 }
 
 #[test]
-fn completions_know_the_options() {
+fn completions_list_the_options() {
     for program in program::all() {
         for shell in SHELLS {
             settle(
@@ -86,7 +86,7 @@ fn completions_know_the_options() {
 }
 
 #[test]
-fn pages_have_what_a_page_has() {
+fn man_pages_have_all_sections() {
     let sections = [
         "NAME",
         "SYNOPSIS",
@@ -115,8 +115,10 @@ fn every_help_has_an_example() {
             "{help}"
         );
     }
-    for script in fs::read_dir(repository().join("scripts"))
-        .unwrap()
+    let directories = ["scripts", "scripts/bin"].map(|directory| repository().join(directory));
+    for script in directories
+        .iter()
+        .flat_map(|directory| fs::read_dir(directory).unwrap())
         .map(|entry| entry.unwrap().path())
     {
         let is_for_programs = script.extension().is_some();
@@ -134,7 +136,7 @@ fn every_help_has_an_example() {
 }
 
 #[test]
-fn man_warns_of_nothing() {
+fn man_pages_render_without_warnings() {
     if !is_there("man") || !is_there("groff") {
         return;
     }

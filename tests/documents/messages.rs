@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::repository;
 
-const PAGE: &str = "scripts/troubleshooting.md";
+const PAGE: &str = "scripts/docs/troubleshooting.md";
 
 /// What stands in the first column of the page's tables, in code.
 fn messages(page: &str) -> Vec<&str> {
@@ -38,7 +38,7 @@ fn joined(text: &str) -> String {
 }
 
 #[test]
-fn every_line_that_is_explained_is_said() {
+fn explained_messages_are_in_the_sources() {
     let page = fs::read_to_string(repository().join(PAGE)).unwrap();
     let messages = messages(&page);
     assert!(messages.len() > 30, "{messages:?}");

@@ -74,7 +74,7 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 #[test]
-fn a_testbed_is_opened_reverted_and_closed() {
+fn testbed_is_opened_reverted_and_closed() {
     let name = format!("autopkgtest-{}", std::process::id());
     let mut server = Server::start(&[&format!("--name={name}")]);
     assert!(
@@ -114,7 +114,7 @@ fn a_testbed_is_opened_reverted_and_closed() {
 }
 
 #[test]
-fn files_go_in_and_out() {
+fn files_and_trees_are_copied_both_ways() {
     let mut server = Server::start(&["--init=stub"]);
     let (place, here) = (server.ask("open"), scratch("files"));
     let odd = here.join("a b,c%d");
@@ -157,7 +157,7 @@ fn files_go_in_and_out() {
 }
 
 #[test]
-fn what_it_can_not_do_ends_it() {
+fn invalid_requests_end_the_server() {
     for (image, line, words) in [
         ("no-such-image", "open", "no machine of no-such-image"),
         (&*image(), "juggle", "unknown command 'juggle'"),

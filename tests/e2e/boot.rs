@@ -53,7 +53,7 @@ fn until(condition: &str) -> String {
 }
 
 #[test]
-fn what_the_image_enables_comes_up() {
+fn units_enabled_in_the_image_start() {
     let copy = Copy::new("enabled");
     let touch = |file: &str| {
         format!("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=touch {file}\n")
@@ -126,7 +126,7 @@ fn what_the_image_enables_comes_up() {
 }
 
 #[test]
-fn what_starts_when_it_is_used_starts_then() {
+fn dbus_and_logind_start_on_first_use() {
     let machine = Machine::new();
     let active = || {
         machine.run([
@@ -161,7 +161,7 @@ fn what_starts_when_it_is_used_starts_then() {
 }
 
 #[test]
-fn poweroff_works_though_nobody_has_used_logind() {
+fn poweroff_works_before_the_first_use_of_logind() {
     let machine = Machine::new();
     machine
         .sh("systemctl poweroff 2>/dev/null; sleep 60")
@@ -169,7 +169,7 @@ fn poweroff_works_though_nobody_has_used_logind() {
 }
 
 #[test]
-fn services_are_bound_as_their_units_say() {
+fn system_call_filter_of_a_service_applies() {
     let machine = Machine::new();
     let filtered = "systemd-run --quiet --wait --pipe --property=SystemCallFilter=~sethostname";
     let done = machine
@@ -179,7 +179,7 @@ fn services_are_bound_as_their_units_say() {
 }
 
 #[test]
-fn more_or_less_is_booted_as_one_likes() {
+fn boot_target_and_mask_change_what_boots() {
     let less = Machine::with(&[
         "--mask=systemd-tmpfiles-clean.timer",
         "--boot-target=basic.target",

@@ -1,4 +1,4 @@
-//! What `scripts/check-host` says of a host on which something is broken.
+//! What `scripts/bin/check-host` says of a host on which something is broken.
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,7 +29,7 @@ fn over(path: &str, text: &str) -> String {
 }
 
 #[test]
-fn a_host_that_will_do_is_told_so() {
+fn suitable_host_passes() {
     let done = call("check-host", [image()]).expect(0);
     assert!(!done.out().contains("bad "), "{}", done.describe());
     assert!(
@@ -41,7 +41,7 @@ fn a_host_that_will_do_is_told_so() {
 }
 
 #[test]
-fn each_thing_that_is_broken_is_named_with_its_mend() {
+fn each_defect_is_reported_with_its_remedy() {
     let other_user = over(
         "/usr/bin/systemctl",
         "#!/bin/sh\ncase $1 in show) echo ci ;; *) echo systemd 252 ;; esac",
@@ -212,7 +212,7 @@ fn each_thing_that_is_broken_is_named_with_its_mend() {
 }
 
 #[test]
-fn an_image_that_starts_no_machine_is_named() {
+fn image_that_does_not_start_is_reported() {
     let name = format!("empty-{}", std::process::id());
     let path = format!("/var/lib/machines/{name}");
     fs::create_dir(&path).unwrap();

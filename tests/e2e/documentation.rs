@@ -19,8 +19,15 @@ fn pages() -> String {
         "nspawn-prepare/README.md",
         "nspawn-run/README.md",
     ];
-    let scripts =
-        ["gitlab.md", "images.md", "troubleshooting.md"].map(|page| format!("scripts/{page}"));
+    let scripts = [
+        "administration.md",
+        "gitlab.md",
+        "images.md",
+        "security.md",
+        "speed.md",
+        "troubleshooting.md",
+    ]
+    .map(|page| format!("scripts/docs/{page}"));
     let pages = pages.map(str::to_owned).into_iter().chain(scripts);
     pages
         .map(|page| fs::read_to_string(repository().join(page)).unwrap())
@@ -50,14 +57,14 @@ fn every_option_in_the_pages_exists() {
         known.extend(options(&call(program, ["--help"]).expect(0).out()));
     }
     let scripts = [
-        "nspawn-image",
+        "bin/nspawn-image",
         "install",
         "setup",
         "test",
         "bench",
         "demo",
-        "check-host",
-        "gitlab-runner-config",
+        "bin/check-host",
+        "bin/gitlab-runner-config",
         "package",
     ];
     for script in scripts {

@@ -146,7 +146,7 @@ fn a_layer_without_a_size(system: &FileSystem) {
 
 /// Hosts with a hardened /var: an overlay there runs programs as well.
 #[test]
-fn a_copy_of_the_image_runs_programs_where_the_host_runs_none() {
+fn snapshot_runs_programs_despite_noexec_on_the_host() {
     let system = FileSystem::new("btrfs");
     sh("mount -o remount,bind,nosuid,noexec /var/lib/nspawn-ci").expect(0);
     for init in ["systemd", "stub", "none"] {
@@ -166,12 +166,12 @@ fn a_copy_of_the_image_runs_programs_where_the_host_runs_none() {
 }
 
 #[test]
-fn every_cell_works_on_btrfs() {
+fn every_init_and_layer_works_on_btrfs() {
     every_cell_works_on("btrfs");
 }
 
 #[test]
-fn every_cell_works_on_xfs() {
+fn every_init_and_layer_works_on_xfs() {
     every_cell_works_on("xfs");
 }
 
@@ -185,7 +185,7 @@ const SUBVOLUMES: &str = "own_ioctl() { perl -e 'my ($place, $number, @values) =
 
 /// Subvolumes in subvolumes, some read-only, and what has flags: what a job leaves, cleanup takes away.
 #[test]
-fn subvolumes_of_a_job_are_removed() {
+fn subvolumes_made_by_a_job_are_removed() {
     let system = FileSystem::new("btrfs");
     let outside = format!("{}/outside", system.place());
     sh(&format!(
@@ -250,7 +250,7 @@ fn make_subvolumes(machine: &Machine, place: &str, is_root: bool, outside: &str)
 
 /// Of the killed `nspawn-run --image` only, among machines that wait for their runs.
 #[test]
-fn stale_is_what_no_command_will_use_again() {
+fn machines_between_runs_are_not_stale() {
     let image = image();
     let waiting: Vec<_> = ["disk", "tmpfs", "none"]
         .map(|layer| {
@@ -305,7 +305,7 @@ impl Drop for Hidden {
 
 /// The kernel's are all hosts' that run on it, so that using them up is no test.
 #[test]
-fn there_are_no_loop_devices() {
+fn missing_loop_devices_are_reported() {
     let name = format!("no-loop-{}", std::process::id());
     let image = image();
     for (which, words) in [

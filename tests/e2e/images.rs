@@ -2,17 +2,17 @@
 //!
 //! | module | what it promises |
 //! | --- | --- |
-//! | [`disks`] | file systems in files, with and without partitions |
-//! | [`small`] | images of a few files |
-//! | [`named`] | what a name stands for, and that machinectl agrees |
-//! | [`removed`] | images that are removed meanwhile |
-//! | [`refused`] | images that are none |
+//! | [`disk`] | file systems in files, with and without partitions |
+//! | [`minimal`] | images of a few files |
+//! | [`lookup`] | what a name stands for, and that machinectl agrees |
+//! | [`removal`] | images that are removed meanwhile |
+//! | [`invalid`] | images that are none |
 
-mod disks;
-mod named;
-mod refused;
-mod removed;
-mod small;
+mod disk;
+mod invalid;
+mod lookup;
+mod minimal;
+mod removal;
 
 use nspawn_common::image::lookup::SEARCH_PATH;
 use nspawn_tests::{Machine, call, sh};

@@ -35,14 +35,14 @@ impl Drop for Thing {
 }
 
 #[test]
-fn none_is_a_loopback_alone() {
+fn network_none_has_only_a_loopback() {
     let machine = Machine::with(&["--network=none"]);
     assert_eq!(links(&machine), ["lo"]);
     assert!(!paths(&machine).network_cgroup().exists());
 }
 
 #[test]
-fn the_hosts_is_the_hosts() {
+fn network_host_reaches_the_loopback_of_the_host() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let connect = format!(
         "bash -c 'exec 3<>/dev/tcp/127.0.0.1/{}'",
@@ -54,7 +54,7 @@ fn the_hosts_is_the_hosts() {
 }
 
 #[test]
-fn nat_reaches_out_and_resolves_names() {
+fn nat_reaches_the_outside_and_resolves_names() {
     let machine = Machine::new();
     let host = sh("awk '/^nameserver/ { print $2 }' /etc/resolv.conf")
         .expect(0)
@@ -80,7 +80,7 @@ fn nat_reaches_out_and_resolves_names() {
 }
 
 #[test]
-fn nats_helper_ends_with_the_machine_whatever_ends_it() {
+fn pasta_ends_with_its_machine() {
     for end in [
         "nspawn-cleanup NAME",
         "machinectl terminate NAME",
@@ -99,7 +99,7 @@ fn nats_helper_ends_with_the_machine_whatever_ends_it() {
 }
 
 #[test]
-fn a_machine_without_its_helper_goes_on_and_is_removed() {
+fn machine_goes_on_and_is_removed_without_pasta() {
     let machine = Machine::new();
     sh(&format!(
         "systemctl kill --signal=KILL pasta-{}",
@@ -112,7 +112,7 @@ fn a_machine_without_its_helper_goes_on_and_is_removed() {
 }
 
 #[test]
-fn nat_needs_pasta() {
+fn missing_pasta_names_its_package() {
     let dir = std::env::temp_dir().join(format!("e2e-no-pasta-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     for program in ["systemd-nspawn", "systemd-run", "systemctl"] {
@@ -137,7 +137,7 @@ fn nat_needs_pasta() {
 }
 
 #[test]
-fn systemds_own_links_work() {
+fn veth_bridge_and_zone_work() {
     let id = std::process::id();
     let bridge = format!("e2e{id}");
     let _bridge = Thing::new(
@@ -155,7 +155,7 @@ fn systemds_own_links_work() {
 }
 
 #[test]
-fn a_namespace_that_there_is_needs_the_hosts_users() {
+fn existing_network_namespace_needs_the_uids_of_the_host() {
     let name = format!("e2e-{}", std::process::id());
     let _namespace = Thing::new(
         &format!("ip netns add {name}"),

@@ -291,7 +291,7 @@ fn check_purge() {
 }
 
 #[test]
-fn the_package_comes_and_goes() {
+fn package_is_installed_upgraded_and_purged() {
     let before = named_files();
     let _package = Package;
     install(env!("CARGO_PKG_VERSION"));

@@ -98,7 +98,7 @@ fn gone(name: &str) {
 }
 
 #[test]
-fn one_is_taken_and_is_as_any_other_then() {
+fn machine_after_takeover_is_like_any_other() {
     let pool = Pool::new("alike", 1, &["--nesting"]);
     let before = pool.standing_by();
     let name = format!("taken-{}", std::process::id());
@@ -171,7 +171,7 @@ fn one_is_taken_and_is_as_any_other_then() {
 
 // Its unit knows no time, which began when it did not belong to anybody.
 #[test]
-fn the_time_of_one_that_was_taken_is_bounded() {
+fn lifetime_of_a_machine_after_takeover_is_limited() {
     let pool = Pool::new("time", 1, &["--network=none", "--init=stub"]);
     let machine = pool.prepare(&[]);
     assert!(origin(&machine).is_some());
@@ -200,7 +200,7 @@ fn the_time_of_one_that_was_taken_is_bounded() {
 }
 
 #[test]
-fn a_job_takes_one_too() {
+fn gitlab_job_takes_over_a_standby_machine() {
     let pool = Pool::new("job", 1, &["--network=none"]);
     let before = pool.standing_by();
     let job = Job::new(&pool.image).script(&["systemctl is-system-running; hostname"]);
@@ -228,7 +228,7 @@ fn a_job_takes_one_too() {
 }
 
 #[test]
-fn none_is_taken_by_who_asks_for_anything_else() {
+fn machine_with_other_options_is_not_taken_over() {
     let pool = Pool::new("other", 1, &["--network=none"]);
     let shown = std::env::temp_dir().join(format!("e2e-standby-{}", std::process::id()));
     let bind = format!("--bind-ro={}:/mnt", shown.display());
@@ -255,7 +255,7 @@ fn none_is_taken_by_who_asks_for_anything_else() {
 }
 
 #[test]
-fn what_has_changed_is_not_taken_but_made_anew() {
+fn machine_is_replaced_after_its_bound_directory_changes() {
     let shown = "/run/e2e-standby-shown";
     fs::create_dir_all(shown).unwrap();
     let pool = Pool::new(
@@ -287,7 +287,7 @@ fn what_has_changed_is_not_taken_but_made_anew() {
 }
 
 #[test]
-fn what_has_changed_in_a_file_that_is_shown_is_no_other_machine() {
+fn machine_is_taken_over_after_a_bound_file_changes_its_content() {
     let file = "/run/e2e-standby-file";
     fs::write(file, "one").unwrap();
     let pool = Pool::new(
@@ -308,7 +308,7 @@ fn what_has_changed_in_a_file_that_is_shown_is_no_other_machine() {
 }
 
 #[test]
-fn variables_are_there_when_it_is_filled_again() {
+fn refill_uses_the_variables_of_the_first_caller() {
     let tree = image();
     let image = format!("variable-{}", std::process::id());
     symlink(tree, format!("/var/lib/machines/{image}")).unwrap();
@@ -349,7 +349,7 @@ fn variables_are_there_when_it_is_filled_again() {
 }
 
 #[test]
-fn one_that_does_not_answer_is_replaced() {
+fn frozen_machine_is_replaced() {
     let pool = Pool::new("frozen", 1, &["--network=none"]);
     let before = pool.standing_by();
     sh(&format!("systemctl freeze nspawn-{}.service", before[0])).expect(0);
@@ -367,7 +367,7 @@ fn one_that_does_not_answer_is_replaced() {
 
 // As nspawn-cleanup --stale does it.
 #[test]
-fn one_that_somebody_looks_at_is_taken_after_that() {
+fn locked_machine_is_taken_over_once_unlocked() {
     let pool = Pool::new("looked", 1, &["--network=none", "--init=stub"]);
     let path = format!("/run/nspawn-ci/{}/lock", pool.standing_by()[0]);
     let held = Flock::lock(fs::File::open(&path).unwrap(), FlockArg::LockExclusive).unwrap();
@@ -384,7 +384,7 @@ fn one_that_somebody_looks_at_is_taken_after_that() {
 }
 
 #[test]
-fn each_is_taken_once() {
+fn each_machine_is_taken_over_once() {
     let pool = Pool::new("once", 2, &["--network=none"]);
     let machines: Vec<Machine> = std::thread::scope(|scope| {
         let makers: Vec<_> = (0..5).map(|_| scope.spawn(|| pool.prepare(&[]))).collect();
@@ -415,7 +415,7 @@ fn each_is_taken_once() {
 }
 
 #[test]
-fn dead_ones_are_not_taken_and_replaced() {
+fn dead_machine_is_replaced() {
     let pool = Pool::new("dead", 1, &["--init=stub", "--layer=tmpfs"]);
     let before = pool.standing_by();
     sh(&format!(
@@ -432,7 +432,7 @@ fn dead_ones_are_not_taken_and_replaced() {
 }
 
 #[test]
-fn there_are_as_many_as_were_asked_for_last() {
+fn pool_has_the_size_of_the_last_request() {
     let pool = Pool::new("count", 3, &["--network=none", "--init=stub"]);
     assert_eq!(pool.standing_by().len(), 3);
     pool.keep(1);
@@ -457,7 +457,7 @@ fn there_are_as_many_as_were_asked_for_last() {
 }
 
 #[test]
-fn nobody_uses_what_stands_by() {
+fn standby_machines_can_not_be_used_by_name() {
     let pool = Pool::new("unused", 1, &["--network=none", "--init=stub"]);
     let names = pool.standing_by();
     call("nspawn-run", [&*names[0], "true"]).expect_error(125, "stands by");
@@ -471,7 +471,7 @@ fn nobody_uses_what_stands_by() {
 }
 
 #[test]
-fn what_can_not_stand_by_is_refused() {
+fn unsuitable_options_are_refused() {
     let refused = |options: &[&str], words: &str| {
         call("nspawn-prepare", [&["--standby=1"], options].concat()).expect_error(1, words);
     };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspawn_common::agent::protocol::{self, Request};
-use nspawn_common::machine::paths::{AGENT_SOCKET, MachinePaths, SHOWN_IN_MACHINE};
+use nspawn_common::machine::paths::{AGENT_MOUNT_IN_MACHINE, AGENT_SOCKET, MachinePaths};
 use nspawn_tests::{Machine, call, random};
 
 use crate::suite::{Running, Suite, machine};
@@ -158,7 +158,7 @@ fn machine_with_hostile_agent(behaviour: &str) -> Machine {
     let name = nspawn_common::machine::name::MachineName::new(&machine.name).unwrap();
     let paths = MachinePaths::new(&name);
     // The directory is mounted in the mount namespace of the machine's unit only.
-    let supervisor = nspawn_common::lifecycle::status::supervisor(&paths).unwrap();
+    let supervisor = nspawn_common::machine::processes::supervisor(&paths).unwrap();
     let ready_file = format!(
         "/proc/{supervisor}/root{}/{READY_FILE}",
         paths.agent_dir().display()
@@ -193,7 +193,7 @@ fn watch_memory(pid: u32) -> thread::JoinHandle<u64> {
 
 /// Serves as the agent of a machine, in a hostile way.
 pub fn serve(behaviour: &str) -> ! {
-    let socket = Path::new(SHOWN_IN_MACHINE).join(AGENT_SOCKET);
+    let socket = Path::new(AGENT_MOUNT_IN_MACHINE).join(AGENT_SOCKET);
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).unwrap();
     File::create(socket.with_file_name(READY_FILE)).unwrap();

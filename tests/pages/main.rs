@@ -56,28 +56,30 @@ fn follow(page: &str, place: &Place) {
 }
 
 #[test]
-fn the_front_page() {
+fn commands_of_the_front_page_work() {
     let place = Place::without_images();
     follow("README.md", &place);
 }
 
 #[test]
-fn what_a_machine_is() {
+fn commands_of_the_page_of_machines_work() {
     follow("nspawn-prepare/README.md", &Place::new());
 }
 
 #[test]
-fn recipes() {
-    follow("scripts/recipes.md", &Place::new());
+fn commands_of_the_recipes_work() {
+    follow("scripts/docs/recipes.md", &Place::new());
 }
 
 #[test]
-fn the_other_pages() {
+fn commands_of_the_other_pages_work() {
     for page in [
         "nspawn-common/README.md",
         "nspawn-run/README.md",
-        "scripts/gitlab.md",
-        "scripts/images.md",
+        "scripts/docs/administration.md",
+        "scripts/docs/gitlab.md",
+        "scripts/docs/images.md",
+        "tests/README.md",
     ] {
         follow(page, &Place::new());
     }

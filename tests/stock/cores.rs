@@ -86,7 +86,7 @@ fn crash_leaves_nothing_on_the_host() {
 }
 
 #[test]
-fn cores_are_made_where_an_option_asks_for_them() {
+fn core_is_dumped_if_an_option_allows_it() {
     let before = cores();
     let machine = Machine::with(&["--network=none", "--init=stub", "--rlimit=CORE=0:infinity"]);
     crash(
@@ -104,7 +104,7 @@ fn cores_are_made_where_an_option_asks_for_them() {
 }
 
 #[test]
-fn other_limits_are_systemd_nspawns() {
+fn last_option_sets_another_limit() {
     let machine = Machine::with(&[
         "--network=none",
         "--init=stub",

@@ -39,7 +39,7 @@ fn limits_show_inside_for_each_init() {
 }
 
 #[test]
-fn defaults_show_inside_too() {
+fn default_limits_show_inside() {
     let machine = Machine::with(&["--network=none", "--init=stub"]);
     let unit = format!(
         "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service",

@@ -2,7 +2,7 @@
 //! and every cgroup controller. They change the whole host, so they run one after the other in a virtual machine that
 //! is thrown away afterwards (`tests/vm`), and nowhere else.
 
-// A test stops at what it did not expect.
+// A test stops at the first unexpected result.
 #![allow(clippy::unwrap_used)]
 
 mod outside;

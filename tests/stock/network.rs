@@ -243,7 +243,7 @@ fn servers_on_the_host() -> Change {
 }
 
 #[test]
-fn host_is_closed_but_for_what_is_allowed() {
+fn host_is_closed_except_for_allowed_ports() {
     let _servers = servers_on_the_host();
     let closed = machine();
     for address in [HOST, "2001:db8::1", "127.0.0.1"] {

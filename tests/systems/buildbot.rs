@@ -146,11 +146,11 @@ fn builds_of_buildbot_run_in_machines() {
     assert_eq!(buildbot.results(2)[1..], ["failure"]);
     buildbot.expect_log(2, "test", "program finished with exit code 7");
     assert_eq!(left_of(MACHINE), "");
-    a_newer_change_stops_a_build(&buildbot);
-    a_killed_workers_build_is_done_again(&buildbot);
+    newer_change_cancels_a_build(&buildbot);
+    build_of_a_killed_worker_is_retried(&buildbot);
 }
 
-fn a_newer_change_stops_a_build(buildbot: &Buildbot) {
+fn newer_change_cancels_a_build(buildbot: &Buildbot) {
     change("touch /run/up; exec sleep 600");
     wait_until("the test runs", SOON, runs);
     change("true");
@@ -160,7 +160,7 @@ fn a_newer_change_stops_a_build(buildbot: &Buildbot) {
     assert_eq!(left_of(MACHINE), "");
 }
 
-fn a_killed_workers_build_is_done_again(buildbot: &Buildbot) {
+fn build_of_a_killed_worker_is_retried(buildbot: &Buildbot) {
     change("touch /run/up; exec sleep 600");
     wait_until("the test runs", SOON, runs);
     push("test ! -e /run/up");

@@ -132,10 +132,10 @@ fn tests_of_debci_run_in_machines() {
         debci.record("bad", "summary")
     );
     assert_eq!(left_of(MACHINE), "");
-    a_worker_is_stopped(&debci);
+    stopped_worker_leaves_no_verdict(&debci);
 }
 
-fn a_worker_is_stopped(debci: &Debci) {
+fn stopped_worker_leaves_no_verdict(debci: &Debci) {
     let mut child = debci
         .test("stopped", "echo up; exec sleep 600")
         .stdout(Stdio::piped())

@@ -7,7 +7,7 @@
 //! | [`debci`] | Debian's tests of its packages: `autopkgtest-virt-nspawn-ci` |
 //! | [`slurm`] | a cluster of one node: `nspawn-exec` as a job |
 
-// A test stops at what it did not expect.
+// A test stops at the first unexpected result.
 #![allow(clippy::unwrap_used)]
 
 mod buildbot;

@@ -130,11 +130,11 @@ fn jobs_of_slurm_run_in_machines() {
     .expect(9);
     assert_eq!(done.stdout, b"in\0put");
     assert_eq!(left_of("slurm-"), "");
-    a_cancelled_job_ends_by_itself(&slurm);
-    a_killed_job_is_cleaned_up_after(&slurm);
+    cancelled_job_ends_in_its_grace_period(&slurm);
+    killed_job_is_cleaned_up_by_the_epilog(&slurm);
 }
 
-fn a_cancelled_job_ends_by_itself(slurm: &Slurm) {
+fn cancelled_job_ends_in_its_grace_period(slurm: &Slurm) {
     let job = slurm.running("1s");
     call("scancel", [job.trim_end()]).expect(0);
     assert_eq!(end_of(&job), "CANCELLED 0:15");
@@ -149,7 +149,7 @@ fn a_cancelled_job_ends_by_itself(slurm: &Slurm) {
 }
 
 // The command outlives KillWait.
-fn a_killed_job_is_cleaned_up_after(slurm: &Slurm) {
+fn killed_job_is_cleaned_up_by_the_epilog(slurm: &Slurm) {
     let job = slurm.running("60s");
     call("scancel", [job.trim_end()]).expect(0);
     assert_eq!(end_of(&job), "CANCELLED 0:9");

@@ -8,7 +8,7 @@ fn result_of(line: &str) -> Report {
 }
 
 #[test]
-fn exit_codes_are_the_scripts_own() {
+fn exit_codes_of_the_script_are_reported() {
     for code in [1, 2, 42, 81, 82, 125, 126, 127, 128, 255] {
         let report = result_of(&format!("exit {code}")).expect(&Outcome::ScriptFailure(code));
         assert_eq!(
@@ -30,7 +30,7 @@ fn failing_commands_and_pipes_end_a_script() {
 }
 
 #[test]
-fn signals_are_failures_of_the_script() {
+fn signals_are_script_failures() {
     // `$$` is the shell of the whole script. GitLab Runner has it trap TERM.
     for (signal, code) in [
         ("TERM", 1),
@@ -56,7 +56,7 @@ fn signals_are_failures_of_the_script() {
 }
 
 #[test]
-fn a_shell_that_is_missing_is_the_jobs_fault() {
+fn missing_shell_is_a_script_failure() {
     let job = Job::new(&image()).stage_file("build_script", "#!/usr/bin/env no-such-shell\n");
     let _ = job.run().expect(&Outcome::ScriptFailure(127));
     let job = Job::new(&image()).stage_file("build_script", "#!/no/such/shell\n");
@@ -64,7 +64,7 @@ fn a_shell_that_is_missing_is_the_jobs_fault() {
 }
 
 #[test]
-fn what_fails_before_the_script_keeps_it_from_running() {
+fn failure_before_the_script_prevents_it() {
     let job = Job::new(&image())
         .stage("get_sources", &["exit 3"])
         .script(&["echo too far"])
@@ -77,7 +77,7 @@ fn what_fails_before_the_script_keeps_it_from_running() {
 }
 
 #[test]
-fn an_after_scripts_own_failure_counts_for_nothing() {
+fn failure_of_the_after_script_is_ignored() {
     let job = Job::new(&image())
         .script(&["exit 5"])
         .after_script(&["echo \"$CI_JOB_STATUS\"", "exit 6"]);
@@ -86,7 +86,7 @@ fn an_after_scripts_own_failure_counts_for_nothing() {
 }
 
 #[test]
-fn an_exit_code_never_counts_twice() {
+fn exit_code_is_reset_between_stages() {
     let (runner, job) = (
         Runner::default(),
         Job::new(&image())
@@ -110,7 +110,7 @@ fn an_exit_code_never_counts_twice() {
 
 /// What a job's own root does to its machine.
 #[test]
-fn a_machine_that_ends_itself_is_never_a_success() {
+fn machine_ended_by_its_job_is_a_system_failure() {
     for (line, cause) in [
         ("systemctl poweroff", "it was shut down"),
         ("systemctl reboot", "it was rebooted"),
@@ -148,7 +148,7 @@ fn a_machine_that_ends_itself_is_never_a_success() {
 
 /// What a host's administrator, or the kernel, does to it.
 #[test]
-fn a_machine_that_is_ended_is_never_a_success() {
+fn machine_ended_by_the_host_is_a_system_failure() {
     for (line, cause) in [
         // Since some version after 257 it ends the machine's PID 1.
         (
@@ -195,7 +195,7 @@ fn a_machine_that_is_ended_is_never_a_success() {
 }
 
 #[test]
-fn a_machine_that_died_between_stages_fails_the_next_one() {
+fn dead_machine_fails_the_next_stage() {
     let (runner, job) = (Runner::default(), Job::new(&image()).script(&["true"]));
     let attempt = Attempt::prepared(&runner, &job);
     sh(&format!(

@@ -19,7 +19,7 @@ fn output_of(lines: &[&str]) -> String {
 }
 
 #[test]
-fn a_command_that_reads_stdin_gets_its_end_and_not_the_script() {
+fn stdin_of_commands_is_empty() {
     let lines = "cat\nread x || echo \"none\"\nssh -V 2>/dev/null || head -c 1\necho the end\n";
     assert_eq!(
         output_of(&lines.lines().collect::<Vec<_>>()),
@@ -39,14 +39,14 @@ fn run_file(text: &str) -> Report {
 }
 
 #[test]
-fn any_interpreter_will_do() {
+fn script_can_have_any_interpreter() {
     let report = run_file("#!/usr/bin/perl -w\nprint \"perl $0\\n\" =~ s/ .*//r; exit 6;\n");
     let report = report.expect(&Outcome::ScriptFailure(6));
     assert_eq!(report.stage("build_script").text(), "perl\n");
 }
 
 #[test]
-fn there_is_a_home() {
+fn script_has_a_home_directory() {
     let lines = [
         "git config --global user.name me",
         "git config --get user.name",
@@ -56,7 +56,7 @@ fn there_is_a_home() {
 }
 
 #[test]
-fn nothing_of_the_runners_environment_reaches_the_script() {
+fn environment_of_the_runner_does_not_reach_the_script() {
     let job = Job::new(&image())
         .script(&["env | grep -v ^CI_JOB_TOKEN="])
         .variable("OWN", "a $b");
@@ -78,7 +78,7 @@ fn nothing_of_the_runners_environment_reaches_the_script() {
 }
 
 #[test]
-fn variables_and_scripts_may_be_long() {
+fn long_variables_and_scripts_work() {
     let lines: Vec<String> = (0..4000)
         .map(|line| format!(": {line:050}; n=$((${{n-0}}+1))"))
         .collect();
@@ -98,7 +98,7 @@ fn variables_and_scripts_may_be_long() {
 }
 
 #[test]
-fn a_long_log_is_whole_and_in_order() {
+fn long_log_is_complete_and_in_order() {
     let report = Job::new(&image())
         .script(&["seq -w 1 750000"])
         .run()
@@ -114,7 +114,7 @@ fn a_long_log_is_whole_and_in_order() {
 }
 
 #[test]
-fn both_streams_come_in_the_order_of_writing_when_the_script_makes_them_one() {
+fn joined_stdout_and_stderr_stay_in_order() {
     let text = output_of(&[
         "exec 2>&1",
         "for i in $(seq 200); do echo $i; echo $i >&2; done",
@@ -128,7 +128,7 @@ fn both_streams_come_in_the_order_of_writing_when_the_script_makes_them_one() {
 }
 
 #[test]
-fn a_script_may_be_read_while_it_runs_and_leaves_no_file_behind() {
+fn script_file_is_readable_and_removed_at_the_end() {
     let job = Job::new(&image())
         .script(&["head -n 1 \"$0\"", "ls /run /tmp"])
         .after_script(&["ls /run /tmp"]);
@@ -199,7 +199,7 @@ fn limits_are_on_the_cgroup_that_holds_the_job() {
 }
 
 #[test]
-fn a_runner_that_reads_slowly_gets_all_of_the_log() {
+fn slow_reader_gets_the_complete_log() {
     // Fits into the pipes on the way, so that the command ends before anything is read.
     const BYTES: usize = 300_000;
     let machine = Machine::new();
@@ -215,7 +215,7 @@ fn a_runner_that_reads_slowly_gets_all_of_the_log() {
 }
 
 #[test]
-fn an_images_entrypoint_runs_the_jobs_own_scripts() {
+fn entrypoint_of_the_image_runs_the_scripts() {
     let entrypoint =
         json!({ "entrypoint": ["env", "BY=it self", "bash"], "pull_policy": ["always", "never"] });
     let job = Job::new(&image())
@@ -260,7 +260,7 @@ fn an_images_entrypoint_runs_the_jobs_own_scripts() {
 }
 
 #[test]
-fn scripts_run_as_the_user_that_the_image_names() {
+fn scripts_run_as_the_user_of_the_image() {
     let user = |name: &str| json!({ "executor_opts": { "docker": { "user": name } } });
     let job =
         Job::new(&image())
@@ -285,7 +285,7 @@ fn scripts_run_as_the_user_that_the_image_names() {
 }
 
 #[test]
-fn an_image_may_be_named_by_a_variable() {
+fn image_can_be_named_by_a_variable() {
     let job = Job::new("$DISTRIBUTION")
         .variable("DISTRIBUTION", &image())
         .script(&["echo here"]);

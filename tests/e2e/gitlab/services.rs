@@ -23,7 +23,7 @@ fn ask(host: &str, port: u16) -> String {
 }
 
 #[test]
-fn are_reached_by_their_names_in_every_mode() {
+fn services_are_reached_by_name_with_every_init() {
     for options in [
         &["--init=systemd"][..],
         &["--init=stub", "--layer=none"],
@@ -64,7 +64,7 @@ fn are_reached_by_their_names_in_every_mode() {
 }
 
 #[test]
-fn see_each_other_and_the_outside_and_no_other_job() {
+fn services_reach_each_other_but_no_other_job() {
     let job = || {
         Job::new(&image())
             .service_of(server("one", &["80"]))
@@ -105,7 +105,7 @@ fn see_each_other_and_the_outside_and_no_other_job() {
 
 // Which a server that needs a database looks up as it starts.
 #[test]
-fn they_find_each_other_when_they_start() {
+fn services_resolve_each_other_while_they_start() {
     let mut needy = server("needy", &["80"]);
     let ask = "until cat </dev/tcp/db/5432; do sleep 0.1; done >/run/answer";
     needy["command"] = json!([
@@ -133,7 +133,7 @@ fn they_find_each_other_when_they_start() {
 }
 
 #[test]
-fn one_whose_machine_ends_ends_nobody_elses_job() {
+fn job_goes_on_after_the_machine_of_a_service_ends() {
     for init in ["--init=stub", "--init=none"] {
         let dying = json!({ "name": image(), "alias": "x", "command": ["sh", "-c", "echo bye; kill -9 -1"] });
         let job = Job::new(&image())
@@ -169,7 +169,7 @@ fn one_whose_machine_ends_ends_nobody_elses_job() {
 }
 
 #[test]
-fn the_hosts_network_is_never_linked() {
+fn services_are_refused_with_the_network_of_the_host() {
     let name = format!("hostnet-{}", std::process::id());
     let own = format!("/etc/nspawn-ci/images/{name}.args");
     sh(&format!(
@@ -207,7 +207,7 @@ fn the_hosts_network_is_never_linked() {
 }
 
 #[test]
-fn nothing_is_kept_of_a_job_whose_services_can_not_be_had() {
+fn failed_service_leaves_nothing_despite_keep() {
     let job = Job::new(&image())
         .service_of(server("x", &["80"]))
         .service_of(json!({ "name": image(), "alias": "y" }));
@@ -243,7 +243,7 @@ fn nothing_is_kept_of_a_job_whose_services_can_not_be_had() {
 
 // The image's own systemd starts it.
 #[test]
-fn units_of_the_image_have_their_variables() {
+fn units_of_a_booted_service_have_its_variables() {
     let service = json!({
         "name": image(), "alias": "booted", "command": ["sh", "-c", "systemctl show --property=Environment cron || true; \
             systemd-run --quiet --wait --pipe sh -c 'echo \"told $WHO\" >/run/told'; \
@@ -265,7 +265,7 @@ fn units_of_the_image_have_their_variables() {
 }
 
 #[test]
-fn what_does_not_listen_is_told_with_its_log_and_the_job_goes_on() {
+fn service_that_does_not_listen_is_reported_with_its_log() {
     let service =
         |command: &str| json!({ "name": image(), "alias": "x", "command": ["sh", "-c", command] });
     let run = |command: &str| {
@@ -292,7 +292,7 @@ fn what_does_not_listen_is_told_with_its_log_and_the_job_goes_on() {
 }
 
 #[test]
-fn one_that_ends_before_its_job_is_told_with_its_log() {
+fn service_that_ends_before_its_job_is_reported_with_its_log() {
     let mut words = server("x", &["82"]);
     words["command"] = json!([
         "perl",
@@ -314,7 +314,7 @@ fn one_that_ends_before_its_job_is_told_with_its_log() {
 }
 
 #[test]
-fn whose_fault_it_is_that_one_can_not_be_had() {
+fn failed_service_is_blamed_on_the_job_or_the_host() {
     let fails = |job: Job, arguments: &[&str], words: &str| {
         let report = Runner::default()
             .prepare_args(arguments)
@@ -355,7 +355,7 @@ fn whose_fault_it_is_that_one_can_not_be_had() {
 }
 
 #[test]
-fn the_administrator_says_what_an_image_is_for() {
+fn argument_file_sets_command_and_port_of_a_service() {
     let own = format!(
         "/etc/nspawn-ci/images/{}-{}.args",
         image(),
@@ -388,7 +388,7 @@ fn the_administrator_says_what_an_image_is_for() {
 
 // Each of its stages starts it anew, on what the one before has left.
 #[test]
-fn a_job_that_spoils_its_own_files_spoils_nothing_else() {
+fn damaged_files_of_a_job_affect_nothing_else() {
     let host = || sh("cat /etc/hosts /etc/passwd; ls -d /cache 2>&1").out();
     let before = host();
     for (spoil, outcome) in [

@@ -1,7 +1,7 @@
 //! The last stage: ends machines and deletes all that is left of them.
 
 mod cli;
-mod list;
+mod listing;
 mod remove;
 mod unused_caches;
 
@@ -58,7 +58,7 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
             bail!("--list goes without --all, --stale and the names of machines");
         }
         require_root()?;
-        list::print()?;
+        listing::print()?;
         return Ok(Exit::Success.code());
     }
     let removed = if *all || *stale {

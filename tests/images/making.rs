@@ -165,7 +165,7 @@ fn container_image_becomes_an_image_with_its_settings() {
     sh(&line).expect(0);
     let image = Image::named("oci");
     image
-        .does(
+        .run(
             "create",
             &["--from-oci", &format!("oci:{}:x", layout.display())],
         )

@@ -48,7 +48,7 @@ fn each_job_sees_one_complete_version_during_updates() {
             while !done.load(Ordering::Relaxed) || count == 0 {
                 // An unused version is deleted at once.
                 image
-                    .does("update", &["--no-upgrade", "--no-boot-test", "--keep=0"])
+                    .run("update", &["--no-upgrade", "--no-boot-test", "--keep=0"])
                     .expect(0);
                 count += 1;
             }
@@ -172,7 +172,7 @@ fn broken_update_changes_nothing_and_names_the_cause() {
     }
     write_script(&customization, unit);
     let done = image
-        .does("update", &["--no-upgrade", "--accept-degraded"])
+        .run("update", &["--no-upgrade", "--accept-degraded"])
         .expect(0);
     assert!(done.err().contains("bad.service"), "{}", done.describe());
     assert_ne!(image.current(), before);

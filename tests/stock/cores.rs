@@ -9,7 +9,7 @@ use nspawn_tests::{Machine, finish, sh, wait_until};
 /// Directory of systemd-coredump.
 const CORES: &str = "/var/lib/systemd/coredump";
 
-/// Runs the shell `script` in the machine with `secret` in its environment; a signal ends it.
+/// Runs the shell `script` in the machine with `secret` in its environment. SIGSEGV ends the script.
 fn crash(machine: &Machine, options: &[&str], secret: &str, script: &str) {
     let mut command = std::process::Command::new("nspawn-run");
     command
@@ -78,7 +78,7 @@ fn crash_leaves_nothing_on_the_host() {
             }
         }
     }
-    // A core that were made would be there by then: see the control.
+    // The next test, which is the control, shows that a core appears in less time.
     sleep(Duration::from_secs(5));
     assert!(!is_on_the_host("hush-job"));
     assert_eq!(cores(), before);

@@ -23,7 +23,7 @@ pub struct Place {
 impl Place {
     /// Prepares a host with an image of each name.
     pub fn new() -> Self {
-        // moreutils, which debci installs, has another program named parallel.
+        // The dependencies of debci include another program named parallel.
         install("make parallel");
         sh("mkdir -p /etc/gitlab-runner /etc/nspawn-ci /srv/mirror").expect(0);
         let missing = NAMES

@@ -78,7 +78,7 @@ fn crash_leaves_nothing_on_the_host() {
             }
         }
     }
-    // The next test, which is the control, shows that a core appears in less time.
+    // A core would exist by then. The next test is the control, in which one appears.
     sleep(Duration::from_secs(5));
     assert!(!is_on_the_host("hush-job"));
     assert_eq!(cores(), before);

@@ -23,6 +23,7 @@ use crate::create::step::Step;
 use crate::network::egress;
 use crate::network::egress::Destination;
 use crate::network::uplink::Uplink;
+use nspawn_common::lifecycle::namespaces;
 use nspawn_common::sys::namespace;
 
 /// The argument that asks for it: `--connect MACHINE [DESTINATION…]`.
@@ -64,7 +65,7 @@ pub fn command(
     timeout: Duration,
     allowed: &[Destination],
 ) -> Result<Vec<OsString>> {
-    let program = command::own_program()?;
+    let program = command::current_program()?;
     let paths = MachinePaths::new(name);
     let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=forking"]
         .map(OsString::from)
@@ -183,7 +184,7 @@ pub fn connect(arguments: &[OsString]) -> Result<()> {
     let paths = MachinePaths::new(&MachineName::new(name)?);
     egress::restrict(&allowed)?;
     let leader = machined::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
-    let [network, users] = namespace::open(&paths, leader, ["ns/net", "ns/user"])?;
+    let [network, users] = namespaces::open(&paths, leader, ["ns/net", "ns/user"])?;
     let uplink = Uplink::look()?;
     // pasta asks the host's first resolver for the machine, see `resolv_conf`.
     let resolver = network::resolvers()
@@ -201,8 +202,8 @@ pub fn connect(arguments: &[OsString]) -> Result<()> {
     // The tool configures the namespace that this process is in.
     setns(&network, CloneFlags::CLONE_NEWNET)
         .context("can't enter the machine's network namespace")?;
-    let commands = command::input(&uplink.configuration())?;
-    command::run_ok_with_stdin(commands, &argv(["ip", "-batch", "-"]), CONFIGURATION_LIMIT)
+    let commands = command::memory_file(&uplink.configuration())?;
+    command::run_checked_with_stdin(commands, &argv(["ip", "-batch", "-"]), CONFIGURATION_LIMIT)
         .map(drop)
         .context("can't configure the machine's network interface")
 }
@@ -222,7 +223,7 @@ fn start_pasta(
     pasta
         .args(PASTA.split(' '))
         .args(uplink.options(resolver.is_some()));
-    if !namespace::is_ours(users, "user")? {
+    if !namespace::is_own(users, "user")? {
         pasta.arg("--userns").arg(mounted(users, "user")?);
     }
     let status = pasta

@@ -9,7 +9,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nspawn_common::agent::protocol::{self, Program, Request};
+use nspawn_common::agent::client;
+use nspawn_common::agent::protocol::{Program, Request};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::pidfd::wait_for_exit;

@@ -84,7 +84,7 @@ pub fn of(state: &State, error: Error, since: Moment) -> Error {
 
 /// Notes why the machine's unit can't start it, for [`of`].
 pub fn note(paths: &MachinePaths, error: &Error) {
-    let whose = if error::is_job_fault(&error) {
+    let whose = if error::is_job_fault(error) {
         JOB
     } else {
         HOST

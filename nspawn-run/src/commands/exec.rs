@@ -121,7 +121,7 @@ fn run_stage(options: &Options) -> Result<u8> {
     }
     match &done {
         Ok(0) => {}
-        Err(error) if error::is_interrupted(&error) => {}
+        Err(error) if error::is_interrupted(error) => {}
         _ => keep_for_a_look(&name).unwrap_or_else(|error| {
             report::print_diagnostic(PROGRAM, OsStr::new(&format!("{error:#}")))
         }),

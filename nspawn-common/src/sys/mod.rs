@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod environment;
 pub mod fork;
 pub mod fs;
 pub mod idmapped_mount;

@@ -1,4 +1,4 @@
-//! The services of a job that have ended before it.
+//! Logs of services that ended before their job.
 
 use std::ffi::OsStr;
 
@@ -10,35 +10,35 @@ use nspawn_common::machine::processes;
 use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::{gitlab, report};
 
-use crate::PROGRAM;
+use crate::cli::PROGRAM;
 
-/// Tells the log of the job that has the machine `job`.
-pub fn tell_ended(job: &MachineName) -> Result<()> {
-    for service in list::services_of(job)? {
-        let Some(role) = service
-            .service
-            .as_ref()
-            .filter(|role| has_ended(&service, role))
-        else {
+/// Prints the logs of the ended services of the job with the machine `job`.
+pub fn print_ended(job: &MachineName) -> Result<()> {
+    for state in list::services_of(job)? {
+        let Some(role) = &state.service else {
             continue;
         };
-        let paths = MachinePaths::new(&service.name);
-        let line = format!(
-            "the service {} has ended before the job; its log is below",
-            role.requested_image
-        );
-        report::print_diagnostic(PROGRAM, OsStr::new(&line));
-        gitlab::show_log(
-            &format!("{}-ended", service.name),
-            &role.requested_image,
-            &paths,
-            service.begin(),
-        );
+        if has_ended(&state, role) {
+            print_log(&state, role);
+        }
     }
     Ok(())
 }
 
-fn has_ended(service: &State, role: &ServiceRole) -> bool {
-    let paths = MachinePaths::new(&service.name);
+fn print_log(state: &State, role: &ServiceRole) {
+    let image = &role.requested_image;
+    let line = format!("the service {image} has ended before the job; its log is below");
+    report::print_diagnostic(PROGRAM, OsStr::new(&line));
+    gitlab::show_log(
+        &format!("{}-ended", state.name),
+        image,
+        &MachinePaths::new(&state.name),
+        state.begin(),
+    );
+}
+
+// The machine of a service may run on after the service's command has ended.
+fn has_ended(state: &State, role: &ServiceRole) -> bool {
+    let paths = MachinePaths::new(&state.name);
     !processes::is_running(&paths) || (!role.command.is_empty() && !paths.command_cgroup().exists())
 }

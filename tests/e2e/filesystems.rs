@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nspawn_tests::{Machine, call, image, left_of, sh, wait_until};
 
-use crate::cell::{Cell, Running, Sleep};
+use crate::cell::{BackgroundCommand, Cell, Sleep};
 
 /// Number of cells that are checked at a time. They mostly wait.
 const AT_ONCE: usize = 4;
@@ -273,15 +273,16 @@ fn machines_between_runs_are_not_stale() {
     }
     let sleep = Sleep::new();
     let script = format!("echo on; {}", sleep.command());
-    let running =
-        Running::of(Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]));
+    let running = BackgroundCommand::start_command(
+        Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]),
+    );
     wait_until("the command sleeps", Duration::from_secs(5), || {
-        sleep.is_there()
+        sleep.is_running()
     });
     let name = sleep.machine();
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert!(
-        sleep.is_there(),
+        sleep.is_running(),
         "the machine of a running command was removed"
     );
     running.signal("KILL");
@@ -335,7 +336,7 @@ fn missing_loop_devices_are_reported() {
             }
             .prepare(&["--name", &name, "--layer-size=64M"])
         });
-        // With --init=none the layer is mounted only during runs.
+        // A machine without an init mounts its layer only during runs.
         let cell = Cell {
             init: "none",
             layer: "disk",

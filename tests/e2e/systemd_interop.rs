@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nspawn_tests::{Machine, call, finish, image, left_of, wait_until};
 
-use crate::cell::{Cell, Running, Sleep, is_registered, unit_properties};
+use crate::cell::{BackgroundCommand, Cell, Sleep, is_registered, unit_properties};
 
 /// Stand-in for a CI job: prints the name of its machine and exits with 5.
 const JOB: &str = "echo in $(hostname); exit 5";
@@ -88,7 +88,7 @@ fn init_none_keeps_files_but_no_processes() {
         ))
         .expect(0);
     assert_eq!(machine.run(["cat", "/etc/own"]).expect(0).out(), "mine\n");
-    assert!(!sleep.is_there() && !is_registered(&machine));
+    assert!(!sleep.is_running() && !is_registered(&machine));
     assert!(!fs::exists(format!("/var/lib/machines/{image}/etc/own")).unwrap());
 }
 
@@ -250,12 +250,12 @@ fn unit_notifies_readiness_and_limits_its_payload() {
     );
     let sleep = Sleep::new();
     let writers = "for i in 1 2 3 4; do (while :; do echo x >/root/$(date +%N); done) & done";
-    let running = Running::start(
+    let running = BackgroundCommand::start(
         &machine,
         &format!("{writers}; echo on; {}", sleep.command()),
     );
     wait_until("the process runs", Duration::from_secs(20), || {
-        sleep.is_there()
+        sleep.is_running()
     });
     let place = sleep.cgroup();
     assert!(

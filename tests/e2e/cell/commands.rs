@@ -5,7 +5,7 @@ use std::process::Command;
 
 use nspawn_tests::{Machine, call, finish, random, wait_until};
 
-use super::{Running, SOON, Sleep};
+use super::{BackgroundCommand, SOON, Sleep};
 
 pub fn check(machine: &Machine) {
     statuses(machine);
@@ -111,15 +111,19 @@ fn cancel(machine: &Machine) {
             command.command()
         );
         // A process that is left would hold nspawn-run's stdout or stderr open.
-        let running =
-            Running::of(Command::new("nspawn-run").args([&*machine.name, "bash", "-c", &script]));
+        let running = BackgroundCommand::start_command(Command::new("nspawn-run").args([
+            &*machine.name,
+            "bash",
+            "-c",
+            &script,
+        ]));
         wait_until("both run", SOON, || {
-            command.is_there() && started.is_there()
+            command.is_running() && started.is_running()
         });
         running.signal(signal);
         assert_eq!(running.end().status.signal(), Some(number));
         wait_until("both have ended", SOON, || {
-            !command.is_there() && !started.is_there()
+            !command.is_running() && !started.is_running()
         });
     }
 }

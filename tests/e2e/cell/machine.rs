@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use nspawn_common::lifecycle::uid_range::RANGE;
 use nspawn_tests::{Machine, sh, wait_until};
 
-use super::{Cell, Running, Sleep, is_registered, unit_properties};
+use super::{BackgroundCommand, Cell, Sleep, is_registered, unit_properties};
 
 pub fn check(cell: &Cell, machine: &Machine, other: &Machine) {
     users(machine, other);
@@ -37,7 +37,7 @@ fn devices(machine: &Machine) {
 
 fn network(machine: &Machine) {
     static HOST_RESOLVES: OnceLock<bool> = OnceLock::new();
-    // Whether any name resolves depends on the network of the host.
+    // Resolution depends on the network of the host.
     let resolve = "getent hosts deb.debian.org >/dev/null";
     let resolves = *HOST_RESOLVES.get_or_init(|| sh(resolve).code() == 0);
     assert!(
@@ -64,7 +64,8 @@ fn network(machine: &Machine) {
 // Every cell has the same kind of unit, cgroup and registration while a command runs.
 fn unit_of_running_command(cell: &Cell, machine: &Machine) {
     let sleep = Sleep::new();
-    let running = Running::start(machine, &format!("{} & echo on; wait", sleep.command()));
+    let running =
+        BackgroundCommand::start(machine, &format!("{} & echo on; wait", sleep.command()));
     let names =
         "ActiveState,TimeoutStopUSec,Nice,DevicePolicy,Slice,Delegate,MemoryMax,TasksMax,Id";
     let shown = unit_properties(machine, names);
@@ -84,7 +85,7 @@ fn unit_of_running_command(cell: &Cell, machine: &Machine) {
     for unlimited in ["MemoryMax=infinity", "TasksMax=infinity"] {
         assert!(!shown.contains(unlimited), "{shown}");
     }
-    wait_until("the command sleeps", super::SOON, || sleep.is_there());
+    wait_until("the command sleeps", super::SOON, || sleep.is_running());
     let place = sleep.cgroup();
     assert!(
         place.contains(&format!(

@@ -88,7 +88,7 @@ fn systemd_tools_work_on_the_machine() {
 }
 
 #[test]
-fn the_list_has_each_machine_with_the_path_of_its_image() {
+fn list_has_each_machine_with_the_path_of_its_image() {
     let machine = Machine::with(&["--init=stub"]);
     let broken = format!("broken-{}", std::process::id());
     sh(&format!(

@@ -35,7 +35,7 @@ impl Copy {
         fs::write(path, text).unwrap();
     }
 
-    /// Adds a unit and makes `target` want it.
+    /// Adds a unit and a `.wants/` symlink of `target` to it.
     fn enable(&self, directory: &str, unit: &str, target: &str, text: &str) {
         self.write(&format!("{directory}/{unit}"), text);
         let wants = self.path(&format!("{directory}/{target}.wants"));
@@ -158,7 +158,7 @@ fn dbus_and_logind_start_on_first_use() {
         "{session}"
     );
     machine
-        .sh("logger --tag=said hello && journalctl --sync && journalctl --quiet --identifier=said | grep hello")
+        .sh("logger --tag=e2e hello && journalctl --sync && journalctl --quiet --identifier=e2e | grep hello")
         .expect(0);
 }
 

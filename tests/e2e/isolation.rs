@@ -169,11 +169,11 @@ fn state_and_layers_are_accessible_to_root_only() {
         let mode = sh(&format!("stat -c %a {path}")).expect(0).out();
         assert!(mode.trim_end().ends_with("00"), "{path}: {mode}");
     }
-    let nobody = format!(
+    let command = format!(
         "setpriv --reuid=65534 --clear-groups cat /run/nspawn-ci/{}/state.json",
         machine.name
     );
-    assert_ne!(sh(&nobody).code(), 0);
+    assert_ne!(sh(&command).code(), 0);
 }
 
 #[test]

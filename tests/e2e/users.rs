@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-use nspawn_common::lifecycle::status;
-use nspawn_common::lifecycle::uid_range::RANGE;
+use nspawn_common::config::private_users::RANGE_SIZE;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_tests::{Machine, call, image, left_of};
 
 /// Returns the first UID of the machine's range on the host.
@@ -25,7 +25,7 @@ fn base(machine: &Machine) -> u32 {
         })
         .collect();
     assert!(
-        maps.len() == 2 && maps[0] == maps[1] && maps[0][0] == 0 && maps[0][2] == RANGE,
+        maps.len() == 2 && maps[0] == maps[1] && maps[0][0] == 0 && maps[0][2] == RANGE_SIZE,
         "{maps:?}"
     );
     maps[0][1]
@@ -36,7 +36,7 @@ fn root(machine: &Machine) -> PathBuf {
     let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
     format!(
         "/proc/{}/root{}",
-        status::supervisor(&paths).unwrap(),
+        processes::supervisor(&paths).unwrap(),
         paths.root_mount().display()
     )
     .into()
@@ -47,7 +47,7 @@ fn machines_have_separate_uid_ranges() {
     let machines = [Machine::new(), Machine::new()];
     let [one, other] = machines.each_ref().map(base);
     assert!(
-        one.abs_diff(other) >= RANGE && one.min(other) >= RANGE,
+        one.abs_diff(other) >= RANGE_SIZE && one.min(other) >= RANGE_SIZE,
         "{one} and {other}"
     );
     for (machine, base) in machines.iter().zip([one, other]) {

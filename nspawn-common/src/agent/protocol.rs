@@ -37,8 +37,8 @@ use nix::sys::socket::{
 };
 use nix::unistd::{Gid, Uid, fchown};
 
-use crate::lifecycle::status;
-use crate::machine::paths::{AGENT_SIGN, AGENT_SOCKET, MachinePaths};
+use crate::machine::paths::{AGENT_READY_FIFO, AGENT_SOCKET, MachinePaths};
+use crate::machine::processes;
 use crate::sys::signals;
 
 /// Asks whether the agent answers.
@@ -295,11 +295,11 @@ pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
 
 // Mounted where only the machine's unit sees it.
 fn open_shown(paths: &MachinePaths) -> Result<File> {
-    let supervisor = status::supervisor(paths).context("it does not run")?;
-    let shown = format!("/proc/{supervisor}/root{}", paths.shown_mount().display());
+    let supervisor = processes::supervisor(paths).context("it does not run")?;
+    let shown = format!("/proc/{supervisor}/root{}", paths.agent_mount().display());
     File::open(shown)
         .ok()
-        .filter(|_| status::is_part(paths, supervisor))
+        .filter(|_| processes::is_member(paths, supervisor))
         .context("it has ended")
 }
 
@@ -312,7 +312,7 @@ pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
     // takes ten milliseconds to close that.)
     let sign = open_below(
         &open_shown(paths)?,
-        AGENT_SIGN,
+        AGENT_READY_FIFO,
         OFlag::O_RDONLY | OFlag::O_NONBLOCK,
     )?;
     let end = File::open(paths.cgroup().join("cgroup.events")).context("it has ended")?;
@@ -327,7 +327,7 @@ pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
             PollFd::new(end.as_fd(), PollFlags::POLLPRI),
         ];
         signals::wait(&mut events, left)?;
-        if left.is_zero() || events[0].any() == Some(true) || !status::is_running(paths) {
+        if left.is_zero() || events[0].any() == Some(true) || !processes::is_running(paths) {
             return hello(paths, limit);
         }
     }

@@ -1,5 +1,6 @@
 //! Running other programs: bounded in time, their output captured and bounded.
 
+pub mod flock;
 pub mod manager;
 
 use std::ffi::{OsStr, OsString};

@@ -112,7 +112,7 @@ fn invalid_state_files_are_refused() {
 
 #[test]
 fn callers_other_than_root_are_refused() {
-    let nobody = |program: &str, argument: &str| {
+    let run_as_nobody = |program: &str, argument: &str| {
         let program = sh(&format!("command -v {program}")).expect(0).out();
         call(
             "setpriv",
@@ -125,9 +125,9 @@ fn callers_other_than_root_are_refused() {
             ],
         )
     };
-    nobody("nspawn-prepare", &image()).expect_error(1, "only root");
-    nobody("nspawn-cleanup", "some-machine").expect_error(1, "only root");
-    nobody("nspawn-run", "some-machine").expect_error(125, "only root");
+    run_as_nobody("nspawn-prepare", &image()).expect_error(1, "only root");
+    run_as_nobody("nspawn-cleanup", "some-machine").expect_error(1, "only root");
+    run_as_nobody("nspawn-run", "some-machine").expect_error(125, "only root");
 }
 
 #[test]

@@ -83,9 +83,9 @@ fn invalid_init_and_layer_values_are_refused() {
         (&["--init=None"], "'None' for '--init"),
         (
             &["--layer=overlay"],
-            "\"overlay\" is none of disk, tmpfs, snapshot, none",
+            "\"overlay\" must be one of disk, tmpfs, snapshot, none",
         ),
-        (&["--layer="], "is none of disk"),
+        (&["--layer="], "must be one of disk"),
         (&["--layer=disk:1G"], "disk:1G"),
         (&["--layer=none:1G"], "none:1G"),
         (&["--layer=tmpfs:"], "--layer=tmpfs:"),

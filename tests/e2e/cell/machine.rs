@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::OnceLock;
 
-use nspawn_common::lifecycle::uid_range::RANGE;
+use nspawn_common::config::private_users::RANGE_SIZE;
 use nspawn_tests::{Machine, sh, wait_until};
 
 use super::{BackgroundCommand, Cell, Sleep, is_registered, unit_properties};
@@ -22,10 +22,13 @@ fn users(machine: &Machine, other: &Machine) {
             .split_whitespace()
             .map(|number| number.parse().unwrap())
             .collect();
-        assert!(map[0] == 0 && map[1] >= RANGE && map[2] == RANGE, "{map:?}");
+        assert!(
+            map[0] == 0 && map[1] >= RANGE_SIZE && map[2] == RANGE_SIZE,
+            "{map:?}"
+        );
         map[1]
     };
-    assert!(base(machine).abs_diff(base(other)) >= RANGE);
+    assert!(base(machine).abs_diff(base(other)) >= RANGE_SIZE);
 }
 
 fn devices(machine: &Machine) {

@@ -108,7 +108,7 @@ fn services_reach_each_other_but_no_other_job() {
 /// A server that needs a database connects to it while it starts.
 #[test]
 fn services_resolve_each_other_while_they_start() {
-    let mut dependent = server("needy", &["80"]);
+    let mut dependent = server("dependent", &["80"]);
     let query = "until cat </dev/tcp/db/5432; do sleep 0.1; done >/run/answer";
     dependent["command"] = json!([
         "bash",
@@ -121,7 +121,7 @@ fn services_resolve_each_other_while_they_start() {
             .service_of(server("db", &["5432"]));
         let report = Runner::default()
             .prepare_args(&[init])
-            .run(&job.script(&[&read_from("needy", 80)]));
+            .run(&job.script(&[&read_from("dependent", 80)]));
         let report = report.expect(&Outcome::Success);
         assert!(
             report
@@ -139,7 +139,7 @@ fn services_resolve_each_other_while_they_start() {
 fn units_of_a_booted_service_have_its_variables() {
     let service = json!({
         "name": image(), "alias": "booted", "command": ["sh", "-c", "systemctl show --property=Environment cron || true; \
-            systemd-run --quiet --wait --pipe sh -c 'echo \"told $WHO\" >/run/told'; \
+            systemd-run --quiet --wait --pipe sh -c 'echo \"hello $WHO\" >/run/greeting'; \
             perl -e 'use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => 99, Listen => 1); sleep 60'"],
         "variables": [{ "key": "WHO", "value": "x \"y\" %n", "public": true }],
     });
@@ -150,10 +150,10 @@ fn units_of_a_booted_service_have_its_variables() {
     let attempt = Attempt::prepared(&runner, &job);
     let answer = call(
         "nspawn-run",
-        [&*format!("{}-1", attempt.machine()), "cat", "/run/told"],
+        [&*format!("{}-1", attempt.machine()), "cat", "/run/greeting"],
     )
     .expect(0);
-    assert_eq!(answer.out(), "told x \"y\" %n\n");
+    assert_eq!(answer.out(), "hello x \"y\" %n\n");
     attempt.cleanup().expect();
 }
 

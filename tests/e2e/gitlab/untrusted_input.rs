@@ -48,14 +48,14 @@ fn forged_empty_job_number_is_ignored() {
 #[test]
 fn equal_job_numbers_of_two_servers_make_two_machines() {
     let runner = Runner::default();
-    let here = Job::new(&image()).script(&["echo here > /root/file"]);
-    let there = Job::new(&image())
-        .with_id(here.id())
+    let job = Job::new(&image()).script(&["echo here > /root/file"]);
+    let other_job = Job::new(&image())
+        .with_id(job.id())
         .server("https://other.example")
         .script(&["test ! -e /root/file"]);
     let [one, other] = [
-        Attempt::prepared(&runner, &here),
-        Attempt::prepared(&runner, &there),
+        Attempt::prepared(&runner, &job),
+        Attempt::prepared(&runner, &other_job),
     ];
     assert_ne!(one.machine(), other.machine());
     one.run_stage("build_script").expect();
@@ -63,7 +63,7 @@ fn equal_job_numbers_of_two_servers_make_two_machines() {
     one.cleanup().expect();
     other.run_stage("build_script").expect();
     other.cleanup().expect();
-    assert_eq!(left_of(&format!("gitlab-{}-", here.id())), "");
+    assert_eq!(left_of(&format!("gitlab-{}-", job.id())), "");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Services that fail, and who is to blame.
+//! Services that fail, and whether that is a script failure or a system failure.
 
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use nspawn_tests::{call, image, left_of, sh};
@@ -214,7 +214,7 @@ fn failed_service_is_blamed_on_the_job_or_the_host() {
 fn damaged_files_of_a_job_affect_nothing_else() {
     let host = || sh("cat /etc/hosts /etc/passwd; ls -d /cache 2>&1").out();
     let before = host();
-    for (spoil, outcome) in [
+    for (damage, message) in [
         (
             "rm /etc/hosts; mkfifo /etc/hosts; echo 'hosts: dns' >/etc/nsswitch.conf",
             "it is no file",
@@ -231,7 +231,7 @@ fn damaged_files_of_a_job_affect_nothing_else() {
     ] {
         let job = Job::new(&image())
             .service_of(server("x", &["80"]))
-            .stage("get_sources", &[spoil]);
+            .stage("get_sources", &[damage]);
         let runner = Runner::default().prepare_args(&["--init=none"]);
         // The job has damaged its own name resolution, so it connects by address.
         let report = runner.run(&job.script(&[
@@ -240,7 +240,7 @@ fn damaged_files_of_a_job_affect_nothing_else() {
         ]));
         let report = report.expect(&Outcome::Success);
         assert!(
-            report.log().contains("to 198.18.0.1") && report.log().contains(outcome),
+            report.log().contains("to 198.18.0.1") && report.log().contains(message),
             "{}",
             report.describe()
         );

@@ -11,6 +11,9 @@ use nspawn_tests::{Done, Machine, finish, image, left_of, sh};
 /// Prints properties of a command that must not depend on the caller, and exits with 3.
 const LOOK: &str = "echo $PATH; umask; pwd; exit 3";
 
+/// Prints the size of the root file system in KiB, and exits with 3.
+const PRINT_SIZE: &str = "df --output=size -k / | tail -n 1; exit 3";
+
 fn name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!(
@@ -154,15 +157,18 @@ fn scripts_find_programs_outside_the_path_of_cron() {
 /// Tests the options of `systemd.exec(5)` that give the caller a mount namespace of its own.
 #[test]
 fn layer_size_holds_for_callers_in_private_mount_namespaces() {
-    let size = "df --output=size -k / | tail -n 1; exit 3";
     for properties in ["PrivateTmp=yes", "ProtectHome=yes ProtectSystem=full"] {
         for init in ["systemd", "stub", "none"] {
             let options = [&*format!("--init={init}"), "--layer=tmpfs:64M"];
-            let seen = Caller::unit(properties).output_of(&options, size);
+            let seen = Caller::unit(properties).output_of(&options, PRINT_SIZE);
             assert_eq!(seen.trim(), "65536", "{properties} {init}");
         }
     }
-    // With MountFlags=private, no mount event of the host reaches the caller.
+}
+
+/// With MountFlags=private, no mount event of the host reaches the caller.
+#[test]
+fn layer_size_holds_for_callers_with_private_mount_propagation() {
     let private = Caller::unit("PrivateMounts=yes MountFlags=private");
     let options = [
         "nspawn-prepare",
@@ -174,7 +180,7 @@ fn layer_size_holds_for_callers_in_private_mount_namespaces() {
         name: private.call(&options).expect(0).out().trim_end().to_owned(),
     };
     let seen = private
-        .call(&["nspawn-run", &machine.name, "sh", "-c", size])
+        .call(&["nspawn-run", &machine.name, "sh", "-c", PRINT_SIZE])
         .expect(3);
     assert_eq!(seen.out().trim(), "65536");
 }

@@ -225,5 +225,9 @@ fn image_that_does_not_start_is_reported() {
         "{}",
         done.describe()
     );
+}
+
+#[test]
+fn unknown_option_is_refused() {
     call("check-host", ["--nonsense"]).expect(1);
 }

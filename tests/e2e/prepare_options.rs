@@ -110,6 +110,10 @@ fn options_are_read_from_the_environment() {
         name: name.trim_end().to_owned(),
     };
     assert_eq!(machine.sh("echo $A-$B").expect(0).out(), "1 2-4\n");
+}
+
+#[test]
+fn invalid_value_in_the_environment_is_refused() {
     finish(
         Command::new("nspawn-prepare").env("NSPAWN_JSON", "maybe"),
         b"",

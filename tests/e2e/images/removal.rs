@@ -144,6 +144,10 @@ fn image_removed_without_a_lock_is_reported() {
     let path = format!("{}/{}_1", name.path(".v"), name.0);
     let remove = format!("--property=ExecStartPre=/bin/rm -r {path}");
     name.expect_refused(&["--init=stub", &remove], &format!("can't open {path}"));
+}
+
+#[test]
+fn disk_image_removed_without_a_lock_is_reported() {
     let disk = Name::new("vanished-disk");
     disk.sh("mkdir -p $name/bin; mksquashfs $name $name.raw -quiet -no-progress; rm -r $name");
     let remove = format!("--property=ExecStartPre=/bin/rm {}", disk.path(".raw"));

@@ -9,7 +9,7 @@ use nspawn_tests::{call, sh};
 use super::Project;
 
 #[test]
-fn full_or_corrupt_cache_is_recreated() {
+fn full_cache_is_recreated() {
     let project = Project::new(8);
     let runner = Runner::default().prepare_args(&["--cache-size=32M"]);
     let fill = project.job().script(&[
@@ -30,7 +30,17 @@ fn full_or_corrupt_cache_is_recreated() {
     let _ = runner
         .run(&project.job().script(&["test ! -e /cache/1"]))
         .expect(&Outcome::Success);
-    // A crash may leave an empty or damaged file.
+}
+
+/// A crash may leave an empty or damaged file.
+#[test]
+fn damaged_cache_is_recreated() {
+    let project = Project::new(12);
+    let runner = Runner::default().prepare_args(&["--cache-size=32M"]);
+    let _ = runner
+        .run(&project.job().script(&["touch /cache/kept"]))
+        .expect(&Outcome::Success);
+    let file = &project.files()[0];
     for broken in ["", "no file system"] {
         fs::write(file, broken).unwrap();
         let _ = runner

@@ -54,12 +54,12 @@ fn wait_script(condition: &str) -> String {
     format!("timeout 30 sh -c 'until {condition}; do sleep 0.05; done'")
 }
 
-#[test]
-fn units_enabled_in_the_image_start() {
-    let copy = Copy::new("enabled");
-    let touch = |file: &str| {
-        format!("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=touch {file}\n")
-    };
+/// Returns a service that makes a file.
+fn touch(file: &str) -> String {
+    format!("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=touch {file}\n")
+}
+
+fn enable_system_units(copy: &Copy) {
     copy.enable(
         "etc/systemd/system",
         "own.service",
@@ -74,6 +74,10 @@ fn units_enabled_in_the_image_start() {
         "d /run/made 0750 root root\nL /dev/made - - - - /dev/null\n",
     );
     copy.write("etc/sysctl.d/own.conf", "net.ipv4.ip_default_ttl=77\n");
+}
+
+/// Adds a user whose service manager starts at boot, with a service.
+fn enable_user_unit(copy: &Copy) {
     sh(&format!(
         "chroot {} useradd --create-home ann",
         copy.path("").display()
@@ -91,8 +95,19 @@ fn units_enabled_in_the_image_start() {
         copy.path("").display()
     ))
     .expect(0);
+}
 
+#[test]
+fn units_enabled_in_the_image_start() {
+    let copy = Copy::new("enabled");
+    enable_system_units(&copy);
+    enable_user_unit(&copy);
     let machine = Machine::of(&copy.name, &[]);
+    check_system_units(&machine);
+    check_user_unit(&machine);
+}
+
+fn check_system_units(machine: &Machine) {
     // A machine is ready only once its boot has finished.
     assert_eq!(
         machine
@@ -115,6 +130,9 @@ fn units_enabled_in_the_image_start() {
         "77\n"
     );
     machine.sh(&wait_script("test -e /run/timed")).expect(0);
+}
+
+fn check_user_unit(machine: &Machine) {
     machine.sh(&wait_script("test -e /home/ann/own")).expect(0);
     assert_eq!(
         machine

@@ -83,7 +83,9 @@ fn machine_ends_with_its_command() {
     }
 }
 
-/// The serial tests remove the stale remains, since `--stale` would remove those of other tests too.
+/// Tests that the machine of a killed `nspawn-run --image` ends, and is listed as stale.
+///
+/// The serial tests remove it by `--stale`, which would affect concurrent tests here.
 #[test]
 fn machine_of_a_killed_run_ends_and_is_stale() {
     let (image, sleep) = (image(), Sleep::new());

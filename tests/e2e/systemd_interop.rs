@@ -199,7 +199,8 @@ fn systemd_run_and_nspawn_run_agree_on_streams_and_status() {
     }
 }
 
-/// Approach: a detached systemd-nspawn, started by a `systemd-run` that does not wait for readiness.
+/// Approach: a detached systemd-nspawn, started by a `systemd-run` that does not wait for
+/// readiness.
 ///
 /// There the next command fails, because the machine is not up yet. `nspawn-prepare` returns once
 /// commands can be run, by any tool.

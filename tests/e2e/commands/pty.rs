@@ -41,16 +41,18 @@ fn interactive_shell_has_a_pty_of_the_callers_size() {
 }
 
 #[test]
-fn pty_between_pipes_passes_all_output_and_ends() {
+fn pty_between_pipes_works_as_between_terminals() {
     let machine = Machine::new();
+    check_long_output(&machine);
+    check_reopened_terminal(&machine);
+    check_shell_on_stdin(&machine);
+}
+
+/// Checks that no output is lost, and that a background process does not delay the end.
+fn check_long_output(machine: &Machine) {
+    let script = "seq 100000; sleep 60 & exit 4";
     let mut child = Command::new("nspawn-run")
-        .args([
-            "--pty",
-            &machine.name,
-            "sh",
-            "-c",
-            "seq 100000; sleep 60 & exit 4",
-        ])
+        .args(["--pty", &machine.name, "sh", "-c", script])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -74,10 +76,16 @@ fn pty_between_pipes_passes_all_output_and_ends() {
         expected.len()
     );
     assert_eq!(child.wait().unwrap().code(), Some(4));
-    // A command may close its terminal and open it again.
-    let closing = "exec </dev/null >/dev/null 2>&1; sleep 0.2; echo back >/dev/tty; exit 7";
-    let done = call("nspawn-run", ["--pty", &machine.name, "sh", "-c", closing]).expect(7);
+}
+
+/// Checks a command that closes its terminal and opens it again.
+fn check_reopened_terminal(machine: &Machine) {
+    let script = "exec </dev/null >/dev/null 2>&1; sleep 0.2; echo back >/dev/tty; exit 7";
+    let done = call("nspawn-run", ["--pty", &machine.name, "sh", "-c", script]).expect(7);
     assert_eq!(done.out(), "back\r\n");
+}
+
+fn check_shell_on_stdin(machine: &Machine) {
     let mut shell = Command::new("nspawn-run");
     let done = finish(
         shell.args(["--pty", &machine.name]),

@@ -160,7 +160,7 @@ impl Runner {
         })
     }
 
-    /// Writes a script into the runner's directory for them, and returns the arguments of `run_script_step`.
+    /// Writes the script file of a step, and returns the arguments of `run_script_step`.
     pub fn step(&self, script: &str) -> Value {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("{}.sh", COUNT.fetch_add(1, Ordering::Relaxed));

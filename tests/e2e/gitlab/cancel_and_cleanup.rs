@@ -13,7 +13,9 @@ const SOON: Duration = Duration::from_secs(5);
 /// Script that ignores signals, and whose children ignore them too.
 const SLEEPING: &str =
     "#!/bin/bash\ntrap '' TERM HUP INT\nsleep 600 &\necho now\nsleep 600\necho too far\n";
-/// Script line that waits until the processes of an earlier stage have ended, and else prints a line.
+/// Script line that waits until the processes of an earlier stage have ended.
+///
+/// It prints a line if they have not after ten seconds.
 const UNTIL_GONE: &str = "for i in $(seq 200); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; echo it runs on";
 
 fn sleeping() -> Job {

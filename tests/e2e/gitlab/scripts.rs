@@ -149,7 +149,7 @@ fn script_file_is_readable_and_removed_at_the_end() {
     assert!(count <= 1, "{}", report.describe());
 }
 
-/// Tests that the unit with the limits contains the job's processes. The kernel enforces the limits.
+/// Tests that the unit with the limits contains the job's processes.
 #[test]
 fn limits_are_on_the_cgroup_that_holds_the_job() {
     let job = Job::new(&image());

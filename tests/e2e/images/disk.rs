@@ -12,7 +12,9 @@ const OMITTED: &str =
 const STAT_OWNERS: &str =
     "stat -c '%n %u:%g %a' /etc/shadow /usr/bin/passwd /usr/bin/chage /var/mail /";
 
-/// Types of the root and /usr partitions of this architecture (Discoverable Partitions Specification).
+/// Types of the root and /usr partitions of this architecture.
+///
+/// They are from the Discoverable Partitions Specification.
 #[cfg(target_arch = "x86_64")]
 const TYPES: [&str; 2] = [
     "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",

@@ -11,13 +11,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use nspawn_common::cli::sources;
+use nspawn_common::exit_code::Exit;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::Job;
 use nspawn_common::lifecycle::caller;
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::report;
-use nspawn_common::report::Exit;
 use nspawn_common::sys::signals;
 
 use cli::Options;
@@ -38,7 +38,7 @@ pub fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     match cleanup(&argv) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => ExitCode::from(report::report(PROGRAM, &error, Exit::Failure)),
+        Err(error) => ExitCode::from(report::print_error(PROGRAM, &error, Exit::Failure)),
     }
 }
 

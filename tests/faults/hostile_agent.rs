@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspawn_common::agent::protocol::{self, Request};
 use nspawn_common::machine::paths::{AGENT_MOUNT_IN_MACHINE, AGENT_SOCKET, MachinePaths};
+use nspawn_common::text;
 use nspawn_tests::{Machine, call, random};
 
 use crate::suite::{Running, Suite, machine};
@@ -282,5 +283,5 @@ fn decode_changed_messages(round: u64) {
         consumed += protocol::HEADER + body.len();
     }
     assert_eq!(consumed + bytes.len(), length);
-    assert!(protocol::printable(&bytes).chars().all(|c| !c.is_control()));
+    assert!(text::printable(&bytes).chars().all(|c| !c.is_control()));
 }

@@ -11,6 +11,7 @@ use crate::command::argv;
 use crate::machine::paths::{MachinePaths, PAYLOAD_CGROUP, SUPERVISOR_CGROUP};
 use crate::machine::processes;
 use crate::sys::cgroup;
+use crate::text;
 
 /// Time limit for stopping a unit whose processes were killed.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -51,7 +52,7 @@ pub fn stop_machine(paths: &MachinePaths) -> Result<()> {
         };
         bail!(
             "can't stop the unit {unit}: its processes don't end{cause}; see systemctl status {unit}{}",
-            command::below(&stopped.stderr)
+            text::indent(&stopped.stderr)
         );
     }
     // A failed unit keeps its name. --collect has already removed most of them.

@@ -12,7 +12,7 @@ struct FakeImage(PathBuf);
 impl FakeImage {
     fn new(kind: &str) -> Self {
         let path = PathBuf::from(format!(
-            "/var/lib/machines/e2e-{kind}-{}",
+            "/var/lib/machines/e2e-bad-{kind}-{}",
             std::process::id()
         ));
         fs::create_dir_all(&path).unwrap();

@@ -117,12 +117,12 @@ fn cancel(machine: &Machine) {
             "-c",
             &script,
         ]));
-        wait_until("both run", SOON, || {
+        wait_until("both processes run", SOON, || {
             command.is_running() && started.is_running()
         });
         running.signal(signal);
         assert_eq!(running.end().status.signal(), Some(number));
-        wait_until("both have ended", SOON, || {
+        wait_until("both processes have ended", SOON, || {
             !command.is_running() && !started.is_running()
         });
     }

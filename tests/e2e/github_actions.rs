@@ -12,7 +12,7 @@ use std::time::Duration;
 use nspawn_tests::{call, left_of, sh, wait_until};
 use serde_json::{Value, json};
 
-use runner::{Runner, end, hook};
+use runner::{Runner, hook, wait_for_end};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -135,7 +135,7 @@ fn alpine_image_is_reported_to_the_runner() {
 fn prepare_without_a_response_file_leaves_no_machine() {
     let runner = Runner::new();
     let request = json!({ "command": "prepare_job", "args": runner.job(), "responseFile": "/nowhere/response" });
-    let done = end(runner.start(runner.raw(request.to_string().as_bytes()))).expect(1);
+    let done = wait_for_end(runner.start(runner.raw(request.to_string().as_bytes()))).expect(1);
     assert!(
         done.err()
             .contains("No such file or directory: '/nowhere/response'"),
@@ -171,7 +171,7 @@ fn cancelled_step_ends_and_its_machine_goes_on() {
         for name in signals {
             signal(&child, name);
         }
-        let done = end(child);
+        let done = wait_for_end(child);
         assert_eq!(
             done.status.signal(),
             Some(expected),
@@ -205,7 +205,7 @@ fn cancelled_prepare_leaves_nothing() {
     });
     let name = name().unwrap();
     signal(&child, "INT");
-    assert_ne!(end(child).status.code(), Some(0));
+    assert_ne!(wait_for_end(child).status.code(), Some(0));
     assert_eq!(runner.response(), Value::Null);
     assert_eq!(left_of(&name), "");
 }

@@ -57,7 +57,7 @@ fn check(init: &'static str, layer: &'static str) {
     assert_eq!(left_of(&name), "");
 }
 
-fn gitlab_job(init: &'static str, layer: &'static str) {
+fn check_gitlab_job(init: &'static str, layer: &'static str) {
     let image = image();
     let sleep = Sleep::new();
     let job = Job::new(&image)
@@ -106,17 +106,17 @@ fn gitlab_job(init: &'static str, layer: &'static str) {
 
 #[test]
 fn gitlab_job_runs_with_stub_on_disk() {
-    gitlab_job("stub", "disk");
+    check_gitlab_job("stub", "disk");
 }
 
 #[test]
 fn gitlab_job_runs_with_none_on_disk() {
-    gitlab_job("none", "disk");
+    check_gitlab_job("none", "disk");
 }
 
 #[test]
 fn gitlab_job_runs_with_systemd_on_tmpfs() {
-    gitlab_job("systemd", "tmpfs");
+    check_gitlab_job("systemd", "tmpfs");
 }
 
 #[test]

@@ -13,13 +13,13 @@ use super::{BackgroundCommand, Cell, SOON, Sleep, unit_properties};
 const LINGER: Duration = Duration::from_secs(40);
 
 pub fn check(cell: &Cell, machine: &Machine, other: &Machine) {
-    files(cell, machine, other);
-    background(cell, machine);
-    concurrent_commands(cell, machine);
-    pipeline(machine);
+    check_files(cell, machine, other);
+    check_background_process(cell, machine);
+    check_concurrent_commands(cell, machine);
+    check_pipeline(machine);
 }
 
-fn files(cell: &Cell, machine: &Machine, other: &Machine) {
+fn check_files(cell: &Cell, machine: &Machine, other: &Machine) {
     machine
         .sh("echo kept >/root/kept; echo kept >/var/kept; rm -f /root/.profile")
         .expect(0);
@@ -55,7 +55,7 @@ fn files(cell: &Cell, machine: &Machine, other: &Machine) {
 }
 
 // A background process does not delay the end of its run, and lives as long as the machine.
-fn background(cell: &Cell, machine: &Machine) {
+fn check_background_process(cell: &Cell, machine: &Machine) {
     let sleep = Sleep::new();
     let begin = format!(
         "{} & until pgrep -xf '{}'; do sleep 0.01; done",
@@ -70,7 +70,7 @@ fn background(cell: &Cell, machine: &Machine) {
 }
 
 // Concurrent commands share one machine, which runs until the last of them ends.
-fn concurrent_commands(cell: &Cell, machine: &Machine) {
+fn check_concurrent_commands(cell: &Cell, machine: &Machine) {
     let wait = |name: &str| {
         format!("for i in $(seq 400); do test -e /tmp/{name} && break; sleep 0.05; done")
     };
@@ -93,7 +93,7 @@ fn concurrent_commands(cell: &Cell, machine: &Machine) {
     );
 }
 
-fn pipeline(machine: &Machine) {
+fn check_pipeline(machine: &Machine) {
     let name = &machine.name;
     let unpack = "mkdir /tmp/new && tar -xC /tmp/new && find /tmp/new | wc -l; find /usr/share/perl5 | wc -l";
     let line = format!(

@@ -4,10 +4,10 @@ use std::os::unix::fs::symlink;
 
 use serde_json::{Value, json};
 
-use super::runner::{Runner, end};
+use super::runner::{Runner, wait_for_end};
 
 /// Sets a value in the arguments of a request.
-fn with(mut args: Value, path: &str, value: Value) -> Value {
+fn with_value(mut args: Value, path: &str, value: Value) -> Value {
     match args.pointer_mut(path) {
         Some(place) => *place = value,
         None => args[&path[1..]] = value,
@@ -27,52 +27,52 @@ fn unsupported_requests_are_refused() {
     for (command, args, words) in [
         (
             "prepare_job",
-            with(job.clone(), "/container", Value::Null),
+            with_value(job.clone(), "/container", Value::Null),
             "give it 'container: IMAGE'",
         ),
         (
             "prepare_job",
-            with(job.clone(), "/services", json!([{ "image": "redis" }])),
+            with_value(job.clone(), "/services", json!([{ "image": "redis" }])),
             "'services:' can't be had",
         ),
         (
             "prepare_job",
-            with(job.clone(), "/container/createOptions", json!("--cpus 1")),
+            with_value(job.clone(), "/container/createOptions", json!("--cpus 1")),
             "'options:' are docker's",
         ),
         (
             "prepare_job",
-            with(job.clone(), "/container/portMappings", json!(["80:80"])),
+            with_value(job.clone(), "/container/portMappings", json!(["80:80"])),
             "'ports:' are docker's",
         ),
         (
             "prepare_job",
-            with(job.clone(), "/container/userMountVolumes", link.clone()),
+            with_value(job.clone(), "/container/userMountVolumes", link.clone()),
             "'volumes:' are for",
         ),
         (
             "prepare_job",
-            with(job.clone(), "/container/systemMountVolumes", link),
+            with_value(job.clone(), "/container/systemMountVolumes", link),
             "without symbolic links",
         ),
         (
             "prepare_job",
-            with(job.clone(), "/container/image", json!("no-such:image")),
+            with_value(job.clone(), "/container/image", json!("no-such:image")),
             "no-such:image",
         ),
         (
             "prepare_job",
-            with(job.clone(), "/container/image", json!("--help")),
+            with_value(job.clone(), "/container/image", json!("--help")),
             "--help",
         ),
         (
             "prepare_job",
-            with(job.clone(), "/container/image", json!("../a\nb")),
+            with_value(job.clone(), "/container/image", json!("../a\nb")),
             "a",
         ),
         (
             "prepare_job",
-            with(
+            with_value(
                 job.clone(),
                 "/container/environmentVariables",
                 json!({ "A=\nB": "" }),
@@ -81,7 +81,7 @@ fn unsupported_requests_are_refused() {
         ),
         (
             "prepare_job",
-            with(
+            with_value(
                 job.clone(),
                 "/container/environmentVariables",
                 json!({ "A": "\0" }),
@@ -90,7 +90,7 @@ fn unsupported_requests_are_refused() {
         ),
         (
             "prepare_job",
-            with(
+            with_value(
                 job.clone(),
                 "/container/environmentVariables",
                 large.clone(),
@@ -99,18 +99,18 @@ fn unsupported_requests_are_refused() {
         ),
         (
             "run_container_step",
-            with(action.clone(), "/dockerfile", json!("Dockerfile")),
+            with_value(action.clone(), "/dockerfile", json!("Dockerfile")),
             "of a Dockerfile",
         ),
         ("run_container_step", action.clone(), "names no command"),
         (
             "run_script_step",
-            with(step.clone(), "/entryPointArgs", json!(["'open"])),
+            with_value(step.clone(), "/entryPointArgs", json!(["'open"])),
             "No closing quotation",
         ),
         (
             "run_script_step",
-            with(step.clone(), "/environmentVariables", large),
+            with_value(step.clone(), "/environmentVariables", large),
             "Argument list too long",
         ),
         ("run_script_step", Value::Null, "none of GitHub's runner"),
@@ -130,8 +130,8 @@ fn steps_without_a_machine_fail() {
         .call("run_script_step", &step)
         .expect_error(125, "no-such-machine");
     let action = runner.action();
-    let action = with(
-        with(action, "/image", json!("none")),
+    let action = with_value(
+        with_value(action, "/image", json!("none")),
         "/entryPoint",
         json!("true"),
     );
@@ -152,7 +152,7 @@ fn malformed_requests_are_refused() {
         b"\xff",
         &b"[".repeat(100_000),
     ] {
-        let done = end(runner.start(runner.raw(bytes)));
+        let done = wait_for_end(runner.start(runner.raw(bytes)));
         done.expect_error(1, "none of GitHub's runner");
     }
 }

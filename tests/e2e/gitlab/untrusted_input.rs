@@ -3,7 +3,7 @@
 use nspawn_tests::sequencer::{Attempt, Job, Outcome, Response, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 
-fn forged(job: Job) -> Job {
+fn with_forged_variables(job: Job) -> Job {
     [
         ("CI_JOB_ID", "1"),
         ("CI_JOB_IMAGE", "no-such-image"),
@@ -23,7 +23,7 @@ fn forged(job: Job) -> Job {
 #[test]
 fn forged_variables_are_ignored() {
     let honest = Job::new(&image());
-    let forgery = forged(Job::new(&image()).with_id(honest.id()));
+    let forgery = with_forged_variables(Job::new(&image()).with_id(honest.id()));
     let runner = Runner::default();
     let [mut one, mut other] = [
         Attempt::new(&runner, &honest),
@@ -31,7 +31,7 @@ fn forged_variables_are_ignored() {
     ];
     drop((one.config().expect(), other.config().expect()));
     assert_eq!(one.machine(), other.machine());
-    let report = forged(Job::new(&image()))
+    let report = with_forged_variables(Job::new(&image()))
         .script(&["test ! -e /host", "exit 3"])
         .run();
     let _ = report.expect(&Outcome::ScriptFailure(3));

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nspawn_tests::{Machine, call, sh};
 
-use crate::probe::{Place, Probe, Running};
+use crate::probe::{Place, Probe, got_in};
 use crate::suite::{Control, Field, Outside, Suite, machine, name};
 
 /// A cloud's service for its instances' secrets.
@@ -431,7 +431,7 @@ fn nothing_is_heard(field: &Field) -> Control {
             "ip route get 203.0.113.9 >/dev/null && for i in 1 2 3; do echo {word} >/dev/udp/203.0.113.9/9; sleep 0.1; done"
         );
         field.neighbour.run(["bash", "-c", &send]).expect(0);
-        sniffer.got_in()
+        got_in(sniffer)
     };
     assert!(
         heard(Place::Machine(&field.bare)),
@@ -448,7 +448,7 @@ fn nothing_is_spoofed(field: &Field) -> Control {
             ["a frame", "a packet"].map(|kind| format!("{kind} from nobody: {word}"));
         let sniffers = [&frame, &packet].map(|word| Probe::perl(SNIFF, &[word]).start(Place::Host));
         Probe::perl(SPOOF, &[&frame, &packet]).is_kept_out_of(place);
-        sniffers.map(Running::got_in)
+        sniffers.map(got_in)
     };
     assert_eq!(
         seen(Place::Machine(&field.bare)),

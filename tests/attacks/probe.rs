@@ -1,9 +1,8 @@
 //! Attacks as scripts, which say how they went.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 
-use nspawn_tests::{Machine, finish};
+use nspawn_tests::{BackgroundCommand, Machine, finish};
 
 use crate::suite::{Control, Field};
 
@@ -143,35 +142,16 @@ impl Probe {
 
     /// Starts it; it says `on` when what it waits for may happen.
     #[track_caller]
-    pub fn start(&self, place: Place) -> Running {
-        let mut child = self
-            .command(place)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        assert_eq!(line, "on\n", "the probe can't run");
-        Running { child, stdout }
+    pub fn start(&self, place: Place) -> BackgroundCommand {
+        BackgroundCommand::start_command(&mut self.command(place))
     }
 }
 
-/// A probe that waits for something.
-pub struct Running {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Running {
-    #[track_caller]
-    pub fn got_in(mut self) -> bool {
-        let mut said = String::new();
-        self.stdout.read_to_string(&mut said).unwrap();
-        self.child.wait().unwrap();
-        verdict(&said, &said) == Verdict::In
-    }
+/// Waits until a probe ends that was started in the background, and returns whether it got in.
+#[track_caller]
+pub fn got_in(probe: BackgroundCommand) -> bool {
+    let done = probe.end();
+    verdict(&done.out(), &done.describe()) == Verdict::In
 }
 
 #[track_caller]
@@ -181,17 +161,5 @@ fn verdict(said: &str, all: &str) -> Verdict {
         Some(("kept out", _)) => Verdict::Out,
         Some(("not here", _)) => Verdict::Missing,
         _ => panic!("the probe can't run: {all}"),
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            // timeout(1) passes it on.
-            let _ = Command::new("kill")
-                .arg(self.child.id().to_string())
-                .status();
-            let _ = self.child.wait();
-        }
     }
 }

@@ -5,9 +5,9 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use nspawn_tests::{Machine, call, finish, image, left_of, wait_until};
+use nspawn_tests::{BackgroundCommand, Machine, call, finish, image, left_of, wait_until};
 
-use crate::cell::{Cell, Running, Sleep, is_registered, unit_properties};
+use crate::cell::{Cell, Sleep, is_registered, unit_properties};
 
 /// What stands for each of these calls: it ends with 5, and says in which machine.
 const JOB: &str = "echo in $(hostname); exit 5";
@@ -229,7 +229,7 @@ fn detached_with_notify_ready() {
     );
     let sleep = Sleep::new();
     let writers = "for i in 1 2 3 4; do (while :; do echo x >/root/$(date +%N); done) & done";
-    let running = Running::start(
+    let running = BackgroundCommand::start(
         &machine,
         &format!("{writers}; echo on; {}", sleep.command()),
     );

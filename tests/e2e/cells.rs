@@ -5,10 +5,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
-use nspawn_tests::{call, finish, image, left_of, random, sh, wait_until};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
+use nspawn_tests::{BackgroundCommand, call, finish, image, left_of, random, sh, wait_until};
 
-use crate::cell::{Cell, Running, Sleep, unit_properties};
+use crate::cell::{Cell, Sleep, unit_properties};
 
 macro_rules! cells {
     ($($name:ident: $init:literal, $layer:literal;)*) => {
@@ -171,7 +171,7 @@ fn a_machine_of_a_commands_own_ends_with_it() {
             sleep.command(),
             if signal.is_empty() { "sleep 1" } else { "wait" }
         );
-        let running = Running::of(
+        let running = BackgroundCommand::start_command(
             Command::new("nspawn-run").args(["--image", &image, "bash", "-c", &script]),
         );
         wait_until("it sleeps", Duration::from_secs(5), || sleep.is_there());
@@ -196,8 +196,9 @@ fn a_machine_of_a_commands_own_ends_with_it() {
 fn a_machine_whose_command_was_killed_ends_by_itself() {
     let (image, sleep) = (image(), Sleep::new());
     let script = format!("echo on; {}", sleep.command());
-    let running =
-        Running::of(Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]));
+    let running = BackgroundCommand::start_command(
+        Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]),
+    );
     wait_until("it sleeps", Duration::from_secs(5), || sleep.is_there());
     let name = sleep.machine();
     running.signal("KILL");

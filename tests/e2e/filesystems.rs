@@ -7,9 +7,9 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use nspawn_tests::{Machine, call, image, left_of, sh, wait_until};
+use nspawn_tests::{BackgroundCommand, Machine, call, image, left_of, sh, wait_until};
 
-use crate::cell::{Cell, Running, Sleep};
+use crate::cell::{Cell, Sleep};
 
 /// How many cells are checked at a time: half of what they do is waiting.
 const AT_ONCE: usize = 4;
@@ -267,8 +267,9 @@ fn stale_is_what_no_command_will_use_again() {
     }
     let sleep = Sleep::new();
     let script = format!("echo on; {}", sleep.command());
-    let running =
-        Running::of(Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]));
+    let running = BackgroundCommand::start_command(
+        Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]),
+    );
     wait_until("it sleeps", Duration::from_secs(5), || sleep.is_there());
     let name = sleep.machine();
     call("nspawn-cleanup", ["--stale"]).expect(0);

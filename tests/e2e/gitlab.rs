@@ -25,7 +25,7 @@ mod set_up;
 mod trust;
 mod whole;
 
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{image, sh};
 
 #[test]

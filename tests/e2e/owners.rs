@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{Machine, call, finish, image, left_of, sh};
 
 /// A unit of the machine, shown in place of its own, without whose end no boot ends.

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{Machine, call, image, left_of, sh};
 
 /// Machines of an image of its own that stand by, gone at the end of the test.

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nspawn_tests::sequencer::Job;
-use nspawn_tests::{image, sh};
+use nspawn_tests::gitlab_runner::Job;
+use nspawn_tests::{BackgroundCommand, image, sh};
 
-use crate::suite::{Running, Suite, machine};
+use crate::suite::{Suite, machine};
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -69,14 +69,15 @@ fn outside(line: &str, cause: &str, number: u32) {
     let machine = machine(&[]);
     // The order in which a shutdown ends cgroups goes by their names, which are numbers.
     (0..number % 16).for_each(|_| drop(machine.run(["true"]).expect(0)));
-    let running = Running::start(&machine, SUCCESSFUL);
+    let running = BackgroundCommand::start(&machine, SUCCESSFUL);
     let started = Instant::now();
     // Its own status tells of the death too, or not.
     sh(&format!(
         "({}) >/dev/null 2>&1 &",
         line.replace("NAME", &machine.name)
     ));
-    let (code, said, _) = running.end();
+    let done = running.end();
+    let (code, said) = (done.status.code(), done.err());
     assert_eq!(code, Some(125), "{said}");
     assert!(is_named(cause, &said), "no {cause:?} in {said:?}");
     assert!(started.elapsed() < LIMIT, "took {:?}", started.elapsed());

@@ -1,7 +1,7 @@
 //! A command ends in every way there is, and that is what is told.
 
+use nspawn_tests::gitlab_runner::{Attempt, Failure, Job, Runner};
 use nspawn_tests::image;
-use nspawn_tests::sequencer::{Attempt, Failure, Job, Runner};
 
 use crate::suite::{Suite, machine};
 

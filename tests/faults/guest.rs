@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::suite::{Running, Suite};
+use nspawn_tests::BackgroundCommand;
+
+use crate::suite::Suite;
 
 const AT_ONCE: Duration = Duration::from_secs(2);
 
@@ -40,12 +42,13 @@ pub fn rows(suite: &mut Suite) {
             let waiting = format!(
                 "echo on; until [ -e /run/go ]; do sleep 0.02; done; rm /run/go; exit {code}"
             );
-            let running = Running::start(machine, &waiting);
+            let running = BackgroundCommand::start(machine, &waiting);
             machine
                 .sh(&format!("{{ {fault}; }} >/dev/null 2>&1"))
                 .expect(0);
             machine.run(["touch", "/run/go"]).expect(0);
-            let (ended, said, took) = running.end();
+            let (done, took) = running.end_timed();
+            let (ended, said) = (done.status.code(), done.err());
             assert_eq!((ended, &*said), (Some(code), ""));
             assert!(took < AT_ONCE, "took {took:?}");
             if number + 1 == tries {

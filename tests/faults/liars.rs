@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspawn_common::agent::protocol::{self, Request};
 use nspawn_common::machine::paths::{AGENT_SOCKET, MachinePaths, SHOWN_IN_MACHINE};
-use nspawn_tests::{Machine, call, random};
+use nspawn_tests::{BackgroundCommand, Machine, call, random};
 
-use crate::suite::{Running, Suite, machine};
+use crate::suite::{Suite, machine};
 
 /// What asks this program to be the liar, inside a machine.
 pub const OPTION: &str = "--liar";
@@ -42,10 +42,11 @@ pub fn rows(suite: &mut Suite) {
         suite.times(2, 20),
         |_| {
             let machine = machine(&[]);
-            let running = Running::start(&machine, "echo on; sleep 600");
+            let running = BackgroundCommand::start(&machine, "echo on; sleep 600");
             // It dies of it itself, or is faster.
             machine.sh(&format!("kill -KILL {AGENT}"));
-            let (code, said, took) = running.end();
+            let (done, took) = running.end_timed();
+            let (code, said) = (done.status.code(), done.err());
             assert_eq!(code, Some(125), "{said}");
             assert!(
                 said.contains("its agent was ended") && took < Duration::from_secs(5),
@@ -57,7 +58,8 @@ pub fn rows(suite: &mut Suite) {
     suite.row("the agent is stopped, and goes on", 1, |_| {
         let machine = machine(&[]);
         machine.sh(&format!("kill -STOP {AGENT}")).expect(0);
-        let (code, said, took) = Running::begin(&machine, "true").end();
+        let (done, took) = BackgroundCommand::spawn(&machine, "true").end_timed();
+        let (code, said) = (done.status.code(), done.err());
         assert_eq!(code, Some(125), "{said}");
         assert!(
             said.contains("does not answer") && took < Duration::from_secs(35),
@@ -69,8 +71,9 @@ pub fn rows(suite: &mut Suite) {
     if suite.is_long {
         suite.row("what looks after a command is stopped", 1, |_| {
             let machine = machine(&[]);
-            let (code, said, took) =
-                Running::start(&machine, "echo on; kill -STOP $PPID; sleep 600").end();
+            let script = "echo on; kill -STOP $PPID; sleep 600";
+            let (done, took) = BackgroundCommand::start(&machine, script).end_timed();
+            let (code, said) = (done.status.code(), done.err());
             assert_eq!(code, Some(125), "{said}");
             assert!(
                 said.contains("does not answer") && took < Duration::from_secs(130),
@@ -79,20 +82,21 @@ pub fn rows(suite: &mut Suite) {
         });
         suite.row("a machine that is frozen for three minutes", 1, |_| {
             let machine = machine(&[]);
-            let running = Running::start(&machine, "echo on; sleep 1; exit 7");
+            let running = BackgroundCommand::start(&machine, "echo on; sleep 1; exit 7");
             let unit = format!("nspawn-{}.service", machine.name);
             call("systemctl", ["freeze", &unit]).expect(0);
             thread::sleep(Duration::from_secs(180));
             call("systemctl", ["thaw", &unit]).expect(0);
-            assert_eq!(running.end().0, Some(7));
+            assert_eq!(running.end().status.code(), Some(7));
         });
     }
     for (lie, words, limit) in LIES {
         suite.row(&format!("an agent that lies: {lie}"), 1, |_| {
             let machine = machine_with_liar(lie);
-            let running = Running::begin(&machine, "true");
+            let running = BackgroundCommand::spawn(&machine, "true");
             let memory = watch_memory(running.pid());
-            let (code, said, took) = running.end();
+            let (done, took) = running.end_timed();
+            let (code, said) = (done.status.code(), done.err());
             assert_eq!(code, Some(125), "{said}");
             assert!(
                 said.contains(words) && took < Duration::from_secs(limit),
@@ -104,14 +108,14 @@ pub fn rows(suite: &mut Suite) {
     }
     suite.row("an agent that sends descriptors", 1, |_| {
         let machine = machine_with_liar("descriptors");
-        let running = Running::begin(&machine, "true");
+        let running = BackgroundCommand::spawn(&machine, "true");
         thread::sleep(Duration::from_millis(700));
         let open = fs::read_dir(format!("/proc/{}/fd", running.pid()))
             .unwrap()
             .count();
         assert!(open < 30, "{open} descriptors are open");
         // Its word is the job's own result.
-        assert_eq!(running.end().0, Some(3));
+        assert_eq!(running.end().status.code(), Some(3));
     });
     let minutes = suite.times(0, 10);
     suite.row(

@@ -1,17 +1,10 @@
 //! The table, and what all of its rows need.
 
-use std::io::{BufRead, BufReader, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use nspawn_common::command::wait_for_exit;
 use nspawn_tests::{Machine, image, left_of};
-
-/// No command of a try may take longer.
-const LIMIT: Duration = Duration::from_secs(300);
 
 /// The rows so far.
 pub struct Suite {
@@ -93,66 +86,4 @@ pub fn prepare(name: &str) -> Command {
     let mut command = Command::new("nspawn-prepare");
     command.args(["--name", name, &image()]);
     command
-}
-
-/// A command in a machine, while it runs.
-pub struct Running {
-    child: Child,
-    pid: u32,
-    stdout: BufReader<std::process::ChildStdout>,
-}
-
-impl Running {
-    /// Starts `script`, which says `on` when it is.
-    pub fn start(machine: &Machine, script: &str) -> Self {
-        let mut this = Self::begin(machine, script);
-        let mut line = String::new();
-        this.stdout.read_line(&mut line).unwrap();
-        assert_eq!(line, "on\n");
-        this
-    }
-
-    /// As [`Running::start`], but waits for nothing.
-    pub fn begin(machine: &Machine, script: &str) -> Self {
-        let mut child = machine
-            .command(["sh", "-c", script])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self {
-            pid: child.id(),
-            child,
-            stdout,
-        }
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// Waits for its end: exit status, stderr, and how long that took from now on.
-    pub fn end(mut self) -> (Option<i32>, String, Duration) {
-        let started = Instant::now();
-        let pid = i32::try_from(self.pid).unwrap();
-        let watcher = thread::spawn(move || {
-            assert!(
-                wait_for_exit(pid, LIMIT).unwrap_or(true),
-                "nspawn-run does not end"
-            );
-        });
-        let mut stderr = String::new();
-        self.child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut stderr)
-            .unwrap();
-        let status = self.child.wait().unwrap();
-        let took = started.elapsed();
-        watcher.join().unwrap();
-        (status.code(), stderr, took)
-    }
 }

@@ -3,9 +3,9 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use nspawn_tests::{Machine, call, finish, random, wait_until};
+use nspawn_tests::{BackgroundCommand, Machine, call, finish, random, wait_until};
 
-use super::{Running, SOON, Sleep};
+use super::{SOON, Sleep};
 
 pub fn check(machine: &Machine) {
     statuses(machine);
@@ -111,8 +111,12 @@ fn cancel(machine: &Machine) {
             command.command()
         );
         // All but one of nspawn-run's own streams, which what is left would hold.
-        let running =
-            Running::of(Command::new("nspawn-run").args([&*machine.name, "bash", "-c", &script]));
+        let running = BackgroundCommand::start_command(Command::new("nspawn-run").args([
+            &*machine.name,
+            "bash",
+            "-c",
+            &script,
+        ]));
         wait_until("both run", SOON, || {
             command.is_there() && started.is_there()
         });

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nspawn_tests::{Machine, call, left_of, sh, wait_until};
+use nspawn_tests::{BackgroundCommand, Machine, call, left_of, sh, wait_until};
 
-use super::{Cell, Running, SOON, Sleep, unit_properties};
+use super::{Cell, SOON, Sleep, unit_properties};
 
 /// How long a machine without an init runs when those are killed who would end it, and some time more.
 const LINGER: Duration = Duration::from_secs(40);
@@ -72,11 +72,11 @@ fn at_once(cell: &Cell, machine: &Machine) {
     let wait = |name: &str| {
         format!("for i in $(seq 400); do test -e /tmp/{name} && break; sleep 0.05; done")
     };
-    let first = Running::start(
+    let first = BackgroundCommand::start(
         machine,
         &format!("echo on; {}; test -e /tmp/second && exit 3", wait("second")),
     );
-    let second = Running::start(
+    let second = BackgroundCommand::start(
         machine,
         &format!("touch /tmp/second; echo on; {}; exit 4", wait("third")),
     );
@@ -110,7 +110,8 @@ fn pipeline(machine: &Machine) {
 pub fn abandon(cell: &Cell, machine: &Machine) -> Sleep {
     let sleep = Sleep::new();
     if !cell.is_running_between_runs() {
-        let running = Running::start(machine, &format!("echo on; exec {}", sleep.command()));
+        let running =
+            BackgroundCommand::start(machine, &format!("echo on; exec {}", sleep.command()));
         running.signal("KILL");
         drop(running.end());
     }
@@ -133,7 +134,7 @@ pub fn check_abandoned(cell: &Cell, machine: Machine, sleep: Sleep) {
     assert!(!stale.out().contains(&machine.name), "{}", stale.describe());
     machine.run(["true"]).expect(0);
     // Also where a command runs.
-    let running = Running::start(&machine, &format!("echo on; {}", sleep.command()));
+    let running = BackgroundCommand::start(&machine, &format!("echo on; {}", sleep.command()));
     call("nspawn-cleanup", [&machine.name]).expect(0);
     assert_eq!(left_of(&machine.name), "");
     running.end().expect_error(125, "");
@@ -145,7 +146,7 @@ pub fn check_abandoned(cell: &Cell, machine: Machine, sleep: Sleep) {
 pub fn check_ends(cell: &Cell, machine: &Machine) {
     machine.run(["touch", "/root/before"]).expect(0);
     let sleep = Sleep::new();
-    let running = Running::start(machine, &format!("echo on; {}", sleep.command()));
+    let running = BackgroundCommand::start(machine, &format!("echo on; {}", sleep.command()));
     sh(&format!(
         "systemctl kill --signal=KILL nspawn-{}.service",
         machine.name

@@ -4,9 +4,9 @@ use std::fs;
 use std::sync::OnceLock;
 
 use nspawn_common::lifecycle::uid_range::RANGE;
-use nspawn_tests::{Machine, sh, wait_until};
+use nspawn_tests::{BackgroundCommand, Machine, sh, wait_until};
 
-use super::{Cell, Running, Sleep, is_registered, unit_properties};
+use super::{Cell, Sleep, is_registered, unit_properties};
 
 pub fn check(cell: &Cell, machine: &Machine, other: &Machine) {
     users(machine, other);
@@ -64,7 +64,8 @@ fn network(machine: &Machine) {
 // Its unit, its cgroup and its registration are the same in every cell.
 fn while_it_runs(cell: &Cell, machine: &Machine) {
     let sleep = Sleep::new();
-    let running = Running::start(machine, &format!("{} & echo on; wait", sleep.command()));
+    let running =
+        BackgroundCommand::start(machine, &format!("{} & echo on; wait", sleep.command()));
     let names =
         "ActiveState,TimeoutStopUSec,Nice,DevicePolicy,Slice,Delegate,MemoryMax,TasksMax,Id";
     let shown = unit_properties(machine, names);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use nspawn_tests::sequencer::{Attempt, Job, Outcome, Report, Runner};
+use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Report, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 
 /// A project that no other test has, whose caches go with it.

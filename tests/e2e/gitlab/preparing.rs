@@ -1,6 +1,6 @@
 //! Images, retries, and what earlier attempts left.
 
-use nspawn_tests::sequencer::{Attempt, Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Runner};
 use nspawn_tests::{image, left_of, sh};
 
 #[test]

@@ -1,6 +1,6 @@
 //! How a job ends is how its script ended.
 
-use nspawn_tests::sequencer::{Attempt, Job, Outcome, Report, Runner};
+use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Report, Runner};
 use nspawn_tests::{image, sh};
 
 fn result_of(line: &str) -> Report {

@@ -1,6 +1,6 @@
 //! What a job says of itself is not believed.
 
-use nspawn_tests::sequencer::{Attempt, Job, Outcome, Response, Runner};
+use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Response, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 
 fn forged(job: Job) -> Job {

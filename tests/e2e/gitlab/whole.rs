@@ -13,8 +13,8 @@ mod ends;
 mod files;
 mod runner;
 
-use nspawn_tests::api::{GitLab, Known, Work};
-use nspawn_tests::left_of;
+use nspawn_tests::gitlab_server::{GitLab, ServerJob};
+use nspawn_tests::{Job, left_of};
 
 use runner::Runner;
 
@@ -23,7 +23,7 @@ const SECRET: &str = "never-log-this";
 
 /// Runs the jobs one after the other, to their end.
 #[track_caller]
-fn run_all(gitlab: &GitLab, work: Vec<Work>, options: &[&str]) -> Vec<Known> {
+fn run_all(gitlab: &GitLab, work: Vec<Job>, options: &[&str]) -> Vec<ServerJob> {
     let most = format!("--max-builds={}", work.len());
     let jobs: Vec<_> = work.into_iter().map(|work| gitlab.add(work)).collect();
     Runner::start(gitlab, &[&[&*most], options].concat()).finish();
@@ -31,13 +31,13 @@ fn run_all(gitlab: &GitLab, work: Vec<Work>, options: &[&str]) -> Vec<Known> {
 }
 
 #[track_caller]
-fn run(work: Work) -> Known {
+fn run(work: Job) -> ServerJob {
     run_all(&GitLab::new(), vec![work], &[]).remove(0)
 }
 
 /// What is known of a job whose runner has ended: nothing is left of it, and its log tells no secret.
 #[track_caller]
-fn ended(gitlab: &GitLab, id: u64) -> Known {
+fn ended(gitlab: &GitLab, id: u64) -> ServerJob {
     let job = gitlab.job(id);
     assert_eq!(left_of(&format!("gitlab-{id}-")), "", "{}", job.describe());
     assert!(

@@ -1,6 +1,6 @@
 //! Disk images: of each kind is one made of the test host's own image, with what Debian has for that.
 
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 
 use super::Name;

@@ -1,6 +1,6 @@
 //! Images that are none: one clear line, nothing left, and to GitLab whose fault it is.
 
-use nspawn_tests::sequencer::{Job, Outcome};
+use nspawn_tests::gitlab_runner::{Job, Outcome};
 use nspawn_tests::{finish, left_of, sh};
 
 use super::Name;

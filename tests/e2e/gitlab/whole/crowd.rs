@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use nspawn_tests::api::{GitLab, Status, Work};
-use nspawn_tests::{call, image, left_of};
+use nspawn_tests::gitlab_server::{GitLab, Status};
+use nspawn_tests::{Job, call, image, left_of};
 
 use super::ended;
 use super::runner::Runner;
@@ -22,7 +22,7 @@ fn twenty_jobs_at_once_have_each_their_own_result() {
             "echo $NUMBER > number; cat number",
             &exit,
         ];
-        let work = Work::new(&image())
+        let work = Job::new(&image())
             .sources(&project)
             .variable("NUMBER", &format!("this is {number}"));
         work.script(&script).artifacts(&["number"], "always")
@@ -64,7 +64,7 @@ fn twenty_jobs_at_once_have_each_their_own_result() {
 fn of_runners_that_are_killed_nothing_is_left() {
     let gitlab = GitLab::new();
     let work = || {
-        Work::new(&image())
+        Job::new(&image())
             .script(&["echo n''ow; sleep 600"])
             .after_script(&["true"])
     };

@@ -1,7 +1,9 @@
 //! How jobs end, and what GitLab is told of it. A log shows the commands too, hence the quotes in words to wait for.
 
-use nspawn_tests::api::{GitLab, Known, Status, Work};
-use nspawn_tests::image;
+use std::time::Duration;
+
+use nspawn_tests::gitlab_server::{GitLab, ServerJob, Status};
+use nspawn_tests::{Job, image};
 
 use super::runner::Runner;
 use super::{ended, run, run_all};
@@ -12,13 +14,13 @@ const AFTER: [&str; 1] = ["echo \"after it was $CI_JOB_STATUS in $PWD\"; cat /ro
 const MARK: &str = "echo the same mach''ine > /root/mark";
 
 #[track_caller]
-fn expect(job: &Known, status: Status, reason: &str, exit_code: i64) {
+fn expect(job: &ServerJob, status: Status, reason: &str, exit_code: i64) {
     let is = (job.status, &*job.reason, job.exit_code);
     assert_eq!(is, (status, reason, exit_code), "{}", job.describe());
 }
 
 #[track_caller]
-fn expect_after_script(job: &Known, status: &str) {
+fn expect_after_script(job: &ServerJob, status: &str) {
     let shown = format!("\nafter it was {status} in /builds/group/project\nthe same machine\n");
     assert!(
         job.log().contains(&shown),
@@ -30,7 +32,7 @@ fn expect_after_script(job: &Known, status: &str) {
 #[test]
 fn an_after_script_runs_after_success_and_failure() {
     let work = |line: &str| {
-        Work::new(&image())
+        Job::new(&image())
             .script(&[MARK, line])
             .after_script(&AFTER)
     };
@@ -46,7 +48,7 @@ fn an_after_script_runs_after_success_and_failure() {
 fn an_after_script_runs_after_a_cancel() {
     let gitlab = GitLab::new();
     let job = gitlab.add(
-        Work::new(&image())
+        Job::new(&image())
             .script(&[MARK, WAIT])
             .after_script(&AFTER),
     );
@@ -63,7 +65,7 @@ fn an_after_script_runs_after_a_cancel() {
 #[test]
 fn nothing_more_runs_of_a_job_that_is_dropped() {
     let gitlab = GitLab::new();
-    let job = gitlab.add(Work::new(&image()).script(&[WAIT]).after_script(&AFTER));
+    let job = gitlab.add(Job::new(&image()).script(&[WAIT]).after_script(&AFTER));
     let runner = Runner::start(&gitlab, &["--max-builds=1"]);
     gitlab.wait_for_log(job, "\nnow\n");
     gitlab.abort(job);
@@ -74,10 +76,10 @@ fn nothing_more_runs_of_a_job_that_is_dropped() {
 
 #[test]
 fn nothing_more_runs_of_a_job_out_of_time() {
-    let job = run(Work::new(&image())
+    let job = run(Job::new(&image())
         .script(&[WAIT])
         .after_script(&AFTER)
-        .timeout(8));
+        .timeout(Duration::from_secs(8)));
     expect(&job, Status::Failed, "job_execution_timeout", 0);
     assert!(
         job.log().contains("\nnow\n") && !job.log().contains("after it was"),
@@ -89,7 +91,7 @@ fn nothing_more_runs_of_a_job_out_of_time() {
 #[test]
 fn a_runner_that_is_stopped_leaves_nothing() {
     let gitlab = GitLab::new();
-    let job = gitlab.add(Work::new(&image()).script(&[WAIT]).after_script(&AFTER));
+    let job = gitlab.add(Job::new(&image()).script(&[WAIT]).after_script(&AFTER));
     let runner = Runner::start(&gitlab, &[]);
     gitlab.wait_for_log(job, "\nnow\n");
     runner.signal("TERM");
@@ -102,8 +104,8 @@ fn a_runner_that_is_stopped_leaves_nothing() {
 #[test]
 fn a_runner_that_is_told_to_quit_ends_its_job_first() {
     let gitlab = GitLab::new();
-    let job = gitlab.add(Work::new(&image()).script(&["echo n''ow; sleep 1; echo at the e''nd"]));
-    let next = gitlab.add(Work::new(&image()).script(&["true"]));
+    let job = gitlab.add(Job::new(&image()).script(&["echo n''ow; sleep 1; echo at the e''nd"]));
+    let next = gitlab.add(Job::new(&image()).script(&["true"]));
     let runner = Runner::start(&gitlab, &[]);
     gitlab.wait_for_log(job, "\nnow\n");
     runner.signal("QUIT");
@@ -116,14 +118,14 @@ fn a_runner_that_is_told_to_quit_ends_its_job_first() {
 
 #[test]
 fn a_machine_that_is_rebooted_is_a_system_failure() {
-    let job = run(Work::new(&image()).script(&["systemctl reboot", "sleep 60"]));
+    let job = run(Job::new(&image()).script(&["systemctl reboot", "sleep 60"]));
     expect(&job, Status::Failed, "runner_system_failure", 0);
     assert!(job.log().contains("it was rebooted"), "{}", job.describe());
 }
 
 #[test]
 fn a_job_that_reads_gets_nothing_and_what_it_leaves_running_holds_nothing_up() {
-    let job = run(Work::new(&image()).script(&[
+    let job = run(Job::new(&image()).script(&[
         "cat; read -r line || echo nothing to re''ad",
         "sleep 600 & setsid sleep 600 & (trap '' HUP TERM; exec sleep 600) & echo st''arted",
     ]));
@@ -140,7 +142,7 @@ const LONG: &str = "seq -w 1 2621440; echo that is a''ll";
 
 #[test]
 fn a_long_log_is_whole() {
-    let work = Work::new(&image()).script(&[LONG]);
+    let work = Job::new(&image()).script(&[LONG]);
     let job = run_all(&GitLab::new(), vec![work], &["--output-limit=32768"]).remove(0);
     expect(&job, Status::Success, "", 0);
     let expected: String = (1..=2_621_440)
@@ -166,7 +168,7 @@ fn a_long_log_is_whole() {
 
 #[test]
 fn a_log_beyond_the_runners_limit_holds_nothing_up() {
-    let job = run(Work::new(&image()).script(&[LONG]));
+    let job = run(Job::new(&image()).script(&[LONG]));
     expect(&job, Status::Success, "", 0);
     assert!(
         job.trace.len() < 5 << 20 && job.log().contains("exceeded limit"),

@@ -47,7 +47,7 @@ impl BackgroundCommand {
         assert!(
             line == STARTED,
             "the first line is {line:?}: {}",
-            started.end().describe()
+            started.wait().describe()
         );
         started
     }
@@ -94,15 +94,15 @@ impl BackgroundCommand {
     ///
     /// The stdout of the result holds what the command wrote after the line `on`, if the test waited for that line.
     #[track_caller]
-    pub fn end(mut self) -> Done {
+    pub fn wait(mut self) -> Done {
         self.take_result()
     }
 
     /// Waits until the command ends, and returns how long this took as well.
     #[track_caller]
-    pub fn end_timed(self) -> (Done, Duration) {
+    pub fn wait_timed(self) -> (Done, Duration) {
         let started = Instant::now();
-        let done = self.end();
+        let done = self.wait();
         (done, started.elapsed())
     }
 
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn result_holds_all_output_after_the_first_line() {
         let script = "echo on; echo more; seq 100000 >&2; seq 100000; exit 3";
-        let done = BackgroundCommand::start_command(&mut shell(script)).end();
+        let done = BackgroundCommand::start_command(&mut shell(script)).wait();
         let numbers: String = (1..=100_000).map(|number| format!("{number}\n")).collect();
         assert_eq!(done.out(), format!("more\n{numbers}"));
         assert_eq!((done.err(), done.code()), (numbers, 3));

@@ -8,6 +8,7 @@
 //! | `machine` | machines: [`Machine`] |
 //! | `leftovers` | leftovers of machines on the host: [`left_of`] |
 //! | `fixtures` | packages, data and shell functions |
+//! | [`harness`] | harness of suites that print tables |
 //! | `job` | jobs, as GitLab describes them to runners: [`Job`] |
 //! | [`gitlab_server`] | stand-in for GitLab |
 //! | [`gitlab_runner`] | stand-in for GitLab Runner |
@@ -18,6 +19,7 @@ mod command;
 mod fixtures;
 pub mod gitlab_runner;
 pub mod gitlab_server;
+pub mod harness;
 mod http;
 mod job;
 mod leftovers;

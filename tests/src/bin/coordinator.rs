@@ -12,7 +12,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nspawn_tests::api::{GitLab, Known, RUNNER_TOKEN, STUCK, Status, Work};
+use nspawn_tests::Job;
+use nspawn_tests::gitlab_server::{GitLab, RUNNER_TOKEN, STUCK, ServerJob, Status};
 
 /// A runner that lives says something every five seconds.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -63,10 +64,10 @@ fn coordinate(words: &[String]) -> Result<()> {
 }
 
 /// The job of this number, which comes anew only if its host dies.
-fn work(image: &str, number: usize) -> Work {
+fn work(image: &str, number: usize) -> Job {
     let exit = format!("exit {}", code(number));
     let pause = if number % 3 == 0 { "sleep 1" } else { ":" };
-    let work = Work::new(image)
+    let work = Job::new(image)
         .variable("NUMBER", &format!("this is {number}"))
         .retry(2, &[STUCK]);
     let work = work
@@ -88,16 +89,16 @@ fn has_artifacts(number: usize) -> bool {
 }
 
 /// Whether a good part of the jobs is over, and the host to be killed is amidst some.
-fn is_middle(jobs: &[&Known], doomed: &str, count: usize) -> bool {
-    let is_amidst = |job: &&&Known| job.runner == doomed && job.status.is_open();
-    let is_in_script = |job: &&Known| job.log().contains("\nthis is ");
+fn is_middle(jobs: &[&ServerJob], doomed: &str, count: usize) -> bool {
+    let is_amidst = |job: &&&ServerJob| job.runner == doomed && job.status.is_open();
+    let is_in_script = |job: &&ServerJob| job.log().contains("\nthis is ");
     let amidst: Vec<_> = jobs.iter().filter(is_amidst).copied().collect();
     jobs.iter().filter(|job| job.is_over()).count() * 5 >= count * 2
         && amidst.len() > 1
         && amidst.iter().any(is_in_script)
 }
 
-fn check(jobs: &[Known], ids: &[u64], doomed: &str) -> Result<()> {
+fn check(jobs: &[ServerJob], ids: &[u64], doomed: &str) -> Result<()> {
     let mut wrong = 0;
     for (number, id) in ids.iter().enumerate() {
         if let Err(error) = check_job(jobs, *id, number, doomed) {
@@ -125,7 +126,7 @@ fn check(jobs: &[Known], ids: &[u64], doomed: &str) -> Result<()> {
 }
 
 /// Checks how a job has ended, and the one as which it came anew if its host has died.
-fn check_job(jobs: &[Known], id: u64, number: usize, doomed: &str) -> Result<()> {
+fn check_job(jobs: &[ServerJob], id: u64, number: usize, doomed: &str) -> Result<()> {
     let find = |id| {
         jobs.iter()
             .find(|job| job.id == id)
@@ -154,7 +155,7 @@ fn check_job(jobs: &[Known], id: u64, number: usize, doomed: &str) -> Result<()>
     check_end(second, number)
 }
 
-fn check_end(job: &Known, number: usize) -> Result<()> {
+fn check_end(job: &ServerJob, number: usize) -> Result<()> {
     let code = code(number);
     let (status, reason) = if code == 0 {
         (Status::Success, "")
@@ -181,7 +182,7 @@ fn check_end(job: &Known, number: usize) -> Result<()> {
     Ok(())
 }
 
-fn print_table(jobs: &[Known]) {
+fn print_table(jobs: &[ServerJob]) {
     println!(
         "{:<10} {:>7} {:>10} {:>8} {:>9} {:>6}",
         "host", "taken", "succeeded", "failed", "allowed", "lost"
@@ -199,11 +200,11 @@ fn print_table(jobs: &[Known]) {
     print_line("total", &jobs.iter().collect::<Vec<_>>());
 }
 
-fn print_line(title: &str, jobs: &[&Known]) {
-    let count = |is_it: &dyn Fn(&Known) -> bool| jobs.iter().filter(|job| is_it(job)).count();
+fn print_line(title: &str, jobs: &[&ServerJob]) {
+    let count = |is_it: &dyn Fn(&ServerJob) -> bool| jobs.iter().filter(|job| is_it(job)).count();
     let succeeded = count(&|job| job.status == Status::Success);
     let (allowed, lost) = (
-        count(&Known::is_allowed_to_fail),
+        count(&ServerJob::is_allowed_to_fail),
         count(&|job| job.reason == STUCK),
     );
     let failed = count(&|job| job.status == Status::Failed) - allowed - lost;

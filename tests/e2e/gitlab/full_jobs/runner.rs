@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nspawn_common::command::{self, wait_for_exit};
-use nspawn_tests::api::{GitLab, RUNNER_TOKEN};
+use nspawn_tests::gitlab_server::{GitLab, RUNNER_TOKEN};
 
 const LOG: &str = "log";
 /// Time limit for all jobs of a runner.

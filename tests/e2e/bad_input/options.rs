@@ -46,7 +46,7 @@ fn invalid_option_values_are_refused() {
     )
     .expect_error(1, "not UTF-8");
     call("nspawn-run", [] as [&str; 0]).expect_error(125, "<MACHINE>");
-    call("nspawn-cleanup", [] as [&str; 0]).expect_error(1, "no machine is named");
+    call("nspawn-cleanup", [] as [&str; 0]).expect_error(1, "name a machine to remove");
     call("nspawn-cleanup", ["--all", "x"]).expect_error(1, "--all");
 }
 

@@ -1,4 +1,4 @@
-//! One attempt at a job, stage by stage.
+//! A single attempt at a job, stage by stage.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -22,7 +22,7 @@ use crate::job::Job;
 /// Time limit of config, prepare and cleanup. GitLab Runner has 3600 s.
 const STAGE_LIMIT: Duration = Duration::from_secs(120);
 
-/// One attempt at a job.
+/// An attempt at a job.
 ///
 /// Dropping it deletes its temporary directory, and removes the machine that a failed test has left.
 #[derive(Debug)]
@@ -34,8 +34,9 @@ pub struct Attempt<'a> {
     files: Workspace,
     /// JSON that config has written.
     config: Option<Value>,
-    /// Whether each of the job's hooks has been called.
+    /// Flags of the hooks that have been called, in the order of the hooks.
     called: RefCell<Vec<bool>>,
+    /// True once cleanup has succeeded.
     is_cleaned: Cell<bool>,
     started: Instant,
 }

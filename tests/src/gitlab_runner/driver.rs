@@ -16,7 +16,7 @@ const FORCE_LIMIT: Duration = Duration::from_secs(10);
 /// Time limit for the end of its streams after the end of a driver.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// One of a driver's streams.
+/// A stream of a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     Stdout,
@@ -57,7 +57,7 @@ pub struct Ended {
     pub interruption: Option<Interruption>,
     /// Time from SIGTERM to the end of the driver.
     pub reaction: Duration,
-    /// Whether the driver was ended by SIGKILL.
+    /// True if SIGKILL ended the driver.
     pub killed: bool,
 }
 

@@ -49,9 +49,9 @@ const OPTIONS: [&str; 20] = [
 /// State of the program's end, which signals begin.
 #[derive(Debug, Default)]
 struct Ending {
-    /// Whether no more jobs are taken.
+    /// True if no more jobs are taken.
     is_requested: AtomicBool,
-    /// Whether the running job is aborted.
+    /// True if the running job is aborted.
     is_abort: AtomicBool,
     running: Mutex<Option<Arc<Remote>>>,
 }

@@ -86,7 +86,7 @@ impl Cell<'_> {
     }
 }
 
-/// A process that is told from all others of the host by how long it sleeps.
+/// A sleep of a unique duration, by which tests find its process on the host.
 pub struct Sleep(String);
 
 impl Sleep {
@@ -112,17 +112,17 @@ impl Sleep {
             .ok()
     }
 
-    pub fn is_there(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.process().is_some()
     }
 
-    /// The host's cgroup that it is in.
+    /// Returns the cgroup of the process, as the host sees it.
     #[track_caller]
     pub fn cgroup(&self) -> String {
         fs::read_to_string(format!("/proc/{}/cgroup", self.process().unwrap())).unwrap()
     }
 
-    /// The name of the machine that it is in.
+    /// Returns the name of the machine in which the process runs.
     #[track_caller]
     pub fn machine(&self) -> String {
         let cgroup = self.cgroup();
@@ -134,14 +134,14 @@ impl Sleep {
     }
 }
 
-/// Whether systemd-machined has it.
+/// Returns whether the machine is registered with systemd-machined.
 pub fn is_registered(machine: &Machine) -> bool {
     let list = call("machinectl", ["list", "--no-legend"]).expect(0).out();
     list.lines()
         .any(|line| line.split_whitespace().next() == Some(&machine.name))
 }
 
-/// What systemd says of the machine's unit.
+/// Returns properties of the machine's unit.
 pub fn unit_properties(machine: &Machine, names: &str) -> String {
     sh(&format!(
         "systemctl show --property={names} nspawn-{}.service",

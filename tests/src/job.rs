@@ -23,7 +23,7 @@ pub struct Job {
     project_path: String,
     /// Parts of the JSON that do not depend on the server.
     description: Value,
-    /// Whether the job fetches a repository of the server.
+    /// True if the job fetches a repository of the server.
     pub(crate) has_sources: bool,
     /// Exit codes of `allow_failure:exit_codes`.
     pub(crate) allowed_exit_codes: Vec<i64>,

@@ -23,10 +23,10 @@ pub fn restore(job: &ReceivedJob, project_dir: &str, cache_dir: &str) -> Vec<Str
             "--timeout",
             "10",
         ]);
-        let what = format!("Checking cache for {key}...");
+        let message = format!("Checking cache for {key}...");
         guarded(
             "Extracting cache",
-            &what,
+            &message,
             &with_result(
                 &extract,
                 "Successfully extracted cache",
@@ -56,10 +56,10 @@ pub fn archive(
             "10",
         ];
         let archive = command(&[&words[..], &paths(cache)].concat());
-        let what = format!("Creating cache {key}...");
+        let message = format!("Creating cache {key}...");
         guarded(
             "Creating cache",
-            &what,
+            &message,
             &with_result(&archive, "Created cache", "Failed to create cache"),
         )
     });
@@ -179,18 +179,20 @@ fn key_and_file(
     (key, file)
 }
 
+/// Returns the lines that run a command and write to the log whether it succeeded.
 fn with_result(command: &str, success: &str, failure: &str) -> String {
     format!("if {command}; then\necho {success}\nelse\necho {failure}\nfi")
 }
 
-fn guarded(action: &str, what: &str, command_line: &str) -> String {
+/// Returns the lines that write a message and run a command, if the machine has gitlab-runner.
+fn guarded(action: &str, message: &str, command_line: &str) -> String {
     let missing = command(&[
         "echo",
         &format!("Missing gitlab-runner. {action} is disabled."),
     ]);
-    let what = command(&["echo", what]);
+    let message = command(&["echo", message]);
     format!(
-        "if gitlab-runner --version >/dev/null 2>&1; then\n{what}\n{command_line}\nelse\n{missing}\nfi"
+        "if gitlab-runner --version >/dev/null 2>&1; then\n{message}\n{command_line}\nelse\n{missing}\nfi"
     )
 }
 

@@ -1,4 +1,4 @@
-//! One attempt at a job, stage by stage.
+//! A single attempt at a job, stage by stage.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::driver::{self, Ended, Limits};
+use super::driver::{self, DriverResult, Limits};
 use super::environment;
 use super::interventions::{Hook, Interventions, Then, When};
 use super::received::ReceivedJob;
@@ -22,7 +22,7 @@ use crate::job::Job;
 /// Time limit of config, prepare and cleanup. GitLab Runner has 3600 s.
 const STAGE_LIMIT: Duration = Duration::from_secs(120);
 
-/// One attempt at a job.
+/// An attempt at a job.
 ///
 /// Dropping it deletes its temporary directory, and removes the machine that a failed test has left.
 #[derive(Debug)]
@@ -34,8 +34,9 @@ pub struct Attempt<'a> {
     files: Workspace,
     /// JSON that config has written.
     config: Option<Value>,
-    /// Whether each of the job's hooks has been called.
+    /// Flags of the hooks that have been called, in the order of the hooks.
     called: RefCell<Vec<bool>>,
+    /// True once cleanup has succeeded.
     is_cleaned: Cell<bool>,
     started: Instant,
 }
@@ -101,18 +102,18 @@ impl<'a> Attempt<'a> {
 
     /// Runs the config stage.
     pub fn config(&mut self) -> Record {
-        let ended = self.call(
+        let driver = self.call(
             "config",
             &self.runner.programs.config,
             &self.runner.config_args,
             STAGE_LIMIT,
         );
         // The stdout of config is JSON for the runner, and not part of the log.
-        self.remote.write(&ended.stderr);
-        let config = serde_json::from_slice::<Value>(&ended.stdout)
+        self.remote.write(&driver.stderr);
+        let config = serde_json::from_slice::<Value>(&driver.stdout)
             .ok()
             .filter(Value::is_object);
-        let mut record = self.record("config", &ended);
+        let mut record = self.record("config", &driver);
         if record.result.is_ok() && config.is_none() {
             record.result = Err(Failure::System("config's stdout is not JSON".to_owned()));
         }
@@ -122,13 +123,13 @@ impl<'a> Attempt<'a> {
 
     /// Runs the prepare stage.
     pub fn prepare(&self) -> Record {
-        let ended = self.call(
+        let driver = self.call(
             "prepare",
             &self.runner.programs.prepare,
             &self.runner.prepare_args,
             STAGE_LIMIT,
         );
-        self.record("prepare", &ended)
+        self.record("prepare", &driver)
     }
 
     /// Runs a sub-stage of run, and fails the test if the stage is empty.
@@ -150,20 +151,20 @@ impl<'a> Attempt<'a> {
         arguments.push(self.files.script(&text).to_string_lossy().into_owned());
         arguments.push(stage.to_owned());
         let limit = self.job.timeout.saturating_sub(self.started.elapsed());
-        let ended = self.call(stage, &self.runner.programs.run, &arguments, limit);
-        Some(self.record(stage, &ended))
+        let driver = self.call(stage, &self.runner.programs.run, &arguments, limit);
+        Some(self.record(stage, &driver))
     }
 
     /// Runs the cleanup stage.
     pub fn cleanup(&self) -> Record {
-        let ended = self.call(
+        let driver = self.call(
             "cleanup",
             &self.runner.programs.cleanup,
             &self.runner.cleanup_args,
             STAGE_LIMIT,
         );
-        self.is_cleaned.set(ended.status.success());
-        self.record("cleanup", &ended)
+        self.is_cleaned.set(driver.status.success());
+        self.record("cleanup", &driver)
     }
 
     /// Returns the name of the job's machine, which config has written, or an empty string.
@@ -180,7 +181,13 @@ impl<'a> Attempt<'a> {
         fs::write(self.files.exit_code(), text).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    fn call(&self, stage: &str, program: &str, arguments: &[String], time: Duration) -> Ended {
+    fn call(
+        &self,
+        stage: &str,
+        program: &str,
+        arguments: &[String],
+        time: Duration,
+    ) -> DriverResult {
         let environment =
             environment::of_driver(self.runner, &self.job, &self.files, self.config.as_ref());
         let mut command = Command::new(program);
@@ -222,22 +229,22 @@ impl<'a> Attempt<'a> {
         self.remote.request_for(stage)
     }
 
-    fn record(&self, stage: &str, ended: &Ended) -> Record {
+    fn record(&self, stage: &str, driver: &DriverResult) -> Record {
         let exit_code_file = fs::read_to_string(self.files.exit_code()).ok();
-        let result = match ended.interruption {
+        let result = match driver.interruption {
             None => self
                 .runner
-                .judge(ended.status.code(), exit_code_file.as_deref()),
+                .judge(driver.status.code(), exit_code_file.as_deref()),
             Some(why) => Err(Failure::Interrupted(why)),
         };
         Record {
             stage: stage.to_owned(),
-            code: ended.status.code(),
+            code: driver.status.code(),
             result,
-            log: ended.both.clone(),
+            log: driver.both.clone(),
             exit_code_file,
-            reaction: ended.reaction,
-            killed: ended.killed,
+            reaction: driver.reaction,
+            killed: driver.killed,
         }
     }
 }

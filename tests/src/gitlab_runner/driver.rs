@@ -16,7 +16,7 @@ const FORCE_LIMIT: Duration = Duration::from_secs(10);
 /// Time limit for the end of its streams after the end of a driver.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// One of a driver's streams.
+/// A stream of a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     Stdout,
@@ -44,7 +44,7 @@ pub struct Limits {
 
 /// The result of a driver.
 #[derive(Debug, Default)]
-pub struct Ended {
+pub struct DriverResult {
     /// Exit status of the driver.
     pub status: ExitStatus,
     /// Bytes that the driver wrote to stdout.
@@ -57,7 +57,7 @@ pub struct Ended {
     pub interruption: Option<Interruption>,
     /// Time from SIGTERM to the end of the driver.
     pub reaction: Duration,
-    /// Whether the driver was ended by SIGKILL.
+    /// True if SIGKILL ended the driver.
     pub killed: bool,
 }
 
@@ -70,7 +70,7 @@ pub fn supervise(
     limits: Limits,
     remote: &Remote,
     watch: impl FnMut(&[u8]) -> Then,
-) -> Ended {
+) -> DriverResult {
     let description = format!(
         "{:?} {:?}",
         command.get_program(),
@@ -99,11 +99,12 @@ pub fn supervise(
         open: 2,
         phase: Phase::Runs,
     };
-    let ended = driver.watch(watch);
+    let result = driver.watch(watch);
     remote.wake(None);
-    ended
+    result
 }
 
+/// Sends what a stream yields as events.
 fn collect(stream: Stream, source: Option<impl Read + Send + 'static>, sender: Sender<Event>) {
     thread::spawn(move || {
         let mut buffer = [0; 64 << 10];
@@ -117,6 +118,7 @@ fn collect(stream: Stream, source: Option<impl Read + Send + 'static>, sender: S
     });
 }
 
+/// A phase in the life of a driver, with the time of SIGTERM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Runs,
@@ -125,6 +127,7 @@ enum Phase {
     HasEnded,
 }
 
+/// A driver that runs.
 struct Driver {
     description: String,
     group: u32,
@@ -138,65 +141,62 @@ struct Driver {
 }
 
 impl Driver {
-    fn watch(mut self, mut watch: impl FnMut(&[u8]) -> Then) -> Ended {
-        let mut ended = Ended::default();
-        self.obey(watch(&[]), &mut ended);
+    fn watch(mut self, mut watch: impl FnMut(&[u8]) -> Then) -> DriverResult {
+        let mut result = DriverResult::default();
+        self.apply(watch(&[]), &mut result);
         while self.open > 0 || self.phase != Phase::HasEnded {
-            match self
-                .events
-                .recv_timeout(self.deadline.saturating_duration_since(Instant::now()))
-            {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left) {
                 Ok(Event::Output(stream, bytes)) => {
-                    ended.both.extend(&bytes);
-                    if stream == Stream::Stdout {
-                        &mut ended.stdout
-                    } else {
-                        &mut ended.stderr
+                    result.both.extend(&bytes);
+                    match stream {
+                        Stream::Stdout => result.stdout.extend(bytes),
+                        Stream::Stderr => result.stderr.extend(bytes),
                     }
-                    .extend(bytes);
-                    self.obey(watch(&ended.both), &mut ended);
+                    self.apply(watch(&result.both), &mut result);
                 }
-                Ok(Event::Requested) => self.obey(watch(&ended.both), &mut ended),
+                Ok(Event::Requested) => self.apply(watch(&result.both), &mut result),
                 Ok(Event::Closed) => self.open -= 1,
-                Ok(Event::Ended(status)) => self.note_end(status, &mut ended),
-                Err(RecvTimeoutError::Timeout) => self.escalate(&mut ended),
+                Ok(Event::Ended(status)) => self.record_end(status, &mut result),
+                Err(RecvTimeoutError::Timeout) => self.escalate(&mut result),
                 Err(RecvTimeoutError::Disconnected) => {
-                    panic!("{} can't be waited for", self.description)
+                    panic!("can't wait for {}", self.description)
                 }
             }
         }
-        ended
+        result
     }
 
-    fn obey(&mut self, then: Then, ended: &mut Ended) {
+    fn apply(&mut self, then: Then, result: &mut DriverResult) {
         match then {
             Then::Continue => {}
-            Then::Canceling => self.terminate(Interruption::Canceling, ended),
-            Then::Abort => self.terminate(Interruption::Abort, ended),
+            Then::Canceling => self.terminate(Interruption::Canceling, result),
+            Then::Abort => self.terminate(Interruption::Abort, result),
         }
     }
 
-    fn terminate(&mut self, why: Interruption, ended: &mut Ended) {
+    fn terminate(&mut self, why: Interruption, result: &mut DriverResult) {
         if self.phase == Phase::Runs {
-            ended.interruption = Some(why);
+            result.interruption = Some(why);
             self.signal("TERM");
             self.enter(Phase::Terminating(Instant::now()), self.limits.graceful);
         }
     }
 
-    fn note_end(&mut self, status: ExitStatus, ended: &mut Ended) {
+    fn record_end(&mut self, status: ExitStatus, result: &mut DriverResult) {
         if let Phase::Terminating(since) | Phase::Killed(since) = self.phase {
-            ended.reaction = since.elapsed();
+            result.reaction = since.elapsed();
         }
-        ended.status = status;
+        result.status = status;
         self.enter(Phase::HasEnded, CLOSE_LIMIT);
     }
 
-    fn escalate(&mut self, ended: &mut Ended) {
+    /// Takes the next step when the deadline of a phase has passed.
+    fn escalate(&mut self, result: &mut DriverResult) {
         match self.phase {
-            Phase::Runs => self.terminate(Interruption::TimeOut, ended),
+            Phase::Runs => self.terminate(Interruption::TimeOut, result),
             Phase::Terminating(since) => {
-                ended.killed = true;
+                result.killed = true;
                 self.signal("KILL");
                 self.enter(Phase::Killed(since), FORCE_LIMIT);
             }

@@ -12,7 +12,7 @@ pub enum Response {
     Genuine,
     /// The file is missing.
     Missing,
-    /// These bytes.
+    /// The given bytes.
     Content(Vec<u8>),
 }
 
@@ -51,7 +51,7 @@ impl fmt::Debug for Hook {
     }
 }
 
-/// All interventions of a test in a job.
+/// The interventions of a test in a job.
 #[derive(Debug, Default)]
 pub struct Interventions {
     pub(crate) response: Response,

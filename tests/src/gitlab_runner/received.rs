@@ -31,7 +31,7 @@ pub struct ReceivedJob {
     pub timeout: Duration,
     /// Whole JSON, for sources, caches and artifacts.
     pub json: Value,
-    /// Whether a server has sent the job.
+    /// True if a server has sent the job.
     ///
     /// Without a server the job fetches no sources. Its log does not show the commands either, so that tests can
     /// compare the log as a whole.

@@ -51,7 +51,7 @@ impl From<Failure> for Outcome {
     }
 }
 
-/// One call of a driver.
+/// A call of a driver.
 #[derive(Debug)]
 pub struct Record {
     /// Name of the stage, or of the sub-stage of run.
@@ -66,7 +66,7 @@ pub struct Record {
     pub exit_code_file: Option<String>,
     /// Time from SIGTERM to the end of the driver.
     pub reaction: Duration,
-    /// Whether the driver was ended by SIGKILL.
+    /// True if SIGKILL ended the driver.
     pub killed: bool,
 }
 

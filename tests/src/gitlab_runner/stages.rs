@@ -14,8 +14,11 @@ const BEFORE: [(&str, &str); 4] = [
     ("restore_cache", "RESTORE_CACHE_ATTEMPTS"),
     ("download_artifacts", "ARTIFACT_DOWNLOAD_ATTEMPTS"),
 ];
+/// Stages after a script that succeeded.
 const AFTER_SUCCESS: [&str; 2] = ["archive_cache", "upload_artifacts_on_success"];
+/// Stages after a script that failed.
 const AFTER_FAILURE: [&str; 2] = ["archive_cache_on_failure", "upload_artifacts_on_failure"];
+/// Further stages of GitLab Runner 19.4.
 const OTHER: [&str; 4] = [
     "build_script",
     "clear_worktree",
@@ -72,15 +75,16 @@ impl<'a> Stages<'a> {
             .iter()
             .try_for_each(|stage| self.call(stage, status_of(&result)));
         let _ = self.call("cleanup_file_variables", status_of(&result));
-        let aborted = self
-            .aborted
-            .map_or(Ok(()), |why| Err(Failure::Interrupted(why)));
-        aborted
-            .and(result)
-            .and(uploaded)
-            .map_or_else(Outcome::from, |()| Outcome::Success)
+        if let Some(why) = self.aborted {
+            return Failure::Interrupted(why).into();
+        }
+        match result.and(uploaded) {
+            Ok(()) => Outcome::Success,
+            Err(failure) => failure.into(),
+        }
     }
 
+    /// Calls a stage until it succeeds, at most as often as the variable says.
     fn try_repeatedly(&mut self, stage: &str, variable: &str) -> Result<(), Failure> {
         let attempts = self
             .job

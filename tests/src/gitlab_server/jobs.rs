@@ -191,7 +191,7 @@ fn predefined_variables(job: &ServerJob, url: &str) -> Vec<Value> {
     ]
 }
 
-/// All jobs of a server.
+/// The jobs of a server.
 #[derive(Debug, Default)]
 pub struct Jobs {
     /// Jobs by their IDs.

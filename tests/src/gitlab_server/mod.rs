@@ -51,7 +51,8 @@ const LIMIT: Duration = Duration::from_secs(150);
 pub struct GitLab {
     shared: Arc<Shared>,
     _server: Server,
-    _place: Place,
+    /// Place of the server on the network. Tests of the stand-ins have none.
+    _place: Option<Place>,
     /// Directory of the repositories.
     _root: TempDir,
 }
@@ -75,12 +76,25 @@ impl GitLab {
     /// Starts a server that has no jobs.
     #[must_use]
     pub fn new() -> Self {
+        let (place, listener) = Place::new();
+        let url = format!("http://{}", place.address.ip());
+        Self::start(listener, url, Some(place))
+    }
+
+    /// Starts a server that has no jobs and listens on the loopback interface.
+    #[cfg(test)]
+    pub(crate) fn on_loopback() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        Self::start(listener, url, None)
+    }
+
+    fn start(listener: TcpListener, url: String, place: Option<Place>) -> Self {
         let root = tempfile::tempdir()
             .unwrap_or_else(|error| panic!("can't create a temporary directory: {error}"));
-        let (place, listener) = Place::new();
         let jobs = Jobs {
             next_id: first_id(),
-            url: format!("http://{}", place.address.ip()),
+            url,
             ..Jobs::default()
         };
         let shared = Arc::new(Shared {

@@ -61,7 +61,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // On a socket that is shut down, accept(2) returns at once with an error.
+        // The accept(2) of the other thread returns with an error when its socket is shut down.
         let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();

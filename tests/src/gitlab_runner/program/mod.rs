@@ -24,6 +24,8 @@ mod client;
 mod file_patterns;
 mod options;
 mod run_single;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod zip_archive;
 

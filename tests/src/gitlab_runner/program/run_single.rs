@@ -49,10 +49,11 @@ const OPTIONS: [&str; 20] = [
 /// State of the program's end, which signals begin.
 #[derive(Debug, Default)]
 struct Ending {
-    /// Whether no more jobs are taken.
+    /// True if no more jobs are taken.
     is_requested: AtomicBool,
-    /// Whether the running job is aborted.
+    /// True if the running job is aborted.
     is_abort: AtomicBool,
+    /// Remote end of the running job.
     running: Mutex<Option<Arc<Remote>>>,
 }
 
@@ -109,7 +110,8 @@ fn runner(options: &Options) -> Result<Runner> {
             options.value("custom-graceful-kill-timeout", 600)?,
         ))
         .pause(RETRY_PAUSE);
-    Ok(std::env::vars().fold(runner, |runner, (name, value)| {
+    let inherited = std::env::vars();
+    Ok(inherited.fold(runner, |runner, (name, value)| {
         runner.variable(&name, &value)
     }))
 }
@@ -146,10 +148,9 @@ fn run_job(url: &str, runner: &Runner, json: Value, limit: usize, ending: &Endin
     trace.write(b"Running with a stand-in for gitlab-runner\n");
     let report = runner.run_received(&job, &remote);
     let _ = ending.running().take();
-    report
-        .warnings
-        .iter()
-        .for_each(|warning| trace.write(format!("WARNING: {warning}\n").as_bytes()));
+    for warning in &report.warnings {
+        trace.write(format!("WARNING: {warning}\n").as_bytes());
+    }
     let outcome = match report.outcome {
         Outcome::Canceled if ending.is_abort.load(Ordering::SeqCst) => {
             Outcome::SystemFailure("aborted: the runner ends".to_owned())
@@ -160,7 +161,7 @@ fn run_job(url: &str, runner: &Runner, json: Value, limit: usize, ending: &Endin
     trace.end();
     sending
         .join()
-        .map_err(|_| anyhow::anyhow!("the log can't be sent"))??;
+        .map_err(|_| anyhow::anyhow!("can't send the log"))??;
     trace.report(&outcome)
 }
 

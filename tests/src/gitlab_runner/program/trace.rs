@@ -32,7 +32,9 @@ pub struct Trace {
 #[derive(Debug, Default)]
 struct Log {
     text: Vec<u8>,
+    /// Number of bytes that the server has.
     sent: usize,
+    /// True once the limit is exceeded.
     is_cut: bool,
     is_over: bool,
 }
@@ -52,25 +54,26 @@ impl Trace {
     /// Appends to the log. Bytes beyond the limit are dropped, and a message in the log says so.
     pub fn write(&self, part: &[u8]) {
         let mut log = self.log();
+        if log.is_cut {
+            return;
+        }
         let room = self.limit.saturating_sub(log.text.len()).min(part.len());
-        if !log.is_cut {
-            log.text.extend(&part[..room]);
-            if room < part.len() {
-                log.is_cut = true;
-                let limit = self.limit;
-                let line = format!(
-                    "\n\x1b[33;1mJob's log exceeded limit of {limit} bytes.\nJob execution will continue but no more \
-                     output will be collected.\x1b[0;m\n"
-                );
-                log.text.extend(line.bytes());
-            }
+        log.text.extend(&part[..room]);
+        if room < part.len() {
+            log.is_cut = true;
+            let limit = self.limit;
+            let line = format!(
+                "\n\x1b[33;1mJob's log exceeded limit of {limit} bytes.\nJob execution will continue but no more \
+                 output will be collected.\x1b[0;m\n"
+            );
+            log.text.extend(line.bytes());
         }
         self.changed.notify_all();
     }
 
     /// Sends the log as it grows, until the end, and passes the server's requests to cancel the job to `remote`.
     pub fn send(&self, remote: &Remote) -> Result<()> {
-        while let Some((from, part)) = self.next() {
+        while let Some((from, part)) = self.next_part() {
             let response = if part.is_empty() {
                 self.touch()?
             } else {
@@ -98,7 +101,7 @@ impl Trace {
     }
 
     /// Returns the part that is to be sent next, after its offset, or `None` if the whole log has been sent.
-    fn next(&self) -> Option<(usize, Vec<u8>)> {
+    fn next_part(&self) -> Option<(usize, Vec<u8>)> {
         let is_waiting = |log: &mut Log| log.text.len() == log.sent && !log.is_over;
         let wait = self
             .changed
@@ -109,8 +112,11 @@ impl Trace {
         });
         let log = wait.unwrap_or_else(PoisonError::into_inner).0;
         let part = &log.text[log.sent..];
-        (!part.is_empty() || !log.is_over)
-            .then(|| (log.sent, part[..part.len().min(MAX_PART)].to_vec()))
+        if part.is_empty() && log.is_over {
+            return None;
+        }
+        let length = part.len().min(MAX_PART);
+        Some((log.sent, part[..length].to_vec()))
     }
 
     fn patch(&self, from: usize, part: &[u8]) -> Result<Response> {
@@ -119,6 +125,7 @@ impl Trace {
         self.client.send_trace(&target, &range, part.to_vec())
     }
 
+    /// Asks for the status of the job.
     fn touch(&self) -> Result<Response> {
         self.put(&json!({ "token": self.client.token, "state": "running" }))
     }
@@ -126,23 +133,23 @@ impl Trace {
     /// Reports the outcome of the job to the server.
     pub fn report(&self, outcome: &Outcome) -> Result<()> {
         let (state, reason, code) = state_and_reason(outcome);
-        let text = json!({
+        let report = json!({
             "token": self.client.token, "state": state, "failure_reason": reason, "exit_code": code,
             "output": { "bytesize": self.log().text.len() },
         });
-        match self.put(&text)?.status().as_u16() {
+        match self.put(&report)?.status().as_u16() {
             // The server answers 403 if it has cancelled the job.
             200 | 403 => Ok(()),
             status => bail!("the server answers {status} to the end of a job"),
         }
     }
 
-    fn put(&self, text: &Value) -> Result<Response> {
+    fn put(&self, report: &Value) -> Result<Response> {
         self.client.send(
             "PUT",
             &format!("jobs/{}", self.job),
             "application/json",
-            text.to_string().into_bytes(),
+            report.to_string().into_bytes(),
         )
     }
 
@@ -182,12 +189,12 @@ mod tests {
     fn log_is_cut_at_its_limit_once() {
         let trace = Trace::new(Client::new("http://198.51.100.7", "x").unwrap(), 7, 5);
         trace.write(b"abc");
-        assert_eq!(trace.next(), Some((0, b"abc".to_vec())));
+        assert_eq!(trace.next_part(), Some((0, b"abc".to_vec())));
         trace.log().sent = 3;
         trace.write(b"defg");
         trace.write(b"hij");
         trace.end();
-        let (from, part) = trace.next().unwrap();
+        let (from, part) = trace.next_part().unwrap();
         let part = String::from_utf8(part).unwrap();
         assert!(
             from == 3
@@ -197,6 +204,6 @@ mod tests {
         );
         assert!(!part.contains("efg") && !part.contains("hij"), "{part}");
         trace.log().sent = 3 + part.len();
-        assert_eq!(trace.next(), None);
+        assert_eq!(trace.next_part(), None);
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Arg, Command, value_parser};
 use nspawn_common::cli::sources;
+use nspawn_common::cli::values;
 use nspawn_common::machine::paths::CONFIG_ROOT;
 
 /// The options, taken apart.
@@ -29,11 +30,11 @@ pub fn command() -> Command {
              machine, unless nspawn-prepare was told to keep it.\n\nExample:\n  nspawn-cleanup \"$m\"",
         )
         .arg(Arg::new("MACHINE").num_args(0..).value_parser(value_parser!(OsString)).help("Machines"))
-        .arg(sources::flag("all").help("All machines that nspawn-prepare made on this host"))
-        .arg(sources::flag("stale").help("What killed programs and a crashed host have left, and nothing that is in use"))
-        .arg(sources::flag("list").help("Print the name of each machine, a tab and the path of its image, and remove nothing"))
-        .arg(sources::flag("dry-run").help("Print what would be removed, and remove nothing"))
-        .arg(sources::flag("verbose").short('v').help("Say on stderr what is removed"))
+        .arg(values::flag("all").help("All machines that nspawn-prepare made on this host"))
+        .arg(values::flag("stale").help("What killed programs and a crashed host have left, and nothing that is in use"))
+        .arg(values::flag("list").help("Print the name of each machine, a tab and the path of its image, and remove nothing"))
+        .arg(values::flag("dry-run").help("Print what would be removed, and remove nothing"))
+        .arg(values::flag("verbose").short('v').help("Say on stderr what is removed"))
 }
 
 /// Reads the options; `None` if help was asked for and printed.
@@ -43,12 +44,12 @@ pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
         return Ok(None);
     };
     Ok(Some(Options {
-        machines: sources::list(&matches, "MACHINE"),
-        all: sources::is_set(&matches, "all"),
-        stale: sources::is_set(&matches, "stale"),
-        list: sources::is_set(&matches, "list"),
-        dry_run: sources::is_set(&matches, "dry-run"),
-        verbose: sources::is_set(&matches, "verbose"),
+        machines: values::list(&matches, "MACHINE"),
+        all: values::is_set(&matches, "all"),
+        stale: values::is_set(&matches, "stale"),
+        list: values::is_set(&matches, "list"),
+        dry_run: values::is_set(&matches, "dry-run"),
+        verbose: values::is_set(&matches, "verbose"),
     }))
 }
 

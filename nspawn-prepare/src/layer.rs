@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
-use nspawn_common::cli::sources;
+use nspawn_common::cli::values;
 use nspawn_common::command::btrfs;
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
@@ -113,7 +113,7 @@ impl LayerSize {
 
 /// Reads the size of a file system in a file, in bytes.
 pub fn parse_bytes(text: &str) -> Result<u64> {
-    match sources::parse_size(text)? {
+    match values::parse_size(text)? {
         size @ LEAST..=MOST => Ok(size),
         _ => bail!("{text} is not between {}M and {}T", LEAST >> 20, MOST >> 40),
     }

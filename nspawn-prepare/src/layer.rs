@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
-use nspawn_common::cli::sources;
+use nspawn_common::cli::values;
+use nspawn_common::command::btrfs;
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::private_users::PrivateUsers;
@@ -18,7 +19,6 @@ use nspawn_common::image::lookup::Image;
 use nspawn_common::lifecycle::caller;
 use nspawn_common::machine::paths::{LAYER_ROOT, MachinePaths};
 use nspawn_common::machine::state::State;
-use nspawn_common::sys::btrfs;
 use nspawn_common::systemd::nspawn;
 
 use crate::create::step::Step;
@@ -113,7 +113,7 @@ impl LayerSize {
 
 /// Reads the size of a file system in a file, in bytes.
 pub fn parse_bytes(text: &str) -> Result<u64> {
-    match sources::parse_size(text)? {
+    match values::parse_size(text)? {
         size @ LEAST..=MOST => Ok(size),
         _ => bail!("{text} is not between {}M and {}T", LEAST >> 20, MOST >> 40),
     }

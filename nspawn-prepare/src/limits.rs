@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use nspawn_common::cli::sources;
+use nspawn_common::cli::values;
 use nspawn_common::error::Failure;
 use nspawn_common::machine::paths::{MachinePaths, SLICE};
 
@@ -205,7 +205,7 @@ fn amount(limit: &Limit, value: &OsStr) -> Option<u64> {
             Some(whole()? / 100 * share.parse::<u64>().ok().filter(|share| *share <= 100)?)
         }
         (Some(share), None) => share.parse().ok(),
-        (None, Some(_)) => sources::parse_size(value).ok(),
+        (None, Some(_)) => values::parse_size(value).ok(),
         (None, None) => None,
     }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::builder::EnumValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use nspawn_common::cli::sources;
+use nspawn_common::cli::values;
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
@@ -158,7 +159,7 @@ pub fn command() -> Command {
         .arg(
             value("service-timeout", "TIME")
                 .default_value("30s")
-                .value_parser(sources::duration)
+                .value_parser(values::duration)
                 .help("How long a GitLab job waits for a service to listen; then it goes on all the same"),
         )
         .arg(
@@ -211,9 +212,9 @@ pub fn command() -> Command {
                  and CORE=0:infinity allows them",
         ))
         .arg(
-            sources::flag("no-new-privileges").help("Let no process gain privileges by executing a program, as sudo does"),
+            values::flag("no-new-privileges").help("Let no process gain privileges by executing a program, as sudo does"),
         )
-        .arg(sources::flag("nesting").help("Let the machine run containers of its own"))
+        .arg(values::flag("nesting").help("Let the machine run containers of its own"))
         .arg(
             value("network", "NETWORK")
                 .default_value("nat")
@@ -247,7 +248,7 @@ pub fn command() -> Command {
         .arg(
             value("timeout", "TIME")
                 .default_value("90s")
-                .value_parser(sources::duration)
+                .value_parser(values::duration)
                 .help("How long the boot may take, and waiting for --max-machines: 90, 90s, 5min"),
         )
         .arg(
@@ -270,12 +271,12 @@ pub fn command() -> Command {
         .arg(
             value("keep-for", "TIME")
                 .default_value("1h")
-                .value_parser(sources::duration)
+                .value_parser(values::duration)
                 .help("For how long then; nspawn-cleanup --stale takes it after that"),
         )
-        .arg(sources::flag("dry-run").help("Print the commands that would run, and run none"))
-        .arg(sources::flag("json").help("Print the machine's description as JSON instead of its name"))
-        .arg(sources::flag("verbose").short('v').help("Print the commands as they run, on stderr"))
+        .arg(values::flag("dry-run").help("Print the commands that would run, and run none"))
+        .arg(values::flag("json").help("Print the machine's description as JSON instead of its name"))
+        .arg(values::flag("verbose").short('v').help("Print the commands as they run, on stderr"))
         .arg(
             value("owner", "PID")
                 .value_parser(|text: &str| {
@@ -284,7 +285,7 @@ pub fn command() -> Command {
                 })
                 .help("A process with which the machine becomes nobody's, for nspawn-cleanup --stale to remove it"),
         )
-        .arg(sources::flag("config").hide(true).help("Print the configuration for GitLab Runner's config stage"))
+        .arg(values::flag("config").hide(true).help("Print the configuration for GitLab Runner's config stage"))
 }
 
 /// Reads the options. `image_of` tells which image they ask for, since that image may have an
@@ -314,17 +315,19 @@ pub fn parse(
 fn from_matches(matches: &ArgMatches) -> Result<Options> {
     let text = |id: &str| matches.get_one::<String>(id).cloned();
     let mut binds = Vec::new();
-    for spec in sources::list(matches, "bind") {
-        binds.push(Bind::Writable(absolute(sources::as_text("bind", spec)?)?));
+    for spec in values::list(matches, "bind") {
+        binds.push(Bind::Writable(absolute(values::require_utf8(
+            "bind", spec,
+        )?)?));
     }
-    for spec in sources::list(matches, "bind-ro") {
-        binds.push(Bind::ReadOnly(absolute(sources::as_text(
+    for spec in values::list(matches, "bind-ro") {
+        binds.push(Bind::ReadOnly(absolute(values::require_utf8(
             "bind-ro", spec,
         )?)?));
     }
-    let environment = sources::list(matches, "setenv")
+    let environment = values::list(matches, "setenv")
         .into_iter()
-        .map(sources::with_value)
+        .map(values::complete_variable)
         .collect::<Result<_>>()?;
     let private_users = matches
         .get_one("private-users")
@@ -351,7 +354,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         );
     }
     Ok(Options {
-        config: sources::is_set(matches, "config"),
+        config: values::is_set(matches, "config"),
         standby,
         name: matches.get_one::<OsString>("name").cloned(),
         image: images.first().cloned().or_else(|| text("image")),
@@ -360,16 +363,16 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         binds,
         gitlab_runner: matches.get_one("gitlab-runner").cloned(),
         environment,
-        properties: sources::list(matches, "property")
+        properties: values::list(matches, "property")
             .into_iter()
             .map(checked_property)
             .collect::<Result<_>>()?,
-        image_map: sources::list(matches, "map-image")
+        image_map: values::list(matches, "map-image")
             .into_iter()
             .map(mapping)
             .collect::<Result<_>>()?,
-        allowed_images: sources::list(matches, "allow-image"),
-        allowed_services: sources::list(matches, "allow-service"),
+        allowed_images: values::list(matches, "allow-image"),
+        allowed_services: values::list(matches, "allow-service"),
         service_timeout: matches
             .get_one("service-timeout")
             .copied()
@@ -386,10 +389,10 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         cache_size: matches.get_one("cache-size").copied().flatten(),
         private_users,
         privileges: privileges(matches)?,
-        rlimits: rlimits(sources::list(matches, "rlimit"))?,
-        nesting: sources::is_set(matches, "nesting"),
+        rlimits: rlimits(values::list(matches, "rlimit"))?,
+        nesting: values::is_set(matches, "nesting"),
         network: matches.get_one("network").cloned().context("no network")?,
-        allowed_destinations: sources::list(matches, "allow-host")
+        allowed_destinations: values::list(matches, "allow-host")
             .into_iter()
             .map(destination)
             .collect::<Result<_>>()?,
@@ -405,26 +408,26 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
             .get_one("keep-for")
             .copied()
             .context("no time to keep")?,
-        dry_run: sources::is_set(matches, "dry-run"),
-        json: sources::is_set(matches, "json"),
-        verbose: sources::is_set(matches, "verbose"),
+        dry_run: values::is_set(matches, "dry-run"),
+        json: values::is_set(matches, "json"),
+        verbose: values::is_set(matches, "verbose"),
     })
 }
 
 fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {
     let mut options = Vec::new();
     for (name, ..) in PRIVILEGES {
-        for value in sources::list(matches, name) {
+        for value in values::list(matches, name) {
             options.push(nspawn::assign(
                 &format!("--{name}"),
-                &sources::as_text(name, value)?,
+                &values::require_utf8(name, value)?,
             ));
         }
     }
-    if sources::is_set(matches, "no-new-privileges") {
+    if values::is_set(matches, "no-new-privileges") {
         options.push("--no-new-privileges=yes".into());
     }
-    if sources::is_set(matches, "nesting") {
+    if values::is_set(matches, "nesting") {
         options.extend(NESTING.map(OsString::from));
     }
     Ok(options)
@@ -434,7 +437,7 @@ fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {
 fn rlimits(given: Vec<OsString>) -> Result<Vec<OsString>> {
     let mut limits = BTreeMap::from([("CORE".to_owned(), NO_CORES.into())]);
     for entry in given {
-        let entry = sources::as_text("rlimit", entry)?;
+        let entry = values::require_utf8("rlimit", entry)?;
         let limit =
             entry
                 .to_str()
@@ -456,7 +459,7 @@ fn rlimits(given: Vec<OsString>) -> Result<Vec<OsString>> {
 
 // As systemd takes them from a kernel's command line, and a container's from its own (kernel-command-line(7)).
 fn boot_words(matches: &ArgMatches, init: Init) -> Result<Vec<String>> {
-    let units = sources::list(matches, "mask")
+    let units = values::list(matches, "mask")
         .into_iter()
         .map(|unit| ("mask", unit));
     let target = matches
@@ -524,7 +527,7 @@ fn checked_property(property: OsString) -> Result<OsString> {
         );
     }
     if property.as_bytes().contains(&b'=') {
-        return sources::as_text("property", property);
+        return values::require_utf8("property", property);
     }
     bail!("--property={property:?} has no value: NAME=VALUE")
 }

@@ -10,4 +10,5 @@ pub mod ssh;
 pub mod status;
 pub mod stop;
 pub mod uid_range;
+pub mod unmount;
 pub mod usage;

@@ -56,7 +56,7 @@ pub fn of_job(job: &Job, options: &Options, argv: &[OsString]) -> Result<ForJob>
             &image_of_service(options, service)?,
         )?;
     }
-    let program = command::own_program()?;
+    let program = command::current_program()?;
     let order = |(number, service): (usize, &Service)| Order {
         image: service.image.clone(),
         command: [

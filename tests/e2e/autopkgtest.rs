@@ -159,7 +159,7 @@ fn files_go_in_and_out() {
 #[test]
 fn what_it_can_not_do_ends_it() {
     for (image, line, words) in [
-        ("no-such-image", "open", "no machine of no-such-image"),
+        ("no-such-image", "open", "make a machine of no-such-image"),
         (&*image(), "juggle", "unknown command 'juggle'"),
         (&*image(), "copydown x", "takes two paths"),
     ] {

@@ -183,8 +183,8 @@ fn each_thing_that_is_broken_is_named_with_its_mend() {
         ),
         (
             over("/etc/resolv.conf", "search example.test\n"),
-            "note  no resolver",
-            "name one there",
+            "note  no name server",
+            "add one there",
         ),
     ];
     sh("mkdir -p /var/lib/nspawn-ci").expect(0);

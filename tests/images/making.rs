@@ -93,7 +93,7 @@ fn a_description_is_words_and_nothing_is_done_for_them() {
     expect_failure(image.does("create", &[]), "there is no file $(touch ");
     for (text, words) in [
         ("--from-tar 'open", "a quote in it is not closed"),
-        ("plain", "'plain' is none"),
+        ("plain", "'plain' is not one"),
         ("--script /nowhere", "there is no file /nowhere"),
     ] {
         write(text);
@@ -243,15 +243,18 @@ fn words_that_are_wrong_are_told() {
     for (words, part) in [
         (&["create"][..], "NAME is missing"),
         (&["create", "a", "b"], "'b' is too much"),
-        (&["create", "../a"], "can't be an image's name"),
-        (&["create", "a.v"], "can't be an image's name"),
-        (&["create", "a", "--keep=1"], "no option of this command"),
+        (&["create", "../a"], "can't be the name of an image"),
+        (&["create", "a.v"], "can't be the name of an image"),
+        (
+            &["create", "a", "--keep=1"],
+            "not an option of this command",
+        ),
         (
             &["update", "a", "--script", "x"],
-            "no option of this command",
+            "not an option of this command",
         ),
         (&["prune", "--keep=some"], "needs a number"),
-        (&["pull", "here", "a"], "no URL"),
+        (&["pull", "here", "a"], "is not the URL"),
         (&["nonsense"], "unknown command"),
         (&["list", "--nonsense"], "unknown option"),
         (&["create", "a", "--release"], "--release needs a value"),

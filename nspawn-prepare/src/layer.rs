@@ -11,10 +11,11 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
 use nspawn_common::cli::sources;
-use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
+use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::image::lookup::Image;
 use nspawn_common::lifecycle::caller;
-use nspawn_common::lifecycle::uid_range::PrivateUsers;
 use nspawn_common::machine::paths::{LAYER_ROOT, MachinePaths};
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::btrfs;
@@ -226,7 +227,7 @@ pub fn check_image(layer: Layer, image: &Image) -> Result<()> {
 }
 
 fn copy_command(image: &Path, target: &Path) -> Vec<OsString> {
-    let command: &[&str] = if btrfs::is_one(image) && btrfs::can_be_below(target) {
+    let command: &[&str] = if btrfs::is_subvolume(image) && btrfs::can_be_below(target) {
         &["btrfs", "--quiet", "subvolume", "snapshot"]
     } else {
         &["cp", "--archive", "--reflink=always", "--"]

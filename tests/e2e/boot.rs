@@ -1,5 +1,7 @@
-//! A machine's boot is short, and takes nothing from it: what the image enables comes up, and what starts when it is
-//! used starts then.
+//! The shortened boot of machines.
+//!
+//! The programs mask units to make the boot short. Units that the image enables still start, and
+//! services that are activated on demand still start on their first use.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,7 +9,7 @@ use std::path::PathBuf;
 
 use nspawn_tests::{Machine, call, image, sh};
 
-/// A copy of the test host's image, removed at the end of its test.
+/// A copy of the test host's image, which is removed at the end of its test.
 struct Copy {
     name: String,
 }
@@ -33,7 +35,7 @@ impl Copy {
         fs::write(path, text).unwrap();
     }
 
-    /// A unit that `target` wants.
+    /// Adds a unit and a `.wants/` symlink of `target` to it.
     fn enable(&self, directory: &str, unit: &str, target: &str, text: &str) {
         self.write(&format!("{directory}/{unit}"), text);
         let wants = self.path(&format!("{directory}/{target}.wants"));
@@ -48,16 +50,16 @@ impl Drop for Copy {
     }
 }
 
-fn until(condition: &str) -> String {
+fn wait_script(condition: &str) -> String {
     format!("timeout 30 sh -c 'until {condition}; do sleep 0.05; done'")
 }
 
-#[test]
-fn what_the_image_enables_comes_up() {
-    let copy = Copy::new("enabled");
-    let touch = |file: &str| {
-        format!("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=touch {file}\n")
-    };
+/// Returns a service that makes a file.
+fn touch(file: &str) -> String {
+    format!("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=touch {file}\n")
+}
+
+fn enable_system_units(copy: &Copy) {
     copy.enable(
         "etc/systemd/system",
         "own.service",
@@ -72,6 +74,10 @@ fn what_the_image_enables_comes_up() {
         "d /run/made 0750 root root\nL /dev/made - - - - /dev/null\n",
     );
     copy.write("etc/sysctl.d/own.conf", "net.ipv4.ip_default_ttl=77\n");
+}
+
+/// Adds a user whose service manager starts at boot, with a service.
+fn enable_user_unit(copy: &Copy) {
     sh(&format!(
         "chroot {} useradd --create-home ann",
         copy.path("").display()
@@ -89,9 +95,20 @@ fn what_the_image_enables_comes_up() {
         copy.path("").display()
     ))
     .expect(0);
+}
 
+#[test]
+fn units_enabled_in_the_image_start() {
+    let copy = Copy::new("enabled");
+    enable_system_units(&copy);
+    enable_user_unit(&copy);
     let machine = Machine::of(&copy.name, &[]);
-    // Ready is when the boot is over.
+    check_system_units(&machine);
+    check_user_unit(&machine);
+}
+
+fn check_system_units(machine: &Machine) {
+    // A machine is ready only once its boot has finished.
     assert_eq!(
         machine
             .run(["systemctl", "is-system-running"])
@@ -112,8 +129,11 @@ fn what_the_image_enables_comes_up() {
             .out(),
         "77\n"
     );
-    machine.sh(&until("test -e /run/timed")).expect(0);
-    machine.sh(&until("test -e /home/ann/own")).expect(0);
+    machine.sh(&wait_script("test -e /run/timed")).expect(0);
+}
+
+fn check_user_unit(machine: &Machine) {
+    machine.sh(&wait_script("test -e /home/ann/own")).expect(0);
     assert_eq!(
         machine
             .run(["loginctl", "show-user", "ann", "--property=Linger"])
@@ -121,12 +141,12 @@ fn what_the_image_enables_comes_up() {
             .out(),
         "Linger=yes\n"
     );
-    let ask = "runuser -u ann -- env XDG_RUNTIME_DIR=/run/user/$(id -u ann) systemctl --user is-active own.service";
-    assert_eq!(machine.sh(ask).expect(0).out(), "active\n");
+    let query = "runuser -u ann -- env XDG_RUNTIME_DIR=/run/user/$(id -u ann) systemctl --user is-active own.service";
+    assert_eq!(machine.sh(query).expect(0).out(), "active\n");
 }
 
 #[test]
-fn what_starts_when_it_is_used_starts_then() {
+fn dbus_and_logind_start_on_first_use() {
     let machine = Machine::new();
     let active = || {
         machine.run([
@@ -142,7 +162,7 @@ fn what_starts_when_it_is_used_starts_then() {
     machine
         .sh("hostnamectl && useradd --create-home bob && test ! -e /run/nologin")
         .expect(0);
-    // A session, with a manager of the user's own.
+    // A login session has its own service manager.
     let session = machine.run([
         "su",
         "--login",
@@ -156,12 +176,12 @@ fn what_starts_when_it_is_used_starts_then() {
         "{session}"
     );
     machine
-        .sh("logger --tag=said hello && journalctl --sync && journalctl --quiet --identifier=said | grep hello")
+        .sh("logger --tag=e2e hello && journalctl --sync && journalctl --quiet --identifier=e2e | grep hello")
         .expect(0);
 }
 
 #[test]
-fn poweroff_works_though_nobody_has_used_logind() {
+fn poweroff_works_before_the_first_use_of_logind() {
     let machine = Machine::new();
     machine
         .sh("systemctl poweroff 2>/dev/null; sleep 60")
@@ -169,7 +189,7 @@ fn poweroff_works_though_nobody_has_used_logind() {
 }
 
 #[test]
-fn services_are_bound_as_their_units_say() {
+fn system_call_filter_of_a_service_applies() {
     let machine = Machine::new();
     let filtered = "systemd-run --quiet --wait --pipe --property=SystemCallFilter=~sethostname";
     let done = machine
@@ -179,31 +199,41 @@ fn services_are_bound_as_their_units_say() {
 }
 
 #[test]
-fn more_or_less_is_booted_as_one_likes() {
-    let less = Machine::with(&[
+fn masked_units_and_units_beyond_the_boot_target_do_not_start() {
+    let machine = Machine::with(&[
         "--mask=systemd-tmpfiles-clean.timer",
         "--boot-target=basic.target",
     ]);
     assert_eq!(
-        less.run([
-            "systemctl",
-            "is-active",
-            "multi-user.target",
-            "basic.target"
-        ])
-        .out(),
+        machine
+            .run([
+                "systemctl",
+                "is-active",
+                "multi-user.target",
+                "basic.target"
+            ])
+            .out(),
         "inactive\nactive\n"
     );
-    let state = less.run([
+    let state = machine.run([
         "systemctl",
         "show",
         "--property=LoadState",
         "systemd-tmpfiles-clean.timer",
     ]);
     assert_eq!(state.expect(0).out(), "LoadState=masked\n");
-    let more = Machine::with(&["--boot-target=graphical.target"]);
-    more.run(["systemctl", "is-active", "graphical.target"])
+}
+
+#[test]
+fn boot_target_beyond_the_default_starts() {
+    let machine = Machine::with(&["--boot-target=graphical.target"]);
+    machine
+        .run(["systemctl", "is-active", "graphical.target"])
         .expect(0);
+}
+
+#[test]
+fn invalid_masks_are_refused() {
     call("nspawn-prepare", ["--mask=nonsense", &image()]).expect_error(1, "no unit's name");
     call(
         "nspawn-prepare",

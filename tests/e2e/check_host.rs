@@ -1,12 +1,12 @@
-//! What `scripts/bin/check-host` says of a host on which something is broken.
+//! `scripts/bin/check-host`: its verdict on a suitable host, and on hosts with one defect each.
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nspawn_tests::{Done, call, image, sh};
 
-/// Of a host on which `breakage` was run, by whoever asks alone: what it mounts nobody else sees.
-fn checked(breakage: &str) -> Done {
+/// Runs `check-host` after `breakage`, in a separate mount namespace.
+fn check_after(breakage: &str) -> Done {
     call(
         "unshare",
         [
@@ -19,7 +19,8 @@ fn checked(breakage: &str) -> Done {
     )
 }
 
-fn over(path: &str, text: &str) -> String {
+/// Returns a command that bind mounts an executable file with this text over `path`.
+fn replace_file(path: &str, text: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let unique = COUNT.fetch_add(1, Ordering::Relaxed);
     let file = std::env::temp_dir().join(format!("e2e-check-{}-{unique}", std::process::id()));
@@ -29,7 +30,7 @@ fn over(path: &str, text: &str) -> String {
 }
 
 #[test]
-fn a_host_that_will_do_is_told_so() {
+fn suitable_host_passes() {
     let done = call("check-host", [image()]).expect(0);
     assert!(!done.out().contains("bad "), "{}", done.describe());
     assert!(
@@ -40,26 +41,37 @@ fn a_host_that_will_do_is_told_so() {
     );
 }
 
-#[test]
-fn each_thing_that_is_broken_is_named_with_its_mend() {
-    let other_user = over(
-        "/usr/bin/systemctl",
-        "#!/bin/sh\ncase $1 in show) echo ci ;; *) echo systemd 252 ;; esac",
-    );
-    let other_user = format!(
-        "{other_user}; mkdir -p /run/check; PATH=$PATH:/run/check; cp /bin/true /run/check/gitlab-runner"
-    );
-    let runner =
-        "mkdir -p /run/check; PATH=$PATH:/run/check; cp /bin/true /run/check/gitlab-runner";
-    let hardened = |properties: &str| {
-        let unit = format!(
-            "#!/bin/sh\ncase $* in *PrivateUsers*) printf '{properties}' ;; *--version) echo systemd 252 ;; esac"
+/// A defect of the host: commands that cause it, the line of `check-host`, words of the remedy.
+type Defect<'a> = (String, &'a str, &'a str);
+
+fn check_defects(defects: &[Defect]) {
+    for (breakage, line, remedy) in defects {
+        let done = check_after(breakage);
+        let out = done.out();
+        let remedy_line = out
+            .lines()
+            .skip_while(|found| !found.starts_with(line))
+            .nth(1);
+        assert!(
+            remedy_line.is_some_and(|found| found.contains("mend: ") && found.contains(remedy)),
+            "{line}: {}",
+            done.describe()
         );
-        format!("{}; {runner}", over("/usr/bin/systemctl", &unit))
-    };
-    let broken = [
+        assert_eq!(
+            done.code(),
+            i32::from(out.contains("bad ")),
+            "{}",
+            done.describe()
+        );
+        assert_eq!(done.err(), "", "{breakage}");
+    }
+}
+
+#[test]
+fn defects_of_kernel_and_systemd_are_reported_with_their_remedies() {
+    check_defects(&[
         (
-            over("/usr/bin/systemctl", "#!/bin/sh\necho systemd 251"),
+            replace_file("/usr/bin/systemctl", "#!/bin/sh\necho systemd 251"),
             "bad   systemd is 251",
             "Debian 12",
         ),
@@ -69,7 +81,7 @@ fn each_thing_that_is_broken_is_named_with_its_mend() {
             "PID 1",
         ),
         (
-            over("/proc/sys/kernel/osrelease", "6.0.9\n"),
+            replace_file("/proc/sys/kernel/osrelease", "6.0.9\n"),
             "bad   Linux is 6.0.9",
             "6.1",
         ),
@@ -79,14 +91,9 @@ fn each_thing_that_is_broken_is_named_with_its_mend() {
             "kernel command line",
         ),
         (
-            over("/sys/fs/cgroup/cgroup.controllers", "cpu pids\n"),
+            replace_file("/sys/fs/cgroup/cgroup.controllers", "cpu pids\n"),
             "note  the kernel has no controller for memory",
             "",
-        ),
-        (
-            "mount --bind /dev/null /usr/bin/pasta".into(),
-            "bad   pasta is not there",
-            "apt-get install passt",
         ),
         (
             "PATH=/usr/sbin:/usr/bin:$(dirname $(command -v check-host))".into(),
@@ -99,29 +106,43 @@ fn each_thing_that_is_broken_is_named_with_its_mend() {
             "restart systemd-machined",
         ),
         (
-            over("/proc/sys/user/max_user_namespaces", "0\n"),
+            replace_file("/proc/sys/user/max_user_namespaces", "0\n"),
             "bad   user namespaces are forbidden",
             "sysctl -w",
         ),
         (
-            over("/proc/filesystems", "nodev tmpfs\n"),
+            replace_file("/proc/filesystems", "nodev tmpfs\n"),
             "bad   the kernel has no overlayfs",
             "modprobe overlay",
         ),
         (
-            over("/dev/loop-control", ""),
+            replace_file("/dev/loop-control", ""),
             "bad   there are no loop devices",
             "--layer=tmpfs",
         ),
         (
-            over("/proc/sys/fs/inotify/max_user_instances", "128\n"),
+            replace_file("/proc/sys/fs/inotify/max_user_instances", "128\n"),
             "note  root may have 128 inotify",
             "sysctl -w",
         ),
         (
-            "mount -t tmpfs -o size=20m none /var/lib/nspawn-ci".into(),
-            "bad   20 MiB are free",
-            "larger disk",
+            replace_file(
+                "/usr/bin/systemctl",
+                "#!/bin/sh\ntest $1 != is-enabled && echo systemd 252",
+            ),
+            "note  nothing removes",
+            "enable nspawn-ci-stale.timer",
+        ),
+    ]);
+}
+
+#[test]
+fn defects_of_the_network_are_reported_with_their_remedies() {
+    check_defects(&[
+        (
+            "mount --bind /dev/null /usr/bin/pasta".into(),
+            "bad   pasta is not there",
+            "apt-get install passt",
         ),
         (
             "mount --bind /dev/null $(command -v ip)".into(),
@@ -134,13 +155,58 @@ fn each_thing_that_is_broken_is_named_with_its_mend() {
             "apt-get install iproute2",
         ),
         (
-            over(
-                "/usr/bin/systemctl",
-                "#!/bin/sh\ntest $1 != is-enabled && echo systemd 252",
-            ),
-            "note  nothing removes",
-            "enable nspawn-ci-stale.timer",
+            replace_file("/etc/resolv.conf", "search example.test\n"),
+            "note  no name server",
+            "add one there",
         ),
+    ]);
+}
+
+#[test]
+fn missing_space_is_reported_with_its_remedy() {
+    sh("mkdir -p /var/lib/nspawn-ci").expect(0);
+    check_defects(&[
+        (
+            "mount -t tmpfs -o size=20m none /var/lib/nspawn-ci".into(),
+            "bad   20 MiB are free",
+            "larger disk",
+        ),
+        (
+            "mkdir -p /run/nspawn-ci; mount -t tmpfs -o size=100k none /run/nspawn-ci".into(),
+            "bad   100 KiB are free in /run",
+            "mount -o remount,size=",
+        ),
+        (
+            "mount -t tmpfs -o ro none /var/lib/nspawn-ci".into(),
+            "bad   /var/lib/nspawn-ci is read-only",
+            "can be written to",
+        ),
+    ]);
+}
+
+/// Commands that put a gitlab-runner on the PATH.
+const ADD_RUNNER: &str =
+    "mkdir -p /run/check; PATH=$PATH:/run/check; cp /bin/true /run/check/gitlab-runner";
+
+/// Returns commands that make systemctl show these properties of gitlab-runner.service.
+fn hardened(properties: &str) -> String {
+    let unit = format!(
+        "#!/bin/sh\ncase $* in *PrivateUsers*) printf '{properties}' ;; *--version) echo systemd 252 ;; esac"
+    );
+    format!(
+        "{}; {ADD_RUNNER}",
+        replace_file("/usr/bin/systemctl", &unit)
+    )
+}
+
+#[test]
+fn defects_of_gitlab_runner_are_reported_with_their_remedies() {
+    let other_user = replace_file(
+        "/usr/bin/systemctl",
+        "#!/bin/sh\ncase $1 in show) echo ci ;; *) echo systemd 252 ;; esac",
+    );
+    let other_user = format!("{other_user}; {ADD_RUNNER}");
+    check_defects(&[
         (
             "true".into(),
             "note  gitlab-runner is not there",
@@ -167,52 +233,16 @@ fn each_thing_that_is_broken_is_named_with_its_mend() {
             "set CapabilityBoundingSet=CAP_SYS_PTRACE",
         ),
         (
-            "mkdir -p /run/nspawn-ci; mount -t tmpfs -o size=100k none /run/nspawn-ci".into(),
-            "bad   100 KiB are free in /run",
-            "mount -o remount,size=",
-        ),
-        (
-            "mount -t tmpfs -o ro none /var/lib/nspawn-ci".into(),
-            "bad   /var/lib/nspawn-ci is read-only",
-            "can be written to",
-        ),
-        (
             other_user,
             "bad   gitlab-runner.service runs as ci",
             "remove User=",
         ),
-        (
-            over("/etc/resolv.conf", "search example.test\n"),
-            "note  no name server",
-            "add one there",
-        ),
-    ];
-    sh("mkdir -p /var/lib/nspawn-ci").expect(0);
-    for (breakage, what, mend) in broken {
-        let done = checked(&breakage);
-        let out = done.out();
-        let said = out
-            .lines()
-            .skip_while(|line| !line.starts_with(what))
-            .nth(1);
-        assert!(
-            said.is_some_and(|line| line.contains("mend: ") && line.contains(mend)),
-            "{what}: {}",
-            done.describe()
-        );
-        assert_eq!(
-            done.code(),
-            i32::from(out.contains("bad ")),
-            "{}",
-            done.describe()
-        );
-        assert_eq!(done.err(), "", "{breakage}");
-    }
+    ]);
     sh("rm -r /run/check").expect(0);
 }
 
 #[test]
-fn an_image_that_starts_no_machine_is_named() {
+fn image_that_does_not_start_is_reported() {
     let name = format!("empty-{}", std::process::id());
     let path = format!("/var/lib/machines/{name}");
     fs::create_dir(&path).unwrap();
@@ -224,5 +254,9 @@ fn an_image_that_starts_no_machine_is_named() {
         "{}",
         done.describe()
     );
+}
+
+#[test]
+fn unknown_option_is_refused() {
     call("check-host", ["--nonsense"]).expect(1);
 }

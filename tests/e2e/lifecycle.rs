@@ -1,12 +1,13 @@
-//! Machines from nothing to nothing, and how they look to systemd's own tools meanwhile.
+//! Machines while they run: several at a time, systemd's own tools, deaths, restarts of the agent.
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use nspawn_tests::{Machine, call, finish, image, left_of, sh};
+use nspawn_tests::{Machine, call, finish, image, sh};
 
 #[test]
-fn ten_machines_of_one_image_see_nothing_of_each_other() {
+fn machines_of_one_image_do_not_share_files() {
     let file = format!("/etc/e2e-{}", std::process::id());
     let machines: Vec<Machine> = std::thread::scope(|scope| {
         let makers: Vec<_> = (0..10).map(|_| scope.spawn(Machine::new)).collect();
@@ -35,13 +36,12 @@ fn ten_machines_of_one_image_see_nothing_of_each_other() {
 }
 
 #[test]
-fn systemds_own_tools_work_on_the_machine() {
+fn systemd_tools_work_on_the_machine() {
     let machine = Machine::new();
     let (name, unit) = (&*machine.name, format!("nspawn-{}.service", machine.name));
     let option = format!("--machine={name}");
     let done = finish(
-        std::process::Command::new("systemd-run")
-            .args(["--quiet", "--wait", "--pipe", &option, "cat"]),
+        Command::new("systemd-run").args(["--quiet", "--wait", "--pipe", &option, "cat"]),
         b"x",
     );
     assert_eq!(done.expect(0).out(), "x");
@@ -88,86 +88,7 @@ fn systemds_own_tools_work_on_the_machine() {
 }
 
 #[test]
-fn nothing_is_left() {
-    let name = format!("left-{}", std::process::id());
-    let machine = Machine::with(&["--name", &name]);
-    assert_eq!(machine.name, name);
-    machine.sh("mkdir -p /var/a/b; echo x >/var/a/b/c; sleep 300 & mkdir /tmp/m; mount -t tmpfs none /tmp/m").expect(0);
-    assert_ne!(left_of(&name), "");
-    assert!(
-        !fs::read_to_string("/proc/mounts").unwrap().contains(&name),
-        "the machine's mounts are in the host"
-    );
-    call("nspawn-cleanup", [&name]).expect(0);
-    assert_eq!(left_of(&name), "");
-    call("nspawn-cleanup", [&name, "never-was"]).expect(0);
-    machine.run(["true"]).expect_error(125, "no machine");
-}
-
-#[test]
-fn a_frozen_machine_is_removed_as_any_other() {
-    let machine = Machine::new();
-    sh(&format!("systemctl freeze nspawn-{}.service", machine.name)).expect(0);
-    call("nspawn-cleanup", [&machine.name]).expect(0);
-    assert_eq!(left_of(&machine.name), "");
-}
-
-// Its file is deleted at once, and what the kernel still writes to that is gone soon.
-#[test]
-fn nothing_is_left_of_a_large_layer() {
-    let machine = Machine::with(&["--network=none"]);
-    machine.sh("head -c 300M /dev/zero >/var/large").expect(0);
-    // Whoever reads its output does not wait for that.
-    sh(&format!(
-        "nspawn-cleanup --verbose {} 2>&1 | cat",
-        machine.name
-    ))
-    .expect(0);
-    assert!(!fs::exists(format!("/var/lib/nspawn-ci/machines/{}", machine.name)).unwrap());
-    let again = Machine::with(&["--network=none", "--name", &machine.name]);
-    again.sh("test ! -e /var/large").expect(0);
-    drop(again);
-    let gone = format!(
-        "! losetup --list --noheadings --output=BACK-FILE | grep -F /{}/disk",
-        machine.name
-    );
-    sh(&format!(
-        "timeout 30 sh -c 'until {gone}; do sleep 0.1; done' >/dev/null"
-    ))
-    .expect(0);
-    assert_eq!(left_of(&machine.name), "");
-}
-
-#[test]
-fn cleanup_takes_many_and_half_made_and_dead_ones() {
-    let prefix = format!("half-{}", std::process::id());
-    let name = |which: &str| format!("{prefix}-{which}");
-    let (dead, killed) = (
-        Machine::with(&["--name", &name("dead")]),
-        Machine::with(&["--name", &name("killed")]),
-    );
-    dead.sh("systemctl poweroff --force --force; sleep 60")
-        .expect(125);
-    sh(&format!(
-        "systemctl kill --signal=KILL nspawn-{}.service",
-        killed.name
-    ))
-    .expect(0);
-    fs::create_dir_all(format!("/run/nspawn-ci/{}", name("state"))).unwrap();
-    fs::write(format!("/run/nspawn-ci/{}/state.json", name("state")), "{").unwrap();
-    fs::create_dir_all(format!(
-        "/var/lib/nspawn-ci/machines/{}/upper/x",
-        name("layer")
-    ))
-    .unwrap();
-    call("nspawn-run", [&name("state"), "true"]).expect_error(125, "state.json can't be used");
-    let names = ["dead", "killed", "state", "layer"].map(name);
-    call("nspawn-cleanup", &names).expect(0);
-    assert_eq!(left_of(&prefix), "");
-}
-
-#[test]
-fn the_list_has_each_machine_with_the_path_of_its_image() {
+fn list_has_each_machine_with_the_path_of_its_image() {
     let machine = Machine::with(&["--init=stub"]);
     let broken = format!("broken-{}", std::process::id());
     sh(&format!(
@@ -188,7 +109,7 @@ fn the_list_has_each_machine_with_the_path_of_its_image() {
 }
 
 #[test]
-fn a_name_gives_a_fresh_machine_whatever_had_it() {
+fn prepare_replaces_a_machine_of_the_same_name() {
     let name = format!("again-{}", std::process::id());
     let first = Machine::with(&["--name", &name]);
     first.sh("touch /root/old").expect(0);
@@ -205,31 +126,7 @@ fn a_name_gives_a_fresh_machine_whatever_had_it() {
 }
 
 #[test]
-fn one_name_from_many_processes_at_once() {
-    let name = format!("race-{}", std::process::id());
-    let rounds = format!(
-        "for i in 1 2 3 4; do (for j in 1 2 3; do nspawn-prepare --name {name} {} >/dev/null && nspawn-cleanup {name} || echo bad; done) & done; wait",
-        image()
-    );
-    let done = sh(&rounds).expect(0);
-    assert_eq!(done.out(), "", "{}", done.describe());
-    assert_eq!(left_of(&name), "");
-}
-
-#[test]
-fn what_is_left_of_one_name_is_cleaned_up_by_many_at_once() {
-    let name = format!("fight-{}", std::process::id());
-    // mkdir itself may lose the race against another's cleanup.
-    let fight = format!(
-        "for j in $(seq 100); do mkdir /run/nspawn-ci/{name} 2>/dev/null; nspawn-cleanup {name} || exit 1; done"
-    );
-    let all = format!("for i in 1 2 3 4 5 6 7 8 9 10; do ({fight}) & done; wait");
-    assert_eq!(sh(&all).expect(0).err(), "");
-    assert_eq!(left_of(&name), "");
-}
-
-#[test]
-fn a_caller_that_ignores_the_ends_of_children_changes_nothing() {
+fn programs_work_when_the_caller_ignores_sigchld() {
     let line = format!(
         "trap '' CHLD; m=$(nspawn-prepare {}) && nspawn-run $m true && nspawn-cleanup $m",
         image()
@@ -238,139 +135,7 @@ fn a_caller_that_ignores_the_ends_of_children_changes_nothing() {
 }
 
 #[test]
-fn a_dry_run_prints_commands_that_work() {
-    let name = format!("dry-{}", std::process::id());
-    let printed = call(
-        "nspawn-prepare",
-        ["--dry-run", "--name", &name, "--setenv=A=b c", &image()],
-    )
-    .expect(0)
-    .out();
-    assert_eq!(left_of(&name), "");
-    sh(&printed).expect(0);
-    let done = call("nspawn-run", [&name, "printenv", "A"]);
-    call("nspawn-cleanup", [&name]).expect(0);
-    assert_eq!(done.expect(0).out(), "b c\n");
-}
-
-#[test]
-fn the_description_is_json() {
-    let name = format!("json-{}", std::process::id());
-    let done = call("nspawn-prepare", ["--json", "--name", &name, &image()]).expect(0);
-    let value: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
-    call("nspawn-cleanup", [&name]).expect(0);
-    assert_eq!(
-        (value["name"].as_str(), value["image"].as_str()),
-        (Some(&*name), Some(&*image()))
-    );
-}
-
-#[test]
-fn binds_and_properties_are_as_given() {
-    let dir = std::env::temp_dir().join(format!("e2e bind: $HOME %n {}", std::process::id()));
-    fs::create_dir_all(&dir).unwrap();
-    fs::write(dir.join("file"), "from the host\n").unwrap();
-    let bind = format!(
-        "--bind={}:/mnt/rw",
-        dir.display().to_string().replace(':', "\\:")
-    );
-    let mut command = std::process::Command::new("nspawn-prepare");
-    // And one below the working directory.
-    let options = [
-        &*bind,
-        "--bind-ro=.:/mnt/ro",
-        "--property=TimeoutStopSec=7s",
-        "-p",
-        "Nice=3",
-        &image(),
-    ];
-    let done = finish(command.args(options).current_dir(&dir), b"").expect(0);
-    let machine = Machine {
-        name: done.out().trim_end().to_owned(),
-    };
-    machine
-        .sh("cat /mnt/ro/file && echo back >/mnt/rw/back && ! touch /mnt/ro/x")
-        .expect(0);
-    assert_eq!(fs::read_to_string(dir.join("back")).unwrap(), "back\n");
-    fs::remove_dir_all(&dir).unwrap();
-    let unit = format!("nspawn-{}.service", machine.name);
-    let shown = call(
-        "systemctl",
-        [
-            "show",
-            "--property=TimeoutStopUSec,Nice,DevicePolicy,Slice",
-            &unit,
-        ],
-    )
-    .expect(0)
-    .out();
-    for line in [
-        "TimeoutStopUSec=7s",
-        "Nice=3",
-        "DevicePolicy=closed",
-        "Slice=machine-ci.slice",
-    ] {
-        assert!(
-            shown.lines().any(|shown| shown == line),
-            "no {line} in {shown}"
-        );
-    }
-    // The payload is in the unit's own cgroup, where these properties hold.
-    let leader = call(
-        "machinectl",
-        ["show", "--property=Leader", "--value", &machine.name],
-    )
-    .expect(0)
-    .out();
-    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", leader.trim())).unwrap();
-    assert!(
-        cgroup.contains(&format!("machine-ci.slice/{unit}/")),
-        "{cgroup}"
-    );
-}
-
-#[test]
-fn options_come_from_the_environment_too() {
-    let mut command = std::process::Command::new("nspawn-prepare");
-    command
-        .env("NSPAWN_IMAGE", image())
-        .env("NSPAWN_SETENV", "A='1 2' B=3")
-        .env("NSPAWN_JSON", "no")
-        .args(["-E", "B=4"]);
-    let name = finish(&mut command, b"").expect(0).out();
-    let machine = Machine {
-        name: name.trim_end().to_owned(),
-    };
-    assert_eq!(machine.sh("echo $A-$B").expect(0).out(), "1 2-4\n");
-    finish(
-        std::process::Command::new("nspawn-prepare").env("NSPAWN_JSON", "maybe"),
-        b"",
-    )
-    .expect_error(1, "'maybe' for '--json");
-}
-
-#[test]
-fn a_prepare_that_is_interrupted_leaves_nothing() {
-    use std::os::unix::process::ExitStatusExt;
-    for (signal, number) in [("TERM", 15), ("INT", 2), ("HUP", 1)] {
-        let name = format!("interrupted-{}", std::process::id());
-        let hang = "--property=ExecStartPre=/bin/sleep 60";
-        let mut child = std::process::Command::new("nspawn-prepare")
-            .args(["--name", &name, hang, &image()])
-            .spawn()
-            .unwrap();
-        let unit = format!(
-            "until systemctl is-active nspawn-{name} | grep -q activating; do sleep 0.02; done"
-        );
-        call("timeout", ["20", "sh", "-c", &unit]).expect(0);
-        sh(&format!("kill -{signal} {}", child.id())).expect(0);
-        assert_eq!(child.wait().unwrap().signal(), Some(number));
-        assert_eq!(left_of(&name), "");
-    }
-}
-
-#[test]
-fn a_death_is_told_by_its_own_cause_and_not_an_earlier_ones() {
+fn cause_of_death_is_not_that_of_an_earlier_machine() {
     let name = format!("causes-{}", std::process::id());
     for (line, cause) in [
         ("machinectl poweroff NAME", "it was shut down"),
@@ -389,7 +154,7 @@ fn a_death_is_told_by_its_own_cause_and_not_an_earlier_ones() {
 }
 
 #[test]
-fn a_killed_agent_comes_back() {
+fn killed_agent_is_restarted() {
     let machine = Machine::new();
     machine
         .sh("kill -KILL $(cat /sys/fs/cgroup/system.slice/nspawn-agent.service/agent/cgroup.procs)")
@@ -399,32 +164,4 @@ fn a_killed_agent_comes_back() {
         machine.name
     );
     call("timeout", ["20", "sh", "-c", &back]).expect(0);
-}
-
-/// Kernels hold limits where their controllers are; a test host's may have none of them.
-#[test]
-fn a_limit_that_does_not_take_is_an_error() {
-    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
-    for (limit, controller) in [
-        ("MemoryMax=700M", "memory"),
-        ("TasksMax=900", "pids"),
-        ("CPUQuota=50%", "cpu"),
-    ] {
-        let done = call("nspawn-prepare", ["-p", limit, &image()]);
-        if controllers.split_whitespace().any(|one| one == controller) {
-            call("nspawn-cleanup", [done.expect(0).out().trim()]).expect(0);
-        } else {
-            let error = done.expect(1).err();
-            assert!(
-                error.contains(&format!("its limit {limit} did not take")),
-                "{error}"
-            );
-        }
-    }
-    drop(Machine::with(&[
-        "-p",
-        "MemoryMax=infinity",
-        "-p",
-        "TasksMax=infinity",
-    ]));
 }

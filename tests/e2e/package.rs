@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use nspawn_tests::{Done, call, image, left_of, sh, wait_until};
 
-/// Later than the programs' own, and the version of the other package that `scripts/test` builds.
+/// Version of the second package that `scripts/test` builds, which is later than our own version.
 const NEXT: &str = concat!(env!("CARGO_PKG_VERSION"), "+next");
-/// The installed programs, before those that the test host has.
+/// Search path that finds the installed programs, and not those of the test host.
 const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 const NAME: &str = "e2e-package";
 
-/// At the test's end the host is as it was.
+/// The installed package, which is purged at the end of the test.
 struct Package;
 
 impl Drop for Package {
@@ -44,17 +44,17 @@ fn install(version: &str) {
         ["--install", "--force-unsafe-io", file.to_str().unwrap()],
     )
     .expect(0);
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/release/nspawn-run");
-    let same = call("cmp", [own.to_str().unwrap(), "/usr/bin/nspawn-run"]);
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/release/nspawn-run");
+    let same = call("cmp", [built.to_str().unwrap(), "/usr/bin/nspawn-run"]);
     assert!(
         same.status.success(),
-        "{} is of other programs; run scripts/package again",
+        "{} has other programs than target/release; run scripts/package again",
         file.display()
     );
 }
 
-/// As a user's shell would find it.
-fn installed(program: &str, arguments: &[&str]) -> Done {
+/// Runs an installed program, as a user's shell would find it.
+fn call_installed(program: &str, arguments: &[&str]) -> Done {
     call("env", [PATH, program].iter().chain(arguments))
 }
 
@@ -66,14 +66,14 @@ fn state_of_units(verb: &str) -> String {
         .replace('\n', " ")
 }
 
-/// A number that the machine has as long as it is the same.
-fn boot() -> String {
+/// Returns the start time of the machine's PID 1, which changes if the machine is started again.
+fn start_time() -> String {
     call("nspawn-run", [NAME, "stat", "--format=%Y", "/proc/1"])
         .expect(0)
         .out()
 }
 
-/// All files that have the package's name, but for the programs of the host.
+/// Lists all files and units with the package's name, except the programs of the test host.
 fn named_files() -> String {
     sh("find / -xdev -path /proc -prune -o -path /sys -prune -o -path /dev -prune -o -name '*nspawn-ci*' -print; \
         ls /usr/bin/nspawn-* 2>/dev/null; systemctl list-unit-files --no-legend 'nspawn-ci*'")
@@ -105,7 +105,7 @@ fn check_installed(updates: &str) {
         "nspawn-github-actions-hook",
         "autopkgtest-virt-nspawn-ci",
     ] {
-        installed(program, &["--help"]).expect(0);
+        call_installed(program, &["--help"]).expect(0);
         assert!(
             fs::exists(format!("/usr/share/man/man1/{program}.1.gz")).unwrap(),
             "{program}"
@@ -113,7 +113,7 @@ fn check_installed(updates: &str) {
     }
 }
 
-/// In the place of what the host has in /etc, with the image that it has.
+/// Checks that the example files work, mounted over the host's /etc/nspawn-ci.
 fn check_examples() {
     let line = format!(
         "mkdir -p /etc/nspawn-ci && mount --bind /usr/share/doc/nspawn-ci/examples /etc/nspawn-ci && \
@@ -128,16 +128,18 @@ fn check_examples() {
     done.expect(0);
 }
 
-/// Machines beside the one whose boot is looked at: each mode, a command in one, one that is being made, one that
-/// stands by.
-struct Others {
+/// Machines that exist during an upgrade, beside the one whose boot time is compared.
+///
+/// There is one machine with each `--init`, a running command, a machine that is being made, and a
+/// standby machine.
+struct OtherMachines {
     names: Vec<String>,
     running: Child,
     making: Child,
-    standing_by: String,
+    standby_names: String,
 }
 
-impl Others {
+impl OtherMachines {
     const MODES: [&str; 3] = ["--init=systemd", "--init=stub", "--init=none"];
     const MAKING: &str = "e2e-package-making";
 
@@ -147,10 +149,10 @@ impl Others {
             .map(|(number, _)| format!("{NAME}-{number}"))
             .collect();
         for (name, mode) in names.iter().zip(Self::MODES) {
-            installed("nspawn-prepare", &["--name", name, mode, &image()]).expect(0);
+            call_installed("nspawn-prepare", &["--name", name, mode, &image()]).expect(0);
         }
-        pool(1);
-        let standing_by = standing_by();
+        resize_pool(1);
+        let standby_names = standby_names();
         let spawn = |words: &[&str]| Command::new("env").arg(PATH).args(words).spawn().unwrap();
         let running = spawn(&[
             "nspawn-run",
@@ -168,7 +170,7 @@ impl Others {
             hang,
             &image(),
         ]);
-        wait_until("it is being made", Duration::from_secs(20), || {
+        wait_until("the machine is being made", Duration::from_secs(20), || {
             fs::exists(format!(
                 "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service",
                 Self::MAKING
@@ -179,16 +181,18 @@ impl Others {
             names,
             running,
             making,
-            standing_by,
+            standby_names,
         }
     }
 
-    /// After an upgrade all go on, and what was made by the earlier version is used and removed by the later one.
+    /// Checks that all machines go on after an upgrade.
+    ///
+    /// The later version uses and removes machines of the earlier version.
     fn check(mut self) {
         fs::write("/run/e2e-package-go", "").unwrap();
         assert!(self.making.wait().unwrap().success());
         fs::remove_file("/run/e2e-package-go").unwrap();
-        installed("nspawn-run", &[&self.names[1], "touch", "/root/go"]).expect(0);
+        call_installed("nspawn-run", &[&self.names[1], "touch", "/root/go"]).expect(0);
         assert_eq!(self.running.wait().unwrap().code(), Some(7));
         let all: Vec<_> = self
             .names
@@ -197,15 +201,15 @@ impl Others {
             .chain([Self::MAKING])
             .collect();
         for name in &all {
-            installed("nspawn-run", &[name, "sh", "-c", "exit 3"]).expect(3);
+            call_installed("nspawn-run", &[name, "sh", "-c", "exit 3"]).expect(3);
         }
-        installed("nspawn-cleanup", &all).expect(0);
-        // The one that was being made had the pool filled again, by the later version.
-        wait_until("the pool is filled again", Duration::from_secs(60), || {
-            let now = standing_by();
-            !now.is_empty() && now != self.standing_by
+        call_installed("nspawn-cleanup", &all).expect(0);
+        // The prepare that was under way had the pool refilled, by the later version.
+        wait_until("the pool is refilled", Duration::from_secs(60), || {
+            let names = standby_names();
+            !names.is_empty() && names != self.standby_names
         });
-        pool(0);
+        resize_pool(0);
         assert_eq!(
             all.iter().map(|name| left_of(name)).collect::<String>() + &left_of("standby-"),
             ""
@@ -213,8 +217,8 @@ impl Others {
     }
 }
 
-fn pool(count: u32) {
-    installed(
+fn resize_pool(count: u32) {
+    call_installed(
         "nspawn-prepare",
         &[
             &format!("--standby={count}"),
@@ -226,15 +230,15 @@ fn pool(count: u32) {
     .expect(0);
 }
 
-fn standing_by() -> String {
-    sh("cd /run/nspawn-ci && for it in standby-*; do test ! -e $it/specification || echo $it; done")
+fn standby_names() -> String {
+    sh("cd /run/nspawn-ci && for name in standby-*; do test ! -e $name/specification || echo $name; done")
         .out()
 }
 
-/// With what the administrator has enabled, and the machine as it was.
-fn check_upgrade(booted: &str) {
+/// Checks that an upgrade keeps the enabled timers and the running machine.
+fn check_upgrade(started: &str) {
     call("systemctl", ["enable", "--now", "nspawn-ci-update.timer"]).expect(0);
-    let others = Others::begin();
+    let others = OtherMachines::begin();
     install(NEXT);
     others.check();
     assert_eq!(
@@ -246,16 +250,14 @@ fn check_upgrade(booted: &str) {
         NEXT
     );
     check_installed("enabled");
-    installed("nspawn-run", &[NAME, "true"]).expect(0);
-    assert_eq!(boot(), booted);
+    call_installed("nspawn-run", &[NAME, "true"]).expect(0);
+    assert_eq!(start_time(), started);
 }
 
-fn check_removal_under_a_machine(booted: &str) {
+fn check_removal_under_a_machine(started: &str) {
     let removed = call("dpkg", ["--remove", "nspawn-ci"]).expect(0);
-    let told = removed.err();
-    let machines = told
-        .lines()
-        .find(|line| line.contains("these machines go on"));
+    let errors = removed.err();
+    let machines = errors.lines().find(|line| line.contains("still run"));
     assert!(
         machines.is_some_and(|line| line.contains(&format!(" nspawn-{NAME}"))),
         "{}",
@@ -268,46 +270,46 @@ fn check_removal_under_a_machine(booted: &str) {
         "{}",
         purged.describe()
     );
-    assert_eq!(boot(), booted);
+    assert_eq!(start_time(), started);
     call("nspawn-cleanup", [NAME]).expect(0);
 }
 
 fn check_purge() {
     install(NEXT);
-    // It waits for its next command, and runs nothing.
-    installed("nspawn-prepare", &["--name", NAME, "--init=none", &image()]).expect(0);
-    installed("nspawn-run", &[NAME, "true"]).expect(0);
+    // This machine waits for its next command, and has no process.
+    call_installed("nspawn-prepare", &["--name", NAME, "--init=none", &image()]).expect(0);
+    call_installed("nspawn-run", &[NAME, "true"]).expect(0);
     let purged = call("dpkg", ["--purge", "nspawn-ci"]).expect(0);
     assert!(!purged.err().contains("left"), "{}", purged.describe());
-    for gone in [
+    for directory in [
         "/run/nspawn-ci",
         "/var/lib/nspawn-ci",
         "/var/cache/nspawn-ci",
     ] {
-        assert!(!fs::exists(gone).unwrap(), "{gone}");
+        assert!(!fs::exists(directory).unwrap(), "{directory} still exists");
     }
     assert_eq!(left_of(NAME), "");
     assert!(fs::exists(format!("/var/lib/machines/{}/etc", image())).unwrap());
 }
 
 #[test]
-fn the_package_comes_and_goes() {
+fn package_is_installed_upgraded_and_purged() {
     let before = named_files();
     let _package = Package;
     install(env!("CARGO_PKG_VERSION"));
     check_installed("disabled");
     check_examples();
-    let prepared = installed("nspawn-prepare", &["--name", NAME, &image()]).expect(0);
+    let prepared = call_installed("nspawn-prepare", &["--name", NAME, &image()]).expect(0);
     assert_eq!(prepared.out(), format!("{NAME}\n"));
-    let booted = boot();
-    check_upgrade(&booted);
-    let own_file = "/etc/nspawn-ci/images/own.args";
+    let started = start_time();
+    check_upgrade(&started);
+    let admin_file = "/etc/nspawn-ci/images/own.args";
     fs::create_dir_all("/etc/nspawn-ci/images").unwrap();
-    fs::write(own_file, "--property=TasksMax=100\n").unwrap();
-    check_removal_under_a_machine(&booted);
+    fs::write(admin_file, "--property=TasksMax=100\n").unwrap();
+    check_removal_under_a_machine(&started);
     check_purge();
     assert_eq!(
-        fs::read_to_string(own_file).unwrap(),
+        fs::read_to_string(admin_file).unwrap(),
         "--property=TasksMax=100\n"
     );
     fs::remove_dir_all("/etc/nspawn-ci").unwrap();

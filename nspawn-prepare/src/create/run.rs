@@ -3,19 +3,23 @@
 use std::ffi::OsStr;
 
 use anyhow::{Error, Result, bail};
-use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
+use nspawn_common::error;
+use nspawn_common::error::Failure;
+use nspawn_common::error::Fault;
 use nspawn_common::image::lookup;
 use nspawn_common::lifecycle::lock::Lock;
+use nspawn_common::lifecycle::remove;
 use nspawn_common::lifecycle::retention;
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::stop;
+use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
-use nspawn_common::report::JobError;
 use nspawn_common::sys::clock::Moment;
-use nspawn_common::sys::process::Owner;
+use nspawn_common::sys::process::ProcessId;
 use nspawn_common::sys::signals;
-use nspawn_common::sys::signals::Interrupted;
 use nspawn_common::systemd::machined;
 
 use crate::PROGRAM;
@@ -31,7 +35,7 @@ use crate::network::uplink;
 use crate::preflight;
 use crate::services::readiness;
 use crate::services::spawn;
-use crate::services::spawn::{Services, Unavailable};
+use crate::services::spawn::Services;
 use crate::standby::pool;
 
 impl Machine {
@@ -73,12 +77,12 @@ impl Machine {
         let started = Moment::now();
         // One that is taken brings a lock of its own, to be held as long as this one.
         let mut taken = None;
-        let made = spawn::remove(&self.name).and_then(|()| status::clear(&self.paths, &lock));
+        let made =
+            spawn::remove(&self.name).and_then(|()| remove::remove_contents(&self.paths, &lock));
         let made = made.and_then(|()| self.take_all(steps, queue, &mut taken, announce));
         let Err(error) = made else { return Ok(()) };
         let state = self.state()?;
-        let is_of_others =
-            error.is::<Interrupted>() || error.is::<JobError>() || error.is::<Unavailable>();
+        let is_of_others = Fault::of(&error).is_some();
         let error = if is_of_others {
             error
         } else {
@@ -86,9 +90,11 @@ impl Machine {
         };
         // Also while the machine was asked.
         let error = signals::check().err().unwrap_or(error);
-        signals::undo();
-        let is_kept = self.options.keep.keeps(true) && retention::is_worth_while(&state, false);
-        if is_of_others || error.is::<Interrupted>() || !is_kept || !self.paths.layer().exists() {
+        signals::ignore();
+        let is_kept =
+            self.options.keep.applies_to(true) && retention::is_inspectable(&state, false);
+        if is_of_others || error::is_interrupted(&error) || !is_kept || !self.paths.layer().exists()
+        {
             return self.unmake(lock, error);
         }
         match self.keep(&state) {
@@ -102,16 +108,16 @@ impl Machine {
 
     fn keep(&self, state: &State) -> Result<()> {
         spawn::remove(&self.name)?;
-        status::end(&self.paths)?;
-        retention::note_failure(&self.paths)?;
+        stop::stop_machine(&self.paths)?;
+        retention::record_failure(&self.paths)?;
         retention::keep(&self.paths, self.options.keep_for)?;
-        report::say(PROGRAM, OsStr::new(&retention::describe(state, false)));
+        report::print_diagnostic(PROGRAM, OsStr::new(&retention::describe(state, false)));
         Ok(())
     }
 
     // Removes what there is of the machine, because of `error`.
     fn unmake(&self, lock: Lock, error: Error) -> Result<()> {
-        match spawn::remove(&self.name).and_then(|()| status::remove(&self.name, lock)) {
+        match spawn::remove(&self.name).and_then(|()| remove::remove_machine(&self.name, lock)) {
             Ok(()) => Err(error),
             Err(second) => Err(error.context(format!(
                 "machine {} can't be removed again ({second:#}), after this",
@@ -168,14 +174,14 @@ impl Machine {
                 self.tell(&unbounded)?;
             }
             if let Err(error) = pool::refill(&self.image.name) {
-                report::say(
+                report::print_diagnostic(
                     PROGRAM,
                     OsStr::new(&format!("no machine is made ahead: {error:#}")),
                 );
             }
         }
         signals::check()?;
-        if !self.job.runner.is_none_or(Owner::is_alive) {
+        if !self.job.runner.is_none_or(ProcessId::is_alive) {
             bail!("the GitLab Runner that called has ended");
         }
         announce()?;
@@ -194,10 +200,10 @@ impl Machine {
 
     // It has started all the same.
     fn lacking(&self, error: Error) -> Error {
-        if error.is::<Interrupted>() {
+        if error::is_interrupted(&error) {
             return error;
         }
-        Unavailable::new(format!(
+        Failure::host(format!(
             "machine {} can't be given what its job needs: {error:#}",
             self.name
         ))
@@ -208,11 +214,11 @@ impl Machine {
     fn tell(&self, unbounded: &[&str]) -> Result<()> {
         if self.options.network == Network::Nat && uplink::is_missing() {
             let line = "the host has no network interface but its loopback, so the machine can't connect to anything";
-            report::say(PROGRAM, OsStr::new(line));
+            report::print_diagnostic(PROGRAM, OsStr::new(line));
         }
         if !unbounded.is_empty() {
             let missing = unbounded.join(", ");
-            report::say(
+            report::print_diagnostic(
                 PROGRAM,
                 OsStr::new(&format!(
                     "this host's kernel does not hold {missing}; nothing bounds them"
@@ -225,10 +231,10 @@ impl Machine {
     fn take(&self, steps: &[Step]) -> Result<()> {
         for step in steps {
             if self.options.verbose {
-                report::say(PROGRAM, &step.shell());
+                report::print_diagnostic(PROGRAM, &step.shell());
             }
             step.take().map_err(|error| {
-                if pasta::is_its(step) && status::is_running(&self.paths) {
+                if pasta::is_its(step) && processes::is_running(&self.paths) {
                     error.context(pasta::FAILURE)
                 } else if layer::is_copy(step, &self.paths) {
                     error.context(layer::COPY_FAILURE)

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nspawn_common::command;
-use nspawn_common::lifecycle::{caller, status};
+use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
-use nspawn_common::machine::state::{Role, State};
+use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::systemd::machined;
 
 use crate::gitlab::cache;
@@ -27,7 +28,7 @@ pub const LIMIT: Duration = Duration::from_secs(300);
 /// How long a machine's files may take to be used.
 const INSIDE_LIMIT: Duration = Duration::from_secs(20);
 /// Where a job's sources are, as the config stage says.
-const BUILDS: &str = "/builds";
+pub const BUILDS_IN_MACHINE: &str = "/builds";
 
 /// The command that equips the machine.
 pub fn command(name: &MachineName, cache_size: Option<u64>) -> Result<Vec<OsString>> {
@@ -88,7 +89,7 @@ fn leader(paths: &MachinePaths) -> Result<u32> {
 
 // A service that has ended meanwhile is none; its job goes on.
 fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
-    let states = status::services(job.name())?;
+    let states = list::services_of(job.name())?;
     let roles: Vec<_> = states
         .iter()
         .filter_map(|state| state.service.as_ref().map(|role| (state, role)))
@@ -122,12 +123,15 @@ fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
                 etc_hosts::add(&lines)
             })
         };
-        told(join().with_context(|| format!("the service {} is not connected", role.asked)));
+        told(
+            join()
+                .with_context(|| format!("the service {} is not connected", role.requested_image)),
+        );
     }
     Ok(())
 }
 
-fn line(role: &Role) -> String {
+fn line(role: &ServiceRole) -> String {
     format!(
         "{} {}",
         network::address(role.number),
@@ -137,7 +141,10 @@ fn line(role: &Role) -> String {
 
 // For scripts that don't run as root.
 fn open_builds() -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o755).create(BUILDS);
-    made.and_then(|()| fs::set_permissions(BUILDS, Permissions::from_mode(0o1777)))
-        .with_context(|| format!("can't make {BUILDS}"))
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(BUILDS_IN_MACHINE);
+    made.and_then(|()| fs::set_permissions(BUILDS_IN_MACHINE, Permissions::from_mode(0o1777)))
+        .with_context(|| format!("can't make {BUILDS_IN_MACHINE}"))
 }

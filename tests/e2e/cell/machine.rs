@@ -1,43 +1,46 @@
-//! What the machine is: users, devices, network, limits, size.
+//! Checks of the machine: users, devices, network, limits and layer size.
 
 use std::fs;
 use std::sync::OnceLock;
 
-use nspawn_common::lifecycle::uid_range::RANGE;
+use nspawn_common::config::private_users::RANGE_SIZE;
 use nspawn_tests::{Machine, sh, wait_until};
 
-use super::{Cell, Running, Sleep, is_registered, unit_properties};
+use super::{BackgroundCommand, Cell, Sleep, is_registered, unit_properties};
 
 pub fn check(cell: &Cell, machine: &Machine, other: &Machine) {
-    users(machine, other);
-    devices(machine);
-    network(machine);
-    while_it_runs(cell, machine);
+    check_users(machine, other);
+    check_devices(machine);
+    check_network(machine);
+    check_unit_of_running_command(cell, machine);
 }
 
-fn users(machine: &Machine, other: &Machine) {
+fn check_users(machine: &Machine, other: &Machine) {
     let base = |machine: &Machine| {
         let map = machine.run(["cat", "/proc/self/uid_map"]).expect(0).out();
         let map: Vec<u32> = map
             .split_whitespace()
             .map(|number| number.parse().unwrap())
             .collect();
-        assert!(map[0] == 0 && map[1] >= RANGE && map[2] == RANGE, "{map:?}");
+        assert!(
+            map[0] == 0 && map[1] >= RANGE_SIZE && map[2] == RANGE_SIZE,
+            "{map:?}"
+        );
         map[1]
     };
-    assert!(base(machine).abs_diff(base(other)) >= RANGE);
+    assert!(base(machine).abs_diff(base(other)) >= RANGE_SIZE);
 }
 
-fn devices(machine: &Machine) {
+fn check_devices(machine: &Machine) {
     let script = "ls /dev | grep -E '^(loop|sd|vd|nvme|mem|kmsg|fuse)' && exit 1\n\
         mknod /tmp/disk b 7 0 2>/dev/null && head -c 1 /tmp/disk && exit 2\n\
         head -c 5 /dev/zero | wc -c; : >/dev/null";
     assert_eq!(machine.sh(script).expect(0).out(), "5\n");
 }
 
-fn network(machine: &Machine) {
+fn check_network(machine: &Machine) {
     static HOST_RESOLVES: OnceLock<bool> = OnceLock::new();
-    // Any name that the host itself resolves.
+    // Resolution depends on the network of the host.
     let resolve = "getent hosts deb.debian.org >/dev/null";
     let resolves = *HOST_RESOLVES.get_or_init(|| sh(resolve).code() == 0);
     assert!(
@@ -61,10 +64,11 @@ fn network(machine: &Machine) {
     );
 }
 
-// Its unit, its cgroup and its registration are the same in every cell.
-fn while_it_runs(cell: &Cell, machine: &Machine) {
+// Every cell has the same kind of unit, cgroup and registration while a command runs.
+fn check_unit_of_running_command(cell: &Cell, machine: &Machine) {
     let sleep = Sleep::new();
-    let running = Running::start(machine, &format!("{} & echo on; wait", sleep.command()));
+    let running =
+        BackgroundCommand::start(machine, &format!("{} & echo on; wait", sleep.command()));
     let names =
         "ActiveState,TimeoutStopUSec,Nice,DevicePolicy,Slice,Delegate,MemoryMax,TasksMax,Id";
     let shown = unit_properties(machine, names);
@@ -84,7 +88,7 @@ fn while_it_runs(cell: &Cell, machine: &Machine) {
     for unlimited in ["MemoryMax=infinity", "TasksMax=infinity"] {
         assert!(!shown.contains(unlimited), "{shown}");
     }
-    wait_until("it sleeps", super::SOON, || sleep.is_there());
+    wait_until("the command sleeps", super::SOON, || sleep.is_running());
     let place = sleep.cgroup();
     assert!(
         place.contains(&format!(
@@ -93,7 +97,7 @@ fn while_it_runs(cell: &Cell, machine: &Machine) {
         )),
         "{place}"
     );
-    // Where this kernel has the controllers, they hold that cgroup.
+    // The limits apply to that cgroup, if this kernel has the controllers.
     for file in ["memory.max", "pids.max"] {
         let unit = format!(
             "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service/{file}",
@@ -110,7 +114,7 @@ fn while_it_runs(cell: &Cell, machine: &Machine) {
     assert_eq!(is_registered(machine), cell.is_running_between_runs());
 }
 
-/// A layer is as large as it is asked to be, and its machine goes on when it is full.
+/// Checks that the layer has the requested size, and that its machine goes on when it is full.
 pub fn check_size(cell: &Cell) {
     if cell.layer == "snapshot" {
         return;

@@ -7,21 +7,20 @@ use std::time::Duration;
 use anyhow::{Error, Result, bail};
 use nspawn_common::config::modes::Init;
 use nspawn_common::lifecycle::lock::{Lock, Use};
-use nspawn_common::lifecycle::{caller, status};
+use nspawn_common::lifecycle::{caller, start, status};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::signals;
+use nspawn_common::sys::signals::Interrupted;
 use nspawn_common::{command, report};
 
 use crate::PROGRAM;
 
-/// How much longer than its steps starting a machine may take.
-const MARGIN: Duration = Duration::from_secs(120);
 /// How long making a machine may take that has no layer and is not started.
 const MAKE_LIMIT: Duration = Duration::from_secs(600);
 
-/// The program that makes and starts machines.
+/// The program that makes machines.
 const PREPARE: &str = "nspawn-prepare";
 /// What a machine for one command is, whatever argument files say.
 const EPHEMERAL: [&str; 5] = [
@@ -104,13 +103,7 @@ impl Machine {
     }
 
     fn start(&self) -> Result<()> {
-        let steps = u32::try_from(self.state.start.len()).unwrap_or(u32::MAX);
-        let limit = self
-            .state
-            .timeout
-            .saturating_mul(steps)
-            .saturating_add(MARGIN);
-        prepare(&["--start".as_ref(), self.name().as_str().as_ref()], limit)
+        start::start(PROGRAM, &MachinePaths::new(self.name())).map_err(as_host_error)
     }
 
     // Whoever is the last to leave ends it.
@@ -131,6 +124,14 @@ impl Machine {
             _ => Ok(()),
         }
     }
+}
+
+// A machine that has been made and can't be started is never the error of the job's author.
+fn as_host_error(error: Error) -> Error {
+    if error.is::<Interrupted>() {
+        return error;
+    }
+    Error::msg(format!("{error:#}"))
 }
 
 // One whose nspawn-prepare was killed in its midst.

@@ -229,7 +229,7 @@ fn kill_job(moment: f64) {
         );
     }
     // What they were about to start is on its way for a moment.
-    sh("timeout 10 sh -c 'while pgrep -f \"[n]spawn-prepare --service\"; do sleep 0.05; done' >/dev/null").expect(0);
+    sh("timeout 10 sh -c 'while pgrep -f \"[n]spawn-prepare --internal=service\"; do sleep 0.05; done' >/dev/null").expect(0);
     let mut cleanup = Command::new("nspawn-cleanup");
     if std::fs::exists(format!("/run/nspawn-ci/{job}811c9dc5/ready")).unwrap() {
         nspawn_tests::finish(
@@ -247,7 +247,7 @@ fn kill_job(moment: f64) {
 fn none_stands_by() {
     nspawn_tests::finish(&mut keep_ready(0), b"").expect(0);
     // One that is being made is removed by who makes it.
-    sh("timeout 20 sh -c 'while pgrep -f [n]spawn-prepare.--refill; do sleep 0.05; done' >/dev/null").expect(0);
+    sh("timeout 20 sh -c 'while pgrep -f [n]spawn-prepare.--internal=refill; do sleep 0.05; done' >/dev/null").expect(0);
     stale_takes("standby-");
 }
 

@@ -2,9 +2,12 @@
 
 pub mod caller;
 pub mod deferred_unmount;
+pub mod diagnosis;
+pub mod limits;
 pub mod lock;
 pub mod retention;
 pub mod ssh;
+pub mod start;
 pub mod status;
 pub mod uid_range;
 pub mod usage;

@@ -19,14 +19,11 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, SLICE};
 use nspawn_common::systemd::machined;
 
-use crate::create::step::Step;
+use crate::internal::Internal;
 use crate::network::egress;
 use crate::network::egress::Destination;
 use crate::network::uplink::Uplink;
 use nspawn_common::sys::namespace;
-
-/// The argument that asks for it: `--connect MACHINE [DESTINATION…]`.
-pub const OPTION: &str = "--connect";
 
 /// Time limit for systemd-nspawn to make the network namespace; the unit's own time limit is shorter.
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(3600);
@@ -64,7 +61,6 @@ pub fn command(
     timeout: Duration,
     allowed: &[Destination],
 ) -> Result<Vec<OsString>> {
-    let program = command::own_program()?;
     let paths = MachinePaths::new(name);
     let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=forking"]
         .map(OsString::from)
@@ -85,28 +81,21 @@ pub fn command(
             format!("--property=IPAddressAllow={}", destination.network()).into()
         }),
     );
-    argv.extend([
-        "--".into(),
-        program.into(),
-        OPTION.into(),
-        name.as_str().into(),
-    ]);
-    argv.extend(
-        allowed
+    let form = Internal::Network {
+        machine: name.clone(),
+        allowed: allowed
             .iter()
-            .map(|destination| destination.to_string().into()),
-    );
+            .map(|destination| destination.to_string().into())
+            .collect(),
+    };
+    argv.push("--".into());
+    argv.extend(form.argv()?);
     Ok(argv)
 }
 
 /// Explains a failure of the command.
 pub const FAILURE: &str =
     "the machine can't be connected to the host's network (--network=none needs none)";
-
-/// Returns whether the step runs [`command`].
-pub fn is_its(step: &Step) -> bool {
-    matches!(step, Step::Run(command, _) if command.iter().any(|word| word == OPTION))
-}
 
 // The host's resolvers on the host itself or its links, which pasta asks for the machine.
 fn resolvers_nearby() -> Result<Vec<Destination>> {
@@ -170,17 +159,14 @@ impl ServerLookup {
 }
 
 /// Waits until the machine has a network namespace, starts pasta for it, and configures the machine's interface.
-pub fn connect(arguments: &[OsString]) -> Result<()> {
-    let [name, allowed @ ..] = arguments else {
-        bail!("{OPTION} is for the unit of a machine's network alone")
-    };
+pub fn connect(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     let allowed = allowed
         .iter()
         .map(|word| Destination::parse(word.to_str().unwrap_or_default()));
     let mut allowed = allowed.collect::<Result<Vec<_>>>()?;
     let resolvers = resolvers_nearby()?;
     allowed.extend(&resolvers);
-    let paths = MachinePaths::new(&MachineName::new(name)?);
+    let paths = MachinePaths::new(machine);
     egress::restrict(&allowed)?;
     let leader = machined::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
     let [network, users] = namespace::open(&paths, leader, ["ns/net", "ns/user"])?;

@@ -14,6 +14,7 @@ pub struct Options {
     pub machines: Vec<OsString>,
     pub all: bool,
     pub stale: bool,
+    pub list: bool,
     pub dry_run: bool,
     pub verbose: bool,
 }
@@ -30,6 +31,7 @@ pub fn command() -> Command {
         .arg(Arg::new("MACHINE").num_args(0..).value_parser(value_parser!(OsString)).help("Machines"))
         .arg(sources::flag("all").help("All machines that nspawn-prepare made on this host"))
         .arg(sources::flag("stale").help("What killed programs and a crashed host have left, and nothing that is in use"))
+        .arg(sources::flag("list").help("Print the name of each machine, a tab and the path of its image, and remove nothing"))
         .arg(sources::flag("dry-run").help("Print what would be removed, and remove nothing"))
         .arg(sources::flag("verbose").short('v').help("Say on stderr what is removed"))
 }
@@ -44,6 +46,7 @@ pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
         machines: sources::list(&matches, "MACHINE"),
         all: sources::is_set(&matches, "all"),
         stale: sources::is_set(&matches, "stale"),
+        list: sources::is_set(&matches, "list"),
         dry_run: sources::is_set(&matches, "dry-run"),
         verbose: sources::is_set(&matches, "verbose"),
     }))

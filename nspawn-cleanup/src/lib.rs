@@ -1,6 +1,7 @@
 //! The last stage: ends machines and deletes all that is left of them.
 
 mod cli;
+mod listing;
 mod remove;
 mod unused_caches;
 
@@ -10,12 +11,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use nspawn_common::cli::sources;
+use nspawn_common::exit_code::Exit;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::Job;
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::report;
-use nspawn_common::report::Exit;
 use nspawn_common::sys::signals;
 
 use cli::Options;
@@ -36,7 +38,7 @@ pub fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     match cleanup(&argv) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => ExitCode::from(report::report(PROGRAM, &error, Exit::Failure)),
+        Err(error) => ExitCode::from(report::print_error(PROGRAM, &error, Exit::Failure)),
     }
 }
 
@@ -48,22 +50,31 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
         machines,
         all,
         stale,
+        list,
         ..
     } = &options;
+    if *list {
+        if !machines.is_empty() || *all || *stale {
+            bail!("--list goes without --all, --stale and the names of machines");
+        }
+        require_root()?;
+        listing::print()?;
+        return Ok(Exit::Success.code());
+    }
     let removed = if *all || *stale {
         if !machines.is_empty() || (*all && *stale) {
             bail!("--all, --stale and the names of machines exclude each other");
         }
         require_root()?;
         if *all && !options.dry_run {
-            status::forget_pools()?;
+            list::delete_pools()?;
         }
         let which = if *stale {
             remove::Which::Stale
         } else {
             remove::Which::Any
         };
-        let code = remove::each(&status::all()?, which, &options);
+        let code = remove::each(&list::all()?, which, &options);
         if *stale {
             unused_caches::remove_unused(options.dry_run)?;
         }
@@ -86,7 +97,7 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
 }
 
 fn require_root() -> Result<()> {
-    if !status::is_root() {
+    if !caller::is_root() {
         bail!("only root can remove machines; try sudo");
     }
     Ok(())

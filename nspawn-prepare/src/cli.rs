@@ -3,14 +3,14 @@
 use std::ffi::OsString;
 
 use anyhow::{Error, Result};
-use clap::builder::ValueParser;
+use clap::builder::{EnumValueParser, ValueParser};
 use clap::{Arg, ArgAction, Command, value_parser};
 use nspawn_common::cli::sources;
-use nspawn_common::config::modes::Init;
+use nspawn_common::config::init::Init;
 use nspawn_common::config::network::Network;
-use nspawn_common::lifecycle::retention::When;
-use nspawn_common::lifecycle::uid_range::PrivateUsers;
-use nspawn_common::sys::process::Owner;
+use nspawn_common::config::private_users::PrivateUsers;
+use nspawn_common::config::retention::Retention;
+use nspawn_common::sys::process::ProcessId;
 
 use crate::layer::size::{self, LayerSize};
 
@@ -169,7 +169,7 @@ fn network() -> [Arg; 2] {
 fn boot() -> [Arg; 3] {
     [
         text("init", "INIT")
-            .value_parser(Init::WORDS)
+            .value_parser(EnumValueParser::<Init>::new())
             .default_value("systemd")
             .help(
                 "PID 1 of the machine: the image's systemd, a stub, or no process between commands",
@@ -208,8 +208,8 @@ fn time_limits() -> [Arg; 2] {
 fn retention() -> [Arg; 2] {
     [
         text("keep", "WHEN")
-            .value_parser(When::WORDS)
-            .default_value(When::Never.word())
+            .value_parser(EnumValueParser::<Retention>::new())
+            .default_value(Retention::Never.keyword())
             .help("Keep a machine that did not boot, or a GitLab job's machine after the job, for inspection"),
         duration("keep-for", "1h")
             .help("Time for which it is kept; after that nspawn-cleanup --stale removes it"),
@@ -265,8 +265,8 @@ where
     ValueParser::new(move |text: &str| parse(text).map_err(|error: Error| format!("{error:#}")))
 }
 
-fn parse_owner(text: &str) -> Result<Owner> {
-    Owner::of(text.parse()?)
+fn parse_owner(text: &str) -> Result<ProcessId> {
+    ProcessId::from_pid(text.parse()?)
 }
 
 // In bytes; `None` for no caches.

@@ -33,8 +33,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use nspawn_common::cli::sources;
+use nspawn_common::exit_code::Exit;
 use nspawn_common::report;
-use nspawn_common::report::Exit;
 use nspawn_common::sys::signals;
 
 use internal::Internal;

@@ -10,13 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::ArgMatches;
 use nspawn_common::cli::sources;
-use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
-use nspawn_common::lifecycle::retention::When;
-use nspawn_common::lifecycle::uid_range::PrivateUsers;
+use nspawn_common::config::private_users::PrivateUsers;
+use nspawn_common::config::retention::Retention;
 use nspawn_common::machine::paths::CONFIG_ROOT;
 use nspawn_common::shell;
-use nspawn_common::sys::process::Owner;
+use nspawn_common::sys::process::ProcessId;
 use nspawn_common::systemd::nspawn;
 use nspawn_common::systemd::nspawn::{Bind, NO_CORES};
 
@@ -73,12 +74,12 @@ pub struct MachineOptions {
     /// Additional arguments for the machine's systemd.
     pub boot_arguments: Vec<String>,
     /// Process with whose end the machine becomes stale.
-    pub owner: Option<Owner>,
+    pub owner: Option<ProcessId>,
     pub layer: Layer,
     pub layer_size: LayerSize,
     pub timeout: Duration,
     pub max_machines: Option<u32>,
-    pub keep: When,
+    pub keep: Retention,
     pub keep_for: Duration,
 }
 
@@ -189,7 +190,7 @@ impl MachineOptions {
         let layer: String = required(matches, "layer")?;
         let (layer, layer_size) =
             layer::parse(&layer, optional(matches, "layer-size"), private_users)?;
-        let init = Init::parse(&required::<String>(matches, "init")?)?;
+        let init = required(matches, "init")?;
         Ok(Self {
             binds: binds(matches)?,
             environment: parsed_list(matches, "setenv", sources::with_value)?,
@@ -207,7 +208,7 @@ impl MachineOptions {
             layer_size,
             timeout: required(matches, "timeout")?,
             max_machines: optional(matches, "max-machines"),
-            keep: When::parse(&required::<String>(matches, "keep")?)?,
+            keep: required(matches, "keep")?,
             keep_for: required(matches, "keep-for")?,
         })
     }

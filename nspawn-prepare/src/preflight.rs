@@ -11,9 +11,8 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 use nspawn_common::command;
 use nspawn_common::config::network::Network;
+use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::lifecycle::caller;
-use nspawn_common::lifecycle::status;
-use nspawn_common::lifecycle::uid_range::PrivateUsers;
 use nspawn_common::machine::paths::MachinePaths;
 
 /// How long looking something up may take.
@@ -40,7 +39,7 @@ const PTYS: u32 = 1;
 
 /// Refuses all but root: others can't even see the images.
 pub fn check_root() -> Result<()> {
-    if !status::is_root() {
+    if !caller::is_root() {
         bail!("only root can make machines; try sudo");
     }
     Ok(())

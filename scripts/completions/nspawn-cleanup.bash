@@ -23,7 +23,7 @@ _nspawn__cleanup() {
 
     case "${cmd}" in
         nspawn__cleanup)
-            opts="-v -h -V --all --stale --dry-run --verbose --help --version"
+            opts="-v -h -V --all --stale --list --dry-run --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

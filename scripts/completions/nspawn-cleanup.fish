@@ -1,5 +1,6 @@
 complete -c nspawn-cleanup -l all -d 'All machines that nspawn-prepare made on this host'
 complete -c nspawn-cleanup -l stale -d 'What killed programs and a crashed host have left, and nothing that is in use'
+complete -c nspawn-cleanup -l list -d 'Print the name of each machine, a tab and the path of its image, and remove nothing'
 complete -c nspawn-cleanup -l dry-run -d 'Print what would be removed, and remove nothing'
 complete -c nspawn-cleanup -s v -l verbose -d 'Say on stderr what is removed'
 complete -c nspawn-cleanup -s h -l help -d 'Print help'

@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod completions;
+mod layers;
 mod messages;
 mod page;
 mod program;
 mod script;
+mod sources;
+mod unsafe_code;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -112,8 +115,10 @@ fn every_help_has_an_example() {
             "{help}"
         );
     }
-    for script in fs::read_dir(repository().join("scripts"))
-        .unwrap()
+    let directories = ["scripts", "scripts/bin"].map(|directory| repository().join(directory));
+    for script in directories
+        .iter()
+        .flat_map(|directory| fs::read_dir(directory).unwrap())
         .map(|entry| entry.unwrap().path())
     {
         let is_for_programs = script.extension().is_some();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::repository;
 
-const PAGE: &str = "scripts/troubleshooting.md";
+const PAGE: &str = "scripts/docs/troubleshooting.md";
 
 /// What stands in the first column of the page's tables, in code.
 fn messages(page: &str) -> Vec<&str> {

@@ -39,28 +39,31 @@ pub fn all() -> Vec<Program> {
     let images = Program {
         documented: script::definition("nspawn-image", "nspawn-image"),
         completed: script::with_commands("nspawn-image"),
-        directory: "scripts",
+        directory: "scripts/man",
     };
     vec![
         Program::new("nspawn-prepare", nspawn_prepare::command()),
         Program::new("nspawn-run", nspawn_run::command()),
         Program::new("nspawn-cleanup", nspawn_cleanup::command()),
         images,
-        Program::new("scripts", script::definition("nspawn-exec", "nspawn-exec")),
         Program::new(
-            "scripts",
+            "scripts/man",
+            script::definition("nspawn-exec", "nspawn-exec"),
+        ),
+        Program::new(
+            "scripts/man",
             script::definition("autopkgtest-virt-nspawn-ci", "autopkgtest-virt-nspawn-ci"),
         ),
         Program::new(
-            "scripts",
+            "scripts/man",
             script::definition("nspawn-check-host", "check-host"),
         ),
         Program::new(
-            "scripts",
+            "scripts/man",
             script::definition("nspawn-gitlab-runner-config", "gitlab-runner-config"),
         ),
         Program::new(
-            "scripts",
+            "scripts/man",
             script::definition("nspawn-github-actions-hook", "github-actions-hook"),
         ),
     ]

@@ -6,12 +6,12 @@ use clap::{Arg, ArgAction, Command, ValueHint};
 
 use crate::repository;
 
-/// The program `name` that is `scripts/SCRIPT` in the repository.
+/// The program `name` that is `scripts/bin/SCRIPT` in the repository.
 pub fn definition(name: &'static str, script: &str) -> Command {
     Command::new(name).args(options(&help(script)))
 }
 
-/// The same for one whose options depend on a command, as `scripts/SCRIPT.d/options` tells.
+/// The same for one whose options depend on a command, as `scripts/bin/SCRIPT.d/options` tells.
 pub fn with_commands(script: &'static str) -> Command {
     let help = help(script);
     let all = options(&help);
@@ -36,7 +36,7 @@ pub fn with_commands(script: &'static str) -> Command {
 }
 
 fn help(script: &str) -> String {
-    output(process::Command::new(repository().join("scripts").join(script)).arg("--help"))
+    output(process::Command::new(repository().join("scripts/bin").join(script)).arg("--help"))
 }
 
 /// A line for each command: it, and its options.
@@ -44,7 +44,7 @@ fn table(script: &str) -> Vec<String> {
     let line =
         r#". "$0" && for each in "${!options_of[@]}"; do echo $each ${options_of[$each]}; done"#;
     let parts = repository()
-        .join("scripts")
+        .join("scripts/bin")
         .join(format!("{script}.d/options"));
     let mut lines: Vec<_> = output(process::Command::new("bash").args(["-c", line]).arg(parts))
         .lines()

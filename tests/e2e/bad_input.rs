@@ -1,4 +1,7 @@
-//! Bad input: one clear line, the right exit status, nothing left behind, nothing of others touched.
+//! Bad input to the programs.
+//!
+//! Each case yields one clear line and the documented exit status, leaves nothing behind, and does
+//! not touch machines or files of others.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,7 +12,7 @@ use std::process::Command;
 use nspawn_tests::{call, finish, image, left_of, sh};
 
 #[test]
-fn what_is_in_the_place_of_a_lock_is_named() {
+fn obstacle_in_place_of_a_lock_is_named() {
     let name = format!("obstacle-{}", std::process::id());
     let directory = format!("/run/nspawn-ci/{name}");
     sh(&format!(
@@ -27,7 +30,7 @@ fn what_is_in_the_place_of_a_lock_is_named() {
 }
 
 #[test]
-fn a_unit_of_the_host_is_not_taken_for_a_machines() {
+fn unit_of_the_host_blocks_the_machine_name() {
     let unit = format!(
         "/run/systemd/system/nspawn-own-{}.service",
         std::process::id()
@@ -49,7 +52,7 @@ fn a_unit_of_the_host_is_not_taken_for_a_machines() {
 }
 
 #[test]
-fn names() {
+fn invalid_machine_names_are_refused() {
     let long = "x".repeat(65);
     let image = image();
     for name in [
@@ -69,7 +72,7 @@ fn names() {
     call("nspawn-cleanup", [bytes]).expect_error(1, "it is not UTF-8");
 }
 
-/// A directory of `/var/lib/machines`, deleted at the end of its test.
+/// A directory in `/var/lib/machines`, which is deleted at the end of its test.
 struct FakeImage(PathBuf);
 
 impl FakeImage {
@@ -109,7 +112,7 @@ impl Drop for FakeImage {
 }
 
 #[test]
-fn images() {
+fn unusable_images_are_refused() {
     let list = call("nspawn-prepare", ["no-such-image"])
         .expect_error(1, "no image \"no-such-image\"")
         .err();
@@ -129,7 +132,7 @@ fn images() {
     fs::remove_dir(&file.0).unwrap();
     fs::write(&file.0, "").unwrap();
     file.is_refused("is no image: that is a directory");
-    // It has all that is looked for and still can't boot.
+    // This image passes all checks and still can't boot.
     FakeImage::new("fake")
         .file("usr/lib/systemd/systemd")
         .file("usr/bin/dbus-daemon")
@@ -137,7 +140,7 @@ fn images() {
 }
 
 #[test]
-fn option_values() {
+fn invalid_option_values_are_refused() {
     let image = image();
     for (option, words) in [
         ("--timeout=0", "longer than nothing"),
@@ -178,7 +181,7 @@ fn option_values() {
 }
 
 #[test]
-fn a_boot_that_takes_too_long_is_ended() {
+fn boot_is_ended_after_the_timeout() {
     let name = format!("slow-{}", std::process::id());
     let arguments = [
         "--name",
@@ -192,7 +195,7 @@ fn a_boot_that_takes_too_long_is_ended() {
 }
 
 #[test]
-fn the_caller_is_not_root() {
+fn callers_other_than_root_are_refused() {
     let nobody = |program: &str, argument: &str| {
         let program = sh(&format!("command -v {program}")).expect(0).out();
         call(
@@ -212,7 +215,7 @@ fn the_caller_is_not_root() {
 }
 
 #[test]
-fn a_program_is_missing() {
+fn missing_program_names_its_package() {
     let prepare = sh("command -v nspawn-prepare").expect(0).out();
     let mut command = Command::new(prepare.trim());
     command.arg(image()).env("PATH", "/nonexistent");
@@ -220,7 +223,7 @@ fn a_program_is_missing() {
 }
 
 #[test]
-fn a_machine_of_somebody_else_is_left_alone() {
+fn foreign_machine_of_the_same_name_goes_on() {
     let name = format!("foreign-{}", std::process::id());
     let root = format!("/var/tmp/{name}");
     let start = format!(
@@ -243,7 +246,7 @@ fn a_machine_of_somebody_else_is_left_alone() {
 }
 
 #[test]
-fn a_state_that_is_no_directory_is_not_ours() {
+fn file_in_place_of_a_state_directory_is_refused() {
     let name = format!("stray-{}", std::process::id());
     let path = format!("/run/nspawn-ci/{name}");
     fs::create_dir_all("/run/nspawn-ci").unwrap();
@@ -258,7 +261,7 @@ fn a_state_that_is_no_directory_is_not_ours() {
 }
 
 #[test]
-fn state_files() {
+fn invalid_state_files_are_refused() {
     let name = format!("state-{}", std::process::id());
     let dir = format!("/run/nspawn-ci/{name}");
     fs::create_dir_all(&dir).unwrap();
@@ -285,7 +288,7 @@ fn state_files() {
 }
 
 #[test]
-fn modes() {
+fn invalid_init_and_layer_values_are_refused() {
     let image = image();
     let name = format!("modes-{}", std::process::id());
     for (options, words) in [
@@ -294,9 +297,9 @@ fn modes() {
         (&["--init=None"], "'None' for '--init"),
         (
             &["--layer=overlay"],
-            "\"overlay\" is none of disk, tmpfs, snapshot, none",
+            "\"overlay\" must be one of disk, tmpfs, snapshot, none",
         ),
-        (&["--layer="], "is none of disk"),
+        (&["--layer="], "must be one of disk"),
         (&["--layer=disk:1G"], "disk:1G"),
         (&["--layer=none:1G"], "none:1G"),
         (&["--layer=tmpfs:"], "--layer=tmpfs:"),
@@ -327,7 +330,7 @@ fn modes() {
         let arguments = options.iter().copied().chain(["--name", &name, &image]);
         call("nspawn-prepare", arguments).expect_error(1, words);
     }
-    // And in GitLab's words: no retry makes it right.
+    // The same by environment variables, as in the configuration of GitLab Runner.
     let mut job = Command::new("nspawn-prepare");
     job.envs([("NSPAWN_INIT", "upstart"), ("NSPAWN_LAYER", "tmpfs")])
         .args(["--name", &name, &image]);
@@ -336,7 +339,7 @@ fn modes() {
 }
 
 #[test]
-fn a_disk_image_is_not_copied() {
+fn disk_image_is_refused_for_snapshot_or_if_corrupt() {
     let disk = FakeImage::new("disk");
     fs::remove_dir(&disk.0).unwrap();
     let file = FakeImage(disk.0.with_extension("raw"));
@@ -360,9 +363,9 @@ fn a_disk_image_is_not_copied() {
     assert_eq!(left_of(&name), "");
 }
 
-/// After it was looked at, and before it is mounted.
+/// Tests an image that is removed after the checks and before it is mounted.
 #[test]
-fn an_image_that_vanishes() {
+fn image_removed_before_its_mount_is_reported() {
     let image = FakeImage::new("vanishing")
         .file("usr/lib/systemd/systemd")
         .file("usr/bin/dbus-daemon");

@@ -1,4 +1,4 @@
-//! `scripts/bench` measures what it says, and leaves nothing.
+//! `scripts/bench`: the figures that it reports, and that it leaves nothing behind.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use nspawn_tests::{call, finish, left_of, sh};
 use serde_json::Value;
 
 #[test]
-fn figures_are_measured_and_nothing_is_left() {
+fn bench_reports_figures_and_leaves_nothing() {
     let directory = std::env::temp_dir().join(format!("e2e-bench-{}", std::process::id()));
     fs::create_dir(&directory).unwrap();
     let (json, svg) = (directory.join("json"), directory.join("svg"));
@@ -57,7 +57,7 @@ fn figures_are_measured_and_nothing_is_left() {
 }
 
 #[test]
-fn bad_input_measures_nothing() {
+fn bench_refuses_invalid_options() {
     for (options, words) in [
         (&["--rounds=0"][..], "no number of rounds"),
         (&["--only=nobody"], "no contender 'nobody'"),

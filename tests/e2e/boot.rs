@@ -1,5 +1,7 @@
-//! A machine's boot is short, and takes nothing from it: what the image enables comes up, and what starts when it is
-//! used starts then.
+//! The shortened boot of machines.
+//!
+//! The programs mask units to make the boot short. Units that the image enables still start, and
+//! services that are activated on demand still start on their first use.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,7 +9,7 @@ use std::path::PathBuf;
 
 use nspawn_tests::{Machine, call, image, sh};
 
-/// A copy of the test host's image, removed at the end of its test.
+/// A copy of the test host's image, which is removed at the end of its test.
 struct Copy {
     name: String,
 }
@@ -33,7 +35,7 @@ impl Copy {
         fs::write(path, text).unwrap();
     }
 
-    /// A unit that `target` wants.
+    /// Adds a unit and makes `target` want it.
     fn enable(&self, directory: &str, unit: &str, target: &str, text: &str) {
         self.write(&format!("{directory}/{unit}"), text);
         let wants = self.path(&format!("{directory}/{target}.wants"));
@@ -48,12 +50,12 @@ impl Drop for Copy {
     }
 }
 
-fn until(condition: &str) -> String {
+fn wait_script(condition: &str) -> String {
     format!("timeout 30 sh -c 'until {condition}; do sleep 0.05; done'")
 }
 
 #[test]
-fn what_the_image_enables_comes_up() {
+fn units_enabled_in_the_image_start() {
     let copy = Copy::new("enabled");
     let touch = |file: &str| {
         format!("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=touch {file}\n")
@@ -91,7 +93,7 @@ fn what_the_image_enables_comes_up() {
     .expect(0);
 
     let machine = Machine::of(&copy.name, &[]);
-    // Ready is when the boot is over.
+    // A machine is ready only once its boot has finished.
     assert_eq!(
         machine
             .run(["systemctl", "is-system-running"])
@@ -112,8 +114,8 @@ fn what_the_image_enables_comes_up() {
             .out(),
         "77\n"
     );
-    machine.sh(&until("test -e /run/timed")).expect(0);
-    machine.sh(&until("test -e /home/ann/own")).expect(0);
+    machine.sh(&wait_script("test -e /run/timed")).expect(0);
+    machine.sh(&wait_script("test -e /home/ann/own")).expect(0);
     assert_eq!(
         machine
             .run(["loginctl", "show-user", "ann", "--property=Linger"])
@@ -121,12 +123,12 @@ fn what_the_image_enables_comes_up() {
             .out(),
         "Linger=yes\n"
     );
-    let ask = "runuser -u ann -- env XDG_RUNTIME_DIR=/run/user/$(id -u ann) systemctl --user is-active own.service";
-    assert_eq!(machine.sh(ask).expect(0).out(), "active\n");
+    let query = "runuser -u ann -- env XDG_RUNTIME_DIR=/run/user/$(id -u ann) systemctl --user is-active own.service";
+    assert_eq!(machine.sh(query).expect(0).out(), "active\n");
 }
 
 #[test]
-fn what_starts_when_it_is_used_starts_then() {
+fn dbus_and_logind_start_on_first_use() {
     let machine = Machine::new();
     let active = || {
         machine.run([
@@ -142,7 +144,7 @@ fn what_starts_when_it_is_used_starts_then() {
     machine
         .sh("hostnamectl && useradd --create-home bob && test ! -e /run/nologin")
         .expect(0);
-    // A session, with a manager of the user's own.
+    // A login session has its own service manager.
     let session = machine.run([
         "su",
         "--login",
@@ -161,7 +163,7 @@ fn what_starts_when_it_is_used_starts_then() {
 }
 
 #[test]
-fn poweroff_works_though_nobody_has_used_logind() {
+fn poweroff_works_before_the_first_use_of_logind() {
     let machine = Machine::new();
     machine
         .sh("systemctl poweroff 2>/dev/null; sleep 60")
@@ -169,7 +171,7 @@ fn poweroff_works_though_nobody_has_used_logind() {
 }
 
 #[test]
-fn services_are_bound_as_their_units_say() {
+fn system_call_filter_of_a_service_applies() {
     let machine = Machine::new();
     let filtered = "systemd-run --quiet --wait --pipe --property=SystemCallFilter=~sethostname";
     let done = machine
@@ -179,7 +181,7 @@ fn services_are_bound_as_their_units_say() {
 }
 
 #[test]
-fn more_or_less_is_booted_as_one_likes() {
+fn boot_target_and_mask_change_what_boots() {
     let less = Machine::with(&[
         "--mask=systemd-tmpfiles-clean.timer",
         "--boot-target=basic.target",
@@ -204,7 +206,8 @@ fn more_or_less_is_booted_as_one_likes() {
     let more = Machine::with(&["--boot-target=graphical.target"]);
     more.run(["systemctl", "is-active", "graphical.target"])
         .expect(0);
-    call("nspawn-prepare", ["--mask=nonsense", &image()]).expect_error(1, "it needs the name of a unit");
+    call("nspawn-prepare", ["--mask=nonsense", &image()])
+        .expect_error(1, "it needs the name of a unit");
     call(
         "nspawn-prepare",
         ["--mask=a.service", "--init=stub", &image()],

@@ -1,4 +1,4 @@
-//! What `nspawn-run` does with a command: streams, statuses, environment, terminal.
+//! Commands in a machine: streams, arguments, exit statuses, environment, signals and ptys.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,14 +15,16 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_tests::{Machine, call, finish, random, sh};
 
-/// One that has ended may still wait for its parent, the machine's PID 1, to see that.
+/// Shell command that succeeds if a process named `sleep` lives.
+///
+/// A zombie does not count: it only waits for its parent, the machine's PID 1.
 const LIVING_SLEEP: &str = "ps -C sleep -o stat= | grep -v '^Z'";
-/// Succeeds once no process of the name `sleep` but its own is left.
+/// Shell command that succeeds once no other process named `sleep` is left.
 const NO_SLEEP: &str =
     "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
 
 #[test]
-fn streams_are_the_commands_own() {
+fn streams_are_passed_through_unchanged() {
     let machine = Machine::new();
     let mut command = machine.command(["sh", "-c", "cat; echo err >&2"]);
     let done = finish(&mut command, b"a b\n\0\xff").expect(0);
@@ -38,7 +40,7 @@ fn streams_are_the_commands_own() {
 }
 
 #[test]
-fn many_bytes_go_both_ways() {
+fn large_streams_pass_through_pipes_and_files() {
     let machine = Machine::new();
     let bytes = random(20_000_000, 1);
     assert!(
@@ -48,7 +50,7 @@ fn many_bytes_go_both_ways() {
             == bytes,
         "bytes were changed"
     );
-    // To and from files, which are moved in another way than pipes, and appended to in a third.
+    // Files are copied in another way than pipes, and files opened for appending in a third way.
     let dir = std::env::temp_dir().join(format!("e2e-{}", std::process::id()));
     std::fs::write(&dir, &bytes).unwrap();
     let appended = File::options().append(true).open(&dir).unwrap();
@@ -72,7 +74,7 @@ fn many_bytes_go_both_ways() {
     std::fs::remove_file(&dir).unwrap();
 }
 
-/// The property: whatever bytes an argument has, the command gets these bytes.
+/// Tests that the command gets the exact bytes of its arguments, for special and random words.
 #[test]
 fn arguments_reach_the_command_unchanged() {
     let machine = Machine::new();
@@ -129,14 +131,14 @@ fn random_word(seed: u64) -> Vec<u8> {
 }
 
 #[test]
-fn an_argument_may_be_as_long_as_the_kernel_takes() {
+fn argument_of_the_kernels_maximum_length_is_passed() {
     let machine = Machine::new();
     let long = "x".repeat(131_071);
     assert_eq!(machine.run(["printf", "%s", &long]).expect(0).out(), long);
 }
 
 #[test]
-fn exit_statuses_are_the_commands_own() {
+fn exit_statuses_of_the_command_are_returned() {
     let machine = Machine::new();
     for code in [0, 1, 2, 42, 124, 125, 126, 127, 128, 255] {
         machine.sh(&format!("exit {code}")).expect(code);
@@ -156,10 +158,10 @@ fn exit_statuses_are_the_commands_own() {
 }
 
 #[test]
-fn real_time_signals_are_signals() {
+fn real_time_signals_are_reported_as_signals() {
     let machine = Machine::new();
     machine.run(["bash", "-c", "kill -34 $$"]).expect(128 + 34);
-    // Also where one ends what looks after a command.
+    // The signal kills the parent process of the command in the agent.
     machine
         .run(["bash", "-c", "kill -34 $PPID; sleep 300 & sleep 300"])
         .expect(125);
@@ -167,7 +169,7 @@ fn real_time_signals_are_signals() {
 }
 
 #[test]
-fn streams_that_are_one_stay_in_order() {
+fn joined_stdout_and_stderr_stay_in_order() {
     let machine = Machine::new();
     let script = "for i in $(seq 100); do echo $i; echo $i >&2; done";
     let done = sh(&format!(
@@ -184,11 +186,11 @@ fn streams_that_are_one_stay_in_order() {
 }
 
 #[test]
-fn a_stdin_that_can_not_be_read_is_no_empty_one() {
+fn unreadable_stdin_is_an_error() {
     let machine = Machine::new();
     let done = sh(&format!("nspawn-run {} cat </", machine.name));
     done.expect_error(125, "can't read stdin");
-    // As nohup(1) leaves it.
+    // nohup(1) leaves a stdin that is open for writing only, which matters only if it is read.
     sh(&format!(
         "nspawn-run {} sh -c 'exit 7' 0>/dev/null",
         machine.name
@@ -197,7 +199,7 @@ fn a_stdin_that_can_not_be_read_is_no_empty_one() {
 }
 
 #[test]
-fn what_can_not_run_says_so_by_convention() {
+fn failure_to_run_has_the_conventional_exit_status() {
     let machine = Machine::new();
     machine.run(["no-such-command"]).expect_error(
         127,
@@ -225,7 +227,7 @@ fn what_can_not_run_says_so_by_convention() {
 }
 
 #[test]
-fn the_environment_is_that_of_a_login() {
+fn environment_is_that_of_a_login() {
     let machine = Machine::with(&["--setenv=FOR_ALL=a $b", "-E", "OVER=1"]);
     let done = finish(
         Command::new("nspawn-run").args(["-E", "OVER=2", &machine.name, "env"]),
@@ -254,7 +256,7 @@ fn the_environment_is_that_of_a_login() {
 }
 
 #[test]
-fn a_user_is_a_whole_user() {
+fn uid_option_sets_groups_home_and_directory() {
     let machine = Machine::new();
     machine
         .sh("useradd --create-home --shell /bin/sh --groups games ann")
@@ -290,7 +292,7 @@ fn a_user_is_a_whole_user() {
 }
 
 #[test]
-fn a_script_comes_on_stdin() {
+fn shell_without_a_command_reads_its_script_from_stdin() {
     let machine = Machine::new();
     let done = finish(
         &mut machine.command::<&str>([]),
@@ -301,7 +303,7 @@ fn a_script_comes_on_stdin() {
 }
 
 #[test]
-fn a_background_process_keeps_nobody_waiting_and_goes_on() {
+fn background_process_does_not_delay_the_end_and_goes_on() {
     let machine = Machine::new();
     let started = Instant::now();
     let done = machine
@@ -329,7 +331,7 @@ fn a_background_process_keeps_nobody_waiting_and_goes_on() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_the_command() {
+fn command_ends_by_sigpipe_when_its_reader_closes() {
     let machine = Machine::new();
     let mut child = machine
         .command(["yes"])
@@ -344,9 +346,9 @@ fn a_reader_that_goes_away_ends_the_command() {
 }
 
 #[test]
-fn the_command_ends_with_its_caller() {
+fn command_ends_when_nspawn_run_is_killed() {
     let machine = Machine::new();
-    // Many times, since its death may come at any moment of the command's start.
+    // Each round kills nspawn-run at another moment of the command's start.
     for _ in 0..40 {
         let mut command = machine.command(["sh", "-c", "echo on; sleep 300 & sleep 300"]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -363,7 +365,7 @@ fn the_command_ends_with_its_caller() {
 }
 
 #[test]
-fn the_command_ends_with_a_caller_that_does_not_even_wait_for_its_start() {
+fn command_ends_when_its_client_disconnects_before_the_start() {
     let machine = Machine::new();
     for _ in 0..10 {
         let request = Request {
@@ -406,7 +408,7 @@ fn start(options: &[&str], machine: &Machine, script: &str) -> (Child, BufReader
 }
 
 #[test]
-fn a_signal_ends_the_command_and_all_that_it_started() {
+fn signal_ends_the_command_and_its_descendants() {
     let machine = Machine::new();
     for (signal, number) in [("TERM", 15), ("INT", 2), ("HUP", 1)] {
         let script = "trap 'echo tidied; exit 3' TERM; setsid sleep 300 & (sleep 300 &) ; kill -STOP $(pgrep -n -x sleep); echo on; wait";
@@ -429,7 +431,7 @@ fn a_signal_ends_the_command_and_all_that_it_started() {
 }
 
 #[test]
-fn a_command_that_will_not_end_is_killed_after_the_grace_period_or_a_second_signal() {
+fn command_that_ignores_sigterm_is_killed_after_grace_period_or_second_signal() {
     let machine = Machine::new();
     let deaf = "trap '' TERM; sleep 300 & echo on; while :; do wait; done";
     let (mut child, _output) = start(&["--stop-timeout=2s"], &machine, deaf);
@@ -441,7 +443,7 @@ fn a_command_that_will_not_end_is_killed_after_the_grace_period_or_a_second_sign
     machine.sh(LIVING_SLEEP).expect(1);
     let (mut child, _output) = start(&["--stop-timeout=60s"], &machine, deaf);
     let started = Instant::now();
-    // Not both at once: the second would be the first.
+    // Signals that are sent together may arrive in either order.
     sh(&format!(
         "kill -TERM {0}; sleep 0.5; kill -INT {0}",
         child.id()
@@ -456,9 +458,9 @@ fn a_command_that_will_not_end_is_killed_after_the_grace_period_or_a_second_sign
     machine.sh(NO_SLEEP).expect(0);
 }
 
-/// As `su` does where logind makes a session of it.
+/// Tests a command that moves to another cgroup, as `su` does if logind makes a session for it.
 #[test]
-fn a_command_can_not_escape_from_its_end() {
+fn command_in_another_cgroup_is_ended() {
     let machine = Machine::new();
     let away = "mkdir -p /sys/fs/cgroup/away && echo $$ >/sys/fs/cgroup/away/cgroup.procs";
     let (mut child, _output) = start(
@@ -486,14 +488,14 @@ fn a_command_can_not_escape_from_its_end() {
 }
 
 #[test]
-fn orphans_end_in_peace_while_a_command_runs() {
+fn orphans_are_reaped_while_a_command_runs() {
     let machine = Machine::new();
     let script = "(setsid sh -c 'echo $$ >/tmp/orphan; exit 0' &); sleep 0.3; test ! -e /proc/$(cat /tmp/orphan)";
     machine.sh(script).expect(0);
 }
 
 #[test]
-fn a_reader_that_does_not_read_keeps_no_signal_away() {
+fn signal_arrives_while_output_is_blocked() {
     let machine = Machine::new();
     let mut command = machine.command(["head", "-c", "300000", "/dev/zero"]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -503,7 +505,7 @@ fn a_reader_that_does_not_read_keeps_no_signal_away() {
 }
 
 #[test]
-fn a_signal_that_is_ignored_is_none() {
+fn ignored_signal_does_not_end_the_command() {
     let machine = Machine::new();
     let line = format!(
         "trap '' HUP; nspawn-run {} sh -c 'sleep 1; exit 7' & sleep 0.5; kill -HUP $!; wait $!",
@@ -513,9 +515,9 @@ fn a_signal_that_is_ignored_is_none() {
 }
 
 #[test]
-fn a_terminal_is_a_real_one() {
+fn interactive_shell_has_a_pty_of_the_callers_size() {
     let machine = Machine::new();
-    // script(1) makes the terminal that a person would sit at.
+    // script(1) provides the terminal of an interactive user.
     let mut shell = Command::new("script")
         .args([
             "--quiet",
@@ -546,7 +548,7 @@ fn a_terminal_is_a_real_one() {
 }
 
 #[test]
-fn a_terminal_between_pipes_loses_nothing_and_ends() {
+fn pty_between_pipes_passes_all_output_and_ends() {
     let machine = Machine::new();
     let mut child = Command::new("nspawn-run")
         .args([
@@ -560,7 +562,7 @@ fn a_terminal_between_pipes_loses_nothing_and_ends() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // Longer than any buffer on the way holds.
+    // The output is larger than all buffers on its way.
     std::thread::sleep(Duration::from_millis(300));
     let mut screen = String::new();
     child
@@ -579,7 +581,7 @@ fn a_terminal_between_pipes_loses_nothing_and_ends() {
         expected.len()
     );
     assert_eq!(child.wait().unwrap().code(), Some(4));
-    // It may close its terminal and open it again.
+    // A command may close its terminal and open it again.
     let closing = "exec </dev/null >/dev/null 2>&1; sleep 0.2; echo back >/dev/tty; exit 7";
     let done = call("nspawn-run", ["--pty", &machine.name, "sh", "-c", closing]).expect(7);
     assert_eq!(done.out(), "back\r\n");
@@ -597,7 +599,7 @@ fn a_terminal_between_pipes_loses_nothing_and_ends() {
 }
 
 #[test]
-fn odd_environments_arrive_whole() {
+fn environment_value_of_any_bytes_is_passed() {
     let machine = Machine::new();
     let value = OsStr::from_bytes(b"a\n'\"$x\xff=");
     let done = finish(

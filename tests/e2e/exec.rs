@@ -1,4 +1,4 @@
-//! `nspawn-exec`: a machine for one command, and many of them in pipelines.
+//! `nspawn-exec`, which makes a machine for one command.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use nspawn_tests::{call, finish, image, left_of, sh};
 
 #[test]
-fn a_command_has_its_streams_and_its_status() {
+fn streams_and_exit_status_are_passed_through() {
     let name = format!("exec-streams-{}", std::process::id());
     let mut command = Command::new("nspawn-exec");
     command.args([
@@ -27,7 +27,7 @@ fn a_command_has_its_streams_and_its_status() {
 }
 
 #[test]
-fn what_can_not_be_had_is_told() {
+fn errors_have_the_conventional_exit_status() {
     let done = call("nspawn-exec", ["no-such-image", "true"]).expect(125);
     assert!(
         done.err().starts_with("nspawn-prepare: ") && done.err().contains("no-such-image"),
@@ -48,9 +48,9 @@ fn what_can_not_be_had_is_told() {
     call("nspawn-exec", ["--init=stub", &image(), "no-such-command"]).expect(127);
 }
 
-// To itself, and to all of its group, as Ctrl-C sends it.
+/// Tests signals to the process itself, and to its whole process group as Ctrl-C sends them.
 #[test]
-fn a_signal_ends_the_command_and_the_machine() {
+fn signal_ends_the_command_and_the_machine() {
     for (target, signal, code) in [
         ("", "TERM", 143),
         ("", "INT", 130),
@@ -69,9 +69,9 @@ fn a_signal_ends_the_command_and_the_machine() {
     }
 }
 
-// It comes to all of its group, when the cleanup is under way.
+/// Tests signals to the whole process group during the cleanup.
 #[test]
-fn the_next_signal_does_not_end_the_cleanup() {
+fn second_signal_does_not_interrupt_the_cleanup() {
     let name = format!("exec-next-{}", std::process::id());
     let shim = std::env::temp_dir().join(&name);
     fs::create_dir(&shim).unwrap();
@@ -91,7 +91,7 @@ fn the_next_signal_does_not_end_the_cleanup() {
 }
 
 #[test]
-fn killed_it_leaves_what_is_nobodys() {
+fn machine_of_a_killed_caller_is_stale() {
     let name = format!("exec-killed-{}", std::process::id());
     let option = format!("--name={name}");
     let mut child = Command::new("nspawn-exec")
@@ -114,7 +114,7 @@ fn killed_it_leaves_what_is_nobodys() {
 }
 
 #[test]
-fn many_stand_in_one_pipeline() {
+fn many_calls_run_in_one_pipeline() {
     let line = format!(
         "seq 6 | xargs -P 3 -I N nspawn-exec --init=stub {} sh -c 'echo N squared is $((N * N))' | sort",
         image()

@@ -1,35 +1,35 @@
-//! The programs under GitLab Runner: whole jobs, driven as its custom executor does.
+//! Jobs under GitLab Runner, driven stage by stage as its custom executor does.
 //!
-//! | module | what it promises |
+//! | module | covers |
 //! | --- | --- |
-//! | here | a job from its beginning to its end |
-//! | [`results`] | how a job ends is how its script ended |
-//! | [`preparing`] | images, retries, leftovers |
-//! | [`trust`] | what a job says of itself is not believed |
-//! | [`scripts`] | what scripts find in the machine |
-//! | [`ending`] | cancel, time-out, cleanup |
-//! | [`artifacts`] | the host's gitlab-runner in their machines |
-//! | [`caches`] | what jobs keep for later ones of their project |
-//! | [`services`] | machines for what their jobs need |
-//! | [`set_up`] | the configuration that a script writes for GitLab Runner |
-//! | [`whole`] | jobs from a GitLab to their end, by the real `gitlab-runner` or a stand-in |
+//! | this one | a job from its beginning to its end |
+//! | [`results`] | the result of a job |
+//! | [`prepare`] | images, retries, remains of earlier attempts |
+//! | [`untrusted_input`] | forged variables and malformed job responses |
+//! | [`scripts`] | the environment of scripts |
+//! | [`cancel_and_cleanup`] | cancel, time limit, cleanup |
+//! | [`runner_binary`] | the host's gitlab-runner in the machines of jobs |
+//! | [`caches`] | caches of projects |
+//! | [`services`] | the `services:` of jobs |
+//! | [`runner_config`] | the configuration that a script writes for GitLab Runner |
+//! | [`full_jobs`] | jobs of a GitLab, run by the real `gitlab-runner` or a stand-in |
 
-mod artifacts;
 mod caches;
-mod ending;
-mod preparing;
+mod cancel_and_cleanup;
+mod full_jobs;
+mod prepare;
 mod results;
+mod runner_binary;
+mod runner_config;
 mod scripts;
 mod services;
-mod set_up;
-mod trust;
-mod whole;
+mod untrusted_input;
 
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use nspawn_tests::{image, sh};
 
 #[test]
-fn a_whole_job() {
+fn job_runs_through_all_stages() {
     let job = Job::new(&image())
         .stage("get_sources", &["echo source > file"])
         .stage(
@@ -85,7 +85,7 @@ fn a_whole_job() {
 }
 
 #[test]
-fn the_log_says_what_was_made_and_cleanup_says_nothing() {
+fn prepare_names_the_machine_and_cleanup_is_silent() {
     let report = Job::new(&image())
         .script(&["true"])
         .run()
@@ -104,7 +104,7 @@ fn the_log_says_what_was_made_and_cleanup_says_nothing() {
 }
 
 #[test]
-fn the_machine_is_an_ordinary_one_while_the_job_runs() {
+fn machine_of_a_job_is_registered_while_it_runs() {
     let unique = std::process::id() + 100_000;
     let job = Job::new(&image())
         .script(&["exec 2>/dev/null", "echo now", &format!("sleep {unique} || echo killed")])
@@ -124,7 +124,7 @@ fn the_machine_is_an_ordinary_one_while_the_job_runs() {
 }
 
 #[test]
-fn unknown_stages_are_taken() {
+fn unknown_stages_are_run() {
     let job = Job::new(&image())
         .stage("step_of_2031", &["echo new"])
         .stage("../odd $name", &["echo odd", "exit 4"]);
@@ -142,7 +142,7 @@ fn stages_are_retried_in_the_same_machine() {
             &["test -e /root/mark || { touch /root/mark; exit 42; }"],
         )
         .script(&["ls -A", "exit 1"]);
-    // And the exit code of the first try is not the script's.
+    // The exit code of the first attempt is not that of the script.
     let report = job.run().expect(&Outcome::ScriptFailure(1));
     assert_eq!(
         report.stages()[3..7],
@@ -156,13 +156,13 @@ fn stages_are_retried_in_the_same_machine() {
 }
 
 #[test]
-fn old_runners_work() {
+fn runners_without_job_response_file_work() {
     let job = || Job::new(&image()).variable("GREETING", "hello");
     let report = Runner::old()
         .run(&job().script(&["echo $GREETING"]))
         .expect(&Outcome::Success);
     assert_eq!(report.stage("build_script").text(), "hello\n");
-    // Nowhere to write 42.
+    // Without BUILD_EXIT_CODE_FILE, the exit code can't be reported.
     let _ = Runner::old()
         .run(&job().script(&["exit 42"]))
         .expect(&Outcome::ScriptFailure(1));

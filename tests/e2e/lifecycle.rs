@@ -1,4 +1,4 @@
-//! Machines from nothing to nothing, and how they look to systemd's own tools meanwhile.
+//! Machines from prepare to cleanup, and how systemd's own tools show them.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use nspawn_tests::{Machine, call, finish, image, left_of, sh};
 
 #[test]
-fn ten_machines_of_one_image_see_nothing_of_each_other() {
+fn machines_of_one_image_do_not_share_files() {
     let file = format!("/etc/e2e-{}", std::process::id());
     let machines: Vec<Machine> = std::thread::scope(|scope| {
         let makers: Vec<_> = (0..10).map(|_| scope.spawn(Machine::new)).collect();
@@ -35,7 +35,7 @@ fn ten_machines_of_one_image_see_nothing_of_each_other() {
 }
 
 #[test]
-fn systemds_own_tools_work_on_the_machine() {
+fn systemd_tools_work_on_the_machine() {
     let machine = Machine::new();
     let (name, unit) = (&*machine.name, format!("nspawn-{}.service", machine.name));
     let option = format!("--machine={name}");
@@ -88,7 +88,7 @@ fn systemds_own_tools_work_on_the_machine() {
 }
 
 #[test]
-fn nothing_is_left() {
+fn cleanup_removes_all_traces_of_a_machine() {
     let name = format!("left-{}", std::process::id());
     let machine = Machine::with(&["--name", &name]);
     assert_eq!(machine.name, name);
@@ -105,19 +105,19 @@ fn nothing_is_left() {
 }
 
 #[test]
-fn a_frozen_machine_is_removed_as_any_other() {
+fn frozen_machine_is_removed() {
     let machine = Machine::new();
     sh(&format!("systemctl freeze nspawn-{}.service", machine.name)).expect(0);
     call("nspawn-cleanup", [&machine.name]).expect(0);
     assert_eq!(left_of(&machine.name), "");
 }
 
-// Its file is deleted at once, and what the kernel still writes to that is gone soon.
+/// The file of the layer is deleted at once. The kernel then discards it in the background.
 #[test]
-fn nothing_is_left_of_a_large_layer() {
+fn large_layer_is_removed_in_the_background() {
     let machine = Machine::with(&["--network=none"]);
     machine.sh("head -c 300M /dev/zero >/var/large").expect(0);
-    // Whoever reads its output does not wait for that.
+    // A reader of the cleanup's output does not wait for the background work.
     sh(&format!(
         "nspawn-cleanup --verbose {} 2>&1 | cat",
         machine.name
@@ -127,19 +127,19 @@ fn nothing_is_left_of_a_large_layer() {
     let again = Machine::with(&["--network=none", "--name", &machine.name]);
     again.sh("test ! -e /var/large").expect(0);
     drop(again);
-    let gone = format!(
+    let is_detached = format!(
         "! losetup --list --noheadings --output=BACK-FILE | grep -F /{}/disk",
         machine.name
     );
     sh(&format!(
-        "timeout 30 sh -c 'until {gone}; do sleep 0.1; done' >/dev/null"
+        "timeout 30 sh -c 'until {is_detached}; do sleep 0.1; done' >/dev/null"
     ))
     .expect(0);
     assert_eq!(left_of(&machine.name), "");
 }
 
 #[test]
-fn cleanup_takes_many_and_half_made_and_dead_ones() {
+fn cleanup_removes_dead_and_half_made_machines() {
     let prefix = format!("half-{}", std::process::id());
     let name = |which: &str| format!("{prefix}-{which}");
     let (dead, killed) = (
@@ -167,7 +167,28 @@ fn cleanup_takes_many_and_half_made_and_dead_ones() {
 }
 
 #[test]
-fn a_name_gives_a_fresh_machine_whatever_had_it() {
+fn the_list_has_each_machine_with_the_path_of_its_image() {
+    let machine = Machine::with(&["--init=stub"]);
+    let broken = format!("broken-{}", std::process::id());
+    sh(&format!(
+        "mkdir /run/nspawn-ci/{broken} && echo '{{' >/run/nspawn-ci/{broken}/state.json"
+    ))
+    .expect(0);
+    let list = call("nspawn-cleanup", ["--list"]).expect(0).out();
+    call("nspawn-cleanup", [&broken]).expect(0);
+    let path = fs::canonicalize(format!("/var/lib/machines/{}", image())).unwrap();
+    for line in [
+        format!("{}\t{}", machine.name, path.display()),
+        format!("{broken}\t-"),
+    ] {
+        assert!(list.lines().any(|found| found == line), "{line}:\n{list}");
+    }
+    call("nspawn-cleanup", ["--list", &machine.name]).expect(1);
+    machine.run(["true"]).expect(0);
+}
+
+#[test]
+fn prepare_replaces_a_machine_of_the_same_name() {
     let name = format!("again-{}", std::process::id());
     let first = Machine::with(&["--name", &name]);
     first.sh("touch /root/old").expect(0);
@@ -184,7 +205,7 @@ fn a_name_gives_a_fresh_machine_whatever_had_it() {
 }
 
 #[test]
-fn one_name_from_many_processes_at_once() {
+fn concurrent_prepares_and_cleanups_of_one_name_succeed() {
     let name = format!("race-{}", std::process::id());
     let rounds = format!(
         "for i in 1 2 3 4; do (for j in 1 2 3; do nspawn-prepare --name {name} {} >/dev/null && nspawn-cleanup {name} || echo bad; done) & done; wait",
@@ -196,9 +217,9 @@ fn one_name_from_many_processes_at_once() {
 }
 
 #[test]
-fn what_is_left_of_one_name_is_cleaned_up_by_many_at_once() {
+fn concurrent_cleanups_of_one_leftover_succeed() {
     let name = format!("fight-{}", std::process::id());
-    // mkdir itself may lose the race against another's cleanup.
+    // mkdir may fail, when a concurrent cleanup removes the directory that it made.
     let fight = format!(
         "for j in $(seq 100); do mkdir /run/nspawn-ci/{name} 2>/dev/null; nspawn-cleanup {name} || exit 1; done"
     );
@@ -208,7 +229,7 @@ fn what_is_left_of_one_name_is_cleaned_up_by_many_at_once() {
 }
 
 #[test]
-fn a_caller_that_ignores_the_ends_of_children_changes_nothing() {
+fn programs_work_when_the_caller_ignores_sigchld() {
     let line = format!(
         "trap '' CHLD; m=$(nspawn-prepare {}) && nspawn-run $m true && nspawn-cleanup $m",
         image()
@@ -217,7 +238,7 @@ fn a_caller_that_ignores_the_ends_of_children_changes_nothing() {
 }
 
 #[test]
-fn a_dry_run_prints_commands_that_work() {
+fn dry_run_prints_commands_that_work() {
     let name = format!("dry-{}", std::process::id());
     let printed = call(
         "nspawn-prepare",
@@ -233,7 +254,7 @@ fn a_dry_run_prints_commands_that_work() {
 }
 
 #[test]
-fn the_description_is_json() {
+fn json_option_prints_a_json_description() {
     let name = format!("json-{}", std::process::id());
     let done = call("nspawn-prepare", ["--json", "--name", &name, &image()]).expect(0);
     let value: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
@@ -245,7 +266,7 @@ fn the_description_is_json() {
 }
 
 #[test]
-fn binds_and_properties_are_as_given() {
+fn binds_and_properties_are_applied() {
     let dir = std::env::temp_dir().join(format!("e2e bind: $HOME %n {}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("file"), "from the host\n").unwrap();
@@ -254,7 +275,7 @@ fn binds_and_properties_are_as_given() {
         dir.display().to_string().replace(':', "\\:")
     );
     let mut command = std::process::Command::new("nspawn-prepare");
-    // And one below the working directory.
+    // The source of the second bind is relative to the working directory.
     let options = [
         &*bind,
         "--bind-ro=.:/mnt/ro",
@@ -294,7 +315,7 @@ fn binds_and_properties_are_as_given() {
             "no {line} in {shown}"
         );
     }
-    // The payload is in the unit's own cgroup, where these properties hold.
+    // The payload is in the unit's cgroup, where these properties apply.
     let leader = call(
         "machinectl",
         ["show", "--property=Leader", "--value", &machine.name],
@@ -309,7 +330,7 @@ fn binds_and_properties_are_as_given() {
 }
 
 #[test]
-fn options_come_from_the_environment_too() {
+fn options_are_read_from_the_environment() {
     let mut command = std::process::Command::new("nspawn-prepare");
     command
         .env("NSPAWN_IMAGE", image())
@@ -329,7 +350,7 @@ fn options_come_from_the_environment_too() {
 }
 
 #[test]
-fn a_prepare_that_is_interrupted_leaves_nothing() {
+fn interrupted_prepare_leaves_nothing() {
     use std::os::unix::process::ExitStatusExt;
     for (signal, number) in [("TERM", 15), ("INT", 2), ("HUP", 1)] {
         let name = format!("interrupted-{}", std::process::id());
@@ -349,7 +370,7 @@ fn a_prepare_that_is_interrupted_leaves_nothing() {
 }
 
 #[test]
-fn a_death_is_told_by_its_own_cause_and_not_an_earlier_ones() {
+fn cause_of_death_is_not_that_of_an_earlier_machine() {
     let name = format!("causes-{}", std::process::id());
     for (line, cause) in [
         ("machinectl poweroff NAME", "it was shut down"),
@@ -368,7 +389,7 @@ fn a_death_is_told_by_its_own_cause_and_not_an_earlier_ones() {
 }
 
 #[test]
-fn a_killed_agent_comes_back() {
+fn killed_agent_is_restarted() {
     let machine = Machine::new();
     machine
         .sh("kill -KILL $(cat /sys/fs/cgroup/system.slice/nspawn-agent.service/agent/cgroup.procs)")
@@ -380,9 +401,9 @@ fn a_killed_agent_comes_back() {
     call("timeout", ["20", "sh", "-c", &back]).expect(0);
 }
 
-/// Kernels hold limits where their controllers are; a test host's may have none of them.
+/// A kernel enforces limits only with their cgroup controllers, which a test host may lack.
 #[test]
-fn a_limit_that_does_not_take_is_an_error() {
+fn limit_that_is_not_enforced_is_an_error() {
     let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
     for (limit, controller) in [
         ("MemoryMax=700M", "memory"),

@@ -1,26 +1,26 @@
 //! End-to-end tests: the real programs against the real systemd of a test host.
 
-// A test stops at what it did not expect.
+// A test panics at the first unexpected result.
 #![allow(clippy::unwrap_used)]
 
-mod actions;
-mod approaches;
 mod autopkgtest;
 mod bad_input;
 mod boot;
-mod callers;
+mod caller_environment;
 mod cell;
-mod cells;
 mod check_host;
 mod commands;
 mod documentation;
 mod exec;
+mod github_actions;
 mod gitlab;
-mod hostile;
+mod hostile_job;
 mod images;
+mod init_layer_matrix;
+mod isolation;
 mod lifecycle;
 mod networks;
+mod process_limit;
 mod standby;
-mod tasks;
+mod systemd_interop;
 mod users;
-mod walls;

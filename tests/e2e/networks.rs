@@ -1,4 +1,4 @@
-//! Each network that a machine can have.
+//! Each kind of network that a machine can have.
 
 use std::fs;
 use std::net::TcpListener;
@@ -18,43 +18,43 @@ fn paths(machine: &Machine) -> MachinePaths {
     MachinePaths::new(&MachineName::new(&machine.name).unwrap())
 }
 
-/// Something of the host's that exists for one test.
-struct Thing(String);
+/// A network object of the host that exists for one test.
+struct HostObject(String);
 
-impl Thing {
+impl HostObject {
     fn new(add: &str, delete: &str) -> Self {
         sh(add).expect(0);
         Self(delete.to_owned())
     }
 }
 
-impl Drop for Thing {
+impl Drop for HostObject {
     fn drop(&mut self) {
         let _ = sh(&self.0);
     }
 }
 
 #[test]
-fn none_is_a_loopback_alone() {
+fn network_none_has_only_a_loopback() {
     let machine = Machine::with(&["--network=none"]);
     assert_eq!(links(&machine), ["lo"]);
     assert!(!paths(&machine).network_cgroup().exists());
 }
 
 #[test]
-fn the_hosts_is_the_hosts() {
+fn network_host_reaches_the_loopback_of_the_host() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let connect = format!(
         "bash -c 'exec 3<>/dev/tcp/127.0.0.1/{}'",
         server.local_addr().unwrap().port()
     );
-    let own = Machine::new();
-    own.sh(&connect).expect(1);
+    let separate = Machine::new();
+    separate.sh(&connect).expect(1);
     Machine::with(&["--network=host"]).sh(&connect).expect(0);
 }
 
 #[test]
-fn nat_reaches_out_and_resolves_names() {
+fn nat_reaches_the_outside_and_resolves_names() {
     let machine = Machine::new();
     let host = sh("awk '/^nameserver/ { print $2 }' /etc/resolv.conf")
         .expect(0)
@@ -66,7 +66,7 @@ fn nat_reaches_out_and_resolves_names() {
             .out(),
         host
     );
-    // Any name that the host itself resolves.
+    // Whether any name resolves depends on the network of the host.
     let name = "deb.debian.org";
     if sh(&format!("getent hosts {name}")).code() == 0 {
         machine.run(["getent", "hosts", name]).expect(0);
@@ -80,7 +80,7 @@ fn nat_reaches_out_and_resolves_names() {
 }
 
 #[test]
-fn nats_helper_ends_with_the_machine_whatever_ends_it() {
+fn pasta_ends_with_its_machine() {
     for end in [
         "nspawn-cleanup NAME",
         "machinectl terminate NAME",
@@ -90,16 +90,16 @@ fn nats_helper_ends_with_the_machine_whatever_ends_it() {
         let cgroup = paths(&machine).network_cgroup();
         assert!(cgroup.exists());
         sh(&end.replace("NAME", &machine.name)).expect(0);
-        let gone = format!(
+        let wait = format!(
             "timeout 20 sh -c 'while [ -e {} ]; do sleep 0.05; done'",
             cgroup.display()
         );
-        sh(&gone).expect(0);
+        sh(&wait).expect(0);
     }
 }
 
 #[test]
-fn a_machine_without_its_helper_goes_on_and_is_removed() {
+fn machine_goes_on_and_is_removed_without_pasta() {
     let machine = Machine::new();
     sh(&format!(
         "systemctl kill --signal=KILL pasta-{}",
@@ -112,7 +112,7 @@ fn a_machine_without_its_helper_goes_on_and_is_removed() {
 }
 
 #[test]
-fn nat_needs_pasta() {
+fn missing_pasta_names_its_package() {
     let dir = std::env::temp_dir().join(format!("e2e-no-pasta-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     for program in ["systemd-nspawn", "systemd-run", "systemctl"] {
@@ -137,10 +137,10 @@ fn nat_needs_pasta() {
 }
 
 #[test]
-fn systemds_own_links_work() {
+fn veth_bridge_and_zone_work() {
     let id = std::process::id();
     let bridge = format!("e2e{id}");
-    let _bridge = Thing::new(
+    let _bridge = HostObject::new(
         &format!("ip link add {bridge} type bridge"),
         &format!("ip link delete {bridge}"),
     );
@@ -155,9 +155,9 @@ fn systemds_own_links_work() {
 }
 
 #[test]
-fn a_namespace_that_there_is_needs_the_hosts_users() {
+fn existing_network_namespace_needs_the_uids_of_the_host() {
     let name = format!("e2e-{}", std::process::id());
-    let _namespace = Thing::new(
+    let _namespace = HostObject::new(
         &format!("ip netns add {name}"),
         &format!("ip netns delete {name}"),
     );

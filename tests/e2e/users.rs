@@ -1,16 +1,16 @@
-//! Users of a machine: other users of the host, and yet all that users are in it.
+//! Users of a machine: each has a separate UID on the host, and is an ordinary user in the machine.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-use nspawn_common::lifecycle::status;
-use nspawn_common::lifecycle::uid_range::RANGE;
+use nspawn_common::config::private_users::RANGE_SIZE;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_tests::{Machine, call, image, left_of};
 
-/// The first of the host's users that are the machine's.
+/// Returns the first UID of the machine's range on the host.
 fn base(machine: &Machine) -> u32 {
     let maps = machine
         .sh("cat /proc/self/uid_map /proc/self/gid_map")
@@ -25,29 +25,29 @@ fn base(machine: &Machine) -> u32 {
         })
         .collect();
     assert!(
-        maps.len() == 2 && maps[0] == maps[1] && maps[0][0] == 0 && maps[0][2] == RANGE,
+        maps.len() == 2 && maps[0] == maps[1] && maps[0][0] == 0 && maps[0][2] == RANGE_SIZE,
         "{maps:?}"
     );
     maps[0][1]
 }
 
-/// The machine's root as its unit sees it.
+/// Returns a path to the machine's root, in the mount namespace of its supervisor.
 fn root(machine: &Machine) -> PathBuf {
     let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
     format!(
         "/proc/{}/root{}",
-        status::supervisor(&paths).unwrap(),
+        processes::supervisor(&paths).unwrap(),
         paths.root_mount().display()
     )
     .into()
 }
 
 #[test]
-fn machines_have_users_of_their_own() {
+fn machines_have_separate_uid_ranges() {
     let machines = [Machine::new(), Machine::new()];
     let [one, other] = machines.each_ref().map(base);
     assert!(
-        one.abs_diff(other) >= RANGE && one.min(other) >= RANGE,
+        one.abs_diff(other) >= RANGE_SIZE && one.min(other) >= RANGE_SIZE,
         "{one} and {other}"
     );
     for (machine, base) in machines.iter().zip([one, other]) {
@@ -62,7 +62,7 @@ fn machines_have_users_of_their_own() {
 }
 
 #[test]
-fn an_image_keeps_its_owners() {
+fn files_of_the_image_keep_their_owners() {
     let machine = Machine::new();
     for name in ["etc/passwd", "etc/shadow", "usr/bin/passwd", "var/mail"] {
         let file = fs::metadata(Path::new("/var/lib/machines").join(image()).join(name)).unwrap();
@@ -87,7 +87,7 @@ fn an_image_keeps_its_owners() {
 }
 
 #[test]
-fn packages_are_made_and_installed() {
+fn packages_are_built_and_installed_with_their_owners() {
     let script = "set -e; cd /tmp; mkdir -p p/DEBIAN p/usr/share/own; touch p/usr/share/own/file; chown 7:8 p/usr/share/own/file\n\
         printf 'Package: own\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@example.com>\\nDescription: x\\n' >p/DEBIAN/control\n\
         printf '#!/bin/sh\\nuseradd --system own && chown own: /usr/share/own\\n' >p/DEBIAN/postinst; chmod 755 p/DEBIAN/postinst\n\
@@ -96,7 +96,7 @@ fn packages_are_made_and_installed() {
     assert_eq!(Machine::new().sh(script).expect(0).out(), "7:8\nown\n");
 }
 
-/// From the archive, by apt's own user; then what they are for.
+/// Installs sudo and setcap from the archive, as apt's sandbox user, and then uses them.
 #[test]
 fn sudo_and_capabilities_work() {
     let machine = Machine::new();
@@ -112,7 +112,7 @@ fn sudo_and_capabilities_work() {
 }
 
 #[test]
-fn a_setuid_program_is_who_owns_it() {
+fn setuid_program_runs_as_its_owner() {
     let script = "cp /usr/bin/id /usr/local/bin/whose\n\
         for owner in 0 1234; do chown $owner /usr/local/bin/whose && chmod 4755 /usr/local/bin/whose\n\
         setpriv --reuid=1000 --regid=1000 --clear-groups /usr/local/bin/whose --user; done";
@@ -120,7 +120,7 @@ fn a_setuid_program_is_who_owns_it() {
 }
 
 #[test]
-fn systemds_ways_with_users_work() {
+fn dynamic_users_and_tmpfiles_work() {
     let machine = Machine::new();
     machine.run(["systemd-tmpfiles", "--create"]).expect(0);
     let run = "systemd-run --quiet --wait --pipe --property=DynamicUser=yes --property=StateDirectory=own --unit=dynamic";
@@ -129,7 +129,7 @@ fn systemds_ways_with_users_work() {
     );
     let users = machine.sh(&script).expect(0).out();
     let users: Vec<u32> = users.lines().map(|user| user.parse().unwrap()).collect();
-    // systemd's own range for it (UIDS-GIDS.md).
+    // The range of dynamic users in systemd (UIDS-GIDS.md).
     assert!(
         (61184..65520).contains(&users[0]) && users == [users[0]; 2],
         "{users:?}"
@@ -144,7 +144,7 @@ fn systemds_ways_with_users_work() {
 }
 
 #[test]
-fn what_is_written_to_a_bind_belongs_to_whose_it_is() {
+fn files_written_to_a_bind_belong_to_its_owner() {
     let directory = std::env::temp_dir().join(format!("e2e-users-{}", std::process::id()));
     fs::create_dir(&directory).unwrap();
     chown(&directory, Some(1000), Some(1000)).unwrap();
@@ -167,7 +167,7 @@ fn what_is_written_to_a_bind_belongs_to_whose_it_is() {
 }
 
 #[test]
-fn the_hosts_users_may_be_asked_for() {
+fn private_users_no_uses_the_uids_of_the_host() {
     let machine = Machine::with(&["--private-users=no"]);
     assert_eq!(
         machine.sh("tr -s ' ' </proc/self/uid_map").expect(0).out(),
@@ -183,7 +183,7 @@ fn the_hosts_users_may_be_asked_for() {
 }
 
 #[test]
-fn a_range_of_users_may_be_asked_for_and_is_had_once() {
+fn chosen_uid_range_is_given_to_one_machine() {
     const BASE: &str = "1966080000";
     let option = format!("--private-users={BASE}");
     let machine = Machine::with(&[&option]);

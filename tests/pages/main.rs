@@ -68,7 +68,7 @@ fn what_a_machine_is() {
 
 #[test]
 fn recipes() {
-    follow("scripts/recipes.md", &Place::new());
+    follow("scripts/docs/recipes.md", &Place::new());
 }
 
 #[test]
@@ -76,8 +76,10 @@ fn the_other_pages() {
     for page in [
         "nspawn-common/README.md",
         "nspawn-run/README.md",
-        "scripts/gitlab.md",
-        "scripts/images.md",
+        "scripts/docs/administration.md",
+        "scripts/docs/gitlab.md",
+        "scripts/docs/images.md",
+        "tests/README.md",
     ] {
         follow(page, &Place::new());
     }

@@ -14,8 +14,8 @@ const PROGRAMS: [&str; 5] = [
     "target/release/nspawn-prepare",
     "target/release/nspawn-run",
     "target/release/nspawn-cleanup",
-    "scripts/nspawn-exec",
-    "scripts/autopkgtest-virt-nspawn-ci",
+    "scripts/bin/nspawn-exec",
+    "scripts/bin/autopkgtest-virt-nspawn-ci",
 ];
 
 /// How long a system may take to do something.

@@ -18,7 +18,7 @@
 //!
 //! The host closes the connection to end the command at once.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -37,8 +37,8 @@ use nix::sys::socket::{
 };
 use nix::unistd::{Gid, Uid, fchown};
 
-use crate::lifecycle::status;
-use crate::machine::paths::{AGENT_SIGN, AGENT_SOCKET, MachinePaths};
+use crate::machine::paths::{AGENT_READY_FIFO, AGENT_SOCKET, MachinePaths};
+use crate::machine::processes;
 use crate::sys::signals;
 
 /// Asks whether the agent answers.
@@ -295,11 +295,11 @@ pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
 
 // Mounted where only the machine's unit sees it.
 fn open_shown(paths: &MachinePaths) -> Result<File> {
-    let supervisor = status::supervisor(paths).context("it does not run")?;
-    let shown = format!("/proc/{supervisor}/root{}", paths.shown_mount().display());
+    let supervisor = processes::supervisor(paths).context("it does not run")?;
+    let shown = format!("/proc/{supervisor}/root{}", paths.agent_mount().display());
     File::open(shown)
         .ok()
-        .filter(|_| status::is_part(paths, supervisor))
+        .filter(|_| processes::is_member(paths, supervisor))
         .context("it has ended")
 }
 
@@ -312,7 +312,7 @@ pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
     // takes ten milliseconds to close that.)
     let sign = open_below(
         &open_shown(paths)?,
-        AGENT_SIGN,
+        AGENT_READY_FIFO,
         OFlag::O_RDONLY | OFlag::O_NONBLOCK,
     )?;
     let end = File::open(paths.cgroup().join("cgroup.events")).context("it has ended")?;
@@ -326,8 +326,8 @@ pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
             PollFd::new(sign.as_fd(), PollFlags::POLLIN),
             PollFd::new(end.as_fd(), PollFlags::POLLPRI),
         ];
-        signals::wait(&mut events, left)?;
-        if left.is_zero() || events[0].any() == Some(true) || !status::is_running(paths) {
+        signals::poll(&mut events, left)?;
+        if left.is_zero() || events[0].any() == Some(true) || !processes::is_running(paths) {
             return hello(paths, limit);
         }
     }
@@ -408,19 +408,10 @@ fn take_field<'a>(body: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     Some((tag, value))
 }
 
-/// Text of an agent, made fit for a person's terminal: the agent's machine may be hostile.
-#[must_use]
-pub fn printable(text: &[u8]) -> String {
-    let clean = |c: char| if c.is_control() { '?' } else { c };
-    OsStr::from_bytes(text)
-        .to_string_lossy()
-        .chars()
-        .map(clean)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     fn requests() -> [Request; 3] {
@@ -504,10 +495,5 @@ mod tests {
         );
         assert_eq!(take_frame(&mut bytes, 5).unwrap(), None);
         assert!(take_frame(&mut frame(EXITED, b"123456"), 5).is_err());
-    }
-
-    #[test]
-    fn nothing_of_an_agent_reaches_the_terminal_raw() {
-        assert_eq!(printable(b"no \x1b[31mbash\n\xff"), "no ?[31mbash?\u{fffd}");
     }
 }

@@ -10,10 +10,9 @@ use nix::fcntl::OFlag;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 
+use crate::error;
 use crate::image::lookup;
 use crate::machine::paths::{LAYER_ROOT, STATE_ROOT};
-use crate::report::JobError;
-use crate::sys::signals::Interrupted;
 use crate::systemd::transient_unit::unexpanded;
 
 /// The capabilities without which no machine can be made or reached: name and number (capabilities(7)).
@@ -26,6 +25,12 @@ const CAPABILITIES: [(&str, u32); 3] = [
 const INIT_CGROUP: &str = "/init.scope";
 /// The least that must be free in [`STATE_ROOT`] for a machine's state and systemd's notes of it, in bytes.
 const STATE_ROOM: u64 = 256 << 10;
+
+/// Returns whether this process runs as root, which making and removing machines requires.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
 
 /// Refuses a host, or a unit of it, in which no machine can be made.
 ///
@@ -195,7 +200,7 @@ pub fn on_host(command: Vec<OsString>) -> Vec<OsString> {
 /// Returns what the unit that this runs in takes from it, if anything, instead of the `error` that this has caused.
 #[must_use]
 pub fn explain(error: Error) -> Error {
-    if error.is::<JobError>() || error.is::<Interrupted>() {
+    if error::is_job_fault(&error) || error::is_interrupted(&error) {
         return error;
     }
     check_unit()

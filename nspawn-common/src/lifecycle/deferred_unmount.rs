@@ -10,8 +10,8 @@ use nix::libc;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{ForkResult, fork, pipe, read, setsid};
 
-use crate::lifecycle::status;
 use crate::machine::paths::MachinePaths;
+use crate::machine::processes;
 
 /// What may be written to the file in a moment, in bytes.
 const SMALL: u64 = 256 << 20;
@@ -33,7 +33,7 @@ pub fn hold(paths: &MachinePaths) -> Option<Held> {
 
 // In the mount namespace of the machine's unit, where it is the only one.
 fn mounted(paths: &MachinePaths) -> Option<File> {
-    let supervisor = status::supervisor(paths)?;
+    let supervisor = processes::supervisor(paths)?;
     let mounted = File::open(format!(
         "/proc/{supervisor}/root{}",
         paths.disk_mount().display()
@@ -43,7 +43,8 @@ fn mounted(paths: &MachinePaths) -> Option<File> {
     let there = fstatvfs(&mounted).ok()?;
     let used = (there.blocks() - there.blocks_free()) * there.fragment_size();
     let is_on_disk = paths.disk().exists();
-    (is_own && is_on_disk && used > SMALL && status::is_part(paths, supervisor)).then_some(mounted)
+    (is_own && is_on_disk && used > SMALL && processes::is_member(paths, supervisor))
+        .then_some(mounted)
 }
 
 fn hand_over(mounted: &File) -> Result<Held> {

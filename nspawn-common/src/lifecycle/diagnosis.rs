@@ -7,14 +7,16 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow};
 
 use crate::command;
-use crate::command::{TimedOut, argv};
-use crate::config::modes::Init;
-use crate::lifecycle::status;
+use crate::command::argv;
+use crate::config::init::Init;
+use crate::error;
+use crate::error::{Failure, TimedOut};
 use crate::machine::paths::MachinePaths;
+use crate::machine::processes;
 use crate::machine::state::State;
-use crate::report::JobError;
 use crate::sys::clock::Moment;
 use crate::systemd::journal;
+use crate::text;
 
 /// First line of the start error file if the job's author can fix the error.
 const JOB: &str = "job";
@@ -55,15 +57,15 @@ fn did_not_start(state: &State, cause: &Error) -> Error {
         "machine {} of image {} did not start: {cause:#}",
         state.name, state.image
     );
-    if cause.is::<JobError>() {
-        JobError(text).into()
+    if error::is_job_fault(cause) {
+        Failure::job(text).into()
     } else {
         Error::msg(text)
     }
 }
 
 fn details(state: &State, paths: &MachinePaths, since: Moment) -> String {
-    let can_answer = status::is_running(paths) && state.init == Init::Systemd;
+    let can_answer = processes::is_running(paths) && state.init == Init::Systemd;
     let query = |command| can_answer.then(|| query(paths, command)).flatten();
     let sections = [
         (
@@ -79,23 +81,27 @@ fn details(state: &State, paths: &MachinePaths, since: Moment) -> String {
             journal::last_words(paths, since).ok(),
         ),
     ];
-    let sections = sections.into_iter().filter_map(|(title, text)| {
-        let text = text.filter(|text| !text.is_empty())?;
-        Some(command::below(&format!("{title}\n{text}")))
+    let sections = sections.into_iter().filter_map(|(title, content)| {
+        let content = content.filter(|content| !content.is_empty())?;
+        Some(text::indent(&format!("{title}\n{content}")))
     });
     sections.collect()
 }
 
 /// Records why the launcher could not start the machine, for [`explain`].
 pub fn record_start_error(paths: &MachinePaths, error: &Error) {
-    let kind = if error.is::<JobError>() { JOB } else { HOST };
+    let kind = if error::is_job_fault(error) {
+        JOB
+    } else {
+        HOST
+    };
     // If the file can't be written, the journal has the error.
-    let _ = fs::write(paths.refusal(), format!("{kind}\n{error:#}"));
+    let _ = fs::write(paths.start_error_file(), format!("{kind}\n{error:#}"));
 }
 
 /// Removes the error that an earlier start recorded.
 pub fn remove_start_error(paths: &MachinePaths) -> Result<()> {
-    match fs::remove_file(paths.refusal()) {
+    match fs::remove_file(paths.start_error_file()) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).context("can't remove the recorded error of an earlier start")
         }
@@ -104,10 +110,10 @@ pub fn remove_start_error(paths: &MachinePaths) -> Result<()> {
 }
 
 fn start_error(paths: &MachinePaths) -> Option<Error> {
-    let text = fs::read_to_string(paths.refusal()).ok()?;
+    let text = fs::read_to_string(paths.start_error_file()).ok()?;
     let (kind, cause) = text.split_once('\n')?;
     Some(if kind == JOB {
-        JobError(cause.to_owned()).into()
+        Failure::job(cause.to_owned()).into()
     } else {
         Error::msg(cause.to_owned())
     })
@@ -123,7 +129,7 @@ fn query(paths: &MachinePaths, command: &str) -> Option<String> {
     ]);
     argv.extend(command.split(' ').map(Into::into));
     let answer = command::run_ok(&argv, QUERY_LIMIT).ok()?;
-    Some(journal::printable(&answer))
+    Some(text::printable_lines(&answer))
 }
 
 // A stopped systemd-machined may be why the machine did not start.

@@ -7,19 +7,20 @@ use anyhow::{Context, Result, bail};
 
 use crate::agent::protocol;
 use crate::command;
-use crate::command::TimedOut;
+use crate::error;
+use crate::error::TimedOut;
 use crate::lifecycle::caller;
 use crate::lifecycle::diagnosis;
 use crate::lifecycle::limits;
 use crate::lifecycle::lock::Lock;
 use crate::lifecycle::ssh;
-use crate::lifecycle::status;
+use crate::lifecycle::stop;
 use crate::machine::paths::MachinePaths;
+use crate::machine::processes;
 use crate::machine::state::State;
 use crate::report;
 use crate::sys::clock::Moment;
 use crate::sys::signals;
-use crate::sys::signals::Interrupted;
 use crate::systemd::machined;
 
 /// Maximum number of start attempts while systemd-machined is being restarted.
@@ -38,22 +39,22 @@ pub fn start(program: &str, paths: &MachinePaths) -> Result<()> {
     let Some(_lock) = lock else {
         bail!("machine {} is being made", paths.name())
     };
-    if status::is_running(paths) && protocol::hello(paths, AGENT_LIMIT).is_ok() {
+    if processes::is_running(paths) && protocol::hello(paths, AGENT_LIMIT).is_ok() {
         return Ok(());
     }
-    status::end(paths)?;
+    stop::stop_machine(paths)?;
     diagnosis::remove_start_error(paths)?;
     let begin = Moment::now();
     let Err(error) = retry(paths, || run_start_commands(program, paths, &state)) else {
         return Ok(());
     };
-    let error = if error.is::<Interrupted>() {
+    let error = if error::is_interrupted(&error) {
         error
     } else {
         diagnosis::explain(&state, error, begin)
     };
-    signals::undo();
-    status::end(paths)?;
+    signals::ignore();
+    stop::stop_machine(paths)?;
     Err(error)
 }
 
@@ -69,7 +70,7 @@ fn run_start_commands(program: &str, paths: &MachinePaths, state: &State) -> Res
 pub fn run_command(program: &str, argv: &[OsString], limit: Duration) -> Result<()> {
     let output = command::run_ok(argv, limit)?;
     if !output.is_empty() {
-        report::say(program, OsStr::new(&output));
+        report::print_diagnostic(program, OsStr::new(&output));
     }
     Ok(())
 }
@@ -85,10 +86,13 @@ pub fn retry<T>(paths: &MachinePaths, start: impl Fn() -> Result<T>) -> Result<T
             Err(error) if machined::is_restarted(machined.as_deref()) => error,
             result => return result,
         };
-        if error.is::<Interrupted>() || error.is::<TimedOut>() || paths.refusal().exists() {
+        if error::is_interrupted(&error)
+            || error.is::<TimedOut>()
+            || paths.start_error_file().exists()
+        {
             return Err(error);
         }
-        status::end(paths)?;
+        stop::stop_machine(paths)?;
     }
     start()
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::command;
-use crate::lifecycle::uid_range::RANGE;
+use crate::config::private_users::RANGE_SIZE;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
@@ -193,7 +193,10 @@ fn map(child: Pid, mut told: &File, base: u32) -> Result<OwnedFd> {
     io::Read::read_exact(&mut told, &mut [0])
         .context("the kernel refuses user namespaces; see --private-users=no")?;
     for kind in ["uid_map", "gid_map"] {
-        fs::write(format!("/proc/{child}/{kind}"), format!("0 {base} {RANGE}"))?;
+        fs::write(
+            format!("/proc/{child}/{kind}"),
+            format!("0 {base} {RANGE_SIZE}"),
+        )?;
     }
     Ok(File::open(format!("/proc/{child}/ns/user"))?.into())
 }

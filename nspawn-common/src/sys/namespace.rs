@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use crate::command;
-use crate::lifecycle::status;
 use crate::machine::paths::MachinePaths;
+use crate::machine::processes;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
@@ -26,7 +26,7 @@ pub fn open<const N: usize>(
     let open = |name| File::open(format!("/proc/{leader}/{name}")).context("the machine has ended");
     let files = names.map(open).into_iter().collect::<Result<Vec<_>>>()?;
     // It may have ended since, and its number be another process's.
-    if !status::is_part(paths, leader) {
+    if !processes::is_member(paths, leader) {
         bail!("machine {} has ended", paths.name());
     }
     files.try_into().map_err(|_| anyhow!("no namespaces"))

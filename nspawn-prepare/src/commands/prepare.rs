@@ -1,12 +1,11 @@
 //! `nspawn-prepare IMAGE`: creates a machine from an image.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use nspawn_common::config::network::Network;
+use nspawn_common::error::Failure;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::Job;
 use nspawn_common::image::lookup;
@@ -14,7 +13,6 @@ use nspawn_common::image::lookup::Image;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
-use nspawn_common::report::JobError;
 use nspawn_common::sys::signals;
 
 use crate::PROGRAM;
@@ -44,7 +42,7 @@ pub fn run(arguments: &[OsString]) -> Result<()> {
         return Ok(());
     };
     if options.config {
-        return print_line(config_stage::config(job.as_ref())?.as_ref());
+        return report::print_line(config_stage::config(job.as_ref())?.as_ref());
     }
     match job {
         Some(job) => prepare_job(arguments, options, &image, &job),
@@ -115,7 +113,7 @@ fn image_reference(options: &Options, job: Option<&Job>) -> Result<String> {
         return Ok(image.clone());
     }
     Err(match job {
-        Some(_) => JobError(
+        Some(_) => Failure::job(
             "the job names no image, and this runner has no default; add image: NAME to the job"
                 .to_owned(),
         )
@@ -184,23 +182,16 @@ fn print_machine(name: &MachineName, as_json: bool) -> Result<()> {
     } else {
         name.to_string()
     };
-    print_line(OsStr::new(&line))
+    report::print_line(OsStr::new(&line))
 }
 
 fn print_plan(plan: &Plan) -> Result<()> {
     for step in plan.steps() {
-        print_line(&step.shell_command())?;
+        report::print_line(&step.shell_command())?;
     }
     Ok(())
 }
 
-fn print_line(line: &OsStr) -> Result<()> {
-    let bytes = [line.as_bytes(), b"\n"].concat();
-    std::io::stdout()
-        .write_all(&bytes)
-        .context("can't write to stdout")
-}
-
 fn print_diagnostic(line: &str) {
-    report::say(PROGRAM, OsStr::new(line));
+    report::print_diagnostic(PROGRAM, OsStr::new(line));
 }

@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 
 use anyhow::{Context, Result, bail};
-use nspawn_common::config::modes::Init;
+use nspawn_common::config::init::Init;
+use nspawn_common::config::retention::Retention;
+use nspawn_common::error::Failure;
 use nspawn_common::gitlab::{Job, Service};
 use nspawn_common::image::lookup;
 use nspawn_common::image::lookup::Image;
-use nspawn_common::lifecycle::retention::When;
-use nspawn_common::machine::state::Role;
-use nspawn_common::report::JobError;
+use nspawn_common::machine::state::ServiceRole;
 use nspawn_common::sys::signals;
 
 use crate::create::plan::Plan;
@@ -54,18 +54,18 @@ fn spec(
 ) -> Result<MachineSpec> {
     let machine = machine_options(options.machine, service, &image);
     let defaults = options.service_defaults;
-    let role = Role {
-        of: job.machine_name()?,
+    let role = ServiceRole {
+        job: job.machine_name()?,
         number,
-        asked: service.image.clone(),
+        requested_image: service.image.clone(),
         aliases: service.aliases.clone(),
         command: command(&defaults, machine.init, service)?,
         user: service.user.clone().or(defaults.user),
         directory: defaults.directory,
         port: service.port.or(defaults.port),
-        patience: options.policy.service_timeout,
+        ready_timeout: options.policy.service_timeout,
     };
-    let name = role.of.of_service(number)?;
+    let name = role.job.of_service(number)?;
     let mut spec = MachineSpec::new(name, image, machine, spec::lifetime(job))?;
     spec.service = Some(role);
     Ok(spec)
@@ -84,7 +84,7 @@ fn machine_options(options: MachineOptions, service: &Service, image: &Image) ->
     MachineOptions {
         environment,
         init,
-        keep: When::Never,
+        keep: Retention::Never,
         max_machines: None,
         ..options
     }
@@ -102,7 +102,7 @@ fn command(defaults: &ServiceDefaults, init: Init, service: &Service) -> Result<
     }
     entrypoint.append(&mut command);
     if entrypoint.is_empty() && init != Init::Systemd {
-        bail!(JobError(format!(
+        bail!(Failure::job(format!(
             "the service {} has nothing to run: add a command: to it in the job, or on this host --service-command in \
              the image's argument file",
             service.image

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use anyhow::{Context, Result, bail};
 use nspawn_common::image::lookup;
+use nspawn_common::image::lookup::ImageLock;
 use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::machine::name;
 use nspawn_common::machine::name::MachineName;
@@ -69,8 +70,8 @@ fn fill_all(pool: &Pool, arguments: &[OsString], images: &[String]) -> Result<()
 fn fill(pool: &Pool, arguments: &[OsString], image: &str) -> Result<()> {
     let mut attempts = None;
     loop {
-        let queue = pool::lock()?;
-        let candidate = Candidate::new(arguments, image, &name::unique()?[..8])?;
+        let queue = pool::lock_all()?;
+        let candidate = Candidate::new(arguments, image, &name::random_uuid()?[..8])?;
         let fingerprint = fingerprint::compute(&candidate.spec)?;
         let count = pool.current_count()?;
         let usable = remove_others(&pool.mark(image), &fingerprint, count)?;
@@ -92,7 +93,7 @@ fn remove_others(mark: &str, fingerprint: &[u8], count: usize) -> Result<usize> 
     members.obsolete.extend(members.usable.drain(kept..));
     for paths in &members.obsolete {
         if let Err(error) = pool::remove(paths) {
-            report::say(PROGRAM, OsStr::new(&format!("{error:#}")));
+            report::print_diagnostic(PROGRAM, OsStr::new(&format!("{error:#}")));
         }
     }
     Ok(kept)
@@ -103,7 +104,7 @@ struct Candidate {
     spec: MachineSpec,
     verbose: bool,
     /// Keeps the image from being removed.
-    _image_lock: Lock,
+    _image_lock: ImageLock,
 }
 
 impl Candidate {
@@ -125,7 +126,7 @@ impl Candidate {
         self.spec.pool = Some(mark);
         let mut plan = Plan::new(&self.spec)?;
         // The fingerprint is the last step, because it makes the machine usable.
-        let path = self.spec.paths.specification();
+        let path = self.spec.paths.fingerprint_file();
         plan.publish.push(Step::file(path, fingerprint));
         let creation = Creation {
             spec: &self.spec,

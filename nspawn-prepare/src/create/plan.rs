@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::lifecycle::caller;
 use nspawn_common::machine::state::State;
 
@@ -85,7 +86,7 @@ fn build(spec: &MachineSpec, state: &State) -> Vec<Step> {
         paths.image_mount(),
         paths.disk_mount(),
         paths.root_mount(),
-        paths.shown_mount(),
+        paths.agent_mount(),
     ];
     let mut steps = Vec::from(mount_points.map(|path| Step::directory(path, 0o700)));
     steps.extend(build_layer(spec, state));

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use nspawn_common::lifecycle::lock::Lock;
-use nspawn_common::lifecycle::status;
+use nspawn_common::error;
+use nspawn_common::lifecycle::lock::{Lock, Resource};
+use nspawn_common::lifecycle::{list, lock, status};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, STATE_ROOT};
+use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
 use nspawn_common::sys::signals;
-use nspawn_common::sys::signals::Interrupted;
 
 use crate::PROGRAM;
 
@@ -57,25 +58,26 @@ pub fn wait(paths: &MachinePaths, max_machines: u32, limit: Duration) -> Result<
 
 // The lock's holder waits for a slot, and the processes that wait for the lock are the queue behind it.
 fn lock_queue(max_machines: u32, limit: Duration) -> Result<Lock> {
-    match Lock::of_all(SHORT_WAIT) {
-        Err(error) if !error.is::<Interrupted>() => {}
+    match lock::host(Resource::Machines, SHORT_WAIT) {
+        Err(error) if !error::is_interrupted(&error) => {}
         result => return result,
     }
     print_line(&format!(
         "others wait for a machine to go; waiting behind them (--max-machines={max_machines})"
     ));
-    Lock::of_all(limit).context("no machine has gone; see --max-machines and --timeout")
+    lock::host(Resource::Machines, limit)
+        .context("no machine has gone; see --max-machines and --timeout")
 }
 
 fn print_line(line: &str) {
-    report::say(PROGRAM, OsStr::new(line));
+    report::print_diagnostic(PROGRAM, OsStr::new(line));
 }
 
 // Watches each machine before looking at it, so that no change is missed.
 fn count_other_machines(this: &MachinePaths, changes: &Inotify) -> Result<usize> {
     watch(changes, STATE_ROOT.as_ref(), AddWatchFlags::IN_DELETE);
     let mut count = 0;
-    for name in status::all()? {
+    for name in list::all()? {
         // Standby machines take no slot until a caller takes them over. A job and its services take one slot together:
         // a service that waited for a slot of another service would wait forever.
         if name.is_for_standby() || is_service(&name) {
@@ -110,7 +112,7 @@ fn watch_machine(changes: &Inotify, paths: &MachinePaths) {
 
 fn takes_slot(paths: &MachinePaths) -> bool {
     paths.state_file().exists()
-        && (Lock::is_held(paths) || status::is_running(paths) || status::is_waiting(paths))
+        && (Lock::is_held(paths) || processes::is_running(paths) || status::awaits_commands(paths))
 }
 
 // A missing file needs no watch: that it appears frees no slot.

@@ -3,18 +3,20 @@
 use std::ffi::OsStr;
 
 use anyhow::{Error, Result, bail};
-use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
+use nspawn_common::error;
+use nspawn_common::error::{Failure, Fault};
 use nspawn_common::image::lookup;
 use nspawn_common::lifecycle::lock::Lock;
-use nspawn_common::lifecycle::{diagnosis, limits, retention, start, status};
+use nspawn_common::lifecycle::{diagnosis, limits, remove, retention, start, stop};
+use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
-use nspawn_common::report::JobError;
 use nspawn_common::sys::clock::Moment;
-use nspawn_common::sys::process::Owner;
+use nspawn_common::sys::process::ProcessId;
 use nspawn_common::sys::signals;
-use nspawn_common::sys::signals::Interrupted;
 use nspawn_common::systemd::machined;
 
 use crate::PROGRAM;
@@ -27,7 +29,7 @@ use crate::network::uplink;
 use crate::preflight;
 use crate::services::readiness;
 use crate::services::spawn;
-use crate::services::spawn::{Services, Unavailable};
+use crate::services::spawn::Services;
 use crate::standby::pool;
 use crate::standby::takeover;
 
@@ -54,8 +56,7 @@ impl Creation<'_> {
         let Err(error) = self.replace(&lock, queue, &mut standby_lock, announce) else {
             return Ok(());
         };
-        let is_explained =
-            error.is::<Interrupted>() || error.is::<JobError>() || error.is::<Unavailable>();
+        let is_explained = Fault::of(&error).is_some();
         let error = if is_explained {
             error
         } else {
@@ -63,9 +64,10 @@ impl Creation<'_> {
         };
         // A signal may have arrived while the diagnosis queried the machine.
         let error = signals::check().err().unwrap_or(error);
-        signals::undo();
-        let keeps = self.spec.options.keep.keeps(true) && retention::is_worth_while(&state, false);
-        let can_keep = !is_explained && !error.is::<Interrupted>();
+        signals::ignore();
+        let keeps =
+            self.spec.options.keep.applies_to(true) && retention::is_inspectable(&state, false);
+        let can_keep = !is_explained && !error::is_interrupted(&error);
         if keeps && can_keep && self.spec.paths.layer().exists() {
             self.keep(&state, error)
         } else {
@@ -113,7 +115,7 @@ impl Creation<'_> {
         announce: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         spawn::remove(&self.spec.name)?;
-        status::clear(&self.spec.paths, lock)?;
+        remove::remove_contents(&self.spec.paths, lock)?;
         let queue = self.wait_for_slot(queue)?;
         let services = Services::begin(&self.spec.job.services, self.spec.job.services_limit)?;
         takeover::take(self.spec, standby_lock)?;
@@ -130,7 +132,7 @@ impl Creation<'_> {
             self.refill_pools();
         }
         signals::check()?;
-        if !self.spec.job.runner.is_none_or(Owner::is_alive) {
+        if !self.spec.job.runner.is_none_or(ProcessId::is_alive) {
             bail!("the GitLab Runner that called has ended");
         }
         // The caller must know the machine's name by the time that the machine is in use.
@@ -180,11 +182,11 @@ impl Creation<'_> {
 
     // The machine itself has started.
     fn attach_error(&self, error: Error) -> Error {
-        if error.is::<Interrupted>() {
+        if error::is_interrupted(&error) {
             return error;
         }
         let name = &self.spec.name;
-        Unavailable::new(format!(
+        Failure::host(format!(
             "can't attach the job's cache and services to machine {name}: {error:#}"
         ))
         .into()
@@ -217,7 +219,7 @@ impl Creation<'_> {
     fn run_steps(&self, steps: &[Step]) -> Result<()> {
         for step in steps {
             if self.verbose {
-                report::say(PROGRAM, &step.shell_command());
+                report::print_diagnostic(PROGRAM, &step.shell_command());
             }
             step.run().map_err(|error| self.with_hint(step, error))?;
             signals::check()?;
@@ -227,7 +229,9 @@ impl Creation<'_> {
 
     fn with_hint(&self, step: &Step, error: Error) -> Error {
         match step.hint {
-            Some(hint) if !hint.needs_running_machine || status::is_running(&self.spec.paths) => {
+            Some(hint)
+                if !hint.needs_running_machine || processes::is_running(&self.spec.paths) =>
+            {
                 error.context(hint.text)
             }
             _ => error,
@@ -247,8 +251,8 @@ impl Creation<'_> {
     fn stop_and_keep(&self, state: &State) -> Result<()> {
         let paths = &self.spec.paths;
         spawn::remove(&self.spec.name)?;
-        status::end(paths)?;
-        retention::note_failure(paths)?;
+        stop::stop_machine(paths)?;
+        retention::record_failure(paths)?;
         retention::keep(paths, self.spec.options.keep_for)?;
         print_line(&retention::describe(state, false));
         Ok(())
@@ -256,7 +260,7 @@ impl Creation<'_> {
 
     fn remove(&self, lock: Lock, error: Error) -> Result<()> {
         let name = &self.spec.name;
-        let removed = spawn::remove(name).and_then(|()| status::remove(name, lock));
+        let removed = spawn::remove(name).and_then(|()| remove::remove_machine(name, lock));
         let Err(second) = removed else {
             return Err(error);
         };
@@ -267,5 +271,5 @@ impl Creation<'_> {
 }
 
 fn print_line(line: &str) {
-    report::say(PROGRAM, OsStr::new(line));
+    report::print_diagnostic(PROGRAM, OsStr::new(line));
 }

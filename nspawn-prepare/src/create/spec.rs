@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::gitlab::Job;
 use nspawn_common::image::lookup::Image;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
-use nspawn_common::machine::state::{Role, State};
+use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::sys::clock;
-use nspawn_common::sys::process::Owner;
+use nspawn_common::sys::process::ProcessId;
 
 use crate::create::start_commands::StartCommands;
 use crate::options::MachineOptions;
@@ -36,7 +37,7 @@ pub struct MachineSpec {
     pub pool: Option<String>,
     pub job: JobRequirements,
     /// Role of the machine, for a service of a job.
-    pub service: Option<Role>,
+    pub service: Option<ServiceRole>,
 }
 
 /// Requirements of a GitLab job on its machine, besides the image.
@@ -54,7 +55,7 @@ pub struct JobRequirements {
     /// Time limit for all services to be created and ready.
     pub services_limit: Duration,
     /// Process of the GitLab Runner that runs the job.
-    pub runner: Option<Owner>,
+    pub runner: Option<ProcessId>,
 }
 
 /// Command that creates the machine of a service.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nspawn_common::command::argv;
-use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
-use nspawn_common::lifecycle::uid_range::PrivateUsers;
+use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::lifecycle::{caller, limits};
-use nspawn_common::machine::paths::{AGENT_IN_MACHINE, SHOWN_IN_MACHINE, UNITS_IN_MACHINE};
+use nspawn_common::machine::paths::{AGENT_IN_MACHINE, AGENT_MOUNT_IN_MACHINE, UNITS_IN_MACHINE};
 use nspawn_common::systemd::nspawn::{Bind, Nspawn, Payload};
 use nspawn_common::systemd::transient_unit::Unit;
 
@@ -148,7 +149,7 @@ fn boot_arguments(spec: &MachineSpec) -> Vec<String> {
 }
 
 fn binds(spec: &MachineSpec) -> Vec<Bind> {
-    let agent = Bind::writable(&spec.paths.shown_mount(), Path::new(SHOWN_IN_MACHINE));
+    let agent = Bind::writable(&spec.paths.agent_mount(), Path::new(AGENT_MOUNT_IN_MACHINE));
     let mut binds = vec![agent];
     binds.extend(container_binds(spec));
     let has_user_namespace = spec.options.private_users != PrivateUsers::No;
@@ -168,7 +169,9 @@ fn container_binds(spec: &MachineSpec) -> Vec<Bind> {
     if !options.nesting || options.layer == Layer::Snapshot {
         return Vec::new();
     }
-    let root = options.layer.root(&spec.paths, spec.layer_size.is_some());
+    let root = spec
+        .paths
+        .layer_root(options.layer, spec.layer_size.is_some());
     let bind = |name: &str| Bind::writable(&root.join(name), &Path::new("/var/lib").join(name));
     CONTAINER_DIRECTORIES.map(bind).into()
 }

@@ -13,9 +13,10 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
 use nspawn_common::command;
-use nspawn_common::lifecycle::lock::Lock;
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::lock;
+use nspawn_common::lifecycle::lock::Resource;
 use nspawn_common::machine::paths::CACHE_ROOT;
+use nspawn_common::sys::fs::remove_file_if_present;
 
 use nspawn_common::sys::idmapped_mount;
 
@@ -41,7 +42,7 @@ pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedF
         .recursive(true)
         .mode(0o700)
         .create(point)?;
-    let _lock = Lock::of_caches()?;
+    let _lock = lock::host(Resource::Caches, lock::CACHES_LIMIT)?;
     unshare(CloneFlags::CLONE_NEWNS).context("can't have mounts of its own")?;
     mount(
         None::<&str>,
@@ -75,7 +76,7 @@ fn discard(file: &Path, point: &Path) -> Result<()> {
             return mount_it(file, point);
         }
     }
-    status::remove_if_there(file)
+    remove_file_if_present(file)
 }
 
 /// Mounts it. For [`nspawn_common::sys::namespace::inside`].

@@ -3,8 +3,8 @@
 use std::ffi::{OsStr, OsString};
 
 use anyhow::{Result, bail};
+use nspawn_common::error::Failure;
 use nspawn_common::lifecycle::limits;
-use nspawn_common::report::JobError;
 
 /// Limits that a job can lower: variable, property of the unit, and smallest value on which a system still runs.
 const VARIABLES: [(&str, &str, u64); 3] = [
@@ -25,7 +25,7 @@ pub fn properties(
         };
         let number = check(property, &value, min, properties);
         let number =
-            number.map_err(|error| JobError(format!("the job's {name}={value} {error}")))?;
+            number.map_err(|error| Failure::job(format!("the job's {name}={value} {error}")))?;
         let unit = if property == "CPUQuota" { "%" } else { "" };
         lowered.push(format!("{property}={number}{unit}").into());
     }
@@ -49,6 +49,8 @@ fn check(property: &str, value: &str, min: u64, properties: &[OsString]) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use nspawn_common::error;
+
     use super::*;
 
     fn lowered(given: &[&str], name: &str, value: &str) -> Result<Vec<OsString>> {
@@ -76,7 +78,7 @@ mod tests {
             (&[], "1G\nDelegate=no"),
         ] {
             assert!(
-                memory(given, value).unwrap_err().is::<JobError>(),
+                error::is_job_fault(&memory(given, value).unwrap_err()),
                 "{given:?} {value}"
             );
         }
@@ -91,7 +93,7 @@ mod tests {
         assert!(lowered(&["CPUQuota=200%"], "NSPAWN_JOB_CPU_QUOTA", "250%").is_err());
         assert!(lowered(&["CPUQuota=50.5%"], "NSPAWN_JOB_CPU_QUOTA", "9000%").is_err());
         let error = lowered(&["MemoryMax=1.5G"], "NSPAWN_JOB_MEMORY_MAX", "1G").unwrap_err();
-        assert!(error.is::<JobError>());
+        assert!(error::is_job_fault(&error));
         assert!(lowered(&[], "NSPAWN_JOB_TASKS_MAX", "0").is_err());
         assert_eq!(
             lowered(&[], "NSPAWN_JOB_DEVICE_ALLOW", "x").unwrap(),

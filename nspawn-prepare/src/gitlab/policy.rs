@@ -5,13 +5,15 @@ use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Error, Result, bail};
 use nix::libc;
-use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
+use nspawn_common::config::private_users::PrivateUsers;
+use nspawn_common::error;
+use nspawn_common::error::Failure;
 use nspawn_common::gitlab::{Job, Service};
 use nspawn_common::image::lookup;
 use nspawn_common::image::lookup::Image;
-use nspawn_common::lifecycle::uid_range::PrivateUsers;
-use nspawn_common::report::JobError;
 
 use crate::create::spec::{JobRequirements, ServiceCommand};
 use crate::gitlab::cache;
@@ -27,7 +29,7 @@ pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
         return Ok(());
     }
     let allowed: Vec<_> = allowed.iter().map(|glob| glob.to_string_lossy()).collect();
-    bail!(JobError(format!(
+    bail!(Failure::job(format!(
         "the image {} is not allowed on this runner; allowed are {}",
         image.name,
         allowed.join(", ")
@@ -78,7 +80,7 @@ fn check_services(job: &Job, options: &Options) -> Result<()> {
     }
     let (count, max) = (job.services.len(), options.policy.max_services);
     if count > max.into() {
-        bail!(JobError(format!(
+        bail!(Failure::job(format!(
             "the job has {count} services, and this runner gives {max} at most"
         )));
     }
@@ -107,16 +109,16 @@ fn service_command(
 /// Finds the image of a service.
 pub fn image_of_service(policy: &JobPolicy, service: &Service) -> Result<Image> {
     if service.image.is_empty() {
-        bail!(JobError(
+        bail!(Failure::job(
             "a service of the job names no image; add name: to it".to_owned()
         ));
     }
     lookup::find(&map_image(&policy.image_map, &service.image)).map_err(|error: Error| {
-        if !error.is::<JobError>() {
+        if !error::is_job_fault(&error) {
             return error;
         }
         let text = format!("the service {} can't be had: {error:#}", service.image);
-        JobError(text).into()
+        Failure::job(text).into()
     })
 }
 
@@ -151,7 +153,7 @@ pub fn apply_job_limits(
     match variable("NSPAWN_JOB_NETWORK").as_deref() {
         None => {}
         Some("none") => options.network = Network::None,
-        Some(asked) => bail!(JobError(format!(
+        Some(asked) => bail!(Failure::job(format!(
             "the job's NSPAWN_JOB_NETWORK={asked} can only be none"
         ))),
     }
@@ -159,7 +161,8 @@ pub fn apply_job_limits(
 }
 
 fn smaller(layer: Layer, most: LayerSize, asked: &str) -> Result<LayerSize> {
-    let refuse = |why: String| JobError(format!("the job's NSPAWN_JOB_LAYER_SIZE={asked} {why}"));
+    let refuse =
+        |why: String| Failure::job(format!("the job's NSPAWN_JOB_LAYER_SIZE={asked} {why}"));
     let size =
         LayerSize::parse(asked).map_err(|error| refuse(format!("can't be had: {error:#}")))?;
     match (size.bytes(layer)?, most.bytes(layer)?) {
@@ -189,11 +192,9 @@ mod tests {
             check_image(&allowed, &image(name)).unwrap();
         }
         for name in ["debian", "trixie2", "ubuntu"] {
-            assert!(
-                check_image(&allowed, &image(name))
-                    .unwrap_err()
-                    .is::<JobError>()
-            );
+            assert!(error::is_job_fault(
+                &check_image(&allowed, &image(name)).unwrap_err()
+            ));
         }
         check_image(&[], &image("any")).unwrap();
     }
@@ -219,7 +220,7 @@ mod tests {
         assert_eq!(smaller(most, "100M").unwrap(), LayerSize::Bytes(100 << 20));
         for asked in ["2G", "infinity", "x", "1K"] {
             assert!(
-                smaller(most, asked).unwrap_err().is::<JobError>(),
+                error::is_job_fault(&smaller(most, asked).unwrap_err()),
                 "{asked}"
             );
         }

@@ -31,11 +31,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::MsFlags;
-use nspawn_common::config::modes::{Init, Layer};
-use nspawn_common::config::network::{Network, RESOLV_CONF};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
+use nspawn_common::config::network::Network;
+use nspawn_common::config::private_users::RANGE_SIZE;
 use nspawn_common::lifecycle::diagnosis;
 use nspawn_common::lifecycle::uid_range;
-use nspawn_common::lifecycle::uid_range::RANGE;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
@@ -43,6 +44,7 @@ use nspawn_common::systemd::nspawn;
 
 use crate::layer::OVERLAID;
 use crate::network::pasta;
+use crate::network::resolv_conf::RESOLV_CONF;
 
 /// To forget a watch for memory pressure takes the kernel ten milliseconds, and what systemd-nspawn and a machine's
 /// systemd could give back then is little (systemd's MEMORY_PRESSURE.md).
@@ -68,7 +70,7 @@ pub fn launch(machine: &MachineName, command: &[OsString]) -> Result<()> {
 fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
     let state = State::read(paths.name())?;
     provide_tmp()?;
-    let base = uid_range::take(paths, state.private_users)?;
+    let base = uid_range::allocate(paths, state.private_users)?;
     root::mount(paths, &state, base)?;
     mount_points::make(
         &paths.root_mount(),
@@ -137,7 +139,7 @@ fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
 
 fn become_nspawn(program: &OsString, base: Option<u32>, options: &[OsString]) -> Result<()> {
     let error = Command::new(program)
-        .args(base.map(|base| format!("--private-users={base}:{RANGE}")))
+        .args(base.map(|base| format!("--private-users={base}:{RANGE_SIZE}")))
         .args(base.map(|_| "--private-users-ownership=off"))
         .args(options)
         // No file system of nspawn's own on /tmp either: see the mask of tmp.mount.

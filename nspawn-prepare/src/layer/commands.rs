@@ -34,7 +34,7 @@ const FORMAT: [&str; 11] = [
 
 /// Returns the command that copies the image so that the copy shares its blocks.
 pub fn copy_command(image: &Path, target: &Path) -> Vec<OsString> {
-    let words: &[&str] = if btrfs::is_one(image) && btrfs::can_be_below(target) {
+    let words: &[&str] = if btrfs::is_subvolume(image) && btrfs::can_be_below(target) {
         &["btrfs", "--quiet", "subvolume", "snapshot"]
     } else {
         &["cp", "--archive", "--reflink=always", "--"]

@@ -15,10 +15,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit};
-use nspawn_common::config::modes::Layer;
+use nspawn_common::config::layer::Layer;
+use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::image::lookup::Image;
 use nspawn_common::lifecycle::caller;
-use nspawn_common::lifecycle::uid_range::PrivateUsers;
 
 use size::LayerSize;
 

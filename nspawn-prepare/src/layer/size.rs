@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
 use nspawn_common::cli::sources;
-use nspawn_common::config::modes::Layer;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::lifecycle::limits;
 use nspawn_common::machine::paths::LAYER_ROOT;
 

@@ -2,4 +2,5 @@
 
 pub mod egress;
 pub mod pasta;
+pub mod resolv_conf;
 pub mod uplink;

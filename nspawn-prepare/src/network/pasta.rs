@@ -14,7 +14,6 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
 use nspawn_common::command;
 use nspawn_common::command::argv;
-use nspawn_common::config::network;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, SLICE};
 use nspawn_common::systemd::machined;
@@ -22,6 +21,7 @@ use nspawn_common::systemd::machined;
 use crate::internal::Internal;
 use crate::network::egress;
 use crate::network::egress::Destination;
+use crate::network::resolv_conf;
 use crate::network::uplink::Uplink;
 use nspawn_common::sys::namespace;
 
@@ -71,7 +71,7 @@ pub fn command(
     argv.push(format!("--property=BindsTo={}", paths.unit()).into());
     argv.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
     argv.push(format!("--property=TimeoutStartSec={}s", timeout.as_secs()).into());
-    let resolvers = network::resolvers()
+    let resolvers = resolv_conf::resolvers()
         .into_iter()
         .filter(egress::is_special)
         .map(|resolver| Destination::new(resolver, None));
@@ -100,7 +100,7 @@ pub const FAILURE: &str =
 // The host's resolvers on the host itself or its links, which pasta asks for the machine.
 fn resolvers_nearby() -> Result<Vec<Destination>> {
     let mut nearby = Vec::new();
-    for resolver in network::resolvers() {
+    for resolver in resolv_conf::resolvers() {
         if egress::is_near(&resolver)? {
             nearby.push(Destination::new(resolver, Some(53)));
         }
@@ -115,7 +115,7 @@ pub fn resolv_conf() -> Result<String> {
         .iter()
         .map(Destination::address)
         .collect();
-    Ok(network::resolv_conf(
+    Ok(resolv_conf::resolv_conf(
         Uplink::look()?.gateway(),
         |resolver| near.contains(resolver),
     ))
@@ -172,7 +172,7 @@ pub fn connect(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     let [network, users] = namespace::open(&paths, leader, ["ns/net", "ns/user"])?;
     let uplink = Uplink::look()?;
     // pasta asks the host's first resolver for the machine, see `resolv_conf`.
-    let resolver = network::resolvers()
+    let resolver = resolv_conf::resolvers()
         .into_iter()
         .next()
         .filter(|_| !resolvers.is_empty());
@@ -233,7 +233,7 @@ fn show_resolver(resolver: IpAddr) -> Result<()> {
         Some("mode=0755,size=64k"),
     )?;
     Ok(fs::write(
-        network::RESOLV_CONF,
+        resolv_conf::RESOLV_CONF,
         format!("nameserver {resolver}\n"),
     )?)
 }

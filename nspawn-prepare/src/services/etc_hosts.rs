@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use nix::libc::O_NONBLOCK;
 use nix::mount::{MsFlags, mount};
-use nspawn_common::lifecycle::status;
+use nspawn_common::sys::fs::remove_file_if_present;
 
 /// The file, in a machine.
 const HOSTS: &str = "/etc/hosts";
@@ -77,7 +77,7 @@ fn append(text: &str) -> io::Result<()> {
 }
 
 fn show(text: &str) -> Result<()> {
-    status::remove_if_there(Path::new(COPY))?;
+    remove_file_if_present(Path::new(COPY))?;
     File::create_new(COPY)?.write_all(text.as_bytes())?;
     fs::set_permissions(COPY, Permissions::from_mode(0o644))?;
     Ok(mount(

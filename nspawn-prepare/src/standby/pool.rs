@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use nspawn_common::lifecycle::lock::Lock;
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::lock::{Lock, Resource};
+use nspawn_common::lifecycle::{list, lock, remove};
 use nspawn_common::machine::name;
-use nspawn_common::machine::paths::{MachinePaths, POOLS};
+use nspawn_common::machine::paths::{MachinePaths, POOL_ROOT};
+use nspawn_common::machine::processes;
+use nspawn_common::sys::fs::remove_file_if_present;
 use nspawn_common::systemd::nspawn;
 use nspawn_common::{command, report};
 use serde_json::{Value, json};
@@ -51,19 +53,19 @@ impl Pool {
             "arguments": arguments.collect::<Result<Vec<_>>>()?,
             "count": count,
         });
-        let _lock = lock()?;
+        let _lock = lock_all()?;
         let existing = all()?.into_iter().find(|pool| pool.is_same(&record));
         if existing.is_none() && count == 0 {
             let line = "no standby machines with these options and images exist";
-            report::say(PROGRAM, OsStr::new(line));
+            report::print_diagnostic(PROGRAM, OsStr::new(line));
         }
         let id = match existing {
             Some(pool) => pool.id,
-            None => name::unique()?,
+            None => name::random_uuid()?,
         };
         let pool = Self { id, record };
         if count == 0 {
-            status::remove_if_there(&pool.path())?;
+            remove_file_if_present(&pool.path())?;
         } else {
             Step::file(pool.path(), pool.record.to_string().into_bytes()).run()?;
         }
@@ -82,7 +84,7 @@ impl Pool {
     }
 
     fn path(&self) -> PathBuf {
-        Path::new(POOLS).join(&self.id)
+        Path::new(POOL_ROOT).join(&self.id)
     }
 
     /// Returns the number of machines of each image that the pool is to have now.
@@ -172,7 +174,8 @@ impl Members {
                 continue;
             }
             let is_usable = Lock::is_held(&paths)
-                || (has_content(&paths.specification(), fingerprint) && status::is_running(&paths));
+                || (has_content(&paths.fingerprint_file(), fingerprint)
+                    && processes::is_running(&paths));
             if is_usable {
                 members.usable.push(paths);
             } else {
@@ -191,26 +194,26 @@ pub fn has_content(path: &Path, content: &[u8]) -> bool {
 /// Removes a standby machine, unless it was taken over meanwhile.
 pub fn remove(paths: &MachinePaths) -> Result<()> {
     match Lock::try_acquire_of_existing(paths)? {
-        Some(lock) if paths.standby_mark().exists() => status::remove(paths.name(), lock),
+        Some(lock) if paths.standby_mark().exists() => remove::remove_machine(paths.name(), lock),
         _ => Ok(()),
     }
 }
 
 /// Returns all standby machines of this host.
 pub fn machines() -> Result<Vec<MachinePaths>> {
-    let names = status::all()?;
+    let names = list::all()?;
     let names = names.iter().filter(|name| name.is_for_standby());
     Ok(names.map(MachinePaths::new).collect())
 }
 
 /// Returns whether this host has any pools.
 pub fn exist() -> bool {
-    Path::new(POOLS).exists()
+    Path::new(POOL_ROOT).exists()
 }
 
 /// Locks all pools. While the lock is held, no other process counts standby machines.
-pub fn lock() -> Result<Lock> {
-    Lock::of_pools(COUNT_LIMIT)
+pub fn lock_all() -> Result<Lock> {
+    lock::host(Resource::Pools, COUNT_LIMIT)
 }
 
 /// Starts the refill of all pools that have machines of this image.
@@ -228,7 +231,7 @@ pub fn refill(image: &str) -> Result<()> {
 
 fn all() -> Result<Vec<Pool>> {
     let mut pools = Vec::new();
-    for entry in fs::read_dir(POOLS).with_context(|| format!("can't read {POOLS}"))? {
+    for entry in fs::read_dir(POOL_ROOT).with_context(|| format!("can't read {POOL_ROOT}"))? {
         let path = entry?.path();
         let Some(id) = path.file_name().and_then(OsStr::to_str) else {
             continue;

@@ -12,11 +12,11 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use nspawn_common::agent::protocol;
-use nspawn_common::lifecycle::lock::Lock;
-use nspawn_common::lifecycle::ssh;
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::lock::{Lock, Resource};
+use nspawn_common::lifecycle::{lock, remove, ssh};
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
+use nspawn_common::sys::fs::remove_file_if_present;
 use nspawn_common::sys::namespace;
 use nspawn_common::systemd::machined::Registration;
 
@@ -53,7 +53,7 @@ pub fn take(spec: &MachineSpec, lock: &mut Option<Lock>) -> Result<()> {
 }
 
 fn is_match(paths: &MachinePaths, fingerprint: &[u8]) -> bool {
-    pool::has_content(&paths.specification(), fingerprint)
+    pool::has_content(&paths.fingerprint_file(), fingerprint)
 }
 
 // Returns whether the machine was taken over. If another process has it, or it does not answer, it was not.
@@ -72,7 +72,7 @@ fn take_machine(
     }
     let Ok((state, registration)) = detach(from) else {
         // The next refill replaces a machine without a fingerprint.
-        status::remove_if_there(&from.specification())?;
+        remove_file_if_present(&from.fingerprint_file())?;
         return Ok(false);
     };
     *lock = Some(standby_lock);
@@ -86,7 +86,7 @@ fn take_machine(
 // Checks that the agent answers, reads the state, and unregisters the machine from systemd-machined.
 fn detach(from: &MachinePaths) -> Result<(State, Registration)> {
     protocol::hello(from, AGENT_LIMIT)?;
-    Ok((State::read(from.name())?, Registration::withdraw(from)?))
+    Ok((State::read(from.name())?, Registration::unregister(from)?))
 }
 
 // Removes a machine whose takeover failed before the state directories were exchanged. After that, the machine has the
@@ -97,7 +97,7 @@ fn remove_after_failed_takeover(from: &MachinePaths, lock: &mut Option<Lock>) {
     }
     if let Some(lock) = lock.take() {
         // The error of the takeover is reported, and the next cleanup of stale machines removes what is left.
-        let _ = status::remove(from.name(), lock);
+        let _ = remove::remove_machine(from.name(), lock);
     }
 }
 
@@ -112,27 +112,27 @@ fn hand_over(
     let to = &spec.paths;
     let failure = || format!("can't take over machine {}", from.name());
     symlink(from.name().as_str(), from.origin_link()).with_context(failure)?;
-    fs::remove_file(from.specification()).with_context(failure)?;
+    fs::remove_file(from.fingerprint_file()).with_context(failure)?;
     fs::remove_file(from.standby_mark()).with_context(failure)?;
     if from.layer().exists() {
         fs::rename(from.layer(), to.layer()).with_context(failure)?;
     }
     exchange(&from.state_dir(), &to.state_dir()).with_context(failure)?;
     // The state directory of the standby machine now has only the lock that was made under the new name.
-    status::give_up_name(from)?;
+    remove::remove_state_directory(from)?;
     let state = State {
         layer_size,
         ..spec.state()?
     };
     Step::file(to.state_file(), state.to_json().to_string().into_bytes()).run()?;
     set_host_name(to, registration.leader).with_context(failure)?;
-    registration.give(to)?;
+    registration.register(to)?;
     ssh::publish(to)
 }
 
 fn exchange(one: &Path, other: &Path) -> Result<()> {
     // The search for a free UID range looks at all state directories, and must not miss one.
-    let _lock = Lock::of_users()?;
+    let _lock = lock::host(Resource::UidRanges, lock::UID_RANGES_LIMIT)?;
     renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)?;
     Ok(())
 }

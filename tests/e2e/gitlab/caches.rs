@@ -1,4 +1,4 @@
-//! What jobs keep for later ones of their project.
+//! Caches, which keep files for later jobs of a project.
 
 use std::fs;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use nspawn_tests::sequencer::{Attempt, Job, Outcome, Report, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 
-/// A project that no other test has, whose caches go with it.
+/// A project with a unique number, whose caches are deleted at the end of the test.
 struct Project(u64);
 
 impl Project {
@@ -37,12 +37,12 @@ impl Drop for Project {
 }
 
 #[test]
-fn the_next_job_finds_them_on_another_machine() {
+fn cache_is_kept_for_the_next_job() {
     let project = Project::new(1);
     let seen = "stat --format '%u %a %n' /cache /cache/key /cache/key/cache.zip";
     let first = project.run(&["mkdir /cache/key", "echo kept > /cache/key/cache.zip", seen]);
     let next = project.run(&["cat /cache/key/cache.zip", seen]);
-    // With users of its own as well.
+    // Each machine has another UID range, and still sees the same owners.
     assert_eq!(
         first.stage("build_script").text(),
         "0 1777 /cache\n0 755 /cache/key\n0 644 /cache/key/cache.zip\n"
@@ -62,7 +62,7 @@ fn the_next_job_finds_them_on_another_machine() {
 }
 
 #[test]
-fn in_every_mode() {
+fn cache_works_with_every_init_and_layer() {
     let project = Project::new(2);
     for (number, options) in [
         &["--init=stub"][..],
@@ -94,7 +94,7 @@ fn in_every_mode() {
 }
 
 #[test]
-fn a_job_that_takes_a_machine_from_standby_has_its_own() {
+fn standby_machine_gets_the_cache_of_its_job() {
     let (project, image) = (Project::new(3), format!("cached-{}", std::process::id()));
     sh(&format!(
         "ln -s {} /var/lib/machines/{image}",
@@ -122,7 +122,7 @@ fn a_job_that_takes_a_machine_from_standby_has_its_own() {
 }
 
 #[test]
-fn jobs_at_the_same_time_share_one() {
+fn concurrent_jobs_share_a_cache() {
     let (project, runner) = (Project::new(4), Runner::default());
     let jobs: Vec<_> = (0..3).map(|_| project.job().script(&["true"])).collect();
     let attempts: Vec<_> = jobs
@@ -164,7 +164,7 @@ fn jobs_at_the_same_time_share_one() {
 }
 
 #[test]
-fn no_other_project_server_or_branch_sees_them() {
+fn cache_is_separate_by_project_server_and_protection() {
     let project = Project::new(5);
     let _ = project.run(&["echo mine > /cache/secret"]);
     let empty = &["test -z \"$(ls -A /cache)\"", "echo theirs > /cache/secret"];
@@ -194,13 +194,13 @@ fn no_other_project_server_or_branch_sees_them() {
     let kept = project.run(&["cat /cache/secret"]);
     assert_eq!(kept.stage("build_script").text(), "mine\n");
     assert_eq!(project.files().len(), 3);
-    // All that there is of it on the host is root's alone.
+    // Only root can read the caches on the host.
     let mode = sh("stat --format '%u %a' /var/cache/nspawn-ci").out();
     assert_eq!(mode, "0 700\n");
 }
 
 #[test]
-fn a_job_whose_project_nobody_vouches_for_keeps_nothing() {
+fn job_without_a_trusted_project_has_no_cache() {
     let job = || Job::new(&image()).variable("CI_PROJECT_ID", "1");
     let _ = Runner::old()
         .run(&job().script(&["mkdir -p /cache; touch /cache/lost"]))
@@ -208,6 +208,10 @@ fn a_job_whose_project_nobody_vouches_for_keeps_nothing() {
     let _ = Runner::old()
         .run(&job().script(&["test ! -e /cache/lost"]))
         .expect(&Outcome::Success);
+}
+
+#[test]
+fn cache_size_no_disables_caches() {
     let project = Project::new(7);
     let runner = Runner::default().prepare_args(&["--cache-size=no"]);
     let _ = runner
@@ -217,7 +221,7 @@ fn a_job_whose_project_nobody_vouches_for_keeps_nothing() {
 }
 
 #[test]
-fn one_that_is_full_begins_anew_and_none_is_larger_than_allowed() {
+fn full_or_corrupt_cache_is_recreated() {
     let project = Project::new(8);
     let runner = Runner::default().prepare_args(&["--cache-size=32M"]);
     let fill = project.job().script(&[
@@ -230,7 +234,7 @@ fn one_that_is_full_begins_anew_and_none_is_larger_than_allowed() {
     let _ = runner
         .run(&project.job().script(&["test ! -e /cache/big"]))
         .expect(&Outcome::Success);
-    // Of files, as well.
+    // A cache can also run out of inodes.
     let names = "cd /cache && seq 3900 | xargs touch";
     let _ = runner
         .run(&project.job().script(&[names]))
@@ -238,7 +242,7 @@ fn one_that_is_full_begins_anew_and_none_is_larger_than_allowed() {
     let _ = runner
         .run(&project.job().script(&["test ! -e /cache/1"]))
         .expect(&Outcome::Success);
-    // What a crash may have left of it.
+    // A crash may leave an empty or damaged file.
     for broken in ["", "no file system"] {
         fs::write(file, broken).unwrap();
         let _ = runner
@@ -256,7 +260,7 @@ fn one_that_is_full_begins_anew_and_none_is_larger_than_allowed() {
 }
 
 #[test]
-fn a_job_goes_without_one_that_can_not_be_had() {
+fn job_runs_without_a_cache_that_can_not_be_mounted() {
     let project = Project::new(11);
     let _ = project.run(&["touch /cache/kept"]);
     let file = project.files()[0].clone();
@@ -274,7 +278,7 @@ fn a_job_goes_without_one_that_can_not_be_had() {
 }
 
 #[test]
-fn what_no_job_has_used_for_a_month_goes() {
+fn unused_cache_is_stale_after_30_days() {
     let project = Project::new(9);
     let _ = project.run(&["touch /cache/x"]);
     call("nspawn-cleanup", ["--stale"]).expect(0);
@@ -284,7 +288,7 @@ fn what_no_job_has_used_for_a_month_goes() {
         .status()
         .unwrap();
     assert!(aged.success());
-    // As where it is a file system of its own.
+    // The directory has a lost+found if it is a separate file system.
     sh("mkdir -p /var/cache/nspawn-ci/lost+found; touch --date='-31 days' /var/cache/nspawn-ci/lost+found").expect(0);
     let dry = call("nspawn-cleanup", ["--stale", "--dry-run"]).expect(0);
     assert!(
@@ -298,7 +302,7 @@ fn what_no_job_has_used_for_a_month_goes() {
 }
 
 #[test]
-fn whoever_the_scripts_run_as_can_write() {
+fn cache_is_writable_for_the_user_of_the_image() {
     let project = Project::new(10);
     let user = serde_json::json!({ "executor_opts": { "docker": { "user": "nobody" } } });
     let job = || project.job().image_options(user.clone());

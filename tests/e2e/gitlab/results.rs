@@ -1,4 +1,4 @@
-//! How a job ends is how its script ended.
+//! The result of a job, which is the result of its script.
 
 use nspawn_tests::sequencer::{Attempt, Job, Outcome, Report, Runner};
 use nspawn_tests::{image, sh};
@@ -8,7 +8,7 @@ fn result_of(line: &str) -> Report {
 }
 
 #[test]
-fn exit_codes_are_the_scripts_own() {
+fn exit_codes_of_the_script_are_reported() {
     for code in [1, 2, 42, 81, 82, 125, 126, 127, 128, 255] {
         let report = result_of(&format!("exit {code}")).expect(&Outcome::ScriptFailure(code));
         assert_eq!(
@@ -30,8 +30,8 @@ fn failing_commands_and_pipes_end_a_script() {
 }
 
 #[test]
-fn signals_are_failures_of_the_script() {
-    // `$$` is the shell of the whole script. GitLab Runner has it trap TERM.
+fn signals_are_script_failures() {
+    // `$$` is the shell of the script, in which GitLab Runner traps TERM.
     for (signal, code) in [
         ("TERM", 1),
         ("HUP", 129),
@@ -50,13 +50,13 @@ fn signals_are_failures_of_the_script() {
             "{log}"
         );
     }
-    // A shell goes by how the command that it waits for took SIGINT.
+    // A shell ends by SIGINT only if the command that it waits for does.
     let _ = result_of("kill -INT $BASHPID; sleep 5").expect(&Outcome::ScriptFailure(130));
     let _ = result_of("sh -c 'kill -INT $$'").expect(&Outcome::ScriptFailure(130));
 }
 
 #[test]
-fn a_shell_that_is_missing_is_the_jobs_fault() {
+fn missing_shell_is_a_script_failure() {
     let job = Job::new(&image()).stage_file("build_script", "#!/usr/bin/env no-such-shell\n");
     let _ = job.run().expect(&Outcome::ScriptFailure(127));
     let job = Job::new(&image()).stage_file("build_script", "#!/no/such/shell\n");
@@ -64,7 +64,7 @@ fn a_shell_that_is_missing_is_the_jobs_fault() {
 }
 
 #[test]
-fn what_fails_before_the_script_keeps_it_from_running() {
+fn failure_before_the_script_prevents_it() {
     let job = Job::new(&image())
         .stage("get_sources", &["exit 3"])
         .script(&["echo too far"])
@@ -77,7 +77,7 @@ fn what_fails_before_the_script_keeps_it_from_running() {
 }
 
 #[test]
-fn an_after_scripts_own_failure_counts_for_nothing() {
+fn failure_of_the_after_script_is_ignored() {
     let job = Job::new(&image())
         .script(&["exit 5"])
         .after_script(&["echo \"$CI_JOB_STATUS\"", "exit 6"]);
@@ -86,7 +86,7 @@ fn an_after_scripts_own_failure_counts_for_nothing() {
 }
 
 #[test]
-fn an_exit_code_never_counts_twice() {
+fn exit_code_is_reset_between_stages() {
     let (runner, job) = (
         Runner::default(),
         Job::new(&image())
@@ -108,9 +108,9 @@ fn an_exit_code_never_counts_twice() {
     attempt.cleanup().expect();
 }
 
-/// What a job's own root does to its machine.
+/// Tests ways in which root in the machine can end it.
 #[test]
-fn a_machine_that_ends_itself_is_never_a_success() {
+fn machine_ended_by_its_job_is_a_system_failure() {
     for (line, cause) in [
         ("systemctl poweroff", "it was shut down"),
         ("systemctl reboot", "it was rebooted"),
@@ -124,7 +124,7 @@ fn a_machine_that_ends_itself_is_never_a_success() {
             "it does not answer any more, but runs",
         ),
     ] {
-        // The script asks for its success, as soon as it is told to end.
+        // The script exits with 0 on each signal that could end it.
         let job = Job::new(&image()).stage_file(
             "build_script",
             &format!(
@@ -146,11 +146,11 @@ fn a_machine_that_ends_itself_is_never_a_success() {
     }
 }
 
-/// What a host's administrator, or the kernel, does to it.
+/// Tests ways in which an administrator of the host, or the kernel, can end a machine.
 #[test]
-fn a_machine_that_is_ended_is_never_a_success() {
+fn machine_ended_by_the_host_is_a_system_failure() {
     for (line, cause) in [
-        // Since some version after 257 it ends the machine's PID 1.
+        // In a version after 257, `terminate` ends the machine's PID 1 instead of its unit.
         (
             "machinectl terminate NAME",
             "its unit was stopped|it was shut down",
@@ -195,7 +195,7 @@ fn a_machine_that_is_ended_is_never_a_success() {
 }
 
 #[test]
-fn a_machine_that_died_between_stages_fails_the_next_one() {
+fn dead_machine_fails_the_next_stage() {
     let (runner, job) = (Runner::default(), Job::new(&image()).script(&["true"]));
     let attempt = Attempt::prepared(&runner, &job);
     sh(&format!(

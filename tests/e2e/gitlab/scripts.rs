@@ -1,4 +1,4 @@
-//! What scripts find in the machine.
+//! The environment of scripts: stdin, interpreters, variables, limits, entrypoints, users.
 
 use std::io::Read;
 use std::process::Stdio;
@@ -19,13 +19,13 @@ fn output_of(lines: &[&str]) -> String {
 }
 
 #[test]
-fn a_command_that_reads_stdin_gets_its_end_and_not_the_script() {
+fn stdin_of_commands_is_empty() {
     let lines = "cat\nread x || echo \"none\"\nssh -V 2>/dev/null || head -c 1\necho the end\n";
     assert_eq!(
         output_of(&lines.lines().collect::<Vec<_>>()),
         "none\nthe end\n"
     );
-    // The frame that GitLab Runner writes sees to that by itself. Not every shell's does.
+    // The script that GitLab Runner generates for bash already closes stdin; that of `sh` may not.
     let report = run_file(&format!("#!/bin/sh\n{lines}exit 9\n"));
     let script = report
         .expect(&Outcome::ScriptFailure(9))
@@ -39,14 +39,14 @@ fn run_file(text: &str) -> Report {
 }
 
 #[test]
-fn any_interpreter_will_do() {
+fn script_can_have_any_interpreter() {
     let report = run_file("#!/usr/bin/perl -w\nprint \"perl $0\\n\" =~ s/ .*//r; exit 6;\n");
     let report = report.expect(&Outcome::ScriptFailure(6));
     assert_eq!(report.stage("build_script").text(), "perl\n");
 }
 
 #[test]
-fn there_is_a_home() {
+fn script_has_a_home_directory() {
     let lines = [
         "git config --global user.name me",
         "git config --get user.name",
@@ -56,7 +56,7 @@ fn there_is_a_home() {
 }
 
 #[test]
-fn nothing_of_the_runners_environment_reaches_the_script() {
+fn environment_of_the_runner_does_not_reach_the_script() {
     let job = Job::new(&image())
         .script(&["env | grep -v ^CI_JOB_TOKEN="])
         .variable("OWN", "a $b");
@@ -78,7 +78,7 @@ fn nothing_of_the_runners_environment_reaches_the_script() {
 }
 
 #[test]
-fn variables_and_scripts_may_be_long() {
+fn long_variables_and_scripts_work() {
     let lines: Vec<String> = (0..4000)
         .map(|line| format!(": {line:050}; n=$((${{n-0}}+1))"))
         .collect();
@@ -88,7 +88,7 @@ fn variables_and_scripts_may_be_long() {
     let job = Job::new(&image())
         .variable("LONG", &("\u{e4}".repeat(50 << 10) + "end"))
         .script(&lines);
-    // LC_ALL is not set: bytes are characters.
+    // LC_ALL is not set, so the shell counts bytes.
     let report = job.run().expect(&Outcome::Success);
     let bytes = (100 << 10) + 3;
     assert_eq!(
@@ -98,7 +98,7 @@ fn variables_and_scripts_may_be_long() {
 }
 
 #[test]
-fn a_long_log_is_whole_and_in_order() {
+fn long_log_is_complete_and_in_order() {
     let report = Job::new(&image())
         .script(&["seq -w 1 750000"])
         .run()
@@ -114,7 +114,7 @@ fn a_long_log_is_whole_and_in_order() {
 }
 
 #[test]
-fn both_streams_come_in_the_order_of_writing_when_the_script_makes_them_one() {
+fn joined_stdout_and_stderr_stay_in_order() {
     let text = output_of(&[
         "exec 2>&1",
         "for i in $(seq 200); do echo $i; echo $i >&2; done",
@@ -128,7 +128,7 @@ fn both_streams_come_in_the_order_of_writing_when_the_script_makes_them_one() {
 }
 
 #[test]
-fn a_script_may_be_read_while_it_runs_and_leaves_no_file_behind() {
+fn script_file_is_readable_and_removed_at_the_end() {
     let job = Job::new(&image())
         .script(&["head -n 1 \"$0\"", "ls /run /tmp"])
         .after_script(&["ls /run /tmp"]);
@@ -149,7 +149,7 @@ fn a_script_may_be_read_while_it_runs_and_leaves_no_file_behind() {
     assert!(count <= 1, "{}", report.describe());
 }
 
-/// That limits are set where the job's processes are. Whether they bind is the kernel's part.
+/// Tests that the unit with the limits contains the job's processes. The kernel enforces the limits.
 #[test]
 fn limits_are_on_the_cgroup_that_holds_the_job() {
     let job = Job::new(&image());
@@ -183,7 +183,7 @@ fn limits_are_on_the_cgroup_that_holds_the_job() {
             let shown = "MemoryMax,TasksMax,MemorySwapMax,RuntimeMaxUSec";
             let limits = sh(&format!("systemctl show --property={shown} {unit}")).out();
             let has = |line: &str| limits.lines().any(|shown| shown == line);
-            // The job's own time, two minutes, and half an hour.
+            // RuntimeMaxSec= is the time limit of the job, two minutes, plus half an hour.
             assert!(
                 has("MemorySwapMax=0") && has("RuntimeMaxUSec=32min"),
                 "{limits}"
@@ -199,15 +199,15 @@ fn limits_are_on_the_cgroup_that_holds_the_job() {
 }
 
 #[test]
-fn a_runner_that_reads_slowly_gets_all_of_the_log() {
-    // Fits into the pipes on the way, so that the command ends before anything is read.
+fn slow_reader_gets_the_complete_log() {
+    // The output fits into the pipes on its way, so the command ends before anything is read.
     const BYTES: usize = 300_000;
     let machine = Machine::new();
     let mut command = machine.command(["head", "-c", &BYTES.to_string(), "/dev/zero"]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     assert!(
         !wait_for_exit(child.id().try_into().unwrap(), Duration::from_millis(500)).unwrap(),
-        "it did not wait for its reader"
+        "nspawn-run did not wait for its reader"
     );
     let mut log = Vec::new();
     child.stdout.take().unwrap().read_to_end(&mut log).unwrap();
@@ -215,7 +215,7 @@ fn a_runner_that_reads_slowly_gets_all_of_the_log() {
 }
 
 #[test]
-fn an_images_entrypoint_runs_the_jobs_own_scripts() {
+fn entrypoint_of_the_image_runs_the_scripts() {
     let entrypoint =
         json!({ "entrypoint": ["env", "BY=it self", "bash"], "pull_policy": ["always", "never"] });
     let job = Job::new(&image())
@@ -242,7 +242,7 @@ fn an_images_entrypoint_runs_the_jobs_own_scripts() {
         "{}",
         report.describe()
     );
-    // The usual way to say that there is none.
+    // An empty word is the usual way to disable an entrypoint.
     let job = Job::new(&image())
         .image_options(json!({ "entrypoint": [""] }))
         .script(&["echo plain"]);
@@ -260,7 +260,7 @@ fn an_images_entrypoint_runs_the_jobs_own_scripts() {
 }
 
 #[test]
-fn scripts_run_as_the_user_that_the_image_names() {
+fn scripts_run_as_the_user_of_the_image() {
     let user = |name: &str| json!({ "executor_opts": { "docker": { "user": name } } });
     let job =
         Job::new(&image())
@@ -285,7 +285,7 @@ fn scripts_run_as_the_user_that_the_image_names() {
 }
 
 #[test]
-fn an_image_may_be_named_by_a_variable() {
+fn image_can_be_named_by_a_variable() {
     let job = Job::new("$DISTRIBUTION")
         .variable("DISTRIBUTION", &image())
         .script(&["echo here"]);

@@ -1,0 +1,204 @@
+//! Checks that hold for each combination of `--init` and `--layer`.
+//!
+//! | module | checks |
+//! | --- | --- |
+//! | [`commands`] | exit statuses, streams, arguments and signals of a command |
+//! | [`machine`] | users, devices, network, limits and layer size of the machine |
+//! | [`persistence`] | files and processes between runs, and the machine's end |
+
+mod commands;
+mod machine;
+mod persistence;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nspawn_tests::{Done, Machine, call, sh};
+
+/// Time limit for what happens at once, on a busy host.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A cell of the matrix of `--init` and `--layer`, with an image.
+#[derive(Clone, Copy, Debug)]
+pub struct Cell<'a> {
+    pub init: &'static str,
+    pub layer: &'static str,
+    pub image: &'a str,
+}
+
+impl Cell<'_> {
+    pub fn options(&self) -> [String; 2] {
+        [
+            format!("--init={}", self.init),
+            format!("--layer={}", self.layer),
+        ]
+    }
+
+    #[track_caller]
+    pub fn prepare(&self, more: &[&str]) -> Done {
+        let options = self.options();
+        call(
+            "nspawn-prepare",
+            options
+                .iter()
+                .map(String::as_str)
+                .chain(more.iter().copied())
+                .chain([self.image]),
+        )
+    }
+
+    #[track_caller]
+    pub fn machine(&self, more: &[&str]) -> Machine {
+        Machine {
+            name: self.prepare(more).expect(0).out().trim_end().to_owned(),
+        }
+    }
+
+    /// Returns whether a machine runs from its prepare to its cleanup.
+    pub fn is_running_between_runs(&self) -> bool {
+        self.init != "none"
+    }
+
+    /// Returns whether a run finds the files that an earlier one has written.
+    pub fn keeps_files(&self) -> bool {
+        self.is_running_between_runs() || self.layer != "none"
+    }
+
+    /// Checks everything that holds in every cell.
+    pub fn check(&self) {
+        // The killed run starts first, since its machine takes a while to end.
+        let machine = self.machine(&[
+            "--setenv=FOR_ALL=a $b",
+            "-p",
+            "TimeoutStopSec=7s",
+            "-p",
+            "Nice=3",
+        ]);
+        let other = self.machine(&[]);
+        let sleep = persistence::kill_run(self, &other);
+        commands::check(&machine);
+        machine::check(self, &machine, &other);
+        persistence::check(self, &machine, &other);
+        machine::check_size(self);
+        persistence::check_killed_machine(self, &machine);
+        persistence::check_killed_run(self, other, sleep);
+    }
+}
+
+/// A command that runs and has said `on`.
+pub struct Running {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Running {
+    #[track_caller]
+    pub fn start(machine: &Machine, script: &str) -> Self {
+        Self::of(&mut machine.command(["sh", "-c", script]))
+    }
+
+    #[track_caller]
+    pub fn of(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        if line != "on\n" {
+            panic!(
+                "no start but {line:?}: {}",
+                Self { child, output }.end().describe()
+            );
+        }
+        Self { child, output }
+    }
+
+    #[track_caller]
+    pub fn signal(&self, signal: &str) {
+        call(
+            "kill",
+            [&format!("-{signal}"), &self.child.id().to_string()],
+        )
+        .expect(0);
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Done {
+        let mut stdout = Vec::new();
+        self.output.read_to_end(&mut stdout).unwrap();
+        let rest = self.child.wait_with_output().unwrap();
+        Done::new("a command that ran".to_owned(), Output { stdout, ..rest })
+    }
+}
+
+/// A process that is told from all others of the host by how long it sleeps.
+pub struct Sleep(String);
+
+impl Sleep {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        Self(format!(
+            "sleep 300.{}{:04}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ))
+    }
+
+    pub fn command(&self) -> &str {
+        &self.0
+    }
+
+    pub fn process(&self) -> Option<u32> {
+        call("pgrep", ["-xf", &self.0])
+            .out()
+            .lines()
+            .next()?
+            .parse()
+            .ok()
+    }
+
+    pub fn is_there(&self) -> bool {
+        self.process().is_some()
+    }
+
+    /// The host's cgroup that it is in.
+    #[track_caller]
+    pub fn cgroup(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/cgroup", self.process().unwrap())).unwrap()
+    }
+
+    /// The name of the machine that it is in.
+    #[track_caller]
+    pub fn machine(&self) -> String {
+        let cgroup = self.cgroup();
+        let unit = cgroup
+            .split("/nspawn-")
+            .nth(1)
+            .and_then(|unit| unit.split(".service").next());
+        unit.unwrap().to_owned()
+    }
+}
+
+/// Whether systemd-machined has it.
+pub fn is_registered(machine: &Machine) -> bool {
+    let list = call("machinectl", ["list", "--no-legend"]).expect(0).out();
+    list.lines()
+        .any(|line| line.split_whitespace().next() == Some(&machine.name))
+}
+
+/// What systemd says of the machine's unit.
+pub fn unit_properties(machine: &Machine, names: &str) -> String {
+    sh(&format!(
+        "systemctl show --property={names} nspawn-{}.service",
+        machine.name
+    ))
+    .expect(0)
+    .out()
+}

@@ -1,0 +1,121 @@
+//! Many jobs at a time.
+
+use std::fs;
+use std::time::Duration;
+
+use nspawn_tests::api::{GitLab, Status, Work};
+use nspawn_tests::{call, image, left_of, wait_until};
+
+use super::result_of;
+use super::runner::Runner;
+
+const COUNT: usize = 20;
+
+#[test]
+fn concurrent_jobs_have_separate_results() {
+    let gitlab = GitLab::new();
+    let project = gitlab.repository("group/project", &[("file", "source\n")]);
+    let work = |number: usize| {
+        let exit = format!("exit {}", number % 3);
+        let script = [
+            "cat file; hostname",
+            "echo $NUMBER > number; cat number",
+            &exit,
+        ];
+        let work = Work::new(&image())
+            .sources(&project)
+            .variable("NUMBER", &format!("this is {number}"));
+        work.script(&script).artifacts(&["number"], "always")
+    };
+    let jobs: Vec<_> = (0..COUNT).map(|number| gitlab.add(work(number))).collect();
+    let runners: Vec<_> = jobs
+        .iter()
+        .map(|_| Runner::start(&gitlab, &["--max-builds=1"]))
+        .collect();
+    runners.into_iter().for_each(Runner::finish);
+    for (number, id) in jobs.into_iter().enumerate() {
+        let job = result_of(&gitlab, id);
+        let code = i64::try_from(number % 3).unwrap();
+        let status = if code == 0 {
+            Status::Success
+        } else {
+            Status::Failed
+        };
+        assert_eq!(
+            (job.status, job.exit_code),
+            (status, code),
+            "{}",
+            job.describe()
+        );
+        assert!(
+            job.log().contains(&format!("\nthis is {number}\n")),
+            "{}",
+            job.describe()
+        );
+        assert!(
+            job.artifacts.is_some() && job.log().contains(&format!("\ngitlab-{id}-")),
+            "{}",
+            job.describe()
+        );
+    }
+}
+
+#[test]
+fn machines_of_killed_runners_are_stale() {
+    let gitlab = GitLab::new();
+    let work = || {
+        Work::new(&image())
+            .script(&["echo n''ow; sleep 600"])
+            .after_script(&["true"])
+    };
+    let jobs: Vec<_> = (0..COUNT).map(|_| gitlab.add(work())).collect();
+    let mut runners: Vec<_> = jobs
+        .iter()
+        .map(|_| Runner::start(&gitlab, &["--max-builds=1"]))
+        .collect();
+    // At this time some machines run their scripts, and others are still being made.
+    jobs.iter()
+        .take(COUNT / 4)
+        .for_each(|job| gitlab.wait_for_log(*job, "\nnow\n"));
+    runners.iter_mut().for_each(Runner::kill);
+    // The first cleanup removes machines whose scripts still run. The second one removes machines
+    // that were being made at that time.
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    wait_until("all drivers have ended", Duration::from_secs(60), || {
+        let drivers = drivers_of(&jobs);
+        println!("drivers: {drivers:?}");
+        drivers.is_empty()
+    });
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    for job in jobs {
+        assert_eq!(
+            left_of(&format!("gitlab-{job}-")),
+            "",
+            "{}",
+            gitlab.job(job).describe()
+        );
+    }
+}
+
+/// Returns the command lines of the drivers for these jobs that still run.
+fn drivers_of(jobs: &[u64]) -> Vec<String> {
+    let marks: Vec<_> = jobs
+        .iter()
+        .map(|job| format!("\0CUSTOM_ENV_CI_JOB_ID={job}\0").into_bytes())
+        .collect();
+    let of_process = |path: std::path::PathBuf| {
+        let environment = fs::read(path.join("environ")).ok()?;
+        let is_driver = marks
+            .iter()
+            .any(|mark| environment.windows(mark.len()).any(|part| part == mark));
+        is_driver.then(|| {
+            fs::read_to_string(path.join("cmdline"))
+                .unwrap_or_default()
+                .replace('\0', " ")
+        })
+    };
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| of_process(entry.unwrap().path()))
+        .collect()
+}

@@ -1,0 +1,176 @@
+//! Results of jobs, as GitLab receives them.
+//!
+//! A log also shows the commands. So words to wait for have quotes in the commands, such as `n''ow`.
+
+use nspawn_tests::api::{GitLab, Known, Status, Work};
+use nspawn_tests::image;
+
+use super::runner::Runner;
+use super::{result_of, run, run_all};
+
+/// Line that prints something again and again, since a runner learns of a cancel when it sends a part
+/// of the log.
+const WAIT: &str = "echo n''ow; for i in $(seq 600); do echo tick; sleep 0.1; done; echo too f''ar";
+const AFTER: [&str; 1] = ["echo \"after it was $CI_JOB_STATUS in $PWD\"; cat /root/mark"];
+const MARK: &str = "echo the same mach''ine > /root/mark";
+
+#[track_caller]
+fn expect(job: &Known, status: Status, reason: &str, exit_code: i64) {
+    let is = (job.status, &*job.reason, job.exit_code);
+    assert_eq!(is, (status, reason, exit_code), "{}", job.describe());
+}
+
+#[track_caller]
+fn expect_after_script(job: &Known, status: &str) {
+    let shown = format!("\nafter it was {status} in /builds/group/project\nthe same machine\n");
+    assert!(
+        job.log().contains(&shown),
+        "no {shown:?} in {}",
+        job.describe()
+    );
+}
+
+#[test]
+fn after_script_runs_after_success_and_failure() {
+    let work = |line: &str| {
+        Work::new(&image())
+            .script(&[MARK, line])
+            .after_script(&AFTER)
+    };
+    let jobs = run_all(&GitLab::new(), vec![work("true"), work("exit 42")], &[]);
+    expect(&jobs[0], Status::Success, "", 0);
+    expect_after_script(&jobs[0], "success");
+    // GitLab needs the exit code for allow_failure:exit_codes.
+    expect(&jobs[1], Status::Failed, "script_failure", 42);
+    expect_after_script(&jobs[1], "failed");
+}
+
+#[test]
+fn after_script_runs_after_a_cancel() {
+    let gitlab = GitLab::new();
+    let job = gitlab.add(
+        Work::new(&image())
+            .script(&[MARK, WAIT])
+            .after_script(&AFTER),
+    );
+    let runner = Runner::start(&gitlab, &["--max-builds=1"]);
+    gitlab.wait_for_log(job, "\nnow\n");
+    gitlab.cancel(job);
+    runner.finish();
+    let job = result_of(&gitlab, job);
+    expect(&job, Status::Canceled, "job_canceled", 0);
+    expect_after_script(&job, "canceled");
+    assert!(!job.log().contains("too far"), "{}", job.describe());
+}
+
+#[test]
+fn no_stage_runs_after_the_job_is_dropped() {
+    let gitlab = GitLab::new();
+    let job = gitlab.add(Work::new(&image()).script(&[WAIT]).after_script(&AFTER));
+    let runner = Runner::start(&gitlab, &["--max-builds=1"]);
+    gitlab.wait_for_log(job, "\nnow\n");
+    gitlab.abort(job);
+    runner.finish();
+    let job = result_of(&gitlab, job);
+    assert!(!job.log().contains("after it was"), "{}", job.describe());
+}
+
+#[test]
+fn no_stage_runs_after_the_time_limit() {
+    let job = run(Work::new(&image())
+        .script(&[WAIT])
+        .after_script(&AFTER)
+        .timeout(8));
+    expect(&job, Status::Failed, "job_execution_timeout", 0);
+    assert!(
+        job.log().contains("\nnow\n") && !job.log().contains("after it was"),
+        "{}",
+        job.describe()
+    );
+}
+
+#[test]
+fn stopped_runner_leaves_nothing() {
+    let gitlab = GitLab::new();
+    let job = gitlab.add(Work::new(&image()).script(&[WAIT]).after_script(&AFTER));
+    let runner = Runner::start(&gitlab, &[]);
+    gitlab.wait_for_log(job, "\nnow\n");
+    runner.signal("TERM");
+    runner.finish();
+    let job = result_of(&gitlab, job);
+    expect(&job, Status::Failed, "runner_system_failure", 0);
+    assert!(!job.log().contains("after it was"), "{}", job.describe());
+}
+
+#[test]
+fn quitting_runner_finishes_its_job() {
+    let gitlab = GitLab::new();
+    let job = gitlab.add(Work::new(&image()).script(&["echo n''ow; sleep 1; echo at the e''nd"]));
+    let next = gitlab.add(Work::new(&image()).script(&["true"]));
+    let runner = Runner::start(&gitlab, &[]);
+    gitlab.wait_for_log(job, "\nnow\n");
+    runner.signal("QUIT");
+    runner.finish();
+    let job = result_of(&gitlab, job);
+    expect(&job, Status::Success, "", 0);
+    assert!(job.log().contains("\nat the end\n"), "{}", job.describe());
+    assert_eq!(gitlab.job(next).status, Status::Pending);
+}
+
+#[test]
+fn reboot_of_the_machine_is_a_system_failure() {
+    let job = run(Work::new(&image()).script(&["systemctl reboot", "sleep 60"]));
+    expect(&job, Status::Failed, "runner_system_failure", 0);
+    assert!(job.log().contains("it was rebooted"), "{}", job.describe());
+}
+
+#[test]
+fn stdin_is_empty_and_background_processes_do_not_delay_the_end() {
+    let job = run(Work::new(&image()).script(&[
+        "cat; read -r line || echo nothing to re''ad",
+        "sleep 600 & setsid sleep 600 & (trap '' HUP TERM; exec sleep 600) & echo st''arted",
+    ]));
+    expect(&job, Status::Success, "", 0);
+    assert!(
+        job.log().contains("\nnothing to read\n") && job.log().contains("\nstarted\n"),
+        "{}",
+        job.describe()
+    );
+}
+
+/// Line that prints 20 MiB, in lines of eight bytes.
+const LONG: &str = "seq -w 1 2621440; echo that is a''ll";
+
+#[test]
+fn long_log_is_complete() {
+    let work = Work::new(&image()).script(&[LONG]);
+    let job = run_all(&GitLab::new(), vec![work], &["--output-limit=32768"]).remove(0);
+    expect(&job, Status::Success, "", 0);
+    let expected: String = (1..=2_621_440)
+        .map(|number| format!("{number:07}\n"))
+        .collect();
+    let log = job.log();
+    let begin = log
+        .find("\n0000001\n")
+        .unwrap_or_else(|| panic!("{}", job.describe()))
+        + 1;
+    assert!(log[begin..].starts_with(&expected), "{}", job.describe());
+    assert!(
+        log[begin + expected.len()..].starts_with("that is all\n"),
+        "{}",
+        job.describe()
+    );
+    assert!(job.parts > 10, "the log came in only {} parts", job.parts);
+}
+
+#[test]
+fn log_beyond_the_limit_does_not_block_the_job() {
+    let job = run(Work::new(&image()).script(&[LONG]));
+    expect(&job, Status::Success, "", 0);
+    assert!(
+        job.trace.len() < 5 << 20 && job.log().contains("exceeded limit"),
+        "{}",
+        job.describe()
+    );
+    assert!(!job.log().contains("that is all"), "{}", job.describe());
+}

@@ -1,0 +1,174 @@
+//! Images of a few files: busybox with users and commands, and busybox as the only program.
+
+use nspawn_tests::call;
+use nspawn_tests::sequencer::{Job, Outcome, Runner};
+
+use super::Name;
+
+/// Makes an image of busybox, with users and a link for each command.
+fn busybox(kind: &str) -> Name {
+    let name = bare(kind);
+    name.sh(
+        "cd $name; mkdir -p etc tmp usr/bin home/ann; chown 1000:1000 home/ann; for command in $(bin/busybox --list); do test -e bin/$command || ln -s busybox bin/$command; done; \
+         ln -s /bin/env usr/bin/env; printf 'root:x:0:0:root:/root:/bin/sh\\nann:x:1000:1000::/home/ann:/bin/sh\\n' >etc/passwd; \
+         printf 'root:x:0:\\nann:x:1000:\\n' >etc/group",
+    );
+    name
+}
+
+/// Makes an image of two files: busybox and a link to it.
+fn bare(kind: &str) -> Name {
+    let name = Name::new(kind);
+    name.sh("mkdir -p $name/bin; cp $(command -v busybox) $name/bin/busybox; ln -s busybox $name/bin/sh");
+    name
+}
+
+fn disk(name: Name) -> Name {
+    name.sh("mksquashfs $name $name.raw -comp lz4 -all-root -quiet -no-progress; rm -r $name");
+    name
+}
+
+/// Returns a job whose commands are all in busybox.
+fn job(name: &Name) -> Job {
+    Job::new(&name.0)
+        .stage("get_sources", &["echo source >file"])
+        .script(&[
+            "cat file",
+            "pwd",
+            "echo $0 | cut -c1-19",
+            "ls /no-such-file 2>/dev/null || echo none",
+            "exit 5",
+        ])
+        .after_script(&["echo after a $CI_JOB_STATUS"])
+}
+
+/// Layers to test. With `--init=none`, `--layer=none` keeps no files from stage to stage.
+const LAYERS: [&str; 3] = ["--layer=disk", "--layer=tmpfs", "--layer=none"];
+
+fn runs_jobs(name: &Name) {
+    for (init, layers) in [("--init=stub", &LAYERS[..]), ("--init=none", &LAYERS[..2])] {
+        for layer in layers {
+            let report = Runner::default()
+                .prepare_args(&[init, layer])
+                .run(&job(name));
+            let report = report.expect(&Outcome::ScriptFailure(5));
+            let script = report.stage("build_script").text();
+            assert_eq!(
+                script, "source\n/builds/group/project\n/run/nspawn-script-\nnone\n",
+                "{init} {layer}"
+            );
+            assert_eq!(
+                report.stage("after_script").text(),
+                "after a failed\n",
+                "{init} {layer}"
+            );
+        }
+    }
+}
+
+#[test]
+fn busybox_image_runs_jobs() {
+    runs_jobs(&busybox("busybox"));
+}
+
+#[test]
+fn image_with_only_a_shell_runs_jobs() {
+    runs_jobs(&bare("bare"));
+}
+
+#[test]
+fn disk_image_with_only_a_shell_runs_jobs() {
+    let name = disk(bare("bare-disk"));
+    runs_jobs(&name);
+    assert_eq!(name.loop_devices(), "");
+}
+
+#[test]
+fn job_that_would_lose_its_sources_expect_refused() {
+    let name = bare("forgetful");
+    let runner = Runner::default().prepare_args(&["--init=none", "--layer=none"]);
+    let report = runner.run(&job(&name)).expect_system_failure();
+    assert!(
+        report.log().contains("choose --layer=tmpfs"),
+        "{}",
+        report.describe()
+    );
+}
+
+#[test]
+fn sh_replaces_a_missing_bash_but_no_other_interpreter() {
+    let name = busybox("bash");
+    let run = |text: &str| {
+        let job = Job::new(&name.0).stage_file("build_script", text);
+        Runner::default().prepare_args(&["--init=none"]).run(&job)
+    };
+    for first in ["#!/usr/bin/env bash", "#!/bin/bash"] {
+        let report = run(&format!(
+            "{first}\necho \"it is $(readlink /proc/$$/exe)\"\nexit 4\n"
+        ));
+        let report = report.expect(&Outcome::ScriptFailure(4));
+        assert_eq!(report.stage("build_script").text(), "it is /bin/busybox\n");
+    }
+    let report = run("#!/usr/bin/env perl\necho too far\n");
+    assert!(!report.log().contains("too far"), "{}", report.describe());
+    let _ = report.expect(&Outcome::ScriptFailure(127));
+}
+
+#[test]
+fn busybox_image_has_users_and_commands() {
+    let name = busybox("users");
+    let machine = name.machine(&["--init=stub"]);
+    assert_eq!(
+        machine
+            .sh("id -un; echo $HOME $SHELL; ps | grep -q [n]spawn && echo ps")
+            .expect(0)
+            .out(),
+        "root\n/root /bin/sh\nps\n"
+    );
+    let done = nspawn_tests::finish(
+        std::process::Command::new("nspawn-run").args([
+            "--uid=ann",
+            &machine.name,
+            "sh",
+            "-c",
+            "id -u; pwd",
+        ]),
+        b"",
+    );
+    assert_eq!(done.expect(0).out(), "1000\n/home/ann\n");
+    machine
+        .run(["no-such-command"])
+        .expect_error(127, "no-such-command");
+    let done = call(
+        "nspawn-run",
+        [
+            "--image",
+            &name.0,
+            "sh",
+            "-c",
+            "touch /x 2>/dev/null || echo read-only; exit 6",
+        ],
+    );
+    assert_eq!(done.expect(6).out(), "read-only\n");
+}
+
+#[test]
+fn image_without_systemd_is_not_booted() {
+    for name in [
+        busybox("no-systemd"),
+        bare("nothing"),
+        disk(bare("no-disk")),
+    ] {
+        let error = name.expect_refused(&["--init=systemd"], "has no systemd");
+        assert!(error.contains("--init=stub"), "{error}");
+        let report = Job::new(&name.0)
+            .script(&["true"])
+            .run()
+            .expect(&Outcome::ScriptFailure(1));
+        assert!(
+            report.log().contains("--init=stub"),
+            "{}",
+            report.describe()
+        );
+    }
+}

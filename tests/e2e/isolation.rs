@@ -1,0 +1,213 @@
+//! Isolation of machines: layer size, privileges, files of the host, and what a job may change.
+
+use std::fs;
+
+use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::{Machine, call, image, sh};
+
+#[test]
+fn layer_size_limits_the_layer() {
+    let machine = Machine::with(&["--layer-size=64M"]);
+    let done = machine.sh("head -c 100M /dev/zero >/root/big").expect(1);
+    assert!(done.err().contains("No space left"), "{}", done.describe());
+    machine.sh("rm /root/big; echo more >/root/small").expect(0);
+    let size = |machine: &Machine| {
+        let size = machine
+            .sh("df --output=size -k / | tail -n 1")
+            .expect(0)
+            .out();
+        size.trim().parse::<u64>().unwrap() >> 10
+    };
+    assert!((50..=64).contains(&size(&machine)));
+    // Without a user namespace, root in the machine could read the other loop devices.
+    call(
+        "nspawn-prepare",
+        ["--private-users=no", "--layer-size=64M", &image()],
+    )
+    .expect_error(1, "needs a user namespace");
+    let unbounded = Machine::with(&["--layer-size=infinity"]);
+    let host = sh("df --output=size -k /var/lib | tail -n 1")
+        .expect(0)
+        .out();
+    assert_eq!(size(&unbounded), host.trim().parse::<u64>().unwrap() >> 10);
+}
+
+#[test]
+fn nesting_allows_containers() {
+    let machine = Machine::with(&["--nesting"]);
+    for directory in ["containers", "docker"] {
+        let mount = format!(
+            "cd /var/lib/{directory} && mkdir lower upper work root && touch lower/file && \
+             mount -t overlay none -o lowerdir=lower,upperdir=upper,workdir=work root && \
+             test -e root/file && touch root/new && test -e upper/new"
+        );
+        machine.sh(&mount).expect(0);
+    }
+    machine
+        .sh("unshare --user --map-root-user --pid --fork --mount-proc true")
+        .expect(0);
+}
+
+#[test]
+fn privileges_can_be_dropped() {
+    let bounds = |machine: &Machine| {
+        machine
+            .sh("grep -e CapBnd -e NoNewPrivs /proc/1/status")
+            .expect(0)
+            .out()
+    };
+    let usual = bounds(&Machine::new());
+    let changed = bounds(&Machine::with(&[
+        "--drop-capability=CAP_MKNOD",
+        "--no-new-privileges",
+    ]));
+    assert!(
+        usual.contains("NoNewPrivs:\t0") && changed.contains("NoNewPrivs:\t1"),
+        "{usual}{changed}"
+    );
+    let capabilities =
+        |text: &str| u64::from_str_radix(text.split_whitespace().nth(1).unwrap_or_default(), 16);
+    let bounding_set = |text: &str| {
+        capabilities(
+            text.lines()
+                .find(|line| line.starts_with("CapBnd"))
+                .unwrap(),
+        )
+        .unwrap()
+    };
+    assert_eq!(bounding_set(&usual) & !bounding_set(&changed), 1 << 27);
+}
+
+#[test]
+fn job_can_lower_limits_but_not_raise_them() {
+    let job = |name: &str, value: &str| {
+        Job::new(&image())
+            .variable(name, value)
+            .script(&["df -k / | tail -n 1", "ls /sys/class/net"])
+    };
+    let runner = || Runner::default().prepare_args(&["--layer-size=200M"]);
+    let report = runner()
+        .run(&job("NSPAWN_JOB_LAYER_SIZE", "64M"))
+        .expect(&Outcome::Success);
+    let size: u64 = report
+        .stage("build_script")
+        .text()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(size < 70 << 10, "{size}");
+    let report = runner()
+        .run(&job("NSPAWN_JOB_NETWORK", "none"))
+        .expect(&Outcome::Success);
+    assert!(
+        report.stage("build_script").text().ends_with("\nlo\n"),
+        "{}",
+        report.describe()
+    );
+    for (name, value) in [
+        ("NSPAWN_JOB_LAYER_SIZE", "1G"),
+        ("NSPAWN_JOB_MEMORY_MAX", "100T"),
+        ("NSPAWN_JOB_NETWORK", "host"),
+    ] {
+        let report = runner().run(&job(name, value));
+        assert!(
+            report.log().contains(&format!("the job's {name}={value}")),
+            "{}",
+            report.describe()
+        );
+        let _ = report.expect(&Outcome::ScriptFailure(1));
+    }
+}
+
+#[test]
+fn map_image_replaces_the_image_of_a_job() {
+    let map = format!("--map-image=docker.example/*/ruby:3.*={}", image());
+    let runner = |options: &[&str]| Runner::default().prepare_args(&[&[&*map], options].concat());
+    let job = || Job::new("docker.example/tools/ruby:3.4").script(&["true"]);
+    let _ = runner(&[]).run(&job()).expect(&Outcome::Success);
+    let _ = runner(&[&format!("--allow-image={}", image())])
+        .run(&job())
+        .expect(&Outcome::Success);
+    // --allow-image applies to the image after the mapping.
+    let _ = runner(&["--allow-image=docker*"])
+        .run(&job())
+        .expect(&Outcome::ScriptFailure(1));
+    let _ = runner(&[])
+        .run(&Job::new("docker.example/tools/ruby:2.7").script(&["true"]))
+        .expect(&Outcome::ScriptFailure(1));
+    call("nspawn-prepare", ["--map-image=x", &image()]).expect_error(1, "no GLOB=IMAGE");
+}
+
+#[test]
+fn allow_image_restricts_the_images_of_jobs() {
+    let runner = |glob: &str| Runner::default().prepare_args(&[&format!("--allow-image={glob}")]);
+    let job = || Job::new(&image()).script(&["true"]);
+    runner(&format!("{}*", &image()[..3]))
+        .run(&job())
+        .expect(&Outcome::Success);
+    let report = runner("other-*").run(&job());
+    assert!(
+        report
+            .log()
+            .contains("is not allowed on this runner; allowed are other-*"),
+        "{}",
+        report.describe()
+    );
+    report.expect(&Outcome::ScriptFailure(1));
+}
+
+#[test]
+fn state_and_layers_are_accessible_to_root_only() {
+    let machine = Machine::new();
+    for path in [
+        "/run/nspawn-ci",
+        "/var/lib/nspawn-ci/machines",
+        &format!("/var/lib/nspawn-ci/machines/{}/disk", machine.name),
+    ] {
+        let mode = sh(&format!("stat -c %a {path}")).expect(0).out();
+        assert!(mode.trim_end().ends_with("00"), "{path}: {mode}");
+    }
+    let nobody = format!(
+        "setpriv --reuid=65534 --clear-groups cat /run/nspawn-ci/{}/state.json",
+        machine.name
+    );
+    assert_ne!(sh(&nobody).code(), 0);
+}
+
+#[test]
+fn uid_range_in_use_is_refused() {
+    let base = "700448768";
+    let machine = Machine::with(&[&format!("--private-users={base}")]);
+    assert!(
+        machine
+            .sh("cat /proc/self/uid_map")
+            .expect(0)
+            .out()
+            .contains(base)
+    );
+    let name = format!("same-{}", std::process::id());
+    let done = call(
+        "nspawn-prepare",
+        [
+            "--name",
+            &name,
+            &format!("--private-users={base}"),
+            &image(),
+        ],
+    )
+    .expect(1);
+    assert!(
+        done.err().contains("another machine, or /etc/subuid"),
+        "{}",
+        done.describe()
+    );
+    assert!(!fs::exists(format!("/run/nspawn-ci/{name}")).unwrap());
+}
+
+#[test]
+fn allowed_device_of_the_host_is_bound() {
+    let machine = Machine::with(&["--property=DeviceAllow=/dev/fuse rwm", "--bind=/dev/fuse"]);
+    machine.sh("test -c /dev/fuse").expect(0);
+}

@@ -24,7 +24,7 @@ use nspawn_common::systemd::nspawn::{Bind, NO_CORES};
 use crate::cli;
 use crate::layer;
 use crate::layer::size::LayerSize;
-use crate::network::egress::Destination;
+use crate::network::destination::Destination;
 
 /// Time by which a service may exceed its own time limits: it waits for other services, and is removed if it fails.
 const SERVICE_MARGIN: Duration = Duration::from_secs(120);

@@ -21,8 +21,8 @@ use crate::create::plan::Plan;
 use crate::create::run::Creation;
 use crate::create::spec;
 use crate::create::spec::MachineSpec;
+use crate::gitlab::server_lookup::ServerLookup;
 use crate::gitlab::{config_stage, policy, runner_binary};
-use crate::network::pasta::ServerLookup;
 use crate::options;
 use crate::options::Options;
 use crate::preflight;
@@ -42,7 +42,7 @@ pub fn run(arguments: &[OsString]) -> Result<()> {
         return Ok(());
     };
     if options.config {
-        return report::print_line(config_stage::config(job.as_ref())?.as_ref());
+        return config_stage::print_config(job.as_ref());
     }
     match job {
         Some(job) => prepare_job(arguments, options, &image, &job),
@@ -74,7 +74,7 @@ fn prepare_job(arguments: &[OsString], mut options: Options, image: &str, job: &
     if job.image.is_some() && options.image.is_none() {
         policy::check_image(&options.policy.allowed_images, &image)?;
     }
-    policy::check_modes(&options.machine)?;
+    config_stage::check_modes(&options.machine)?;
     policy::apply_job_limits(&mut options.machine, gitlab::variable)?;
     let runner = runner_binary::show(&mut options, true)?;
     let name = job_machine_name(&options, job)?;
@@ -93,9 +93,10 @@ fn prepare_job(arguments: &[OsString], mut options: Options, image: &str, job: &
         plan: &plan,
         verbose: options.output.verbose,
     };
-    let needs_runner_hint = runner.is_none() && options.policy.gitlab_runner.is_none();
+    // With --gitlab-runner=no the administrator does without.
+    let has_runner = runner.is_some() || options.policy.gitlab_runner.is_some();
     creation.run(None, || {
-        print_job_summary(&spec, job, begin, needs_runner_hint);
+        config_stage::report_ready_machine(&spec, job, begin, has_runner);
         warn_of_server(&spec, server);
         Ok(())
     })
@@ -152,27 +153,7 @@ fn start_server_lookup(spec: &MachineSpec) -> Option<ServerLookup> {
 fn warn_of_server(spec: &MachineSpec, server: Option<ServerLookup>) {
     let allowed = &spec.options.allowed_destinations;
     if let Some(Ok(Some(warning))) = server.map(|server| server.warning(allowed)) {
-        print_diagnostic(&warning);
-    }
-}
-
-// A job's log gets these lines instead of the machine's name: the other stages know the machine by the job.
-fn print_job_summary(spec: &MachineSpec, job: &Job, begin: Instant, needs_runner_hint: bool) {
-    print_diagnostic(&format!(
-        "machine {} of image {} is ready after {:.1} s",
-        spec.name,
-        spec.image.describe(),
-        begin.elapsed().as_secs_f32()
-    ));
-    if job.wants_pulls {
-        print_diagnostic(
-            "images are this host's, which updates them itself; pull_policy: always changes nothing",
-        );
-    }
-    if needs_runner_hint {
-        print_diagnostic(
-            "no gitlab-runner is shown in it, so artifacts and caches need the image's own; see --gitlab-runner",
-        );
+        report::print_diagnostic(PROGRAM, OsStr::new(&warning));
     }
 }
 
@@ -190,8 +171,4 @@ fn print_plan(plan: &Plan) -> Result<()> {
         report::print_line(&step.shell_command())?;
     }
     Ok(())
-}
-
-fn print_diagnostic(line: &str) {
-    report::print_diagnostic(PROGRAM, OsStr::new(line));
 }

@@ -21,7 +21,7 @@ use nspawn_common::sys::namespace;
 /// How long a machine's files may take to be used.
 const INSIDE_LIMIT: Duration = Duration::from_secs(20);
 /// Where a job's sources are, as the config stage says.
-const BUILDS: &str = "/builds";
+pub const BUILDS_IN_MACHINE: &str = "/builds";
 
 /// Attaches to the machine what its state names. A new cache has `cache_size` bytes.
 pub fn attach(machine: &MachineName, cache_size: u64) -> Result<()> {
@@ -114,7 +114,10 @@ fn line(role: &ServiceRole) -> String {
 
 // For scripts that don't run as root.
 fn open_builds() -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o755).create(BUILDS);
-    made.and_then(|()| fs::set_permissions(BUILDS, Permissions::from_mode(0o1777)))
-        .with_context(|| format!("can't make {BUILDS}"))
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(BUILDS_IN_MACHINE);
+    made.and_then(|()| fs::set_permissions(BUILDS_IN_MACHINE, Permissions::from_mode(0o1777)))
+        .with_context(|| format!("can't make {BUILDS_IN_MACHINE}"))
 }

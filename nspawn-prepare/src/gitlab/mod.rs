@@ -6,3 +6,4 @@ pub mod config_stage;
 pub mod job_limits;
 pub mod policy;
 pub mod runner_binary;
+pub mod server_lookup;

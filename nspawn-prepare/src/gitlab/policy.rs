@@ -5,7 +5,6 @@ use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Error, Result, bail};
 use nix::libc;
-use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
@@ -34,17 +33,6 @@ pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
         image.name,
         allowed.join(", ")
     )))
-}
-
-/// Refuses modes that keep nothing from one stage of a job to the next: without the sources, a job can't run.
-pub fn check_modes(options: &MachineOptions) -> Result<()> {
-    if options.init == Init::None && options.layer == Layer::None {
-        bail!(
-            "--init=none with --layer=none keeps nothing from one stage of a job to the next; choose --layer=tmpfs, \
-             or --init=stub"
-        );
-    }
-    Ok(())
 }
 
 /// Returns the requirements of a job on its machine. `arguments` are those of the call that `options` come from.

@@ -44,7 +44,7 @@ use nspawn_common::systemd::nspawn;
 
 use crate::layer::OVERLAID;
 use crate::network::pasta;
-use crate::network::resolv_conf::RESOLV_CONF;
+use crate::network::resolvers::RESOLV_CONF;
 
 /// To forget a watch for memory pressure takes the kernel ten milliseconds, and what systemd-nspawn and a machine's
 /// systemd could give back then is little (systemd's MEMORY_PRESSURE.md).

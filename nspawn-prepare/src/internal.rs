@@ -48,7 +48,7 @@ pub enum Internal {
 impl Internal {
     /// Returns the command line of the form, which begins with the path of this program.
     pub fn argv(&self) -> Result<Vec<OsString>> {
-        let mut argv = vec![command::own_program()?.into()];
+        let mut argv = vec![command::current_program()?.into()];
         argv.extend(self.arguments());
         Ok(argv)
     }

@@ -124,11 +124,11 @@ fn start_error(paths: &MachinePaths) -> Option<Error> {
 fn query(paths: &MachinePaths, command: &str) -> Option<String> {
     let mut argv = argv(["env", "--unset=CUSTOM_ENV_CI_JOB_ID"]);
     argv.extend([
-        command::sibling("nspawn-run").ok()?.into(),
+        command::find_sibling("nspawn-run").ok()?.into(),
         paths.name().as_str().into(),
     ]);
     argv.extend(command.split(' ').map(Into::into));
-    let answer = command::run_ok(&argv, QUERY_LIMIT).ok()?;
+    let answer = command::run_checked(&argv, QUERY_LIMIT).ok()?;
     Some(text::printable_lines(&answer))
 }
 

@@ -13,4 +13,5 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod uid_range;
+pub mod unmount;
 pub mod usage;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::agent::protocol;
+use crate::agent::client;
 use crate::command;
 use crate::error;
 use crate::error::TimedOut;
@@ -39,7 +39,7 @@ pub fn start(program: &str, paths: &MachinePaths) -> Result<()> {
     let Some(_lock) = lock else {
         bail!("machine {} is being made", paths.name())
     };
-    if processes::is_running(paths) && protocol::hello(paths, AGENT_LIMIT).is_ok() {
+    if processes::is_running(paths) && client::ping(paths, AGENT_LIMIT).is_ok() {
         return Ok(());
     }
     stop::stop_machine(paths)?;
@@ -68,7 +68,7 @@ fn run_start_commands(program: &str, paths: &MachinePaths, state: &State) -> Res
 
 /// Runs a command and prints what it writes to stdout as a diagnostic of `program`.
 pub fn run_command(program: &str, argv: &[OsString], limit: Duration) -> Result<()> {
-    let output = command::run_ok(argv, limit)?;
+    let output = command::run_checked(argv, limit)?;
     if !output.is_empty() {
         report::print_diagnostic(program, OsStr::new(&output));
     }
@@ -101,7 +101,7 @@ pub fn retry<T>(paths: &MachinePaths, start: impl Fn() -> Result<T>) -> Result<T
 ///
 /// Returns the default limits that the kernel does not enforce.
 pub fn confirm(paths: &MachinePaths, properties: &[OsString]) -> Result<Vec<&'static str>> {
-    protocol::wait_for_agent(paths, AGENT_LIMIT).context("it booted but takes no commands")?;
+    client::wait_until_ready(paths, AGENT_LIMIT).context("it booted but takes no commands")?;
     // systemd-nspawn 262 continues when it can't register the machine.
     if !paths.registration().exists() {
         bail!("it is not registered with systemd-machined, so other tools can't find it");

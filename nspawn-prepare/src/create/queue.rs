@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, Inotify};
 use nspawn_common::error;
 use nspawn_common::lifecycle::lock::{Lock, Resource};
 use nspawn_common::lifecycle::{list, lock, status};
@@ -15,7 +15,7 @@ use nspawn_common::machine::paths::{MachinePaths, STATE_ROOT};
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
-use nspawn_common::sys::signals;
+use nspawn_common::sys::{inotify, signals};
 
 use crate::PROGRAM;
 
@@ -33,8 +33,7 @@ pub fn wait(paths: &MachinePaths, max_machines: u32, limit: Duration) -> Result<
     let lock = lock_queue(max_machines, limit)?;
     let mut is_announced = false;
     loop {
-        let changes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
-            .context("can't watch for events")?;
+        let changes = inotify::open()?;
         let count = count_other_machines(paths, &changes)?;
         if count < max_machines as usize {
             return Ok(lock);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::namespaces;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::systemd::machined;
@@ -16,7 +17,6 @@ use crate::gitlab::cache;
 use crate::services::etc_hosts;
 use crate::services::network;
 use crate::services::network::{Link, Member};
-use nspawn_common::sys::namespace;
 
 /// How long a machine's files may take to be used.
 const INSIDE_LIMIT: Duration = Duration::from_secs(20);
@@ -30,7 +30,12 @@ pub fn attach(machine: &MachineName, cache_size: u64) -> Result<()> {
     let leader = leader(&paths)?;
     connect(&paths, leader)?;
     if state.user.is_some() {
-        told(namespace::inside(&paths, leader, INSIDE_LIMIT, open_builds));
+        told(namespaces::run_inside(
+            &paths,
+            leader,
+            INSIDE_LIMIT,
+            open_builds,
+        ));
     }
     // A job must do without a cache at any time.
     told(
@@ -51,9 +56,9 @@ fn show_cache(paths: &MachinePaths, state: &State, leader: u32, size: u64) -> Re
     let Some(file) = &state.cache else {
         return Ok(());
     };
-    let [users] = namespace::open(paths, leader, ["ns/user"])?;
+    let [users] = namespaces::open(paths, leader, ["ns/user"])?;
     let cache = cache::open(file, size, &paths.cache_mount(), &users)?;
-    namespace::inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))
+    namespaces::run_inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))
 }
 
 fn leader(paths: &MachinePaths) -> Result<u32> {
@@ -80,9 +85,12 @@ fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
         .filter(|(_, role)| !role.aliases.is_empty())
         .map(|(_, role)| line(role))
         .collect();
-    told(namespace::inside(job, leader_of_job, INSIDE_LIMIT, || {
-        etc_hosts::add(&lines)
-    }));
+    told(namespaces::run_inside(
+        job,
+        leader_of_job,
+        INSIDE_LIMIT,
+        || etc_hosts::add(&lines),
+    ));
     for (state, role) in roles {
         let paths = MachinePaths::new(&state.name);
         let join = || {
@@ -92,7 +100,7 @@ fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
                 number: role.number,
             };
             link.connect(&member)?;
-            namespace::inside(&paths, member.leader, INSIDE_LIMIT, || {
+            namespaces::run_inside(&paths, member.leader, INSIDE_LIMIT, || {
                 etc_hosts::add(&lines)
             })
         };

@@ -3,8 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use nspawn_common::command::btrfs;
 use nspawn_common::machine::paths::MachinePaths;
-use nspawn_common::sys::btrfs;
 use nspawn_common::systemd::nspawn;
 
 use crate::layer::OVERLAID;

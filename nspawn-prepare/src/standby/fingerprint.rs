@@ -74,7 +74,7 @@ pub fn compute(spec: &MachineSpec) -> Result<Vec<u8>> {
     ));
     let image = &spec.image.path;
     add(&(image, identity(image), change_time(image)));
-    for program in [command::own_program()?, preflight::agent_program()?] {
+    for program in [command::current_program()?, preflight::agent_program()?] {
         add(&(identity(&program), change_time(&program)));
     }
     for source in options.binds.iter().filter_map(Bind::source) {

@@ -13,6 +13,7 @@ use nspawn_common::lifecycle::{list, lock, remove};
 use nspawn_common::machine::name;
 use nspawn_common::machine::paths::{MachinePaths, POOL_ROOT};
 use nspawn_common::machine::processes;
+use nspawn_common::sys::environment;
 use nspawn_common::sys::fs::remove_file_if_present;
 use nspawn_common::systemd::nspawn;
 use nspawn_common::{command, report};
@@ -127,8 +128,7 @@ impl Pool {
                 continue;
             };
             if env::var_os(name).is_none() {
-                // SAFETY: this process has a single thread.
-                unsafe { env::set_var(name, value) };
+                environment::set_variable(name, value);
             }
         }
         let directory = self.record["directory"].as_str().unwrap_or("/");
@@ -223,7 +223,7 @@ pub fn refill(image: &str) -> Result<()> {
     }
     for pool in all()? {
         if pool.strings("images").any(|name| name == image) {
-            command::run_ok(&pool.refill_command()?, REFILL_LIMIT)?;
+            command::run_checked(&pool.refill_command()?, REFILL_LIMIT)?;
         }
     }
     Ok(())

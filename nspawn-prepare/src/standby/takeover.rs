@@ -5,15 +5,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use nix::libc;
-use nix::sched::{CloneFlags, setns};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
-use nspawn_common::agent::protocol;
+use nspawn_common::agent::client;
 use nspawn_common::lifecycle::lock::{Lock, Resource};
 use nspawn_common::lifecycle::{lock, remove, ssh};
+use nspawn_common::machine::namespaces;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::fs::remove_file_if_present;
@@ -85,7 +82,7 @@ fn take_machine(
 
 // Checks that the agent answers, reads the state, and unregisters the machine from systemd-machined.
 fn detach(from: &MachinePaths) -> Result<(State, Registration)> {
-    protocol::hello(from, AGENT_LIMIT)?;
+    client::ping(from, AGENT_LIMIT)?;
     Ok((State::read(from.name())?, Registration::unregister(from)?))
 }
 
@@ -139,20 +136,6 @@ fn exchange(one: &Path, other: &Path) -> Result<()> {
 
 // Sets the host name from outside: the machine may lack the capability for it.
 fn set_host_name(paths: &MachinePaths, leader: u32) -> Result<()> {
-    let [namespace] = namespace::open(paths, leader, ["ns/uts"])?;
-    let name = paths.name().as_str();
-    // SAFETY: this process has a single thread, so the child may do all that a program may.
-    match unsafe { fork() }? {
-        ForkResult::Child => {
-            let is_in = setns(&namespace, CloneFlags::CLONE_NEWUTS).is_ok();
-            // SAFETY: sethostname(2) reads as many bytes as it is told.
-            let is_set =
-                is_in && unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) } == 0;
-            std::process::exit(i32::from(!is_set))
-        }
-        ForkResult::Parent { child } => match waitpid(child, None)? {
-            WaitStatus::Exited(_, 0) => Ok(()),
-            _ => bail!("can't set its host name"),
-        },
-    }
+    let [namespace] = namespaces::open(paths, leader, ["ns/uts"])?;
+    namespace::set_host_name(&namespace, paths.name().as_str())
 }

@@ -31,7 +31,7 @@ fn invalid_machine_names_are_refused() {
 fn invalid_option_values_are_refused() {
     let image = image();
     for (option, words) in [
-        ("--timeout=0", "longer than nothing"),
+        ("--timeout=0", "greater than zero"),
         ("--timeout=soon", "soon"),
         ("--property=MemoryMax", "it needs NAME=VALUE"),
         ("--setenv==x", "has no name"),

@@ -13,6 +13,7 @@ use nspawn_common::config::retention::Retention;
 use nspawn_common::sys::process::ProcessId;
 
 use crate::layer::size::{self, LayerSize};
+use crate::program::PROGRAM;
 
 /// Options of systemd-nspawn whose values are passed on: name, form of the value, help.
 pub const PRIVILEGES: [(&str, &str, &str); 3] = [
@@ -39,7 +40,7 @@ const EPILOG: &str = "Options are read from /etc/nspawn-ci/prepare.args and /etc
 
 /// Returns the definition of the command line.
 pub fn command() -> Command {
-    Command::new(super::PROGRAM)
+    Command::new(PROGRAM)
         .version(env!("CARGO_PKG_VERSION"))
         .about("Creates a machine from an image, and prints its name when it accepts commands")
         .after_help(EPILOG)

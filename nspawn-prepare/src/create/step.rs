@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nspawn_common::lifecycle::start;
-use nspawn_common::shell;
 use nspawn_common::sys::fs::write_atomic;
+use nspawn_common::{command, shell};
 
-use crate::PROGRAM;
+use crate::program::print_diagnostic;
 
 /// A step: an action, and a hint for the message if the action fails.
 #[derive(Debug)]
@@ -106,9 +105,17 @@ impl Step {
             Action::File(path, content) => write_atomic(path, content),
             Action::SparseFile(path, size) => create_sparse_file(path, *size)
                 .with_context(|| format!("can't make {}", path.display())),
-            Action::Command(argv, limit) => start::run_command(PROGRAM, argv, *limit),
+            Action::Command(argv, limit) => run_command(argv, *limit),
         }
     }
+}
+
+fn run_command(argv: &[OsString], limit: Duration) -> Result<()> {
+    let output = command::run_checked(argv, limit)?;
+    if !output.is_empty() {
+        print_diagnostic(output);
+    }
+    Ok(())
 }
 
 fn create_directory(path: &Path, mode: u32) -> io::Result<()> {

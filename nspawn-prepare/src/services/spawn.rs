@@ -17,8 +17,8 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::report;
 
-use crate::PROGRAM;
 use crate::create::spec::ServiceCommand;
+use crate::program::PROGRAM;
 
 /// Those that are being made.
 pub struct Services {

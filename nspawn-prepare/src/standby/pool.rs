@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use nspawn_common::command;
 use nspawn_common::lifecycle::lock::{Lock, Resource};
 use nspawn_common::lifecycle::{list, lock, remove};
 use nspawn_common::machine::name;
@@ -16,12 +17,11 @@ use nspawn_common::machine::processes;
 use nspawn_common::sys::environment;
 use nspawn_common::sys::fs::remove_file_if_present;
 use nspawn_common::systemd::nspawn;
-use nspawn_common::{command, report};
 use serde_json::{Value, json};
 
-use crate::PROGRAM;
 use crate::create::step::Step;
 use crate::internal::Internal;
+use crate::program::print_diagnostic;
 
 /// Time limit for other processes to count standby machines.
 const COUNT_LIMIT: Duration = Duration::from_secs(60);
@@ -58,7 +58,7 @@ impl Pool {
         let existing = all()?.into_iter().find(|pool| pool.is_same(&record));
         if existing.is_none() && count == 0 {
             let line = "no standby machines with these options and images exist";
-            report::print_diagnostic(PROGRAM, OsStr::new(line));
+            print_diagnostic(line);
         }
         let id = match existing {
             Some(pool) => pool.id,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use nspawn_common::cli::sources;
+use nspawn_common::cli::values;
 use nspawn_common::machine::paths::CONFIG_ROOT;
 
 /// The program's name in messages.
@@ -85,16 +86,16 @@ fn command_options() -> [Arg; 6] {
             .short('E')
             .action(ArgAction::Append)
             .help("Set a variable for the command"),
-        sources::flag("pty")
+        values::flag("pty")
             .short('t')
             .help("Run on a new terminal in the machine"),
         Arg::new("stop-timeout")
             .long("stop-timeout")
             .value_name("TIME")
             .default_value("10s")
-            .value_parser(sources::duration)
+            .value_parser(values::duration)
             .help("Grace period between SIGTERM and SIGKILL for a command that is to end"),
-        sources::flag("kill-remaining")
+        values::flag("kill-remaining")
             .help("Kill the processes that the command leaves running in the background"),
     ]
 }
@@ -116,15 +117,15 @@ pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
     Ok(Some(Options {
         machine: value("MACHINE").unwrap_or_default(),
         image: matches.get_one::<String>("image").cloned(),
-        command: sources::list(&matches, "COMMAND"),
+        command: values::list(&matches, "COMMAND"),
         user: value("uid"),
         directory: value("working-directory"),
-        environment: sources::list(&matches, "setenv")
+        environment: values::list(&matches, "setenv")
             .into_iter()
-            .map(sources::with_value)
+            .map(values::complete_variable)
             .collect::<Result<_>>()?,
-        terminal: sources::is_set(&matches, "pty"),
-        kill_remaining: sources::is_set(&matches, "kill-remaining"),
+        terminal: values::is_set(&matches, "pty"),
+        kill_remaining: values::is_set(&matches, "kill-remaining"),
         stop_timeout: matches
             .get_one("stop-timeout")
             .copied()

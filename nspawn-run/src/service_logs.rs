@@ -3,12 +3,14 @@
 use std::ffi::OsStr;
 
 use anyhow::Result;
+use nspawn_common::gitlab::log_section;
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::{ServiceRole, State};
-use nspawn_common::{gitlab, report};
+use nspawn_common::report;
+use nspawn_common::systemd::journal;
 
 use crate::cli::PROGRAM;
 
@@ -29,11 +31,13 @@ fn print_log(state: &State, role: &ServiceRole) {
     let image = &role.requested_image;
     let line = format!("the service {image} has ended before the job; its log is below");
     report::print_diagnostic(PROGRAM, OsStr::new(&line));
-    gitlab::show_log(
+    // The section of a log that can't be read is empty.
+    let paths = MachinePaths::new(&state.name);
+    let log = journal::last_words(&paths, state.begin()).unwrap_or_default();
+    log_section::print(
         &format!("{}-ended", state.name),
-        image,
-        &MachinePaths::new(&state.name),
-        state.begin(),
+        &format!("Log of {image}"),
+        &log,
     );
 }
 

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Error, Result, bail};
 use nspawn_common::config::init::Init;
+use nspawn_common::error;
 use nspawn_common::lifecycle::caller;
 use nspawn_common::lifecycle::lock::{Lock, RunGuard};
 use nspawn_common::lifecycle::remove;
+use nspawn_common::lifecycle::start;
 use nspawn_common::lifecycle::status::Status;
 use nspawn_common::lifecycle::stop;
 use nspawn_common::machine::name::MachineName;
@@ -21,12 +23,10 @@ use nspawn_common::{command, report};
 
 use crate::cli::PROGRAM;
 
-/// How much longer than its steps starting a machine may take.
-const MARGIN: Duration = Duration::from_secs(120);
 /// Time limit for the creation of a machine that has no layer and is not started.
 const CREATE_LIMIT: Duration = Duration::from_secs(600);
 
-/// The program that makes and starts machines.
+/// Program that creates machines.
 const PREPARE: &str = "nspawn-prepare";
 /// Options for a machine that exists for one command. They override those of argument files.
 const TEMPORARY_OPTIONS: [&str; 5] = [
@@ -109,13 +109,8 @@ impl Machine {
     }
 
     fn start(&self) -> Result<()> {
-        let steps = u32::try_from(self.state.start.len()).unwrap_or(u32::MAX);
-        let limit = self
-            .state
-            .timeout
-            .saturating_mul(steps)
-            .saturating_add(MARGIN);
-        prepare(&["--start".as_ref(), self.name().as_str().as_ref()], limit)
+        let print = |line: &str| report::print_diagnostic(PROGRAM, OsStr::new(line));
+        start::start(&MachinePaths::new(self.name()), print).map_err(as_host_error)
     }
 
     // Stops the machine, or removes a temporary one, if no other command runs in it.
@@ -143,6 +138,14 @@ impl Machine {
             stop::stop_machine(&paths)
         }
     }
+}
+
+// A machine that was created but can't be started is never an error of the job's author.
+fn as_host_error(error: Error) -> Error {
+    if error::is_interrupted(&error) {
+        return error;
+    }
+    Error::msg(format!("{error:#}"))
 }
 
 fn create(name: &MachineName, image: &str) -> Result<()> {

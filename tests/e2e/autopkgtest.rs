@@ -34,11 +34,11 @@ impl Server {
             input,
             output,
         };
-        assert_eq!(server.answer(), "ok");
+        assert_eq!(server.read_answer(), "ok");
         server
     }
 
-    fn answer(&mut self) -> String {
+    fn read_answer(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
@@ -47,7 +47,7 @@ impl Server {
     /// Sends a command and returns its answer without the leading `ok`.
     fn request(&mut self, command: &str) -> String {
         writeln!(self.input.as_mut().unwrap(), "{command}").unwrap();
-        let answer = self.answer();
+        let answer = self.read_answer();
         answer
             .strip_prefix("ok")
             .unwrap_or_else(|| panic!("{command}: {answer:?}"))
@@ -163,7 +163,7 @@ fn files_and_trees_are_copied_both_ways() {
 #[test]
 fn invalid_requests_end_the_server() {
     for (image, line, words) in [
-        ("no-such-image", "open", "no machine of no-such-image"),
+        ("no-such-image", "open", "make a machine of no-such-image"),
         (&*image(), "juggle", "unknown command 'juggle'"),
         (&*image(), "copydown x", "takes two paths"),
     ] {

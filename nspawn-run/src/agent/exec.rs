@@ -152,7 +152,8 @@ fn set_environment(request: &ExecRequest) {
         .iter()
         .filter_map(|entry| split_entry(entry));
     for (name, value) in login.into_iter().chain(requested) {
-        // SAFETY: this process has a single thread.
+        // SAFETY: this process has a single thread. `split_entry` returns no empty name, for which
+        // this would panic.
         unsafe { env::set_var(name, value) };
     }
 }

@@ -46,49 +46,80 @@ pub fn run(
     stdin: Stdin,
     grace_period: Duration,
 ) -> Result<Outcome> {
-    let paths = MachinePaths::new(name);
-    let agent = client::connect(&paths, START_LIMIT)
-        .with_context(|| format!("machine {name} does not accept commands"))?;
-    // Signals are caught before any byte is moved and before there are threads, so that no signal
-    // is missed.
-    signals::catch()?;
-    let mut connection = Connection::new(paths.clone(), agent, grace_period)?;
-    let oom_watch = oom::Watch::start(&paths);
-    let (stdin_reader, stdin_writer) = stdio::pipe()?;
-    let (routes, [stdout_writer, stderr_writer]) = stdio::create_routes()?;
-    let streams = [stdin_reader, stdout_writer, stderr_writer];
-    send_request(&mut connection, request, streams)
-        .with_context(|| format!("machine {name} does not accept the command"))?;
-    if request.terminal.is_some() {
-        connection.enter_raw_mode()?;
-    }
-    let outputs: Vec<Output> = routes
-        .into_iter()
-        .map(Output::start)
-        .collect::<Result<_>>()?;
-    let stdin_error = start_input(stdin, stdin_writer)?;
+    Session::start(name, request, stdin, grace_period)?.finish()
+}
 
-    let outcome = connection.wait_for_outcome();
-    connection.leave_raw_mode();
-    if let Some(interruption) = connection.take_interruption() {
-        // A reader that does not read must not delay the end that the caller asked for.
-        let _ = deliver(outputs, Some(STOP_MARGIN));
-        return Err(interruption);
+/// Command whose request the agent has received.
+struct Session {
+    paths: MachinePaths,
+    connection: Connection,
+    outputs: Vec<Output>,
+    /// Channel that receives an error if this program's stdin can't be read.
+    stdin_error: Option<Receiver<Error>>,
+    oom_watch: oom::Watch,
+}
+
+impl Session {
+    fn start(
+        name: &MachineName,
+        request: &Request,
+        stdin: Stdin,
+        grace_period: Duration,
+    ) -> Result<Self> {
+        let paths = MachinePaths::new(name);
+        let agent = client::connect(&paths, START_LIMIT)
+            .with_context(|| format!("machine {name} does not accept commands"))?;
+        // Signals are caught before any byte is moved and before there are threads, so that no
+        // signal is missed.
+        signals::catch()?;
+        let mut connection = Connection::new(paths.clone(), agent, grace_period)?;
+        let oom_watch = oom::Watch::start(&paths);
+        let (stdin_reader, stdin_writer) = stdio::pipe()?;
+        let (routes, [stdout_writer, stderr_writer]) = stdio::create_routes()?;
+        let streams = [stdin_reader, stdout_writer, stderr_writer];
+        send_request(&mut connection, request, streams)
+            .with_context(|| format!("machine {name} does not accept the command"))?;
+        if request.terminal.is_some() {
+            connection.enter_raw_mode()?;
+        }
+        let outputs = routes
+            .into_iter()
+            .map(Output::start)
+            .collect::<Result<_>>()?;
+        let stdin_error = start_input(stdin, stdin_writer)?;
+        Ok(Self {
+            paths,
+            connection,
+            outputs,
+            stdin_error,
+            oom_watch,
+        })
     }
-    // The delivery may take as long as the reader likes. A signal ends it.
-    signals::restore()?;
-    let delivery = deliver(outputs, None);
-    if !matches!(outcome, Ok(Outcome::Exited(0))) {
-        print_oom_report(&oom_watch);
+
+    fn finish(mut self) -> Result<Outcome> {
+        let outcome = self.connection.wait_for_outcome();
+        self.connection.leave_raw_mode();
+        if let Some(interruption) = self.connection.take_interruption() {
+            // A reader that does not read must not delay the end that the caller asked for.
+            let _ = deliver(self.outputs, Some(STOP_MARGIN));
+            return Err(interruption);
+        }
+        // The delivery may take as long as the reader likes. A signal ends it.
+        signals::restore()?;
+        let delivery = deliver(self.outputs, None);
+        if !matches!(outcome, Ok(Outcome::Exited(0))) {
+            print_oom_report(&self.oom_watch);
+        }
+        let name = self.paths.name();
+        let outcome = outcome
+            .and_then(|outcome| check_machine(outcome, &self.paths, &self.connection))
+            .with_context(|| format!("machine {name} returned no result for the command"))?;
+        if let Some(Ok(error)) = self.stdin_error.map(|receiver| receiver.try_recv()) {
+            return Err(error).context("can't read stdin");
+        }
+        delivery?;
+        Ok(outcome)
     }
-    let outcome = outcome
-        .and_then(|outcome| check_machine(outcome, &paths, &connection))
-        .with_context(|| format!("machine {name} returned no result for the command"))?;
-    if let Some(Ok(error)) = stdin_error.map(|receiver| receiver.try_recv()) {
-        return Err(error).context("can't read stdin");
-    }
-    delivery?;
-    Ok(outcome)
 }
 
 // An agent that has no process for the command closes the connection after it has sent the reason.

@@ -10,7 +10,8 @@ use super::workspace::Workspace;
 
 /// Returns the variables of the job, after those that the runner predefines.
 ///
-/// If a name occurs twice, the last value counts. The builds directory is unknown until config has ended.
+/// If a name occurs twice, the last value counts. The builds directory is unknown until config has
+/// ended.
 pub fn job_variables(job: &ReceivedJob, builds_dir: Option<&str>) -> Vec<(String, String)> {
     let project_dir = builds_dir
         .map(|builds_dir| project_dir(job, builds_dir))

@@ -126,7 +126,7 @@ fn submodules(job: &ReceivedJob, project_dir: &str, how: &[&str]) -> Vec<String>
     ]
 }
 
-/// Returns the lines of `clear_worktree`, which delete the files of a failed attempt at `get_sources`.
+/// Returns the lines of `clear_worktree`, which delete the files of a failed attempt.
 pub fn clear(project_dir: &str) -> Vec<String> {
     vec![
         format!("cd {}", quote(project_dir)),

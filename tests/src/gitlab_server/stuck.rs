@@ -1,4 +1,6 @@
-//! Jobs whose runners have fallen silent, because their hosts may have died, and retries of failed jobs.
+//! Jobs whose runners have fallen silent, and retries of failed jobs.
+//!
+//! A runner falls silent when its host dies.
 //!
 //! In GitLab these are `Ci::StuckBuilds`, which gives a runner an hour, and `Ci::RetryJobService`.
 
@@ -33,7 +35,7 @@ impl Jobs {
             .min()
     }
 
-    /// Adds a failed job anew if its `retry:` asks for this, and if it has not been added anew before.
+    /// Adds a retry of a failed job, if `retry:` asks for it and the job has none.
     pub fn retry(&mut self, id: u64) {
         let Some(failed) = self.all.get(&id) else {
             return;

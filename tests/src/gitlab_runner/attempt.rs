@@ -187,8 +187,12 @@ impl<'a> Attempt<'a> {
         arguments: &[String],
         time: Duration,
     ) -> DriverResult {
-        let environment =
-            environment::of_driver(self.runner, &self.job, &self.files, self.config.as_ref());
+        let environment = environment::driver_variables(
+            self.runner,
+            &self.job,
+            &self.files,
+            self.config.as_ref(),
+        );
         let mut command = Command::new(program);
         command
             .args(arguments)

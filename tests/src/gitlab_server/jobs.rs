@@ -160,8 +160,8 @@ impl ServerJob {
     fn payload(&self, url: &str) -> Value {
         let mut payload = self.job.to_json(self.id, &self.token, url);
         let mut variables = predefined_variables(self, url);
-        if let Some(own) = payload["variables"].as_array_mut() {
-            variables.append(own);
+        if let Some(job_variables) = payload["variables"].as_array_mut() {
+            variables.append(job_variables);
         }
         payload["variables"] = Value::from(variables);
         payload

@@ -113,7 +113,11 @@ fn unsupported_requests_are_refused() {
             with_value(step.clone(), "/environmentVariables", large),
             "Argument list too long",
         ),
-        ("run_script_step", Value::Null, "not a request of GitHub's runner"),
+        (
+            "run_script_step",
+            Value::Null,
+            "not a request of GitHub's runner",
+        ),
         ("run_jobs\n", json!({}), r"no command 'run_jobs\n'"),
     ] {
         let done = runner.call(command, &args).expect_error(1, words);

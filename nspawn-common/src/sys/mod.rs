@@ -7,6 +7,7 @@ pub mod fork;
 pub mod fs;
 pub mod idmapped_mount;
 pub mod inotify;
+pub mod ioctl;
 pub mod mountinfo;
 pub mod namespace;
 pub mod pidfd;

@@ -1,4 +1,7 @@
-//! How children end. By waitpid(2) itself, since nix does not know the real-time signals.
+//! Ends of child processes.
+//!
+//! This module calls waitpid(2) itself, because nix does not know the real-time signals.
+#![allow(unsafe_code)]
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -7,32 +10,29 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
-/// How a process ended.
+/// End of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// By itself, with this exit status.
+pub enum ProcessEnd {
+    /// The process exited with this status.
     Exited(u8),
-    /// By the signal of this number.
+    /// The signal of this number ended the process.
     Signaled(u8),
 }
 
-/// A descriptor that is readable when a child has ended, in a process that blocks SIGCHLD from now on.
-///
-/// # Errors
-/// No descriptors left.
+/// Blocks SIGCHLD and returns a descriptor that is readable when a child has ended.
 pub fn watch() -> Result<SignalFd> {
-    let mut child_ends = SigSet::empty();
-    child_ends.add(Signal::SIGCHLD);
-    child_ends.thread_block().context("can't block SIGCHLD")?;
-    SignalFd::with_flags(&child_ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .context("can't watch for ends")
+    let mut child_signal = SigSet::empty();
+    child_signal.add(Signal::SIGCHLD);
+    child_signal.thread_block().context("can't block SIGCHLD")?;
+    SignalFd::with_flags(
+        &child_signal,
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )
+    .context("can't watch for the end of processes")
 }
 
 /// Waits for the end of `child`.
-///
-/// # Errors
-/// It is no child.
-pub fn wait_for(child: Pid) -> nix::Result<End> {
+pub fn wait_for(child: Pid) -> nix::Result<ProcessEnd> {
     loop {
         match wait(child.as_raw(), 0) {
             Ok(Some((_, end))) => return Ok(end),
@@ -42,25 +42,25 @@ pub fn wait_for(child: Pid) -> nix::Result<End> {
     }
 }
 
-/// A child that has ended, if there is one.
-#[must_use]
-pub fn next() -> Option<(Pid, End)> {
+/// Reaps a child that has ended, if there is one.
+pub fn next() -> Option<(Pid, ProcessEnd)> {
     wait(-1, libc::WNOHANG).ok().flatten()
 }
 
-fn wait(which: libc::pid_t, flags: libc::c_int) -> nix::Result<Option<(Pid, End)>> {
+fn wait(pid: libc::pid_t, flags: libc::c_int) -> nix::Result<Option<(Pid, ProcessEnd)>> {
     let mut status = 0;
-    // SAFETY: waitpid(2) writes one int, which is what `status` is.
-    let pid = Errno::result(unsafe { libc::waitpid(which, &raw mut status, flags) })?;
-    Ok((pid > 0).then(|| (Pid::from_raw(pid), end_of(status))))
+    // SAFETY: waitpid(2) writes one int, which is the type of `status`.
+    let result = unsafe { libc::waitpid(pid, &raw mut status, flags) };
+    let pid = Errno::result(result)?;
+    Ok((pid > 0).then(|| (Pid::from_raw(pid), decode_status(status))))
 }
 
-// The lowest eight bits are all that a status and a signal's number have.
-fn end_of(status: libc::c_int) -> End {
+// An exit status and the number of a signal have no more than eight bits.
+fn decode_status(status: libc::c_int) -> ProcessEnd {
     if libc::WIFEXITED(status) {
-        End::Exited(libc::WEXITSTATUS(status) as u8)
+        ProcessEnd::Exited(libc::WEXITSTATUS(status) as u8)
     } else {
-        End::Signaled(libc::WTERMSIG(status) as u8)
+        ProcessEnd::Signaled(libc::WTERMSIG(status) as u8)
     }
 }
 
@@ -69,11 +69,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_and_signals() {
-        assert_eq!(end_of(42 << 8), End::Exited(42));
-        assert_eq!(end_of(9), End::Signaled(9));
-        // With a core dump; and a real-time signal.
-        assert_eq!(end_of(11 | 0x80), End::Signaled(11));
-        assert_eq!(end_of(34), End::Signaled(34));
+    fn wait_statuses_are_decoded() {
+        assert_eq!(decode_status(42 << 8), ProcessEnd::Exited(42));
+        assert_eq!(decode_status(9), ProcessEnd::Signaled(9));
+        let with_core_dump = 11 | 0x80;
+        assert_eq!(decode_status(with_core_dump), ProcessEnd::Signaled(11));
+        let real_time_signal = 34;
+        assert_eq!(decode_status(real_time_signal), ProcessEnd::Signaled(34));
     }
 }

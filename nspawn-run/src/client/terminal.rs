@@ -1,59 +1,51 @@
-//! The terminal that this program was started on.
+//! The caller's terminal.
 
 use std::io::{IsTerminal, stdin, stdout};
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nspawn_common::sys::ioctl;
 
-nix::ioctl_read_bad!(window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
+/// Number of rows and columns if there is no terminal.
+const DEFAULT_SIZE: (u16, u16) = (24, 80);
 
-/// Whether a person sits in front of both stdin and stdout.
-#[must_use]
+/// Returns whether stdin and stdout are both terminals, so that a person can use a shell.
 pub fn is_interactive() -> bool {
     stdin().is_terminal() && stdout().is_terminal()
 }
 
-/// Rows and columns of the terminal; 24 and 80 where there is none.
-#[must_use]
+/// Returns the number of rows and columns of the terminal.
 pub fn size() -> (u16, u16) {
-    let mut size = nix::libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    // SAFETY: TIOCGWINSZ writes one winsize, which is what `size` is.
-    match unsafe { window_size(nix::libc::STDIN_FILENO, &raw mut size) } {
-        Ok(_) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),
-        _ => (24, 80),
+    match ioctl::window_size(stdin()) {
+        Ok((rows, columns)) if rows > 0 && columns > 0 => (rows, columns),
+        _ => DEFAULT_SIZE,
     }
 }
 
-/// Raw mode: every key goes to the machine. Dropping it restores the terminal.
-pub struct Raw {
-    before: Termios,
+/// Raw mode of the terminal on stdin, in which every key reaches the machine. The drop restores the
+/// previous mode.
+pub struct RawMode {
+    previous: Termios,
 }
 
-impl Raw {
-    /// Makes stdin raw, if it is a terminal.
-    ///
-    /// # Errors
-    /// The terminal refuses.
+impl RawMode {
+    /// Enters raw mode. Returns `None` if stdin is not a terminal.
     pub fn enter() -> Result<Option<Self>> {
         if !stdin().is_terminal() {
             return Ok(None);
         }
-        let before = tcgetattr(stdin()).context("can't read the terminal's settings")?;
-        let mut raw = before.clone();
+        let previous = tcgetattr(stdin()).context("can't read the terminal's settings")?;
+        let mut raw = previous.clone();
         cfmakeraw(&mut raw);
-        tcsetattr(stdin(), SetArg::TCSADRAIN, &raw).context("can't set the terminal")?;
-        Ok(Some(Self { before }))
+        tcsetattr(stdin(), SetArg::TCSADRAIN, &raw)
+            .context("can't change the terminal's settings")?;
+        Ok(Some(Self { previous }))
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawMode {
     fn drop(&mut self) {
-        let _ = tcsetattr(stdin().as_fd(), SetArg::TCSADRAIN, &self.before);
+        let _ = tcsetattr(stdin().as_fd(), SetArg::TCSADRAIN, &self.previous);
     }
 }

@@ -13,8 +13,7 @@ use anyhow::{Context, Result, bail};
 use nspawn_common::cli::sources;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::Job;
-use nspawn_common::lifecycle::caller;
-use nspawn_common::lifecycle::list;
+use nspawn_common::lifecycle::{self, caller};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::report;
 use nspawn_common::report::Exit;
@@ -67,14 +66,14 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
         }
         require_root()?;
         if *all && !options.dry_run {
-            list::delete_pools()?;
+            lifecycle::list::delete_pools()?;
         }
         let which = if *stale {
             remove::Which::Stale
         } else {
             remove::Which::Any
         };
-        let code = remove::each(&list::all()?, which, &options);
+        let code = remove::each(&lifecycle::list::all()?, which, &options);
         if *stale {
             unused_caches::remove_unused(options.dry_run)?;
         }

@@ -63,7 +63,7 @@ fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
 }
 
 fn consider_one(name: &MachineName, which: Which, options: &Options) -> Result<()> {
-    let paths = MachinePaths::new(name);
+    let paths = State::paths_of(name);
     let parts = list::existing_parts(&paths).join(", ");
     if parts.is_empty()
         || status::is_taken_over(&paths)
@@ -110,7 +110,7 @@ fn keep_if_asked(name: &MachineName, paths: &MachinePaths) -> Result<bool> {
     let Ok(state) = State::read(name) else {
         return Ok(false);
     };
-    let is_running = processes::is_running(paths);
+    let is_running = processes::is_running(&state.paths());
     if !state.keep.applies_to(retention::has_failed(paths))
         || !retention::is_inspectable(&state, is_running)
     {

@@ -177,7 +177,7 @@ pub fn check_file_size(size: Option<u64>) -> Result<()> {
 
 /// The steps that make what a machine of this state writes to.
 pub fn steps(state: &State) -> Vec<Step> {
-    let paths = MachinePaths::new(&state.name);
+    let paths = state.paths();
     let layer = || Step::Directory(paths.layer(), 0o700);
     match (state.layer, state.layer_size) {
         (Layer::Disk, None) => vec![layer()],
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_copy_is_told_from_what_may_take_as_long() {
-        let paths = MachinePaths::new(&MachineName::new("m").unwrap());
+        let paths = MachinePaths::named(&MachineName::new("m").unwrap());
         let copy = copy_command(Path::new("/image"), &paths.snapshot());
         assert!(is_copy(&Step::Run(copy, COPY_LIMIT), &paths));
         assert!(!is_copy(

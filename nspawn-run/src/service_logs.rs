@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use anyhow::Result;
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::{gitlab, report};
@@ -22,7 +21,7 @@ pub fn tell_ended(job: &MachineName) -> Result<()> {
         else {
             continue;
         };
-        let paths = MachinePaths::new(&service.name);
+        let paths = service.paths();
         let line = format!(
             "the service {} has ended before the job; its log is below",
             role.requested_image
@@ -39,6 +38,6 @@ pub fn tell_ended(job: &MachineName) -> Result<()> {
 }
 
 fn has_ended(service: &State, role: &ServiceRole) -> bool {
-    let paths = MachinePaths::new(&service.name);
+    let paths = service.paths();
     !processes::is_running(&paths) || (!role.command.is_empty() && !paths.command_cgroup().exists())
 }

@@ -32,7 +32,7 @@ pub fn rows(suite: &mut Suite, field: &Field) {
     suite.row(
         "another user of the host looks at state, layers and roots of machines",
         || {
-            let paths = MachinePaths::new(&MachineName::new(&field.machine.name).unwrap());
+            let paths = MachinePaths::named(&MachineName::new(&field.machine.name).unwrap());
             let supervisor = processes::supervisor(&paths).unwrap();
             let places = [
                 paths.state_dir(),

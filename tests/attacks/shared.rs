@@ -143,7 +143,7 @@ fn nothing_else_is_reached(field: &Field, script: &str) -> Control {
 
 // Where it is in the host's eyes; a machine has to guess the number.
 fn agent_directory(machine: &Machine) -> String {
-    let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
+    let paths = MachinePaths::named(&MachineName::new(&machine.name).unwrap());
     format!(
         "/proc/{}/root{}",
         processes::supervisor(&paths).unwrap(),

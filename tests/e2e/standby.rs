@@ -76,10 +76,13 @@ impl Drop for Pool {
     }
 }
 
-/// The name that the machine stood by under, if it did.
+/// Returns the standby machine's name of a machine that was taken over.
 fn origin(machine: &Machine) -> Option<String> {
-    let link = fs::read_link(format!("/run/nspawn-ci/{}/origin", machine.name)).ok()?;
-    Some(link.to_str().unwrap().to_owned())
+    let state = fs::read(format!("/run/nspawn-ci/{}/state.json", machine.name)).ok()?;
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    let unit = state["unit"].as_str().unwrap();
+    let name = unit.strip_prefix("nspawn-")?.strip_suffix(".service")?;
+    (name != machine.name).then(|| name.to_owned())
 }
 
 fn gone(name: &str) {

@@ -33,7 +33,7 @@ fn base(machine: &Machine) -> u32 {
 
 /// The machine's root as its unit sees it.
 fn root(machine: &Machine) -> PathBuf {
-    let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
+    let paths = MachinePaths::named(&MachineName::new(&machine.name).unwrap());
     format!(
         "/proc/{}/root{}",
         processes::supervisor(&paths).unwrap(),

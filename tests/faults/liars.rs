@@ -138,7 +138,7 @@ fn machine_with_liar(lie: &str) -> Machine {
     let replace = format!("systemctl stop nspawn-agent; exec {PROGRAM_IN_MACHINE} {OPTION} {lie}");
     machine.run(["systemd-run", "--quiet", "--no-block", "sh", "-c", &replace]);
     let name = nspawn_common::machine::name::MachineName::new(&machine.name).unwrap();
-    let paths = MachinePaths::new(&name);
+    let paths = MachinePaths::named(&name);
     // Mounted for the machine's unit alone.
     let supervisor = nspawn_common::machine::processes::supervisor(&paths).unwrap();
     let mark = format!(

@@ -5,7 +5,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 use crate::machine::name::MachineName;
-use crate::machine::paths::{MachinePaths, SLICE};
+use crate::machine::paths;
+use crate::machine::paths::SLICE;
 
 /// What the unit of every machine has, and why. Users override by `--property`, which comes later.
 const PROPERTIES: [&str; 10] = [
@@ -57,7 +58,7 @@ impl Unit<'_> {
         if !self.is_waited_for {
             argv.push("--no-block".into());
         }
-        argv.push(format!("--unit={}", MachinePaths::new(self.name).unit()).into());
+        argv.push(format!("--unit={}", paths::unit_of(self.name)).into());
         argv.push(format!("--slice={SLICE}").into());
         argv.push(
             format!(

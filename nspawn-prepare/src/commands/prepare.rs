@@ -98,7 +98,7 @@ pub fn machine(
     lifetime: Option<Duration>,
 ) -> Result<Machine> {
     let layer_size = options.layer_size.bytes(options.layer)?;
-    let (paths, job) = (MachinePaths::new(&name), ForJob::default());
+    let (paths, job) = (MachinePaths::named(&name), ForJob::default());
     Ok(Machine {
         paths,
         name,

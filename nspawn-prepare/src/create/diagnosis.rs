@@ -34,7 +34,7 @@ pub fn of(state: &State, error: Error, since: Moment) -> Error {
     } else {
         error
     };
-    let paths = &MachinePaths::new(&state.name);
+    let paths = &State::paths_of(&state.name);
     if let Some(why) = noted(paths) {
         let text = format!(
             "machine {} of image {} did not start: {why:#}",

@@ -81,7 +81,7 @@ fn count(own: &MachinePaths, changes: &Inotify) -> Result<usize> {
         .iter()
         .filter(|name| !name.is_for_standby() && !is_service(name));
     let others = all
-        .map(MachinePaths::new)
+        .map(MachinePaths::named)
         .filter(|paths| paths.state_dir() != own.state_dir());
     let taking = others.filter(|paths| {
         // A state goes with its machine, and a lock is closed with its holder.
@@ -90,6 +90,8 @@ fn count(own: &MachinePaths, changes: &Inotify) -> Result<usize> {
             &paths.state_dir(),
             AddWatchFlags::IN_DELETE | AddWatchFlags::IN_CLOSE_WRITE,
         );
+        // The unit's name may have changed until now, by a takeover.
+        let paths = &State::paths_of(paths.name());
         watch(
             changes,
             &paths.cgroup().join("cgroup.events"),

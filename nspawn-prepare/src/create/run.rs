@@ -66,7 +66,7 @@ impl Machine {
             )?;
         }
         preflight::check_units(&self.paths)?;
-        if machined::is_foreign(&self.paths) {
+        if machined::is_foreign(&State::paths_of(&self.name)) {
             bail!(
                 "there is a machine {} that these programs did not make; choose another --name",
                 self.name
@@ -77,7 +77,7 @@ impl Machine {
         // One that is taken brings a lock of its own, to be held as long as this one.
         let mut taken = None;
         let made =
-            spawn::remove(&self.name).and_then(|()| remove::remove_contents(&self.paths, &lock));
+            spawn::remove(&self.name).and_then(|()| remove::remove_contents(&self.name, &lock));
         let made = made.and_then(|()| self.take_all(steps, queue, &mut taken, announce));
         let Err(error) = made else { return Ok(()) };
         let state = self.state()?;
@@ -107,7 +107,7 @@ impl Machine {
 
     fn keep(&self, state: &State) -> Result<()> {
         spawn::remove(&self.name)?;
-        stop::stop_machine(&self.paths)?;
+        stop::stop_machine(&self.name)?;
         retention::record_failure(&self.paths)?;
         retention::keep(&self.paths, self.options.keep_for)?;
         report::say(PROGRAM, OsStr::new(&retention::describe(state, false)));
@@ -161,7 +161,7 @@ impl Machine {
                 .unwrap_or(rest.len()),
         );
         self.take(laying)?;
-        let unbounded = start::repeat(&self.paths, || self.start(starting))?;
+        let unbounded = start::repeat(&self.name, || self.start(starting))?;
         services.finish()?;
         let (equipping, handing_over) = last.split_at(last.len() - 1);
         self.take(equipping).map_err(|error| self.lacking(error))?;
@@ -193,7 +193,7 @@ impl Machine {
         if self.options.init == Init::None {
             limits::foresee(&self.options.properties)
         } else {
-            start::confirm(&self.paths, &self.options.properties)
+            start::confirm(&self.name, &self.options.properties)
         }
     }
 

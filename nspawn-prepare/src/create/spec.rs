@@ -296,6 +296,7 @@ impl Machine {
             entrypoint: self.job.entrypoint.clone(),
             cache: self.job.cache.clone(),
             service: self.role.clone(),
+            started_as: self.paths.start_name().clone(),
         })
     }
 }

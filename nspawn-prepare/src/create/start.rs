@@ -35,22 +35,23 @@ pub fn start(arguments: &[OsString]) -> Result<()> {
     let [name] = arguments else {
         bail!("{OPTION} is for nspawn-run alone")
     };
-    let paths = MachinePaths::new(&MachineName::new(name)?);
+    let paths = MachinePaths::named(&MachineName::new(name)?);
     caller::check()?;
     signals::catch()?;
     // Of a machine that is none there is nothing to make, which reading its state tells.
     let lock = Lock::acquire_of_existing(&paths)?;
     let state = State::read(paths.name())?;
+    let paths = state.paths();
     let Some(_lock) = lock else {
         bail!("machine {} is being made", paths.name())
     };
     if processes::is_running(&paths) && protocol::hello(&paths, AGENT_LIMIT).is_ok() {
         return Ok(());
     }
-    stop::stop_machine(&paths)?;
+    stop::stop_machine(paths.name())?;
     diagnosis::forget(&paths)?;
     let begun = Moment::now();
-    let Err(error) = repeat(&paths, || run(&paths, &state)) else {
+    let Err(error) = repeat(paths.name(), || run(&state)) else {
         return Ok(());
     };
     let error = if error.is::<Interrupted>() {
@@ -59,39 +60,42 @@ pub fn start(arguments: &[OsString]) -> Result<()> {
         diagnosis::of(&state, error, begun)
     };
     signals::undo();
-    stop::stop_machine(&paths)?;
+    stop::stop_machine(paths.name())?;
     Err(error)
 }
 
-fn run(paths: &MachinePaths, state: &State) -> Result<()> {
+fn run(state: &State) -> Result<()> {
     for command in &state.start {
         step::run(command, state.timeout)?;
         signals::check()?;
     }
-    confirm(paths, &state.properties).map(drop)
+    confirm(&state.name, &state.properties).map(drop)
 }
 
 /// Calls `start`, and again where it fails because systemd-machined was restarted, as by an upgrade of systemd: a
 /// systemd-nspawn that is just then registering its machine gives up, before anything runs in it.
-pub fn repeat<T>(paths: &MachinePaths, start: impl Fn() -> Result<T>) -> Result<T> {
+pub fn repeat<T>(name: &MachineName, start: impl Fn() -> Result<T>) -> Result<T> {
     for _ in 1..ATTEMPTS {
         let machined = machined::invocation();
         let error = match start() {
             Err(error) if machined::is_restarted(machined.as_deref()) => error,
             done => return done,
         };
+        let paths = MachinePaths::named(name);
         if error.is::<Interrupted>() || error.is::<TimedOut>() || paths.start_error_file().exists()
         {
             return Err(error);
         }
-        stop::stop_machine(paths)?;
+        stop::stop_machine(name)?;
     }
     start()
 }
 
 /// Makes sure that a machine that was started takes commands, is registered, and has the limits that were `given`.
 /// Returns what nothing bounds.
-pub fn confirm(paths: &MachinePaths, given: &[OsString]) -> Result<Vec<&'static str>> {
+pub fn confirm(name: &MachineName, given: &[OsString]) -> Result<Vec<&'static str>> {
+    // The machine may have been taken over just now.
+    let paths = &State::paths_of(name);
     protocol::wait_for_agent(paths, AGENT_LIMIT).context("it booted but takes no commands")?;
     // systemd-nspawn of 262 goes on without.
     if !paths.registration().exists() {

@@ -48,7 +48,7 @@ pub fn equip(arguments: &[OsString]) -> Result<()> {
     let [name, size] = arguments else {
         bail!("{OPTION} is for these programs alone")
     };
-    let paths = MachinePaths::new(&MachineName::new(name)?);
+    let paths = State::paths_of(&MachineName::new(name)?);
     let state = State::read(paths.name())?;
     let leader = leader(&paths)?;
     connect(&paths, leader)?;
@@ -111,7 +111,7 @@ fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
         etc_hosts::add(&lines)
     }));
     for (state, role) in roles {
-        let paths = MachinePaths::new(&state.name);
+        let paths = state.paths();
         let join = || {
             let member = Member {
                 paths: &paths,

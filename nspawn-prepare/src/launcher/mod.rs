@@ -69,7 +69,7 @@ pub fn launch(arguments: &[OsString]) -> Result<()> {
     };
     let name = MachineName::new(name)?;
     refuse_the_hosts_mounts()?;
-    let paths = MachinePaths::new(&name);
+    let paths = MachinePaths::named(&name);
     let started = mount(&paths, rest).and_then(|base| {
         confine(&paths, rest)?;
         become_nspawn(program, base, rest)

@@ -65,7 +65,7 @@ pub fn command(
     allowed: &[Destination],
 ) -> Result<Vec<OsString>> {
     let program = command::own_program()?;
-    let paths = MachinePaths::new(name);
+    let paths = MachinePaths::named(name);
     let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=forking"]
         .map(OsString::from)
         .into();
@@ -180,7 +180,7 @@ pub fn connect(arguments: &[OsString]) -> Result<()> {
     let mut allowed = allowed.collect::<Result<Vec<_>>>()?;
     let resolvers = resolvers_nearby()?;
     allowed.extend(&resolvers);
-    let paths = MachinePaths::new(&MachineName::new(name)?);
+    let paths = MachinePaths::named(&MachineName::new(name)?);
     egress::restrict(&allowed)?;
     let leader = machined::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
     let [network, users] = namespace::open(&paths, leader, ["ns/net", "ns/user"])?;

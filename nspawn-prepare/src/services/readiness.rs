@@ -46,7 +46,7 @@ pub fn start(job: &MachineName) -> Result<()> {
         .collect();
     services.sort_by_key(|(_, role)| role.number);
     for (state, role) in services.iter().filter(|(_, role)| !role.command.is_empty()) {
-        let started = unit_command(&MachinePaths::new(&state.name), role);
+        let started = unit_command(&state.paths(), role);
         if let Err(error) = started.and_then(|command| command::run_ok(&command, LOOK_LIMIT)) {
             signals::check()?;
             report::say(
@@ -87,7 +87,7 @@ fn unit_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString
 }
 
 fn attend(state: &State, role: &ServiceRole, (begun, time): (Instant, Moment)) -> Result<()> {
-    let paths = MachinePaths::new(&state.name);
+    let paths = state.paths();
     let Some(why) = wait(state, role, begun + role.ready_timeout)? else {
         let names = if role.aliases.is_empty() {
             String::new()
@@ -115,7 +115,7 @@ fn attend(state: &State, role: &ServiceRole, (begun, time): (Instant, Moment)) -
 
 // Until it listens where others reach it; what keeps it from that, if something does.
 fn wait(state: &State, role: &ServiceRole, deadline: Instant) -> Result<Option<String>> {
-    let paths = MachinePaths::new(&state.name);
+    let paths = state.paths();
     let is_gone = || Ok(Some("has lost its machine".to_owned()));
     let Ok(leader) = machined::wait_for_leader(&paths, Duration::ZERO) else {
         return is_gone();

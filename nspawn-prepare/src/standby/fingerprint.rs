@@ -65,7 +65,7 @@ pub fn of(machine: &Machine) -> Result<Vec<u8>> {
         timeout: Duration::from_secs(1),
         ..machine.options.clone()
     };
-    let paths = MachinePaths::new(&name);
+    let paths = MachinePaths::named(&name);
     let nominal = Machine {
         name,
         paths,

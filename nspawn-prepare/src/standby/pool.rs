@@ -5,7 +5,6 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -250,7 +249,7 @@ fn all() -> Result<Vec<MachinePaths>> {
     let names = list::all()?
         .into_iter()
         .filter(|name| name.is_for_standby());
-    Ok(names.map(|name| MachinePaths::new(&name)).collect())
+    Ok(names.map(|name| MachinePaths::named(&name)).collect())
 }
 
 // Whether anything is kept ready on this host.
@@ -288,7 +287,7 @@ pub fn take(machine: &Machine, taken: &mut Option<Lock>) -> Result<()> {
             continue;
         };
         *taken = Some(lock);
-        return hand_over(from, machine, state.layer_size, &registration)
+        return hand_over(from, machine, state, &registration)
             .inspect_err(|_| abandon(from, taken));
     }
     Ok(())
@@ -302,7 +301,7 @@ fn look(from: &MachinePaths) -> Result<(State, Registration)> {
 
 // What has not been exchanged is nobody's any more.
 fn abandon(from: &MachinePaths, taken: &mut Option<Lock>) {
-    if from.origin_link().is_symlink() {
+    if from.state_file().exists() {
         let _ = taken
             .take()
             .map(|lock| remove::remove_machine(from.name(), lock));
@@ -313,12 +312,11 @@ fn abandon(from: &MachinePaths, taken: &mut Option<Lock>) {
 fn hand_over(
     from: &MachinePaths,
     machine: &Machine,
-    layer_size: Option<u64>,
+    standby: State,
     registration: &Registration,
 ) -> Result<()> {
     let to = &machine.paths;
     let failure = || format!("can't take over machine {}", from.name());
-    symlink(from.name().as_str(), from.origin_link()).with_context(failure)?;
     fs::remove_file(from.fingerprint_file()).with_context(failure)?;
     fs::remove_file(from.standby_mark()).with_context(failure)?;
     if from.layer().exists() {
@@ -328,10 +326,12 @@ fn hand_over(
     // What is there now is the lock of a machine that was none.
     remove::remove_state_directory(from)?;
     let state = State {
-        layer_size,
+        layer_size: standby.layer_size,
+        started_as: standby.started_as,
         ..machine.state()?
     };
     Step::File(to.state_file(), state.to_json().to_string().into_bytes()).take()?;
+    let to = &state.paths();
     set_host_name(to, registration.leader).with_context(failure)?;
     registration.register(to)?;
     ssh::publish(to)

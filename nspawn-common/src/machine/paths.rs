@@ -136,6 +136,12 @@ impl MachinePaths {
         self.state_dir().join("specification")
     }
 
+    /// The properties that a standby machine is registered with: see [`crate::systemd::machined`].
+    #[must_use]
+    pub fn registration_record(&self) -> PathBuf {
+        self.state_dir().join("registration")
+    }
+
     /// Why its unit could not start it.
     #[must_use]
     pub fn start_error_file(&self) -> PathBuf {
@@ -281,9 +287,9 @@ impl MachinePaths {
         Path::new(SLICE_CGROUP).join(self.command_unit())
     }
 
-    /// systemd-machined's note of the machine, there as long as it is registered (see sd-login(3)).
+    /// The file of systemd-machined that exists as long as the machine is registered (sd-login(3)).
     #[must_use]
-    pub fn registration(&self) -> PathBuf {
+    pub fn registration_file(&self) -> PathBuf {
         Path::new("/run/systemd/machines").join(self.name.as_str())
     }
 }

@@ -24,11 +24,12 @@ pub fn kill(cgroup: &Path) -> io::Result<()> {
     fs::write(cgroup.join("cgroup.kill"), "1")
 }
 
-/// Returns the first process of the cgroup itself, by its process ID.
+/// Returns the process IDs in the cgroup itself.
 #[must_use]
-pub fn first_process(cgroup: &Path) -> Option<u32> {
-    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).ok()?;
-    processes.lines().next()?.parse().ok()
+pub fn processes(cgroup: &Path) -> Vec<u32> {
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let processes = processes.lines();
+    processes.filter_map(|line| line.parse().ok()).collect()
 }
 
 /// Returns whether the process is in the cgroup or below it.

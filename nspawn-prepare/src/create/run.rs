@@ -20,6 +20,7 @@ use nspawn_common::sys::process::Owner;
 use nspawn_common::sys::signals;
 use nspawn_common::sys::signals::Interrupted;
 use nspawn_common::systemd::machined;
+use nspawn_common::systemd::machined::Registration;
 
 use crate::PROGRAM;
 use crate::create::diagnosis;
@@ -178,6 +179,9 @@ impl Machine {
                     OsStr::new(&format!("no machine is made ahead: {error:#}")),
                 );
             }
+        }
+        if self.pool.is_some() {
+            Registration::record(&self.paths)?;
         }
         signals::check()?;
         if !self.job.runner.is_none_or(Owner::is_alive) {

@@ -98,7 +98,7 @@ pub fn confirm(name: &MachineName, given: &[OsString]) -> Result<Vec<&'static st
     let paths = &State::paths_of(name);
     protocol::wait_for_agent(paths, AGENT_LIMIT).context("it booted but takes no commands")?;
     // systemd-nspawn of 262 goes on without.
-    if !paths.registration().exists() {
+    if !paths.registration_file().exists() {
         bail!("it is not registered, so that no other tool would know it");
     }
     ssh::publish(paths)?;

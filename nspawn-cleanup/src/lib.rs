@@ -1,7 +1,7 @@
 //! The last stage: ends machines and deletes all that is left of them.
 
 mod cli;
-mod list;
+mod listing;
 mod remove;
 mod unused_caches;
 
@@ -11,12 +11,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use nspawn_common::cli::sources;
+use nspawn_common::exit_code::Exit;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::Job;
 use nspawn_common::lifecycle::{self, caller};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::report;
-use nspawn_common::report::Exit;
 use nspawn_common::sys::signals;
 
 use cli::Options;
@@ -37,7 +37,7 @@ pub fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     match cleanup(&argv) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => ExitCode::from(report::report(PROGRAM, &error, Exit::Failure)),
+        Err(error) => ExitCode::from(report::print_error(PROGRAM, &error, Exit::Failure)),
     }
 }
 
@@ -57,7 +57,7 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
             bail!("--list goes without --all, --stale and the names of machines");
         }
         require_root()?;
-        list::print()?;
+        listing::print()?;
         return Ok(Exit::Success.code());
     }
     let removed = if *all || *stale {

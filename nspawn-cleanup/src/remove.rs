@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 
 use anyhow::{Context, Result};
+use nspawn_common::exit_code::Exit;
 use nspawn_common::lifecycle::caller;
 use nspawn_common::lifecycle::list;
 use nspawn_common::lifecycle::lock::Lock;
@@ -15,7 +16,6 @@ use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
-use nspawn_common::report::Exit;
 
 use crate::PROGRAM;
 use crate::cli::Options;
@@ -37,7 +37,7 @@ pub fn each(names: &[MachineName], which: Which, options: &Options) -> u8 {
     for name in names {
         let done = consider(name, which, options);
         if let Err(error) = done.with_context(|| format!("machine {name} is not removed")) {
-            code = report::report(PROGRAM, &error, Exit::Failure);
+            code = report::print_error(PROGRAM, &error, Exit::Failure);
         }
     }
     code
@@ -82,7 +82,7 @@ fn consider_one(name: &MachineName, which: Which, options: &Options) -> Result<(
     }
     let used = options.verbose.then(|| usage::describe(name));
     if let (true, Some(used)) = (remove(name, &paths, which)?, used) {
-        report::say(
+        report::print_diagnostic(
             PROGRAM,
             OsStr::new(&format!("removed machine {name}: {parts}; {used}")),
         );
@@ -118,7 +118,7 @@ fn keep_if_asked(name: &MachineName, paths: &MachinePaths) -> Result<bool> {
     }
     if !retention::is_kept(paths) {
         retention::keep(paths, state.keep_for)?;
-        report::say(
+        report::print_diagnostic(
             PROGRAM,
             OsStr::new(&retention::describe(&state, is_running)),
         );

@@ -227,7 +227,7 @@ pub fn check_image(layer: Layer, image: &Image) -> Result<()> {
 }
 
 fn copy_command(image: &Path, target: &Path) -> Vec<OsString> {
-    let command: &[&str] = if btrfs::is_one(image) && btrfs::can_be_below(target) {
+    let command: &[&str] = if btrfs::is_subvolume(image) && btrfs::can_be_below(target) {
         &["btrfs", "--quiet", "subvolume", "snapshot"]
     } else {
         &["cp", "--archive", "--reflink=always", "--"]

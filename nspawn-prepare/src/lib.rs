@@ -32,8 +32,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use nspawn_common::cli::sources;
+use nspawn_common::exit_code::Exit;
 use nspawn_common::report;
-use nspawn_common::report::Exit;
 use nspawn_common::sys::signals;
 
 /// The program's name in messages.

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use nspawn_common::cli::sources;
+use nspawn_common::error::Failure;
 use nspawn_common::machine::paths::{MachinePaths, SLICE};
-use nspawn_common::report::JobError;
 
 /// What every machine has, relative to its host. Users override by `--property`, which comes later.
 pub const DEFAULTS: [&str; 3] = [
@@ -158,7 +158,7 @@ pub fn of_job(
         let Some(limit) = LIMITS.iter().find(|limit| limit.property == property) else {
             continue;
         };
-        let refuse = |why: String| JobError(format!("the job's {name}={asked} {why}"));
+        let refuse = |why: String| Failure::job(format!("the job's {name}={asked} {why}"));
         let Some(number) = amount(limit, OsStr::new(&asked)).filter(|number| *number >= least)
         else {
             bail!(refuse(format!("is no {property}= that a machine can have")));
@@ -358,7 +358,7 @@ mod tests {
             (&[], "1G\nDelegate=no"),
         ] {
             assert!(
-                memory(given, value).unwrap_err().is::<JobError>(),
+                error::is_job_fault(&memory(given, value).unwrap_err()),
                 "{given:?} {value}"
             );
         }
@@ -368,11 +368,9 @@ mod tests {
         );
         assert!(asked(&["CPUQuota=200%"], "NSPAWN_JOB_CPU_QUOTA", "250%").is_err());
         assert!(asked(&["CPUQuota=50.5%"], "NSPAWN_JOB_CPU_QUOTA", "9000%").is_err());
-        assert!(
-            memory(&["MemoryMax=1.5G"], "1G")
-                .unwrap_err()
-                .is::<JobError>()
-        );
+        assert!(error::is_job_fault(
+            &memory(&["MemoryMax=1.5G"], "1G").unwrap_err()
+        ));
         assert!(asked(&[], "NSPAWN_JOB_TASKS_MAX", "0").is_err());
         assert_eq!(
             asked(&[], "NSPAWN_JOB_DEVICE_ALLOW", "x").unwrap(),

@@ -18,7 +18,7 @@ use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::config::retention::Retention;
 use nspawn_common::machine::paths::CONFIG_ROOT;
 use nspawn_common::shell;
-use nspawn_common::sys::process::Owner;
+use nspawn_common::sys::process::ProcessId;
 use nspawn_common::systemd::nspawn;
 use nspawn_common::systemd::nspawn::{Bind, NO_CORES};
 
@@ -76,7 +76,7 @@ pub struct Options {
     /// More words for the machine's systemd.
     pub boot_words: Vec<String>,
     /// The process that the machine is for.
-    pub owner: Option<Owner>,
+    pub owner: Option<ProcessId>,
     pub layer: Layer,
     pub layer_size: LayerSize,
     pub timeout: Duration,
@@ -279,7 +279,7 @@ pub fn command() -> Command {
         .arg(
             value("owner", "PID")
                 .value_parser(|text: &str| {
-                    let owner = text.parse().map_err(anyhow::Error::from).and_then(Owner::of);
+                    let owner = text.parse().map_err(anyhow::Error::from).and_then(ProcessId::from_pid);
                     owner.map_err(|error| format!("{error:#}"))
                 })
                 .help("A process with which the machine becomes nobody's, for nspawn-cleanup --stale to remove it"),

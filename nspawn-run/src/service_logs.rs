@@ -26,7 +26,7 @@ pub fn tell_ended(job: &MachineName) -> Result<()> {
             "the service {} has ended before the job; its log is below",
             role.requested_image
         );
-        report::say(PROGRAM, OsStr::new(&line));
+        report::print_diagnostic(PROGRAM, OsStr::new(&line));
         gitlab::show_log(
             &format!("{}-ended", service.name),
             &role.requested_image,

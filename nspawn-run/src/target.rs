@@ -101,7 +101,7 @@ impl Machine {
         let done = self.start().and_then(|()| body(&self));
         if let Err(error) = self.leave() {
             let error = error.context(format!("machine {} can't be ended", self.name()));
-            report::say(PROGRAM, OsStr::new(&format!("{error:#}")));
+            report::print_diagnostic(PROGRAM, OsStr::new(&format!("{error:#}")));
         }
         done
     }
@@ -120,7 +120,7 @@ impl Machine {
     fn leave(&self) -> Result<()> {
         // A signal must not keep from that.
         signals::catch()?;
-        signals::undo();
+        signals::ignore();
         let paths = MachinePaths::named(self.name());
         let is_last = || self.part.as_ref().is_some_and(RunGuard::is_last);
         if !is_last() {
@@ -138,7 +138,7 @@ impl Machine {
 
 // One whose nspawn-prepare was killed in its midst.
 fn unmake(name: &MachineName) -> Result<()> {
-    signals::undo();
+    signals::ignore();
     remove::remove_machine(name, Lock::acquire(&MachinePaths::named(name))?)
 }
 
@@ -159,7 +159,7 @@ fn prepare(arguments: &[&OsStr], limit: Duration) -> Result<()> {
         }));
     }
     if !said.is_empty() {
-        report::say(PROGRAM, OsStr::new(said));
+        report::print_diagnostic(PROGRAM, OsStr::new(said));
     }
     Ok(())
 }

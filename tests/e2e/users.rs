@@ -1,4 +1,4 @@
-//! Users of a machine: other users of the host, and yet all that users are in it.
+//! Users of a machine: each has a separate UID on the host, and is an ordinary user in the machine.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -10,7 +10,7 @@ use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_tests::{Machine, call, image, left_of};
 
-/// The first of the host's users that are the machine's.
+/// Returns the first UID of the machine's range on the host.
 fn base(machine: &Machine) -> u32 {
     let maps = machine
         .sh("cat /proc/self/uid_map /proc/self/gid_map")
@@ -31,7 +31,7 @@ fn base(machine: &Machine) -> u32 {
     maps[0][1]
 }
 
-/// The machine's root as its unit sees it.
+/// Returns a path to the machine's root, in the mount namespace of its supervisor.
 fn root(machine: &Machine) -> PathBuf {
     let paths = MachinePaths::named(&MachineName::new(&machine.name).unwrap());
     format!(
@@ -96,7 +96,7 @@ fn packages_are_built_and_installed_with_their_owners() {
     assert_eq!(Machine::new().sh(script).expect(0).out(), "7:8\nown\n");
 }
 
-/// From the archive, by apt's own user; then what they are for.
+/// Installs sudo and setcap from the archive, as apt's sandbox user, and then uses them.
 #[test]
 fn sudo_and_capabilities_work() {
     let machine = Machine::new();
@@ -129,7 +129,7 @@ fn dynamic_users_and_tmpfiles_work() {
     );
     let users = machine.sh(&script).expect(0).out();
     let users: Vec<u32> = users.lines().map(|user| user.parse().unwrap()).collect();
-    // systemd's own range for it (UIDS-GIDS.md).
+    // The range of dynamic users in systemd (UIDS-GIDS.md).
     assert!(
         (61184..65520).contains(&users[0]) && users == [users[0]; 2],
         "{users:?}"

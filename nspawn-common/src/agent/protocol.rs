@@ -18,7 +18,7 @@
 //!
 //! The host closes the connection to end the command at once.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -326,7 +326,7 @@ pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
             PollFd::new(sign.as_fd(), PollFlags::POLLIN),
             PollFd::new(end.as_fd(), PollFlags::POLLPRI),
         ];
-        signals::wait(&mut events, left)?;
+        signals::poll(&mut events, left)?;
         if left.is_zero() || events[0].any() == Some(true) || !processes::is_running(paths) {
             return hello(paths, limit);
         }
@@ -408,19 +408,10 @@ fn take_field<'a>(body: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     Some((tag, value))
 }
 
-/// Text of an agent, made fit for a person's terminal: the agent's machine may be hostile.
-#[must_use]
-pub fn printable(text: &[u8]) -> String {
-    let clean = |c: char| if c.is_control() { '?' } else { c };
-    OsStr::from_bytes(text)
-        .to_string_lossy()
-        .chars()
-        .map(clean)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     fn requests() -> [Request; 3] {
@@ -504,10 +495,5 @@ mod tests {
         );
         assert_eq!(take_frame(&mut bytes, 5).unwrap(), None);
         assert!(take_frame(&mut frame(EXITED, b"123456"), 5).is_err());
-    }
-
-    #[test]
-    fn nothing_of_an_agent_reaches_the_terminal_raw() {
-        assert_eq!(printable(b"no \x1b[31mbash\n\xff"), "no ?[31mbash?\u{fffd}");
     }
 }

@@ -11,6 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::command;
 use crate::command::argv;
+use crate::text;
 
 /// Time that flock(1) may take beyond its own time limit.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -57,7 +58,7 @@ pub fn lock(file: File, kind: Kind, limit: Duration) -> Result<Flock<File>> {
     if !waited.status.success() {
         bail!(
             "another process has been busy with it for {seconds} s{}",
-            command::below(&waited.stderr)
+            text::indent(&waited.stderr)
         );
     }
     Flock::lock(file, kind.nonblocking()).map_err(|(_, errno)| errno.into())

@@ -4,7 +4,6 @@ pub mod flock;
 pub mod manager;
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,8 +18,10 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
+use crate::error::TimedOut;
 use crate::shell;
 use crate::sys::signals;
+use crate::text;
 
 /// So many of a failing tool's lines are shown: those that tell why are among the first.
 const SHOWN_LINES: usize = 12;
@@ -44,18 +45,6 @@ pub struct Outcome {
     /// What it printed on stderr, without trailing white space.
     pub stderr: String,
 }
-
-/// The error of a tool that took too long.
-#[derive(Debug)]
-pub struct TimedOut(String);
-
-impl fmt::Display for TimedOut {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for TimedOut {}
 
 /// Runs `argv` with stdin from /dev/null and waits for its end, `limit` at most.
 ///
@@ -133,7 +122,7 @@ impl Running {
     /// Waits for its end, `limit` at most.
     ///
     /// # Errors
-    /// It takes too long and is killed; [`signals::Interrupted`].
+    /// It takes too long and is killed; [`Fault::Interrupted`](crate::error::Fault::Interrupted).
     pub fn finish(mut self, limit: Duration) -> Result<Outcome> {
         let name = self.name.clone();
         let waited = wait_for_exit(i32::try_from(self.child.id())?, limit);
@@ -154,7 +143,7 @@ impl Running {
             stderr: text_of(&self.stderr)?,
         };
         if !ended {
-            let said = below(&outcome.stderr);
+            let said = text::indent(&outcome.stderr);
             bail!(TimedOut(format!(
                 "{name} did not end within {} seconds{said}",
                 limit.as_secs()
@@ -204,7 +193,7 @@ fn checked(argv: &[OsString], outcome: Outcome) -> Result<String> {
         "{} failed ({}){}",
         shell::join(&argv[..1]).to_string_lossy(),
         outcome.status,
-        below(&said.join("\n"))
+        text::indent(&said.join("\n"))
     )
 }
 
@@ -225,16 +214,10 @@ pub fn argv<const N: usize>(words: [&str; N]) -> Vec<OsString> {
     words.map(OsString::from).into()
 }
 
-/// A tool's own words, indented below the line that reports its failure.
-#[must_use]
-pub fn below(text: &str) -> String {
-    text.lines().flat_map(|line| ["\n  ", line]).collect()
-}
-
 /// Waits until process `pid`, a child of this one, has ended; `false` when `limit` passed first.
 ///
 /// # Errors
-/// The kernel has no pidfd (before 5.3); [`signals::Interrupted`].
+/// The kernel has no pidfd (before 5.3); [`Fault::Interrupted`](crate::error::Fault::Interrupted).
 pub fn wait_for_exit(pid: i32, limit: Duration) -> Result<bool> {
     let pidfd = pidfd(pid)?;
     let deadline = Instant::now() + limit;

@@ -14,6 +14,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use crate::error::Fault;
 use anyhow::{Context, Result};
 
 pub use job::Job;
@@ -34,23 +35,41 @@ pub fn variable(name: &str) -> Option<String> {
         .filter(|value| !value.is_empty())
 }
 
-/// The exit statuses by which a driver tells GitLab Runner whose fault a failure is.
+/// Exit statuses that classify a failure for GitLab Runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExitCodes {
-    /// The job's: not retried.
+    /// Status of a failure that the job caused. GitLab does not retry the job.
     pub build: u8,
-    /// The host's: retried.
+    /// Status of a failure that the host caused. GitLab may retry the job.
     pub system: u8,
 }
 
 impl ExitCodes {
-    /// As the runner gave them; 1 and 2, its own values, where it gave none.
-    #[must_use]
+    /// Returns the statuses that GitLab Runner passes in the environment.
+    ///
+    /// A missing variable gets the runner's own default, 1 or 2.
     pub fn from_env() -> Self {
         let code = |variable: &str| env::var(variable).ok()?.parse().ok();
         Self {
             build: code("BUILD_FAILURE_EXIT_CODE").unwrap_or(1),
             system: code("SYSTEM_FAILURE_EXIT_CODE").unwrap_or(2),
+        }
+    }
+
+    /// Returns the status for a failure of this kind.
+    pub fn code(self, fault: Fault) -> u8 {
+        match fault {
+            Fault::Job => self.build,
+            Fault::Host | Fault::Interrupted(_) => self.system,
+        }
+    }
+
+    /// Returns the fault behind the exit status `code` of one of these programs.
+    pub fn fault(self, code: Option<i32>) -> Fault {
+        if code == Some(self.build.into()) {
+            Fault::Job
+        } else {
+            Fault::Host
         }
     }
 }

@@ -12,8 +12,8 @@ use nix::fcntl::{Flock, OFlag, OpenHow, ResolveFlag, openat2};
 use crate::command::flock;
 use crate::command::flock::Kind;
 use crate::config::init::Init;
+use crate::error::Failure;
 use crate::image::version;
-use crate::report::JobError;
 
 /// How often an image that is removed meanwhile is looked for anew.
 const LOCK_ATTEMPTS: u32 = 10;
@@ -82,10 +82,10 @@ fn find_in(directories: &[&Path], reference: &str) -> Result<Image> {
         }
         // The name means this and no other.
         if let Some(why) = refused {
-            bail!(JobError(why));
+            bail!(Failure::job(why));
         }
     }
-    bail!(JobError(unknown(directories, reference, &names)))
+    bail!(Failure::job(unknown(directories, reference, &names)))
 }
 
 /// As [`find`], with a lock under which nobody removes the image: see [`ImageLock`].
@@ -168,7 +168,7 @@ pub fn check(image: &str, path: &Path, root: &Path, init: Init) -> Result<()> {
     } else {
         return Ok(());
     };
-    bail!(JobError(format!(
+    bail!(Failure::job(format!(
         "the image {image} ({}) {lack}",
         path.display()
     )))
@@ -335,7 +335,7 @@ mod tests {
         assert!(disk.is_disk() && !chosen.is_disk());
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(
-            error.downcast_ref::<JobError>().unwrap().0,
+            error.to_string(),
             "no image \"sid\"; there are: bookworm, disk, trixie"
         );
         assert_eq!((found.name, disk.name), ("bookworm".into(), "disk".into()));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::report::JobError;
+use crate::error::Failure;
 
 /// The architectures that run here, best first, as systemd calls them (ConditionArchitecture= in systemd.unit(5)).
 const OURS: &[&str] = match std::env::consts::ARCH.as_bytes() {
@@ -55,12 +55,12 @@ pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<Option<PathB
     }
     match (newest, twin) {
         (Some((_, path)), None) if !path.exists() => {
-            bail!(JobError(format!(
+            bail!(Failure::job(format!(
                 "the image {name}'s newest version {} leads nowhere; remove it",
                 path.display()
             )))
         }
-        (Some((_, path)), Some(twin)) => bail!(JobError(format!(
+        (Some((_, path)), Some(twin)) => bail!(Failure::job(format!(
             "the image {name} has one version twice, {} and {}; remove one",
             path.display(),
             twin.display()
@@ -213,6 +213,7 @@ fn compare_numbers(one: &[u8], other: &[u8]) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error;
 
     /// The specification's own examples, and what systemd-analyze(1) compare-versions says.
     #[test]
@@ -315,11 +316,11 @@ mod tests {
         );
         assert_eq!(none.unwrap(), None);
         assert!(
-            twice.is::<JobError>() && twice.to_string().contains("twice"),
+            error::is_job_fault(&twice) && twice.to_string().contains("twice"),
             "{twice}"
         );
         assert!(
-            nowhere.is::<JobError>() && nowhere.to_string().contains("leads nowhere"),
+            error::is_job_fault(&nowhere) && nowhere.to_string().contains("leads nowhere"),
             "{nowhere}"
         );
     }

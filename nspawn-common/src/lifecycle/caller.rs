@@ -10,10 +10,9 @@ use nix::fcntl::OFlag;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 
+use crate::error;
 use crate::image::lookup;
 use crate::machine::paths::{LAYER_ROOT, STATE_ROOT};
-use crate::report::JobError;
-use crate::sys::signals::Interrupted;
 use crate::systemd::transient_unit::unexpanded;
 
 /// The capabilities without which no machine can be made or reached: name and number (capabilities(7)).
@@ -201,7 +200,7 @@ pub fn on_host(command: Vec<OsString>) -> Vec<OsString> {
 /// Returns what the unit that this runs in takes from it, if anything, instead of the `error` that this has caused.
 #[must_use]
 pub fn explain(error: Error) -> Error {
-    if error.is::<JobError>() || error.is::<Interrupted>() {
+    if error::is_job_fault(&error) || error::is_interrupted(&error) {
         return error;
     }
     check_unit()

@@ -108,7 +108,7 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
         bail!("can't delete {mount}: a file system is mounted there; unmount it: umount {mount}");
     }
     // Deleting a subvolume takes the same time, whatever it contains.
-    for path in paths.iter().filter(|path| btrfs::is_one(path)) {
+    for path in paths.iter().filter(|path| btrfs::is_subvolume(path)) {
         btrfs::delete(path);
     }
     if paths.iter().all(|path| delete_flat(path).is_ok()) {
@@ -123,7 +123,7 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     }
     // The machine's root may have made subvolumes read-only and files immutable.
     for path in paths {
-        btrfs::unseal(path);
+        btrfs::make_writable(path);
     }
     // chattr ignores symbolic links (chattr(1), -R). rm reports the files that chattr could not change.
     let chattr = with_paths(&["chattr", "-R", "-f", "-ia", "--"], paths);

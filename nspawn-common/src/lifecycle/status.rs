@@ -17,7 +17,8 @@ use crate::lifecycle::retention;
 use crate::machine::paths::{MachinePaths, POOL_ROOT};
 use crate::machine::processes;
 use crate::machine::state::{OtherVersion, State};
-use crate::sys::process::Owner;
+use crate::sys::process::ProcessId;
+use crate::text;
 
 /// Time limit for a query to systemd.
 const QUERY_LIMIT: Duration = Duration::from_secs(10);
@@ -95,7 +96,7 @@ fn is_expected(paths: &MachinePaths) -> Result<bool> {
     if state.init == Init::None {
         return Ok(is_within_time(&state));
     }
-    if !state.owner.is_none_or(Owner::is_alive) || !job_is_in_use(&state)? {
+    if !state.owner.is_none_or(ProcessId::is_alive) || !job_is_in_use(&state)? {
         return Ok(false);
     }
     // A standby machine's unit was started without RuntimeMaxSec=, so its lifetime is checked here.
@@ -115,7 +116,7 @@ fn job_is_in_use(state: &State) -> Result<bool> {
 }
 
 fn is_within_time(state: &State) -> bool {
-    !state.is_over() && state.owner.is_none_or(Owner::is_alive)
+    !state.is_over() && state.owner.is_none_or(ProcessId::is_alive)
 }
 
 /// Returns whether systemd considers the machine's unit active.
@@ -132,7 +133,7 @@ fn is_active(paths: &MachinePaths) -> Result<bool> {
         "active" | "activating" | "reloading" => Ok(true),
         _ => bail!(
             "can't get the state of the unit {unit}{}",
-            command::below(&answer.stderr)
+            text::indent(&answer.stderr)
         ),
     }
 }

@@ -13,6 +13,7 @@ use crate::machine::paths::{MachinePaths, PAYLOAD_CGROUP, SUPERVISOR_CGROUP};
 use crate::machine::processes;
 use crate::machine::state::State;
 use crate::sys::cgroup;
+use crate::text;
 
 /// Time limit for stopping a unit whose processes were killed.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -54,7 +55,7 @@ pub fn stop_machine(name: &MachineName) -> Result<()> {
         };
         bail!(
             "can't stop the unit {unit}: its processes don't end{cause}; see systemctl status {unit}{}",
-            command::below(&stopped.stderr)
+            text::indent(&stopped.stderr)
         );
     }
     // A failed unit keeps its name. --collect has already removed most of them.

@@ -25,7 +25,7 @@ use crate::machine::paths;
 use crate::machine::paths::MachinePaths;
 use crate::sys::clock;
 use crate::sys::clock::Moment;
-use crate::sys::process::Owner;
+use crate::sys::process::ProcessId;
 
 /// Version of the file's format.
 const VERSION: u64 = 3;
@@ -85,7 +85,7 @@ pub struct State {
     /// How long a machine may be there that is not removed.
     pub lifetime: Option<Duration>,
     /// Whose end is its end too.
-    pub owner: Option<Owner>,
+    pub owner: Option<ProcessId>,
     /// Properties of its unit that were asked for.
     pub properties: Vec<OsString>,
     /// Whether it runs containers of its own.
@@ -297,7 +297,7 @@ impl State {
                 .as_u64()
                 .map(Duration::from_micros),
             lifetime: value["lifetime_seconds"].as_u64().map(Duration::from_secs),
-            owner: value["owner"].as_str().map(Owner::parse).transpose()?,
+            owner: value["owner"].as_str().map(ProcessId::parse).transpose()?,
             properties: list("properties")?,
             nesting: value["nesting"].as_bool().unwrap_or_default(),
             keep: value["keep"]
@@ -418,7 +418,7 @@ mod tests {
             timeout: Duration::from_secs(90),
             created: Some(Duration::from_micros(1_500_000)),
             lifetime: Some(Duration::from_secs(5)),
-            owner: Some(Owner::parse("1 2").unwrap()),
+            owner: Some(ProcessId::parse("1 2").unwrap()),
             properties: vec!["TasksMax=5".into()],
             nesting: true,
             keep: Retention::Failure,

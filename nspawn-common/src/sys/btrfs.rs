@@ -17,7 +17,7 @@ const DELETE_LIMIT: Duration = Duration::from_secs(600);
 
 /// Whether `path` is one.
 #[must_use]
-pub fn is_one(path: &Path) -> bool {
+pub fn is_subvolume(path: &Path) -> bool {
     is_on_btrfs(path)
         && fs::symlink_metadata(path).is_ok_and(|root| root.is_dir() && root.ino() == ROOT_INODE)
 }
@@ -42,7 +42,7 @@ pub fn delete(path: &Path) {
         .chain([path.as_os_str()])
         .map(OsString::from)
         .collect();
-    if is_one(path)
+    if is_subvolume(path)
         && command::run(&one, DELETE_LIMIT).is_ok_and(|outcome| outcome.status.success())
     {
         return;
@@ -59,7 +59,7 @@ pub fn delete(path: &Path) {
 }
 
 /// Lets what is in subvolumes at and below `path` be changed that a machine has made read-only.
-pub fn unseal(path: &Path) {
+pub fn make_writable(path: &Path) {
     if is_on_btrfs(path) {
         let command = [
             "btrfs", "property", "set", "-f", "-t", "subvol", "{}", "ro", "false",

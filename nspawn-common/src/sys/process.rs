@@ -7,18 +7,18 @@ use anyhow::{Context, Result};
 
 /// A process, told from a later one of the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct ProcessId {
     pid: u32,
     /// When it was started, in clock ticks since the boot (proc_pid_stat(5), field 22).
     started: u64,
 }
 
-impl Owner {
+impl ProcessId {
     /// The process of this number.
     ///
     /// # Errors
     /// There is none.
-    pub fn of(pid: u32) -> Result<Self> {
+    pub fn from_pid(pid: u32) -> Result<Self> {
         let started = started(pid).with_context(|| format!("there is no process {pid}"))?;
         Ok(Self { pid, started })
     }
@@ -44,7 +44,7 @@ impl Owner {
     }
 }
 
-impl fmt::Display for Owner {
+impl fmt::Display for ProcessId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {}", self.pid, self.started)
     }
@@ -70,24 +70,24 @@ mod tests {
 
     #[test]
     fn a_process_is_known_until_it_ends() {
-        let own = Owner::of(std::process::id()).unwrap();
+        let own = ProcessId::from_pid(std::process::id()).unwrap();
         assert!(own.is_alive());
-        assert_eq!(Owner::parse(&own.to_string()).unwrap(), own);
+        assert_eq!(ProcessId::parse(&own.to_string()).unwrap(), own);
         assert!(
-            !Owner {
+            !ProcessId {
                 started: own.started + 1,
                 ..own
             }
             .is_alive()
         );
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let other = Owner::of(child.id()).unwrap();
+        let other = ProcessId::from_pid(child.id()).unwrap();
         assert!(other.is_alive());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!other.is_alive());
         for bad in ["", "1", "x 1", "1 x"] {
-            assert!(Owner::parse(bad).is_err(), "{bad}");
+            assert!(ProcessId::parse(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,19 +1,20 @@
 //! Signals that ask a program to end, turned into an error where it waits: so that it can undo what
 //! it has begun.
 
-use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::error::Failure;
 
 /// The signals that ask a program to end.
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
@@ -21,19 +22,7 @@ const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 static SIGNALS: OnceLock<SignalFd> = OnceLock::new();
 /// The signal that has come, or 0.
 static TAKEN: AtomicI32 = AtomicI32::new(0);
-static IS_UNDOING: AtomicBool = AtomicBool::new(false);
-
-/// The error of a program that was asked to end.
-#[derive(Debug)]
-pub struct Interrupted(Signal);
-
-impl fmt::Display for Interrupted {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "interrupted by {}", self.0)
-    }
-}
-
-impl std::error::Error for Interrupted {}
+static IS_IGNORING: AtomicBool = AtomicBool::new(false);
 
 /// Undoes what a caller may have set that would keep a program from learning how its children end.
 pub fn reset_child_signal() {
@@ -58,10 +47,10 @@ pub fn catch() -> Result<()> {
     Ok(())
 }
 
-/// Fails if a signal has come, and so does every later call until [`undo`].
+/// Fails if a signal has come, and so does every later call until [`ignore`].
 ///
 /// # Errors
-/// [`Interrupted`].
+/// [`Fault::Interrupted`](crate::error::Fault::Interrupted).
 pub fn check() -> Result<()> {
     let Some(signals) = watched() else {
         return Ok(());
@@ -74,13 +63,15 @@ pub fn check() -> Result<()> {
     }
     match TAKEN.load(Ordering::Relaxed) {
         0 => Ok(()),
-        number => Err(Interrupted(Signal::try_from(number).unwrap_or(Signal::SIGTERM)).into()),
+        number => {
+            Err(Failure::interrupted(Signal::try_from(number).unwrap_or(Signal::SIGTERM)).into())
+        }
     }
 }
 
 /// From now on nothing is interrupted: what was begun is undone.
-pub fn undo() {
-    IS_UNDOING.store(true, Ordering::Relaxed);
+pub fn ignore() {
+    IS_IGNORING.store(true, Ordering::Relaxed);
 }
 
 /// Readable when a signal has come that [`check`] has not seen.
@@ -95,7 +86,7 @@ pub fn descriptor() -> Option<BorrowedFd<'static>> {
 /// The kernel's.
 pub fn wait_readable(events: BorrowedFd, limit: Duration) -> Result<bool> {
     let mut events = [PollFd::new(events, PollFlags::POLLIN)];
-    wait(&mut events, limit)?;
+    poll(&mut events, limit)?;
     Ok(events[0].any() == Some(true))
 }
 
@@ -103,10 +94,10 @@ pub fn wait_readable(events: BorrowedFd, limit: Duration) -> Result<bool> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn wait(events: &mut [PollFd], limit: Duration) -> Result<()> {
+pub fn poll(events: &mut [PollFd], limit: Duration) -> Result<()> {
     let mut fds = events.to_vec();
     fds.extend(descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-    match poll(
+    match nix::poll::poll(
         &mut fds,
         PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX),
     ) {
@@ -121,24 +112,22 @@ pub fn wait(events: &mut [PollFd], limit: Duration) -> Result<()> {
 ///
 /// # Errors
 /// None that is known.
-pub fn release() -> Result<()> {
+pub fn restore() -> Result<()> {
     while let Some(Ok(Some(_))) = SIGNALS.get().map(SignalFd::read_signal) {}
     SigSet::from_iter(ENDING)
         .thread_unblock()
         .context("can't unblock signals")
 }
 
-/// Ends this process by the signal behind `error`, if one is: who waits for it then sees the truth.
-pub fn die_if_interrupted(error: &Error) {
-    if let Some(Interrupted(signal)) = error.downcast_ref() {
-        let _ = raise(*signal).and_then(|()| SigSet::from_iter(ENDING).thread_unblock());
-    }
+/// Ends this process by `signal`, so that its parent learns the reason from the wait status.
+pub fn die_by(signal: Signal) {
+    let _ = raise(signal).and_then(|()| SigSet::from_iter(ENDING).thread_unblock());
 }
 
 fn watched() -> Option<&'static SignalFd> {
     SIGNALS
         .get()
-        .filter(|_| !IS_UNDOING.load(Ordering::Relaxed))
+        .filter(|_| !IS_IGNORING.load(Ordering::Relaxed))
 }
 
 // Only asks: to set an action, as signal(2) does, would drop a signal that has come and is blocked.

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::agent::protocol;
 use crate::command;
 use crate::command::argv;
 use crate::machine::paths::MachinePaths;
 use crate::sys::clock::Moment;
+use crate::text;
 
 /// How long looking something up may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
@@ -38,15 +38,5 @@ pub fn last_words(paths: &MachinePaths, since: Moment) -> Result<String> {
         .rev()
         .map(str::to_owned)
         .collect();
-    Ok(printable(&said.join("\n")))
-}
-
-/// What came out of a machine, line by line.
-#[must_use]
-pub fn printable(text: &str) -> String {
-    let lines: Vec<_> = text
-        .lines()
-        .map(|line| protocol::printable(line.as_bytes()))
-        .collect();
-    lines.join("\n")
+    Ok(text::printable_lines(&said.join("\n")))
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
+use nspawn_common::error::Failure;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::Job;
 use nspawn_common::image::lookup;
@@ -18,7 +19,6 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
-use nspawn_common::report::JobError;
 use nspawn_common::sys::signals;
 
 use crate::PROGRAM;
@@ -190,7 +190,7 @@ fn tell_job(machine: &Machine, job: &Job, runner: Option<&Path>, started: Instan
         machine.image.describe(),
         started.elapsed().as_secs_f32(),
     );
-    report::say(
+    report::print_diagnostic(
         PROGRAM,
         OsStr::new(&format!(
             "machine {name} of image {image} is ready after {spent:.1} s"
@@ -198,11 +198,11 @@ fn tell_job(machine: &Machine, job: &Job, runner: Option<&Path>, started: Instan
     );
     if job.wants_pulls {
         let line = "images are this host's, which updates them itself; pull_policy: always changes nothing";
-        report::say(PROGRAM, OsStr::new(line));
+        report::print_diagnostic(PROGRAM, OsStr::new(line));
     }
     if runner.is_none() && machine.options.gitlab_runner.is_none() {
         let line = "no gitlab-runner is shown in it, so artifacts and caches need the image's own; see --gitlab-runner";
-        report::say(PROGRAM, OsStr::new(line));
+        report::print_diagnostic(PROGRAM, OsStr::new(line));
     }
     Ok(())
 }
@@ -218,7 +218,7 @@ fn server_lookup(machine: &Machine, is_job: bool) -> Option<ServerLookup> {
 fn warn_of_server(machine: &Machine, server: Option<ServerLookup>) {
     let allowed = &machine.options.allowed_destinations;
     if let Some(Ok(Some(warning))) = server.map(|server| server.warning(allowed)) {
-        report::say(PROGRAM, OsStr::new(&warning));
+        report::print_diagnostic(PROGRAM, OsStr::new(&warning));
     }
 }
 
@@ -228,7 +228,7 @@ fn image_reference(options: &Options, job: Option<&Job>) -> Result<String> {
     let asked = options.image.clone().or_else(of_job);
     asked.or_else(|| options.default_image.clone()).ok_or_else(|| match job {
         Some(_) => {
-            JobError("the job names no image, and this runner has no default; add image: NAME to the job".to_owned())
+            Failure::job("the job names no image, and this runner has no default; add image: NAME to the job".to_owned())
                 .into()
         }
         None => anyhow!("no image is named; see --help"),

@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use anyhow::{Context, Result, bail};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::retention::Retention;
+use nspawn_common::error::Failure;
 use nspawn_common::gitlab::{Job, Service};
 use nspawn_common::image::lookup;
 use nspawn_common::image::lookup::Image;
 use nspawn_common::machine::state::ServiceRole;
-use nspawn_common::report::JobError;
 use nspawn_common::sys::signals;
 
 use crate::commands::prepare;
@@ -101,7 +101,7 @@ fn command_of(options: &Options, service: &Service) -> Result<Vec<OsString>> {
     }
     let whole = [entrypoint, command].concat();
     if whole.is_empty() && options.init != Init::Systemd {
-        bail!(JobError(format!(
+        bail!(Failure::job(format!(
             "the service {} has nothing to run: add a command: to it in the job, or on this host --service-command in \
              the image's argument file",
             service.image

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow};
 use nspawn_common::command;
-use nspawn_common::command::{TimedOut, argv};
+use nspawn_common::command::argv;
 use nspawn_common::config::init::Init;
+use nspawn_common::error;
+use nspawn_common::error::Failure;
+use nspawn_common::error::TimedOut;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
-use nspawn_common::report::JobError;
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::systemd::journal;
+use nspawn_common::text;
 
 use crate::preflight;
 
@@ -40,8 +43,8 @@ pub fn of(state: &State, error: Error, since: Moment) -> Error {
             "machine {} of image {} did not start: {why:#}",
             state.name, state.image
         );
-        return if why.is::<JobError>() {
-            JobError(text).into()
+        return if error::is_job_fault(&why) {
+            Failure::job(text).into()
         } else {
             Error::msg(text)
         };
@@ -70,7 +73,7 @@ pub fn of(state: &State, error: Error, since: Moment) -> Error {
     ];
     let parts = parts.into_iter().filter_map(|(title, text)| {
         let text = text.filter(|text| !text.is_empty())?;
-        Some(command::below(&format!("{title}\n{text}")))
+        Some(text::indent(&format!("{title}\n{text}")))
     });
     let (name, image, hint) = (&state.name, &state.image, preflight::machined_hint());
     anyhow!(
@@ -81,7 +84,11 @@ pub fn of(state: &State, error: Error, since: Moment) -> Error {
 
 /// Notes why the machine's unit can't start it, for [`of`].
 pub fn note(paths: &MachinePaths, error: &Error) {
-    let whose = if error.is::<JobError>() { JOB } else { HOST };
+    let whose = if error::is_job_fault(error) {
+        JOB
+    } else {
+        HOST
+    };
     // If it can't be written, the journal has it.
     let _ = fs::write(paths.start_error_file(), format!("{whose}\n{error:#}"));
 }
@@ -100,7 +107,7 @@ fn noted(paths: &MachinePaths) -> Option<Error> {
     let text = fs::read_to_string(paths.start_error_file()).ok()?;
     let (whose, why) = text.split_once('\n')?;
     Some(if whose == JOB {
-        JobError(why.to_owned()).into()
+        Failure::job(why.to_owned()).into()
     } else {
         Error::msg(why.to_owned())
     })
@@ -116,5 +123,5 @@ fn ask(paths: &MachinePaths, question: &str) -> Option<String> {
     command.extend(question.split(' ').map(Into::into));
     command::run_ok(&command, ASK_LIMIT)
         .ok()
-        .map(|answer| journal::printable(&answer))
+        .map(|answer| text::printable_lines(&answer))
 }

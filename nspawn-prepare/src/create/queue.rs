@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nspawn_common::error;
 use nspawn_common::lifecycle::list;
 use nspawn_common::lifecycle::lock;
 use nspawn_common::lifecycle::lock::{Lock, Resource};
@@ -16,7 +17,6 @@ use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
 use nspawn_common::sys::signals;
-use nspawn_common::sys::signals::Interrupted;
 
 use crate::PROGRAM;
 
@@ -34,7 +34,7 @@ pub fn wait(paths: &MachinePaths, most: u32, limit: Duration) -> Result<Lock> {
     let deadline = Instant::now() + limit;
     // Those who wait for this lock are the queue behind the one who has it and waits for a slot.
     let queue = lock::host(Resource::Machines, SOON).or_else(|error| {
-        if error.is::<Interrupted>() {
+        if error::is_interrupted(&error) {
             return Err(error);
         }
         tell(&format!(
@@ -69,7 +69,7 @@ pub fn wait(paths: &MachinePaths, most: u32, limit: Duration) -> Result<Lock> {
 }
 
 fn tell(line: &str) {
-    report::say(PROGRAM, OsStr::new(line));
+    report::print_diagnostic(PROGRAM, OsStr::new(line));
 }
 
 // Watches before it looks, so that no change is missed.

@@ -6,6 +6,9 @@ use anyhow::{Error, Result, bail};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
+use nspawn_common::error;
+use nspawn_common::error::Failure;
+use nspawn_common::error::Fault;
 use nspawn_common::image::lookup;
 use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::lifecycle::remove;
@@ -14,11 +17,9 @@ use nspawn_common::lifecycle::stop;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
-use nspawn_common::report::JobError;
 use nspawn_common::sys::clock::Moment;
-use nspawn_common::sys::process::Owner;
+use nspawn_common::sys::process::ProcessId;
 use nspawn_common::sys::signals;
-use nspawn_common::sys::signals::Interrupted;
 use nspawn_common::systemd::machined;
 use nspawn_common::systemd::machined::Registration;
 
@@ -35,7 +36,7 @@ use crate::network::uplink;
 use crate::preflight;
 use crate::services::readiness;
 use crate::services::spawn;
-use crate::services::spawn::{Services, Unavailable};
+use crate::services::spawn::Services;
 use crate::standby::pool;
 
 impl Machine {
@@ -82,8 +83,7 @@ impl Machine {
         let made = made.and_then(|()| self.take_all(steps, queue, &mut taken, announce));
         let Err(error) = made else { return Ok(()) };
         let state = self.state()?;
-        let is_of_others =
-            error.is::<Interrupted>() || error.is::<JobError>() || error.is::<Unavailable>();
+        let is_of_others = Fault::of(&error).is_some();
         let error = if is_of_others {
             error
         } else {
@@ -91,10 +91,11 @@ impl Machine {
         };
         // Also while the machine was asked.
         let error = signals::check().err().unwrap_or(error);
-        signals::undo();
+        signals::ignore();
         let is_kept =
             self.options.keep.applies_to(true) && retention::is_inspectable(&state, false);
-        if is_of_others || error.is::<Interrupted>() || !is_kept || !self.paths.layer().exists() {
+        if is_of_others || error::is_interrupted(&error) || !is_kept || !self.paths.layer().exists()
+        {
             return self.unmake(lock, error);
         }
         match self.keep(&state) {
@@ -111,7 +112,7 @@ impl Machine {
         stop::stop_machine(&self.name)?;
         retention::record_failure(&self.paths)?;
         retention::keep(&self.paths, self.options.keep_for)?;
-        report::say(PROGRAM, OsStr::new(&retention::describe(state, false)));
+        report::print_diagnostic(PROGRAM, OsStr::new(&retention::describe(state, false)));
         Ok(())
     }
 
@@ -174,7 +175,7 @@ impl Machine {
                 self.tell(&unbounded)?;
             }
             if let Err(error) = pool::refill(&self.image.name) {
-                report::say(
+                report::print_diagnostic(
                     PROGRAM,
                     OsStr::new(&format!("no machine is made ahead: {error:#}")),
                 );
@@ -184,7 +185,7 @@ impl Machine {
             Registration::record(&self.paths)?;
         }
         signals::check()?;
-        if !self.job.runner.is_none_or(Owner::is_alive) {
+        if !self.job.runner.is_none_or(ProcessId::is_alive) {
             bail!("the GitLab Runner that called has ended");
         }
         announce()?;
@@ -203,10 +204,10 @@ impl Machine {
 
     // It has started all the same.
     fn lacking(&self, error: Error) -> Error {
-        if error.is::<Interrupted>() {
+        if error::is_interrupted(&error) {
             return error;
         }
-        Unavailable::new(format!(
+        Failure::host(format!(
             "machine {} can't be given what its job needs: {error:#}",
             self.name
         ))
@@ -217,11 +218,11 @@ impl Machine {
     fn tell(&self, unbounded: &[&str]) -> Result<()> {
         if self.options.network == Network::Nat && uplink::is_missing() {
             let line = "the host has no network interface but its loopback, so the machine can't connect to anything";
-            report::say(PROGRAM, OsStr::new(line));
+            report::print_diagnostic(PROGRAM, OsStr::new(line));
         }
         if !unbounded.is_empty() {
             let missing = unbounded.join(", ");
-            report::say(
+            report::print_diagnostic(
                 PROGRAM,
                 OsStr::new(&format!(
                     "this host's kernel does not hold {missing}; nothing bounds them"
@@ -234,7 +235,7 @@ impl Machine {
     fn take(&self, steps: &[Step]) -> Result<()> {
         for step in steps {
             if self.options.verbose {
-                report::say(PROGRAM, &step.shell());
+                report::print_diagnostic(PROGRAM, &step.shell());
             }
             step.take().map_err(|error| {
                 if pasta::is_its(step) && processes::is_running(&self.paths) {

@@ -17,7 +17,7 @@ use nspawn_common::machine::paths::{
 };
 use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::sys::clock;
-use nspawn_common::sys::process::Owner;
+use nspawn_common::sys::process::ProcessId;
 use nspawn_common::systemd::nspawn::{Bind, Nspawn, Payload};
 use nspawn_common::systemd::transient_unit::Unit;
 
@@ -82,7 +82,7 @@ pub struct ForJob {
     /// What makes its services.
     pub services: Vec<Order>,
     /// The GitLab Runner that runs it.
-    pub runner: Option<Owner>,
+    pub runner: Option<ProcessId>,
 }
 
 impl ForJob {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nspawn_common::agent::protocol;
-use nspawn_common::command::TimedOut;
+use nspawn_common::error;
+use nspawn_common::error::TimedOut;
 use nspawn_common::lifecycle::caller;
 use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::lifecycle::ssh;
@@ -16,7 +17,6 @@ use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::signals;
-use nspawn_common::sys::signals::Interrupted;
 use nspawn_common::systemd::machined;
 
 use crate::create::{diagnosis, step};
@@ -54,12 +54,12 @@ pub fn start(arguments: &[OsString]) -> Result<()> {
     let Err(error) = repeat(paths.name(), || run(&state)) else {
         return Ok(());
     };
-    let error = if error.is::<Interrupted>() {
+    let error = if error::is_interrupted(&error) {
         error
     } else {
         diagnosis::of(&state, error, begun)
     };
-    signals::undo();
+    signals::ignore();
     stop::stop_machine(paths.name())?;
     Err(error)
 }
@@ -82,7 +82,9 @@ pub fn repeat<T>(name: &MachineName, start: impl Fn() -> Result<T>) -> Result<T>
             done => return done,
         };
         let paths = MachinePaths::named(name);
-        if error.is::<Interrupted>() || error.is::<TimedOut>() || paths.start_error_file().exists()
+        if error::is_interrupted(&error)
+            || error.is::<TimedOut>()
+            || paths.start_error_file().exists()
         {
             return Err(error);
         }

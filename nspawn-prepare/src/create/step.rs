@@ -75,7 +75,7 @@ impl Step {
 pub fn run(argv: &[OsString], limit: Duration) -> Result<()> {
     let said = command::run_ok(argv, limit)?;
     if !said.is_empty() {
-        report::say(PROGRAM, OsStr::new(&said));
+        report::print_diagnostic(PROGRAM, OsStr::new(&said));
     }
     Ok(())
 }

@@ -9,10 +9,11 @@ use nspawn_common::command;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
+use nspawn_common::error;
+use nspawn_common::error::Failure;
 use nspawn_common::gitlab::{Job, Service};
 use nspawn_common::image::lookup;
 use nspawn_common::image::lookup::Image;
-use nspawn_common::report::JobError;
 
 use crate::commands::service;
 use crate::create::spec::ForJob;
@@ -30,7 +31,7 @@ pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
         return Ok(());
     }
     let allowed: Vec<_> = allowed.iter().map(|glob| glob.to_string_lossy()).collect();
-    bail!(JobError(format!(
+    bail!(Failure::job(format!(
         "the image {} is not allowed on this runner; allowed are {}",
         image.name,
         allowed.join(", ")
@@ -44,7 +45,7 @@ pub fn of_job(job: &Job, options: &Options, argv: &[OsString]) -> Result<ForJob>
     }
     let (count, most) = (job.services.len(), options.max_services);
     if count > most.into() {
-        bail!(JobError(format!(
+        bail!(Failure::job(format!(
             "the job has {count} services, and this runner gives {most} at most"
         )));
     }
@@ -85,12 +86,12 @@ pub fn of_job(job: &Job, options: &Options, argv: &[OsString]) -> Result<ForJob>
 /// The image that the service has.
 pub fn image_of_service(options: &Options, service: &Service) -> Result<Image> {
     if service.image.is_empty() {
-        bail!(JobError(
+        bail!(Failure::job(
             "a service of the job names no image; add name: to it".to_owned()
         ));
     }
-    let error = |error: Error| match error.is::<JobError>() {
-        true => JobError(format!(
+    let error = |error: Error| match error::is_job_fault(&error) {
+        true => Failure::job(format!(
             "the service {} can't be had: {error:#}",
             service.image
         ))
@@ -128,7 +129,7 @@ pub fn grant(options: &mut Options, variable: impl Fn(&str) -> Option<String>) -
     match variable("NSPAWN_JOB_NETWORK").as_deref() {
         None => {}
         Some("none") => options.network = Network::None,
-        Some(asked) => bail!(JobError(format!(
+        Some(asked) => bail!(Failure::job(format!(
             "the job's NSPAWN_JOB_NETWORK={asked} can only be none"
         ))),
     }
@@ -136,7 +137,8 @@ pub fn grant(options: &mut Options, variable: impl Fn(&str) -> Option<String>) -
 }
 
 fn smaller(layer: Layer, most: LayerSize, asked: &str) -> Result<LayerSize> {
-    let refuse = |why: String| JobError(format!("the job's NSPAWN_JOB_LAYER_SIZE={asked} {why}"));
+    let refuse =
+        |why: String| Failure::job(format!("the job's NSPAWN_JOB_LAYER_SIZE={asked} {why}"));
     let size =
         LayerSize::parse(asked).map_err(|error| refuse(format!("can't be had: {error:#}")))?;
     match (size.bytes(layer)?, most.bytes(layer)?) {
@@ -166,11 +168,9 @@ mod tests {
             check_image(&allowed, &image(name)).unwrap();
         }
         for name in ["debian", "trixie2", "ubuntu"] {
-            assert!(
-                check_image(&allowed, &image(name))
-                    .unwrap_err()
-                    .is::<JobError>()
-            );
+            assert!(error::is_job_fault(
+                &check_image(&allowed, &image(name)).unwrap_err()
+            ));
         }
         check_image(&[], &image("any")).unwrap();
     }
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(smaller(most, "100M").unwrap(), LayerSize::Bytes(100 << 20));
         for asked in ["2G", "infinity", "x", "1K"] {
             assert!(
-                smaller(most, asked).unwrap_err().is::<JobError>(),
+                error::is_job_fault(&smaller(most, asked).unwrap_err()),
                 "{asked}"
             );
         }

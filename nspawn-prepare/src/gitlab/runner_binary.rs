@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use nix::unistd::getppid;
 use nspawn_common::command;
 use nspawn_common::config::private_users::PrivateUsers;
-use nspawn_common::sys::process::Owner;
+use nspawn_common::sys::process::ProcessId;
 use nspawn_common::systemd::nspawn::Bind;
 
 use crate::options::Options;
@@ -57,8 +57,8 @@ fn find(asked: Option<&OsStr>, is_for_job: bool) -> Result<Option<PathBuf>> {
 }
 
 /// The GitLab Runner that this program was called by, itself or by a script of the administrator's.
-pub fn caller() -> Option<Owner> {
-    caller_and_program().and_then(|(process, _)| Owner::of(process).ok())
+pub fn caller() -> Option<ProcessId> {
+    caller_and_program().and_then(|(process, _)| ProcessId::from_pid(process).ok())
 }
 
 fn of_caller() -> Option<PathBuf> {

@@ -49,7 +49,7 @@ pub fn start(job: &MachineName) -> Result<()> {
         let started = unit_command(&state.paths(), role);
         if let Err(error) = started.and_then(|command| command::run_ok(&command, LOOK_LIMIT)) {
             signals::check()?;
-            report::say(
+            report::print_diagnostic(
                 PROGRAM,
                 OsStr::new(&format!(
                     "the service {} can't be started: {error:#}",
@@ -99,10 +99,10 @@ fn attend(state: &State, role: &ServiceRole, (begun, time): (Instant, Moment)) -
             "service {} of image {} is at {address}{names} after {spent:.1} s",
             role.requested_image, state.image
         );
-        report::say(PROGRAM, OsStr::new(&line));
+        report::print_diagnostic(PROGRAM, OsStr::new(&line));
         return Ok(());
     };
-    report::say(
+    report::print_diagnostic(
         PROGRAM,
         OsStr::new(&format!(
             "the service {} {why}; its log is below",

@@ -2,12 +2,13 @@
 //! its own.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nspawn_common::command::Running;
+use nspawn_common::error;
+use nspawn_common::error::Failure;
 use nspawn_common::gitlab::ExitCodes;
 use nspawn_common::lifecycle::list;
 use nspawn_common::lifecycle::lock::Lock;
@@ -15,8 +16,6 @@ use nspawn_common::lifecycle::remove;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::report;
-use nspawn_common::report::JobError;
-use nspawn_common::sys::signals::Interrupted;
 
 use crate::PROGRAM;
 
@@ -27,24 +26,6 @@ pub struct Order {
     pub image: String,
     pub command: Vec<OsString>,
 }
-
-/// The error of a job whose own machine is all right.
-#[derive(Debug)]
-pub struct Unavailable(String);
-
-impl Unavailable {
-    pub fn new(what: String) -> Self {
-        Self(what)
-    }
-}
-
-impl fmt::Display for Unavailable {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unavailable {}
 
 /// Those that are being made.
 pub struct Services {
@@ -76,12 +57,10 @@ impl Services {
             let left = self.deadline.saturating_duration_since(Instant::now());
             let done = maker
                 .finish(left)
-                .map_err(|error| match error.is::<Interrupted>() {
+                .map_err(|error| match error::is_interrupted(&error) {
                     true => error,
-                    false => {
-                        Unavailable::new(format!("the service {image} can't be made: {error:#}"))
-                            .into()
-                    }
+                    false => Failure::host(format!("the service {image} can't be made: {error:#}"))
+                        .into(),
                 })?;
             let said = done
                 .stderr
@@ -89,17 +68,13 @@ impl Services {
                 .unwrap_or(&done.stderr);
             if done.status.success() {
                 if !said.is_empty() {
-                    report::say(PROGRAM, OsStr::new(said));
+                    report::print_diagnostic(PROGRAM, OsStr::new(said));
                 }
                 continue;
             }
             let text = format!("the service {image} can't be had: {said}");
-            let is_jobs_fault = done.status.code() == Some(ExitCodes::from_env().build.into());
-            return Err(if is_jobs_fault {
-                JobError(text).into()
-            } else {
-                Unavailable::new(text).into()
-            });
+            let fault = ExitCodes::from_env().fault(done.status.code());
+            return Err(Failure::new(fault, text).into());
         }
         Ok(())
     }

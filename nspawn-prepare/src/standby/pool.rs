@@ -82,7 +82,7 @@ impl Pool {
         };
         let known = pools()?.into_iter().find(|pool| is_same(&pool.record));
         if known.is_none() && count == 0 {
-            report::say(
+            report::print_diagnostic(
                 PROGRAM,
                 OsStr::new("nothing stands by that was asked for with these options and images"),
             );
@@ -159,7 +159,7 @@ impl Pool {
             ours.bad
                 .extend(ours.good.drain(count.min(ours.good.len())..));
             for error in ours.bad.iter().filter_map(|paths| remove(paths).err()) {
-                report::say(PROGRAM, OsStr::new(&format!("{error:#}")));
+                report::print_diagnostic(PROGRAM, OsStr::new(&format!("{error:#}")));
             }
             if missing == 0 {
                 return Ok(());

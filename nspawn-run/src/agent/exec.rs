@@ -15,7 +15,7 @@ use nix::unistd::{
     Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execvp, fchown, setgid, setgroups,
     setsid, setuid,
 };
-use nspawn_common::report::Exit;
+use nspawn_common::exit_code::Exit;
 
 use crate::agent::command_cgroup::Cgroup;
 use crate::agent::passwd::User;

@@ -50,7 +50,7 @@ pub fn serve(mut stream: UnixStream, cgroup: &Cgroup) -> Result<()> {
         _ => refuse(
             &mut stream,
             &Refusal {
-                exit: nspawn_common::report::Exit::RunFailure,
+                exit: nspawn_common::exit_code::Exit::RunFailure,
                 why: "the machine was made by another version of nspawn-prepare; make it anew"
                     .into(),
             },
@@ -309,7 +309,7 @@ fn spawn(plan: Plan) -> Result<Pid, Refusal> {
     };
     reaper::wait_for(pid).context("can't wait for the command")?;
     Err(Refusal {
-        exit: nspawn_common::report::Exit::of_refusal(*code),
+        exit: nspawn_common::exit_code::Exit::from_refusal(*code),
         why: String::from_utf8_lossy(why).into_owned(),
     })
 }

@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nspawn_common::agent::protocol;
 use nspawn_common::command::argv;
+use nspawn_common::exit_code;
 use nspawn_common::machine::paths::MachinePaths;
-use nspawn_common::report;
 use nspawn_common::sys::clock::Moment;
 use serde_json::Value;
 
@@ -179,7 +179,7 @@ impl Story {
 fn signal(number: &str) -> String {
     number
         .parse()
-        .map_or_else(|_| format!("signal {number}"), report::describe_signal)
+        .map_or_else(|_| format!("signal {number}"), exit_code::describe_signal)
 }
 
 #[cfg(test)]

@@ -13,14 +13,15 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nspawn_common::agent::protocol;
 use nspawn_common::agent::protocol::Request;
+use nspawn_common::exit_code::Exit;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
-use nspawn_common::report::Exit;
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::signals;
+use nspawn_common::text;
 
 use crate::PROGRAM;
 use crate::client::machine_exit;
@@ -116,7 +117,7 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
         return Err(interrupted);
     }
     // Delivering may take as long as the reader likes; a signal ends that.
-    signals::release()?;
+    signals::restore()?;
     let delivered: Result<()> = outputs
         .into_iter()
         .try_for_each(|output| output.finish(None));
@@ -124,7 +125,7 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
         memory
             .verdict()
             .iter()
-            .for_each(|verdict| report::say(PROGRAM, OsStr::new(verdict)));
+            .for_each(|verdict| report::print_diagnostic(PROGRAM, OsStr::new(verdict)));
     }
     let ended = ended.and_then(|ended| {
         if is_end_of_all(ended, &paths) {
@@ -228,7 +229,7 @@ impl Call {
 
     fn heed_signals(&mut self) -> Result<()> {
         if let Err(interrupted) = signals::check() {
-            signals::undo();
+            signals::ignore();
             let now = Instant::now();
             self.interrupted = Some(interrupted);
             self.raw = None;
@@ -241,7 +242,7 @@ impl Call {
             .is_some_and(|released| Instant::now() >= released)
         {
             self.released = None;
-            signals::release()?;
+            signals::restore()?;
         }
         Ok(())
     }
@@ -309,11 +310,11 @@ fn one_byte(body: &[u8]) -> Result<u8> {
 
 fn refused(paths: &MachinePaths, body: &[u8]) -> Result<Ended> {
     let (code, why) = body.split_first().context("its agent gave no reason")?;
-    if Exit::of_refusal(*code) == Exit::Exhausted {
-        return Err(task_limit::exhausted(paths, &protocol::printable(why)));
+    if Exit::from_refusal(*code) == Exit::Exhausted {
+        return Err(task_limit::exhausted(paths, &text::printable(why)));
     }
-    report::say(PROGRAM, OsStr::new(&protocol::printable(why)));
-    Ok(Ended::Refused(Exit::of_refusal(*code)))
+    report::print_diagnostic(PROGRAM, OsStr::new(&text::printable(why)));
+    Ok(Ended::Refused(Exit::from_refusal(*code)))
 }
 
 fn resize_events() -> Result<SignalFd> {

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Error, anyhow};
+use nspawn_common::error::Failure;
 use nspawn_common::machine::paths::{MachinePaths, SLICE, SLICE_CGROUP};
-use nspawn_common::report::JobError;
 
 /// Returns the error of a command that the machine has no process for. `reason` is the agent's.
 #[must_use]
@@ -31,7 +31,7 @@ fn explain(cgroup: &Path, slice: &Path, unit: &str, reason: &str) -> Error {
     );
     let remedy =
         "end what earlier commands have left running, or allow more by --property=TasksMax=";
-    JobError(format!("no process is left for it: {limit}; {remedy}")).into()
+    Failure::job(format!("no process is left for it: {limit}; {remedy}")).into()
 }
 
 // The limit of the cgroup, if no other process fits into it (cgroup.rst, "PID"). The agent's process for the command may
@@ -50,6 +50,8 @@ fn used_up(cgroup: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use nspawn_common::error;
+
     use super::*;
 
     #[test]
@@ -91,7 +93,7 @@ mod tests {
             write(&slice, of_slice.0, of_slice.1);
             let error = explain(&unit, &slice, "x.service", "no fork");
             assert!(error.to_string().contains(words), "{error}");
-            assert_eq!(error.is::<JobError>(), is_of_job, "{error}");
+            assert_eq!(error::is_job_fault(&error), is_of_job, "{error}");
         }
         fs::remove_dir_all(&root).unwrap();
     }

@@ -10,6 +10,9 @@ use nix::sys::signal::Signal;
 use nspawn_common::agent::protocol;
 use nspawn_common::agent::protocol::{Program, Request};
 use nspawn_common::config::init::Init;
+use nspawn_common::error;
+use nspawn_common::exit_code;
+use nspawn_common::exit_code::Exit;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::{ExitCodes, Job};
 use nspawn_common::lifecycle::{caller, retention, usage};
@@ -17,8 +20,6 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
-use nspawn_common::report::Exit;
-use nspawn_common::sys::signals::Interrupted;
 
 use crate::PROGRAM;
 use crate::cli;
@@ -90,7 +91,7 @@ fn run_command(machine: &Machine, options: &Options) -> Result<u8> {
                 {
                     say_signal(number, "command");
                 }
-                report::code_of_signal(number.into())
+                exit_code::of_signal(number.into())
             }
             Ended::Refused(refusal) => refusal.code(),
         },
@@ -112,15 +113,17 @@ fn run_stage(options: &Options) -> Result<u8> {
         .first()
         .is_some_and(|stage| stage == LAST_STAGE)
     {
-        service_logs::tell_ended(&name)
-            .unwrap_or_else(|error| report::say(PROGRAM, OsStr::new(&format!("{error:#}"))));
-        report::say(PROGRAM, OsStr::new(&usage::describe(&name)));
+        service_logs::tell_ended(&name).unwrap_or_else(|error| {
+            report::print_diagnostic(PROGRAM, OsStr::new(&format!("{error:#}")))
+        });
+        report::print_diagnostic(PROGRAM, OsStr::new(&usage::describe(&name)));
     }
     match &done {
         Ok(0) => {}
-        Err(error) if error.is::<Interrupted>() => {}
-        _ => keep_for_a_look(&name)
-            .unwrap_or_else(|error| report::say(PROGRAM, OsStr::new(&format!("{error:#}")))),
+        Err(error) if error::is_interrupted(error) => {}
+        _ => keep_for_a_look(&name).unwrap_or_else(|error| {
+            report::print_diagnostic(PROGRAM, OsStr::new(&format!("{error:#}")))
+        }),
     }
     done
 }
@@ -136,7 +139,7 @@ fn keep_for_a_look(name: &MachineName) -> Result<()> {
     };
     if !retention::has_failed(&paths) {
         retention::record_failure(&paths)?;
-        report::say(
+        report::print_diagnostic(
             PROGRAM,
             OsStr::new(&retention::describe(&state, processes::is_running(&paths))),
         );
@@ -169,7 +172,7 @@ fn run_script(machine: &Machine, options: &Options, exit_code_file: Option<&Path
         Ended::Exited(code) => code,
         Ended::Signaled(number) => {
             say_signal(number, "script");
-            report::code_of_signal(number.into())
+            exit_code::of_signal(number.into())
         }
         // Whom the job wants to be is not there, as far as anybody can tell.
         Ended::Refused(Exit::RunFailure) if machine.state.user.is_some() => {
@@ -218,11 +221,11 @@ fn request(
 }
 
 fn say_signal(number: u8, what: &str) {
-    report::say(
+    report::print_diagnostic(
         PROGRAM,
         OsStr::new(&format!(
             "{} ended the {what}",
-            report::describe_signal(number.into())
+            exit_code::describe_signal(number.into())
         )),
     );
 }

@@ -331,6 +331,8 @@ fn has_swap() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use nspawn_common::error;
+
     use super::*;
 
     fn asked(given: &[&str], name: &str, value: &str) -> Result<Vec<OsString>> {

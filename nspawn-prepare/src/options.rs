@@ -25,7 +25,7 @@ use nspawn_common::systemd::nspawn::{Bind, NO_CORES};
 use crate::gitlab::cache;
 use crate::layer;
 use crate::layer::LayerSize;
-use crate::network::egress::Destination;
+use crate::network::destination::Destination;
 
 /// The options, taken apart.
 #[derive(Clone, Debug)]

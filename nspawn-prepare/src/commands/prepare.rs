@@ -1,14 +1,9 @@
 //! The verb: from an image to a machine that takes commands.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use nspawn_common::config::init::Init;
-use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
 use nspawn_common::error::Failure;
 use nspawn_common::gitlab;
@@ -24,10 +19,10 @@ use nspawn_common::sys::signals;
 use crate::PROGRAM;
 use crate::create::spec::{ForJob, Machine};
 use crate::create::step::Step;
-use crate::gitlab::cache;
+use crate::gitlab::config_stage;
 use crate::gitlab::policy;
 use crate::gitlab::runner_binary;
-use crate::network::pasta::ServerLookup;
+use crate::gitlab::server_lookup::ServerLookup;
 use crate::options;
 use crate::options::Options;
 use crate::preflight;
@@ -54,7 +49,7 @@ pub fn main(argv: &[OsString]) -> Result<()> {
         return Ok(());
     };
     if options.config {
-        return print_config(job.as_ref());
+        return config_stage::print_config(job.as_ref());
     }
     if options.standby.is_some() && job.is_none() {
         return stand_by(argv, &options);
@@ -64,7 +59,7 @@ pub fn main(argv: &[OsString]) -> Result<()> {
         policy::check_image(&options.allowed_images, &image)?;
     }
     if job.is_some() {
-        check_modes(&options)?;
+        config_stage::check_modes(&options)?;
         policy::grant(&mut options, gitlab::variable)?;
     }
     let runner = runner_binary::show(&mut options, job.is_some())?;
@@ -82,7 +77,7 @@ pub fn main(argv: &[OsString]) -> Result<()> {
     let server = server_lookup(&machine, job.is_some());
     machine.make(&steps, None, || match job {
         Some(job) => {
-            tell_job(&machine, &job, runner.as_deref(), started)?;
+            config_stage::report_ready_machine(&machine, &job, runner.as_deref(), started)?;
             warn_of_server(&machine, server);
             Ok(())
         }
@@ -172,41 +167,6 @@ fn next(argv: &[OsString], image: &str, unique: &str) -> Result<(Machine, ImageL
     ))
 }
 
-// The stages of a job are runs of their own, and a job without its sources is none.
-fn check_modes(options: &Options) -> Result<()> {
-    if options.init == Init::None && options.layer == Layer::None {
-        bail!(
-            "--init=none with --layer=none keeps nothing from one stage of a job to the next; choose --layer=tmpfs, \
-             or --init=stub"
-        );
-    }
-    Ok(())
-}
-
-// A job's log is for people, and the other stages know its machine by the job.
-fn tell_job(machine: &Machine, job: &Job, runner: Option<&Path>, started: Instant) -> Result<()> {
-    let (name, image, spent) = (
-        &machine.name,
-        machine.image.describe(),
-        started.elapsed().as_secs_f32(),
-    );
-    report::print_diagnostic(
-        PROGRAM,
-        OsStr::new(&format!(
-            "machine {name} of image {image} is ready after {spent:.1} s"
-        )),
-    );
-    if job.wants_pulls {
-        let line = "images are this host's, which updates them itself; pull_policy: always changes nothing";
-        report::print_diagnostic(PROGRAM, OsStr::new(line));
-    }
-    if runner.is_none() && machine.options.gitlab_runner.is_none() {
-        let line = "no gitlab-runner is shown in it, so artifacts and caches need the image's own; see --gitlab-runner";
-        report::print_diagnostic(PROGRAM, OsStr::new(line));
-    }
-    Ok(())
-}
-
 // GitLab may run on this host too, to which machines can't connect by themselves.
 fn server_lookup(machine: &Machine, is_job: bool) -> Option<ServerLookup> {
     let name = gitlab::variable("CI_SERVER_HOST")
@@ -251,35 +211,17 @@ fn machine_name(options: &Options, job: Option<&Job>, image: &Image) -> Result<M
     }
 }
 
-// Keys: docs.gitlab.com, "Custom executor", config stage.
-fn print_config(job: Option<&Job>) -> Result<()> {
-    let hostname = job.map(Job::machine_name).transpose()?;
-    let config = serde_json::json!({
-        "driver": { "name": "nspawn-ci", "version": env!("CARGO_PKG_VERSION") },
-        "hostname": hostname.as_ref().map_or("", MachineName::as_str),
-        "builds_dir": "/builds",
-        "cache_dir": cache::IN_MACHINE,
-        "builds_dir_is_shared": false,
-    });
-    print_line(OsStr::new(&config.to_string()))
-}
-
 fn print_machine(machine: &Machine) -> Result<()> {
     let line = if machine.options.json {
         State::read(&machine.name)?.to_json().to_string()
     } else {
         machine.name.to_string()
     };
-    print_line(OsStr::new(&line))
+    report::print_line(OsStr::new(&line))
 }
 
 fn print_steps(steps: &[Step]) -> Result<()> {
-    steps.iter().try_for_each(|step| print_line(&step.shell()))
-}
-
-fn print_line(line: &OsStr) -> Result<()> {
-    let whole = [line.as_bytes(), b"\n"].concat();
-    std::io::stdout()
-        .write_all(&whole)
-        .context("can't write to stdout")
+    steps
+        .iter()
+        .try_for_each(|step| report::print_line(&step.shell()))
 }

@@ -28,7 +28,7 @@ pub const LIMIT: Duration = Duration::from_secs(300);
 /// How long a machine's files may take to be used.
 const INSIDE_LIMIT: Duration = Duration::from_secs(20);
 /// Where a job's sources are, as the config stage says.
-const BUILDS: &str = "/builds";
+pub const BUILDS_IN_MACHINE: &str = "/builds";
 
 /// The command that equips the machine.
 pub fn command(name: &MachineName, cache_size: Option<u64>) -> Result<Vec<OsString>> {
@@ -141,7 +141,10 @@ fn line(role: &ServiceRole) -> String {
 
 // For scripts that don't run as root.
 fn open_builds() -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o755).create(BUILDS);
-    made.and_then(|()| fs::set_permissions(BUILDS, Permissions::from_mode(0o1777)))
-        .with_context(|| format!("can't make {BUILDS}"))
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(BUILDS_IN_MACHINE);
+    made.and_then(|()| fs::set_permissions(BUILDS_IN_MACHINE, Permissions::from_mode(0o1777)))
+        .with_context(|| format!("can't make {BUILDS_IN_MACHINE}"))
 }

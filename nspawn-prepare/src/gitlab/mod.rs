@@ -2,5 +2,7 @@
 
 pub mod attach;
 pub mod cache;
+pub mod config_stage;
 pub mod policy;
 pub mod runner_binary;
+pub mod server_lookup;

@@ -45,7 +45,7 @@ use nspawn_common::systemd::nspawn;
 use crate::create::diagnosis;
 use crate::layer::OVERLAID;
 use crate::network::pasta;
-use crate::network::resolv_conf::RESOLV_CONF;
+use crate::network::resolvers::RESOLV_CONF;
 
 /// The argument that asks for it: `--launch MACHINE COMMAND…`.
 pub const OPTION: &str = "--launch";

@@ -1,6 +1,17 @@
 //! A machine's network: pasta, addresses and routes, and the filter that protects the host.
+//!
+//! | module | contents |
+//! | --- | --- |
+//! | [`pasta`] | the unit that connects a machine to the host's network |
+//! | [`uplink`] | the host's connection to the outside, and the machine's addresses behind it |
+//! | [`resolvers`] | the host's DNS resolvers, and the machine's resolv.conf(5) |
+//! | [`egress`] | destinations that are closed to machines |
+//! | [`destination`] | addresses and networks with ports |
+//! | [`bpf`] | the program that refuses connections |
 
+mod bpf;
+pub mod destination;
 pub mod egress;
 pub mod pasta;
-pub mod resolv_conf;
+pub mod resolvers;
 pub mod uplink;

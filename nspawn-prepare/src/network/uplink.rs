@@ -1,8 +1,8 @@
-//! The host's way to the outside, and the addresses that a machine has behind it.
+//! The host's uplink, and the addresses that a machine has behind it.
 //!
-//! The machine's addresses are its own, and the same in every machine, since pasta translates them. With those of the
-//! host, which pasta would take by itself, the machine could not reach the host, and `ssh MACHINE` would reach the host
-//! instead (nss-mymachines(8)).
+//! Every machine has the same addresses of its own, which pasta translates. By default, pasta would give the
+//! machine the host's addresses. The machine could then not reach the host, and `ssh MACHINE` would connect to
+//! the host (nss-mymachines(8)).
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,40 +11,43 @@ use anyhow::{Context, Result};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-/// The loopback interface of a host.
+/// Loopback interface of the host.
 const LOOPBACK: &str = "lo";
-/// The machine's network interface.
+/// Network interface of the machine.
 const INTERFACE: &str = "eth0";
-/// The machine's IPv4 address and pasta's, in a network that is set aside for measurements (RFC 2544).
+/// IPv4 addresses of the machine and of pasta, in a network that is reserved for benchmarks (RFC 2544).
 const IPV4: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 19, 0, 2), Ipv4Addr::new(198, 19, 0, 1)];
 const IPV4_PREFIX: u8 = 30;
-/// The machine's IPv6 address and pasta's, in a network of our own (RFC 4193).
+/// IPv6 addresses of the machine and of pasta, in a unique local network (RFC 4193).
 const IPV6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd6e, 0x7370, 0x6177, 0, 0, 0, 0, 2),
     Ipv6Addr::new(0xfd6e, 0x7370, 0x6177, 0, 0, 0, 0, 1),
 ];
 const IPV6_PREFIX: u8 = 64;
-/// The largest packet that pasta carries, in bytes (passt(1), `--mtu`).
+/// Size of the largest packet that pasta carries, in bytes (passt(1), `--mtu`).
 const MTU: u32 = 65520;
 /// Flags of a route in `/proc/net/route` and `/proc/net/ipv6_route` (`linux/route.h`).
 const ROUTE_UP: u32 = 0x1;
 const ROUTE_REJECT: u32 = 0x200;
 
-/// What the host has of a way to the outside.
+/// Scope of a link-local address in `/proc/net/if_inet6` (`net/ipv6.h`, `IPV6_ADDR_LINKLOCAL`).
+const SCOPE_LINK: &str = "20";
+
+/// The host's connection to the outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     has_ipv4: bool,
     has_ipv6: bool,
-    /// The interface that pasta is told of where there is no default route to find one by.
+    /// Interface that pasta must use, because the host has no default route to find one by.
     interface: Option<String>,
 }
 
 impl Uplink {
-    /// Looks at the host's routes and interfaces.
+    /// Reads the host's routes and interfaces.
     pub fn look() -> Result<Self> {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let has_ipv4 = has_ipv4_route(&read("/proc/net/route"));
-        let has_ipv6 = has_ipv6_route(&read("/proc/net/ipv6_route"));
+        let read = |name: &str| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
+        let has_ipv4 = has_ipv4_route(&read("route"));
+        let has_ipv6 = has_ipv6(has_ipv4, &read("ipv6_route"), &read("if_inet6"));
         if has_ipv4 || has_ipv6 {
             return Ok(Self {
                 has_ipv4,
@@ -52,20 +55,14 @@ impl Uplink {
                 interface: None,
             });
         }
-        // Without a route pasta of 2023 refuses to start unless it is told an interface. A route may come later.
-        let all = getifaddrs().context("can't list the host's network interfaces")?;
-        let outer = all.filter(|interface| !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK));
-        let interface =
-            outer.max_by_key(|interface| interface.flags.contains(InterfaceFlags::IFF_UP));
-        let interface = interface.map_or(LOOPBACK.to_owned(), |interface| interface.interface_name);
         Ok(Self {
             has_ipv4: true,
             has_ipv6: false,
-            interface: Some(interface),
+            interface: Some(interface_without_route()?),
         })
     }
 
-    /// Returns whether the host has no network interface beside its loopback.
+    /// Returns whether the host has no network interface besides its loopback.
     pub fn is_loopback(&self) -> bool {
         self.interface.as_deref() == Some(LOOPBACK)
     }
@@ -79,95 +76,136 @@ impl Uplink {
         }
     }
 
-    /// Returns the options of pasta(1) for the addresses, and for asking the host's first resolver on behalf of the
-    /// machine. With the latter, pasta of 2023 also answers in its own name what the machine asks that resolver itself.
+    /// Returns the options of pasta(1) for the addresses and the interface.
+    ///
+    /// With `forwards_dns`, pasta asks the host's first resolver for the machine. pasta of 2023 then also answers
+    /// questions that the machine sends to that resolver directly.
     pub fn options(&self, forwards_dns: bool) -> Vec<String> {
         let mut options = vec![format!("--ns-ifname={INTERFACE}")];
-        let families = [
-            (self.has_ipv4, IPV4.map(IpAddr::from)),
-            (self.has_ipv6, IPV6.map(IpAddr::from)),
-        ];
-        for [own, gateway] in families
-            .into_iter()
-            .filter_map(|(is_there, addresses)| is_there.then_some(addresses))
-        {
-            options.push(format!("--address={own}"));
-            options.push(format!("--gateway={gateway}"));
-            options.extend(own.is_ipv4().then(|| format!("--netmask={IPV4_PREFIX}")));
-            options.extend(forwards_dns.then(|| format!("--dns-forward={gateway}")));
+        if self.has_ipv4 {
+            options.extend(address_options(IPV4.map(IpAddr::from), forwards_dns));
+        }
+        if self.has_ipv6 {
+            options.extend(address_options(IPV6.map(IpAddr::from), forwards_dns));
         }
         match (self.has_ipv4, self.has_ipv6) {
             (true, false) => options.push("--ipv4-only".to_owned()),
             (false, true) => options.push("--ipv6-only".to_owned()),
             _ => {}
         }
-        options.extend(
-            self.interface
-                .iter()
-                .map(|interface| format!("--interface={interface}")),
-        );
+        if let Some(interface) = &self.interface {
+            options.push(format!("--interface={interface}"));
+        }
         options
     }
 
     /// Returns the commands of ip(8) that configure the interface in the machine.
     ///
-    /// The addresses are marked as deprecated, so that systemd-machined tells nobody of them: the host can't reach the
-    /// machine by them. The machine itself uses them all the same, having no others.
+    /// The addresses are marked as deprecated, so that systemd-machined does not announce them: the host can't reach
+    /// the machine by them. The machine itself uses them nevertheless, because it has no others.
     pub fn configuration(&self) -> String {
-        let own = |address: IpAddr, prefix: u8, more: &str| {
-            format!("address add {address}/{prefix} dev {INTERFACE} {more} preferred_lft 0\n")
+        let address = |address: IpAddr, prefix: u8, flags: &str| {
+            format!("address add {address}/{prefix} dev {INTERFACE} {flags} preferred_lft 0\n")
         };
         let route = |gateway: IpAddr| format!("route add default via {gateway} dev {INTERFACE}\n");
         let mut commands = format!("link set {INTERFACE} mtu {MTU}\n");
         if fs::exists("/proc/sys/net/ipv6").unwrap_or(false) {
-            // There would be a link-local address, by which nothing is reached.
+            // The kernel would add a link-local address, by which nothing can be reached.
             commands.push_str(&format!("link set {INTERFACE} addrgenmode none\n"));
         }
         commands.push_str(&format!("link set {INTERFACE} up\n"));
         if self.has_ipv4 {
-            commands.push_str(&own(IPV4[0].into(), IPV4_PREFIX, ""));
+            commands.push_str(&address(IPV4[0].into(), IPV4_PREFIX, ""));
             commands.push_str(&route(IPV4[1].into()));
         }
         if self.has_ipv6 {
-            commands.push_str(&own(IPV6[0].into(), IPV6_PREFIX, "nodad"));
+            commands.push_str(&address(IPV6[0].into(), IPV6_PREFIX, "nodad"));
             commands.push_str(&route(IPV6[1].into()));
         }
         commands
     }
 }
 
-/// Returns whether the host is known to have no network interface beside its loopback. A caller with a network of its own
-/// can't tell.
+fn address_options([machine, gateway]: [IpAddr; 2], forwards_dns: bool) -> Vec<String> {
+    let mut options = vec![
+        format!("--address={machine}"),
+        format!("--gateway={gateway}"),
+    ];
+    if machine.is_ipv4() {
+        options.push(format!("--netmask={IPV4_PREFIX}"));
+    }
+    if forwards_dns {
+        options.push(format!("--dns-forward={gateway}"));
+    }
+    options
+}
+
+/// Returns the interface that pasta must use on a host without a default route.
+///
+/// pasta of 2023 refuses to start without a route, unless it is given an interface. The host may get a route later.
+fn interface_without_route() -> Result<String> {
+    let interfaces = getifaddrs().context("can't list the host's network interfaces")?;
+    let is_loopback = InterfaceFlags::IFF_LOOPBACK;
+    let best = interfaces
+        .filter(|interface| !interface.flags.contains(is_loopback))
+        .max_by_key(|interface| interface.flags.contains(InterfaceFlags::IFF_UP));
+    Ok(best.map_or(LOOPBACK.to_owned(), |interface| interface.interface_name))
+}
+
+/// Returns whether the host is known to have no network interface besides its loopback.
+///
+/// A caller in a network namespace of its own can't know.
 pub fn is_missing() -> bool {
     let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
     network("self") == network("1") && Uplink::look().is_ok_and(|uplink| uplink.is_loopback())
 }
 
-// Columns: interface, destination, gateway, flags, …, mask in the eighth.
+/// Returns whether the machine can use IPv6, given the content of `/proc/net/ipv6_route` and `/proc/net/if_inet6`.
+///
+/// pasta turns IPv6 off if the interface of the default route has no link-local address. The machine would have an IPv6
+/// address and a default route, and every connection would fail with "No route to host". This was measured with passt
+/// of 2023. A host without IPv4 has nothing better than to try.
+fn has_ipv6(has_ipv4: bool, routes: &str, addresses: &str) -> bool {
+    let interfaces = ipv6_default_interfaces(routes);
+    let has_link_local = interfaces
+        .iter()
+        .any(|interface| has_link_local_address(addresses, interface));
+    has_link_local || (!has_ipv4 && !interfaces.is_empty())
+}
+
+// The columns are: interface, destination, gateway, flags, …, mask as the eighth.
 fn has_ipv4_route(table: &str) -> bool {
     table.lines().any(|line| {
         let fields: Vec<_> = line.split_whitespace().collect();
         fields.get(1) == Some(&"00000000")
             && fields.get(7) == Some(&"00000000")
-            && fields.get(3).is_some_and(|flags| is_used(flags))
+            && fields.get(3).is_some_and(|flags| is_usable(flags))
     })
 }
 
-// Columns: destination, its prefix, source, its prefix, next hop, metric, …, flags in the ninth, interface.
-fn has_ipv6_route(table: &str) -> bool {
+/// Returns the interfaces of the usable IPv6 default routes.
+fn ipv6_default_interfaces(table: &str) -> Vec<&str> {
+    table.lines().filter_map(ipv6_default_interface).collect()
+}
+
+// The columns are: destination, its prefix, source, its prefix, next hop, metric, …, flags as the ninth, interface.
+fn ipv6_default_interface(line: &str) -> Option<&str> {
+    let fields: Vec<_> = line.split_whitespace().collect();
+    let destination = fields.first()?;
+    let is_default = destination.bytes().all(|byte| byte == b'0') && fields.get(1) == Some(&"00");
+    let interface = *fields.last()?;
+    (is_default && interface != LOOPBACK && is_usable(fields.get(8)?)).then_some(interface)
+}
+
+// The columns are: address, interface number, prefix, scope, flags, interface.
+fn has_link_local_address(table: &str, interface: &str) -> bool {
     table.lines().any(|line| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        let is_default = fields
-            .first()
-            .is_some_and(|address| address.bytes().all(|byte| byte == b'0'));
-        is_default
-            && fields.get(1) == Some(&"00")
-            && fields.last() != Some(&"lo")
-            && fields.get(8).is_some_and(|flags| is_used(flags))
+        fields.get(3) == Some(&SCOPE_LINK) && fields.get(5) == Some(&interface)
     })
 }
 
-fn is_used(flags: &str) -> bool {
+fn is_usable(flags: &str) -> bool {
     u32::from_str_radix(flags, 16)
         .is_ok_and(|flags| flags & ROUTE_UP != 0 && flags & ROUTE_REJECT == 0)
 }
@@ -177,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn default_routes_are_found() {
+    fn ipv4_default_routes_are_found() {
         let heading =
             "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
         let link = "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
@@ -186,22 +224,42 @@ mod tests {
         assert!(has_ipv4_route(&format!("{heading}{link}{default}")));
         let unreachable = "*\t00000000\t00000000\t0201\t0\t0\t0\t00000000\t0\t0\t0\n";
         assert!(!has_ipv4_route(&format!("{heading}{unreachable}")));
+    }
 
-        let zero = "00000000000000000000000000000000";
-        let next = "20010db8000000000000000000000254";
-        assert!(!has_ipv6_route(&format!(
-            "{zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200       lo\n"
-        )));
-        assert!(!has_ipv6_route(&format!(
-            "{next} 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001     eth0\n"
-        )));
-        assert!(has_ipv6_route(&format!(
-            "{zero} 00 {zero} 00 {next} 00000400 00000003 00000000 00000003     eth0\n"
-        )));
+    const ZERO: &str = "00000000000000000000000000000000";
+    const ROUTER: &str = "20010db8000000000000000000000254";
+
+    #[test]
+    fn ipv6_default_routes_are_found() {
+        let unreachable =
+            format!("{ZERO} 00 {ZERO} 00 {ZERO} ffffffff 00000001 00000000 00200200       lo\n");
+        assert!(ipv6_default_interfaces(&unreachable).is_empty());
+        let network =
+            format!("{ROUTER} 40 {ZERO} 00 {ZERO} 00000100 00000001 00000000 00000001     eth0\n");
+        assert!(ipv6_default_interfaces(&network).is_empty());
+        let default =
+            format!("{ZERO} 00 {ZERO} 00 {ROUTER} 00000400 00000003 00000000 00000003     eth0\n");
+        let all = format!("{unreachable}{network}{default}");
+        assert_eq!(ipv6_default_interfaces(&all), ["eth0"]);
     }
 
     #[test]
-    fn only_families_that_the_host_has_are_configured() {
+    fn ipv6_needs_a_link_local_address_on_the_interface_of_the_default_route() {
+        let route =
+            format!("{ZERO} 00 {ZERO} 00 {ROUTER} 00000400 00000003 00000000 00000003     eth0\n");
+        let global = "20010db8000000000000000000000002 02 40 00 80     eth0\n\
+                      00000000000000000000000000000001 01 80 10 80       lo\n\
+                      fe80000000000000000000fffe000003 03 40 20 80     eth1\n";
+        let link_local = "fe80000000000000000000fffe000002 02 40 20 80     eth0\n";
+        let both = format!("{global}{link_local}");
+        assert!(has_ipv6(true, &route, &both));
+        assert!(!has_ipv6(true, &route, global));
+        assert!(has_ipv6(false, &route, global));
+        assert!(!has_ipv6(false, "", &both));
+    }
+
+    #[test]
+    fn only_address_families_of_the_host_are_configured() {
         let uplink = |has_ipv4, has_ipv6| Uplink {
             has_ipv4,
             has_ipv6,

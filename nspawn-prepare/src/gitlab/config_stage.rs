@@ -1,0 +1,77 @@
+//! The config stage of a GitLab job, and the lines that the prepare stage writes to the job's log.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
+use nspawn_common::gitlab::Job;
+use nspawn_common::machine::name::MachineName;
+use nspawn_common::report;
+
+use crate::PROGRAM;
+use crate::create::spec::Machine;
+use crate::gitlab::{attach, cache};
+use crate::options::Options;
+
+/// Prints the settings that GitLab Runner reads in the config stage.
+///
+/// The keys are those of <https://docs.gitlab.com/runner/executors/custom/#config>.
+pub fn print_config(job: Option<&Job>) -> Result<()> {
+    let hostname = job.map(Job::machine_name).transpose()?;
+    let config = serde_json::json!({
+        "driver": { "name": "nspawn-ci", "version": env!("CARGO_PKG_VERSION") },
+        "hostname": hostname.as_ref().map_or("", MachineName::as_str),
+        "builds_dir": attach::BUILDS_IN_MACHINE,
+        "cache_dir": cache::IN_MACHINE,
+        "builds_dir_is_shared": false,
+    });
+    report::print_line(OsStr::new(&config.to_string()))
+}
+
+/// Refuses modes that lose the job's sources between its stages.
+///
+/// Each stage of a job is a run of its own, and must find the files of the stages before it.
+pub fn check_modes(options: &Options) -> Result<()> {
+    if options.init == Init::None && options.layer == Layer::None {
+        bail!(
+            "--init=none with --layer=none keeps nothing from one stage of a job to the next; choose --layer=tmpfs, \
+             or --init=stub"
+        );
+    }
+    Ok(())
+}
+
+/// Writes to the job's log that its machine is ready, and which wishes of the job have no effect.
+///
+/// The machine's name is not printed on stdout: the other stages derive it from the job.
+pub fn report_ready_machine(
+    machine: &Machine,
+    job: &Job,
+    runner: Option<&Path>,
+    started: Instant,
+) -> Result<()> {
+    let seconds = started.elapsed().as_secs_f32();
+    let image = machine.image.describe();
+    print_diagnostic(&format!(
+        "machine {} of image {image} is ready after {seconds:.1} s",
+        machine.name
+    ));
+    if job.wants_pulls {
+        print_diagnostic(
+            "images are this host's, which updates them itself; pull_policy: always changes nothing",
+        );
+    }
+    if runner.is_none() && machine.options.gitlab_runner.is_none() {
+        print_diagnostic(
+            "no gitlab-runner is shown in it, so artifacts and caches need the image's own; see --gitlab-runner",
+        );
+    }
+    Ok(())
+}
+
+fn print_diagnostic(line: &str) {
+    report::print_diagnostic(PROGRAM, OsStr::new(line));
+}

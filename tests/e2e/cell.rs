@@ -11,8 +11,6 @@ mod machine;
 mod persistence;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -88,57 +86,7 @@ impl Cell<'_> {
     }
 }
 
-/// A command that runs and has said `on`.
-pub struct Running {
-    child: Child,
-    output: BufReader<ChildStdout>,
-}
-
-impl Running {
-    #[track_caller]
-    pub fn start(machine: &Machine, script: &str) -> Self {
-        Self::of(&mut machine.command(["sh", "-c", script]))
-    }
-
-    #[track_caller]
-    pub fn of(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        if line != "on\n" {
-            panic!(
-                "no start but {line:?}: {}",
-                Self { child, output }.end().describe()
-            );
-        }
-        Self { child, output }
-    }
-
-    #[track_caller]
-    pub fn signal(&self, signal: &str) {
-        call(
-            "kill",
-            [&format!("-{signal}"), &self.child.id().to_string()],
-        )
-        .expect(0);
-    }
-
-    /// Waits for its end.
-    pub fn end(mut self) -> Done {
-        let mut stdout = Vec::new();
-        self.output.read_to_end(&mut stdout).unwrap();
-        let rest = self.child.wait_with_output().unwrap();
-        Done::new("a command that ran".to_owned(), Output { stdout, ..rest })
-    }
-}
-
-/// A process that is told from all others of the host by how long it sleeps.
+/// A sleep of a unique duration, by which tests find its process on the host.
 pub struct Sleep(String);
 
 impl Sleep {
@@ -164,17 +112,17 @@ impl Sleep {
             .ok()
     }
 
-    pub fn is_there(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.process().is_some()
     }
 
-    /// The host's cgroup that it is in.
+    /// Returns the cgroup of the process, as the host sees it.
     #[track_caller]
     pub fn cgroup(&self) -> String {
         fs::read_to_string(format!("/proc/{}/cgroup", self.process().unwrap())).unwrap()
     }
 
-    /// The name of the machine that it is in.
+    /// Returns the name of the machine in which the process runs.
     #[track_caller]
     pub fn machine(&self) -> String {
         let cgroup = self.cgroup();
@@ -186,14 +134,14 @@ impl Sleep {
     }
 }
 
-/// Whether systemd-machined has it.
+/// Returns whether the machine is registered with systemd-machined.
 pub fn is_registered(machine: &Machine) -> bool {
     let list = call("machinectl", ["list", "--no-legend"]).expect(0).out();
     list.lines()
         .any(|line| line.split_whitespace().next() == Some(&machine.name))
 }
 
-/// What systemd says of the machine's unit.
+/// Returns properties of the machine's unit.
 pub fn unit_properties(machine: &Machine, names: &str) -> String {
     sh(&format!(
         "systemctl show --property={names} nspawn-{}.service",

@@ -1,6 +1,6 @@
 //! The result of a job, which is the result of its script.
 
-use nspawn_tests::sequencer::{Attempt, Job, Outcome, Report, Runner};
+use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Report, Runner};
 use nspawn_tests::{image, sh};
 
 fn result_of(line: &str) -> Report {
@@ -150,7 +150,7 @@ fn machine_ended_by_its_job_is_a_system_failure() {
 #[test]
 fn machine_ended_by_the_host_is_a_system_failure() {
     for (line, cause) in [
-        // In a version after 257, `terminate` ends the machine's PID 1 instead of its unit.
+        // Versions of systemd after 257 end the machine's PID 1 instead of its unit.
         (
             "machinectl terminate NAME",
             "its unit was stopped|it was shut down",

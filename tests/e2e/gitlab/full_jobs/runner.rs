@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nspawn_common::command::{self, wait_for_exit};
-use nspawn_tests::api::{GitLab, RUNNER_TOKEN};
+use nspawn_tests::gitlab_server::{GitLab, RUNNER_TOKEN};
 
 const LOG: &str = "log";
-/// Time limit for all jobs of a runner. On an emulated host (`tests/vm`) one job takes nearly a minute.
+/// Time limit for all jobs of a runner.
+///
+/// On an emulated host (`tests/vm`) one job takes nearly a minute.
 const LIMIT: Duration = Duration::from_secs(600);
 /// Time limit for the end of a runner after a signal.
 const ENDING: Duration = Duration::from_secs(40);
@@ -113,7 +115,8 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        // After a failed test the runner still runs. SIGTERM lets it remove the machines of its jobs.
+        // After a failed test the runner still runs. SIGTERM lets it remove the machines of its
+        // jobs.
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             self.signal("TERM");
             if !self.ends_within(ENDING) {

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Error, Result, bail};
 use nspawn_common::config::init::Init;
+use nspawn_common::error;
 use nspawn_common::lifecycle::caller;
 use nspawn_common::lifecycle::lock::{Lock, RunGuard};
 use nspawn_common::lifecycle::remove;
+use nspawn_common::lifecycle::start;
 use nspawn_common::lifecycle::status::Status;
 use nspawn_common::lifecycle::stop;
 use nspawn_common::machine::name::MachineName;
@@ -19,12 +21,10 @@ use nspawn_common::{command, report};
 
 use crate::PROGRAM;
 
-/// How much longer than its steps starting a machine may take.
-const MARGIN: Duration = Duration::from_secs(120);
 /// How long making a machine may take that has no layer and is not started.
 const MAKE_LIMIT: Duration = Duration::from_secs(600);
 
-/// The program that makes and starts machines.
+/// The program that makes machines.
 const PREPARE: &str = "nspawn-prepare";
 /// What a machine for one command is, whatever argument files say.
 const EPHEMERAL: [&str; 5] = [
@@ -107,13 +107,8 @@ impl Machine {
     }
 
     fn start(&self) -> Result<()> {
-        let steps = u32::try_from(self.state.start.len()).unwrap_or(u32::MAX);
-        let limit = self
-            .state
-            .timeout
-            .saturating_mul(steps)
-            .saturating_add(MARGIN);
-        prepare(&["--start".as_ref(), self.name().as_str().as_ref()], limit)
+        let print = |line: &str| report::print_diagnostic(PROGRAM, OsStr::new(line));
+        start::start(self.name(), print).map_err(as_host_error)
     }
 
     // Whoever is the last to leave ends it.
@@ -136,6 +131,14 @@ impl Machine {
     }
 }
 
+// A machine that was created and can't be started is never the error of the job's author.
+fn as_host_error(error: Error) -> Error {
+    if error::is_interrupted(&error) {
+        return error;
+    }
+    Error::msg(format!("{error:#}"))
+}
+
 // One whose nspawn-prepare was killed in its midst.
 fn unmake(name: &MachineName) -> Result<()> {
     signals::ignore();
@@ -144,7 +147,7 @@ fn unmake(name: &MachineName) -> Result<()> {
 
 // What it says on stderr is for whoever called this program, a failure in its words.
 fn prepare(arguments: &[&OsStr], limit: Duration) -> Result<()> {
-    let mut command: Vec<OsString> = vec![command::sibling(PREPARE)?.into()];
+    let mut command: Vec<OsString> = vec![command::find_sibling(PREPARE)?.into()];
     command.extend(arguments.iter().map(OsString::from));
     let outcome = command::run(&command, limit)?;
     let said = outcome

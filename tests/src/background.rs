@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nspawn_common::command::wait_for_exit;
+use nspawn_common::sys::pidfd::wait_for_exit;
 
 use crate::command::{Done, call};
 use crate::machine::Machine;

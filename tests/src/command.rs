@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nspawn_common::command::wait_for_exit;
+use nspawn_common::sys::pidfd::wait_for_exit;
 
 /// Time limit for each command of a test. A command that exceeds it is killed.
 const LIMIT: Duration = Duration::from_secs(180);

@@ -4,8 +4,7 @@ use std::fmt;
 
 use anyhow::{Result, bail};
 
-/// Number of user IDs in a machine's UID range.
-pub const RANGE_SIZE: u32 = 1 << 16;
+pub use crate::sys::idmapped_mount::RANGE_SIZE;
 
 /// Value of `--private-users=`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,18 +2,19 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{Flock, OFlag};
 
 use crate::command::flock;
 use crate::command::flock::Kind;
 use crate::config::init::Init;
 use crate::error::Failure;
 use crate::image::version;
+use crate::sys::fs::open_in_root;
 
 /// How often an image that is removed meanwhile is looked for anew.
 const LOCK_ATTEMPTS: u32 = 10;
@@ -175,18 +176,7 @@ pub fn check(image: &str, path: &Path, root: &Path, init: Init) -> Result<()> {
 }
 
 fn exists_in(root: &OwnedFd, path: &str) -> bool {
-    open_in(root, path, OFlag::O_PATH).is_ok()
-}
-
-/// Opens what `path` is in the tree at `root`, in which a symbolic link means what it means to a machine of that tree.
-///
-/// # Errors
-/// The file system's.
-pub fn open_in(root: impl AsFd, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    openat2(root, path, how)
+    open_in_root(root, path, OFlag::O_PATH).is_ok()
 }
 
 // What the name stands for in this directory. Why the first thing of that name is no image is noted in `refused`.

@@ -9,12 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::command;
+use crate::command::btrfs;
 use crate::lifecycle::lock::Lock;
+use crate::lifecycle::unmount;
 use crate::lifecycle::{deferred_unmount, ssh, stop};
 use crate::machine::name::MachineName;
 use crate::machine::paths::MachinePaths;
 use crate::machine::state::State;
-use crate::sys::btrfs;
 use crate::sys::fs::remove_file_if_present;
 use crate::sys::mountinfo;
 use crate::systemd::machined;
@@ -61,7 +62,7 @@ pub fn remove_contents(name: &MachineName, _lock: &Lock) -> Result<()> {
     let _held = deferred_unmount::hold(paths);
     stop::stop_machine(name)?;
     ssh::unpublish(paths)?;
-    mountinfo::detach(&paths.disk_mount())?;
+    unmount::detach(&paths.disk_mount())?;
     delete_trees(&[paths.snapshot(), paths.layer()])?;
     machined::wait_until_gone(paths)?;
     // The state, which has the unit's name, goes last. List the files again, since the unit may have made more of
@@ -102,7 +103,7 @@ fn delete_flat(path: &Path) -> io::Result<()> {
 /// rm(1) never follows a symbolic link. It crosses no file system, but it would cross a bind mount of the same one,
 /// hence the check of the mount table.
 fn delete_trees(paths: &[PathBuf]) -> Result<()> {
-    let mounts = mountinfo::below(paths)?;
+    let mounts = mountinfo::mounts_below(paths)?;
     if let Some(mount) = mounts.first() {
         let mount = mount.display();
         bail!("can't delete {mount}: a file system is mounted there; unmount it: umount {mount}");
@@ -131,7 +132,7 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     for path in paths {
         btrfs::delete(path);
     }
-    command::run_ok(&rm, DELETE_LIMIT)
+    command::run_checked(&rm, DELETE_LIMIT)
         .map(drop)
         .context("can't delete all files of the machine")
 }

@@ -6,21 +6,19 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::AddWatchFlags;
 
 use crate::command;
 use crate::command::argv;
 use crate::machine::name::MachineName;
 use crate::machine::paths::MachinePaths;
 use crate::machine::processes;
+use crate::sys::inotify;
 
 /// Bus name of systemd-machined.
 const SERVICE: &str = "org.freedesktop.machine1";
@@ -60,7 +58,7 @@ pub fn wait_for_leader(paths: &MachinePaths, limit: Duration) -> Result<u32> {
         }
         leader.is_some()
     };
-    wait(
+    inotify::wait_until(
         &paths.registration_file(),
         AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE,
         limit,
@@ -193,7 +191,7 @@ pub fn is_restarted(before: Option<&Path>) -> bool {
 pub fn wait_until_gone(paths: &MachinePaths) -> Result<()> {
     let registration = paths.registration_file();
     let is_gone = |limit| {
-        wait(
+        inotify::wait_until(
             &registration,
             AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM,
             limit,
@@ -240,7 +238,7 @@ fn properties(name: &MachineName, properties: &[&str]) -> Result<String> {
         MACHINE_INTERFACE,
     ]);
     command.extend(properties.iter().map(OsString::from));
-    command::run_ok(&command, CALL_LIMIT).with_context(|| not_registered(name))
+    command::run_checked(&command, CALL_LIMIT).with_context(|| not_registered(name))
 }
 
 /// Returns the D-Bus object path of a machine, whose name is encoded as by `sd_bus_path_encode(3)`.
@@ -271,45 +269,9 @@ fn call(words: &[&str]) -> Result<()> {
         "org.freedesktop.machine1.Manager",
     ]);
     command.extend(words.iter().map(OsString::from));
-    command::run_ok(&command, CALL_LIMIT)
+    command::run_checked(&command, CALL_LIMIT)
         .map(drop)
         .context("can't call systemd-machined")
-}
-
-/// Waits until `condition` holds, which events at `path` may change. Returns `false` if `limit` passes first.
-fn wait(
-    path: &Path,
-    events: AddWatchFlags,
-    limit: Duration,
-    mut condition: impl FnMut() -> bool,
-) -> Result<bool> {
-    // Closing an inotify instance takes the kernel ten milliseconds.
-    if condition() {
-        return Ok(true);
-    }
-    let directory = path.parent().context("no directory to watch")?;
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
-        .context("can't watch for events")?;
-    // systemd-machined makes the directory with its first machine.
-    fs::create_dir_all(directory)
-        .and_then(|()| Ok(inotify.add_watch(directory, events)?))
-        .context("can't watch for events")?;
-    let deadline = Instant::now() + limit;
-    while !condition() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(false);
-        }
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(
-            &mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)],
-            timeout,
-        ) {
-            Ok(_) | Err(Errno::EINTR) => drop(inotify.read_events()),
-            Err(error) => return Err(error).context("can't watch for events"),
-        }
-    }
-    Ok(true)
 }
 
 #[cfg(test)]

@@ -1,16 +1,14 @@
 //! What a job's machine gets once it runs, also one that stood by and knew of no job: its project's cache, and its
 //! services.
 
-use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use nspawn_common::command;
-use nspawn_common::lifecycle::caller;
+use anyhow::{Context, Result};
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::namespaces;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::systemd::machined;
@@ -19,45 +17,29 @@ use crate::gitlab::cache;
 use crate::services::etc_hosts;
 use crate::services::network;
 use crate::services::network::{Link, Member};
-use nspawn_common::sys::namespace;
 
-/// The argument that asks for it: `--equip MACHINE CACHE-SIZE`.
-pub const OPTION: &str = "--equip";
-/// How long it may take.
-pub const LIMIT: Duration = Duration::from_secs(300);
 /// How long a machine's files may take to be used.
 const INSIDE_LIMIT: Duration = Duration::from_secs(20);
 /// Where a job's sources are, as the config stage says.
 pub const BUILDS_IN_MACHINE: &str = "/builds";
 
-/// The command that equips the machine.
-pub fn command(name: &MachineName, cache_size: Option<u64>) -> Result<Vec<OsString>> {
-    let program = command::own_program()?;
-    let size = cache_size.unwrap_or_default().to_string();
-    // PrivateDevices= hides loop devices, for example.
-    Ok(caller::on_host(vec![
-        program.into(),
-        OPTION.into(),
-        name.as_str().into(),
-        size.into(),
-    ]))
-}
-
-/// Equips the machine with what its state says.
-pub fn equip(arguments: &[OsString]) -> Result<()> {
-    let [name, size] = arguments else {
-        bail!("{OPTION} is for these programs alone")
-    };
-    let paths = State::paths_of(&MachineName::new(name)?);
+/// Attaches to the machine what its state names. A new cache has `cache_size` bytes.
+pub fn attach(machine: &MachineName, cache_size: u64) -> Result<()> {
+    let paths = State::paths_of(machine);
     let state = State::read(paths.name())?;
     let leader = leader(&paths)?;
     connect(&paths, leader)?;
     if state.user.is_some() {
-        told(namespace::inside(&paths, leader, INSIDE_LIMIT, open_builds));
+        told(namespaces::run_inside(
+            &paths,
+            leader,
+            INSIDE_LIMIT,
+            open_builds,
+        ));
     }
     // A job must do without a cache at any time.
     told(
-        show_cache(&paths, &state, leader, size)
+        show_cache(&paths, &state, leader, cache_size)
             .context("the job goes without its project's cache"),
     );
     Ok(())
@@ -70,17 +52,13 @@ fn told(done: Result<()>) {
     }
 }
 
-fn show_cache(paths: &MachinePaths, state: &State, leader: u32, size: &OsStr) -> Result<()> {
+fn show_cache(paths: &MachinePaths, state: &State, leader: u32, size: u64) -> Result<()> {
     let Some(file) = &state.cache else {
         return Ok(());
     };
-    let size = size
-        .to_str()
-        .and_then(|size| size.parse().ok())
-        .context("no size")?;
-    let [users] = namespace::open(paths, leader, ["ns/user"])?;
+    let [users] = namespaces::open(paths, leader, ["ns/user"])?;
     let cache = cache::open(file, size, &paths.cache_mount(), &users)?;
-    namespace::inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))
+    namespaces::run_inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))
 }
 
 fn leader(paths: &MachinePaths) -> Result<u32> {
@@ -107,9 +85,12 @@ fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
         .filter(|(_, role)| !role.aliases.is_empty())
         .map(|(_, role)| line(role))
         .collect();
-    told(namespace::inside(job, leader_of_job, INSIDE_LIMIT, || {
-        etc_hosts::add(&lines)
-    }));
+    told(namespaces::run_inside(
+        job,
+        leader_of_job,
+        INSIDE_LIMIT,
+        || etc_hosts::add(&lines),
+    ));
     for (state, role) in roles {
         let paths = state.paths();
         let join = || {
@@ -119,7 +100,7 @@ fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
                 number: role.number,
             };
             link.connect(&member)?;
-            namespace::inside(&paths, member.leader, INSIDE_LIMIT, || {
+            namespaces::run_inside(&paths, member.leader, INSIDE_LIMIT, || {
                 etc_hosts::add(&lines)
             })
         };

@@ -13,12 +13,12 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
 use nspawn_common::command;
+use nspawn_common::command::ext4;
 use nspawn_common::lifecycle::lock;
 use nspawn_common::lifecycle::lock::Resource;
 use nspawn_common::machine::paths::CACHE_ROOT;
 use nspawn_common::sys::fs::remove_file_if_present;
 
-use crate::layer;
 use nspawn_common::sys::idmapped_mount;
 
 /// Where a job's machine has it, as the config stage says.
@@ -30,14 +30,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const FREE_PART: u64 = 10;
 /// e2fsck(8), "Exit code"
 const UNCORRECTED: i32 = 4;
-
-/// Reads `--cache-size=`, in bytes; `None` for no caches.
-pub fn parse_size(text: &str) -> Result<Option<u64>> {
-    match text {
-        "no" => Ok(None),
-        _ => layer::parse_bytes(text).map(Some),
-    }
-}
 
 /// The file of the cache of a project.
 pub fn file(project: &str) -> PathBuf {
@@ -68,7 +60,7 @@ pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedF
         mount_it(file, point)?;
     }
     File::open(file)?.set_modified(SystemTime::now())?;
-    idmapped_mount::tree(point, users)
+    idmapped_mount::clone_mapped(point, users)
 }
 
 // What is full begins anew, and what is broken; but not what there is only no means to mount now.
@@ -88,7 +80,7 @@ fn discard(file: &Path, point: &Path) -> Result<()> {
     remove_file_if_present(file)
 }
 
-/// Mounts it. For [`nspawn_common::sys::namespace::inside`].
+/// Mounts it. For [`nspawn_common::machine::namespaces::run_inside`].
 pub fn attach(cache: &OwnedFd) -> Result<()> {
     let show = || -> Result<()> {
         DirBuilder::new()
@@ -131,14 +123,14 @@ fn make(file: &Path, size: u64) -> Result<()> {
         .chain([unfinished.as_os_str()])
         .map(OsString::from)
         .collect();
-    command::run_ok(&command, LIMIT)?;
+    command::run_checked(&command, LIMIT)?;
     // Or a crash of the host may leave the name and not what it stands for.
     File::open(&unfinished)?.sync_all()?;
     fs::rename(&unfinished, file).with_context(|| format!("can't make {}", file.display()))
 }
 
 fn mount_it(file: &Path, point: &Path) -> Result<()> {
-    idmapped_mount::mount_disk(file, point).with_context(|| {
+    ext4::mount(file, point).with_context(|| {
         format!(
             "can't mount the cache {}; delete it, and the next job makes a new one",
             file.display()
@@ -151,18 +143,4 @@ fn has_room(point: &Path) -> bool {
         let has_blocks = there.blocks_available() > there.blocks() / FREE_PART;
         has_blocks && there.files_available() > there.files() / FREE_PART
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_can_be_asked_for() {
-        assert_eq!(parse_size("no").unwrap(), None);
-        assert_eq!(parse_size("1G").unwrap(), Some(1 << 30));
-        for bad in ["", "0", "1M", "9T", "yes", "50%"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
-    }
 }

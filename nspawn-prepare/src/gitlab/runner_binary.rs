@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use nix::unistd::getppid;
 use nspawn_common::command;
 use nspawn_common::config::private_users::PrivateUsers;
+use nspawn_common::sys::process;
 use nspawn_common::sys::process::ProcessId;
 use nspawn_common::systemd::nspawn::Bind;
 
@@ -24,12 +25,12 @@ const IN_MACHINE: &str = "/usr/local/bin/gitlab-runner";
 
 /// Adds it to what the machine is shown, if it was asked for, or if this is for a job and it is found. Returns where.
 pub fn show(options: &mut Options, is_for_job: bool) -> Result<Option<PathBuf>> {
-    let Some(program) = find(options.gitlab_runner.as_deref(), is_for_job)? else {
+    let Some(program) = find(options.policy.gitlab_runner.as_deref(), is_for_job)? else {
         return Ok(None);
     };
     // A machine's root that is the host's could make it writable, and overwrite it.
-    if options.private_users == PrivateUsers::No {
-        if options.gitlab_runner.is_some() {
+    if options.machine.private_users == PrivateUsers::No {
+        if options.policy.gitlab_runner.is_some() {
             bail!(
                 "--gitlab-runner can't be had with --private-users=no: jobs could overwrite the host's program"
             );
@@ -37,6 +38,7 @@ pub fn show(options: &mut Options, is_for_job: bool) -> Result<Option<PathBuf>> 
         return Ok(None);
     }
     options
+        .machine
         .binds
         .push(Bind::unmapped(&program, Path::new(IN_MACHINE)));
     Ok(Some(program))
@@ -51,7 +53,7 @@ fn find(asked: Option<&OsStr>, is_for_job: bool) -> Result<Option<PathBuf>> {
         Some(asked) => {
             bail!("--gitlab-runner={asked:?}: there is no such program; name its whole path")
         }
-        None if is_for_job => Ok(of_caller().or_else(|| command::find(NAME))),
+        None if is_for_job => Ok(of_caller().or_else(|| command::find_program(NAME))),
         None => Ok(None),
     }
 }
@@ -77,20 +79,9 @@ fn caller_and_program() -> Option<(u32, PathBuf)> {
         {
             return Some((process, program));
         }
-        process = parent(process)?;
+        process = process::parent(process)?;
     }
     None
-}
-
-// proc_pid_stat(5): what comes before it is a name between parentheses, which may have any in it.
-fn parent(process: u32) -> Option<u32> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    text.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
 }
 
 fn is_program(path: &Path) -> bool {

@@ -10,18 +10,16 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
-use nspawn_common::image::lookup;
+use nspawn_common::sys::fs::open_in_root;
 
-use crate::create::spec::AGENT_UNIT_NAME;
+/// Unit of the agent in the machine.
+pub const AGENT_UNIT: &str = "nspawn-agent.service";
 
 /// Links to this mask a unit, one unit's wish for another (systemd.unit(5)), or a generator (systemd.generator(7)).
 const NOTHING: &str = "/dev/null";
 
 const FILES: [(&str, &str); 3] = [
-    (
-        AGENT_UNIT_NAME,
-        include_str!("boot_units/nspawn-agent.service"),
-    ),
+    (AGENT_UNIT, include_str!("boot_units/nspawn-agent.service")),
     (
         "systemd-tmpfiles-setup.service.d/00-nspawn.conf",
         include_str!("boot_units/tmpfiles.conf"),
@@ -152,7 +150,7 @@ fn settings(environment: &[OsString]) -> String {
 
 fn has_lingering_users(root: &Path) -> bool {
     let there =
-        File::open(root).and_then(|root| Ok(lookup::open_in(root, LINGERING, OFlag::O_DIRECTORY)?));
+        File::open(root).and_then(|root| Ok(open_in_root(root, LINGERING, OFlag::O_DIRECTORY)?));
     let users =
         there.and_then(|there| fs::read_dir(format!("/proc/self/fd/{}", there.as_raw_fd())));
     users.is_ok_and(|mut users| users.next().is_some())

@@ -11,14 +11,15 @@ use anyhow::{Context, Result, bail};
 use nix::mount::MsFlags;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nspawn_common::command;
+use nspawn_common::command::ext4;
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::image::lookup;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
 
-use crate::create::spec::NESTED;
-use crate::layer::{OVERLAID, memory_options};
+use crate::layer::commands::memory_options;
+use crate::layer::{CONTAINER_DIRECTORIES, OVERLAID};
 use nspawn_common::sys::idmapped_mount;
 use nspawn_common::sys::idmapped_mount::Access;
 
@@ -32,7 +33,7 @@ const USED_PARTITIONS: &str = "--image-policy=esp=ignore:xbootldr=ignore:swap=ig
 /// Mounts the root of the machine, whose users begin at `base`.
 pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<()> {
     if state.layer == Layer::Snapshot {
-        return idmapped_mount::show(
+        return idmapped_mount::bind(
             &paths.snapshot(),
             &paths.root_mount(),
             base,
@@ -50,11 +51,11 @@ pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<(
     };
     layer.overlay(&image, "", &paths.root_mount())?;
     // What is mounted in an image, an overlay of it does not show.
-    for (number, below) in idmapped_mount::below(&image)?.iter().enumerate() {
+    for (number, below) in idmapped_mount::nested_mounts(&image)?.iter().enumerate() {
         let place = below.strip_prefix(&image).unwrap_or(below);
         layer.overlay(below, &number.to_string(), &paths.root_mount().join(place))?;
     }
-    for name in NESTED.iter().filter(|_| state.nesting) {
+    for name in CONTAINER_DIRECTORIES.iter().filter(|_| state.nesting) {
         layer.directory(name, 0o711)?;
     }
     for name in OVERLAID.iter().filter(|_| state.layer == Layer::None) {
@@ -66,7 +67,7 @@ pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<(
 // By this mount every path in an overlay's options is one of ours, free of commas and colons.
 fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
     if !source.is_file() {
-        return idmapped_mount::show(source, target, base, Access::ReadOnly);
+        return idmapped_mount::bind(source, target, base, Access::ReadOnly);
     }
     let mount = |options: &[&str]| {
         let command = ["systemd-dissect", "--mount", "--read-only"]
@@ -74,7 +75,7 @@ fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
             .chain(options)
             .map(OsStr::new);
         let command = command.chain([source.as_os_str(), target.as_os_str()]);
-        command::run_ok(&command.map(OsString::from).collect::<Vec<_>>(), LIMIT)
+        command::run_checked(&command.map(OsString::from).collect::<Vec<_>>(), LIMIT)
     };
     let mounted = mount(&[USED_PARTITIONS]).or_else(|error| {
         // systemd before 254 knows no such option, and needs all of an image's file systems in the kernel.
@@ -86,19 +87,20 @@ fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
     });
     mounted.with_context(|| format!("can't mount the disk image {}", source.display()))?;
     base.map_or(Ok(()), |base| {
-        idmapped_mount::show_all(target, source, base)
+        idmapped_mount::remap_recursively(target, source, base)
     })
 }
 
 fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {
     match (state.layer, state.layer_size) {
-        (Layer::Disk, Some(_)) => idmapped_mount::mount_disk(&paths.disk(), &paths.disk_mount())
-            .with_context(|| {
+        (Layer::Disk, Some(_)) => {
+            ext4::mount(&paths.disk(), &paths.disk_mount()).with_context(|| {
                 format!(
                     "can't mount the layer {}; see --layer-size",
                     paths.disk().display()
                 )
-            }),
+            })
+        }
         (Layer::Tmpfs, _) if state.init == Init::None => check_memory(paths),
         (Layer::Tmpfs | Layer::None, size) => mount_memory(size, &paths.disk_mount()),
         _ => Ok(()),

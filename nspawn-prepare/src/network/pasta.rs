@@ -17,18 +17,16 @@ use nix::sched::{CloneFlags, setns};
 use nspawn_common::command;
 use nspawn_common::command::argv;
 use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::namespaces;
 use nspawn_common::machine::paths::{MachinePaths, SLICE};
 use nspawn_common::sys::namespace;
 use nspawn_common::systemd::machined;
 
-use crate::create::step::Step;
+use crate::internal::Internal;
 use crate::network::destination::Destination;
 use crate::network::egress;
 use crate::network::resolvers::{self, RESOLV_CONF, Resolvers};
 use crate::network::uplink::Uplink;
-
-/// The argument that asks for it: `--connect MACHINE [DESTINATION…]`.
-pub const OPTION: &str = "--connect";
 
 /// Time limit for systemd-nspawn to create the network namespace. The unit's own time limit is shorter.
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(3600);
@@ -63,11 +61,6 @@ const NAMESPACES: &str = "/run/user/0/netns";
 pub const FAILURE: &str =
     "can't connect the machine to the host's network (--network=none needs no connection)";
 
-/// Returns whether the step runs [`command`].
-pub fn is_its(step: &Step) -> bool {
-    matches!(step, Step::Run(command, _) if command.iter().any(|word| word == OPTION))
-}
-
 /// Returns the command that starts the machine's network unit and returns when the machine is connected.
 ///
 /// `allowed` are the destinations on the host that the machine may connect to.
@@ -87,17 +80,15 @@ pub fn command(
     for network in exempt_networks(allowed) {
         command.push(format!("--property=IPAddressAllow={network}").into());
     }
-    command.extend([
-        "--".into(),
-        command::own_program()?.into(),
-        OPTION.into(),
-        name.as_str().into(),
-    ]);
-    command.extend(
-        allowed
+    let form = Internal::Network {
+        machine: name.clone(),
+        allowed: allowed
             .iter()
-            .map(|destination| destination.to_string().into()),
-    );
+            .map(|destination| destination.to_string().into())
+            .collect(),
+    };
+    command.push("--".into());
+    command.extend(form.argv()?);
     Ok(command)
 }
 
@@ -120,19 +111,14 @@ pub fn resolv_conf() -> Result<String> {
 }
 
 /// Waits for the machine's network namespace, starts pasta for it, and configures the machine's interface.
-pub fn connect(arguments: &[OsString]) -> Result<()> {
-    let [name, allowed @ ..] = arguments else {
-        bail!("{OPTION} is for the unit of a machine's network alone")
-    };
-    connect_machine(&MachineName::new(name)?, allowed)
-}
-
-fn connect_machine(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
+///
+/// `allowed` are the destinations on the host that the machine may connect to.
+pub fn connect(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     let resolvers = Resolvers::read()?;
     egress::restrict(&open_destinations(allowed, &resolvers)?)?;
     let paths = MachinePaths::named(machine);
     let leader = machined::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
-    let [network, users] = namespace::open(&paths, leader, ["ns/net", "ns/user"])?;
+    let [network, users] = namespaces::open(&paths, leader, ["ns/net", "ns/user"])?;
     let uplink = Uplink::look()?;
     if let Err(error) = start_pasta(&uplink, resolvers.forwarded(), &network, &users) {
         // passt of 2023 can't use the loopback interface. The machine could not reach anything by it anyway.
@@ -161,8 +147,8 @@ fn configure_interface(uplink: &Uplink, network: &File) -> Result<()> {
     // ip(8) configures the namespace of its caller.
     setns(network, CloneFlags::CLONE_NEWNET)
         .context("can't enter the machine's network namespace")?;
-    let commands = command::input(&uplink.configuration())?;
-    command::run_ok_with_stdin(commands, &argv(["ip", "-batch", "-"]), CONFIGURATION_LIMIT)
+    let commands = command::memory_file(&uplink.configuration())?;
+    command::run_checked_with_stdin(commands, &argv(["ip", "-batch", "-"]), CONFIGURATION_LIMIT)
         .map(drop)
         .context("can't configure the machine's network interface")
 }
@@ -182,7 +168,7 @@ fn start_pasta(
     pasta
         .args(PASTA.split(' '))
         .args(uplink.options(resolver.is_some()));
-    if !namespace::is_ours(users, "user")? {
+    if !namespace::is_own(users, "user")? {
         pasta.arg("--userns").arg(mount_namespace(users, "user")?);
     }
     let status = pasta

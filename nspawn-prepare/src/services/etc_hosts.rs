@@ -20,7 +20,7 @@ const MOST: u64 = 1 << 20;
 /// What is in one that is not there, or empty.
 const LOCALHOST: &str = "127.0.0.1 localhost\n::1 localhost\n";
 
-/// Adds the lines that are not there. For [`nspawn_common::sys::namespace::inside`].
+/// Adds the lines that are not there. For [`nspawn_common::machine::namespaces::run_inside`].
 pub fn add(lines: &[String]) -> Result<()> {
     let there = read().with_context(|| format!("can't read {HOSTS}"))?;
     let missing = lines

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nspawn_common::config::init::Init;
+use nspawn_common::gitlab::log_section;
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, SLICE};
@@ -15,13 +16,14 @@ use nspawn_common::machine::processes;
 use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::signals;
+use nspawn_common::systemd::journal;
 use nspawn_common::systemd::nspawn::assign;
 use nspawn_common::systemd::{machined, transient_unit};
-use nspawn_common::{command, gitlab, report};
+use nspawn_common::{command, report};
 
-use crate::PROGRAM;
 use crate::preflight;
 use crate::preflight::LOOK_LIMIT;
+use crate::program::PROGRAM;
 use crate::services::network;
 
 /// The kernel tells nobody of a socket that begins to listen.
@@ -47,7 +49,7 @@ pub fn start(job: &MachineName) -> Result<()> {
     services.sort_by_key(|(_, role)| role.number);
     for (state, role) in services.iter().filter(|(_, role)| !role.command.is_empty()) {
         let started = unit_command(&state.paths(), role);
-        if let Err(error) = started.and_then(|command| command::run_ok(&command, LOOK_LIMIT)) {
+        if let Err(error) = started.and_then(|command| command::run_checked(&command, LOOK_LIMIT)) {
             signals::check()?;
             report::print_diagnostic(
                 PROGRAM,
@@ -109,7 +111,10 @@ fn attend(state: &State, role: &ServiceRole, (begun, time): (Instant, Moment)) -
             role.requested_image
         )),
     );
-    gitlab::show_log(state.name.as_str(), &role.requested_image, &paths, time);
+    // A log that can't be read is left empty.
+    let log = journal::last_words(&paths, time).unwrap_or_default();
+    let header = format!("Log of {}", role.requested_image);
+    log_section::print(state.name.as_str(), &header, &log);
     Ok(())
 }
 

@@ -9,10 +9,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nspawn_common::agent::protocol::{self, Program, Request};
-use nspawn_common::command::wait_for_exit;
+use nspawn_common::agent::client;
+use nspawn_common::agent::protocol::{Program, Request};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::sys::pidfd::wait_for_exit;
 use nspawn_tests::{BackgroundCommand, Machine, sh};
 
 use super::{LIVING_SLEEP, NO_SLEEP};
@@ -53,9 +54,9 @@ fn command_ends_when_its_client_disconnects_before_the_start() {
             kill_remaining: false,
         };
         let paths = MachinePaths::named(&MachineName::new(&machine.name).unwrap());
-        let mut agent = protocol::connect(&paths, Duration::from_secs(10)).unwrap();
+        let mut agent = client::connect(&paths, Duration::from_secs(10)).unwrap();
         let streams = [(); 3].map(|()| OwnedFd::from(File::open("/dev/null").unwrap()));
-        protocol::send(&mut agent, &request, streams).unwrap();
+        client::send_request(&mut agent, &request, streams).unwrap();
     }
     machine.sh(NO_SLEEP).expect(0);
 }

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::command;
 use crate::command::btrfs;
+use crate::lifecycle::deferred_unmount::DeferredUnmount;
 use crate::lifecycle::lock::Lock;
 use crate::lifecycle::unmount;
-use crate::lifecycle::{deferred_unmount, ssh, stop};
+use crate::lifecycle::{ssh, stop};
 use crate::machine::name::MachineName;
 use crate::machine::paths::MachinePaths;
 use crate::machine::state::State;
@@ -59,7 +60,7 @@ pub fn remove_contents(name: &MachineName, _lock: &Lock) -> Result<()> {
     remove_file_if_present(&paths.kept_mark())?;
     remove_file_if_present(&paths.fingerprint_file())?;
     remove_file_if_present(&paths.standby_mark())?;
-    let _held = deferred_unmount::hold(paths);
+    let _deferred = DeferredUnmount::begin(paths);
     stop::stop_machine(name)?;
     ssh::unpublish(paths)?;
     unmount::detach(&paths.disk_mount())?;

@@ -12,7 +12,6 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nspawn_common::agent::client;
 use nspawn_common::agent::protocol::Request;
-use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::report;
@@ -36,17 +35,17 @@ pub enum Stdin {
     Empty,
 }
 
-/// Runs a command until it has ended and its output is delivered.
+/// Runs a command in the machine with these paths, until it has ended and its output is delivered.
 ///
 /// A signal that asks this program to end stops the command first, with SIGTERM, and with SIGKILL
 /// after `grace_period`.
 pub fn run(
-    name: &MachineName,
+    paths: MachinePaths,
     request: &Request,
     stdin: Stdin,
     grace_period: Duration,
 ) -> Result<Outcome> {
-    Session::start(name, request, stdin, grace_period)?.finish()
+    Session::start(paths, request, stdin, grace_period)?.finish()
 }
 
 /// Command whose request the agent has received.
@@ -61,12 +60,12 @@ struct Session {
 
 impl Session {
     fn start(
-        name: &MachineName,
+        paths: MachinePaths,
         request: &Request,
         stdin: Stdin,
         grace_period: Duration,
     ) -> Result<Self> {
-        let paths = MachinePaths::new(name);
+        let name = paths.name();
         let agent = client::connect(&paths, START_LIMIT)
             .with_context(|| format!("machine {name} does not accept commands"))?;
         // Signals are caught before any byte is moved and before there are threads, so that no

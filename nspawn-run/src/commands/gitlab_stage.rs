@@ -15,7 +15,6 @@ use nspawn_common::gitlab;
 use nspawn_common::gitlab::{ExitCodes, Job};
 use nspawn_common::lifecycle::{retention, usage};
 use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
@@ -93,7 +92,7 @@ fn print_if_err(result: Result<()>) {
 // Records the failure if the machine is to be kept for inspection. This stage also reports how to
 // inspect the machine, since the output of the cleanup stage is not part of the job's log.
 fn record_failure(name: &MachineName) -> Result<()> {
-    let paths = MachinePaths::new(name);
+    let paths = State::paths_of(name);
     let Ok(state) = State::read(name) else {
         return Ok(());
     };
@@ -118,7 +117,12 @@ fn run_script(machine: &Machine, options: &Options, exit_code_file: Option<&Path
     if request.user.is_none() {
         request.user = machine.state.user.clone().map(OsString::from);
     }
-    let outcome = session::run(machine.name(), &request, Stdin::Empty, options.stop_timeout)?;
+    let outcome = session::run(
+        machine.state.paths(),
+        &request,
+        Stdin::Empty,
+        options.stop_timeout,
+    )?;
     let code = match outcome {
         Outcome::Exited(0) => return Ok(0),
         Outcome::Exited(code) => code,

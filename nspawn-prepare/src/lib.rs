@@ -16,6 +16,8 @@
 //! | [`mounts`], [`namespaces`] | mounts with owners of their own, and the namespaces of machines |
 //! | [`launch`] | what the machine's unit starts: mounts its root and becomes systemd-nspawn |
 
+#![deny(unsafe_code)]
+
 mod commands;
 mod create;
 mod gitlab;

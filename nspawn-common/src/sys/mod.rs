@@ -1,14 +1,21 @@
 //! Safe wrappers of Linux interfaces. They contain all unsafe code of this crate.
 
+pub mod bpf;
 pub mod cgroup;
 pub mod clock;
+pub mod core_limit;
 pub mod environment;
 pub mod fork;
 pub mod fs;
+pub mod glob;
 pub mod idmapped_mount;
 pub mod inotify;
 pub mod mountinfo;
 pub mod namespace;
 pub mod pidfd;
+pub mod pipe;
 pub mod process;
 pub mod signals;
+pub mod socket;
+pub mod terminal;
+pub mod wait;

@@ -1,10 +1,8 @@
 //! What a GitLab job may ask for: less than the administrator gives, and nothing else.
 
-use std::ffi::{CString, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
 
 use anyhow::{Error, Result, bail};
-use nix::libc;
 use nspawn_common::command;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
@@ -14,6 +12,7 @@ use nspawn_common::error::Failure;
 use nspawn_common::gitlab::{Job, Service};
 use nspawn_common::image::lookup;
 use nspawn_common::image::lookup::Image;
+use nspawn_common::sys::glob;
 
 use crate::commands::service;
 use crate::create::spec::ForJob;
@@ -27,7 +26,11 @@ use crate::services::spawn::Order;
 
 /// Refuses an image that is not among the `allowed` ones; none means all.
 pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
-    if allowed.is_empty() || allowed.iter().any(|glob| matches(glob, &image.name)) {
+    if allowed.is_empty()
+        || allowed
+            .iter()
+            .any(|pattern| glob::matches(pattern, &image.name))
+    {
         return Ok(());
     }
     let allowed: Vec<_> = allowed.iter().map(|glob| glob.to_string_lossy()).collect();
@@ -103,16 +106,10 @@ pub fn image_of_service(options: &Options, service: &Service) -> Result<Image> {
 
 /// The image for a job that asks for `image`: that of the first pattern which matches.
 pub fn mapped(map: &[(OsString, String)], image: &str) -> String {
-    let found = map.iter().find(|(glob, _)| matches(glob, image));
+    let found = map
+        .iter()
+        .find(|(pattern, _)| glob::matches(pattern, image));
     found.map_or(image, |(_, image)| image).to_owned()
-}
-
-fn matches(glob: &OsString, name: &str) -> bool {
-    let (Ok(glob), Ok(name)) = (CString::new(glob.as_bytes()), CString::new(name)) else {
-        return false;
-    };
-    // SAFETY: fnmatch(3) reads two strings that end with NUL.
-    unsafe { libc::fnmatch(glob.as_ptr(), name.as_ptr(), 0) == 0 }
 }
 
 /// Lowers limits as the job's `NSPAWN_JOB_…` variables say.

@@ -33,6 +33,7 @@ use crate::create::step::Step;
 use crate::standby::fingerprint;
 use nspawn_common::agent::client;
 use nspawn_common::machine::namespaces;
+use nspawn_common::sys::environment;
 use nspawn_common::sys::namespace;
 
 /// How long the agent of a machine that stands by may take to answer.
@@ -181,8 +182,7 @@ impl Pool {
             else {
                 continue;
             };
-            // SAFETY: this process has a single thread.
-            unsafe { env::set_var(name, value) };
+            environment::set(name, value);
         }
         let directory = self.record["directory"].as_str().unwrap_or("/");
         env::set_current_dir(directory).with_context(|| format!("can't enter {directory}"))

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::{Arg, Command, value_parser};
-use nspawn_common::cli::sources;
-use nspawn_common::cli::values;
+use nspawn_common::cli::{sources, values};
 use nspawn_common::machine::paths::CONFIG_ROOT;
 
 /// The program's name in messages.

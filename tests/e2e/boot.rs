@@ -234,7 +234,8 @@ fn boot_target_beyond_the_default_starts() {
 
 #[test]
 fn invalid_masks_are_refused() {
-    call("nspawn-prepare", ["--mask=nonsense", &image()]).expect_error(1, "no unit's name");
+    call("nspawn-prepare", ["--mask=nonsense", &image()])
+        .expect_error(1, "it needs the name of a unit");
     call(
         "nspawn-prepare",
         ["--mask=a.service", "--init=stub", &image()],

@@ -108,7 +108,7 @@ impl Drop for StateOnFailure<'_> {
             let state = sh(&format!(
                 "ls -l /run/nspawn-ci/{name}; systemctl status --no-pager nspawn-{name}; \
                  journalctl --since=-90s --no-pager --identifier=nspawn-prepare; \
-                 journalctl --since=-90s --no-pager --grep='Machines that stand by'"
+                 journalctl --since=-90s --no-pager --grep='Refill of a standby pool'"
             ));
             println!("{}", state.describe());
         }

@@ -12,16 +12,14 @@ use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use nspawn_common::sys::fs::open_in_root;
 
-use crate::create::spec::AGENT_UNIT_NAME;
+/// Unit of the agent in the machine.
+pub const AGENT_UNIT: &str = "nspawn-agent.service";
 
 /// Links to this mask a unit, one unit's wish for another (systemd.unit(5)), or a generator (systemd.generator(7)).
 const NOTHING: &str = "/dev/null";
 
 const FILES: [(&str, &str); 3] = [
-    (
-        AGENT_UNIT_NAME,
-        include_str!("boot_units/nspawn-agent.service"),
-    ),
+    (AGENT_UNIT, include_str!("boot_units/nspawn-agent.service")),
     (
         "systemd-tmpfiles-setup.service.d/00-nspawn.conf",
         include_str!("boot_units/tmpfiles.conf"),

@@ -31,51 +31,38 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::MsFlags;
-use nspawn_common::command;
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::RANGE_SIZE;
+use nspawn_common::lifecycle::diagnosis;
 use nspawn_common::lifecycle::uid_range;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
 use nspawn_common::systemd::nspawn;
 
-use crate::create::diagnosis;
 use crate::layer::OVERLAID;
 use crate::network::pasta;
 use crate::network::resolvers::RESOLV_CONF;
-
-/// The argument that asks for it: `--launch MACHINE COMMAND…`.
-pub const OPTION: &str = "--launch";
 
 /// To forget a watch for memory pressure takes the kernel ten milliseconds, and what systemd-nspawn and a machine's
 /// systemd could give back then is little (systemd's MEMORY_PRESSURE.md).
 pub const NO_PRESSURE: (&str, &str) = ("MEMORY_PRESSURE_WATCH", "/dev/null");
 
-/// The command that launches `command` for the machine `name`.
-pub fn command(name: &MachineName, command: Vec<OsString>) -> Result<Vec<OsString>> {
-    let program = command::current_program()?;
-    let mut argv = vec![program.into(), OPTION.into(), name.as_str().into()];
-    argv.extend(command);
-    Ok(argv)
-}
-
-/// Mounts the machine's root and becomes `COMMAND`.
-pub fn launch(arguments: &[OsString]) -> Result<()> {
-    let [name, program, rest @ ..] = arguments else {
-        bail!("{OPTION} is for the machine's unit alone")
+/// Mounts the machine's root and becomes `command`, which is systemd-nspawn.
+pub fn launch(machine: &MachineName, command: &[OsString]) -> Result<()> {
+    let Some((program, rest)) = command.split_first() else {
+        bail!("can't launch machine {machine}: its command is missing")
     };
-    let name = MachineName::new(name)?;
     refuse_the_hosts_mounts()?;
-    let paths = MachinePaths::new(&name);
+    let paths = MachinePaths::new(machine);
     let started = mount(&paths, rest).and_then(|base| {
         confine(&paths, rest)?;
         become_nspawn(program, base, rest)
     });
     let Err(error) = started else { return Ok(()) };
-    diagnosis::note(&paths, &error);
+    diagnosis::record_start_error(&paths, &error);
     Err(error)
 }
 
@@ -198,7 +185,7 @@ fn refuse_the_hosts_mounts() -> Result<()> {
             .context("can't tell mount namespaces apart")
     };
     if namespace("self")? == namespace("1")? {
-        bail!("{OPTION} would mount into the host: it is for the machine's unit alone");
+        bail!("can't launch a machine outside of its unit: it would mount into the host");
     }
     Ok(())
 }

@@ -11,15 +11,15 @@ use anyhow::{Context, Result, bail};
 use nix::mount::MsFlags;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nspawn_common::command;
+use nspawn_common::command::ext4;
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::image::lookup;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
 
-use crate::create::spec::NESTED;
-use crate::layer::{OVERLAID, memory_options};
-use nspawn_common::command::ext4;
+use crate::layer::commands::memory_options;
+use crate::layer::{CONTAINER_DIRECTORIES, OVERLAID};
 use nspawn_common::sys::idmapped_mount;
 use nspawn_common::sys::idmapped_mount::Access;
 
@@ -55,7 +55,7 @@ pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<(
         let place = below.strip_prefix(&image).unwrap_or(below);
         layer.overlay(below, &number.to_string(), &paths.root_mount().join(place))?;
     }
-    for name in NESTED.iter().filter(|_| state.nesting) {
+    for name in CONTAINER_DIRECTORIES.iter().filter(|_| state.nesting) {
         layer.directory(name, 0o711)?;
     }
     for name in OVERLAID.iter().filter(|_| state.layer == Layer::None) {

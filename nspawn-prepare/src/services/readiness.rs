@@ -21,9 +21,9 @@ use nspawn_common::systemd::nspawn::assign;
 use nspawn_common::systemd::{machined, transient_unit};
 use nspawn_common::{command, report};
 
-use crate::PROGRAM;
 use crate::preflight;
 use crate::preflight::LOOK_LIMIT;
+use crate::program::PROGRAM;
 use crate::services::network;
 
 /// The kernel tells nobody of a socket that begins to listen.

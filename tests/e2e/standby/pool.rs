@@ -108,7 +108,7 @@ fn unsuitable_options_are_refused() {
         "those who take the machines name them",
     );
     refused(&["no-such-image"], "no image");
-    call("nspawn-prepare", [&*image, &image]).expect_error(1, "several are for --standby");
+    call("nspawn-prepare", [&*image, &image]).expect_error(1, "only --standby takes several");
     assert!(
         fs::read_dir("/run/nspawn-ci/.standby").map_or(true, |pools| {
             pools

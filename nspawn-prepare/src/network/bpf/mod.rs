@@ -55,7 +55,7 @@ pub fn filter_connections(
 ) -> Result<()> {
     for hook in &HOOKS {
         let instructions: Vec<_> = program::assemble(hook.is_ipv6, allowed, denied)
-            .iter()
+            .into_iter()
             .map(Instruction::to_bytes)
             .collect();
         let program = bpf::load(hook.attach_type, &instructions)?;

@@ -37,7 +37,7 @@ impl Instruction {
     }
 
     /// Returns the bytes of `struct bpf_insn`.
-    pub fn to_bytes(&self) -> [u8; 8] {
+    pub fn to_bytes(self) -> [u8; 8] {
         let [offset_low, offset_high] = self.offset.to_ne_bytes();
         let [a, b, c, d] = self.value.to_ne_bytes();
         [

@@ -134,15 +134,16 @@ impl Request {
                 b'u' => request.user = Some(text()),
                 b'd' => request.directory = Some(text()),
                 b't' => {
-                    request.terminal =
-                        Some(decode_size(value).context("a terminal without a size")?)
+                    request.terminal = Some(
+                        decode_size(value).context("a request has a terminal without a size")?,
+                    )
                 }
                 b'k' => request.kill_remaining = true,
                 _ => bail!("a request has the unknown field {tag}"),
             }
         }
         request.program = match program {
-            None if words.is_empty() => bail!("a request asks for nothing"),
+            None if words.is_empty() => bail!("a request has no program"),
             None => Program::Command(words),
             Some(Program::Script(text, _)) => Program::Script(text, words),
             Some(program) => program,

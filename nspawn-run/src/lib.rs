@@ -10,7 +10,6 @@
 //! | [`agent`] | the machine's side of a command: the same program in an internal form |
 
 #![deny(unsafe_code)]
-#![deny(unsafe_code)]
 
 mod agent;
 mod cli;

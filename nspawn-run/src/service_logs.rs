@@ -6,7 +6,6 @@ use anyhow::Result;
 use nspawn_common::gitlab::log_section;
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::report;
@@ -32,7 +31,7 @@ fn print_log(state: &State, role: &ServiceRole) {
     let line = format!("the service {image} has ended before the job; its log is below");
     report::print_diagnostic(PROGRAM, OsStr::new(&line));
     // The section of a log that can't be read is empty.
-    let paths = MachinePaths::new(&state.name);
+    let paths = state.paths();
     let log = journal::last_words(&paths, state.begin()).unwrap_or_default();
     log_section::print(
         &format!("{}-ended", state.name),
@@ -43,6 +42,6 @@ fn print_log(state: &State, role: &ServiceRole) {
 
 // The machine of a service may run on after the service's command has ended.
 fn has_ended(state: &State, role: &ServiceRole) -> bool {
-    let paths = MachinePaths::new(&state.name);
+    let paths = state.paths();
     !processes::is_running(&paths) || (!role.command.is_empty() && !paths.command_cgroup().exists())
 }

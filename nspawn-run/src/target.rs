@@ -53,7 +53,7 @@ impl Machine {
         body: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<T> {
         let state = State::read(name)?;
-        let paths = MachinePaths::new(name);
+        let paths = MachinePaths::named(name);
         if Status::of(&paths) == Status::Standby {
             bail!(
                 "can't run a command in machine {name}: it is on standby until nspawn-prepare takes it over"
@@ -84,7 +84,7 @@ impl Machine {
             remove_partial(&name)?;
             return Err(error);
         }
-        let guard = RunGuard::acquire(&MachinePaths::new(&name))?;
+        let guard = RunGuard::acquire(&MachinePaths::named(&name))?;
         let machine = Self {
             state: State::read(&name)?,
             guard: Some(guard),
@@ -110,7 +110,7 @@ impl Machine {
 
     fn start(&self) -> Result<()> {
         let print = |line: &str| report::print_diagnostic(PROGRAM, OsStr::new(line));
-        start::start(&MachinePaths::new(self.name()), print).map_err(as_host_error)
+        start::start(self.name(), print).map_err(as_host_error)
     }
 
     // Stops the machine, or removes a temporary one, if no other command runs in it.
@@ -118,7 +118,7 @@ impl Machine {
         // A signal must not interrupt the cleanup.
         signals::catch()?;
         signals::ignore();
-        let paths = MachinePaths::new(self.name());
+        let paths = MachinePaths::named(self.name());
         let is_last = || self.guard.as_ref().is_some_and(RunGuard::is_last);
         if !is_last() {
             return Ok(());
@@ -135,7 +135,7 @@ impl Machine {
         if self.is_temporary {
             remove::remove_machine(self.name(), lock)
         } else {
-            stop::stop_machine(&paths)
+            stop::stop_machine(self.name())
         }
     }
 }
@@ -165,7 +165,7 @@ fn create(name: &MachineName, image: &str) -> Result<()> {
 // Removes what a killed nspawn-prepare left behind.
 fn remove_partial(name: &MachineName) -> Result<()> {
     signals::ignore();
-    remove::remove_machine(name, Lock::acquire(&MachinePaths::new(name))?)
+    remove::remove_machine(name, Lock::acquire(&MachinePaths::named(name))?)
 }
 
 // Runs nspawn-prepare. Its stderr is printed, or is the error, under this program's name.

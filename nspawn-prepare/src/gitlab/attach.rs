@@ -25,7 +25,7 @@ pub const BUILDS_IN_MACHINE: &str = "/builds";
 
 /// Attaches to the machine what its state names. A new cache has `cache_size` bytes.
 pub fn attach(machine: &MachineName, cache_size: u64) -> Result<()> {
-    let paths = MachinePaths::new(machine);
+    let paths = State::paths_of(machine);
     let state = State::read(paths.name())?;
     let leader = leader(&paths)?;
     connect(&paths, leader)?;
@@ -92,7 +92,7 @@ fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
         || etc_hosts::add(&lines),
     ));
     for (state, role) in roles {
-        let paths = MachinePaths::new(&state.name);
+        let paths = state.paths();
         let join = || {
             let member = Member {
                 paths: &paths,

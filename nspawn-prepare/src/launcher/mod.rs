@@ -56,7 +56,7 @@ pub fn launch(machine: &MachineName, command: &[OsString]) -> Result<()> {
         bail!("can't launch machine {machine}: its command is missing")
     };
     refuse_the_hosts_mounts()?;
-    let paths = MachinePaths::new(machine);
+    let paths = MachinePaths::named(machine);
     let started = mount(&paths, rest).and_then(|base| {
         confine(&paths, rest)?;
         become_nspawn(program, base, rest)

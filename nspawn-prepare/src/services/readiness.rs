@@ -11,14 +11,15 @@ use nspawn_common::config::init::Init;
 use nspawn_common::gitlab::log_section;
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::{MachinePaths, SLICE};
+use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::signals;
 use nspawn_common::systemd::journal;
+use nspawn_common::systemd::machined;
 use nspawn_common::systemd::nspawn::assign;
-use nspawn_common::systemd::{machined, transient_unit};
+use nspawn_common::systemd::transient_unit::TransientUnit;
 use nspawn_common::{command, report};
 
 use crate::preflight;
@@ -48,7 +49,7 @@ pub fn start(job: &MachineName) -> Result<()> {
         .collect();
     services.sort_by_key(|(_, role)| role.number);
     for (state, role) in services.iter().filter(|(_, role)| !role.command.is_empty()) {
-        let started = unit_command(&MachinePaths::new(&state.name), role);
+        let started = unit_command(&state.paths(), role);
         if let Err(error) = started.and_then(|command| command::run_checked(&command, LOOK_LIMIT)) {
             signals::check()?;
             report::print_diagnostic(
@@ -67,14 +68,11 @@ pub fn start(job: &MachineName) -> Result<()> {
 
 // Its output is the unit's, and so in the host's journal.
 fn unit_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString>> {
-    let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=exec"]
-        .map(OsString::from)
-        .into();
-    argv.push(format!("--unit={}", paths.command_unit()).into());
-    argv.push(format!("--slice={SLICE}").into());
-    argv.push(format!("--description=What CI machine {} is for", paths.name()).into());
-    argv.push(format!("--property=BindsTo={}", paths.unit()).into());
-    argv.push("--".into());
+    let unit = TransientUnit::new("exec")
+        .named(&paths.command_unit())
+        .in_slice_of_machines()
+        .described(&format!("Service command of CI machine {}", paths.name()))
+        .properties([format!("BindsTo={}", paths.unit())]);
     let mut command: Vec<OsString> = vec![preflight::agent_program()?.into()];
     command.extend(role.user.iter().map(|user| format!("--uid={user}").into()));
     command.extend(
@@ -84,12 +82,11 @@ fn unit_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString
     );
     command.extend(["--".into(), paths.name().as_str().into()]);
     command.extend(role.command.iter().cloned());
-    argv.extend(command.iter().map(|word| transient_unit::unexpanded(word)));
-    Ok(argv)
+    Ok(unit.command(command))
 }
 
 fn attend(state: &State, role: &ServiceRole, (begun, time): (Instant, Moment)) -> Result<()> {
-    let paths = MachinePaths::new(&state.name);
+    let paths = state.paths();
     let Some(why) = wait(state, role, begun + role.ready_timeout)? else {
         let names = if role.aliases.is_empty() {
             String::new()
@@ -120,7 +117,7 @@ fn attend(state: &State, role: &ServiceRole, (begun, time): (Instant, Moment)) -
 
 // Until it listens where others reach it; what keeps it from that, if something does.
 fn wait(state: &State, role: &ServiceRole, deadline: Instant) -> Result<Option<String>> {
-    let paths = MachinePaths::new(&state.name);
+    let paths = state.paths();
     let is_gone = || Ok(Some("has lost its machine".to_owned()));
     let Ok(leader) = machined::wait_for_leader(&paths, Duration::ZERO) else {
         return is_gone();

@@ -78,7 +78,7 @@ pub fn remove(job: &MachineName) -> Result<()> {
     for service in list::services_of(job)? {
         remove::remove_machine(
             &service.name,
-            Lock::acquire(&MachinePaths::new(&service.name))?,
+            Lock::acquire(&MachinePaths::named(&service.name))?,
         )?;
     }
     Ok(())

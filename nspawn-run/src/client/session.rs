@@ -15,6 +15,7 @@ use nspawn_common::agent::protocol::Request;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
+use nspawn_common::machine::state::State;
 use nspawn_common::report;
 use nspawn_common::sys::signals;
 
@@ -46,7 +47,7 @@ pub fn run(
     stdin: Stdin,
     grace_period: Duration,
 ) -> Result<Outcome> {
-    let paths = MachinePaths::new(name);
+    let paths = State::paths_of(name);
     let agent = client::connect(&paths, START_LIMIT)
         .with_context(|| format!("machine {name} does not accept commands"))?;
     // Signals are caught before any byte is moved and before there are threads, so that no signal

@@ -15,7 +15,6 @@ use nspawn_common::gitlab;
 use nspawn_common::gitlab::{ExitCodes, Job};
 use nspawn_common::lifecycle::{retention, usage};
 use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
@@ -93,7 +92,7 @@ fn print_if_err(result: Result<()>) {
 // Records the failure if the machine is to be kept for inspection. This stage also reports how to
 // inspect the machine, since the output of the cleanup stage is not part of the job's log.
 fn record_failure(name: &MachineName) -> Result<()> {
-    let paths = MachinePaths::new(name);
+    let paths = State::paths_of(name);
     let Ok(state) = State::read(name) else {
         return Ok(());
     };

@@ -1,10 +1,13 @@
 //! Safe wrappers of Linux interfaces. They contain all unsafe code of this crate.
 
+pub mod bpf;
 pub mod cgroup;
 pub mod clock;
+pub mod core_limit;
 pub mod environment;
 pub mod fork;
 pub mod fs;
+pub mod glob;
 pub mod idmapped_mount;
 pub mod inotify;
 pub mod ioctl;
@@ -13,3 +16,5 @@ pub mod namespace;
 pub mod pidfd;
 pub mod process;
 pub mod signals;
+pub mod socket;
+pub mod wait;

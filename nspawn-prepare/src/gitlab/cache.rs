@@ -13,7 +13,7 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
 use nspawn_common::command;
-use nspawn_common::command::ext4;
+use nspawn_common::command::ext4::{self, Journal};
 use nspawn_common::lifecycle::lock;
 use nspawn_common::lifecycle::lock::Resource;
 use nspawn_common::machine::paths::CACHE_ROOT;
@@ -103,26 +103,7 @@ fn make(file: &Path, size: u64) -> Result<()> {
     let unfinished = file.with_extension("new");
     let made = File::create(&unfinished).and_then(|file| file.set_len(size));
     made.with_context(|| format!("can't make {}", unfinished.display()))?;
-    let options = [
-        "mkfs.ext4",
-        "-q",
-        "-F",
-        "-m",
-        "0",
-        "-i",
-        "8192",
-        "-J",
-        "size=4",
-        "-O",
-        "^resize_inode",
-        "-E",
-    ];
-    let options = options.into_iter().chain(["lazy_itable_init=1,nodiscard"]);
-    let command: Vec<_> = options
-        .map(OsStr::new)
-        .chain([unfinished.as_os_str()])
-        .map(OsString::from)
-        .collect();
+    let command = ext4::format_command(&unfinished, Journal::Small);
     command::run_checked(&command, LIMIT)?;
     // Or a crash of the host may leave the name and not what it stands for.
     File::open(&unfinished)?.sync_all()?;

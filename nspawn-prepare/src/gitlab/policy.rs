@@ -1,10 +1,8 @@
 //! What a GitLab job may ask for: less than the administrator gives, and nothing else.
 
-use std::ffi::{CString, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
 
 use anyhow::{Error, Result, bail};
-use nix::libc;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
@@ -13,6 +11,7 @@ use nspawn_common::error::Failure;
 use nspawn_common::gitlab::{Job, Service};
 use nspawn_common::image::lookup;
 use nspawn_common::image::lookup::Image;
+use nspawn_common::sys::glob;
 
 use crate::create::spec::{JobRequirements, ServiceCommand};
 use crate::gitlab::cache;
@@ -24,7 +23,11 @@ use crate::services::network;
 
 /// Refuses an image that is not among the `allowed` ones; none means all.
 pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
-    if allowed.is_empty() || allowed.iter().any(|glob| matches(glob, &image.name)) {
+    if allowed.is_empty()
+        || allowed
+            .iter()
+            .any(|pattern| glob::matches(pattern, &image.name))
+    {
         return Ok(());
     }
     let allowed: Vec<_> = allowed.iter().map(|glob| glob.to_string_lossy()).collect();
@@ -112,16 +115,10 @@ pub fn image_of_service(policy: &JobPolicy, service: &Service) -> Result<Image> 
 
 /// Returns the image for a job that asks for `image`: that of the first pattern that matches.
 pub fn map_image(map: &[(OsString, String)], image: &str) -> String {
-    let found = map.iter().find(|(glob, _)| matches(glob, image));
+    let found = map
+        .iter()
+        .find(|(pattern, _)| glob::matches(pattern, image));
     found.map_or(image, |(_, image)| image).to_owned()
-}
-
-fn matches(glob: &OsString, name: &str) -> bool {
-    let (Ok(glob), Ok(name)) = (CString::new(glob.as_bytes()), CString::new(name)) else {
-        return false;
-    };
-    // SAFETY: fnmatch(3) reads two strings that end with NUL.
-    unsafe { libc::fnmatch(glob.as_ptr(), name.as_ptr(), 0) == 0 }
 }
 
 /// Lowers limits as the job's `NSPAWN_JOB_…` variables say.

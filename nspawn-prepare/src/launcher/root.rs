@@ -17,11 +17,11 @@ use nspawn_common::config::layer::Layer;
 use nspawn_common::image::lookup;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
+use nspawn_common::sys::idmapped_mount;
+use nspawn_common::sys::idmapped_mount::Access;
 
 use crate::layer::commands::memory_options;
 use crate::layer::{CONTAINER_DIRECTORIES, OVERLAID};
-use nspawn_common::sys::idmapped_mount;
-use nspawn_common::sys::idmapped_mount::Access;
 
 /// How long mounting may take.
 const LIMIT: Duration = Duration::from_secs(60);

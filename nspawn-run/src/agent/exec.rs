@@ -1,8 +1,6 @@
 //! The process that becomes the command.
-#![allow(unsafe_code)]
 
 use std::convert::Infallible;
-use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,14 +8,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
     Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execvp, fchown, setgid, setgroups,
     setsid, setuid,
 };
 use nspawn_common::exit_code::Exit;
-use nspawn_common::sys::ioctl;
+use nspawn_common::sys::{environment, ioctl, signals};
 
 use crate::agent::command_cgroup::CommandCgroup;
 use crate::agent::passwd::User;
@@ -94,7 +91,7 @@ impl From<anyhow::Error> for Refusal {
 pub fn become_command(request: ExecRequest) -> Result<Infallible, Refusal> {
     setsid().context("can't start a session")?;
     set_stdio(&request.stdio, request.user).context("can't set up stdin, stdout and stderr")?;
-    reset_signals().context("can't reset signals")?;
+    signals::reset_all().context("can't reset signals")?;
     umask(Mode::from_bits_truncate(0o022));
     set_environment(&request);
     become_user(request.user)
@@ -122,16 +119,6 @@ fn set_stdio(stdio: &Stdio, user: &User) -> Result<()> {
     Ok(())
 }
 
-fn reset_signals() -> Result<()> {
-    let fixed = [Signal::SIGKILL, Signal::SIGSTOP];
-    for number in Signal::iterator().filter(|number| !fixed.contains(number)) {
-        // SAFETY: the default action runs no code of this program.
-        unsafe { signal(number, SigHandler::SigDfl) }?;
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    Ok(())
-}
-
 // Replaces the environment by that of a login, and adds the requested variables.
 fn set_environment(request: &ExecRequest) {
     let user = request.user;
@@ -142,19 +129,15 @@ fn set_environment(request: &ExecRequest) {
         ("SHELL", &*user.shell),
         ("PATH", OsStr::new(PATH)),
     ];
-    for (name, _) in env::vars_os() {
-        // SAFETY: this process has a single thread.
-        unsafe { env::remove_var(name) };
-    }
+    environment::clear_variables();
     let login = login.map(|(name, value)| (OsStr::new(name), value));
     let requested = request
         .environment
         .iter()
         .filter_map(|entry| split_entry(entry));
     for (name, value) in login.into_iter().chain(requested) {
-        // SAFETY: this process has a single thread. `split_entry` returns no empty name, for which
-        // this would panic.
-        unsafe { env::set_var(name, value) };
+        // `split_entry` returns no empty name, for which this would panic.
+        environment::set_variable(name, value);
     }
 }
 

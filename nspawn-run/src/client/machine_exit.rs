@@ -79,7 +79,7 @@ impl UnitJournal {
             "--no-tail",
             "--output=json",
             "--output-fields=MESSAGE_ID,EXIT_CODE,EXIT_STATUS,UNIT_RESULT",
-            &since.since(),
+            &since.since_option(),
         ]);
         // Only PID 1 of the host has written entries that match.
         let matches = [OsString::from("_PID=1"), format!("UNIT={unit}").into()];

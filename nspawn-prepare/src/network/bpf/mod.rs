@@ -5,16 +5,16 @@
 //! | module | contents |
 //! | --- | --- |
 //! | [`program`] | the instructions of the program |
-//! | [`load`] | the system calls that load and attach it |
 
-mod load;
 mod program;
 
 use std::fs::File;
 
 use anyhow::Result;
+use nspawn_common::sys::bpf;
 
 use crate::network::destination::Destination;
+use program::Instruction;
 
 /// Event at which the kernel calls a program (`linux/bpf.h`).
 struct Hook {
@@ -54,9 +54,12 @@ pub fn filter_connections(
     denied: &[Destination],
 ) -> Result<()> {
     for hook in &HOOKS {
-        let instructions = program::assemble(hook.is_ipv6, allowed, denied);
-        let program = load::load(hook, &instructions)?;
-        load::attach(cgroup, hook, &program)?;
+        let instructions: Vec<_> = program::assemble(hook.is_ipv6, allowed, denied)
+            .into_iter()
+            .map(Instruction::to_bytes)
+            .collect();
+        let program = bpf::load(hook.attach_type, &instructions)?;
+        bpf::attach(cgroup, hook.attach_type, &program)?;
     }
     Ok(())
 }

@@ -3,7 +3,6 @@
 use crate::network::destination::Destination;
 
 /// BPF instruction (`struct bpf_insn`, on a little-endian processor).
-#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
     code: u8,
@@ -35,6 +34,22 @@ impl Instruction {
             offset,
             value: i32::from_ne_bytes(value.to_ne_bytes()),
         }
+    }
+
+    /// Returns the bytes of `struct bpf_insn`.
+    pub fn to_bytes(self) -> [u8; 8] {
+        let [offset_low, offset_high] = self.offset.to_ne_bytes();
+        let [a, b, c, d] = self.value.to_ne_bytes();
+        [
+            self.code,
+            self.registers,
+            offset_low,
+            offset_high,
+            a,
+            b,
+            c,
+            d,
+        ]
     }
 
     /// Loads 32 bits at `offset` of the context.

@@ -1,4 +1,5 @@
-//! Loads a program by bpf(2) and attaches it to a cgroup.
+//! BPF programs that filter the connections of a cgroup (bpf(2)).
+#![allow(unsafe_code)]
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -9,10 +10,7 @@ use anyhow::{Result, anyhow};
 use nix::errno::Errno;
 use nix::libc;
 
-use super::Hook;
-use super::program::Instruction;
-
-// Numbers of `linux/bpf.h`, which the libc crate lacks.
+// Numbers of linux/bpf.h, which the libc crate lacks.
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_PROG_ATTACH: u32 = 8;
 const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
@@ -45,29 +43,32 @@ struct AttachAttributes {
     attach_flags: u32,
 }
 
-/// Loads a program for `hook` into the kernel.
-pub fn load(hook: &Hook, program: &[Instruction]) -> Result<OwnedFd> {
+/// Loads a program that checks socket addresses into the kernel.
+///
+/// `attach_type` is the event for which the program can be attached. Each instruction has the bytes
+/// of `struct bpf_insn`.
+pub fn load(attach_type: u32, instructions: &[[u8; 8]]) -> Result<OwnedFd> {
     const LICENSE: &CStr = c"MIT";
     let attributes = LoadAttributes {
         prog_type: BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
-        insn_cnt: u32::try_from(program.len())?,
-        insns: program.as_ptr() as u64,
+        insn_cnt: u32::try_from(instructions.len())?,
+        insns: instructions.as_ptr() as u64,
         license: LICENSE.as_ptr() as u64,
-        expected_attach_type: hook.attach_type,
+        expected_attach_type: attach_type,
         ..LoadAttributes::default()
     };
     let fd =
         bpf(BPF_PROG_LOAD, &attributes).map_err(|error| anyhow!("bpf(BPF_PROG_LOAD): {error}"))?;
-    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
+    // SAFETY: the kernel has just created this descriptor, so nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Attaches a loaded program to the cgroup, beside the programs that systemd attaches.
-pub fn attach(cgroup: &File, hook: &Hook, program: &OwnedFd) -> Result<()> {
+pub fn attach(cgroup: &File, attach_type: u32, program: &OwnedFd) -> Result<()> {
     let attributes = AttachAttributes {
         target_fd: u32::try_from(cgroup.as_raw_fd())?,
         attach_bpf_fd: u32::try_from(program.as_raw_fd())?,
-        attach_type: hook.attach_type,
+        attach_type,
         attach_flags: BPF_F_ALLOW_MULTI,
     };
     bpf(BPF_PROG_ATTACH, &attributes).map_err(|error| anyhow!("bpf(BPF_PROG_ATTACH): {error}"))?;
@@ -75,7 +76,8 @@ pub fn attach(cgroup: &File, hook: &Hook, program: &OwnedFd) -> Result<()> {
 }
 
 fn bpf<Attributes>(command: u32, attributes: &Attributes) -> io::Result<i32> {
-    // SAFETY: bpf(2) reads a structure of the given size. The pointers in it are valid until the call returns.
+    // SAFETY: bpf(2) reads a structure of the given size. The pointers in it are valid until the
+    // call returns.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<Attributes>()) };
     i32::try_from(Errno::result(result)?).map_err(io::Error::other)

@@ -14,6 +14,7 @@ use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::lifecycle::status;
 use nspawn_common::machine::paths::CACHE_ROOT;
 use nspawn_common::machine::state::State;
+use nspawn_common::sys::fs::remove_if_present;
 
 /// How long a cache stays that no job has used.
 const UNUSED_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -58,7 +59,7 @@ fn consider(cache: &Path, looked: SystemTime, now: SystemTime, only_tell: bool) 
         return if only_tell {
             crate::print_line(&format!("{}: unused", cache.display()))
         } else {
-            status::remove_if_there(cache)
+            remove_if_present(cache)
         };
     }
     match now.checked_sub(age) {

@@ -11,13 +11,13 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
 use nspawn_common::cli::sources;
+use nspawn_common::command::btrfs;
 use nspawn_common::config::modes::{Init, Layer};
 use nspawn_common::image::lookup::Image;
 use nspawn_common::lifecycle::caller;
 use nspawn_common::lifecycle::uid_range::PrivateUsers;
 use nspawn_common::machine::paths::{LAYER_ROOT, MachinePaths};
 use nspawn_common::machine::state::State;
-use nspawn_common::sys::btrfs;
 use nspawn_common::systemd::nspawn;
 
 use crate::create::step::Step;

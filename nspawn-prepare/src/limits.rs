@@ -331,6 +331,8 @@ fn has_swap() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use nspawn_common::error;
+
     use super::*;
 
     fn asked(given: &[&str], name: &str, value: &str) -> Result<Vec<OsString>> {
@@ -358,7 +360,7 @@ mod tests {
             (&[], "1G\nDelegate=no"),
         ] {
             assert!(
-                memory(given, value).unwrap_err().is::<JobError>(),
+                error::is_job_fault(&memory(given, value).unwrap_err()),
                 "{given:?} {value}"
             );
         }
@@ -368,11 +370,9 @@ mod tests {
         );
         assert!(asked(&["CPUQuota=200%"], "NSPAWN_JOB_CPU_QUOTA", "250%").is_err());
         assert!(asked(&["CPUQuota=50.5%"], "NSPAWN_JOB_CPU_QUOTA", "9000%").is_err());
-        assert!(
-            memory(&["MemoryMax=1.5G"], "1G")
-                .unwrap_err()
-                .is::<JobError>()
-        );
+        assert!(error::is_job_fault(
+            &memory(&["MemoryMax=1.5G"], "1G").unwrap_err()
+        ));
         assert!(asked(&[], "NSPAWN_JOB_TASKS_MAX", "0").is_err());
         assert_eq!(
             asked(&[], "NSPAWN_JOB_DEVICE_ALLOW", "x").unwrap(),

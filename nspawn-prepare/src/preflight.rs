@@ -4,11 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
-use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, fork};
 use nspawn_common::command;
 use nspawn_common::command::argv;
 use nspawn_common::config::network::Network;
@@ -16,6 +14,7 @@ use nspawn_common::lifecycle::caller;
 use nspawn_common::lifecycle::status;
 use nspawn_common::lifecycle::uid_range::PrivateUsers;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::sys::fork;
 
 /// How long looking something up may take.
 pub const LOOK_LIMIT: Duration = Duration::from_secs(10);
@@ -52,7 +51,7 @@ pub fn check_host() -> Result<()> {
     if !Path::new("/run/systemd/system").is_dir() {
         bail!("this host does not run systemd, which machines need");
     }
-    if command::find("systemd-nspawn").is_none() {
+    if command::find_program("systemd-nspawn").is_none() {
         bail!("systemd-nspawn is not installed; install the package systemd-container");
     }
     caller::check()
@@ -60,7 +59,7 @@ pub fn check_host() -> Result<()> {
 
 /// Refuses a host that can't mount disk images.
 pub fn check_disk_images() -> Result<()> {
-    if command::find("systemd-dissect").is_none() {
+    if command::find_program("systemd-dissect").is_none() {
         bail!(
             "systemd-dissect, which mounts disk images, is not installed; install the package systemd-container"
         );
@@ -93,7 +92,7 @@ fn is_entry(path: &Path) -> bool {
 /// Refuses a network that can't be had.
 pub fn check_network(network: &Network, users: PrivateUsers) -> Result<()> {
     match network {
-        Network::Nat if command::find("pasta").is_none() => {
+        Network::Nat if command::find_program("pasta").is_none() => {
             bail!(
                 "pasta, which connects machines, is not installed; install the package passt, or see --network"
             )
@@ -133,20 +132,12 @@ pub fn check_limits() -> Result<()> {
 
 // By trying: with no process to spare, a machine could be begun and not be removed again.
 fn check_processes() -> Result<()> {
-    // SAFETY: the child ends at once, and touches nothing.
-    match unsafe { fork() } {
-        // SAFETY: as above.
-        Ok(ForkResult::Child) => unsafe { nix::libc::_exit(0) },
-        Ok(ForkResult::Parent { child }) => waitpid(child, None)
-            .map(drop)
-            .context("can't wait for a process"),
-        Err(error) => {
-            bail!(
-                "can't start another process ({}); see TasksMax= of the unit that this runs in",
-                error.desc()
-            )
-        }
-    }
+    fork::check().map_err(|errno| {
+        anyhow!(
+            "can't start another process ({}); see TasksMax= of the unit that this runs in",
+            errno.desc()
+        )
+    })
 }
 
 // By trying, since the kernel tells nobody how many a user has.
@@ -172,7 +163,7 @@ fn check_inotify() -> Result<()> {
 
 /// The agent is nspawn-run itself.
 pub fn agent_program() -> Result<PathBuf> {
-    command::sibling("nspawn-run")
+    command::find_sibling("nspawn-run")
 }
 
 /// A line about systemd-machined, where its absence may be why a machine did not start.

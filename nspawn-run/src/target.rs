@@ -141,7 +141,7 @@ fn unmake(name: &MachineName) -> Result<()> {
 
 // What it says on stderr is for whoever called this program, a failure in its words.
 fn prepare(arguments: &[&OsStr], limit: Duration) -> Result<()> {
-    let mut command: Vec<OsString> = vec![command::sibling(PREPARE)?.into()];
+    let mut command: Vec<OsString> = vec![command::find_sibling(PREPARE)?.into()];
     command.extend(arguments.iter().map(OsString::from));
     let outcome = command::run(&command, limit)?;
     let said = outcome

@@ -10,9 +10,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nspawn_common::agent::protocol::{self, Program, Request};
-use nspawn_common::command::wait_for_exit;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::sys::pidfd::wait_for_exit;
 use nspawn_tests::{Machine, call, finish, random, sh};
 
 /// One that has ended may still wait for its parent, the machine's PID 1, to see that.
@@ -379,9 +379,9 @@ fn command_ends_when_its_client_disconnects_before_the_start() {
             kill_remaining: false,
         };
         let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
-        let mut agent = protocol::connect(&paths, Duration::from_secs(10)).unwrap();
+        let mut agent = client::connect(&paths, Duration::from_secs(10)).unwrap();
         let streams = [(); 3].map(|()| OwnedFd::from(File::open("/dev/null").unwrap()));
-        protocol::send(&mut agent, &request, streams).unwrap();
+        client::send_request(&mut agent, &request, streams).unwrap();
     }
     machine.sh(NO_SLEEP).expect(0);
 }

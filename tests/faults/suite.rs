@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nspawn_common::command::wait_for_exit;
+use nspawn_common::sys::pidfd::wait_for_exit;
 use nspawn_tests::{Machine, image, left_of};
 
 /// No command of a try may take longer.

@@ -14,7 +14,7 @@ use std::process::{Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nspawn_common::command::wait_for_exit;
+use nspawn_common::sys::pidfd::wait_for_exit;
 
 /// No command of a test may take longer.
 const LIMIT: Duration = Duration::from_secs(180);

@@ -1,3 +1,4 @@
-//! The protocol between `nspawn-run` and its agent in the machine.
+//! Communication between `nspawn-run` and its agent in a machine.
 
+pub mod client;
 pub mod protocol;

@@ -19,27 +19,11 @@
 //! The host closes the connection to end the command at once.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{
-    self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg,
-};
-use nix::unistd::{Gid, Uid, fchown};
-
-use crate::lifecycle::status;
-use crate::machine::paths::{AGENT_SIGN, AGENT_SOCKET, MachinePaths};
-use crate::sys::signals;
 
 /// Asks whether the agent answers.
 pub const HELLO: u8 = b'H';
@@ -267,137 +251,6 @@ pub fn read_body(stream: &mut impl Read, length: usize, max: usize) -> io::Resul
     } else {
         Ok(body)
     }
-}
-
-/// Connects to the agent of a machine; `limit` bounds every later read and write.
-///
-/// The machine can put anything in the place of the socket. Nothing there is followed but a socket,
-/// and only the machine itself can be listening on one that it made.
-///
-/// # Errors
-/// Nobody listens.
-pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
-    let there = open_below(&open_shown(paths)?, AGENT_SOCKET, OFlag::O_PATH)?;
-    let address = UnixAddr::new(format!("/proc/self/fd/{}", there.as_raw_fd()).as_str())?;
-    let stream = socket::socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    let stream = UnixStream::from(stream);
-    stream.set_read_timeout(Some(limit))?;
-    // Before connect(2), which else waits for ever for one who listens and accepts nothing.
-    stream.set_write_timeout(Some(limit))?;
-    socket::connect(stream.as_raw_fd(), &address).context("its agent does not listen")?;
-    Ok(stream)
-}
-
-// Mounted where only the machine's unit sees it.
-fn open_shown(paths: &MachinePaths) -> Result<File> {
-    let supervisor = status::supervisor(paths).context("it does not run")?;
-    let shown = format!("/proc/{supervisor}/root{}", paths.shown_mount().display());
-    File::open(shown)
-        .ok()
-        .filter(|_| status::is_part(paths, supervisor))
-        .context("it has ended")
-}
-
-/// Waits, `limit` at most, until the agent of a machine that has just been started takes commands.
-///
-/// # Errors
-/// It does not; the machine has ended.
-pub fn wait_for_agent(paths: &MachinePaths, limit: Duration) -> Result<()> {
-    // No command has run yet that could have put anything else there. (By inotify it would be dearer: the kernel
-    // takes ten milliseconds to close that.)
-    let sign = open_below(
-        &open_shown(paths)?,
-        AGENT_SIGN,
-        OFlag::O_RDONLY | OFlag::O_NONBLOCK,
-    )?;
-    let end = File::open(paths.cgroup().join("cgroup.events")).context("it has ended")?;
-    let deadline = Instant::now() + limit;
-    while hello(paths, limit).is_err() {
-        signals::check()?;
-        // Only a change after this is one to be told of (cgroups(7)).
-        end.read_at(&mut [0; 64], 0).context("it has ended")?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut events = [
-            PollFd::new(sign.as_fd(), PollFlags::POLLIN),
-            PollFd::new(end.as_fd(), PollFlags::POLLPRI),
-        ];
-        signals::poll(&mut events, left)?;
-        if left.is_zero() || events[0].any() == Some(true) || !status::is_running(paths) {
-            return hello(paths, limit);
-        }
-    }
-    Ok(())
-}
-
-// Nothing on the way is followed that the machine could have put there.
-fn open_below(directory: &File, path: &str, flags: OFlag) -> Result<OwnedFd> {
-    let resolve = ResolveFlag::RESOLVE_BENEATH
-        | ResolveFlag::RESOLVE_NO_SYMLINKS
-        | ResolveFlag::RESOLVE_NO_XDEV;
-    let how = OpenHow::new()
-        .flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
-        .resolve(resolve);
-    openat2(directory, path, how).context("its agent is not there")
-}
-
-/// Asks the agent of a machine whether it takes commands, and waits `limit` at most.
-///
-/// # Errors
-/// Nobody listens, or the answer is late or another one.
-pub fn hello(paths: &MachinePaths, limit: Duration) -> Result<()> {
-    let mut stream = connect(paths, limit)?;
-    // An agent that has no process for an answer refuses, and may have hung up before it is asked.
-    let asked = stream.write_all(&frame(HELLO, &[]));
-    let answer = read_frame(&mut stream, MAX_ANSWER);
-    if let Ok(Some((HELLO | REFUSED, _))) = answer {
-        return Ok(());
-    }
-    asked?;
-    match answer.context("the agent did not answer in time")? {
-        Some((tag, _)) => bail!("the agent answered with the unknown message {tag}"),
-        None => bail!("the agent went away without an answer"),
-    }
-}
-
-/// Sends a [`RUN`] frame with the command's stdin, stdout and stderr.
-///
-/// # Errors
-/// The request is too large; the socket's own.
-pub fn send(agent: &mut UnixStream, request: &Request, streams: [OwnedFd; 3]) -> Result<()> {
-    let body = request.encode();
-    if body.len() > MAX_REQUEST {
-        bail!(
-            "its arguments, environment and script are larger than {} MiB",
-            MAX_REQUEST >> 20
-        );
-    }
-    let message = frame(RUN, &body);
-    // The descriptors travel with the header, which is small enough to go as a whole.
-    let (header, body) = message.split_at(HEADER);
-    // For its root, who may then open them again by their names.
-    let peer = getsockopt(&*agent, PeerCredentials)?;
-    for stream in &streams {
-        fchown(
-            stream,
-            Some(Uid::from_raw(peer.uid())),
-            Some(Gid::from_raw(peer.gid())),
-        )?;
-    }
-    let fds = streams.each_ref().map(AsRawFd::as_raw_fd);
-    let descriptors = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(
-        agent.as_raw_fd(),
-        &[IoSlice::new(header)],
-        &descriptors,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
-    Ok(agent.write_all(body)?)
 }
 
 fn take_field<'a>(body: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {

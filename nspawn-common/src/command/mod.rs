@@ -1,16 +1,18 @@
 //! Running other programs: bounded in time, their output captured and bounded.
 
+pub mod btrfs;
+pub mod ext4;
+pub mod flock;
 pub mod manager;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -19,7 +21,7 @@ use nix::sys::signal::Signal;
 
 use crate::error::TimedOut;
 use crate::shell;
-use crate::sys::signals;
+use crate::sys::pidfd;
 use crate::text;
 
 /// So many of a failing tool's lines are shown: those that tell why are among the first.
@@ -124,7 +126,7 @@ impl Running {
     /// It takes too long and is killed; [`Fault::Interrupted`](crate::error::Fault::Interrupted).
     pub fn finish(mut self, limit: Duration) -> Result<Outcome> {
         let name = self.name.clone();
-        let waited = wait_for_exit(i32::try_from(self.child.id())?, limit);
+        let waited = pidfd::wait_for_exit(i32::try_from(self.child.id())?, limit);
         let ended = matches!(waited, Ok(true));
         if !ended {
             self.child
@@ -164,15 +166,15 @@ impl Drop for Running {
 ///
 /// # Errors
 /// As [`run`]; and a status other than 0, with the tool's own words below.
-pub fn run_ok(argv: &[OsString], limit: Duration) -> Result<String> {
+pub fn run_checked(argv: &[OsString], limit: Duration) -> Result<String> {
     checked(argv, run(argv, limit)?)
 }
 
-/// As [`run_ok`], with `stdin`.
+/// As [`run_checked`], with `stdin`.
 ///
 /// # Errors
-/// As [`run_ok`].
-pub fn run_ok_with_stdin(
+/// As [`run_checked`].
+pub fn run_checked_with_stdin(
     stdin: impl Into<Stdio>,
     argv: &[OsString],
     limit: Duration,
@@ -200,7 +202,7 @@ fn checked(argv: &[OsString], outcome: Outcome) -> Result<String> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn input(text: &str) -> Result<File> {
+pub fn memory_file(text: &str) -> Result<File> {
     let mut file = capture()?;
     file.write_all(text.as_bytes())?;
     file.rewind()?;
@@ -211,35 +213,6 @@ pub fn input(text: &str) -> Result<File> {
 #[must_use]
 pub fn argv<const N: usize>(words: [&str; N]) -> Vec<OsString> {
     words.map(OsString::from).into()
-}
-
-/// Waits until process `pid`, a child of this one, has ended; `false` when `limit` passed first.
-///
-/// # Errors
-/// The kernel has no pidfd (before 5.3); [`Fault::Interrupted`](crate::error::Fault::Interrupted).
-pub fn wait_for_exit(pid: i32, limit: Duration) -> Result<bool> {
-    let pidfd = pidfd(pid)?;
-    let deadline = Instant::now() + limit;
-    loop {
-        signals::check()?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if signals::wait_readable(pidfd.as_fd(), left)? {
-            return Ok(true);
-        }
-        if Instant::now() >= deadline {
-            return Ok(false);
-        }
-    }
-}
-
-// A descriptor that is readable once the child `pid` has ended.
-fn pidfd(pid: i32) -> Result<OwnedFd> {
-    use std::os::fd::FromRawFd;
-    // SAFETY: pidfd_open(2) takes two integers and touches no memory of ours.
-    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
-    let fd = nix::errno::Errno::result(fd).context("pidfd_open")?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
 }
 
 // A file in memory and not a pipe: nobody has to read while the tool runs, and a process that the
@@ -276,7 +249,7 @@ fn package_hint(program: &str) -> &'static str {
 ///
 /// # Errors
 /// The program has been removed.
-pub fn own_program() -> Result<PathBuf> {
+pub fn current_program() -> Result<PathBuf> {
     let shown = std::env::current_exe().context("can't tell this program's own path")?;
     installed(&shown, |path| path.is_file()).with_context(|| {
         format!(
@@ -300,19 +273,19 @@ fn installed(shown: &Path, is_there: impl Fn(&Path) -> bool) -> Option<PathBuf> 
 ///
 /// # Errors
 /// Nowhere there.
-pub fn sibling(program: &str) -> Result<PathBuf> {
-    let beside = own_program()?.with_file_name(program);
+pub fn find_sibling(program: &str) -> Result<PathBuf> {
+    let beside = current_program()?.with_file_name(program);
     if beside.is_file() {
         return Ok(beside);
     }
-    find(program).with_context(|| {
+    find_program(program).with_context(|| {
         format!("{program} is neither beside this program nor on PATH; install it there")
     })
 }
 
 /// Where `program` is on this process's PATH, or where the host's administrator has it.
 #[must_use]
-pub fn find(program: &str) -> Option<PathBuf> {
+pub fn find_program(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&search_path())
         .map(|directory| directory.join(program))
         .find(|file| file.is_file())
@@ -344,22 +317,22 @@ mod tests {
     #[test]
     fn a_failure_has_the_tools_words_below() {
         let error =
-            run_ok(&argv(["sh", "-c", "echo no such thing >&2; exit 1"]), LIMIT).unwrap_err();
+            run_checked(&argv(["sh", "-c", "echo no such thing >&2; exit 1"]), LIMIT).unwrap_err();
         assert_eq!(
             error.to_string(),
             "sh failed (exit status: 1)\n  no such thing"
         );
-        assert!(run_ok(&argv(["/nonexistent/tool"]), LIMIT).is_err());
+        assert!(run_checked(&argv(["/nonexistent/tool"]), LIMIT).is_err());
     }
 
     #[test]
     fn tools_are_found_in_sbin_and_speak_english() {
-        let environment = run_ok(&argv(["sh", "-c", "echo $LC_ALL $PATH"]), LIMIT).unwrap();
+        let environment = run_checked(&argv(["sh", "-c", "echo $LC_ALL $PATH"]), LIMIT).unwrap();
         assert!(
             environment.starts_with("C.UTF-8 ") && environment.ends_with("/usr/sbin:/sbin"),
             "{environment}"
         );
-        let own = run_ok(&argv(["/bin/sh", "-c", "echo $PATH"]), LIMIT).unwrap();
+        let own = run_checked(&argv(["/bin/sh", "-c", "echo $PATH"]), LIMIT).unwrap();
         assert_eq!(own, std::env::var("PATH").unwrap_or_default());
     }
 
@@ -387,7 +360,7 @@ mod tests {
     #[test]
     fn a_process_left_behind_keeps_nobody_waiting() {
         assert_eq!(
-            run_ok(&argv(["sh", "-c", "sleep 60 & echo done"]), LIMIT).unwrap(),
+            run_checked(&argv(["sh", "-c", "sleep 60 & echo done"]), LIMIT).unwrap(),
             "done"
         );
     }

@@ -1,16 +1,17 @@
 //! Base images: where they are, what a name means, and whether a machine can be made of one.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::OFlag;
 
 use crate::config::modes::Init;
 use crate::error::Failure;
 use crate::image::version;
 use crate::lifecycle::lock::Lock;
+use crate::sys::fs::open_in_root;
 
 /// How often an image that is removed meanwhile is looked for anew.
 const LOCK_ATTEMPTS: u32 = 10;
@@ -149,18 +150,7 @@ pub fn check(image: &str, path: &Path, root: &Path, init: Init) -> Result<()> {
 }
 
 fn exists_in(root: &OwnedFd, path: &str) -> bool {
-    open_in(root, path, OFlag::O_PATH).is_ok()
-}
-
-/// Opens what `path` is in the tree at `root`, in which a symbolic link means what it means to a machine of that tree.
-///
-/// # Errors
-/// The file system's.
-pub fn open_in(root: impl AsFd, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    openat2(root, path, how)
+    open_in_root(root, path, OFlag::O_PATH).is_ok()
 }
 
 // What the name stands for in this directory. Why the first thing of that name is no image is noted in `refused`.

@@ -11,8 +11,8 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 
 use crate::error;
-use crate::image::lookup;
 use crate::machine::paths::{LAYER_ROOT, STATE_ROOT};
+use crate::sys;
 use crate::systemd::transient_unit::unexpanded;
 
 /// The capabilities without which no machine can be made or reached: name and number (capabilities(7)).
@@ -70,7 +70,7 @@ fn check_unit() -> Result<()> {
 }
 
 fn open_here(root: &File) -> nix::Result<()> {
-    lookup::open_in(root, ".", OFlag::O_PATH).map(drop)
+    sys::fs::open_in_root(root, ".", OFlag::O_PATH).map(drop)
 }
 
 fn check_cgroups(is_unified: bool, of_init: Option<&str>) -> Result<()> {

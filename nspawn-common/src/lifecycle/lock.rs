@@ -11,11 +11,9 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::command;
-use crate::command::argv;
+use crate::command::flock::{self, Mode};
 use crate::machine::paths::{CACHE_ROOT, LAYER_ROOT, MachinePaths, POOLS, STATE_ROOT};
 use crate::sys::signals;
-use crate::text;
 
 /// How long another process may be busy with a machine.
 const LOCK_LIMIT: Duration = Duration::from_secs(600);
@@ -29,8 +27,6 @@ const IMAGE_LIMIT: Duration = Duration::from_secs(60);
 const USERS_LIMIT: Duration = Duration::from_secs(10);
 /// How long others may take to make caches and to mount them.
 const CACHES_LIMIT: Duration = Duration::from_secs(60);
-/// How much longer flock(1) may take than it is told.
-const MARGIN: Duration = Duration::from_secs(60);
 
 /// A lock, held until dropped.
 #[derive(Debug)]
@@ -69,7 +65,7 @@ impl Lock {
 
     // `None` if a holder has removed the file meanwhile.
     fn wait(file: File, path: &Path) -> Result<Option<Self>> {
-        let lock = lock_within(file, FlockArg::LockExclusive, LOCK_LIMIT)
+        let lock = flock::lock(file, Mode::Exclusive, LOCK_LIMIT)
             .with_context(|| format!("can't lock {}", path.display()))?;
         Ok(is_at(&lock, path).then_some(Self { _file: lock }))
     }
@@ -159,7 +155,7 @@ impl Lock {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             file => file.with_context(|| format!("can't open the image {}", path.display()))?,
         };
-        let lock = lock_within(file, FlockArg::LockShared, IMAGE_LIMIT);
+        let lock = flock::lock(file, Mode::Shared, IMAGE_LIMIT);
         let lock = lock.with_context(|| format!("can't lock the image {}", path.display()))?;
         Ok(is_at(&lock, path).then_some(Self { _file: lock }))
     }
@@ -167,7 +163,7 @@ impl Lock {
     fn of_directory(path: &str, limit: Duration) -> Result<Self> {
         let directory = make_private_dir(Path::new(path)).and_then(|()| File::open(path));
         let directory = directory.with_context(|| format!("can't open {path}"))?;
-        let lock = lock_within(directory, FlockArg::LockExclusive, limit)
+        let lock = flock::lock(directory, Mode::Exclusive, limit)
             .with_context(|| format!("can't lock {path}"))?;
         Ok(Self { _file: lock })
     }
@@ -202,7 +198,7 @@ impl Use {
         // Its state: what is made for this could be made while the machine is removed, and so be left.
         let path = paths.state_file();
         let file = File::open(&path).with_context(|| format!("can't open {}", path.display()))?;
-        let file = lock_within(file, FlockArg::LockShared, USE_LIMIT);
+        let file = flock::lock(file, Mode::Shared, USE_LIMIT);
         Ok(Self {
             file: file.with_context(|| format!("can't lock {}", path.display()))?,
             path,
@@ -284,47 +280,4 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .write(true)
         .mode(0o600)
         .open(path)
-}
-
-// `kind` is LockExclusive or LockShared.
-fn lock_within(file: File, kind: FlockArg, limit: Duration) -> Result<Flock<File>> {
-    let (option, at_once) = match kind {
-        FlockArg::LockShared => ("--shared", FlockArg::LockSharedNonblock),
-        _ => ("--exclusive", FlockArg::LockExclusiveNonblock),
-    };
-    let file = match Flock::lock(file, at_once) {
-        Ok(locked) => return Ok(locked),
-        Err((file, Errno::EWOULDBLOCK)) => file,
-        Err((_, errno)) => return Err(errno.into()),
-    };
-    // flock(2) knows no time limit, flock(1) does. Its stdin is our open file, so its lock is ours.
-    let seconds = limit.as_secs().to_string();
-    let command = argv(["flock", option, "--timeout", &seconds, "0"]);
-    let waited = command::run_with_stdin(file.try_clone()?, &command, limit + MARGIN)?;
-    if !waited.status.success() {
-        bail!(
-            "another process has been busy with it for {seconds} s{}",
-            text::indent(&waited.stderr)
-        );
-    }
-    Flock::lock(file, at_once).map_err(|(_, errno)| errno.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lock_is_not_waited_for_without_end() {
-        let path = std::env::temp_dir().join(format!("nspawn-lock-{}", std::process::id()));
-        let open = || File::create(&path).unwrap();
-        let held = lock_within(open(), FlockArg::LockExclusive, Duration::from_secs(1)).unwrap();
-        for kind in [FlockArg::LockExclusive, FlockArg::LockShared] {
-            let error = lock_within(open(), kind, Duration::from_secs(1)).unwrap_err();
-            assert!(error.to_string().contains("busy"), "{error:#}");
-        }
-        drop(held);
-        assert!(lock_within(open(), FlockArg::LockShared, Duration::from_secs(1)).is_ok());
-        fs::remove_file(&path).unwrap();
-    }
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use crate::lifecycle::status;
 use crate::machine::name::MachineName;
 use crate::machine::paths::MachinePaths;
+use crate::sys::fs::remove_if_present;
 
 /// The socket's name, given by systemd-ssh-generator(8).
 const SOCKET: &str = "ssh";
@@ -34,7 +35,7 @@ pub fn publish(paths: &MachinePaths) -> Result<()> {
             continue;
         }
         // The directory must stay: the kernel unmounts what is mounted on a directory that is removed in any namespace.
-        status::remove_if_there(&directory.join(SOCKET))?;
+        remove_if_present(&directory.join(SOCKET))?;
         let made = DirBuilder::new()
             .recursive(true)
             .mode(0o755)
@@ -64,7 +65,7 @@ pub fn withdraw(paths: &MachinePaths) -> Result<()> {
         .into_iter()
         .flat_map(exports)
     {
-        status::remove_if_there(&directory.join(SOCKET))?;
+        remove_if_present(&directory.join(SOCKET))?;
         match fs::remove_dir(&directory) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("can't remove {}", directory.display()))?;

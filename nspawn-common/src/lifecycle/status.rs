@@ -10,18 +10,21 @@ use anyhow::{Context, Result, bail};
 
 use crate::command;
 use crate::command::argv;
+use crate::command::btrfs;
 use crate::config::modes::Init;
 use crate::lifecycle::deferred_unmount;
 use crate::lifecycle::lock::Lock;
 use crate::lifecycle::retention;
 use crate::lifecycle::ssh;
+use crate::lifecycle::unmount;
 use crate::machine::name::MachineName;
 use crate::machine::paths;
 use crate::machine::paths::{
     LAYER_ROOT, MachinePaths, PAYLOAD_CGROUP, POOLS, SLICE_CGROUP, STATE_ROOT, SUPERVISOR_CGROUP,
 };
 use crate::machine::state::{OtherVersion, State};
-use crate::sys::btrfs;
+use crate::sys::cgroup;
+use crate::sys::fs::remove_if_present;
 use crate::sys::mountinfo;
 use crate::sys::process::ProcessId;
 use crate::systemd::machined;
@@ -71,14 +74,14 @@ pub fn clear(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
         return Ok(());
     }
     // Whatever ends this program from here on, the machine is one that nobody owns.
-    remove_if_there(&paths.ready_mark())?;
-    remove_if_there(&paths.kept_mark())?;
-    remove_if_there(&paths.specification())?;
-    remove_if_there(&paths.standby_mark())?;
+    remove_if_present(&paths.ready_mark())?;
+    remove_if_present(&paths.kept_mark())?;
+    remove_if_present(&paths.specification())?;
+    remove_if_present(&paths.standby_mark())?;
     let _held = deferred_unmount::hold(paths);
     end(paths)?;
     ssh::withdraw(paths)?;
-    mountinfo::detach(&paths.disk_mount())?;
+    unmount::detach(&paths.disk_mount())?;
     delete_trees(&[paths.snapshot(), paths.layer()])?;
     machined::wait_until_gone(paths)?;
     // What its unit is called, last; and what the unit has made before it ended.
@@ -120,13 +123,13 @@ pub fn is_standing_by(paths: &MachinePaths) -> bool {
 /// Whether the machine runs, or anything of it.
 #[must_use]
 pub fn is_running(paths: &MachinePaths) -> bool {
-    is_populated(&paths.cgroup())
+    cgroup::is_populated(&paths.cgroup())
 }
 
 /// Whether the machine is frozen, as `systemctl freeze` does it.
 #[must_use]
 pub fn is_frozen(paths: &MachinePaths) -> bool {
-    has_event(&paths.cgroup(), "frozen 1")
+    cgroup::is_frozen(&paths.cgroup())
 }
 
 /// Whether somebody counts on the machine: its `nspawn-prepare` has finished and it runs, or waits for a
@@ -278,18 +281,6 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Removes the file, if it is there.
-///
-/// # Errors
-/// The file system's.
-pub fn remove_if_there(path: &Path) -> Result<()> {
-    let removed = fs::remove_file(path).or_else(|error| match error.kind() {
-        ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    });
-    removed.with_context(|| format!("can't remove {}", path.display()))
-}
-
 /// Ends the machine and waits until it is really gone; its layer and its state stay.
 ///
 /// # Errors
@@ -306,8 +297,9 @@ pub fn end(paths: &MachinePaths) -> Result<()> {
         (paths.network_unit(), paths.network_cgroup()),
         (paths.command_unit(), paths.command_cgroup()),
     ];
-    for (_, cgroup) in &helpers {
-        let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+    for (_, helper) in &helpers {
+        // A helper that has ended has no cgroup. Stopping the units below ends the others.
+        let _ = cgroup::kill(helper);
     }
     let stopped = command::run(&argv(["systemctl", "stop", &unit]), END_LIMIT)?;
     // They are bound to the machine's unit, and so about to end by themselves. All in one call would be none, once one
@@ -315,7 +307,7 @@ pub fn end(paths: &MachinePaths) -> Result<()> {
     for (unit, _) in helpers.iter().filter(|(_, cgroup)| cgroup.exists()) {
         command::run(&argv(["systemctl", "stop", unit]), END_LIMIT)?;
     }
-    if cgroups(paths).iter().any(|cgroup| is_populated(cgroup)) {
+    if cgroups(paths).iter().any(|path| cgroup::is_populated(path)) {
         let why = killed
             .err()
             .map(|error| format!(" ({error})"))
@@ -347,22 +339,14 @@ fn cgroups(paths: &MachinePaths) -> Vec<PathBuf> {
 /// The process number of the machine's systemd-nspawn, which is of the host and in the unit's mount namespace.
 #[must_use]
 pub fn supervisor(paths: &MachinePaths) -> Option<u32> {
-    let processes =
-        fs::read_to_string(paths.cgroup().join(SUPERVISOR_CGROUP).join("cgroup.procs")).ok()?;
-    processes.lines().next()?.parse().ok()
+    let supervisor = paths.cgroup().join(SUPERVISOR_CGROUP);
+    cgroup::processes(&supervisor).into_iter().next()
 }
 
 /// Whether the process belongs to the machine's unit.
 #[must_use]
 pub fn is_part(paths: &MachinePaths, process: u32) -> bool {
-    let place = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
-    let own = paths.cgroup();
-    let own = own.strip_prefix("/sys/fs/cgroup").unwrap_or(&own);
-    // Version 2 has one line, with nothing between two colons (cgroups(7)).
-    place
-        .lines()
-        .filter_map(|line| line.split_once("::/"))
-        .any(|(_, place)| Path::new(place).starts_with(own))
+    cgroup::is_member(&paths.cgroup(), process)
 }
 
 // SIGKILL to all of the machine at once, its PID 1 included (cgroups(7)): an orderly stop only costs
@@ -375,17 +359,7 @@ fn kill(cgroup: &Path) -> io::Result<()> {
     } else {
         cgroup.to_owned()
     };
-    fs::write(killed.join("cgroup.kill"), "1")
-}
-
-fn is_populated(cgroup: &Path) -> bool {
-    has_event(cgroup, "populated 1")
-}
-
-// cgroups(7), cgroup.events
-fn has_event(cgroup: &Path, event: &str) -> bool {
-    fs::read_to_string(cgroup.join("cgroup.events"))
-        .is_ok_and(|events| events.lines().any(|line| line == event))
+    cgroup::kill(&killed)
 }
 
 // What most machines leave is a few files: their state, and a file system in a file.
@@ -404,7 +378,7 @@ fn delete_flat(path: &Path) -> io::Result<()> {
 // rm never follows a link, and takes trees of any depth. It crosses no file system, but would cross a
 // bind mount of the same one.
 fn delete_trees(paths: &[PathBuf]) -> Result<()> {
-    let mounts = mountinfo::below(paths)?;
+    let mounts = mountinfo::mounts_below(paths)?;
     if let Some(mount) = mounts.first() {
         bail!(
             "something is mounted on {}; unmount it first: umount {}",
@@ -435,7 +409,7 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     paths.iter().for_each(|path| btrfs::make_writable(path));
     let _ = command::run(&on_all(&["chattr", "-R", "-f", "-ia", "--"]), DELETE_LIMIT);
     paths.iter().for_each(|path| btrfs::delete(path));
-    command::run_ok(&remove, DELETE_LIMIT)
+    command::run_checked(&remove, DELETE_LIMIT)
         .map(drop)
         .context("can't delete all of the machine")
 }

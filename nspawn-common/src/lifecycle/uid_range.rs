@@ -9,8 +9,7 @@ use crate::lifecycle::lock::Lock;
 use crate::lifecycle::status;
 use crate::machine::paths::MachinePaths;
 
-/// How many user ids a machine has.
-pub const RANGE: u32 = 1 << 16;
+pub use crate::sys::idmapped_mount::RANGE;
 /// The first of the ranges that machines are given. What lies from here to [`LAST`] belongs to nobody:
 /// systemd-nspawn picks below 0x7000_0000 (systemd's UIDS-GIDS.md), sssd maps below 2 000 200 000
 /// (sssd-ad(5), `ldap_idmap_range_max`), and systemd's foreign users come after.

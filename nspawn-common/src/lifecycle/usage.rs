@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::machine::name::MachineName;
 use crate::machine::paths::MachinePaths;
 use crate::machine::state::State;
+use crate::sys::cgroup;
 
 /// Time since it was asked for, CPU time, memory at its peak, and what its layer takes; what the host's kernel
 /// does not count is left out (cgroup.rst: `memory.peak` is there since kernel 5.19).
@@ -16,7 +17,7 @@ pub fn describe(name: &MachineName) -> String {
     let read = |file: &str| fs::read_to_string(paths.cgroup().join(file)).ok();
     let age = State::read(name).ok().and_then(|state| state.age());
     let cpu = read("cpu.stat")
-        .and_then(|stat| field(&stat, "usage_usec"))
+        .and_then(|stat| cgroup::value(&stat, "usage_usec"))
         .map(Duration::from_micros);
     let memory = read("memory.peak").and_then(|peak| peak.trim().parse().ok());
     // Blocks of 512 bytes (stat(2)).
@@ -33,13 +34,6 @@ pub fn describe(name: &MachineName) -> String {
         "machine {name} has used {}",
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     )
-}
-
-fn field(stat: &str, key: &str) -> Option<u64> {
-    let values = stat.lines().filter_map(|line| line.split_once(' '));
-    values
-        .filter(|(name, _)| *name == key)
-        .find_map(|(_, value)| value.parse().ok())
 }
 
 fn size(bytes: u64) -> String {
@@ -60,14 +54,5 @@ mod tests {
         assert_eq!(size(1), "1 MiB");
         assert_eq!(size(10_239 << 20), "10239 MiB");
         assert_eq!(size(20 << 30), "20 GiB");
-    }
-
-    #[test]
-    fn fields_are_found() {
-        assert_eq!(
-            field("usage_usec 17\nuser_usec 5\n", "usage_usec"),
-            Some(17)
-        );
-        assert_eq!(field("", "usage_usec"), None);
     }
 }

@@ -1,29 +1,33 @@
-//! Mounts with owners of their own: id-mapped ones (`mount_setattr(2)`, kernel 5.12; as a layer of an
-//! overlay 5.19).
+//! Bind mounts with mapped owners (mount_setattr(2)).
+//!
+//! Id-mapped mounts need kernel 5.12, and kernel 5.19 as a layer of an overlay. systemd-nspawn's
+//! `--private-users-ownership=map` does not serve here: it maps the root directory as a whole, but
+//! this root is an overlay, of which only the image has to be mapped.
+#![allow(unsafe_code)]
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::CString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::command;
-use crate::lifecycle::uid_range::RANGE;
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, pause};
+use nix::unistd::{ForkResult, Pid, fork, pause, pipe2, write};
 
-/// How long mounting a file system may take.
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::sys::mountinfo;
 
-/// What may be done to a tree that is shown.
+/// Number of user IDs and of group IDs that each machine has.
+pub const RANGE: u32 = 1 << 16;
+
+/// Access to a mounted tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Read-only.
@@ -32,93 +36,110 @@ pub enum Access {
     Writable,
 }
 
-/// Shows the tree at `source` at `target`, without what is mounted in it. With `base`, the owners that it has on
-/// disk are shown as the users of the range that begins there.
-pub fn show(source: &Path, target: &Path, base: Option<u32>, access: Access) -> Result<()> {
+/// Mounts the tree at `source` on `target`, without the mounts inside it.
+///
+/// With `base`, the owner IDs on disk are shown as those of the range that begins at `base`.
+pub fn bind(source: &Path, target: &Path, base: Option<u32>, access: Access) -> Result<()> {
     let tree = clone_tree(source, 0).with_context(|| format!("can't open {}", source.display()))?;
     let users = base
-        .map(user_namespace)
+        .map(create_user_namespace)
         .transpose()
-        .context("can't make a user namespace")?;
+        .context("can't create a user namespace")?;
     set_attributes(&tree, users.as_ref(), access, 0).map_err(|error| explain(&error, source))?;
     attach(&tree, target).with_context(|| format!("can't mount on {}", target.display()))
 }
 
-/// The tree at `source`, without what is mounted in it and mounted nowhere yet, with its owners as `users` has them.
-pub fn tree(source: &Path, users: &File) -> Result<OwnedFd> {
+/// Mounts the tree at `place` again on itself, read-only and with all mounts inside it.
+///
+/// The owner IDs on disk are shown as those of the range that begins at `base`. The tree is the
+/// content of `image`, which an error names.
+pub fn remap_recursively(place: &Path, image: &Path, base: u32) -> Result<()> {
+    let tree = clone_tree(place, libc::AT_RECURSIVE)
+        .with_context(|| format!("can't open {}", place.display()))?;
+    let users = create_user_namespace(base).context("can't create a user namespace")?;
+    set_attributes(&tree, Some(&users), Access::ReadOnly, libc::AT_RECURSIVE)
+        .map_err(|error| explain(&error, image))?;
+    attach(&tree, place).with_context(|| format!("can't mount on {}", place.display()))
+}
+
+/// Returns a detached mount of the tree at `source`, without the mounts inside it.
+///
+/// Its owner IDs are mapped as in the user namespace `users`. [`attach`] mounts it.
+pub fn clone_mapped(source: &Path, users: &File) -> Result<OwnedFd> {
     let tree = clone_tree(source, 0).with_context(|| format!("can't open {}", source.display()))?;
     set_attributes(&tree, Some(users), Access::Writable, 0)
         .map_err(|error| explain(&error, source))?;
     Ok(tree)
 }
 
-/// Shows the tree at `place`, the content of `image`, there, with all that is mounted in it, read-only and with the
-/// owners as of [`show`].
-pub fn show_all(place: &Path, image: &Path, base: u32) -> Result<()> {
-    let tree = clone_tree(place, libc::AT_RECURSIVE)
-        .with_context(|| format!("can't open {}", place.display()))?;
-    let users = user_namespace(base).context("can't make a user namespace")?;
-    set_attributes(&tree, Some(&users), Access::ReadOnly, libc::AT_RECURSIVE)
-        .map_err(|error| explain(&error, image))?;
-    attach(&tree, place).with_context(|| format!("can't mount on {}", place.display()))
-}
-
-/// What is mounted in the tree at `place`, outer ones first; but for what overlayfs takes no layer of, which only
-/// firmware reads.
-pub fn below(place: &Path) -> Result<Vec<PathBuf>> {
-    let mut points = crate::sys::mountinfo::below(&[place.to_owned()])?;
-    let is_for_firmware = |point: &Path| {
-        statfs(point).is_ok_and(|there| there.filesystem_type() == MSDOS_SUPER_MAGIC)
+/// Returns the mount points inside the tree at `place`, outer ones first.
+///
+/// Those of FAT file systems are left out: overlayfs does not accept them as a layer, and only
+/// firmware reads them.
+pub fn nested_mounts(place: &Path) -> Result<Vec<PathBuf>> {
+    let mut points = mountinfo::mounts_below(&[place.to_owned()])?;
+    let is_fat = |point: &Path| {
+        statfs(point).is_ok_and(|file_system| file_system.filesystem_type() == MSDOS_SUPER_MAGIC)
     };
-    points.retain(|point| point != place && !is_for_firmware(point));
+    points.retain(|point| point != place && !is_fat(point));
     points.sort();
     points.dedup();
     Ok(points)
 }
 
-fn explain(error: &io::Error, source: &Path) -> anyhow::Error {
+/// Mounts a detached tree on `target`.
+pub fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
+    let target = CString::new(target.as_os_str().as_bytes())?;
+    // SAFETY: move_mount(2) reads two strings that end with NUL.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    Ok(Errno::result(result).map(drop)?)
+}
+
+fn explain(error: &io::Error, source: &Path) -> Error {
+    let source = source.display();
     match error.raw_os_error() {
-        Some(libc::EINVAL | libc::ENOSYS | libc::EPERM) => anyhow::anyhow!(
-            "the file system of {} can't be shown to a user namespace on this kernel ({error}); have images on one \
+        Some(libc::EINVAL | libc::ENOSYS | libc::EPERM) => anyhow!(
+            "the file system of {source} can't be shown to a user namespace on this kernel ({error}); have images on one \
              that can, such as ext4, erofs, xfs or btrfs (squashfs can from Linux 6.2 on), or make machines without: \
-             --private-users=no",
-            source.display()
+             --private-users=no"
         ),
-        _ => anyhow::anyhow!("can't show {}: {error}", source.display()),
+        _ => anyhow!("can't show {source}: {error}"),
     }
 }
 
-/// Mounts the file system in the file `disk`; where it is mounted already, by the same loop device (mount(8)).
-pub fn mount_disk(disk: &Path, target: &Path) -> Result<()> {
-    // The tables of inodes need not be written before they are used, by a machine that lives for minutes.
-    let options = ["mount", "-t", "ext4", "-o", "loop,noatime,noinit_itable"].map(OsStr::new);
-    let command = options
-        .into_iter()
-        .chain([disk.as_os_str(), target.as_os_str()])
-        .map(OsString::from);
-    command::run_ok(&command.collect::<Vec<_>>(), LIMIT).map(drop)
-}
-
-// `depth` is 0, or AT_RECURSIVE for what is mounted in it too.
-fn clone_tree(path: &Path, depth: libc::c_int) -> io::Result<OwnedFd> {
+// Clones the mount of a tree. `flags` is 0, or AT_RECURSIVE to include the mounts inside it.
+fn clone_tree(path: &Path, flags: libc::c_int) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let flags = libc::OPEN_TREE_CLONE | (libc::O_CLOEXEC | depth) as u32;
-    // SAFETY: open_tree(2) reads a string that ends with NUL, which `path` is.
+    let flags = libc::OPEN_TREE_CLONE | (libc::O_CLOEXEC | flags) as u32;
+    // SAFETY: open_tree(2) reads a string that ends with NUL.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
-    descriptor(fd)
+    let fd = i32::try_from(Errno::result(fd)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just created this descriptor, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+// Sets the attributes of a detached tree. `flags` is as for `clone_tree`.
 fn set_attributes(
     tree: &OwnedFd,
     users: Option<&impl AsRawFd>,
     access: Access,
-    depth: libc::c_int,
+    flags: libc::c_int,
 ) -> io::Result<()> {
-    // SAFETY: all of its fields are numbers, for which 0 is valid and means 'as it is'.
+    // SAFETY: all fields are numbers, for which 0 is valid and means "unchanged".
     let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
     match access {
         Access::ReadOnly => attributes.attr_set |= libc::MOUNT_ATTR_RDONLY,
-        // A machine's root runs programs, whatever the host allows where it has layers: as an overlay there does.
+        // A machine's root runs programs, even if the file system of the layers is mounted noexec
+        // or nosuid. An overlay of it behaves alike.
         Access::Writable => {
             attributes.attr_clr |= libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NOSUID
         }
@@ -127,61 +148,39 @@ fn set_attributes(
         attributes.attr_set |= libc::MOUNT_ATTR_IDMAP;
         attributes.userns_fd = u64::try_from(users.as_raw_fd()).unwrap_or_default();
     }
-    let size = size_of::<libc::mount_attr>();
-    let (fd, flags) = (tree.as_raw_fd(), libc::AT_EMPTY_PATH | depth);
-    // SAFETY: mount_setattr(2) reads an empty string, and a struct of the size that it is told.
-    let done = unsafe {
+    // SAFETY: mount_setattr(2) reads an empty string, and a structure of the given size.
+    let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            fd,
+            tree.as_raw_fd(),
             c"".as_ptr(),
-            flags,
+            libc::AT_EMPTY_PATH | flags,
             &raw const attributes,
-            size,
+            size_of::<libc::mount_attr>(),
         )
     };
-    Ok(Errno::result(done).map(drop)?)
+    Ok(Errno::result(result).map(drop)?)
 }
 
-/// Mounts a tree.
-pub fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
-    let target = CString::new(target.as_os_str().as_bytes())?;
-    let (fd, flags) = (tree.as_raw_fd(), libc::MOVE_MOUNT_F_EMPTY_PATH);
-    // SAFETY: move_mount(2) reads two strings that end with NUL.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            fd,
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            flags,
-        )
-    };
-    Ok(Errno::result(done).map(drop)?)
-}
-
-fn descriptor(fd: libc::c_long) -> io::Result<OwnedFd> {
-    let fd = i32::try_from(Errno::result(fd)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-// A user namespace lives in a process or a descriptor, and only its process can make it.
-fn user_namespace(base: u32) -> Result<OwnedFd> {
-    let (told, tell) = nix::unistd::pipe()?;
-    // SAFETY: this process has a single thread, so the child may do all that a program may.
+// Creates a user namespace that maps the IDs from 0 on to the range that begins at `base`.
+//
+// A namespace exists as long as a process is in it or a descriptor refers to it, and a process can
+// only create one for itself. So a child creates it, and ends once this process has opened it.
+fn create_user_namespace(base: u32) -> Result<OwnedFd> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    // SAFETY: until its end the child only makes system calls, which are async-signal-safe.
     match unsafe { fork() }? {
         ForkResult::Child => {
             if unshare(CloneFlags::CLONE_NEWUSER).is_ok() {
-                let _ = nix::unistd::write(&tell, b"!");
+                let _ = write(&writer, b"!");
                 pause();
             }
-            std::process::exit(1)
+            // SAFETY: _exit(2) ends the process and runs no code of this program.
+            unsafe { libc::_exit(1) }
         }
         ForkResult::Parent { child } => {
-            drop(tell);
-            let namespace = map(child, &File::from(told), base);
+            drop(writer);
+            let namespace = map_ids(child, &File::from(reader), base);
             kill(child, Signal::SIGKILL)?;
             waitpid(child, None)?;
             namespace
@@ -189,8 +188,10 @@ fn user_namespace(base: u32) -> Result<OwnedFd> {
     }
 }
 
-fn map(child: Pid, mut told: &File, base: u32) -> Result<OwnedFd> {
-    io::Read::read_exact(&mut told, &mut [0])
+// Waits until the child is in its user namespace, maps the IDs, and opens the namespace.
+fn map_ids(child: Pid, mut created: &File, base: u32) -> Result<OwnedFd> {
+    created
+        .read_exact(&mut [0])
         .context("the kernel refuses user namespaces; see --private-users=no")?;
     for kind in ["uid_map", "gid_map"] {
         fs::write(format!("/proc/{child}/{kind}"), format!("0 {base} {RANGE}"))?;

@@ -1,9 +1,13 @@
-//! Safe wrappers of Linux interfaces.
+//! Safe wrappers of Linux interfaces. They contain all unsafe code of this crate.
 
-pub mod btrfs;
+pub mod cgroup;
 pub mod clock;
+pub mod fork;
+pub mod fs;
 pub mod idmapped_mount;
+pub mod inotify;
 pub mod mountinfo;
 pub mod namespace;
+pub mod pidfd;
 pub mod process;
 pub mod signals;

@@ -1,81 +1,41 @@
-//! What is mounted in this process's view of the host.
+//! Mount tables of processes (proc_pid_mountinfo(5)).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use nix::mount::{MntFlags, umount2};
 
-use crate::command;
-use crate::lifecycle::caller;
-
-/// How long the host's systemd may take to unmount something.
-const UNMOUNT_LIMIT: Duration = Duration::from_secs(60);
-
-/// The mount points at or below any of `paths`.
-///
-/// # Errors
-/// The kernel's table can't be read.
-pub fn below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    below_in("self", paths)
+/// Returns the mount points at or below any of `paths` in the mount namespace of this process.
+pub fn mounts_below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    read("self", paths)
 }
 
-// In the view of a process.
-fn below_in(process: &str, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let table =
-        fs::read(format!("/proc/{process}/mountinfo")).context("can't tell what is mounted")?;
-    Ok(points(&table)
+/// Returns the mount points at or below any of `paths` in the host's mount namespace.
+pub fn host_mounts_below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    read("1", paths)
+}
+
+fn read(process: &str, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let file = format!("/proc/{process}/mountinfo");
+    let table = fs::read(&file).with_context(|| format!("can't read {file}"))?;
+    Ok(mount_points(&table)
         .filter(|point| paths.iter().any(|path| point.starts_with(path)))
         .collect())
 }
 
-/// Takes away what is mounted on the directory `point`, if anything is. What still uses it keeps it until its
-/// own end.
-///
-/// # Errors
-/// The kernel's.
-pub fn detach(point: &Path) -> Result<()> {
-    // First on the host, which most other views follow.
-    if caller::has_own_mounts()
-        && below_in("1", &[point.to_owned()])?
-            .iter()
-            .any(|mount| mount == point)
-    {
-        let command = ["umount", "--lazy"]
-            .map(OsStr::new)
-            .into_iter()
-            .chain([point.as_os_str()])
-            .map(OsString::from);
-        command::run_ok(&caller::on_host(command.collect()), UNMOUNT_LIMIT)?;
-    }
-    let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
-    while below(&[point.to_owned()])?
-        .iter()
-        .any(|mount| mount == point)
-    {
-        umount2(point, flags).with_context(|| format!("can't unmount {}", point.display()))?;
-    }
-    Ok(())
-}
-
-// The fifth field of each line (proc_pid_mountinfo(5)).
-fn points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
+// Returns the fifth field of each line.
+fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
     let lines = table.split(|byte| *byte == b'\n');
-    lines.filter_map(|line| Some(unescaped(line.split(|byte| *byte == b' ').nth(4)?)))
+    lines.filter_map(|line| Some(unescape(line.split(|byte| *byte == b' ').nth(4)?)))
 }
 
-// A blank, a tab, a newline and a backslash are written as three octal digits.
-fn unescaped(mut field: &[u8]) -> PathBuf {
+// The kernel writes blanks, tabs, newlines and backslashes as a backslash and three octal digits.
+fn unescape(mut field: &[u8]) -> PathBuf {
     let mut path = Vec::new();
     while let Some((first, rest)) = field.split_first() {
-        let code = rest
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+        match escaped_byte(*first, rest) {
             Some(byte) => {
                 path.push(byte);
                 field = &rest[3..];
@@ -89,22 +49,36 @@ fn unescaped(mut field: &[u8]) -> PathBuf {
     OsString::from_vec(path).into()
 }
 
+fn escaped_byte(first: u8, rest: &[u8]) -> Option<u8> {
+    if first != b'\\' {
+        return None;
+    }
+    let digits = std::str::from_utf8(rest.get(..3)?).ok()?;
+    u8::from_str_radix(digits, 8).ok()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
-    fn points_are_read_as_they_are() {
+    fn escaped_mount_points_are_decoded() {
         let table =
             b"22 1 8:1 / / rw - ext4 /dev/x rw\n23 22 0:5 /a /mnt/a\\040b\\134c rw shared:1 - tmpfs none rw\n\n";
-        let read: Vec<_> = points(table).collect();
-        assert_eq!(read, [Path::new("/"), Path::new("/mnt/a b\\c")]);
-        assert_eq!(unescaped(b"a\\9x\\04"), Path::new("a\\9x\\04"));
+        let points: Vec<_> = mount_points(table).collect();
+        assert_eq!(points, [Path::new("/"), Path::new("/mnt/a b\\c")]);
+        assert_eq!(unescape(b"a\\9x\\04"), Path::new("a\\9x\\04"));
     }
 
     #[test]
-    fn only_whole_names_are_below() {
-        assert!(below(&["/pro".into()]).unwrap().is_empty());
-        assert!(below(&["/proc".into()]).unwrap().contains(&"/proc".into()));
+    fn only_whole_path_components_match() {
+        assert!(mounts_below(&["/pro".into()]).unwrap().is_empty());
+        assert!(
+            mounts_below(&["/proc".into()])
+                .unwrap()
+                .contains(&"/proc".into())
+        );
     }
 }

@@ -2,19 +2,17 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::AddWatchFlags;
 
 use crate::command;
 use crate::command::argv;
 use crate::machine::paths::MachinePaths;
+use crate::sys::inotify;
 
 /// How long systemd-machined usually takes at most to notice an end.
 const SOON: Duration = Duration::from_secs(1);
@@ -47,7 +45,7 @@ pub fn wait_for_leader(paths: &MachinePaths, limit: Duration) -> Result<u32> {
         found = leader();
         found.is_some()
     };
-    wait(
+    inotify::wait_until(
         &paths.registration(),
         AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE,
         limit,
@@ -170,7 +168,7 @@ fn call(words: &[&str]) -> Result<()> {
         .chain(&manager)
         .chain(words)
         .map(OsString::from);
-    command::run_ok(&command.collect::<Vec<_>>(), CALL_LIMIT)
+    command::run_checked(&command.collect::<Vec<_>>(), CALL_LIMIT)
         .map(drop)
         .context("can't tell systemd-machined of a machine")
 }
@@ -182,7 +180,7 @@ fn call(words: &[&str]) -> Result<()> {
 pub fn wait_until_gone(paths: &MachinePaths) -> Result<()> {
     let note = paths.registration();
     let is_gone = |limit| {
-        wait(
+        inotify::wait_until(
             &note,
             AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM,
             limit,
@@ -220,40 +218,4 @@ fn field(paths: &MachinePaths, key: &str) -> Option<String> {
     note.lines()
         .find_map(|line| line.strip_prefix(key))
         .map(str::to_owned)
-}
-
-// Until `is_so`, which the events at `path` may change; `false` when `limit` has passed first.
-fn wait(
-    path: &Path,
-    events: AddWatchFlags,
-    limit: Duration,
-    mut is_so: impl FnMut() -> bool,
-) -> Result<bool> {
-    // To close an inotify instance takes the kernel ten milliseconds.
-    if is_so() {
-        return Ok(true);
-    }
-    let directory = path.parent().context("no directory to watch")?;
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
-        .context("can't watch for events")?;
-    // systemd-machined makes it with its first machine.
-    fs::create_dir_all(directory)
-        .and_then(|()| Ok(inotify.add_watch(directory, events)?))
-        .context("can't watch for events")?;
-    let deadline = Instant::now() + limit;
-    while !is_so() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(false);
-        }
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(
-            &mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)],
-            timeout,
-        ) {
-            Ok(_) | Err(Errno::EINTR) => drop(inotify.read_events()),
-            Err(error) => return Err(error).context("can't watch for events"),
-        }
-    }
-    Ok(true)
 }

@@ -121,7 +121,7 @@ fn ask(paths: &MachinePaths, question: &str) -> Option<String> {
         paths.name().as_str().into(),
     ]);
     command.extend(question.split(' ').map(Into::into));
-    command::run_ok(&command, ASK_LIMIT)
+    command::run_checked(&command, ASK_LIMIT)
         .ok()
         .map(|answer| text::printable_lines(&answer))
 }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, Inotify};
 use nspawn_common::error;
 use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::lifecycle::status;
@@ -13,6 +13,7 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, STATE_ROOT};
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
+use nspawn_common::sys::inotify;
 use nspawn_common::sys::signals;
 
 use crate::PROGRAM;
@@ -41,8 +42,7 @@ pub fn wait(paths: &MachinePaths, most: u32, limit: Duration) -> Result<Lock> {
     })?;
     let mut told = false;
     loop {
-        let changes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
-            .context("can't watch for events")?;
+        let changes = inotify::open()?;
         let taken = count(paths, &changes)?;
         if taken < most as usize {
             return Ok(queue);

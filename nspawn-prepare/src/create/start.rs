@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nspawn_common::agent::protocol;
+use nspawn_common::agent::client;
 use nspawn_common::error;
 use nspawn_common::error::TimedOut;
 use nspawn_common::lifecycle::caller;
@@ -43,7 +43,7 @@ pub fn start(arguments: &[OsString]) -> Result<()> {
     let Some(_lock) = lock else {
         bail!("machine {} is being made", paths.name())
     };
-    if status::is_running(&paths) && protocol::hello(&paths, AGENT_LIMIT).is_ok() {
+    if status::is_running(&paths) && client::ping(&paths, AGENT_LIMIT).is_ok() {
         return Ok(());
     }
     status::end(&paths)?;
@@ -90,7 +90,7 @@ pub fn repeat<T>(paths: &MachinePaths, start: impl Fn() -> Result<T>) -> Result<
 /// Makes sure that a machine that was started takes commands, is registered, and has the limits that were `given`.
 /// Returns what nothing bounds.
 pub fn confirm(paths: &MachinePaths, given: &[OsString]) -> Result<Vec<&'static str>> {
-    protocol::wait_for_agent(paths, AGENT_LIMIT).context("it booted but takes no commands")?;
+    client::wait_until_ready(paths, AGENT_LIMIT).context("it booted but takes no commands")?;
     // systemd-nspawn of 262 goes on without.
     if !paths.registration().exists() {
         bail!("it is not registered, so that no other tool would know it");

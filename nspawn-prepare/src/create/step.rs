@@ -2,13 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nspawn_common::sys::fs::write_atomic;
 use nspawn_common::{command, report, shell};
 
 use crate::PROGRAM;
@@ -64,7 +64,7 @@ impl Step {
     pub fn take(&self) -> Result<()> {
         match self {
             Self::Directory(path, mode) => make_directory(path, *mode),
-            Self::File(path, content) => write_whole(path, content),
+            Self::File(path, content) => write_atomic(path, content),
             Self::Sparse(path, size) => make_sparse(path, *size),
             Self::Run(argv, limit) => run(argv, *limit),
         }
@@ -73,7 +73,7 @@ impl Step {
 
 /// Runs a program of a step, and passes on what it says on stdout.
 pub fn run(argv: &[OsString], limit: Duration) -> Result<()> {
-    let said = command::run_ok(argv, limit)?;
+    let said = command::run_checked(argv, limit)?;
     if !said.is_empty() {
         report::print_diagnostic(PROGRAM, OsStr::new(&said));
     }
@@ -84,21 +84,6 @@ fn make_directory(path: &Path, mode: u32) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
         .with_context(|| format!("can't make the directory {}", path.display()))
-}
-
-fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
-    let new = path.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o644)
-            .open(&new)?;
-        file.write_all(content)?;
-        fs::rename(&new, path)
-    };
-    write().with_context(|| format!("can't write {}", path.display()))
 }
 
 fn make_sparse(path: &Path, size: u64) -> Result<()> {

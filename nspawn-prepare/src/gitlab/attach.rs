@@ -18,7 +18,7 @@ use crate::gitlab::cache;
 use crate::services::etc_hosts;
 use crate::services::network;
 use crate::services::network::{Link, Member};
-use nspawn_common::sys::namespace;
+use nspawn_common::lifecycle::namespaces;
 
 /// The argument that asks for it: `--equip MACHINE CACHE-SIZE`.
 pub const OPTION: &str = "--equip";
@@ -31,7 +31,7 @@ pub const BUILDS_IN_MACHINE: &str = "/builds";
 
 /// The command that equips the machine.
 pub fn command(name: &MachineName, cache_size: Option<u64>) -> Result<Vec<OsString>> {
-    let program = command::own_program()?;
+    let program = command::current_program()?;
     let size = cache_size.unwrap_or_default().to_string();
     // PrivateDevices= hides loop devices, for example.
     Ok(caller::on_host(vec![
@@ -52,7 +52,12 @@ pub fn equip(arguments: &[OsString]) -> Result<()> {
     let leader = leader(&paths)?;
     connect(&paths, leader)?;
     if state.user.is_some() {
-        told(namespace::inside(&paths, leader, INSIDE_LIMIT, open_builds));
+        told(namespaces::run_inside(
+            &paths,
+            leader,
+            INSIDE_LIMIT,
+            open_builds,
+        ));
     }
     // A job must do without a cache at any time.
     told(
@@ -77,9 +82,9 @@ fn show_cache(paths: &MachinePaths, state: &State, leader: u32, size: &OsStr) ->
         .to_str()
         .and_then(|size| size.parse().ok())
         .context("no size")?;
-    let [users] = namespace::open(paths, leader, ["ns/user"])?;
+    let [users] = namespaces::open(paths, leader, ["ns/user"])?;
     let cache = cache::open(file, size, &paths.cache_mount(), &users)?;
-    namespace::inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))
+    namespaces::run_inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))
 }
 
 fn leader(paths: &MachinePaths) -> Result<u32> {
@@ -106,9 +111,12 @@ fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
         .filter(|(_, role)| !role.aliases.is_empty())
         .map(|(_, role)| line(role))
         .collect();
-    told(namespace::inside(job, leader_of_job, INSIDE_LIMIT, || {
-        etc_hosts::add(&lines)
-    }));
+    told(namespaces::run_inside(
+        job,
+        leader_of_job,
+        INSIDE_LIMIT,
+        || etc_hosts::add(&lines),
+    ));
     for (state, role) in roles {
         let paths = MachinePaths::new(&state.name);
         let join = || {
@@ -118,7 +126,7 @@ fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
                 number: role.number,
             };
             link.connect(&member)?;
-            namespace::inside(&paths, member.leader, INSIDE_LIMIT, || {
+            namespaces::run_inside(&paths, member.leader, INSIDE_LIMIT, || {
                 etc_hosts::add(&lines)
             })
         };

@@ -14,10 +14,11 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
 use nspawn_common::command;
 use nspawn_common::lifecycle::lock::Lock;
-use nspawn_common::lifecycle::status;
 use nspawn_common::machine::paths::CACHE_ROOT;
 
 use crate::layer;
+use nspawn_common::command::ext4;
+use nspawn_common::sys::fs::remove_if_present;
 use nspawn_common::sys::idmapped_mount;
 
 /// Where a job's machine has it, as the config stage says.
@@ -67,7 +68,7 @@ pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedF
         mount_it(file, point)?;
     }
     File::open(file)?.set_modified(SystemTime::now())?;
-    idmapped_mount::tree(point, users)
+    idmapped_mount::clone_mapped(point, users)
 }
 
 // What is full begins anew, and what is broken; but not what there is only no means to mount now.
@@ -84,10 +85,10 @@ fn discard(file: &Path, point: &Path) -> Result<()> {
             return mount_it(file, point);
         }
     }
-    status::remove_if_there(file)
+    remove_if_present(file)
 }
 
-/// Mounts it. For [`nspawn_common::sys::namespace::inside`].
+/// Mounts it. For [`nspawn_common::lifecycle::namespaces::run_inside`].
 pub fn attach(cache: &OwnedFd) -> Result<()> {
     let show = || -> Result<()> {
         DirBuilder::new()
@@ -130,14 +131,14 @@ fn make(file: &Path, size: u64) -> Result<()> {
         .chain([unfinished.as_os_str()])
         .map(OsString::from)
         .collect();
-    command::run_ok(&command, LIMIT)?;
+    command::run_checked(&command, LIMIT)?;
     // Or a crash of the host may leave the name and not what it stands for.
     File::open(&unfinished)?.sync_all()?;
     fs::rename(&unfinished, file).with_context(|| format!("can't make {}", file.display()))
 }
 
 fn mount_it(file: &Path, point: &Path) -> Result<()> {
-    idmapped_mount::mount_disk(file, point).with_context(|| {
+    ext4::mount(file, point).with_context(|| {
         format!(
             "can't mount the cache {}; delete it, and the next job makes a new one",
             file.display()

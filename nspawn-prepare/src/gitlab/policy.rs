@@ -56,7 +56,7 @@ pub fn of_job(job: &Job, options: &Options, argv: &[OsString]) -> Result<ForJob>
             &image_of_service(options, service)?,
         )?;
     }
-    let program = command::own_program()?;
+    let program = command::current_program()?;
     let order = |(number, service): (usize, &Service)| Order {
         image: service.image.clone(),
         command: [
@@ -168,11 +168,9 @@ mod tests {
             check_image(&allowed, &image(name)).unwrap();
         }
         for name in ["debian", "trixie2", "ubuntu"] {
-            assert!(
-                check_image(&allowed, &image(name))
-                    .unwrap_err()
-                    .is::<JobError>()
-            );
+            assert!(error::is_job_fault(
+                &check_image(&allowed, &image(name)).unwrap_err()
+            ));
         }
         check_image(&[], &image("any")).unwrap();
     }
@@ -198,7 +196,7 @@ mod tests {
         assert_eq!(smaller(most, "100M").unwrap(), LayerSize::Bytes(100 << 20));
         for asked in ["2G", "infinity", "x", "1K"] {
             assert!(
-                smaller(most, asked).unwrap_err().is::<JobError>(),
+                error::is_job_fault(&smaller(most, asked).unwrap_err()),
                 "{asked}"
             );
         }

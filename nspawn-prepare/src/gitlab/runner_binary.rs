@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use nix::unistd::getppid;
 use nspawn_common::command;
 use nspawn_common::lifecycle::uid_range::PrivateUsers;
+use nspawn_common::sys::process;
 use nspawn_common::sys::process::ProcessId;
 use nspawn_common::systemd::nspawn::Bind;
 
@@ -51,7 +52,7 @@ fn find(asked: Option<&OsStr>, is_for_job: bool) -> Result<Option<PathBuf>> {
         Some(asked) => {
             bail!("--gitlab-runner={asked:?}: there is no such program; name its whole path")
         }
-        None if is_for_job => Ok(of_caller().or_else(|| command::find(NAME))),
+        None if is_for_job => Ok(of_caller().or_else(|| command::find_program(NAME))),
         None => Ok(None),
     }
 }
@@ -77,20 +78,9 @@ fn caller_and_program() -> Option<(u32, PathBuf)> {
         {
             return Some((process, program));
         }
-        process = parent(process)?;
+        process = process::parent(process)?;
     }
     None
-}
-
-// proc_pid_stat(5): what comes before it is a name between parentheses, which may have any in it.
-fn parent(process: u32) -> Option<u32> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    text.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
 }
 
 fn is_program(path: &Path) -> bool {

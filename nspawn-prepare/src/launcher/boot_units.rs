@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
-use nspawn_common::image::lookup;
+use nspawn_common::sys::fs::open_in_root;
 
 use crate::create::spec::AGENT_UNIT_NAME;
 
@@ -152,7 +152,7 @@ fn settings(environment: &[OsString]) -> String {
 
 fn has_lingering_users(root: &Path) -> bool {
     let there =
-        File::open(root).and_then(|root| Ok(lookup::open_in(root, LINGERING, OFlag::O_DIRECTORY)?));
+        File::open(root).and_then(|root| Ok(open_in_root(root, LINGERING, OFlag::O_DIRECTORY)?));
     let users =
         there.and_then(|there| fs::read_dir(format!("/proc/self/fd/{}", there.as_raw_fd())));
     users.is_ok_and(|mut users| users.next().is_some())

@@ -55,7 +55,7 @@ pub const NO_PRESSURE: (&str, &str) = ("MEMORY_PRESSURE_WATCH", "/dev/null");
 
 /// The command that launches `command` for the machine `name`.
 pub fn command(name: &MachineName, command: Vec<OsString>) -> Result<Vec<OsString>> {
-    let program = command::own_program()?;
+    let program = command::current_program()?;
     let mut argv = vec![program.into(), OPTION.into(), name.as_str().into()];
     argv.extend(command);
     Ok(argv)

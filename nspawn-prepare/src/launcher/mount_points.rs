@@ -4,11 +4,10 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, chroot};
 use std::path::{Path, PathBuf};
-use std::process::exit;
 
-use anyhow::{Context, Result, bail};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, chdir, fork, setegid, seteuid};
+use anyhow::{Context, Result};
+use nix::unistd::{chdir, setegid, seteuid};
+use nspawn_common::sys::fork;
 
 /// Makes the mount points that are missing of `points` in the tree at `root`, directories and, where it says so, files,
 /// for the host's user `owner`.
@@ -45,24 +44,14 @@ pub fn replace_file(root: &Path, path: &Path, content: &str, owner: u32) -> Resu
     in_tree(root, write).with_context(|| format!("can't write {} in the machine", path.display()))
 }
 
-// Runs `work` in a process of its own that can't leave the tree, whatever links are in it.
+// Runs `work` in a child process with the tree as its root directory. So no link in the tree leads
+// out of it.
 fn in_tree(root: &Path, work: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
-    // SAFETY: this process has a single thread, so the child may do all that a program may.
-    match unsafe { fork() }.context("can't start a process")? {
-        ForkResult::Child => {
-            let entered = chroot(root).and_then(|()| Ok(chdir("/")?));
-            exit(
-                entered
-                    .and_then(|()| work())
-                    .map_or_else(|error| error.raw_os_error().unwrap_or(1), |()| 0),
-            )
-        }
-        ForkResult::Parent { child } => match waitpid(child, None)? {
-            WaitStatus::Exited(_, 0) => Ok(()),
-            WaitStatus::Exited(_, code) => bail!("{}", std::io::Error::from_raw_os_error(code)),
-            _ => bail!("a process of this program was killed"),
-        },
-    }
+    fork::run(|| {
+        chroot(root)?;
+        chdir("/")?;
+        Ok(work()?)
+    })
 }
 
 fn make_one(point: &Path, is_file: bool, owner: u32) -> std::io::Result<()> {

@@ -18,6 +18,7 @@ use nspawn_common::machine::state::State;
 
 use crate::create::spec::NESTED;
 use crate::layer::{OVERLAID, memory_options};
+use nspawn_common::command::ext4;
 use nspawn_common::sys::idmapped_mount;
 use nspawn_common::sys::idmapped_mount::Access;
 
@@ -31,7 +32,7 @@ const USED_PARTITIONS: &str = "--image-policy=esp=ignore:xbootldr=ignore:swap=ig
 /// Mounts the root of the machine, whose users begin at `base`.
 pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<()> {
     if state.layer == Layer::Snapshot {
-        return idmapped_mount::show(
+        return idmapped_mount::bind(
             &paths.snapshot(),
             &paths.root_mount(),
             base,
@@ -49,7 +50,7 @@ pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<(
     };
     layer.overlay(&image, "", &paths.root_mount())?;
     // What is mounted in an image, an overlay of it does not show.
-    for (number, below) in idmapped_mount::below(&image)?.iter().enumerate() {
+    for (number, below) in idmapped_mount::nested_mounts(&image)?.iter().enumerate() {
         let place = below.strip_prefix(&image).unwrap_or(below);
         layer.overlay(below, &number.to_string(), &paths.root_mount().join(place))?;
     }
@@ -65,7 +66,7 @@ pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<(
 // By this mount every path in an overlay's options is one of ours, free of commas and colons.
 fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
     if !source.is_file() {
-        return idmapped_mount::show(source, target, base, Access::ReadOnly);
+        return idmapped_mount::bind(source, target, base, Access::ReadOnly);
     }
     let mount = |options: &[&str]| {
         let command = ["systemd-dissect", "--mount", "--read-only"]
@@ -73,7 +74,7 @@ fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
             .chain(options)
             .map(OsStr::new);
         let command = command.chain([source.as_os_str(), target.as_os_str()]);
-        command::run_ok(&command.map(OsString::from).collect::<Vec<_>>(), LIMIT)
+        command::run_checked(&command.map(OsString::from).collect::<Vec<_>>(), LIMIT)
     };
     let mounted = mount(&[USED_PARTITIONS]).or_else(|error| {
         // systemd before 254 knows no such option, and needs all of an image's file systems in the kernel.
@@ -85,19 +86,20 @@ fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
     });
     mounted.with_context(|| format!("can't mount the disk image {}", source.display()))?;
     base.map_or(Ok(()), |base| {
-        idmapped_mount::show_all(target, source, base)
+        idmapped_mount::remap_recursively(target, source, base)
     })
 }
 
 fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {
     match (state.layer, state.layer_size) {
-        (Layer::Disk, Some(_)) => idmapped_mount::mount_disk(&paths.disk(), &paths.disk_mount())
-            .with_context(|| {
+        (Layer::Disk, Some(_)) => {
+            ext4::mount(&paths.disk(), &paths.disk_mount()).with_context(|| {
                 format!(
                     "can't mount the layer {}; see --layer-size",
                     paths.disk().display()
                 )
-            }),
+            })
+        }
         (Layer::Tmpfs, _) if state.init == Init::None => check_memory(paths),
         (Layer::Tmpfs | Layer::None, size) => mount_memory(size, &paths.disk_mount()),
         _ => Ok(()),

@@ -16,6 +16,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
 use nspawn_common::command;
 use nspawn_common::command::argv;
+use nspawn_common::lifecycle::namespaces;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, SLICE};
 use nspawn_common::sys::namespace;
@@ -89,7 +90,7 @@ pub fn command(
     }
     command.extend([
         "--".into(),
-        command::own_program()?.into(),
+        command::current_program()?.into(),
         OPTION.into(),
         name.as_str().into(),
     ]);
@@ -132,7 +133,7 @@ fn connect_machine(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     egress::restrict(&open_destinations(allowed, &resolvers)?)?;
     let paths = MachinePaths::new(machine);
     let leader = machined::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
-    let [network, users] = namespace::open(&paths, leader, ["ns/net", "ns/user"])?;
+    let [network, users] = namespaces::open(&paths, leader, ["ns/net", "ns/user"])?;
     let uplink = Uplink::look()?;
     if let Err(error) = start_pasta(&uplink, resolvers.forwarded(), &network, &users) {
         // passt of 2023 can't use the loopback interface. The machine could not reach anything by it anyway.
@@ -161,8 +162,8 @@ fn configure_interface(uplink: &Uplink, network: &File) -> Result<()> {
     // ip(8) configures the namespace of its caller.
     setns(network, CloneFlags::CLONE_NEWNET)
         .context("can't enter the machine's network namespace")?;
-    let commands = command::input(&uplink.configuration())?;
-    command::run_ok_with_stdin(commands, &argv(["ip", "-batch", "-"]), CONFIGURATION_LIMIT)
+    let commands = command::memory_file(&uplink.configuration())?;
+    command::run_checked_with_stdin(commands, &argv(["ip", "-batch", "-"]), CONFIGURATION_LIMIT)
         .map(drop)
         .context("can't configure the machine's network interface")
 }
@@ -182,7 +183,7 @@ fn start_pasta(
     pasta
         .args(PASTA.split(' '))
         .args(uplink.options(resolver.is_some()));
-    if !namespace::is_ours(users, "user")? {
+    if !namespace::is_own(users, "user")? {
         pasta.arg("--userns").arg(mount_namespace(users, "user")?);
     }
     let status = pasta

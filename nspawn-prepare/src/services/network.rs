@@ -11,6 +11,7 @@ use nspawn_common::command;
 use nspawn_common::config::network::Network;
 use nspawn_common::machine::paths::MachinePaths;
 
+use nspawn_common::lifecycle::namespaces;
 use nspawn_common::sys::namespace;
 
 /// How long a change of a network may take.
@@ -87,9 +88,9 @@ impl Link {
 }
 
 fn network_of(member: &Member) -> Result<File> {
-    let [network] = namespace::open(member.paths, member.leader, ["ns/net"])?;
+    let [network] = namespaces::open(member.paths, member.leader, ["ns/net"])?;
     // Whatever else has been checked: nothing is ever to be done to the host's.
-    if namespace::is_ours(&network, "net")? {
+    if namespace::is_own(&network, "net")? {
         bail!("machine {} has the host's network", member.paths.name());
     }
     Ok(network)
@@ -109,7 +110,7 @@ fn ip(network: &File, change: &str) -> Result<()> {
         "-",
     ]
     .map(Into::into);
-    command::run_ok_with_stdin(command::input(change)?, &command, LIMIT).map(drop)
+    command::run_checked_with_stdin(command::memory_file(change)?, &command, LIMIT).map(drop)
 }
 
 #[cfg(test)]

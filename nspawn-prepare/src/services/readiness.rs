@@ -46,7 +46,7 @@ pub fn start(job: &MachineName) -> Result<()> {
     services.sort_by_key(|(_, role)| role.number);
     for (state, role) in services.iter().filter(|(_, role)| !role.command.is_empty()) {
         let started = unit_command(&MachinePaths::new(&state.name), role);
-        if let Err(error) = started.and_then(|command| command::run_ok(&command, LOOK_LIMIT)) {
+        if let Err(error) = started.and_then(|command| command::run_checked(&command, LOOK_LIMIT)) {
             signals::check()?;
             report::print_diagnostic(
                 PROGRAM,

@@ -89,7 +89,7 @@ pub fn of(machine: &Machine) -> Result<Vec<u8>> {
         identity(&machine.image.path),
         change(&machine.image.path),
     ));
-    for program in [command::own_program()?, preflight::agent_program()?] {
+    for program in [command::current_program()?, preflight::agent_program()?] {
         say(&(identity(&program), change(&program)));
     }
     for source in options

@@ -9,13 +9,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use nix::libc;
-use nix::sched::{CloneFlags, setns};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
-use nspawn_common::agent::protocol;
 use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::lifecycle::ssh;
 use nspawn_common::lifecycle::status;
@@ -31,6 +26,9 @@ use crate::PROGRAM;
 use crate::create::spec::Machine;
 use crate::create::step::Step;
 use crate::standby::fingerprint;
+use nspawn_common::agent::client;
+use nspawn_common::lifecycle::namespaces;
+use nspawn_common::sys::fs::remove_if_present;
 use nspawn_common::sys::namespace;
 
 /// How long the agent of a machine that stands by may take to answer.
@@ -86,7 +84,7 @@ impl Pool {
         let id = known.map_or_else(name::unique, |pool| Ok(pool.id))?;
         let pool = Self { id, record };
         match count {
-            0 => status::remove_if_there(&pool.path())?,
+            0 => remove_if_present(&pool.path())?,
             _ => Step::File(pool.path(), pool.record.to_string().into_bytes()).take()?,
         }
         Ok(pool)
@@ -192,7 +190,7 @@ impl Pool {
         command.push("--description=Machines that stand by".into());
         command.extend([
             "--".into(),
-            command::own_program()?.into(),
+            command::current_program()?.into(),
             OPTION.into(),
             self.id.clone().into(),
         ]);
@@ -273,7 +271,7 @@ pub fn take(machine: &Machine, taken: &mut Option<Lock>) -> Result<()> {
         }
         let Ok((state, registration)) = look(from) else {
             // Whoever fills the pool replaces it.
-            status::remove_if_there(&from.specification())?;
+            remove_if_present(&from.specification())?;
             continue;
         };
         *taken = Some(lock);
@@ -285,7 +283,7 @@ pub fn take(machine: &Machine, taken: &mut Option<Lock>) -> Result<()> {
 
 // Whether it can be taken: its state, and its registration.
 fn look(from: &MachinePaths) -> Result<(State, Registration)> {
-    protocol::hello(from, AGENT_LIMIT)?;
+    client::ping(from, AGENT_LIMIT)?;
     Ok((State::read(from.name())?, Registration::withdraw(from)?))
 }
 
@@ -336,24 +334,9 @@ fn exchange(one: &Path, other: &Path) -> Result<()> {
     )?)
 }
 
-// From outside: the machine may have no right to do so itself.
 fn set_host_name(paths: &MachinePaths, leader: u32) -> Result<()> {
-    let [namespace] = namespace::open(paths, leader, ["ns/uts"])?;
-    let name = paths.name().as_str();
-    // SAFETY: this process has a single thread, so the child may do all that a program may.
-    match unsafe { fork() }? {
-        ForkResult::Child => {
-            let is_in = setns(&namespace, CloneFlags::CLONE_NEWUTS).is_ok();
-            // SAFETY: sethostname(2) reads as many bytes as it is told.
-            let is_set =
-                is_in && unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) } == 0;
-            std::process::exit(i32::from(!is_set))
-        }
-        ForkResult::Parent { child } => match waitpid(child, None)? {
-            WaitStatus::Exited(_, 0) => Ok(()),
-            _ => bail!("can't set its host name"),
-        },
-    }
+    let [namespace] = namespaces::open(paths, leader, ["ns/uts"])?;
+    namespace::set_host_name(&namespace, paths.name().as_str())
 }
 
 /// Has the pools filled that have machines of this image.
@@ -365,7 +348,7 @@ pub fn refill(image: &str) -> Result<()> {
         .iter()
         .filter(|pool| pool.images().iter().any(|name| name == image))
     {
-        command::run_ok(&pool.refill_command()?, REFILL_LIMIT)?;
+        command::run_checked(&pool.refill_command()?, REFILL_LIMIT)?;
     }
     Ok(())
 }

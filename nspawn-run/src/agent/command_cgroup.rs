@@ -3,16 +3,16 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::ForkResult;
+use nspawn_common::sys::{cgroup, fork};
 
 use crate::agent::descendants;
 use crate::agent::limits;
@@ -30,9 +30,6 @@ const LEAF: &str = "agent";
 
 /// How often processes are looked for that others have forked while these were asked to end.
 const TERMINATE_ROUNDS: u32 = 100;
-
-/// linux/sched.h; libc's constant is too narrow for it.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// The agent's own cgroup.
 pub struct Cgroups {
@@ -99,8 +96,7 @@ pub fn kill_agent() -> Result<()> {
         .ancestors()
         .map(|ancestor| ancestor.join(LEAF))
         .find(|leaf| leaf.exists());
-    fs::write(leaf.context("there is no agent")?.join("cgroup.kill"), "1")
-        .context("can't kill the agent")
+    cgroup::kill(&leaf.context("there is no agent")?).context("can't kill the agent")
 }
 
 /// The cgroup of one command and of all that it starts.
@@ -138,43 +134,10 @@ impl Cgroup {
             .with_context(|| format!("can't enter the cgroup {}", self.path.display()))
     }
 
-    /// Forks a child that starts in it (kernel 5.7). Moving one there afterwards may cost ten
-    /// milliseconds, since the kernel then waits for all processors.
-    ///
-    /// # Errors
-    /// No more processes; the file system's.
-    ///
-    /// # Safety
-    /// As fork(2): called in a process of a single thread.
-    pub unsafe fn fork_into(&self) -> Result<ForkResult> {
+    /// Forks a child that starts in this cgroup: see [`fork::fork_into`].
+    pub fn fork_into(&self) -> Result<ForkResult> {
         let directory = File::open(&self.path).context("can't open a cgroup")?;
-        let arguments = libc::clone_args {
-            flags: CLONE_INTO_CGROUP,
-            exit_signal: Signal::SIGCHLD as u64,
-            cgroup: directory.as_raw_fd() as u64,
-            pidfd: 0,
-            child_tid: 0,
-            parent_tid: 0,
-            stack: 0,
-            stack_size: 0,
-            tls: 0,
-            set_tid: 0,
-            set_tid_size: 0,
-        };
-        // SAFETY: clone3(2) reads the structure of this size. It shares no memory with the child.
-        let pid = unsafe {
-            libc::syscall(
-                libc::SYS_clone3,
-                &raw const arguments,
-                size_of_val(&arguments),
-            )
-        };
-        Ok(match Errno::result(pid).context("can't fork")? {
-            0 => ForkResult::Child,
-            pid => ForkResult::Parent {
-                child: Pid::from_raw(i32::try_from(pid)?),
-            },
-        })
+        fork::fork_into(&directory)
     }
 
     /// Removes it if it is empty; `false` while something runs in it.
@@ -188,7 +151,7 @@ impl Cgroup {
     /// # Errors
     /// The kernel's.
     pub fn kill(&self) -> Result<()> {
-        match fs::write(self.path.join("cgroup.kill"), "1") {
+        match cgroup::kill(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             done => done.context("can't kill the command's processes"),
         }

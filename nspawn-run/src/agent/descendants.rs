@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use nspawn_common::sys::process::is_running;
 
 /// Makes this process the one to which the orphans among its descendants go.
 ///
@@ -51,17 +52,9 @@ pub fn signal(processes: &[Pid], signals: &[Signal]) {
     }
 }
 
-/// Whether a process still runs: one that has ended and that nobody has waited for does not.
-#[must_use]
+/// Returns whether a process still runs. A zombie does not.
 pub fn is_alive(process: Pid) -> bool {
-    let stat = fs::read(format!("/proc/{process}/stat")).unwrap_or_default();
-    // Behind the name, which may hold anything (proc_pid_stat(5)).
-    let state = stat
-        .rsplit(|byte| *byte == b')')
-        .next()
-        .and_then(|rest| rest.get(1))
-        .copied();
-    !stat.is_empty() && !matches!(state, Some(b'Z' | b'X'))
+    u32::try_from(process.as_raw()).is_ok_and(is_running)
 }
 
 // Each thread has its own (proc_pid_task(5), "children").

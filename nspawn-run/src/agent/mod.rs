@@ -35,8 +35,9 @@ use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::{ForkResult, Pid};
 use nspawn_common::machine::paths::{AGENT_SIGN, AGENT_SOCKET, SHOWN_IN_MACHINE};
+use nspawn_common::sys::fork::fork;
 
 use command_cgroup::{Cgroup, Cgroups};
 use exec::Refusal;
@@ -108,8 +109,7 @@ impl Sessions {
     }
 
     fn start(&mut self, mut stream: UnixStream, cgroup: Cgroup) {
-        // SAFETY: the agent has a single thread, so the child may do all that a program may.
-        match unsafe { fork() } {
+        match fork() {
             Ok(ForkResult::Child) => exit(serve(stream, &cgroup)),
             Ok(ForkResult::Parent { child }) => drop(self.running.insert(child, cgroup)),
             // A host that has gone needs no answer.

@@ -267,7 +267,7 @@ fn words(
                 .chain([script.path.clone().into()])
                 .collect(),
         ),
-        (_, Some(script)) if script.wants_bash && command::find("bash").is_none() => {
+        (_, Some(script)) if script.wants_bash && command::find_program("bash").is_none() => {
             ("sh".into(), vec!["sh".into(), script.path.clone().into()])
         }
         (_, Some(script)) => (script.path.clone().into(), vec![script.path.clone().into()]),
@@ -286,8 +286,7 @@ fn words(
 // Forks the command. A pipe that closes by itself when the command is executed tells its start.
 fn spawn(plan: Plan) -> Result<Pid, Refusal> {
     let (told, tell) = pipe2(OFlag::O_CLOEXEC).context("can't make a pipe")?;
-    // SAFETY: a session has a single thread, so the child may do all that a program may.
-    let forked = unsafe { plan.cgroup.fork_into() };
+    let forked = plan.cgroup.fork_into();
     let pid = match forked.map_err(Refusal::of_fork)? {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {

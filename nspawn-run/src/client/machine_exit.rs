@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nspawn_common::agent::protocol;
+use nspawn_common::agent::client;
 use nspawn_common::command::argv;
 use nspawn_common::exit_code;
 use nspawn_common::machine::paths::MachinePaths;
@@ -43,7 +43,7 @@ pub fn cause(paths: &MachinePaths, since: Moment) -> String {
     if let Some(end) = end(USUAL) {
         return end;
     }
-    let agent_is_back = || protocol::hello(paths, USUAL).is_ok();
+    let agent_is_back = || client::ping(paths, USUAL).is_ok();
     if agent_is_back() {
         return AGENT_ENDED.to_owned();
     }

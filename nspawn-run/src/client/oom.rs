@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nspawn_common::machine::paths::{MachinePaths, PAYLOAD_CGROUP, SLICE, SLICE_CGROUP};
+use nspawn_common::sys::cgroup;
 
 /// The counts of one cgroup (cgroup.rst, `memory.events`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,17 +72,9 @@ impl Watch {
 fn counts(cgroup: &Path) -> Counts {
     let read = |file: &str| fs::read_to_string(cgroup.join(file)).unwrap_or_default();
     Counts {
-        limit: count(&read("memory.events.local"), "oom"),
-        kills: count(&read("memory.events"), "oom_kill"),
+        limit: cgroup::value(&read("memory.events.local"), "oom").unwrap_or(0),
+        kills: cgroup::value(&read("memory.events"), "oom_kill").unwrap_or(0),
     }
-}
-
-fn count(events: &str, key: &str) -> u64 {
-    let values = events.lines().filter_map(|line| line.split_once(' '));
-    values
-        .filter(|(name, _)| *name == key)
-        .find_map(|(_, value)| value.parse().ok())
-        .unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nspawn_common::agent::client;
 use nspawn_common::agent::protocol;
 use nspawn_common::agent::protocol::Request;
 use nspawn_common::exit_code::Exit;
@@ -64,7 +65,7 @@ pub enum Stdin {
 /// SIGKILL after `grace`.
 pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration) -> Result<Ended> {
     let paths = MachinePaths::new(name);
-    let agent = protocol::connect(&paths, START_LIMIT)
+    let agent = client::connect(&paths, START_LIMIT)
         .with_context(|| format!("machine {name} does not take commands"))?;
     // Before any byte is moved and before there are threads, so that no signal is missed.
     signals::catch()?;
@@ -72,7 +73,7 @@ pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration)
     let memory = oom::Watch::start(&paths);
     let (stdin_there, stdin_here) = stdio::pipe()?;
     let (outputs, [stdout_there, stderr_there]) = stdio::outputs()?;
-    let sent = protocol::send(
+    let sent = client::send_request(
         &mut call.agent,
         request,
         [stdin_there, stdout_there, stderr_there],
@@ -146,7 +147,7 @@ fn is_end_of_all(ended: Ended, paths: &MachinePaths) -> bool {
     if ended != Ended::Signaled(Signal::SIGKILL as u8) {
         return false;
     }
-    let _ = protocol::hello(paths, HELLO_LIMIT);
+    let _ = client::ping(paths, HELLO_LIMIT);
     status::supervisor(paths).is_none()
 }
 

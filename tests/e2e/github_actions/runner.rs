@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nspawn_common::command::wait_for_exit;
+use nspawn_common::sys::pidfd::wait_for_exit;
 use nspawn_tests::{Done, call, image, sh};
 use serde_json::{Value, json};
 

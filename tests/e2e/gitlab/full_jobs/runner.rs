@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nspawn_common::command::{self, wait_for_exit};
+use nspawn_common::command;
+use nspawn_common::sys::pidfd::wait_for_exit;
 use nspawn_tests::api::{GitLab, RUNNER_TOKEN};
 
 const LOG: &str = "log";
@@ -63,7 +64,7 @@ impl Runner {
             ("run", "run"),
             ("cleanup", "cleanup"),
         ] {
-            let path = command::find(&format!("nspawn-{program}")).unwrap();
+            let path = command::find_program(&format!("nspawn-{program}")).unwrap();
             command.arg(format!("--custom-{stage}-exec={}", path.display()));
         }
         command
@@ -131,7 +132,7 @@ fn program() -> &'static PathBuf {
         let given = std::env::var_os("GITLAB_RUNNER")
             .filter(|path| !path.is_empty())
             .map(PathBuf::from);
-        let real = given.or_else(|| command::find("gitlab-runner"));
+        let real = given.or_else(|| command::find_program("gitlab-runner"));
         let stand_in = || PathBuf::from(env!("CARGO_BIN_EXE_gitlab-runner-stand-in"));
         let (what, program) =
             real.map_or_else(|| ("a stand-in", stand_in()), |path| ("the real one", path));

@@ -1,0 +1,194 @@
+//! Forked child processes that run code of this program.
+#![allow(unsafe_code)]
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::process::exit;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, pipe, pipe2, read, setsid};
+
+use crate::error::TimedOut;
+use crate::sys::pidfd;
+
+/// Maximum length of the error that a child reports, in bytes. A pipe holds at least as much, so
+/// the child can write it before anything reads.
+const MAX_ERROR: usize = 4096;
+
+/// Flag of clone3(2). libc's constant has a type that is too narrow (linux/sched.h).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Runs `work` in a child process and returns its error.
+pub fn run(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    run_child(None, work)
+}
+
+/// Runs `work` in a child process, which is killed after `limit`, and returns its error.
+///
+/// Fails with [`TimedOut`] after `limit`, and if a signal asks this program to end.
+pub fn run_with_limit(limit: Duration, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    run_child(Some(limit), work)
+}
+
+fn run_child(limit: Option<Duration>, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    let child = match fork().context("can't start a process")? {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => exit(report(work(), File::from(writer))),
+    };
+    drop(writer);
+    let status = wait(child, limit)?;
+    if status == WaitStatus::Exited(child, 0) {
+        return Ok(());
+    }
+    let mut message = Vec::new();
+    File::from(reader)
+        .take(MAX_ERROR as u64)
+        .read_to_end(&mut message)?;
+    if message.is_empty() {
+        bail!("a child process ended without a result: {status:?}");
+    }
+    Err(anyhow!(String::from_utf8_lossy(&message).into_owned()))
+}
+
+// Writes the error to the pipe and returns the child's exit status.
+fn report(result: Result<()>, mut writer: File) -> i32 {
+    let Err(error) = result else { return 0 };
+    let message = format!("{error:#}").into_bytes();
+    let _ = writer.write_all(&message[..message.len().min(MAX_ERROR)]);
+    1
+}
+
+fn wait(child: Pid, limit: Option<Duration>) -> Result<WaitStatus> {
+    let Some(limit) = limit else {
+        return Ok(waitpid(child, None)?);
+    };
+    let has_ended = pidfd::wait_for_exit(child.as_raw(), limit);
+    if !matches!(has_ended, Ok(true)) {
+        kill(child, Signal::SIGKILL)?;
+    }
+    let status = waitpid(child, None)?;
+    if !has_ended? {
+        bail!(TimedOut(format!(
+            "a child process did not end within {} seconds",
+            limit.as_secs()
+        )));
+    }
+    Ok(status)
+}
+
+/// Forks this process, which must have a single thread.
+///
+/// # Panics
+/// In a debug build, if this process has several threads.
+pub fn fork() -> nix::Result<ForkResult> {
+    assert_single_thread();
+    // SAFETY: this process has a single thread, so no other thread can hold a lock that the child
+    // would wait for. The child may do everything that the parent may.
+    unsafe { nix::unistd::fork() }
+}
+
+/// Forks this process, which must have a single thread. The child starts in `cgroup` (kernel 5.7).
+///
+/// Moving the child there afterwards may take ten milliseconds, since the kernel then waits for
+/// all processors.
+///
+/// # Panics
+/// In a debug build, if this process has several threads.
+pub fn fork_into(cgroup: &File) -> Result<ForkResult> {
+    assert_single_thread();
+    let arguments = libc::clone_args {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: Signal::SIGCHLD as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+    };
+    // SAFETY: clone3(2) reads a structure of the given size. The child shares no memory with this
+    // process, and as in `fork`, no other thread can hold a lock.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of_val(&arguments),
+        )
+    };
+    Ok(match Errno::result(pid).context("can't fork")? {
+        0 => ForkResult::Child,
+        pid => ForkResult::Parent {
+            child: Pid::from_raw(i32::try_from(pid)?),
+        },
+    })
+}
+
+fn assert_single_thread() {
+    debug_assert!(
+        fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1),
+        "this process has several threads"
+    );
+}
+
+/// Checks that this process can fork, which a limit on processes may prevent.
+pub fn check() -> nix::Result<()> {
+    // SAFETY: the child only calls _exit(2), which is async-signal-safe.
+    match unsafe { nix::unistd::fork() }? {
+        // SAFETY: _exit(2) ends the process and runs no code of this program.
+        ForkResult::Child => unsafe { libc::_exit(0) },
+        ForkResult::Parent { child } => waitpid(child, None).map(drop),
+    }
+}
+
+/// Copy of a descriptor in a child process, which ends after this is dropped.
+#[derive(Debug)]
+pub struct HeldOpen {
+    _pipe: OwnedFd,
+}
+
+/// Starts a child process that keeps `file` open, and nothing else, until the result is dropped.
+///
+/// The child then closes the file in its own time. This process need not have a single thread.
+pub fn hold_open(file: &File) -> Result<HeldOpen> {
+    let (reader, writer) = pipe()?;
+    // SAFETY: until its end the child only makes system calls, which are async-signal-safe.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            let _ = setsid();
+            // The child must keep neither locks nor the pipes of a process that waits for the
+            // output of this program.
+            close_all_but([file.as_raw_fd(), reader.as_raw_fd()]);
+            while read(&reader, &mut [0]) == Err(Errno::EINTR) {}
+            // SAFETY: _exit(2) ends the process and runs no code of this program.
+            unsafe { libc::_exit(0) }
+        }
+        ForkResult::Parent { .. } => Ok(HeldOpen { _pipe: writer }),
+    }
+}
+
+// Closes all descriptors but these two, which differ and are not negative.
+fn close_all_but(mut kept: [RawFd; 2]) {
+    kept.sort_unstable();
+    close_range(0, kept[0] - 1);
+    close_range(kept[0] + 1, kept[1] - 1);
+    close_range(kept[1] + 1, RawFd::MAX);
+}
+
+fn close_range(first: RawFd, last: RawFd) {
+    if first <= last {
+        // SAFETY: close_range(2) takes three integers (kernel 5.9). The process that calls this
+        // uses no descriptor in the range afterwards.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    }
+}

@@ -1,0 +1,114 @@
+//! File system operations that std lacks.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+
+/// Removes the file at `path`. A missing file is not an error.
+pub fn remove_if_present(path: &Path) -> Result<()> {
+    ignore_missing(fs::remove_file(path))
+        .with_context(|| format!("can't remove {}", path.display()))
+}
+
+/// Turns the error that a file is missing into success.
+pub fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Writes a file atomically: other processes see the old content or the new one.
+///
+/// The file has mode 0644, so the directory's mode must restrict access to secrets.
+pub fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
+    let new = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o644)
+            .open(&new)?;
+        file.write_all(content)?;
+        fs::rename(&new, path)
+    };
+    write().with_context(|| format!("can't write {}", path.display()))
+}
+
+/// Opens a file below `directory` without following any link and without crossing a mount point.
+///
+/// Use this in directories that a machine can write to.
+pub fn open_beneath(directory: impl AsFd, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+    let resolve = ResolveFlag::RESOLVE_BENEATH
+        | ResolveFlag::RESOLVE_NO_SYMLINKS
+        | ResolveFlag::RESOLVE_NO_XDEV;
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+        .resolve(resolve);
+    openat2(directory, path, how)
+}
+
+/// Opens a file below `root`, with links resolved as if `root` were the root directory.
+pub fn open_in_root(root: impl AsFd, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    openat2(root, path, how)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn temporary_directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("nspawn-fs-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn missing_file_is_removed_without_error() {
+        let directory = temporary_directory("remove");
+        let file = directory.join("file");
+        fs::write(&file, "x").unwrap();
+        remove_if_present(&file).unwrap();
+        remove_if_present(&file).unwrap();
+        assert!(remove_if_present(&directory).is_err());
+        fs::remove_dir(&directory).unwrap();
+    }
+
+    #[test]
+    fn file_is_replaced_atomically() {
+        let directory = temporary_directory("write");
+        let file = directory.join("file");
+        write_atomic(&file, b"long content").unwrap();
+        write_atomic(&file, b"new").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn links_are_refused_beneath_and_resolved_in_a_root() {
+        let directory = temporary_directory("open");
+        fs::write(directory.join("file"), "x").unwrap();
+        symlink("/file", directory.join("link")).unwrap();
+        let root = File::open(&directory).unwrap();
+        assert!(open_beneath(&root, "file", OFlag::O_RDONLY).is_ok());
+        assert!(open_beneath(&root, "link", OFlag::O_RDONLY).is_err());
+        assert!(open_beneath(&root, "../file", OFlag::O_RDONLY).is_err());
+        assert!(open_in_root(&root, "link", OFlag::O_RDONLY).is_ok());
+        assert!(open_in_root(&root, "../../file", OFlag::O_RDONLY).is_ok());
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -1,0 +1,52 @@
+//! Waiting for a condition that file system events announce, by inotify(7).
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+/// Opens a non-blocking inotify instance.
+pub fn open() -> Result<Inotify> {
+    Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+        .context("can't watch for file system events")
+}
+
+/// Waits until `is_met` returns true. Returns `false` after `limit`.
+///
+/// The condition is checked again after each of the `events` in the directory of `path`. That
+/// directory is created if it does not exist.
+pub fn wait_until(
+    path: &Path,
+    events: AddWatchFlags,
+    limit: Duration,
+    mut is_met: impl FnMut() -> bool,
+) -> Result<bool> {
+    // The kernel takes ten milliseconds to close an inotify instance, so it is opened only if needed.
+    if is_met() {
+        return Ok(true);
+    }
+    let directory = path.parent().context("no directory to watch")?;
+    let inotify = open()?;
+    fs::create_dir_all(directory)
+        .and_then(|()| Ok(inotify.add_watch(directory, events)?))
+        .with_context(|| format!("can't watch {}", directory.display()))?;
+    let deadline = Instant::now() + limit;
+    while !is_met() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => drop(inotify.read_events()),
+            Err(error) => return Err(error).context("can't watch for file system events"),
+        }
+    }
+    Ok(true)
+}

@@ -1,7 +1,7 @@
 //! The last stage: ends machines and deletes all that is left of them.
 
 mod cli;
-mod list;
+mod listing;
 mod remove;
 mod unused_caches;
 
@@ -14,7 +14,8 @@ use nspawn_common::cli::sources;
 use nspawn_common::exit_code::Exit;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::Job;
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::report;
 use nspawn_common::sys::signals;
@@ -57,7 +58,7 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
             bail!("--list goes without --all, --stale and the names of machines");
         }
         require_root()?;
-        list::print()?;
+        listing::print()?;
         return Ok(Exit::Success.code());
     }
     let removed = if *all || *stale {
@@ -66,14 +67,14 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
         }
         require_root()?;
         if *all && !options.dry_run {
-            status::forget_pools()?;
+            list::delete_pools()?;
         }
         let which = if *stale {
             remove::Which::Stale
         } else {
             remove::Which::Any
         };
-        let code = remove::each(&status::all()?, which, &options);
+        let code = remove::each(&list::all()?, which, &options);
         if *stale {
             unused_caches::remove_unused(options.dry_run)?;
         }
@@ -96,7 +97,7 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
 }
 
 fn require_root() -> Result<()> {
-    if !status::is_root() {
+    if !caller::is_root() {
         bail!("only root can remove machines; try sudo");
     }
     Ok(())

@@ -5,12 +5,15 @@ use std::ffi::OsStr;
 use anyhow::{Context, Result};
 use nspawn_common::exit_code::Exit;
 use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::list;
 use nspawn_common::lifecycle::lock::Lock;
+use nspawn_common::lifecycle::remove;
 use nspawn_common::lifecycle::retention;
 use nspawn_common::lifecycle::status;
 use nspawn_common::lifecycle::usage;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
 
@@ -46,7 +49,7 @@ fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
         return consider_one(name, which, options);
     }
     let remove_services = || {
-        status::services(name)?
+        list::services_of(name)?
             .iter()
             .try_for_each(|it| consider_one(&it.name, Which::Any, options))
     };
@@ -61,10 +64,10 @@ fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
 
 fn consider_one(name: &MachineName, which: Which, options: &Options) -> Result<()> {
     let paths = MachinePaths::new(name);
-    let parts = status::parts(&paths).join(", ");
+    let parts = list::existing_parts(&paths).join(", ");
     if parts.is_empty()
-        || status::is_taken(&paths)
-        || (which == Which::Stale && status::is_owned(&paths)?)
+        || status::is_taken_over(&paths)
+        || (which == Which::Stale && status::is_in_use(&paths)?)
     {
         return Ok(());
     }
@@ -96,10 +99,10 @@ fn remove(name: &MachineName, paths: &MachinePaths, which: Which) -> Result<bool
     };
     let Some(lock) = lock else { return Ok(false) };
     // Somebody may have made it anew meanwhile.
-    if which == Which::Stale && status::is_owned(paths)? {
+    if which == Which::Stale && status::is_in_use(paths)? {
         return Ok(false);
     }
-    status::remove(name, lock).map(|()| true)
+    remove::remove_machine(name, lock).map(|()| true)
 }
 
 // A machine whose state can't be read is nothing to look into.
@@ -107,9 +110,9 @@ fn keep_if_asked(name: &MachineName, paths: &MachinePaths) -> Result<bool> {
     let Ok(state) = State::read(name) else {
         return Ok(false);
     };
-    let is_running = status::is_running(paths);
-    if !state.keep.keeps(retention::has_failed(paths))
-        || !retention::is_worth_while(&state, is_running)
+    let is_running = processes::is_running(paths);
+    if !state.keep.applies_to(retention::has_failed(paths))
+        || !retention::is_inspectable(&state, is_running)
     {
         return Ok(false);
     }

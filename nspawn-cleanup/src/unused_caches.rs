@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use nspawn_common::lifecycle::lock::Lock;
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::list;
+use nspawn_common::lifecycle::lock;
+use nspawn_common::lifecycle::lock::Resource;
 use nspawn_common::machine::paths::CACHE_ROOT;
 use nspawn_common::machine::state::State;
-use nspawn_common::sys::fs::remove_if_present;
+use nspawn_common::sys::fs::remove_file_if_present;
 
 /// How long a cache stays that no job has used.
 const UNUSED_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -30,7 +31,7 @@ pub fn remove_unused(only_tell: bool) -> Result<()> {
         entries => entries.with_context(|| format!("can't read {CACHE_ROOT}"))?,
     };
     // Nobody begins to use one meanwhile.
-    let _lock = Lock::of_caches()?;
+    let _lock = lock::host(Resource::Caches, lock::CACHES_LIMIT)?;
     let note = Path::new(CACHE_ROOT).join(LOOKED);
     let now = SystemTime::now();
     let looked = modified(&note);
@@ -59,7 +60,7 @@ fn consider(cache: &Path, looked: SystemTime, now: SystemTime, only_tell: bool) 
         return if only_tell {
             crate::print_line(&format!("{}: unused", cache.display()))
         } else {
-            remove_if_present(cache)
+            remove_file_if_present(cache)
         };
     }
     match now.checked_sub(age) {
@@ -87,7 +88,7 @@ fn age(used: SystemTime, looked: SystemTime, now: SystemTime) -> Duration {
 
 // A job may run for longer than a cache stays.
 fn is_in_use(cache: &Path) -> Result<bool> {
-    let states = status::all()?
+    let states = list::all()?
         .into_iter()
         .filter_map(|name| State::read(&name).ok());
     Ok(states

@@ -8,12 +8,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use clap::builder::EnumValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use nspawn_common::cli::sources;
-use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
-use nspawn_common::lifecycle::retention::When;
-use nspawn_common::lifecycle::uid_range::PrivateUsers;
+use nspawn_common::config::private_users::PrivateUsers;
+use nspawn_common::config::retention::Retention;
 use nspawn_common::machine::paths::CONFIG_ROOT;
 use nspawn_common::shell;
 use nspawn_common::sys::process::ProcessId;
@@ -79,7 +81,7 @@ pub struct Options {
     pub layer_size: LayerSize,
     pub timeout: Duration,
     pub max_machines: Option<u32>,
-    pub keep: When,
+    pub keep: Retention,
     pub keep_for: Duration,
     pub dry_run: bool,
     pub json: bool,
@@ -224,7 +226,7 @@ pub fn command() -> Command {
         ))
         .arg(
             value("init", "INIT")
-                .value_parser(Init::WORDS)
+                .value_parser(EnumValueParser::<Init>::new())
                 .default_value("systemd")
                 .help("What runs as the machine's PID 1: the image's systemd, a stub, or nothing between commands"),
         )
@@ -261,8 +263,8 @@ pub fn command() -> Command {
         )
         .arg(
             value("keep", "WHEN")
-                .value_parser(When::WORDS)
-                .default_value(When::Never.word())
+                .value_parser(EnumValueParser::<Retention>::new())
+                .default_value(Retention::Never.keyword())
                 .help("Keep a machine that did not boot, or a GitLab job's after its end, for a look"),
         )
         .arg(
@@ -334,7 +336,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         matches.get_one("layer-size").copied(),
         private_users,
     )?;
-    let init = Init::parse(&text("init").unwrap_or_default())?;
+    let init = matches.get_one("init").copied().unwrap_or_default();
     let images: Vec<String> = matches
         .get_many("IMAGE")
         .into_iter()
@@ -398,7 +400,7 @@ fn from_matches(matches: &ArgMatches) -> Result<Options> {
         layer_size,
         timeout: matches.get_one("timeout").copied().context("no time-out")?,
         max_machines: matches.get_one("max-machines").copied(),
-        keep: When::parse(&text("keep").unwrap_or_default())?,
+        keep: matches.get_one("keep").copied().unwrap_or_default(),
         keep_for: matches
             .get_one("keep-for")
             .copied()

@@ -10,9 +10,8 @@ use nix::sys::inotify::{InitFlags, Inotify};
 use nspawn_common::command;
 use nspawn_common::command::argv;
 use nspawn_common::config::network::Network;
+use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::lifecycle::caller;
-use nspawn_common::lifecycle::status;
-use nspawn_common::lifecycle::uid_range::PrivateUsers;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::fork;
 
@@ -40,7 +39,7 @@ const PTYS: u32 = 1;
 
 /// Refuses all but root: others can't even see the images.
 pub fn check_root() -> Result<()> {
-    if !status::is_root() {
+    if !caller::is_root() {
         bail!("only root can make machines; try sudo");
     }
     Ok(())

@@ -3,17 +3,18 @@
 use std::ffi::OsStr;
 
 use anyhow::Result;
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
-use nspawn_common::machine::state::{Role, State};
+use nspawn_common::machine::processes;
+use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::{gitlab, report};
 
 use crate::PROGRAM;
 
 /// Tells the log of the job that has the machine `job`.
 pub fn tell_ended(job: &MachineName) -> Result<()> {
-    for service in status::services(job)? {
+    for service in list::services_of(job)? {
         let Some(role) = service
             .service
             .as_ref()
@@ -24,12 +25,12 @@ pub fn tell_ended(job: &MachineName) -> Result<()> {
         let paths = MachinePaths::new(&service.name);
         let line = format!(
             "the service {} has ended before the job; its log is below",
-            role.asked
+            role.requested_image
         );
         report::print_diagnostic(PROGRAM, OsStr::new(&line));
         gitlab::show_log(
             &format!("{}-ended", service.name),
-            &role.asked,
+            &role.requested_image,
             &paths,
             service.begin(),
         );
@@ -37,7 +38,7 @@ pub fn tell_ended(job: &MachineName) -> Result<()> {
     Ok(())
 }
 
-fn has_ended(service: &State, role: &Role) -> bool {
+fn has_ended(service: &State, role: &ServiceRole) -> bool {
     let paths = MachinePaths::new(&service.name);
-    !status::is_running(&paths) || (!role.command.is_empty() && !paths.command_cgroup().exists())
+    !processes::is_running(&paths) || (!role.command.is_empty() && !paths.command_cgroup().exists())
 }

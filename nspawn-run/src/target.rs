@@ -5,9 +5,12 @@ use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 use anyhow::{Error, Result, bail};
-use nspawn_common::config::modes::Init;
-use nspawn_common::lifecycle::lock::{Lock, Use};
-use nspawn_common::lifecycle::{caller, status};
+use nspawn_common::config::init::Init;
+use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::lock::{Lock, RunGuard};
+use nspawn_common::lifecycle::remove;
+use nspawn_common::lifecycle::status::Status;
+use nspawn_common::lifecycle::stop;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
@@ -36,7 +39,7 @@ const EPHEMERAL: [&str; 5] = [
 pub struct Machine {
     pub state: State,
     /// This program's part in the use of one without an init.
-    part: Option<Use>,
+    part: Option<RunGuard>,
     is_own: bool,
 }
 
@@ -44,7 +47,7 @@ impl Machine {
     /// Calls `body` with the machine `name`, which is started for that if it has no init.
     pub fn with<T>(name: &MachineName, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let state = State::read(name)?;
-        if status::is_standing_by(&MachinePaths::new(name)) {
+        if Status::of(&MachinePaths::new(name)) == Status::Standby {
             bail!("machine {name} stands by, for an nspawn-prepare to take it");
         }
         if state.init != Init::None {
@@ -55,7 +58,7 @@ impl Machine {
             });
         }
         caller::check_writable()?;
-        let part = Use::begin(&MachinePaths::new(name))?;
+        let part = RunGuard::acquire(&MachinePaths::new(name))?;
         Self {
             state,
             part: Some(part),
@@ -79,7 +82,7 @@ impl Machine {
             .collect();
         signals::catch()?;
         prepare(&arguments, MAKE_LIMIT).or_else(|error| unmake(&name).and(Err(error)))?;
-        let part = Use::begin(&MachinePaths::new(&name))?;
+        let part = RunGuard::acquire(&MachinePaths::new(&name))?;
         Self {
             state: State::read(&name)?,
             part: Some(part),
@@ -119,14 +122,14 @@ impl Machine {
         signals::catch()?;
         signals::ignore();
         let paths = MachinePaths::new(self.name());
-        let is_last = || self.part.as_ref().is_some_and(Use::is_last);
+        let is_last = || self.part.as_ref().is_some_and(RunGuard::is_last);
         if !is_last() {
             return Ok(());
         }
         match Lock::try_acquire_of_existing(&paths)? {
             // It may have been made anew by then.
-            Some(lock) if is_last() && self.is_own => status::remove(self.name(), lock),
-            Some(_lock) if is_last() => status::end(&paths),
+            Some(lock) if is_last() && self.is_own => remove::remove_machine(self.name(), lock),
+            Some(_lock) if is_last() => stop::stop_machine(&paths),
             // Somebody else is removing it, or has removed it, or makes it anew.
             _ => Ok(()),
         }
@@ -136,7 +139,7 @@ impl Machine {
 // One whose nspawn-prepare was killed in its midst.
 fn unmake(name: &MachineName) -> Result<()> {
     signals::ignore();
-    status::remove(name, Lock::acquire(&MachinePaths::new(name))?)
+    remove::remove_machine(name, Lock::acquire(&MachinePaths::new(name))?)
 }
 
 // What it says on stderr is for whoever called this program, a failure in its words.

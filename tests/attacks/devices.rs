@@ -1,13 +1,13 @@
-//! Devices of the host, and file systems that its kernel would read from them.
+//! Devices of the host, and file systems that its kernel would mount.
 
 use std::fs;
 
 use nspawn_tests::{finish, sh};
 
 use crate::probe::{Place, Probe};
-use crate::suite::{Control, Field, Outside, Suite};
+use crate::suite::{Control, Fixture, Outside, Suite};
 
-/// Makes nodes wherever the machine can write, and reads them.
+/// Creates block device nodes in each directory that the machine can write to, and reads them.
 const NODES: &str = r#"
 for node in "$@"; do
     for directory in /dev /root /tmp /run /dev/shm /run/nspawn-ci; do
@@ -24,13 +24,14 @@ done
 kept_out "$why"
 "#;
 
-/// A kernel's own log, memory and ports; loops, mappers, virtual machines. The machine may have a tun of its
-/// own, and what everybody has.
+/// Character devices: the kernel's memory, ports and log, loop devices, mappers, virtual machines. The
+/// machine may have /dev/net/tun and the usual devices such as /dev/null.
 const CHARACTERS: [&str; 9] = [
     "c:1:1", "c:1:4", "c:1:11", "c:10:229", "c:10:231", "c:10:232", "c:10:236", "c:10:237",
     "c:10:238",
 ];
 
+/// Creates character device nodes, and opens them.
 const OPEN: &str = r#"
 for node in "$@"; do
     for directory in /dev /root /tmp /run; do
@@ -44,8 +45,8 @@ done
 kept_out "$why"
 "#;
 
-/// Those that are made for this are left out, since what they show is the machine's own; and cgroups, which
-/// have a row of their own.
+/// Mounts every type of file system. Types that are made for namespaces are left out, because they show
+/// the machine's own data. So are cgroups, which have a row of their own.
 const FILE_SYSTEMS: &str = r#"
 mkdir -p /tmp/there
 for type in $(sed 's/^nodev//' /proc/filesystems); do
@@ -57,6 +58,7 @@ done
 kept_out "$why"
 "#;
 
+/// Mounts a file with an ext4 file system.
 const IMAGE: &str = r#"
 mkdir -p /tmp/there
 attempt mount -t ext4 -o loop "$1" /tmp/there && got_in 'by a loop device'
@@ -65,54 +67,55 @@ attempt unshare --user --map-root-user --mount mount -t ext4 -o loop "$1" /tmp/t
 kept_out "$why"
 "#;
 
-pub fn rows(suite: &mut Suite, field: &Field) {
+pub fn rows(suite: &mut Suite, fixture: &Fixture) {
     let disk = format!("b:{}", disk());
     suite.probe(
-        "the host's disk, by a node of its own making",
+        "the host's disk by a new device node",
         Control::Host,
         &Probe::shell(NODES, &[&disk]),
-        field,
+        fixture,
     );
     let loops: Vec<String> = (0..64).map(|number| format!("b:7:{number}")).collect();
     let loops: Vec<&str> = loops.iter().map(String::as_str).collect();
     suite.probe(
-        "layers of other machines, by nodes of loop devices",
+        "layers of other machines by new nodes of loop devices",
         Control::Host,
         &Probe::shell(NODES, &loops),
-        field,
+        fixture,
     );
     suite.probe(
         "the kernel's other devices: mem, kmsg, kvm, loop-control, and more",
         Control::Host,
         &Probe::shell(OPEN, &CHARACTERS),
-        field,
+        fixture,
     );
     suite.probe(
         "file systems of the kernel: debugfs, tracefs, securityfs, and more",
         Control::Host,
         &Probe::shell(FILE_SYSTEMS, &[]),
-        field,
+        fixture,
     );
-    suite.row("a disk's image that the kernel would have to read", || {
-        no_image_is_mounted(field)
-    });
+    suite.row(
+        "mounting a disk image, which the kernel would parse",
+        || disk_images_are_not_mounted(fixture),
+    );
 }
 
-fn no_image_is_mounted(field: &Field) -> Control {
+fn disk_images_are_not_mounted(fixture: &Fixture) -> Control {
     let outside = Outside::new();
     let image = outside.file("image");
     sh(&format!(
         "truncate --size=8M {image} && mkfs.ext4 -q -F {image}"
     ))
     .expect(0);
-    let mut store = field.machine.command(["sh", "-c", "cat >/root/image"]);
+    let mut store = fixture.attacker.command(["sh", "-c", "cat >/root/image"]);
     finish(&mut store, &fs::read(&image).unwrap()).expect(0);
     Probe::shell(IMAGE, &[&image]).gets_in(Place::Host);
-    Probe::shell(IMAGE, &["/root/image"]).is_kept_out(&field.machine);
+    Probe::shell(IMAGE, &["/root/image"]).is_kept_out(&fixture.attacker);
     Control::Host
 }
 
-// As proc(5) lists them, but for what is made of memory and files.
+/// Returns the number of the host's first disk in /proc/partitions, without RAM disks and loop devices.
 fn disk() -> String {
     let table = fs::read_to_string("/proc/partitions").unwrap();
     let fields = table

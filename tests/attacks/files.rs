@@ -1,5 +1,4 @@
-//! The host's files: through proc, sys and cgroups, by binds that are not meant for it, by descriptors
-//! that were left open.
+//! The host's files, by proc, sys and cgroups, by bind mounts, and by inherited file descriptors.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -9,8 +8,9 @@ use std::process::Command;
 use nspawn_tests::{Machine, finish, sh};
 
 use crate::probe::{Place, Probe};
-use crate::suite::{BARE, Control, Field, Outside, Suite, machine};
+use crate::suite::{Control, Fixture, Outside, Suite, UNCONFINED, machine};
 
+/// Looks for a file of the host below the root and the descriptors of each process.
 const ROOTS: &str = r#"
 for there in /proc/[0-9]*/root /proc/[0-9]*/cwd/../../../../../.. /proc/[0-9]*/fd/*/../../../../../..; do
     grep -q "$2" "$there$1" 2>/dev/null && got_in "$there"
@@ -18,7 +18,8 @@ done
 kept_out 'not in any process'
 "#;
 
-/// As root did it in containers of old: the number of an inode is enough where the kernel believes root.
+/// Opens a file by its handle, which needs no path. Root in containers used this before user
+/// namespaces.
 const HANDLE: &str = r#"
 my ($number, $handle, $secret) = @ARGV;
 for my $mount ("/run/host/os-release", "/etc/os-release", "/", "/run/nspawn-ci") {
@@ -33,7 +34,7 @@ for my $mount ("/run/host/os-release", "/etc/os-release", "/", "/run/nspawn-ci")
 kept_out $why;
 "#;
 
-/// Each writes what there is, in every way that proc might be writable.
+/// Runs a function in each way that proc may become writable.
 const THROUGH_PROC: &str = r#"
 everywhere() {
     "$1" /proc
@@ -45,6 +46,7 @@ everywhere() {
 }
 "#;
 
+/// Writes the current value of sysctls.
 const SYSCTLS: &str = r#"
 rewrite() {
     for name in kernel/core_pattern kernel/modprobe kernel/panic kernel/sysrq vm/overcommit_memory fs/file-max; do
@@ -56,16 +58,17 @@ everywhere rewrite
 kept_out "$why"
 "#;
 
-/// H prints a help to the kernel's log.
+/// Asks for SysRq H, which prints a help to the kernel's log.
 const SYSRQ: &str = r#"
 ask() {
     { echo h >"$1/sysrq-trigger"; } 2>/dev/null && got_in "$1"
 }
-[ -e /proc/sysrq-trigger ] || not_here 'no sysrq-trigger'
+[ -e /proc/sysrq-trigger ] || unsupported 'no sysrq-trigger'
 everywhere ask
 kept_out "$why"
 "#;
 
+/// Reads the addresses of kernel symbols.
 const KALLSYMS: &str = r#"
 look() {
     grep -qv '^0000' "$1/kallsyms" 2>/dev/null && got_in "$1"
@@ -75,17 +78,18 @@ everywhere look
 kept_out 'no address'
 "#;
 
+/// Reads the kernel's memory and its log.
 const KCORE: &str = r#"
 look() {
     head -c 4096 "$1/kcore" 2>/dev/null | grep -q ELF && got_in "$1"
     head -c 4096 "$1/kmsg" 2>/dev/null | grep -q . && got_in "$1"
 }
-[ -e /proc/kcore ] || not_here 'no kcore'
+[ -e /proc/kcore ] || unsupported 'no kcore'
 everywhere look
 kept_out "$why"
 "#;
 
-/// Its own network devices are its own.
+/// Looks for writable files in sys, without the machine's own network devices and cgroups.
 const SYS: &str = r#"
 writable() {
     find "$1" -xdev -type f ! -path '*/net/*' ! -path '*/cgroup/*' -perm /222 -print0 |
@@ -105,6 +109,7 @@ attempt mount -t sysfs sys /tmp/sys && everywhere /tmp/sys/
 kept_out "$why"
 "#;
 
+/// Looks for the slice of all machines, in which the host's cgroups are visible.
 const CGROUPS: &str = r#"
 look() { [ ! -e "$1/machine.slice/machine-ci.slice" ] || got_in "$1"; }
 look /sys/fs/cgroup
@@ -115,7 +120,7 @@ for there in /proc/[0-9]*/root/sys/fs/cgroup /proc/[0-9]*/cwd; do look "$there";
 kept_out 'no cgroup of the host'
 "#;
 
-/// What a hierarchy's `release_agent` names is run by the kernel, as the host's root.
+/// Sets the `release_agent` of a hierarchy, a program that the kernel runs as the host's root.
 const RELEASE_AGENT: &str = r#"
 mkdir -p /tmp/cgroup
 for options in none,name=attack all $(sed 's/^[0-9]*:\(.*\):.*/\1/' /proc/self/cgroup); do
@@ -127,6 +132,7 @@ done
 kept_out "$why"
 "#;
 
+/// Raises the limits of the machine's cgroups, and moves itself to others.
 const LIMITS: &str = r#"
 for limit in $(find /sys/fs/cgroup -maxdepth 2 -name '*.max*'); do
     { echo max >"$limit"; } 2>/dev/null
@@ -138,7 +144,7 @@ grep '^0::/[.][.]' /proc/self/cgroup && got_in 'another cgroup'
 kept_out 'still in its own'
 "#;
 
-/// Every way to write to what is shown read-only.
+/// Writes to a read-only bind mount in each way.
 const READ_ONLY: &str = r#"
 try() { { echo evil >"$1/evil"; } 2>/dev/null && got_in "$2"; }
 try "$1" 'as it is'
@@ -154,7 +160,7 @@ for there in /proc/[0-9]*/root; do try "$there$1" "$there"; done
 kept_out "$why"
 "#;
 
-/// As the host's root, in a directory that is a user's.
+/// Acts as the host's root in a bind mount of a directory that a user owns.
 const OWNERS: &str = r#"
 cd "$1" || exit
 grep -q . secret 2>/dev/null && got_in "reading root's"
@@ -167,7 +173,7 @@ attempt mknod device c 1 3
 kept_out "$why"
 "#;
 
-/// A descriptor on a mount that no process of the machine has was opened outside.
+/// Looks for descriptors that were opened on the host: their mount is in no mount table of the machine.
 const DESCRIPTORS: &str = r#"
 my (%mounts, $count);
 for (glob "/proc/[0-9]*/mountinfo") {
@@ -185,18 +191,18 @@ for my $fd (glob "/proc/[0-9]*/fd/*") {
 $count > 10 ? kept_out "$count descriptors are of its own" : print "can't look\n";
 "#;
 
-/// Holds one of a mount that is no more.
+/// Holds a descriptor on a detached mount, which the script must find.
 const HOLDER: &str =
     "mount -t tmpfs none /mnt && exec 5>/mnt/held && umount --lazy /mnt && echo on && sleep 60";
 
-pub fn rows(suite: &mut Suite, field: &Field) {
+pub fn rows(suite: &mut Suite, fixture: &Fixture) {
     let outside = Outside::new();
     let (secret, path) = (&*outside.secret, outside.file("secret"));
     suite.probe(
         "the host's files through the roots of processes",
         Control::Host,
         &Probe::shell(ROOTS, &[&path, secret]),
-        field,
+        fixture,
     );
     let handle = handle_of(Path::new(&path));
     let number = nix::libc::SYS_open_by_handle_at.to_string();
@@ -205,15 +211,15 @@ pub fn rows(suite: &mut Suite, field: &Field) {
         "the host's files by handles of their file system",
         Control::Host,
         &probe,
-        field,
+        fixture,
     );
     for (name, control, script) in [
         (
             "sysctls of the kernel: core_pattern, modprobe, overcommit_memory, and more",
-            Control::Bare,
+            Control::Unconfined,
             SYSCTLS,
         ),
-        ("sysrq-trigger", Control::Bare, SYSRQ),
+        ("sysrq-trigger", Control::Unconfined, SYSRQ),
         (
             "addresses of the kernel in kallsyms",
             Control::Host,
@@ -229,50 +235,57 @@ pub fn rows(suite: &mut Suite, field: &Field) {
             name,
             control,
             &Probe::shell(&[THROUGH_PROC, script].concat(), &[]),
-            field,
+            fixture,
         );
     }
     suite.probe(
         "writing anywhere below sys",
-        Control::Bare,
+        Control::Unconfined,
         &Probe::shell(SYS, &[]),
-        field,
+        fixture,
     );
     suite.probe(
         "the host's cgroups",
         Control::Host,
         &Probe::shell(CGROUPS, &[]),
-        field,
+        fixture,
     );
     suite.probe(
         "cgroups of version 1, and their release_agent",
         Control::Host,
         &Probe::shell(RELEASE_AGENT, &[]),
-        field,
-    );
-    suite.row("raising its own limits, or leaving its cgroup", limits_stay);
-    suite.row("writing to a read-only bind", read_only_binds_stay);
-    suite.row(
-        "being the host's root in a bind of a user's directory",
-        owners_stay,
+        fixture,
     );
     suite.row(
-        "descriptors of the host's in processes of the machine",
-        || no_descriptors_leak(field),
+        "raising the machine's limits, or leaving its cgroup",
+        limits_do_not_rise,
     );
-    suite.row("descriptors that nspawn-run's caller has open", || {
-        callers_descriptors_stay(&field.machine)
+    suite.row(
+        "writing to a read-only bind mount",
+        read_only_binds_do_not_change,
+    );
+    suite.row(
+        "acting as the host's root in a bind mount of a user's directory",
+        files_keep_their_owners,
+    );
+    suite.row(
+        "file descriptors of the host in processes of the machine",
+        || descriptors_do_not_leak(fixture),
+    );
+    suite.row("file descriptors of nspawn-run's caller", || {
+        descriptors_of_the_caller_stay(&fixture.attacker)
     });
 }
 
-// name_to_handle_at(2): the struct as the kernel reads it again.
+/// Returns the file handle of name_to_handle_at(2) in hexadecimal.
 fn handle_of(path: &Path) -> String {
     let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
     let mut handle = [0_u8; 136];
     handle[..4].copy_from_slice(&128_u32.to_ne_bytes());
     let mut mount = 0;
     let number = nix::libc::SYS_name_to_handle_at;
-    // SAFETY: the path ends with NUL; the handle has room for as much as it says, and the mount is an int.
+    // SAFETY: the path ends with NUL, the handle's buffer has the size in its first field, and the mount
+    // id is an int.
     let done = unsafe {
         nix::libc::syscall(
             number,
@@ -287,23 +300,23 @@ fn handle_of(path: &Path) -> String {
     handle.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn limits_stay() -> Control {
+fn limits_do_not_rise() -> Control {
     let machine = machine(&[]);
     let unit = format!(
         "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service",
         machine.name
     );
-    // One that every cgroup has, whatever controllers there are.
+    // Every cgroup has this limit, even without controllers.
     fs::write(format!("{unit}/cgroup.max.descendants"), "777").unwrap();
     let limits = || sh(&format!("grep . {unit}/*.max*")).out();
     let before = limits();
     assert!(before.contains("777"), "{before}");
     Probe::shell(LIMITS, &[]).is_kept_out(&machine);
     assert_eq!(limits(), before);
-    Control::Nowhere
+    Control::Absent
 }
 
-fn read_only_binds_stay() -> Control {
+fn read_only_binds_do_not_change() -> Control {
     let outside = Outside::new();
     let bind = format!("--bind-ro={}:/shown", outside.path.display());
     let probe = Probe::shell(
@@ -313,13 +326,13 @@ fn read_only_binds_stay() -> Control {
     let (machine, before) = (machine(&[&bind]), outside.state());
     probe.is_kept_out(&machine);
     assert_eq!(outside.state(), before);
-    let bare = crate::suite::machine(&[&BARE[..], &[&bind]].concat());
+    let bare = crate::suite::machine(&[&UNCONFINED[..], &[&bind]].concat());
     probe.gets_in(Place::Machine(&bare));
     assert!(outside.path.join("evil").exists());
-    Control::Bare
+    Control::Unconfined
 }
 
-fn owners_stay() -> Control {
+fn files_keep_their_owners() -> Control {
     let outside = Outside::new();
     fs::set_permissions(outside.path.join("secret"), Permissions::from_mode(0o600)).unwrap();
     fs::create_dir(outside.path.join("root")).unwrap();
@@ -339,21 +352,23 @@ fn owners_stay() -> Control {
 ./secret
 "
     );
-    probe.gets_in(Place::Machine(&machine(&[&BARE[..], &[&bind]].concat())));
-    Control::Bare
+    probe.gets_in(Place::Machine(&machine(
+        &[&UNCONFINED[..], &[&bind]].concat(),
+    )));
+    Control::Unconfined
 }
 
-fn no_descriptors_leak(field: &Field) -> Control {
+fn descriptors_do_not_leak(fixture: &Fixture) -> Control {
     let probe = Probe::perl(DESCRIPTORS, &[]);
     let holder = Probe::shell(HOLDER, &[]).start(Place::Host);
     probe.gets_in(Place::Host);
     drop(holder);
-    probe.is_kept_out(&field.machine);
+    probe.is_kept_out(&fixture.attacker);
     Control::Host
 }
 
-// Given files, a directory and a socket, the command has three pipes.
-fn callers_descriptors_stay(machine: &Machine) -> Control {
+/// Checks that a command gets three pipes, although nspawn-run's caller has files and a directory open.
+fn descriptors_of_the_caller_stay(machine: &Machine) -> Control {
     let outside = Outside::new();
     let look = "for fd in /proc/self/fd/*; do readlink \"$fd\"; done | sed 's/[0-9]*//g'";
     let caller = "exec nspawn-run \"$0\" sh -c \"$1\" <secret 5<. 6<>secret 7>>log >out 2>>log";
@@ -366,19 +381,21 @@ fn callers_descriptors_stay(machine: &Machine) -> Control {
         b"",
     )
     .expect(0);
-    let seen = fs::read_to_string(outside.path.join("out")).unwrap();
+    let descriptors = fs::read_to_string(outside.path.join("out")).unwrap();
     assert!(
-        seen.lines()
+        descriptors
+            .lines()
             .all(|line| line.starts_with("pipe:") || line.starts_with("/proc/")),
-        "{seen}"
+        "{descriptors}"
     );
     assert_eq!(
-        seen.lines()
+        descriptors
+            .lines()
             .filter(|line| line.starts_with("pipe:"))
             .count(),
         3,
-        "{seen}"
+        "{descriptors}"
     );
     assert_eq!(outside.owner_of("secret"), before);
-    Control::Nowhere
+    Control::Absent
 }

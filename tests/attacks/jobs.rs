@@ -1,4 +1,4 @@
-//! What a GitLab job says of itself, by variables that look like those of its runner.
+//! GitLab jobs that try to change their own machine, with variables that look like those of the runner.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -8,10 +8,10 @@ use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use nspawn_tests::{image, sh};
 use serde_json::{Value, json};
 
-use crate::suite::Field;
+use crate::suite::Fixture;
 use crate::suite::{Control, Outside, Suite};
 
-/// Options of nspawn-prepare that take isolation and limits away.
+/// Options of nspawn-prepare that remove isolation and limits, as variables.
 const OPTIONS: [(&str, &str); 16] = [
     ("NSPAWN_BIND", "/etc:/host"),
     ("NSPAWN_PRIVATE_USERS", "no"),
@@ -30,8 +30,9 @@ const OPTIONS: [(&str, &str); 16] = [
     ("NSPAWN_DRY_RUN", "yes"),
     ("NSPAWN_UID", "nobody"),
 ];
-/// Those of them that a runner may set itself, and what of a machine they change.
-const OF_RUNNERS: usize = 5;
+/// Number of the first options, which the control sets as a runner.
+const RUNNER_OPTIONS: usize = 5;
+/// Properties of a machine that these options change.
 const CHANGED: [&str; 5] = [
     "command",
     "private_users",
@@ -40,8 +41,9 @@ const CHANGED: [&str; 5] = [
     "properties",
 ];
 
-/// Wishes of a job (README, "Limits, networks, privileges") that would be more than it has, or something else.
-const WISHES: [(&str, &str); 12] = [
+/// Settings of a job (README, "Limits, networks, privileges") that would widen its limits, or set
+/// another property.
+const JOB_SETTINGS: [(&str, &str); 12] = [
     ("NSPAWN_JOB_MEMORY_MAX", "infinity"),
     ("NSPAWN_JOB_MEMORY_MAX", "100T"),
     ("NSPAWN_JOB_MEMORY_MAX", "1G DevicePolicy=auto"),
@@ -56,12 +58,12 @@ const WISHES: [(&str, &str); 12] = [
     ("NSPAWN_JOB_NETWORK", "namespace=/proc/1/ns/net"),
 ];
 
-/// What of the machine's unit limits it.
+/// Properties of the unit that limit the machine.
 const PROPERTIES: &str = "MemoryMax,TasksMax,CPUQuotaPerSecUSec,DevicePolicy,DeviceAllow,RuntimeMaxUSec,Slice,Delegate,PrivateMounts,Environment";
 
-pub fn rows(suite: &mut Suite, _field: &Field) {
+pub fn rows(suite: &mut Suite, _field: &Fixture) {
     suite.row(
-        "variables of a job named as nspawn-prepare's options",
+        "variables of a job with the names of nspawn-prepare's options",
         || {
             let honest = description(&Runner::default(), Job::new(&image()));
             let forged = OPTIONS
@@ -70,19 +72,22 @@ pub fn rows(suite: &mut Suite, _field: &Field) {
                     job.variable(name, value)
                 });
             assert_eq!(description(&Runner::default(), forged), honest);
-            let runner = OPTIONS[..OF_RUNNERS]
+            let runner = OPTIONS[..RUNNER_OPTIONS]
                 .iter()
                 .fold(Runner::default(), |runner, (name, value)| {
                     runner.variable(name, value)
                 });
             let bare = description(&runner, Job::new(&image()));
             for key in CHANGED {
-                assert_ne!(bare[key], honest[key], "{key} proves nothing");
+                assert_ne!(
+                    bare[key], honest[key],
+                    "the runner's options don't change {key}, so the attack proves nothing"
+                );
             }
-            Control::Bare
+            Control::Unconfined
         },
     );
-    suite.row("variables of a job named as the runner's own: its response, image, number", || {
+    suite.row("variables of a job with the names of the runner's: response, image, number", || {
         let outside = Outside::new();
         let response =
             r#"{"id": 1, "image": {"name": "no-such-image"}, "git_info": {"repo_url": "https://evil.example/x"}}"#;
@@ -104,15 +109,15 @@ pub fn rows(suite: &mut Suite, _field: &Field) {
         assert_eq!(description(&Runner::default(), forged), honest);
         assert_eq!(outside.state(), before);
         let old = Runner::old().run(&Job::new(&image()).variable("CI_JOB_IMAGE", "no-such-image"));
-        assert!(old.log().contains("no-such-image"), "it proves nothing: {}", old.describe());
+        assert!(old.log().contains("no-such-image"), "the control does not get in, so the attack proves nothing: {}", old.describe());
         Control::Host
     });
     suite.row(
-        "variables of a job that change which programs the host runs: PATH, LD_PRELOAD",
-        programs_stay,
+        "variables of a job that select programs of the host: PATH, LD_PRELOAD",
+        programs_are_those_of_the_host,
     );
-    suite.row("wishes of a job that would widen its limits", || {
-        for (name, value) in WISHES {
+    suite.row("settings of a job that would widen its limits", || {
+        for (name, value) in JOB_SETTINGS {
             let report = Job::new(&image())
                 .variable(name, value)
                 .script(&["echo too far"])
@@ -124,24 +129,27 @@ pub fn rows(suite: &mut Suite, _field: &Field) {
                 report.describe()
             );
         }
-        Control::Nowhere
+        Control::Absent
     });
-    suite.row("images of a job's own: paths, options, lines", images_stay);
+    suite.row(
+        "image names of a job that are paths, options or several lines",
+        image_names_are_refused,
+    );
 }
 
-// Of its machine while it runs, without what is another's for each.
+/// Returns the properties of a job's machine, without those that differ for each machine.
 fn description(runner: &Runner, job: Job) -> Value {
-    let seen = Arc::new(Mutex::new(Value::Null));
-    let tell = Arc::clone(&seen);
+    let description = Arc::new(Mutex::new(Value::Null));
+    let result = Arc::clone(&description);
     let job = job
         .script(&["echo now", "sleep 0.5"])
         .at_log("now", move |moment| {
-            *tell.lock().unwrap() = describe(moment.machine());
+            *result.lock().unwrap() = describe(moment.machine());
         });
     let _ = runner.run(&job).expect(&Outcome::Success);
-    let seen = seen.lock().unwrap();
-    assert_ne!(*seen, Value::Null);
-    seen.clone()
+    let description = description.lock().unwrap();
+    assert_ne!(*description, Value::Null);
+    description.clone()
 }
 
 fn describe(machine: &str) -> Value {
@@ -149,7 +157,7 @@ fn describe(machine: &str) -> Value {
     let state =
         anonymous(fs::read_to_string(format!("/run/nspawn-ci/{machine}/state.json")).unwrap());
     let mut state: Value = serde_json::from_str(&state).unwrap();
-    // A part of what is free just then.
+    // These numbers depend on the free space and on the time.
     state["layer_size"] = json!(state["layer_size"].is_number());
     state["created_monotonic_usec"] = json!(state["created_monotonic_usec"].is_number());
     let unit = format!("nspawn-{machine}.service");
@@ -167,7 +175,7 @@ fn describe(machine: &str) -> Value {
     state
 }
 
-fn programs_stay() -> Control {
+fn programs_are_those_of_the_host() -> Control {
     let outside = Outside::new();
     for program in [
         "systemd-run",
@@ -208,15 +216,15 @@ fn programs_stay() -> Control {
         .run(&Job::new(&image()).script(&["true"]));
     assert!(
         fs::exists(outside.path.join("evil")).unwrap(),
-        "it proves nothing: {}",
+        "the control does not get in, so the attack proves nothing: {}",
         report.describe()
     );
     Control::Host
 }
 
-fn images_stay() -> Control {
+fn image_names_are_refused() -> Control {
     let outside = Outside::new();
-    // As good as any other.
+    // The path leads to a valid image.
     std::os::unix::fs::symlink(
         format!("/var/lib/machines/{}", image()),
         outside.path.join("image"),
@@ -243,5 +251,5 @@ fn images_stay() -> Control {
             report.describe()
         );
     }
-    Control::Nowhere
+    Control::Absent
 }

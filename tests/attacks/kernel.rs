@@ -1,4 +1,4 @@
-//! The kernel, of which there is one: its modules, clocks, programs, and its end.
+//! The kernel, which the host and all machines share: its modules, clocks and programs, and a reboot.
 
 use std::fs;
 use std::thread;
@@ -8,9 +8,9 @@ use nix::libc;
 use nspawn_tests::sh;
 
 use crate::probe::{Place, Probe};
-use crate::suite::{Control, Field, Suite, machine, name};
+use crate::suite::{Control, Fixture, Suite, machine, name};
 
-/// Calls that change nothing where they are allowed.
+/// System calls that need privileges. With them, these arguments change nothing.
 const CALLS: [(&str, libc::c_long, &str); 11] = [
     (
         "loading a module: init_module",
@@ -43,7 +43,7 @@ const CALLS: [(&str, libc::c_long, &str); 11] = [
         r#"3, "x" x 4096, 4096"#,
     ),
     (
-        "listing and so reaching the kernel's BPF programs: bpf",
+        "listing the kernel's BPF programs: bpf",
         libc::SYS_bpf,
         r#"11, "\0" x 16, 16"#,
     ),
@@ -69,7 +69,7 @@ const CALLS: [(&str, libc::c_long, &str); 11] = [
     ),
 ];
 
-/// Sets the tick that there is.
+/// Sets the clock's tick to its current value.
 const ADJUST: &str = r#"
 my ($number, $state) = (shift, "\0" x 256);
 syscall($number, $state);
@@ -77,22 +77,22 @@ substr($state, 0, 4) = pack("L", 0x4000);
 verdict(syscall($number, $state));
 "#;
 
-/// One that only begins with `MAGIC`, which no program does.
+/// Registers a binary format whose magic bytes no program has.
 const BINARY_FORMAT: &str = r#"
 mkdir -p /tmp/formats
 attempt mount -t binfmt_misc none /tmp/formats
 for there in /proc/sys/fs/binfmt_misc /tmp/formats; do
     { echo ":$1:M::$1::/bin/true:F" >"$there/register"; } 2>/dev/null
 done
-grep -q binfmt_misc /proc/filesystems || not_here 'no binfmt_misc'
+grep -q binfmt_misc /proc/filesystems || unsupported 'no binfmt_misc'
 kept_out 'unless the host has it'
 "#;
 
-/// They are forgotten with their last mount.
+/// Keeps binfmt_misc mounted, because the kernel forgets the formats with the last mount.
 const HOLD_FORMATS: &str =
     "mkdir -p /tmp/formats && mount -t binfmt_misc none /tmp/formats; echo on; sleep 15";
 
-/// From the host's side: whether it is there, which also takes it away.
+/// Looks for the format on the host, and removes it.
 const HAS_FORMAT: &str = r#"
 mkdir -p /tmp/formats
 mount -t binfmt_misc none /tmp/formats 2>/dev/null
@@ -101,13 +101,13 @@ echo -1 >"/tmp/formats/$1"
 got_in there
 "#;
 
-pub fn rows(suite: &mut Suite, field: &Field) {
+pub fn rows(suite: &mut Suite, fixture: &Fixture) {
     for (name, number, arguments) in CALLS {
         suite.probe(
             name,
             Control::Host,
             &Probe::system_call(number, arguments),
-            field,
+            fixture,
         );
     }
     let adjust = Probe::perl(ADJUST, &[&libc::SYS_adjtimex.to_string()]);
@@ -115,13 +115,14 @@ pub fn rows(suite: &mut Suite, field: &Field) {
         "changing the clock's speed: adjtimex",
         Control::Host,
         &adjust,
-        field,
+        fixture,
     );
-    suite.row(
-        "a binary format that the host's programs would be run by",
-        || formats_stay(field),
-    );
-    suite.row("another name for the host", || the_hosts_name_stays(field));
+    suite.row("adding a binary format to the host", || {
+        no_format_appears(fixture)
+    });
+    suite.row("changing the host's name", || {
+        the_host_keeps_its_name(fixture)
+    });
     for force in ["--force", "--force --force"] {
         suite.row(
             &format!("rebooting the host: systemctl reboot {force}"),
@@ -130,29 +131,29 @@ pub fn rows(suite: &mut Suite, field: &Field) {
     }
 }
 
-fn formats_stay(field: &Field) -> Control {
+fn no_format_appears(fixture: &Fixture) -> Control {
     let name = name();
     let (register, has_format) = (
         Probe::shell(BINARY_FORMAT, &[&name]),
         Probe::shell(HAS_FORMAT, &[&name]),
     );
     let _held = Probe::shell(HOLD_FORMATS, &[]).start(Place::Host);
-    register.is_kept_out(&field.bare);
+    register.is_kept_out(&fixture.unconfined);
     has_format.gets_in(Place::Host);
-    register.is_kept_out(&field.machine);
+    register.is_kept_out(&fixture.attacker);
     has_format.is_kept_out_of(Place::Host);
-    Control::Bare
+    Control::Unconfined
 }
 
-fn the_hosts_name_stays(field: &Field) -> Control {
+fn the_host_keeps_its_name(fixture: &Fixture) -> Control {
     let hosts = || fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let before = hosts();
-    let done = field
-        .machine
+    let done = fixture
+        .attacker
         .sh("hostname evil && echo evil.example >/proc/sys/kernel/domainname; hostname");
     assert_eq!(done.out(), "evil\n", "{}", done.describe());
     assert_eq!(hosts(), before);
-    Control::Nowhere
+    Control::Absent
 }
 
 fn the_host_stays_up(force: &str) -> Control {
@@ -181,10 +182,10 @@ fn the_host_stays_up(force: &str) -> Control {
     while sh(&unit).code() == 0 {
         assert!(
             Instant::now() < deadline,
-            "the machine did not even end itself"
+            "the machine does not reboot, so the attack proves nothing"
         );
         thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(start(hosts()), before);
-    Control::Nowhere
+    Control::Absent
 }

@@ -1,12 +1,13 @@
-//! The kernel's keyrings, which no container has of its own.
+//! The kernel's keyrings, which have no namespace of their own.
 
 use nix::libc;
 use nspawn_tests::Machine;
 
 use crate::probe::{Place, Probe};
-use crate::suite::{Control, Field, Suite, machine, name};
+use crate::suite::{Control, Fixture, Suite, machine, name};
 
-/// By its number; by its name in all keyrings there are by number; as something asked for.
+/// Reads a key by its number, by its name in the special keyrings, by request_key(2), and in
+/// /proc/keys.
 const READ: &str = r#"
 my ($keyctl, $request, $name, $serial) = @ARGV;
 my ($type, $buffer) = ("user", "\0" x 256);
@@ -24,35 +25,34 @@ if (open(my $list, "<", "/proc/keys")) {
 kept_out $why;
 "#;
 
-/// For all who know its number.
-const EVERYBODY: u32 = 0x3f3f_3f3f;
-/// For who made it, by whatever way.
-const OWNERS: u32 = 0x3f3f_0000;
+/// Key permissions for everyone who knows the number.
+const PUBLIC: u32 = 0x3f3f_3f3f;
+/// Key permissions for the possessor and the owner.
+const OWNER: u32 = 0x3f3f_0000;
 
-/// Makes one for its owner, in root's keyring, and tells its number.
+/// Adds a key with the owner's permissions to root's keyring, and prints its number.
 const ADD: &str = r#"
 my ($add, $keyctl, $name) = @ARGV;
 my $type = "user";
-# By the process's keyring, since it need not have the other at once.
+# The key goes to the process's keyring first, because root's keyring may not exist yet.
 my $key = syscall($add, $type, $name, $name, length $name, -2);
 syscall($keyctl, 5, $key, 0x3f3f0000) == 0 && syscall($keyctl, 8, $key, -4) == 0 or die "no key: $!";
 print $key;
 "#;
 
-pub fn rows(suite: &mut Suite, field: &Field) {
+pub fn rows(suite: &mut Suite, fixture: &Fixture) {
     suite.row("a key of the host's root", || {
-        host_key_stays(OWNERS, &field.machine)
+        host_key_is_hidden(OWNER, &fixture.attacker)
+    });
+    suite.row("a key of the host's root that all users may read", || {
+        host_key_is_hidden(PUBLIC, &fixture.attacker)
     });
     suite.row(
-        "a key of the host's root that all its users may read",
-        || host_key_stays(EVERYBODY, &field.machine),
+        "a key of the host's root, from a machine with --nesting",
+        || host_key_is_hidden(OWNER, &machine(&["--nesting"])),
     );
     suite.row(
-        "a key of the host's root, in a machine for containers (--nesting)",
-        || host_key_stays(OWNERS, &machine(&["--nesting"])),
-    );
-    suite.row(
-        "a key of another machine's root, both for containers (--nesting)",
+        "a key of another machine's root, both with --nesting",
         || {
             let [owner, other] = [(); 2].map(|()| machine(&["--nesting"]));
             let (name, numbers) = (
@@ -66,12 +66,12 @@ pub fn rows(suite: &mut Suite, field: &Field) {
             let probe = read(&name, &serial);
             probe.gets_in(Place::Machine(&owner));
             probe.is_kept_out(&other);
-            Control::Open
+            Control::Permitted
         },
     );
 }
 
-fn host_key_stays(permissions: u32, machine: &Machine) -> Control {
+fn host_key_is_hidden(permissions: u32, machine: &Machine) -> Control {
     let key = Key::new(permissions);
     let probe = read(&key.name, &key.serial.to_string());
     probe.gets_in(Place::Host);
@@ -84,7 +84,7 @@ fn read(name: &str, serial: &str) -> Probe {
     Probe::perl(READ, &[&numbers[0], &numbers[1], name, serial])
 }
 
-/// A key of the host's root, until it is dropped.
+/// A key of the host's root, which is removed when this is dropped.
 struct Key {
     name: String,
     serial: libc::c_long,
@@ -96,7 +96,7 @@ impl Key {
         let text = std::ffi::CString::new(&*name).unwrap();
         let keyring = libc::KEY_SPEC_USER_KEYRING;
         let number = libc::SYS_add_key;
-        // SAFETY: add_key(2) reads two strings that end with NUL, and as many bytes as it is told.
+        // SAFETY: add_key(2) reads two strings that end with NUL, and `name.len()` bytes of the payload.
         let serial = unsafe {
             libc::syscall(
                 number,

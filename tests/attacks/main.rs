@@ -1,22 +1,22 @@
-//! The attack suite: what root in a machine of the default options can do to its host and to other
-//! machines. A line for each attack, which has held or is broken.
+//! The attack suite: attacks by root in a machine with the default options, on its host and on other
+//! machines. The table has a row for each attack: the isolation has held, or it is broken.
 //!
-//! An attack that can't break proves nothing, so most are made twice: on the host itself, or in a machine
-//! without isolation, they must get in.
+//! An attack that never gets in proves nothing. Most attacks are therefore made twice: on the host
+//! itself, or in a machine without isolation, they must get in. The column `control` names that place.
 //!
-//! | module | what is attacked |
+//! | module | target |
 //! | --- | --- |
-//! | [`files`] | the host's files: proc, sys, cgroups, binds, descriptors |
-//! | [`devices`] | its disks and other devices, file systems of its kernel |
-//! | [`kernel`] | the kernel that all share |
+//! | [`files`] | the host's files, by proc, sys, cgroups, bind mounts and file descriptors |
+//! | [`devices`] | the host's disks and other devices, and its kernel's file systems |
+//! | [`kernel`] | the kernel, which the host and all machines share |
 //! | [`processes`] | processes of the host and of other machines |
-//! | [`network`] | the host's network, and what others send |
+//! | [`network`] | the host's network, and the traffic of other machines |
 //! | [`keys`] | the kernel's keyrings |
-//! | [`shared`] | what the host reads of a machine |
-//! | [`jobs`] | what a GitLab job says of itself |
-//! | [`secrets`] | what other users of the host see of machines |
+//! | [`shared`] | host programs that read files of a machine |
+//! | [`jobs`] | the limits and images of GitLab jobs |
+//! | [`secrets`] | the data of machines, by other users of the host |
 
-// An attack stops at what it did not expect.
+// An attack stops at the first unexpected result.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod devices;
@@ -34,15 +34,11 @@ mod suite;
 use std::process::ExitCode;
 
 use nspawn_tests::left_of;
-use suite::{Control, Field, Suite};
+use suite::{Control, Fixture, Suite};
 
 fn main() -> ExitCode {
-    let filters = std::env::args()
-        .skip(1)
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
-    let (mut suite, field) = (Suite::new(filters), Field::new());
-    for group in [
+    let (mut suite, fixture) = (Suite::new(), Fixture::new());
+    for run_rows in [
         files::rows,
         devices::rows,
         kernel::rows,
@@ -53,12 +49,12 @@ fn main() -> ExitCode {
         jobs::rows,
         secrets::rows,
     ] {
-        group(&mut suite, &field);
+        run_rows(&mut suite, &fixture);
     }
-    drop(field);
-    suite.row("all that was attacked from can be removed", || {
+    drop(fixture);
+    suite.row("all machines of the attacks can be removed", || {
         assert_eq!(left_of(&suite::prefix()), "");
-        Control::Nowhere
+        Control::Absent
     });
     suite.finish()
 }

@@ -1,5 +1,5 @@
-//! The host's network: its loopback, its own addresses, its link's services, its sockets; and what others
-//! send and receive.
+//! The host's network: its loopback, its addresses, the services of its link, its sockets, and the
+//! traffic of other machines.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -14,13 +14,14 @@ use std::time::Duration;
 use nspawn_tests::{Machine, call, sh};
 
 use crate::probe::{Place, Probe, Running};
-use crate::suite::{Control, Field, Outside, Suite, machine, name};
+use crate::suite::{Control, Fixture, Outside, Suite, machine, name};
 
-/// A cloud's service for its instances' secrets.
+/// Address of the metadata service of clouds, which serves secrets of an instance.
 const METADATA: &str = "169.254.169.254";
-/// An address of the host beside that of its link (RFC 2544, RFC 4193).
+/// Addresses of the host beside those of its link (RFC 2544, RFC 4193).
 const SECOND: [&str; 2] = ["198.18.77.7", "fd77:7777::7"];
 
+/// Connects to a port of each address, and reads the secret there.
 const CONNECT: &str = r#"
 secret=$1 port=$2
 shift 2
@@ -33,12 +34,14 @@ done
 kept_out "$said"
 "#;
 
+/// Sends datagrams. The receiver decides whether they arrive.
 const SEND: &str = r#"
 bash -c 'for i in 1 2 3; do echo "$2" >"/dev/udp/$0/$1"; done' "$1" "$2" "$3" 2>/dev/null
 kept_out 'unless it has arrived'
 "#;
 
-/// The beginning of a connection that the machine's own kernel would not send like this.
+/// Sends the first packet of a TCP connection in a raw frame, past the routes and the filters of the
+/// machine's own kernel.
 const FRAME: &str = r#"
 use Socket qw(:DEFAULT inet_pton);
 my ($to, $port) = @ARGV;
@@ -70,6 +73,7 @@ for (1 .. 2) {
 kept_out "unless it has arrived";
 "#;
 
+/// Connects to a UNIX socket, by its abstract name and by its path in each process's root.
 const UNIX: &str = r#"
 use Socket;
 my ($path, $secret) = @ARGV;
@@ -81,16 +85,16 @@ for my $address ("\0$path", $path, map { "$_$path" } glob("/proc/[0-9]*/root")) 
 kept_out "$!";
 "#;
 
-/// Virtual machines and their hosts talk by these (vsock(7)), whatever the network namespace.
+/// Connects to the host of a virtual machine. vsock(7) ignores network namespaces.
 const VSOCK: &str = r#"
-socket(my $socket, 40, 1, 0) or $! == 97 ? not_here "$!" : kept_out "$!";
+socket(my $socket, 40, 1, 0) or $! == 97 ? unsupported "$!" : kept_out "$!";
 local $SIG{ALRM} = sub { got_in "as far as waiting for an answer" };
 alarm 2;
 connect($socket, pack("SSLLx4", 40, 0, 1, 2)) and got_in "connected";
 got_in "as far as: $!";
 "#;
 
-/// Whether a word is seen on any link within two seconds.
+/// Listens on all links for two seconds, and gets in if it receives a word.
 const SNIFF: &str = r#"
 my $word = shift;
 socket(my $link, 17, 3, unpack("S", pack("n", 3))) or print("on\n"), kept_out "$!";
@@ -105,12 +109,14 @@ while (time < $end) {
 kept_out "not seen";
 "#;
 
+/// Adds a network link, which must not appear on the host.
 const LINK: &str = r#"
 attempt ip link add attack type dummy || attempt ip tuntap add attack mode tun
 kept_out "unless the host has it: $why"
 "#;
 
-/// A frame of no protocol on every link, and a packet from an address that is nobody's (RFC 5737).
+/// Sends a frame of an experimental protocol on every link, and a packet with a source address for
+/// documentation (RFC 5737).
 const SPOOF: &str = r#"
 my ($frame, $payload) = @ARGV;
 socket(my $link, 17, 3, 0) or kept_out "$!";
@@ -128,96 +134,109 @@ send($raw, $packet . $udp, 0, pack_sockaddr_in(9, inet_aton("203.0.113.9")));
 kept_out "unless it is seen";
 "#;
 
-pub fn rows(suite: &mut Suite, field: &Field) {
-    let addresses = &field.addresses;
+pub fn rows(suite: &mut Suite, fixture: &Fixture) {
+    let addresses = &fixture.addresses;
     let gateways = addresses
         .gateways
         .each_ref()
         .map(|gateway| gateway.as_deref());
     for (name, address, more) in [
         (
-            "the host's loopback: 127.0.0.1, and by its gateway",
+            "the host's loopback by 127.0.0.1 and by its gateway",
             "127.0.0.1",
             gateways[0],
         ),
         (
-            "the host's loopback: ::1, and by its gateway",
+            "the host's loopback by ::1 and by its gateway",
             "::1",
             gateways[1],
         ),
     ] {
         suite.row(name, || {
-            connections_fail(field, address, &[Some(address), more])
+            connections_fail(fixture, address, &[Some(address), more])
         });
     }
     for (name, address) in addresses.others() {
         suite.row(name, || {
-            connections_fail(field, &address, &[Some(&*address)])
+            connections_fail(fixture, &address, &[Some(&*address)])
         });
     }
-    let (open, has_six) = (open_machine(), addresses.own[1].is_some());
+    let (open, has_ipv6) = (open_machine(), addresses.own[1].is_some());
     let loopback = [
-        ("the host's loopback, by raw frames: 127.0.0.1", "127.0.0.1"),
-        ("the host's loopback, by raw frames: ::1", "::1"),
+        (
+            "the host's loopback by 127.0.0.1, by raw frames",
+            "127.0.0.1",
+        ),
+        ("the host's loopback by ::1, by raw frames", "::1"),
     ];
-    // The second needs a route, which not every host has.
+    // An IPv6 frame needs a route, which some hosts lack.
     for (name, address) in loopback
         .into_iter()
-        .filter(|(_, address)| !address.contains(':') || has_six)
+        .filter(|(_, address)| !address.contains(':') || has_ipv6)
     {
-        suite.row(name, || frames_fail(field, &open, address));
+        suite.row(name, || frames_fail(fixture, &open, address));
     }
     for (name, address) in addresses.others() {
         suite.row(&format!("{name}, by raw frames"), || {
-            frames_fail(field, &open, &address)
+            frames_fail(fixture, &open, &address)
         });
     }
     for (name, address) in [
         ("datagrams to the host's loopback", "127.0.0.1"),
         ("datagrams to a cloud's metadata service", METADATA),
     ] {
-        suite.row(name, || datagrams_fail(field, address));
+        suite.row(name, || datagrams_fail(fixture, address));
     }
     drop(open);
     suite.row("abstract sockets of the host", || {
         let name = name();
         let address = UnixAddress::from_abstract_name(&name).unwrap();
         let _server = Server::unix(UnixListener::bind_addr(&address).unwrap(), &name);
-        prove_and_attack(field, Control::Bare, &Probe::perl(UNIX, &[&name, &name]))
+        prove_and_attack(
+            fixture,
+            Control::Unconfined,
+            &Probe::perl(UNIX, &[&name, &name]),
+        )
     });
     suite.row("sockets of the host by their paths", || {
         let outside = Outside::new();
         let path = outside.file("socket");
         let _server = Server::unix(UnixListener::bind(&path).unwrap(), &outside.secret);
         prove_and_attack(
-            field,
+            fixture,
             Control::Host,
             &Probe::perl(UNIX, &[&path, &outside.secret]),
         )
     });
-    suite.row("the host's system bus and systemd", || buses_differ(field));
+    suite.row("the host's system bus and systemd", || {
+        buses_differ(fixture)
+    });
     suite.probe(
-        "what runs the host, if that is a virtual machine: vsock",
+        "the host of a virtual machine by vsock",
         Control::Host,
         &Probe::perl(VSOCK, &[]),
-        field,
+        fixture,
     );
-    suite.row("hearing what another machine sends", || {
-        nothing_is_heard(field)
+    suite.row("receiving the traffic of another machine", || {
+        traffic_is_not_received(fixture)
     });
-    suite.row("sending as somebody else on the host's links", || {
-        nothing_is_spoofed(field)
+    suite.row(
+        "sending with a forged source address on the host's links",
+        || forged_packets_are_dropped(fixture),
+    );
+    suite.row("adding network links to the host", || {
+        no_link_appears(fixture)
     });
-    suite.row("links and addresses for the host", || links_stay(field));
 }
 
-/// Of the host, with some that are only there until this is dropped.
+/// Addresses of the host. Some of them exist only until this is dropped.
 pub struct Addresses {
     own: [Option<String>; 2],
     gateways: [Option<String>; 2],
 }
 
 impl Addresses {
+    /// Adds the suite's addresses to the host, and finds the others.
     pub fn add() -> Self {
         for address in [METADATA, SECOND[0]] {
             sh(&format!("ip addr replace {address}/32 dev lo")).expect(0);
@@ -250,9 +269,10 @@ impl Addresses {
         }
     }
 
+    /// Returns the addresses outside of the loopback network, and their names in the table.
     fn others(&self) -> Vec<(&'static str, String)> {
         let all = [
-            // A host without any can't have this tried.
+            // A host without an address fails this row.
             (
                 "the host's own address",
                 Some(self.own[0].clone().unwrap_or_default()),
@@ -283,7 +303,7 @@ impl Drop for Addresses {
     }
 }
 
-/// Says a secret to all who connect, until it is dropped.
+/// A server that sends a secret to every client.
 pub struct Server {
     port: u16,
     was_reached: Arc<AtomicBool>,
@@ -305,37 +325,37 @@ impl Server {
         })
     }
 
-    // Its thread and its socket go with this program.
+    // The thread and the socket exist until the end of this program.
     fn start<Stream: Write>(
         port: u16,
         secret: &str,
         accept: impl Fn() -> std::io::Result<Stream> + Send + 'static,
     ) -> Self {
         let was_reached = Arc::new(AtomicBool::new(false));
-        let (tell, line) = (Arc::clone(&was_reached), format!("{secret}\n"));
+        let (reached, line) = (Arc::clone(&was_reached), format!("{secret}\n"));
         thread::spawn(move || {
             while let Ok(mut stream) = accept() {
-                tell.store(true, Ordering::SeqCst);
+                reached.store(true, Ordering::SeqCst);
                 let _ = stream.write_all(line.as_bytes());
             }
         });
         Self { port, was_reached }
     }
 
-    /// Whether anybody has connected since it was last asked.
+    /// Returns whether a client has connected since the last call.
     pub fn was_reached(&self) -> bool {
         thread::sleep(Duration::from_millis(200));
         self.was_reached.swap(false, Ordering::SeqCst)
     }
 }
 
-fn prove_and_attack(field: &Field, control: Control, probe: &Probe) -> Control {
-    let control = probe.prove(control, field);
-    probe.is_kept_out(&field.machine);
+fn prove_and_attack(fixture: &Fixture, control: Control, probe: &Probe) -> Control {
+    let control = probe.prove(control, fixture);
+    probe.is_kept_out(&fixture.attacker);
     control
 }
 
-fn connections_fail(field: &Field, address: &str, targets: &[Option<&str>]) -> Control {
+fn connections_fail(fixture: &Fixture, address: &str, targets: &[Option<&str>]) -> Control {
     let secret = name();
     let server = Server::tcp(address, &secret);
     let port = server.port.to_string();
@@ -343,13 +363,17 @@ fn connections_fail(field: &Field, address: &str, targets: &[Option<&str>]) -> C
         .into_iter()
         .chain(targets.iter().flatten().copied())
         .collect();
-    let control = prove_and_attack(field, Control::Bare, &Probe::shell(CONNECT, &arguments));
+    let control = prove_and_attack(
+        fixture,
+        Control::Unconfined,
+        &Probe::shell(CONNECT, &arguments),
+    );
     assert!(server.was_reached());
     control
 }
 
-// Proved by a machine that may connect to all addresses.
-fn frames_fail(field: &Field, open: &Machine, address: &str) -> Control {
+/// Checks that a raw frame does not arrive. The control is a machine that may connect to all addresses.
+fn frames_fail(fixture: &Fixture, open: &Machine, address: &str) -> Control {
     let arrives = |machine: &Machine, address: &str| {
         let server = Server::tcp(address, "");
         Probe::perl(FRAME, &[address, &server.port.to_string()]).is_kept_out(machine);
@@ -357,17 +381,20 @@ fn frames_fail(field: &Field, open: &Machine, address: &str) -> Control {
     };
     assert!(
         arrives(open, SECOND[usize::from(address.contains(':'))]),
-        "no frame arrives, so it proves nothing"
+        "no frame of the control arrives, so the attack proves nothing"
     );
-    assert!(!arrives(&field.machine, address), "it has arrived");
-    Control::Open
+    assert!(
+        !arrives(&fixture.attacker, address),
+        "the attacker's frame has arrived"
+    );
+    Control::Permitted
 }
 
 fn open_machine() -> Machine {
     machine(&["--allow-host=0.0.0.0/0", "--allow-host=::/0"])
 }
 
-fn datagrams_fail(field: &Field, address: &str) -> Control {
+fn datagrams_fail(fixture: &Fixture, address: &str) -> Control {
     let secret = name();
     let server = UdpSocket::bind((address, 0)).unwrap();
     server
@@ -376,27 +403,30 @@ fn datagrams_fail(field: &Field, address: &str) -> Control {
     let port = server.local_addr().unwrap().port().to_string();
     let send = Probe::shell(SEND, &[address, &port, &secret]);
     let mut buffer = [0; 100];
-    send.is_kept_out(&field.bare);
+    send.is_kept_out(&fixture.unconfined);
     assert!(
         server.recv(&mut buffer).is_ok(),
-        "no datagram arrives, so it proves nothing"
+        "no datagram of the control arrives, so the attack proves nothing"
     );
     while server.recv(&mut buffer).is_ok() {}
-    send.is_kept_out(&field.machine);
-    assert!(server.recv(&mut buffer).is_err(), "it has arrived");
-    Control::Bare
+    send.is_kept_out(&fixture.attacker);
+    assert!(
+        server.recv(&mut buffer).is_err(),
+        "the attacker's datagram has arrived"
+    );
+    Control::Unconfined
 }
 
-// The machine has its own at these paths.
-fn buses_differ(field: &Field) -> Control {
+/// Checks that the machine has sockets of its own at the paths of the host's buses.
+fn buses_differ(fixture: &Fixture) -> Control {
     for path in [
         "/run/dbus/system_bus_socket",
         "/run/systemd/private",
         "/run/systemd/journal/stdout",
     ] {
         let hosts = std::fs::metadata(path).unwrap();
-        let machines = field
-            .machine
+        let machines = fixture
+            .attacker
             .run(["stat", "--format=%d:%i", path])
             .expect(0)
             .out();
@@ -418,59 +448,62 @@ fn buses_differ(field: &Field) -> Control {
         .chain(&ask)
         .copied()
         .collect::<Vec<_>>();
-    assert_ne!(id(call(ask[0], &ask[1..])), id(field.machine.run(&ask)));
-    Control::Nowhere
+    assert_ne!(id(call(ask[0], &ask[1..])), id(fixture.attacker.run(&ask)));
+    Control::Absent
 }
 
-fn nothing_is_heard(field: &Field) -> Control {
-    let heard = |place: Place| {
+fn traffic_is_not_received(fixture: &Fixture) -> Control {
+    let receives = |place: Place| {
         let word = name();
         let sniffer = Probe::perl(SNIFF, &[&word]).start(place);
         let send = format!(
             "ip route get 203.0.113.9 >/dev/null && for i in 1 2 3; do echo {word} >/dev/udp/203.0.113.9/9; sleep 0.1; done"
         );
-        field.neighbour.run(["bash", "-c", &send]).expect(0);
+        fixture.neighbour.run(["bash", "-c", &send]).expect(0);
         sniffer.got_in()
     };
     assert!(
-        heard(Place::Machine(&field.bare)),
-        "not even the host hears it, so it proves nothing"
+        receives(Place::Machine(&fixture.unconfined)),
+        "the unconfined machine receives nothing, so the attack proves nothing"
     );
-    assert!(!heard(Place::Machine(&field.machine)), "it is heard");
-    Control::Bare
+    assert!(
+        !receives(Place::Machine(&fixture.attacker)),
+        "the attacker receives the traffic"
+    );
+    Control::Unconfined
 }
 
-fn nothing_is_spoofed(field: &Field) -> Control {
-    let seen = |place: Place| {
+fn forged_packets_are_dropped(fixture: &Fixture) -> Control {
+    let are_received = |place: Place| {
         let word = name();
         let [frame, packet] =
-            ["a frame", "a packet"].map(|kind| format!("{kind} from nobody: {word}"));
+            ["a frame", "a packet"].map(|kind| format!("{kind} without an owner: {word}"));
         let sniffers = [&frame, &packet].map(|word| Probe::perl(SNIFF, &[word]).start(Place::Host));
         Probe::perl(SPOOF, &[&frame, &packet]).is_kept_out_of(place);
         sniffers.map(Running::got_in)
     };
     assert_eq!(
-        seen(Place::Machine(&field.bare)),
+        are_received(Place::Machine(&fixture.unconfined)),
         [true; 2],
-        "it proves nothing"
+        "the unconfined machine can't send them, so the attack proves nothing"
     );
     assert_eq!(
-        seen(Place::Machine(&field.machine)),
+        are_received(Place::Machine(&fixture.attacker)),
         [false; 2],
-        "it is seen"
+        "the host receives them"
     );
-    Control::Bare
+    Control::Unconfined
 }
 
-fn links_stay(field: &Field) -> Control {
-    let is_there = |place: Place| {
+fn no_link_appears(fixture: &Fixture) -> Control {
+    let appears = |place: Place| {
         Probe::shell(LINK, &[]).is_kept_out_of(place);
         sh("ip link del attack").code() == 0
     };
     assert!(
-        is_there(Place::Host),
-        "not even there, so it proves nothing"
+        appears(Place::Host),
+        "the host can't add a link, so the attack proves nothing"
     );
-    assert!(!is_there(Place::Machine(&field.machine)));
+    assert!(!appears(Place::Machine(&fixture.attacker)));
     Control::Host
 }

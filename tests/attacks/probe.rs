@@ -1,21 +1,22 @@
-//! Attacks as scripts, which say how they went.
+//! Attacks as scripts, which print their result.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use nspawn_tests::{Machine, finish};
 
-use crate::suite::{Control, Field};
+use crate::suite::{Control, Fixture};
 
-/// For how long a script may run, in seconds.
+/// Time limit for a script, in seconds.
 const LIMIT: &str = "20";
 
+/// Functions that shell scripts call, the first three of them at their end.
 const SHELL: &str = r#"
 end() { printf '%s\n' "$*" | tr '\n' ' '; exit 0; }
 got_in() { end "got in: $*"; }
 kept_out() { end "kept out: $*"; }
-not_here() { end "not here: $*"; }
-# A tool that is not there would keep everybody out.
+unsupported() { end "unsupported: $*"; }
+# A missing tool must not look like a failed attack.
 attempt() {
     why=$("$@" 2>&1 >/dev/null) && return
     code=$?
@@ -24,23 +25,24 @@ attempt() {
 }
 "#;
 
+/// The same functions for Perl. `verdict` judges the result of a system call.
 const PERL: &str = r#"
 $| = 1;
 sub got_in { print "got in: @_\n"; exit }
 sub kept_out { print "kept out: @_\n"; exit }
-sub not_here { print "not here: @_\n"; exit }
-# By the error's number: EPERM, EACCES; ENOSYS.
-sub verdict { $_[0] >= 0 ? got_in "" : $! == 1 || $! == 13 ? kept_out "$!" : $! == 38 ? not_here "$!" : got_in "as far as: $!" }
+sub unsupported { print "unsupported: @_\n"; exit }
+# The numbers are EPERM, EACCES and ENOSYS.
+sub verdict { $_[0] >= 0 ? got_in "" : $! == 1 || $! == 13 ? kept_out "$!" : $! == 38 ? unsupported "$!" : got_in "as far as: $!" }
 "#;
 
-/// Where a script runs, as root.
+/// The place where a script runs, as root.
 #[derive(Clone, Copy)]
 pub enum Place<'a> {
     Host,
     Machine(&'a Machine),
 }
 
-/// A script, and what it is given.
+/// A script and its arguments.
 pub struct Probe {
     interpreter: [&'static str; 2],
     script: String,
@@ -51,12 +53,12 @@ pub struct Probe {
 enum Verdict {
     In,
     Out,
-    /// The kernel has no such thing.
+    /// The kernel lacks the feature.
     Missing,
 }
 
 impl Probe {
-    /// A shell script that ends by `got_in`, `kept_out` or `not_here`.
+    /// Returns a shell script that ends with `got_in`, `kept_out` or `unsupported`.
     pub fn shell(script: &str, arguments: &[&str]) -> Self {
         Self::new(
             ["sh", "-c"],
@@ -65,12 +67,12 @@ impl Probe {
         )
     }
 
-    /// The same in Perl, of which images have the base.
+    /// Returns a Perl script that ends with one of these functions. Images have the package perl-base.
     pub fn perl(script: &str, arguments: &[&str]) -> Self {
         Self::new(["perl", "-e"], &[PERL, script].concat(), arguments)
     }
 
-    /// A system call with Perl's `arguments`, which gets in unless it is refused.
+    /// Returns a system call with `arguments` in Perl's syntax. It gets in unless the kernel refuses it.
     pub fn system_call(number: nix::libc::c_long, arguments: &str) -> Self {
         Self::perl(
             &format!("my @arguments = ({arguments}); verdict(syscall({number}, @arguments))"),
@@ -90,44 +92,51 @@ impl Probe {
         }
     }
 
-    /// Makes sure that it gets in at `control`. Returns where it did.
+    /// Checks that the probe gets in at `control`. Returns the control that counts.
     #[track_caller]
-    pub fn prove(&self, control: Control, field: &Field) -> Control {
-        match field.place(control).map(|place| self.run(place)) {
+    pub fn prove(&self, control: Control, fixture: &Fixture) -> Control {
+        match fixture.place(control).map(|place| self.run(place)) {
             Some((Verdict::In, _)) => control,
-            Some((Verdict::Out, said)) => {
-                panic!("it does not get in where it must, so it proves nothing: {said}")
+            Some((Verdict::Out, output)) => {
+                panic!("the attack fails at its control, so it proves nothing: {output}")
             }
-            Some((Verdict::Missing, _)) | None => Control::Nowhere,
+            Some((Verdict::Missing, _)) | None => Control::Absent,
         }
     }
 
+    /// Checks that the probe gets in, which proves that it works.
     #[track_caller]
     pub fn gets_in(&self, place: Place) {
-        let (verdict, said) = self.run(place);
-        assert_eq!(verdict, Verdict::In, "it proves nothing: {said}");
+        let (verdict, output) = self.run(place);
+        assert_eq!(
+            verdict,
+            Verdict::In,
+            "the attack fails at its control, so it proves nothing: {output}"
+        );
     }
 
+    /// Checks that the probe fails in a machine.
     #[track_caller]
     pub fn is_kept_out(&self, machine: &Machine) {
         self.is_kept_out_of(Place::Machine(machine));
     }
 
+    /// Checks that the probe fails.
     #[track_caller]
     pub fn is_kept_out_of(&self, place: Place) {
-        let (verdict, said) = self.run(place);
-        assert_ne!(verdict, Verdict::In, "{said}");
+        let (verdict, output) = self.run(place);
+        assert_ne!(verdict, Verdict::In, "{output}");
     }
 
     #[track_caller]
     fn run(&self, place: Place) -> (Verdict, String) {
         let done = finish(&mut self.command(place), b"");
-        let said = format!("{}\n{}{}", done.status, done.out(), done.err());
-        (verdict(&done.out(), &said), said)
+        let output = format!("{}\n{}{}", done.status, done.out(), done.err());
+        (verdict(&done.out(), &output), output)
     }
 
     fn command(&self, place: Place) -> Command {
-        // What it mounts is seen by nobody else, and goes with it.
+        // The mounts of a script are visible to it alone, and end with it.
         let words = ["--kill-after=1", LIMIT, "unshare", "--mount"];
         let mut command = match place {
             Place::Host => Command::new("timeout"),
@@ -141,7 +150,7 @@ impl Probe {
         command
     }
 
-    /// Starts it; it says `on` when what it waits for may happen.
+    /// Starts a script, and waits until it prints `on`.
     #[track_caller]
     pub fn start(&self, place: Place) -> Running {
         let mut child = self
@@ -153,41 +162,42 @@ impl Probe {
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        assert_eq!(line, "on\n", "the probe can't run");
+        assert_eq!(line, "on\n", "the script does not start");
         Running { child, stdout }
     }
 }
 
-/// A probe that waits for something.
+/// A running script that waits for an event.
 pub struct Running {
     child: Child,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Running {
+    /// Waits for the end of the script. Returns whether it got in.
     #[track_caller]
     pub fn got_in(mut self) -> bool {
-        let mut said = String::new();
-        self.stdout.read_to_string(&mut said).unwrap();
+        let mut output = String::new();
+        self.stdout.read_to_string(&mut output).unwrap();
         self.child.wait().unwrap();
-        verdict(&said, &said) == Verdict::In
+        verdict(&output, &output) == Verdict::In
     }
 }
 
 #[track_caller]
-fn verdict(said: &str, all: &str) -> Verdict {
-    match said.lines().last().and_then(|line| line.split_once(':')) {
+fn verdict(stdout: &str, output: &str) -> Verdict {
+    match stdout.lines().last().and_then(|line| line.split_once(':')) {
         Some(("got in", _)) => Verdict::In,
         Some(("kept out", _)) => Verdict::Out,
-        Some(("not here", _)) => Verdict::Missing,
-        _ => panic!("the probe can't run: {all}"),
+        Some(("unsupported", _)) => Verdict::Missing,
+        _ => panic!("the script has no result: {output}"),
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            // timeout(1) passes it on.
+            // timeout(1) passes the signal on.
             let _ = Command::new("kill")
                 .arg(self.child.id().to_string())
                 .status();

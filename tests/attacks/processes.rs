@@ -6,15 +6,16 @@ use nix::libc;
 use nspawn_tests::Machine;
 
 use crate::probe::{Place, Probe};
-use crate::suite::{Control, Field, Suite, Victim, machine, name};
+use crate::suite::{Control, Fixture, Suite, Victim, machine, name};
 
+/// Searches for a process by its command line.
 const SEE: &str = r#"
-# Written apart, so that this script has no such line itself.
+# The word stands apart, so that this script does not match itself.
 grep -lsz "^victim-$1" /proc/[0-9]*/cmdline | grep -q . && got_in seen
 kept_out 'not seen'
 "#;
 
-/// By its number on the host, which no process of a young machine has.
+/// Attacks a process by its number on the host. No process of a young machine has such a number.
 const REACH: &str = r#"
 my ($process, $ptrace, $pidfd, $read, $descriptor) = @ARGV;
 sub try { my ($name, $done) = @_; got_in $name if $done; $why .= "$name: $! " }
@@ -28,10 +29,10 @@ try "process_vm_readv", syscall($read, $process + 0, $here, 1, $there, 1, 0) >= 
 kept_out $why;
 "#;
 
-/// Whatever their numbers are.
+/// Kills all processes that the caller may kill.
 const KILL: &str = "kill -s KILL -- -1";
 
-/// All numbers there are, but its own.
+/// Kills every process number, except for those of the machine.
 const SIGNAL_ALL: &str = r#"
 my $most = do { local @ARGV = "/proc/sys/kernel/pid_max"; <> + 0 };
 my %own = map { m(/proc/(\d+)) => 1 } glob("/proc/[0-9]*"), glob("/proc/[0-9]*/task/[0-9]*");
@@ -39,6 +40,7 @@ for (1 .. $most > 4194304 ? 4194304 : $most) { kill(9, $_) if !$own{$_} && $_ !=
 kept_out "unless a victim is dead";
 "#;
 
+/// Enters the namespaces of a process, and looks for a file of the host.
 const NAMESPACES: &str = r#"
 for process in "$1" 1 $(ls /proc | grep '^[0-9]'); do
     attempt nsenter --target "$process" --mount --ipc --uts --net test -e "$2" && got_in "process $process"
@@ -47,35 +49,36 @@ done
 kept_out "$why"
 "#;
 
+/// Looks for a segment of System V shared memory.
 const SHARED_MEMORY: &str = r#"
 grep -q "^ *$1 " /proc/sysvipc/shm && got_in listed
 kept_out 'not listed'
 "#;
 
-pub fn rows(suite: &mut Suite, field: &Field) {
+pub fn rows(suite: &mut Suite, fixture: &Fixture) {
     let word = name();
     suite.row("seeing processes of the host", || {
         let victim = Victim::new(&format!("victim-{word}"));
         let probe = Probe::shell(SEE, &[&word]);
         probe.gets_in(Place::Host);
-        probe.is_kept_out(&field.machine);
+        probe.is_kept_out(&fixture.attacker);
         drop(victim);
         Control::Host
     });
     suite.row("seeing processes of another machine", || {
         let word = name();
         let script = format!("exec -a victim-{word} sleep 60");
-        let mut sleeper = field
+        let mut sleeper = fixture
             .neighbour
             .command(["bash", "-c", &script])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
         let probe = Probe::shell(SEE, &[&word]);
-        wait_until_seen(&field.neighbour, &word);
+        wait_until_seen(&fixture.neighbour, &word);
         probe.gets_in(Place::Host);
-        probe.gets_in(Place::Machine(&field.neighbour));
-        probe.is_kept_out(&field.machine);
+        probe.gets_in(Place::Machine(&fixture.neighbour));
+        probe.is_kept_out(&fixture.attacker);
         sleeper.kill().and_then(|()| sleeper.wait()).unwrap();
         Control::Host
     });
@@ -85,23 +88,23 @@ pub fn rows(suite: &mut Suite, field: &Field) {
             let mut victim = Victim::new(&name());
             let probe = reach(victim.pid());
             probe.gets_in(Place::Host);
-            probe.is_kept_out(&field.machine);
+            probe.is_kept_out(&fixture.attacker);
             assert!(victim.is_alive());
             Control::Host
         },
     );
     suite.row(
-        "killing all processes that it can: kill(-1), and every number there is",
+        "killing all processes: kill(-1), and every process number",
         || {
             let (attacker, mut victim) = (machine(&[]), Victim::new(&name()));
             Probe::perl(SIGNAL_ALL, &[]).is_kept_out(&attacker);
-            // Its agent is among them.
+            // The machine's agent is killed too.
             attacker.sh(KILL).expect(125);
             assert!(victim.is_alive());
-            for other in [&field.machine, &field.neighbour, &field.bare] {
+            for other in [&fixture.attacker, &fixture.neighbour, &fixture.unconfined] {
                 other.run(["true"]).expect(0);
             }
-            Control::Nowhere
+            Control::Absent
         },
     );
     suite.row("entering namespaces of the host's processes", || {
@@ -111,11 +114,11 @@ pub fn rows(suite: &mut Suite, field: &Field) {
             &[&victim.pid().to_string(), &path.to_string_lossy()],
         );
         probe.gets_in(Place::Host);
-        probe.is_kept_out(&field.machine);
+        probe.is_kept_out(&fixture.attacker);
         Control::Host
     });
     suite.row("seeing the host's shared memory", || {
-        shared_memory_stays(field)
+        shared_memory_is_hidden(fixture)
     });
 }
 
@@ -140,7 +143,7 @@ fn wait_until_seen(machine: &Machine, word: &str) {
     machine.sh(&wait).expect(0);
 }
 
-fn shared_memory_stays(field: &Field) -> Control {
+fn shared_memory_is_hidden(fixture: &Fixture) -> Control {
     let key = i32::try_from(std::process::id()).unwrap();
     // SAFETY: shmget(2) and shmctl(2) take numbers, and IPC_RMID no pointer.
     let segment = unsafe { libc::shmget(key, 4096, libc::IPC_CREAT | 0o666) };
@@ -148,7 +151,7 @@ fn shared_memory_stays(field: &Field) -> Control {
     let probe = Probe::shell(SHARED_MEMORY, &[&key.to_string()]);
     let proved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         probe.gets_in(Place::Host);
-        probe.is_kept_out(&field.machine);
+        probe.is_kept_out(&fixture.attacker);
     }));
     // SAFETY: as above.
     unsafe { libc::shmctl(segment, libc::IPC_RMID, std::ptr::null_mut()) };

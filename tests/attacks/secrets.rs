@@ -1,4 +1,4 @@
-//! What users of the host see of its machines.
+//! The data of machines, and other users of the host.
 
 use std::fs;
 use std::process::Command;
@@ -7,16 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nspawn_common::lifecycle::status;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_tests::sequencer::{Job, Outcome};
 use nspawn_tests::{Machine, finish, image, sh};
 
 use crate::probe::{Place, Probe};
-use crate::suite::{Control, Field, Suite, name};
+use crate::suite::{Control, Fixture, Suite, name};
 
-/// As the user `$1`.
+/// Lists directories and reads files as a user.
 const LOOK: &str = r#"
 user=$1
 shift
@@ -28,12 +28,12 @@ done
 kept_out "$why"
 "#;
 
-pub fn rows(suite: &mut Suite, field: &Field) {
+pub fn rows(suite: &mut Suite, fixture: &Fixture) {
     suite.row(
-        "another user of the host looks at state, layers and roots of machines",
+        "state, layers and roots of machines, by another user of the host",
         || {
-            let paths = MachinePaths::new(&MachineName::new(&field.machine.name).unwrap());
-            let supervisor = status::supervisor(&paths).unwrap();
+            let paths = MachinePaths::new(&MachineName::new(&fixture.attacker.name).unwrap());
+            let supervisor = processes::supervisor(&paths).unwrap();
             let places = [
                 paths.state_dir(),
                 paths.state_file(),
@@ -58,16 +58,16 @@ pub fn rows(suite: &mut Suite, field: &Field) {
         "a secret of nspawn-prepare --setenv, in command lines, units and the journal",
         || {
             let secret = name();
-            let given = observe(&secret, || {
+            let is_visible = observe(&secret, || {
                 drop(prepare(&[&format!("--setenv=SECRET={secret}")], &secret))
             });
             assert!(
-                given,
-                "a secret on the command line is not seen, so it proves nothing"
+                is_visible,
+                "a secret on the command line is not found, so the attack proves nothing"
             );
             let secret = name();
             let mut machine = None;
-            let seen = observe(&secret, || {
+            let is_visible = observe(&secret, || {
                 machine = Some(prepare(&["--setenv=SECRET"], &secret))
             });
             let machine = machine.unwrap();
@@ -75,8 +75,8 @@ pub fn rows(suite: &mut Suite, field: &Field) {
                 machine.run(["printenv", "SECRET"]).expect(0).out(),
                 format!("{secret}\n")
             );
-            assert!(!seen, "seen in a command line");
-            is_told_nowhere(&secret);
+            assert!(!is_visible, "the secret is in a command line");
+            assert_not_logged(&secret);
             Control::Host
         },
     );
@@ -88,7 +88,7 @@ pub fn rows(suite: &mut Suite, field: &Field) {
                 let mut command = Command::new("nspawn-run");
                 command.env("SECRET", secret).args([
                     option,
-                    &field.machine.name,
+                    &fixture.attacker.name,
                     "sh",
                     "-c",
                     "sleep 0.3; echo ${#SECRET}",
@@ -101,14 +101,14 @@ pub fn rows(suite: &mut Suite, field: &Field) {
                     &format!("--setenv=SECRET={secret}"),
                     &secret
                 )),
-                "it proves nothing"
+                "a secret on the command line is not found, so the attack proves nothing"
             );
             let secret = name();
             assert!(
                 !observe(&secret, || run("--setenv=SECRET", &secret)),
-                "seen in a command line"
+                "the secret is in a command line"
             );
-            is_told_nowhere(&secret);
+            assert_not_logged(&secret);
             Control::Host
         },
     );
@@ -119,14 +119,15 @@ pub fn rows(suite: &mut Suite, field: &Field) {
             let job = Job::new(&image())
                 .variable("SECRET", &secret)
                 .script(&["sleep 0.3", "echo ${#SECRET}"]);
-            let seen = observe(&secret, || drop(job.run().expect(&Outcome::Success)));
-            assert!(!seen, "seen in a command line");
-            is_told_nowhere(&secret);
-            Control::Nowhere
+            let is_visible = observe(&secret, || drop(job.run().expect(&Outcome::Success)));
+            assert!(!is_visible, "the secret is in a command line");
+            assert_not_logged(&secret);
+            Control::Absent
         },
     );
 }
 
+/// Creates a machine, with the secret in the environment of nspawn-prepare.
 fn prepare(options: &[&str], secret: &str) -> Machine {
     let mut command = Command::new("nspawn-prepare");
     let name = name();
@@ -139,17 +140,17 @@ fn prepare(options: &[&str], secret: &str) -> Machine {
     Machine { name }
 }
 
-// Whether it is in any command line meanwhile.
+/// Returns whether the secret is in a command line of the host while `act` runs.
 fn observe(secret: &str, act: impl FnOnce()) -> bool {
     let (secret, ended) = (secret.to_owned(), Arc::new(AtomicBool::new(false)));
-    let until = Arc::clone(&ended);
+    let has_ended = Arc::clone(&ended);
     let observer: JoinHandle<bool> = thread::spawn(move || {
         let deadline = Instant::now() + Duration::from_secs(60);
-        let mut is_seen = false;
-        while !until.load(Ordering::SeqCst) && Instant::now() < deadline {
-            is_seen |= is_in_command_lines(secret.as_bytes());
+        let mut is_visible = false;
+        while !has_ended.load(Ordering::SeqCst) && Instant::now() < deadline {
+            is_visible |= is_in_command_lines(secret.as_bytes());
         }
-        is_seen
+        is_visible
     });
     act();
     ended.store(true, Ordering::SeqCst);
@@ -162,17 +163,18 @@ fn is_in_command_lines(secret: &[u8]) -> bool {
     lines.any(|line| line.windows(secret.len()).any(|part| part == secret))
 }
 
+/// Checks that systemd, its files and the journal don't have the secret.
 #[track_caller]
-fn is_told_nowhere(secret: &str) {
-    let tellers = [
+fn assert_not_logged(secret: &str) {
+    let commands = [
         "systemctl show '*'",
         "systemctl cat 'nspawn-*' 'pasta-*'",
         "grep -rs . /run/systemd/transient /run/systemd/machines /run/systemd/nspawn",
         "journalctl --no-pager --all --output=export",
     ];
-    for teller in tellers {
-        // The secret is not in this command line either.
-        let told = sh(&format!("{teller} 2>/dev/null; true")).out();
-        assert!(!told.contains(secret), "{teller} tells it");
+    for command in commands {
+        // The search for the secret happens here, because the journal may record command lines.
+        let output = sh(&format!("{command} 2>/dev/null; true")).out();
+        assert!(!output.contains(secret), "{command} prints the secret");
     }
 }

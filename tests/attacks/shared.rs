@@ -1,19 +1,19 @@
-//! What the host reads of a machine, while it is read: the directory of its agent above all.
+//! The files of a machine that the host's programs use, above all the directory of its agent.
 
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nspawn_common::lifecycle::status;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_tests::{Machine, call, left_of, sh};
 
 use crate::network::Server;
-use crate::suite::{Control, Field, Outside, Suite, machine};
+use crate::suite::{Control, Fixture, Outside, Suite, machine};
 
-/// What takes the place of the agent's socket, or of its directory, in `/run/nspawn-ci`.
-const PLACES: [(&str, &str); 8] = [
+/// Replacements of the agent's socket or directory, and commands that make them in `/run/nspawn-ci`.
+const REPLACEMENTS: [(&str, &str); 8] = [
     (
         "a link to a socket of the host in place of the agent's",
         "ln -sf OUTSIDE/socket agent/socket",
@@ -23,7 +23,7 @@ const PLACES: [(&str, &str); 8] = [
         "ln -sf OUTSIDE/secret agent/socket",
     ),
     (
-        "a pipe in place of the agent's socket",
+        "a FIFO in place of the agent's socket",
         "rm agent/socket && mkfifo agent/socket",
     ),
     (
@@ -39,7 +39,7 @@ const PLACES: [(&str, &str); 8] = [
         "mv agent old && ln -s OUTSIDE agent",
     ),
     (
-        "a pipe in place of the agent's directory",
+        "a FIFO in place of the agent's directory",
         "mv agent old && mkfifo agent",
     ),
     (
@@ -47,10 +47,10 @@ const PLACES: [(&str, &str); 8] = [
         "mv agent old && ln -s NEIGHBOUR agent",
     ),
 ];
-/// How long nspawn-run may take to say that there is no agent, in seconds.
+/// Time limit for the error of nspawn-run, in seconds.
 const LIMIT: &str = "6";
 
-/// Changes both back and forth for as long as it lives.
+/// Swaps the agent's directory and socket with links to the host, all the time.
 const FLICKER: &str = r#"
 chdir "/run/nspawn-ci" or die;
 symlink $ARGV[0], "trap" or die;
@@ -61,40 +61,43 @@ while (1) {
 }
 "#;
 
-pub fn rows(suite: &mut Suite, field: &Field) {
-    for (name, script) in PLACES {
-        suite.row(name, || nothing_else_is_reached(field, script));
+pub fn rows(suite: &mut Suite, fixture: &Fixture) {
+    for (name, script) in REPLACEMENTS {
+        suite.row(name, || host_programs_stay_in_the_machine(fixture, script));
     }
-    suite.row("both, back and forth, under a running nspawn-run", || {
-        let (machine, outside) = (machine(&[]), Trap::new());
-        flicker(&machine, &outside);
-        let deadline = Instant::now() + Duration::from_secs(3);
-        while Instant::now() < deadline {
-            run(&machine);
-        }
-        outside.is_whole();
-        Control::Nowhere
-    });
+    suite.row(
+        "swapping the agent's socket and directory under nspawn-run",
+        || {
+            let (machine, outside) = (machine(&[]), Trap::new());
+            flicker(&machine, &outside);
+            let deadline = Instant::now() + Duration::from_secs(3);
+            while Instant::now() < deadline {
+                run(&machine);
+            }
+            outside.assert_untouched();
+            Control::Absent
+        },
+    );
     for size in ["--layer-size=50%", "--layer-size=infinity"] {
         suite.row(
-            &format!("both, back and forth, under a running nspawn-cleanup, {size}"),
+            &format!("swapping the agent's socket and directory under nspawn-cleanup, {size}"),
             || {
                 let (machine, outside) = (machine(&[size]), Trap::new());
                 flicker(&machine, &outside);
                 call("nspawn-cleanup", [&machine.name]).expect(0);
                 assert_eq!(left_of(&machine.name), "");
-                outside.is_whole();
-                Control::Nowhere
+                outside.assert_untouched();
+                Control::Absent
             },
         );
     }
     suite.row(
-        "filling the host's memory through what it shows in run",
-        filled_memory_is_bounded,
+        "filling the host's memory by writing to its mounts in /run",
+        memory_for_mounts_is_limited,
     );
 }
 
-/// A directory of the host where somebody listens to whom nobody shall talk.
+/// A directory of the host with a socket. Neither may be touched.
 struct Trap {
     outside: Outside,
     server: Server,
@@ -114,44 +117,44 @@ impl Trap {
     }
 
     #[track_caller]
-    fn is_whole(&self) {
+    fn assert_untouched(&self) {
         assert!(
             !self.server.was_reached(),
-            "a socket of the host was connected to"
+            "a program connected to a socket of the host"
         );
         assert_eq!(self.outside.state(), self.before);
     }
 }
 
-fn nothing_else_is_reached(field: &Field, script: &str) -> Control {
+fn host_programs_stay_in_the_machine(fixture: &Fixture, script: &str) -> Control {
     let (machine, trap) = (machine(&[]), Trap::new());
     let script = script.replace("OUTSIDE", &trap.outside.path.to_string_lossy());
-    let script = script.replace("NEIGHBOUR", &agent_directory(&field.neighbour));
+    let script = script.replace("NEIGHBOUR", &agent_directory(&fixture.neighbour));
     machine
         .sh(&format!("cd /run/nspawn-ci && {script}"))
         .expect(0);
     run(&machine);
     call("nspawn-cleanup", [&machine.name]).expect(0);
     assert_eq!(left_of(&machine.name), "");
-    trap.is_whole();
-    let mark = field
+    trap.assert_untouched();
+    let mark = fixture
         .neighbour
         .sh(&format!("test ! -e /root/mark-of-{}", machine.name));
     assert_eq!(mark.code(), 0, "another machine ran its command");
-    Control::Nowhere
+    Control::Absent
 }
 
-// Where it is in the host's eyes; a machine has to guess the number.
+/// Returns the path of the agent's directory on the host. A machine would have to guess the number.
 fn agent_directory(machine: &Machine) -> String {
     let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
     format!(
         "/proc/{}/root{}",
-        status::supervisor(&paths).unwrap(),
+        processes::supervisor(&paths).unwrap(),
         paths.agent_dir().display()
     )
 }
 
-// It leaves a mark where it runs.
+/// Runs a command that leaves a file where it runs.
 #[track_caller]
 fn run(machine: &Machine) {
     let mark = format!("/root/mark-of-{}", machine.name);
@@ -172,7 +175,7 @@ fn flicker(machine: &Machine, trap: &Trap) {
     std::thread::sleep(Duration::from_millis(200));
 }
 
-fn filled_memory_is_bounded() -> Control {
+fn memory_for_mounts_is_limited() -> Control {
     let used = || -> u64 {
         sh("df --output=used -k /run | tail -n 1")
             .expect(0)
@@ -186,13 +189,13 @@ fn filled_memory_is_bounded() -> Control {
     let done = machine.sh(&format!("{{ {fill}; }} 2>&1"));
     assert!(
         done.out().contains("No space left"),
-        "it fills nothing, so it proves nothing: {}",
+        "the command fills no mount, so the attack proves nothing: {}",
         done.describe()
     );
     assert!(
         used() < before + (8 << 10),
-        "{} KiB of {before} are used",
+        "{} KiB of /run are used, {before} KiB before",
         used()
     );
-    Control::Nowhere
+    Control::Absent
 }

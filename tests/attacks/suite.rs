@@ -1,157 +1,147 @@
-//! The table, and where attacks are made.
+//! The table of attacks, and the places that attack and are attacked.
 
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nspawn_tests::harness::{self, Harness, Row};
 use nspawn_tests::{Machine, sh};
 
 use crate::network::Addresses;
 use crate::probe::{Place, Probe};
 
-/// The options of a machine without isolation.
-pub const BARE: [&str; 3] = [
+/// Width of the column of attacks.
+const NAME_WIDTH: usize = 76;
+
+/// Options of nspawn-prepare for a machine without isolation.
+pub const UNCONFINED: [&str; 3] = [
     "--private-users=no",
     "--network=host",
     "--layer-size=infinity",
 ];
 
-/// Where an attack gets in, which shows that it could.
+/// Place where an attack gets in. It proves that the attack works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// On the host itself.
+    /// The host itself.
     Host,
-    /// In a machine without isolation.
-    Bare,
-    /// In a machine that may: whose network nothing is kept from, who has made the key.
-    Open,
-    /// Nowhere: this host's kernel has no such thing, or what happens is seen from outside.
-    Nowhere,
+    /// A machine without isolation.
+    Unconfined,
+    /// A machine with the permission, such as an open network, or the owner of a key.
+    Permitted,
+    /// No place: this host's kernel lacks the feature, or the test observes the target itself.
+    Absent,
 }
 
 impl fmt::Display for Control {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.pad(match self {
             Self::Host => "host",
-            Self::Bare => "bare",
-            Self::Open => "open",
-            Self::Nowhere => "-",
+            Self::Unconfined => "unconfined",
+            Self::Permitted => "permitted",
+            Self::Absent => "-",
         })
     }
 }
 
-/// Machines that attack and are attacked.
-pub struct Field {
-    /// A machine as everybody gets it.
-    pub machine: Machine,
-    /// Another one beside it.
+/// The machines of the suite.
+pub struct Fixture {
+    /// The attacker, which has the default options.
+    pub attacker: Machine,
+    /// Another machine with the default options.
     pub neighbour: Machine,
-    /// One without isolation.
-    pub bare: Machine,
-    /// The host's, which were there before the machines.
+    /// A machine without isolation.
+    pub unconfined: Machine,
+    /// Addresses of the host, which are older than the machines.
     pub addresses: Addresses,
 }
 
-impl Field {
+impl Fixture {
     pub fn new() -> Self {
         let addresses = Addresses::add();
         Self {
             addresses,
-            machine: machine(&[]),
+            attacker: machine(&[]),
             neighbour: machine(&[]),
-            bare: machine(&BARE),
+            unconfined: machine(&UNCONFINED),
         }
     }
 
-    /// Where `control` is.
+    /// Returns the host or the machine of a control that all rows share.
     pub fn place(&self, control: Control) -> Option<Place<'_>> {
         match control {
             Control::Host => Some(Place::Host),
-            Control::Bare => Some(Place::Machine(&self.bare)),
-            Control::Open | Control::Nowhere => None,
+            Control::Unconfined => Some(Place::Machine(&self.unconfined)),
+            Control::Permitted | Control::Absent => None,
         }
     }
 }
 
-/// The rows so far.
+/// The table.
 pub struct Suite {
-    filters: Vec<String>,
-    held: u32,
-    broken: u32,
+    harness: Harness,
 }
 
 impl Suite {
-    /// Those whose names contain one of `filters`, or all.
-    pub fn new(filters: Vec<String>) -> Self {
-        println!("{:<76} {:>7} {:>6}", "attack", "control", "result");
+    pub fn new() -> Self {
+        let columns = format!("{:>10} {:>6}", "control", "result");
         Self {
-            filters,
-            held: 0,
-            broken: 0,
+            harness: Harness::new(NAME_WIDTH, "attack", &columns),
         }
     }
 
-    /// A row: `attack` panics where it got in, or has proved nothing.
+    /// Runs a row. `attack` panics if it gets in, or if its control does not.
     pub fn row(&mut self, name: &str, attack: impl FnOnce() -> Control) {
-        if !self.filters.is_empty() && !self.filters.iter().any(|filter| name.contains(&**filter)) {
-            return;
-        }
-        match catch_unwind(AssertUnwindSafe(attack)) {
-            Ok(control) => {
-                self.held += 1;
-                println!("{name:<76} {control:>7} {:>6}", "held");
+        self.harness.run(name, || {
+            let control = harness::attempt(attack);
+            let result = if control.is_some() { "held" } else { "broken" };
+            let place = control.map_or(String::new(), |control| control.to_string());
+            Row {
+                cells: format!("{place:>10} {result:>6}"),
+                below: String::new(),
+                has_passed: control.is_some(),
             }
-            Err(_) => {
-                self.broken += 1;
-                println!("{name:<76} {:>7} {:>6}", "", "broken");
-            }
-        }
+        });
     }
 
-    /// A row of one probe, which must get in at `control`.
-    pub fn probe(&mut self, name: &str, control: Control, probe: &Probe, field: &Field) {
+    /// Runs a row of one probe, which must get in at `control`.
+    pub fn probe(&mut self, name: &str, control: Control, probe: &Probe, fixture: &Fixture) {
         self.row(name, || {
-            let control = probe.prove(control, field);
-            probe.is_kept_out(&field.machine);
+            let control = probe.prove(control, fixture);
+            probe.is_kept_out(&fixture.attacker);
             control
         });
     }
 
-    /// The closing line, and what it means.
+    /// Prints the numbers of rows. Returns the program's status.
     pub fn finish(self) -> ExitCode {
-        println!("{} held, {} broken", self.held, self.broken);
-        if self.broken == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        }
+        self.harness.finish("held", "broken")
     }
 }
 
-/// What the names of all this run's machines begin with.
+/// Returns the prefix of the names of all machines of this run.
 pub fn prefix() -> String {
     format!("attack-{}", std::process::id())
 }
 
-/// A name that nobody else has.
+/// Returns a unique name.
 pub fn name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{}-{}", prefix(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A machine of its own for one row.
+/// Creates a machine for a single row.
 pub fn machine(options: &[&str]) -> Machine {
     Machine::with(&[&["--name", &*name()], options].concat())
 }
 
-/// A directory of the host with a secret in it, which nothing may happen to.
+/// A directory of the host with a secret in it, which must not change.
 pub struct Outside {
     pub path: PathBuf,
-    /// What the file `secret` in it holds.
+    /// Content of the file `secret` in the directory.
     pub secret: String,
 }
 
@@ -164,17 +154,17 @@ impl Outside {
         Self { path, secret }
     }
 
-    /// The name of something in it.
+    /// Returns the path of a file in the directory.
     pub fn file(&self, name: &str) -> String {
         self.path.join(name).to_string_lossy().into_owned()
     }
 
-    /// Whose a file in it is.
+    /// Returns the user id of the owner of a file in the directory.
     pub fn owner_of(&self, name: &str) -> u32 {
         fs::symlink_metadata(self.path.join(name)).unwrap().uid()
     }
 
-    /// All that there is to change of it.
+    /// Returns everything about the directory that can change.
     pub fn state(&self) -> String {
         let line = "cd \"$0\" && find . -printf '%p %y %U %G %m %s %T@ %C@ %n\\n' && find . -type f -exec sha256sum {} +";
         nspawn_tests::call("sh", ["-c", line, &self.path.to_string_lossy()])
@@ -189,11 +179,11 @@ impl Drop for Outside {
     }
 }
 
-/// A process of the host that does nothing, until it is dropped.
+/// A process of the host that sleeps until it is dropped.
 pub struct Victim(Child);
 
 impl Victim {
-    /// One whose command line has `word` in it.
+    /// Starts a process with `word` in its command line.
     pub fn new(word: &str) -> Self {
         Self(
             Command::new("perl")

@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod completions;
+mod layers;
 mod messages;
 mod page;
 mod program;
 mod script;
+mod sources;
+mod unsafe_code;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

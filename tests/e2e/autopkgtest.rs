@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use nspawn_tests::{call, image, left_of, sh};
 
-/// A server, spoken to as autopkgtest does.
+/// A virtualization server, driven by the protocol of autopkgtest.
 struct Server {
     child: Child,
     input: Option<ChildStdin>,
@@ -44,8 +44,8 @@ impl Server {
         line.trim_end().to_owned()
     }
 
-    /// What it answers to a command behind its 'ok'.
-    fn ask(&mut self, command: &str) -> String {
+    /// Sends a command and returns its answer without the leading `ok`.
+    fn request(&mut self, command: &str) -> String {
         writeln!(self.input.as_mut().unwrap(), "{command}").unwrap();
         let answer = self.answer();
         answer
@@ -56,7 +56,7 @@ impl Server {
     }
 
     fn execute(&mut self, line: &str) -> nspawn_tests::Done {
-        let command = self.ask("print-execute-command").replace("%2F", "/");
+        let command = self.request("print-execute-command").replace("%2F", "/");
         let words: Vec<_> = command.split(',').chain(["sh", "-c", line]).collect();
         call(words[0], &words[1..])
     }
@@ -79,11 +79,11 @@ fn testbed_is_opened_reverted_and_closed() {
     let mut server = Server::start(&[&format!("--name={name}")]);
     assert!(
         server
-            .ask("capabilities")
+            .request("capabilities")
             .split(' ')
             .any(|word| word == "revert-full-system")
     );
-    let place = server.ask("open");
+    let place = server.request("open");
     server
         .execute(&format!(
             "test $(id -u) = 0 && test -d {place} && touch {place}/x /root/x"
@@ -96,19 +96,23 @@ fn testbed_is_opened_reverted_and_closed() {
             .out(),
         "running\n"
     );
-    let place = server.ask("revert");
+    let place = server.request("revert");
     server
         .execute(&format!("test -d {place} && test ! -e /root/x"))
         .expect(0);
-    server.ask("close");
+    server.request("close");
     assert_eq!(left_of(&name), "");
-    server.ask("open");
-    server.ask("quit");
+    server.request("open");
+    server.request("quit");
     assert_eq!(left_of(&name), "");
     assert_eq!(server.end(), Some(0));
-    // A caller that goes away.
+}
+
+#[test]
+fn testbed_is_removed_when_its_caller_disconnects() {
+    let name = format!("autopkgtest-gone-{}", std::process::id());
     let mut server = Server::start(&[&format!("--name={name}"), "--init=stub"]);
-    server.ask("open");
+    server.request("open");
     let _ = server.end();
     assert_eq!(left_of(&name), "");
 }
@@ -116,13 +120,13 @@ fn testbed_is_opened_reverted_and_closed() {
 #[test]
 fn files_and_trees_are_copied_both_ways() {
     let mut server = Server::start(&["--init=stub"]);
-    let (place, here) = (server.ask("open"), scratch("files"));
+    let (place, here) = (server.request("open"), scratch("files"));
     let odd = here.join("a b,c%d");
     fs::write(&odd, b"\0bytes\n").unwrap();
     fs::set_permissions(&odd, fs::Permissions::from_mode(0o751)).unwrap();
     let (here, odd_there) = (here.to_str().unwrap(), "a%20b%2Cc%25d");
-    server.ask(&format!("copydown {here}/{odd_there} {place}/{odd_there}"));
-    server.ask(&format!("copyup {place}/{odd_there} {here}/back"));
+    server.request(&format!("copydown {here}/{odd_there} {place}/{odd_there}"));
+    server.request(&format!("copyup {place}/{odd_there} {here}/back"));
     assert_eq!(fs::read(format!("{here}/back")).unwrap(), b"\0bytes\n");
     assert_eq!(
         server
@@ -133,13 +137,13 @@ fn files_and_trees_are_copied_both_ways() {
     );
     sh(&format!("mkdir -p {here}/tree/deep; ln -s /etc/passwd {here}/tree/link; echo x >{here}/tree/deep/file"))
         .expect(0);
-    server.ask(&format!("copydown {here}/tree/ {place}/tree/"));
+    server.request(&format!("copydown {here}/tree/ {place}/tree/"));
     server
         .execute(&format!(
             "cd {place}/tree && test -L link && echo y >>deep/file && chmod u+s deep/file"
         ))
         .expect(0);
-    server.ask(&format!("copyup {place}/tree/ {here}/out/"));
+    server.request(&format!("copyup {place}/tree/ {here}/out/"));
     assert_eq!(
         fs::read_to_string(format!("{here}/out/deep/file")).unwrap(),
         "x\ny\n"
@@ -152,7 +156,7 @@ fn files_and_trees_are_copied_both_ways() {
             & 0o7000,
         0
     );
-    server.ask("quit");
+    server.request("quit");
     fs::remove_dir_all(here).unwrap();
 }
 

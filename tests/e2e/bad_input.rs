@@ -1,4 +1,7 @@
-//! Bad input: one clear line, the right exit status, nothing left behind, nothing of others touched.
+//! Bad input to the programs.
+//!
+//! Each case yields one clear line and the documented exit status, leaves nothing behind, and does
+//! not touch machines or files of others.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -69,7 +72,7 @@ fn invalid_machine_names_are_refused() {
     call("nspawn-cleanup", [bytes]).expect_error(1, "it is not UTF-8");
 }
 
-/// A directory of `/var/lib/machines`, deleted at the end of its test.
+/// A directory in `/var/lib/machines`, which is deleted at the end of its test.
 struct FakeImage(PathBuf);
 
 impl FakeImage {
@@ -129,7 +132,7 @@ fn unusable_images_are_refused() {
     fs::remove_dir(&file.0).unwrap();
     fs::write(&file.0, "").unwrap();
     file.is_refused("is no image: that is a directory");
-    // It has all that is looked for and still can't boot.
+    // This image passes all checks and still can't boot.
     FakeImage::new("fake")
         .file("usr/lib/systemd/systemd")
         .file("usr/bin/dbus-daemon")
@@ -294,9 +297,9 @@ fn invalid_init_and_layer_values_are_refused() {
         (&["--init=None"], "'None' for '--init"),
         (
             &["--layer=overlay"],
-            "\"overlay\" is none of disk, tmpfs, snapshot, none",
+            "\"overlay\" must be one of disk, tmpfs, snapshot, none",
         ),
-        (&["--layer="], "is none of disk"),
+        (&["--layer="], "must be one of disk"),
         (&["--layer=disk:1G"], "disk:1G"),
         (&["--layer=none:1G"], "none:1G"),
         (&["--layer=tmpfs:"], "--layer=tmpfs:"),
@@ -321,7 +324,7 @@ fn invalid_init_and_layer_values_are_refused() {
         let arguments = options.iter().copied().chain(["--name", &name, &image]);
         call("nspawn-prepare", arguments).expect_error(1, words);
     }
-    // And in GitLab's words: no retry makes it right.
+    // The same by environment variables, as in the configuration of GitLab Runner.
     let mut job = Command::new("nspawn-prepare");
     job.envs([("NSPAWN_INIT", "upstart"), ("NSPAWN_LAYER", "tmpfs")])
         .args(["--name", &name, &image]);
@@ -354,7 +357,7 @@ fn disk_image_is_refused_for_snapshot_or_if_corrupt() {
     assert_eq!(left_of(&name), "");
 }
 
-/// After it was looked at, and before it is mounted.
+/// Tests an image that is removed after the checks and before it is mounted.
 #[test]
 fn image_removed_before_its_mount_is_reported() {
     let image = FakeImage::new("vanishing")

@@ -1,4 +1,4 @@
-//! `scripts/bench` measures what it says, and leaves nothing.
+//! `scripts/bench`: the figures that it reports, and that it leaves nothing behind.
 
 use std::fs;
 

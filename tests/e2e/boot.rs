@@ -1,5 +1,7 @@
-//! A machine's boot is short, and takes nothing from it: what the image enables comes up, and what starts when it is
-//! used starts then.
+//! The shortened boot of machines.
+//!
+//! The programs mask units to make the boot short. Units that the image enables still start, and
+//! services that are activated on demand still start on their first use.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,7 +9,7 @@ use std::path::PathBuf;
 
 use nspawn_tests::{Machine, call, image, sh};
 
-/// A copy of the test host's image, removed at the end of its test.
+/// A copy of the test host's image, which is removed at the end of its test.
 struct Copy {
     name: String,
 }
@@ -33,7 +35,7 @@ impl Copy {
         fs::write(path, text).unwrap();
     }
 
-    /// A unit that `target` wants.
+    /// Adds a unit and makes `target` want it.
     fn enable(&self, directory: &str, unit: &str, target: &str, text: &str) {
         self.write(&format!("{directory}/{unit}"), text);
         let wants = self.path(&format!("{directory}/{target}.wants"));
@@ -48,7 +50,7 @@ impl Drop for Copy {
     }
 }
 
-fn until(condition: &str) -> String {
+fn wait_script(condition: &str) -> String {
     format!("timeout 30 sh -c 'until {condition}; do sleep 0.05; done'")
 }
 
@@ -91,7 +93,7 @@ fn units_enabled_in_the_image_start() {
     .expect(0);
 
     let machine = Machine::of(&copy.name, &[]);
-    // Ready is when the boot is over.
+    // A machine is ready only once its boot has finished.
     assert_eq!(
         machine
             .run(["systemctl", "is-system-running"])
@@ -112,8 +114,8 @@ fn units_enabled_in_the_image_start() {
             .out(),
         "77\n"
     );
-    machine.sh(&until("test -e /run/timed")).expect(0);
-    machine.sh(&until("test -e /home/ann/own")).expect(0);
+    machine.sh(&wait_script("test -e /run/timed")).expect(0);
+    machine.sh(&wait_script("test -e /home/ann/own")).expect(0);
     assert_eq!(
         machine
             .run(["loginctl", "show-user", "ann", "--property=Linger"])
@@ -121,8 +123,8 @@ fn units_enabled_in_the_image_start() {
             .out(),
         "Linger=yes\n"
     );
-    let ask = "runuser -u ann -- env XDG_RUNTIME_DIR=/run/user/$(id -u ann) systemctl --user is-active own.service";
-    assert_eq!(machine.sh(ask).expect(0).out(), "active\n");
+    let query = "runuser -u ann -- env XDG_RUNTIME_DIR=/run/user/$(id -u ann) systemctl --user is-active own.service";
+    assert_eq!(machine.sh(query).expect(0).out(), "active\n");
 }
 
 #[test]
@@ -142,7 +144,7 @@ fn dbus_and_logind_start_on_first_use() {
     machine
         .sh("hostnamectl && useradd --create-home bob && test ! -e /run/nologin")
         .expect(0);
-    // A session, with a manager of the user's own.
+    // A login session has its own service manager.
     let session = machine.run([
         "su",
         "--login",

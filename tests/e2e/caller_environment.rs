@@ -1,12 +1,14 @@
-//! Who calls: environments without the usual variables, and units that take something from their programs. A machine is
-//! made, used and removed, or the programs say what to change before anything is made.
+//! Callers with an unusual environment: missing variables, and units with sandboxing options.
+//!
+//! Either a machine is made, used and removed as usual, or the programs name the setting to change
+//! before they make anything.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nspawn_tests::{Done, Machine, finish, image, left_of, sh};
 
-/// What a command in a machine has, whoever calls.
+/// Prints properties of a command that must not depend on the caller, and exits with 3.
 const LOOK: &str = "echo $PATH; umask; pwd; exit 3";
 
 fn name() -> String {
@@ -18,7 +20,7 @@ fn name() -> String {
     )
 }
 
-/// The directory of the programs, which a caller may not have on PATH.
+/// Returns the directory of the programs, which a caller may not have on its PATH.
 fn programs() -> String {
     sh("dirname $(command -v nspawn-prepare)")
         .expect(0)
@@ -27,7 +29,7 @@ fn programs() -> String {
         .to_owned()
 }
 
-/// The words before a program of somebody who calls it.
+/// A caller, given by the words to put before a program and its arguments.
 struct Caller(Vec<String>);
 
 impl Caller {
@@ -56,8 +58,8 @@ impl Caller {
         finish(Command::new(&self.0[0]).args(&self.0[1..]).args(words), b"")
     }
 
-    /// Makes, uses and removes a machine; returns what a command saw in it.
-    fn sees(&self, options: &[&str], script: &str) -> String {
+    /// Makes, uses and removes a machine, and returns the output of `script` in it.
+    fn output_of(&self, options: &[&str], script: &str) -> String {
         let (name, image) = (name(), image());
         self.call(&[&["nspawn-prepare", "--name", &name], options, &[&image]].concat())
             .expect(0);
@@ -69,7 +71,9 @@ impl Caller {
         done.out()
     }
 
-    /// No machine is made, and the line says `words`; one that is there is used and removed, or the same is said.
+    /// Expects that prepare fails with `words` and makes no machine.
+    ///
+    /// An existing machine is either used and removed, or refused with the same words.
     fn is_refused(&self, options: &[&str], words: &str) {
         let (name, image) = (name(), image());
         let done = self.call(&[&["nspawn-prepare", "--name", &name], options, &[&image]].concat());
@@ -85,7 +89,7 @@ impl Caller {
             assert_eq!(left_of(&machine.name), "", "{:?}", self.0);
         } else {
             let _ = done.expect_error(1, words);
-            // And nothing is half removed.
+            // A refused cleanup leaves the machine intact.
             machine.run(["true"]).expect(0);
         }
     }
@@ -94,7 +98,7 @@ impl Caller {
 #[test]
 fn unusual_environment_of_the_caller_does_not_reach_the_machine() {
     let path = format!("PATH={}:/usr/bin:/bin", programs());
-    let usual = Caller::of(&["env"]).sees(&["--init=stub"], LOOK);
+    let usual = Caller::of(&["env"]).output_of(&["--init=stub"], LOOK);
     let gone = "cd \"$(mktemp -d)\"; rmdir \"$PWD\"; exec \"$@\"";
     for caller in [
         &["env", &*path][..],
@@ -107,7 +111,7 @@ fn unusual_environment_of_the_caller_does_not_reach_the_machine() {
         &["env", "LANG=ja_JP.eucJP", "LC_ALL=ja_JP.eucJP"],
     ] {
         for init in ["systemd", "stub", "none"] {
-            let seen = Caller::of(caller).sees(&[&format!("--init={init}")], LOOK);
+            let seen = Caller::of(caller).output_of(&[&format!("--init={init}")], LOOK);
             assert_eq!(seen, usual, "{caller:?} --init={init}");
         }
     }
@@ -118,7 +122,7 @@ fn scripts_find_programs_outside_the_path_of_cron() {
     let exec = sh("command -v nspawn-exec").expect(0).out();
     let checker = sh("command -v check-host").expect(0).out();
     let image_script = sh("command -v nspawn-image").expect(0).out();
-    // Beside each other, as they are installed.
+    // The scripts and programs are installed in one directory.
     let place = format!("/run/{}", name());
     let link = format!(
         "mkdir {place}; ln -s {}/nspawn-* {place}; cp {} {place}",
@@ -147,18 +151,18 @@ fn scripts_find_programs_outside_the_path_of_cron() {
     let _ = cron.call(&[image_script.trim_end(), "list"]).expect(0);
 }
 
-/// `systemd.exec(5)`
+/// Tests the options of `systemd.exec(5)` that give the caller a mount namespace of its own.
 #[test]
 fn layer_size_holds_for_callers_in_private_mount_namespaces() {
     let size = "df --output=size -k / | tail -n 1; exit 3";
     for properties in ["PrivateTmp=yes", "ProtectHome=yes ProtectSystem=full"] {
         for init in ["systemd", "stub", "none"] {
             let options = [&*format!("--init={init}"), "--layer=tmpfs:64M"];
-            let seen = Caller::unit(properties).sees(&options, size);
+            let seen = Caller::unit(properties).output_of(&options, size);
             assert_eq!(seen.trim(), "65536", "{properties} {init}");
         }
     }
-    // Its mounts follow none of the host's.
+    // With MountFlags=private, no mount event of the host reaches the caller.
     let private = Caller::unit("PrivateMounts=yes MountFlags=private");
     let options = [
         "nspawn-prepare",
@@ -196,7 +200,7 @@ fn hardened_callers_work_without_unneeded_privileges() {
         "PrivateIPC=yes ProtectHostname=yes ProtectClock=yes UMask=0077 LimitNOFILE=64",
     ] {
         for init in ["systemd", "none"] {
-            let _ = Caller::unit(properties).sees(&[&format!("--init={init}")], LOOK);
+            let _ = Caller::unit(properties).output_of(&[&format!("--init={init}")], LOOK);
         }
     }
     sh("install -d -m 0700 /var/lib/nspawn-ci /var/cache/nspawn-ci").expect(0);
@@ -204,7 +208,7 @@ fn hardened_callers_work_without_unneeded_privileges() {
     let _ = Caller::unit(&format!(
         "{strict} ReadWritePaths=/var/lib ReadWritePaths=/var/cache"
     ))
-    .sees(&[], LOOK);
+    .output_of(&[], LOOK);
 }
 
 #[test]
@@ -238,7 +242,7 @@ fn refusal_names_the_setting_that_restricts_the_caller() {
     }
     Caller::of(&["sh", "-c", "ulimit -f 2048; exec \"$@\"", "-"])
         .is_refused(&["--init=stub"], "ulimit -f unlimited");
-    // systemd 257 and newer.
+    // PrivatePIDs= exists since systemd 257.
     if Caller::unit("PrivatePIDs=yes").call(&["true"]).code() == 0 {
         Caller::unit("PrivatePIDs=yes").is_refused(&["--init=stub"], "set PrivatePIDs=no");
     }

@@ -1,10 +1,10 @@
-//! One choice of what runs as PID 1 and of where writes go, and what holds whatever the choice is.
+//! Checks that hold for each combination of `--init` and `--layer`.
 //!
-//! | module | what it checks |
+//! | module | checks |
 //! | --- | --- |
-//! | [`commands`] | what `nspawn-run` promises of a command |
-//! | [`machine`] | what the machine is: users, devices, network, limits, size |
-//! | [`persistence`] | what lasts from run to run, what ends, and that nothing is left |
+//! | [`commands`] | exit statuses, streams, arguments and signals of a command |
+//! | [`machine`] | users, devices, network, limits and layer size of the machine |
+//! | [`persistence`] | files and processes between runs, and the machine's end |
 
 mod commands;
 mod machine;
@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use nspawn_tests::{Done, Machine, call, sh};
 
-/// How long what ends at once may take on a host that is busy.
+/// Time limit for what happens at once, on a busy host.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A cell of the table of `--init` and `--layer`.
+/// A cell of the matrix of `--init` and `--layer`, with an image.
 #[derive(Clone, Copy, Debug)]
 pub struct Cell<'a> {
     pub init: &'static str,
@@ -57,19 +57,19 @@ impl Cell<'_> {
         }
     }
 
-    /// Whether a machine runs from its prepare to its cleanup.
+    /// Returns whether a machine runs from its prepare to its cleanup.
     pub fn is_running_between_runs(&self) -> bool {
         self.init != "none"
     }
 
-    /// Whether a run finds what an earlier one has written.
+    /// Returns whether a run finds the files that an earlier one has written.
     pub fn keeps_files(&self) -> bool {
         self.is_running_between_runs() || self.layer != "none"
     }
 
-    /// All that holds in every cell.
+    /// Checks everything that holds in every cell.
     pub fn check(&self) {
-        // What takes a while on its own is begun first.
+        // The killed run starts first, since its machine takes a while to end.
         let machine = self.machine(&[
             "--setenv=FOR_ALL=a $b",
             "-p",
@@ -78,13 +78,13 @@ impl Cell<'_> {
             "Nice=3",
         ]);
         let other = self.machine(&[]);
-        let abandoned = persistence::abandon(self, &other);
+        let sleep = persistence::kill_run(self, &other);
         commands::check(&machine);
         machine::check(self, &machine, &other);
         persistence::check(self, &machine, &other);
         machine::check_size(self);
-        persistence::check_ends(self, &machine);
-        persistence::check_abandoned(self, other, abandoned);
+        persistence::check_killed_machine(self, &machine);
+        persistence::check_killed_run(self, other, sleep);
     }
 }
 

@@ -1,12 +1,12 @@
-//! What `scripts/bin/check-host` says of a host on which something is broken.
+//! `scripts/bin/check-host`: its verdict on a suitable host, and on hosts with one defect each.
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nspawn_tests::{Done, call, image, sh};
 
-/// Of a host on which `breakage` was run, by whoever asks alone: what it mounts nobody else sees.
-fn checked(breakage: &str) -> Done {
+/// Runs `check-host` after `breakage`, both in a mount namespace that hides the damage from the host.
+fn check_after(breakage: &str) -> Done {
     call(
         "unshare",
         [
@@ -19,7 +19,8 @@ fn checked(breakage: &str) -> Done {
     )
 }
 
-fn over(path: &str, text: &str) -> String {
+/// Returns a command that bind mounts an executable file with this text over `path`.
+fn replace_file(path: &str, text: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let unique = COUNT.fetch_add(1, Ordering::Relaxed);
     let file = std::env::temp_dir().join(format!("e2e-check-{}-{unique}", std::process::id()));
@@ -42,7 +43,7 @@ fn suitable_host_passes() {
 
 #[test]
 fn each_defect_is_reported_with_its_remedy() {
-    let other_user = over(
+    let other_user = replace_file(
         "/usr/bin/systemctl",
         "#!/bin/sh\ncase $1 in show) echo ci ;; *) echo systemd 252 ;; esac",
     );
@@ -55,11 +56,11 @@ fn each_defect_is_reported_with_its_remedy() {
         let unit = format!(
             "#!/bin/sh\ncase $* in *PrivateUsers*) printf '{properties}' ;; *--version) echo systemd 252 ;; esac"
         );
-        format!("{}; {runner}", over("/usr/bin/systemctl", &unit))
+        format!("{}; {runner}", replace_file("/usr/bin/systemctl", &unit))
     };
-    let broken = [
+    let defects = [
         (
-            over("/usr/bin/systemctl", "#!/bin/sh\necho systemd 251"),
+            replace_file("/usr/bin/systemctl", "#!/bin/sh\necho systemd 251"),
             "bad   systemd is 251",
             "Debian 12",
         ),
@@ -69,7 +70,7 @@ fn each_defect_is_reported_with_its_remedy() {
             "PID 1",
         ),
         (
-            over("/proc/sys/kernel/osrelease", "6.0.9\n"),
+            replace_file("/proc/sys/kernel/osrelease", "6.0.9\n"),
             "bad   Linux is 6.0.9",
             "6.1",
         ),
@@ -79,7 +80,7 @@ fn each_defect_is_reported_with_its_remedy() {
             "kernel command line",
         ),
         (
-            over("/sys/fs/cgroup/cgroup.controllers", "cpu pids\n"),
+            replace_file("/sys/fs/cgroup/cgroup.controllers", "cpu pids\n"),
             "note  the kernel has no controller for memory",
             "",
         ),
@@ -99,22 +100,22 @@ fn each_defect_is_reported_with_its_remedy() {
             "restart systemd-machined",
         ),
         (
-            over("/proc/sys/user/max_user_namespaces", "0\n"),
+            replace_file("/proc/sys/user/max_user_namespaces", "0\n"),
             "bad   user namespaces are forbidden",
             "sysctl -w",
         ),
         (
-            over("/proc/filesystems", "nodev tmpfs\n"),
+            replace_file("/proc/filesystems", "nodev tmpfs\n"),
             "bad   the kernel has no overlayfs",
             "modprobe overlay",
         ),
         (
-            over("/dev/loop-control", ""),
+            replace_file("/dev/loop-control", ""),
             "bad   there are no loop devices",
             "--layer=tmpfs",
         ),
         (
-            over("/proc/sys/fs/inotify/max_user_instances", "128\n"),
+            replace_file("/proc/sys/fs/inotify/max_user_instances", "128\n"),
             "note  root may have 128 inotify",
             "sysctl -w",
         ),
@@ -134,7 +135,7 @@ fn each_defect_is_reported_with_its_remedy() {
             "apt-get install iproute2",
         ),
         (
-            over(
+            replace_file(
                 "/usr/bin/systemctl",
                 "#!/bin/sh\ntest $1 != is-enabled && echo systemd 252",
             ),
@@ -182,22 +183,22 @@ fn each_defect_is_reported_with_its_remedy() {
             "remove User=",
         ),
         (
-            over("/etc/resolv.conf", "search example.test\n"),
+            replace_file("/etc/resolv.conf", "search example.test\n"),
             "note  no resolver",
             "name one there",
         ),
     ];
     sh("mkdir -p /var/lib/nspawn-ci").expect(0);
-    for (breakage, what, mend) in broken {
-        let done = checked(&breakage);
+    for (breakage, defect, remedy) in defects {
+        let done = check_after(&breakage);
         let out = done.out();
-        let said = out
+        let remedy_line = out
             .lines()
-            .skip_while(|line| !line.starts_with(what))
+            .skip_while(|line| !line.starts_with(defect))
             .nth(1);
         assert!(
-            said.is_some_and(|line| line.contains("mend: ") && line.contains(mend)),
-            "{what}: {}",
+            remedy_line.is_some_and(|line| line.contains("mend: ") && line.contains(remedy)),
+            "{defect}: {}",
             done.describe()
         );
         assert_eq!(

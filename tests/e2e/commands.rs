@@ -1,4 +1,4 @@
-//! What `nspawn-run` does with a command: streams, statuses, environment, terminal.
+//! Commands in a machine: streams, arguments, exit statuses, environment, signals and ptys.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -9,15 +9,18 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nspawn_common::agent::protocol::{self, Program, Request};
+use nspawn_common::agent::client;
+use nspawn_common::agent::protocol::{Program, Request};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::pidfd::wait_for_exit;
 use nspawn_tests::{Machine, call, finish, random, sh};
 
-/// One that has ended may still wait for its parent, the machine's PID 1, to see that.
+/// Shell command that succeeds if a process named `sleep` lives.
+///
+/// A zombie does not count: it only waits for its parent, the machine's PID 1.
 const LIVING_SLEEP: &str = "ps -C sleep -o stat= | grep -v '^Z'";
-/// Succeeds once no process of the name `sleep` but its own is left.
+/// Shell command that succeeds once no other process named `sleep` is left.
 const NO_SLEEP: &str =
     "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
 
@@ -48,7 +51,7 @@ fn large_streams_pass_through_pipes_and_files() {
             == bytes,
         "bytes were changed"
     );
-    // To and from files, which are moved in another way than pipes, and appended to in a third.
+    // Files are copied in another way than pipes, and files opened for appending in a third way.
     let dir = std::env::temp_dir().join(format!("e2e-{}", std::process::id()));
     std::fs::write(&dir, &bytes).unwrap();
     let appended = File::options().append(true).open(&dir).unwrap();
@@ -72,7 +75,7 @@ fn large_streams_pass_through_pipes_and_files() {
     std::fs::remove_file(&dir).unwrap();
 }
 
-/// The property: whatever bytes an argument has, the command gets these bytes.
+/// Tests that the command gets the exact bytes of its arguments, for special and random words.
 #[test]
 fn arguments_reach_the_command_unchanged() {
     let machine = Machine::new();
@@ -159,7 +162,7 @@ fn exit_statuses_of_the_command_are_returned() {
 fn real_time_signals_are_reported_as_signals() {
     let machine = Machine::new();
     machine.run(["bash", "-c", "kill -34 $$"]).expect(128 + 34);
-    // Also where one ends what looks after a command.
+    // The signal kills the parent process of the command in the agent.
     machine
         .run(["bash", "-c", "kill -34 $PPID; sleep 300 & sleep 300"])
         .expect(125);
@@ -188,7 +191,7 @@ fn unreadable_stdin_is_an_error() {
     let machine = Machine::new();
     let done = sh(&format!("nspawn-run {} cat </", machine.name));
     done.expect_error(125, "can't read stdin");
-    // As nohup(1) leaves it.
+    // nohup(1) leaves a stdin that is open for writing only, which matters only if it is read.
     sh(&format!(
         "nspawn-run {} sh -c 'exit 7' 0>/dev/null",
         machine.name
@@ -346,7 +349,7 @@ fn command_ends_by_sigpipe_when_its_reader_closes() {
 #[test]
 fn command_ends_when_nspawn_run_is_killed() {
     let machine = Machine::new();
-    // Many times, since its death may come at any moment of the command's start.
+    // Each round kills nspawn-run at another moment of the command's start.
     for _ in 0..40 {
         let mut command = machine.command(["sh", "-c", "echo on; sleep 300 & sleep 300"]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -441,7 +444,7 @@ fn command_that_ignores_sigterm_is_killed_after_grace_period_or_second_signal() 
     machine.sh(LIVING_SLEEP).expect(1);
     let (mut child, _output) = start(&["--stop-timeout=60s"], &machine, deaf);
     let started = Instant::now();
-    // Not both at once: the second would be the first.
+    // Signals that are sent together may arrive in either order.
     sh(&format!(
         "kill -TERM {0}; sleep 0.5; kill -INT {0}",
         child.id()
@@ -456,7 +459,7 @@ fn command_that_ignores_sigterm_is_killed_after_grace_period_or_second_signal() 
     machine.sh(NO_SLEEP).expect(0);
 }
 
-/// As `su` does where logind makes a session of it.
+/// Tests a command that moves to another cgroup, as `su` does if logind makes a session for it.
 #[test]
 fn command_in_another_cgroup_is_ended() {
     let machine = Machine::new();
@@ -515,7 +518,7 @@ fn ignored_signal_does_not_end_the_command() {
 #[test]
 fn interactive_shell_has_a_pty_of_the_callers_size() {
     let machine = Machine::new();
-    // script(1) makes the terminal that a person would sit at.
+    // script(1) provides the terminal of an interactive user.
     let mut shell = Command::new("script")
         .args([
             "--quiet",
@@ -560,7 +563,7 @@ fn pty_between_pipes_passes_all_output_and_ends() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // Longer than any buffer on the way holds.
+    // The output is larger than all buffers on its way.
     std::thread::sleep(Duration::from_millis(300));
     let mut screen = String::new();
     child
@@ -579,7 +582,7 @@ fn pty_between_pipes_passes_all_output_and_ends() {
         expected.len()
     );
     assert_eq!(child.wait().unwrap().code(), Some(4));
-    // It may close its terminal and open it again.
+    // A command may close its terminal and open it again.
     let closing = "exec </dev/null >/dev/null 2>&1; sleep 0.2; echo back >/dev/tty; exit 7";
     let done = call("nspawn-run", ["--pty", &machine.name, "sh", "-c", closing]).expect(7);
     assert_eq!(done.out(), "back\r\n");

@@ -1,4 +1,4 @@
-//! What pages and help texts say is what there is.
+//! Pages and help texts agree with the options that exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The pages that speak of these programs alone.
+/// Returns the text of the pages that only describe these programs.
 fn pages() -> String {
     let pages = [
         "README.md",
@@ -34,7 +34,7 @@ fn pages() -> String {
         .collect()
 }
 
-/// The long options in a text.
+/// Returns the long options in a text.
 fn options(text: &str) -> BTreeSet<String> {
     let option = |rest: &str| {
         rest.chars()
@@ -51,7 +51,7 @@ fn options(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_option_in_the_pages_exists() {
-    // Those of systemd's tools and of cargo.
+    // These options belong to systemd's tools and to cargo.
     let mut known: BTreeSet<_> = ["--machine", "--path"].map(str::to_owned).into();
     for program in PROGRAMS {
         known.extend(options(&call(program, ["--help"]).expect(0).out()));
@@ -85,7 +85,7 @@ fn every_option_in_the_pages_exists() {
         .expect(0)
         .out(),
     ));
-    // For GitLab's config stage alone, and so in no help text.
+    // This option is for GitLab's config stage only, so no help text has it.
     known.insert("--config".to_owned());
     let unknown: Vec<_> = options(&pages()).difference(&known).cloned().collect();
     assert_eq!(unknown, [] as [&str; 0]);
@@ -95,7 +95,7 @@ fn every_option_in_the_pages_exists() {
 fn every_option_names_its_variable() {
     for program in PROGRAMS {
         let help = call(program, ["--help"]).expect(0).out();
-        // Those that a line defines, not those that its text mentions.
+        // A line defines an option in its first column; its text may mention others.
         let defined = help
             .lines()
             .filter(|line| line.trim_start().starts_with('-'));
@@ -109,7 +109,7 @@ fn every_option_names_its_variable() {
                     .to_uppercase()
                     .replace('-', "_")
             );
-            // For the command line only.
+            // These options exist on the command line only.
             let exempt = ["--help", "--version", "--machine", "--standby"].contains(&&*option)
                 || (program, &*option) == ("nspawn-run", "--image");
             assert!(

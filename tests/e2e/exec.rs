@@ -1,4 +1,4 @@
-//! `nspawn-exec`: a machine for one command, and many of them in pipelines.
+//! `nspawn-exec`, which makes a machine for one command.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -48,7 +48,7 @@ fn errors_have_the_conventional_exit_status() {
     call("nspawn-exec", ["--init=stub", &image(), "no-such-command"]).expect(127);
 }
 
-// To itself, and to all of its group, as Ctrl-C sends it.
+/// Tests signals to the process itself, and to its whole process group as Ctrl-C sends them.
 #[test]
 fn signal_ends_the_command_and_the_machine() {
     for (target, signal, code) in [
@@ -69,7 +69,7 @@ fn signal_ends_the_command_and_the_machine() {
     }
 }
 
-// It comes to all of its group, when the cleanup is under way.
+/// Tests signals to the whole process group during the cleanup.
 #[test]
 fn second_signal_does_not_interrupt_the_cleanup() {
     let name = format!("exec-next-{}", std::process::id());

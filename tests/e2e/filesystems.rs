@@ -1,5 +1,6 @@
-//! Every cell once more where blocks can be shared: on btrfs and xfs, which hold an image and all layers. Layers have
-//! one place on a host, so these tests have the host for themselves.
+//! The checks of [`Cell`] on btrfs and xfs, which can share blocks between image and layer.
+//!
+//! All layers of a host are in one directory, which these tests mount over. So they run alone.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +12,7 @@ use nspawn_tests::{Machine, call, image, left_of, sh, wait_until};
 
 use crate::cell::{Cell, Running, Sleep};
 
-/// How many cells are checked at a time: half of what they do is waiting.
+/// Number of cells that are checked at a time. They mostly wait.
 const AT_ONCE: usize = 4;
 
 /// A file system in a file, with a copy of the host's image and the layers of all machines.
@@ -47,12 +48,12 @@ impl FileSystem {
         format!("/var/tmp/{}", self.image)
     }
 
-    /// All twelve.
+    /// Returns all twelve cells.
     fn cells(&self) -> Vec<Cell<'_>> {
-        let of = |init| ["disk", "tmpfs", "snapshot", "none"].map(|layer| self.cell(init, layer));
+        let row = |init| ["disk", "tmpfs", "snapshot", "none"].map(|layer| self.cell(init, layer));
         ["systemd", "stub", "none"]
             .into_iter()
-            .flat_map(of)
+            .flat_map(row)
             .collect()
     }
 
@@ -64,8 +65,8 @@ impl FileSystem {
         }
     }
 
-    /// All there is to see of the image: a change of a file is one of its times.
-    fn print_of_image(&self) -> String {
+    /// Returns a checksum of the image's metadata, with all times, which show any change of a file.
+    fn checksum_of_image(&self) -> String {
         let list = format!(
             "find {}/image -printf '%P %m %U:%G %s %T@ %C@\\n' | sort | sha256sum",
             self.place()
@@ -84,7 +85,9 @@ impl Drop for FileSystem {
     }
 }
 
-/// As the test runner does with tests: some at a time, all to their ends, and a list of those that failed.
+/// Checks all cells, some at a time, and reports those that failed.
+///
+/// A failed cell does not keep the others from being checked.
 fn check_all(system: &FileSystem) {
     let (cells, failed) = (Mutex::new(system.cells()), Mutex::new(Vec::new()));
     let next = || cells.lock().unwrap().pop();
@@ -107,12 +110,12 @@ fn check_all(system: &FileSystem) {
     );
 }
 
-fn every_cell_works_on(kind: &'static str) {
+fn check_on(kind: &'static str) {
     let system = FileSystem::new(kind);
-    let before = system.print_of_image();
+    let before = system.checksum_of_image();
     check_all(&system);
-    assert_eq!(system.print_of_image(), before, "the image was changed");
-    a_layer_without_a_size(&system);
+    assert_eq!(system.checksum_of_image(), before, "the image was changed");
+    check_unlimited_layer(&system);
     assert_eq!(
         sh("ls -A /var/lib/nspawn-ci/machines /run/nspawn-ci")
             .expect(0)
@@ -123,8 +126,8 @@ fn every_cell_works_on(kind: &'static str) {
     );
 }
 
-// It is as large as the file system.
-fn a_layer_without_a_size(system: &FileSystem) {
+// A layer without a size limit is as large as the file system.
+fn check_unlimited_layer(system: &FileSystem) {
     for (init, layer) in [("systemd", "disk"), ("none", "disk"), ("stub", "snapshot")] {
         let machine = system.cell(init, layer).machine(&["--layer-size=infinity"]);
         machine
@@ -144,7 +147,7 @@ fn a_layer_without_a_size(system: &FileSystem) {
     }
 }
 
-/// Hosts with a hardened /var: an overlay there runs programs as well.
+/// Tests snapshots on a host whose /var is mounted nosuid and noexec.
 #[test]
 fn snapshot_runs_programs_despite_noexec_on_the_host() {
     let system = FileSystem::new("btrfs");
@@ -167,23 +170,25 @@ fn snapshot_runs_programs_despite_noexec_on_the_host() {
 
 #[test]
 fn every_init_and_layer_works_on_btrfs() {
-    every_cell_works_on("btrfs");
+    check_on("btrfs");
 }
 
 #[test]
 fn every_init_and_layer_works_on_xfs() {
-    every_cell_works_on("xfs");
+    check_on("xfs");
 }
 
-/// Shell functions that make a subvolume, and one read-only (`BTRFS_IOC_SUBVOL_CREATE` and `…_SETFLAGS` of
-/// linux/btrfs.h): images have no btrfs-progs.
+/// Shell functions that create a subvolume and make one read-only.
+///
+/// Images have no btrfs-progs, so these call the ioctls `BTRFS_IOC_SUBVOL_CREATE` and
+/// `BTRFS_IOC_SUBVOL_SETFLAGS` (linux/btrfs.h).
 const SUBVOLUMES: &str = "own_ioctl() { perl -e 'my ($place, $number, @values) = @ARGV; my $format = shift @values; \
     my $data = pack $format, @values; open D, \"<\", $place or die \"$place: $!\\n\"; \
     ioctl D, hex $number, $data or die \"@ARGV: $!\\n\"' \"$@\"; }\n\
     subvolume() { own_ioctl \"$1\" 5000940e 'q a4088' 0 \"$2\"; }\n\
     seal() { own_ioctl \"$1\" 4008941a Q 2; }\n";
 
-/// Subvolumes in subvolumes, some read-only, and what has flags: what a job leaves, cleanup takes away.
+/// Tests nested and read-only subvolumes, and files with inode flags.
 #[test]
 fn subvolumes_made_by_a_job_are_removed() {
     let system = FileSystem::new("btrfs");
@@ -193,18 +198,19 @@ fn subvolumes_made_by_a_job_are_removed() {
     ))
     .expect(0);
     let mut refused = Vec::new();
-    // An overlay has none; what is kept for containers of a machine's own is on the layer itself.
+    // An overlay has no subvolumes. The directory for nested containers is on the layer itself.
     for (init, layer, place) in [
         ("stub", "snapshot", "/root"),
         ("none", "snapshot", "/root"),
         ("stub", "disk", "/var/lib/containers"),
     ] {
         for users in ["pick", "no"] {
-            let own = format!("--private-users={users}");
-            let machine =
-                system
-                    .cell(init, layer)
-                    .machine(&["--layer-size=infinity", "--nesting", &own]);
+            let private_users = format!("--private-users={users}");
+            let machine = system.cell(init, layer).machine(&[
+                "--layer-size=infinity",
+                "--nesting",
+                &private_users,
+            ]);
             make_subvolumes(&machine, place, users == "no", &outside);
             let done = call("nspawn-cleanup", [&machine.name]);
             if done.code() != 0 || !left_of(&machine.name).is_empty() {
@@ -230,7 +236,7 @@ fn make_subvolumes(machine: &Machine, place: &str, is_root: bool, outside: &str)
          subvolume sealed/directory far; seal sealed/directory/far\n\
          ln -s {outside} plain/link; ln -s {outside}/file sealed/link; subvolume . 'of two words'; subvolume . --\n"
     );
-    // Only the host's root may set these flags.
+    // Only root of the initial user namespace may set these flags.
     let flags = if is_root {
         format!(
             "{}\nmkdir fixed; touch fixed/file plain/file; flags 10 plain/file plain/nested fixed/file fixed sealed/inner\n",
@@ -239,7 +245,7 @@ fn make_subvolumes(machine: &Machine, place: &str, is_root: bool, outside: &str)
     } else {
         String::new()
     };
-    // Where the root is a subvolume itself.
+    // In a snapshot, the root directory is itself a subvolume.
     let all = if place == "/root" { "seal /" } else { "" };
     machine
         .sh(&format!(
@@ -248,7 +254,7 @@ fn make_subvolumes(machine: &Machine, place: &str, is_root: bool, outside: &str)
         .expect(0);
 }
 
-/// Of the killed `nspawn-run --image` only, among machines that wait for their runs.
+/// Tests that only the machine of the killed `nspawn-run --image` is stale.
 #[test]
 fn machines_between_runs_are_not_stale() {
     let image = image();
@@ -269,10 +275,15 @@ fn machines_between_runs_are_not_stale() {
     let script = format!("echo on; {}", sleep.command());
     let running =
         Running::of(Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]));
-    wait_until("it sleeps", Duration::from_secs(5), || sleep.is_there());
+    wait_until("the command sleeps", Duration::from_secs(5), || {
+        sleep.is_there()
+    });
     let name = sleep.machine();
     call("nspawn-cleanup", ["--stale"]).expect(0);
-    assert!(sleep.is_there(), "a machine was taken from its command");
+    assert!(
+        sleep.is_there(),
+        "the machine of a running command was removed"
+    );
     running.signal("KILL");
     drop(running.end());
     call("nspawn-cleanup", ["--stale"]).expect(0);
@@ -284,7 +295,7 @@ fn machines_between_runs_are_not_stale() {
     }
 }
 
-/// Things of the host's that are elsewhere for as long as this lives.
+/// Device nodes of the host that are moved away, and moved back on drop.
 struct Hidden;
 
 impl Hidden {
@@ -303,7 +314,7 @@ impl Drop for Hidden {
     }
 }
 
-/// The kernel's are all hosts' that run on it, so that using them up is no test.
+/// The loop devices of a kernel are shared by all test hosts, so this test must not use them up.
 #[test]
 fn missing_loop_devices_are_reported() {
     let name = format!("no-loop-{}", std::process::id());
@@ -324,7 +335,7 @@ fn missing_loop_devices_are_reported() {
             }
             .prepare(&["--name", &name, "--layer-size=64M"])
         });
-        // For its runs alone.
+        // With --init=none the layer is mounted only during runs.
         let cell = Cell {
             init: "none",
             layer: "disk",

@@ -1,4 +1,4 @@
-//! Jobs of GitHub's runner, by its container hooks: `github-actions-hook`, called as the runner calls it.
+//! Jobs of GitHub's runner: `github-actions-hook`, called as the runner calls its container hooks.
 
 mod runner;
 
@@ -22,7 +22,7 @@ fn signal(child: &Child, name: &str) {
 #[test]
 fn job_runs_in_a_machine_until_its_cleanup() {
     let mut runner = Runner::new();
-    runner.obey("prepare_job", &runner.job()).expect(0);
+    runner.call("prepare_job", &runner.job()).expect(0);
     let machine = runner.machine();
     let response = runner.response();
     assert_eq!(
@@ -50,11 +50,11 @@ fn job_runs_in_a_machine_until_its_cleanup() {
         assert_eq!((file.uid(), file.gid()), (owner, owner), "{name}");
     }
     assert_eq!(runner.run("kill -KILL $$").code(), 137);
-    runner.obey("cleanup_job", &json!({})).expect(0);
+    runner.call("cleanup_job", &json!({})).expect(0);
     assert_eq!(left_of(&machine), "");
-    runner.obey("cleanup_job", &Value::Null).expect(0);
+    runner.call("cleanup_job", &Value::Null).expect(0);
     runner.state = Value::Null;
-    runner.obey("cleanup_job", &json!({})).expect(0);
+    runner.call("cleanup_job", &json!({})).expect(0);
 }
 
 #[test]
@@ -71,18 +71,18 @@ fn variables_and_arguments_arrive_unchanged() {
         json!(["/__w/_tool/a b", "/none"]),
     ] {
         step["prependPath"] = paths;
-        let done = runner.obey("run_script_step", &step).expect(0);
+        let done = runner.call("run_script_step", &step).expect(0);
         let start = format!(
             "{odd}\n\nnobody\n/__w/it/-odd dir:\ntool /__w/_tool/a b:/none:/usr/local/sbin:"
         );
         assert!(done.out().starts_with(&start), "{}", done.describe());
     }
-    // The runner has split them at blanks.
+    // The runner splits the arguments at blanks.
     step["entryPointArgs"] = r#"-c 'printf "%s|" "$@"' - "a  b" $HOME "\"" --help"#
         .split(' ')
         .collect();
     assert_eq!(
-        runner.obey("run_script_step", &step).expect(0).out(),
+        runner.call("run_script_step", &step).expect(0).out(),
         "a  b|$HOME|\"|--help|"
     );
 }
@@ -104,18 +104,18 @@ fn container_action_runs_in_a_machine_of_its_own() {
         "exit",
         "5\""
     ]);
-    let done = runner.obey("run_container_step", &action).expect(5);
+    let done = runner.call("run_container_step", &action).expect(5);
     let out = done.out();
     let (machine, rest) = out.split_once('\n').unwrap();
     assert_eq!(rest, "/github/workspace\njob\n", "{}", done.describe());
     assert_ne!(machine, runner.machine());
     assert_eq!(left_of(machine), "");
     assert_eq!(fs::read(runner.path("_work/it/it/x")).unwrap(), b"x\n");
-    // Images have no entrypoint, so that arguments alone are a command.
+    // Images have no entrypoint, so the arguments form the command.
     action["entryPoint"] = Value::Null;
     action["entryPointArgs"] = json!(["echo", "\"a", "b\""]);
     assert_eq!(
-        runner.obey("run_container_step", &action).expect(0).out(),
+        runner.call("run_container_step", &action).expect(0).out(),
         "a b\n"
     );
 }
@@ -124,10 +124,10 @@ fn container_action_runs_in_a_machine_of_its_own() {
 fn alpine_image_is_reported_to_the_runner() {
     let mut runner = Runner::new();
     runner.binds = "/etc/passwd:/etc/alpine-release";
-    runner.obey("prepare_job", &runner.job()).expect(0);
+    runner.call("prepare_job", &runner.job()).expect(0);
     assert_eq!(runner.response()["isAlpine"], true);
     assert_ne!(runner.machines(), "");
-    runner.obey("cleanup_job", &json!({})).expect(0);
+    runner.call("cleanup_job", &json!({})).expect(0);
     let request = json!({ "command": "prepare_job", "args": runner.job(), "responseFile": "/nowhere/response" });
     let done = end(runner.start(runner.raw(request.to_string().as_bytes()))).expect(1);
     assert!(
@@ -143,7 +143,7 @@ fn alpine_image_is_reported_to_the_runner() {
 fn cancelled_step_ends_and_its_machine_goes_on() {
     let mut runner = Runner::with_job();
     let up = runner.path("_work/_temp/up");
-    // As the runner does: it waits between them, and with SIGKILL as the last resort.
+    // The runner sends SIGINT, then SIGTERM, and SIGKILL as the last resort.
     for (script, signals, expected) in [
         ("exec sleep 600", &["INT"][..], 2),
         (
@@ -173,7 +173,7 @@ fn cancelled_step_ends_and_its_machine_goes_on() {
             done.describe()
         );
         fs::remove_file(&up).unwrap();
-        // What was killed with nspawn-run may take a moment.
+        // The processes of a killed nspawn-run may take a moment to end.
         runner
             .run("until ! pgrep --exact sleep; do sleep 0.05; done >/dev/null")
             .expect(0);
@@ -334,14 +334,14 @@ fn unsupported_requests_are_refused() {
         ("run_script_step", Value::Null, "none of GitHub's runner"),
         ("run_jobs\n", json!({}), r"no command 'run_jobs\n'"),
     ] {
-        let done = runner.obey(command, &args).expect_error(1, words);
+        let done = runner.call(command, &args).expect_error(1, words);
         assert_eq!(runner.response(), Value::Null, "{}", done.describe());
     }
     runner
-        .obey("run_script_step", &step)
+        .call("run_script_step", &step)
         .expect_error(125, "no-such-machine");
     runner
-        .obey(
+        .call(
             "run_container_step",
             &with(
                 with(action, "/image", json!("none")),

@@ -1,18 +1,18 @@
-//! The programs under GitLab Runner: whole jobs, driven as its custom executor does.
+//! Jobs under GitLab Runner, driven stage by stage as its custom executor does.
 //!
-//! | module | what it promises |
+//! | module | covers |
 //! | --- | --- |
-//! | here | a job from its beginning to its end |
-//! | [`results`] | how a job ends is how its script ended |
-//! | [`prepare`] | images, retries, leftovers |
-//! | [`untrusted_input`] | what a job says of itself is not believed |
-//! | [`scripts`] | what scripts find in the machine |
-//! | [`cancel_and_cleanup`] | cancel, time-out, cleanup |
-//! | [`runner_binary`] | the host's gitlab-runner in their machines |
-//! | [`caches`] | what jobs keep for later ones of their project |
-//! | [`services`] | machines for what their jobs need |
+//! | this one | a job from its beginning to its end |
+//! | [`results`] | the result of a job |
+//! | [`prepare`] | images, retries, remains of earlier attempts |
+//! | [`untrusted_input`] | forged variables and malformed job responses |
+//! | [`scripts`] | the environment of scripts |
+//! | [`cancel_and_cleanup`] | cancel, time limit, cleanup |
+//! | [`runner_binary`] | the host's gitlab-runner in the machines of jobs |
+//! | [`caches`] | caches of projects |
+//! | [`services`] | the `services:` of jobs |
 //! | [`runner_config`] | the configuration that a script writes for GitLab Runner |
-//! | [`full_jobs`] | jobs from a GitLab to their end, by the real `gitlab-runner` or a stand-in |
+//! | [`full_jobs`] | jobs of a GitLab, run by the real `gitlab-runner` or a stand-in |
 
 mod caches;
 mod cancel_and_cleanup;
@@ -142,7 +142,7 @@ fn stages_are_retried_in_the_same_machine() {
             &["test -e /root/mark || { touch /root/mark; exit 42; }"],
         )
         .script(&["ls -A", "exit 1"]);
-    // And the exit code of the first try is not the script's.
+    // The exit code of the first attempt is not that of the script.
     let report = job.run().expect(&Outcome::ScriptFailure(1));
     assert_eq!(
         report.stages()[3..7],
@@ -162,7 +162,7 @@ fn runners_without_job_response_file_work() {
         .run(&job().script(&["echo $GREETING"]))
         .expect(&Outcome::Success);
     assert_eq!(report.stage("build_script").text(), "hello\n");
-    // Nowhere to write 42.
+    // Without BUILD_EXIT_CODE_FILE, the exit code can't be reported.
     let _ = Runner::old()
         .run(&job().script(&["exit 42"]))
         .expect(&Outcome::ScriptFailure(1));

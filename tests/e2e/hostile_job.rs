@@ -1,11 +1,13 @@
-//! A job that is root in its machine and means harm: the host stays as it was.
+//! A hostile job, which is root in its machine, does not change the host.
 
 use std::fs;
 use std::path::Path;
 
 use nspawn_tests::{FLAGS, Machine, call, left_of, sh};
 
-/// Out of the agent's own cgroup, since stopping the agent ends what it has started.
+/// Tests that the machine can only overwrite its own copy of the agent's program.
+///
+/// The attack runs outside the agent's cgroup, since stopping the agent ends its commands.
 #[test]
 fn programs_of_the_host_stay_intact_when_the_machine_overwrites_its_copy() {
     let machine = Machine::new();
@@ -21,14 +23,14 @@ fn programs_of_the_host_stay_intact_when_the_machine_overwrites_its_copy() {
         .status()
         .unwrap();
     machine.run(["systemd-run", "--quiet", "--wait", "sh", "/root/attack"]);
-    let shown = format!(
+    let copy = format!(
         "/proc/$(machinectl show --property=Leader --value {})/root/run/nspawn-ci/nspawn-run",
         machine.name
     );
     assert_eq!(
-        sh(&format!("cat {shown}")).expect(0).out(),
+        sh(&format!("cat {copy}")).expect(0).out(),
         "evil\n",
-        "the attack did not even reach its own"
+        "the attack did not reach the machine's own copy"
     );
     assert!(fs::read(program.trim()).unwrap() == before);
     let state = sh(&format!("du -sk /run/nspawn-ci/{}", machine.name))

@@ -1,12 +1,12 @@
 //! Images of all kinds.
 //!
-//! | module | what it promises |
+//! | module | covers |
 //! | --- | --- |
-//! | [`disk`] | file systems in files, with and without partitions |
+//! | [`disk`] | disk images, with and without partitions |
 //! | [`minimal`] | images of a few files |
-//! | [`lookup`] | what a name stands for, and that machinectl agrees |
-//! | [`removal`] | images that are removed meanwhile |
-//! | [`invalid`] | images that are none |
+//! | [`lookup`] | the path of the image for a name, as in machinectl |
+//! | [`removal`] | images that are removed while a machine is made |
+//! | [`invalid`] | paths that are not images |
 
 mod disk;
 mod invalid;
@@ -17,10 +17,10 @@ mod removal;
 use nspawn_common::image::lookup::SEARCH_PATH;
 use nspawn_tests::{Machine, call, sh};
 
-/// What a name may stand for, below a directory of [`SEARCH_PATH`]; the last is for what links lead to.
+/// Suffixes of image paths below a directory of [`SEARCH_PATH`]; `.d` is for targets of symlinks.
 const SUFFIXES: [&str; 5] = ["", ".raw", ".v", ".raw.v", ".d"];
 
-/// A name of images that nothing else has. What has it is deleted at the end of its test.
+/// A unique image name. All images of this name are deleted at the end of the test.
 struct Name(String);
 
 impl Name {
@@ -28,12 +28,12 @@ impl Name {
         Self(format!("e2e-{kind}-{}", std::process::id()))
     }
 
-    /// Where the image of this suffix is.
+    /// Returns the path of the image with this suffix.
     fn path(&self, suffix: &str) -> String {
         format!("/var/lib/machines/{}{suffix}", self.0)
     }
 
-    /// Runs lines of the host's shell, in which `$name` is this one.
+    /// Runs lines of the host's shell, in which `$name` is this name.
     #[track_caller]
     fn sh(&self, lines: &str) -> String {
         sh(&format!(
@@ -44,7 +44,7 @@ impl Name {
         .out()
     }
 
-    /// Deletes what has it.
+    /// Deletes all images of this name.
     fn remove(&self) {
         let paths = SEARCH_PATH
             .iter()
@@ -55,15 +55,15 @@ impl Name {
             .status();
     }
 
-    /// A machine of the image.
+    /// Makes a machine of the image.
     #[track_caller]
     fn machine(&self, options: &[&str]) -> Machine {
         Machine::of(&self.0, options)
     }
 
-    /// Expects that no machine is made of it, which is told in one line with these words and leaves nothing.
+    /// Expects that prepare fails in one line with these words, and leaves nothing. Returns stderr.
     #[track_caller]
-    fn is_refused(&self, options: &[&str], words: &str) -> String {
+    fn expect_refused(&self, options: &[&str], words: &str) -> String {
         let name = self.0.replace("e2e", "refused");
         let done = call(
             "nspawn-prepare",
@@ -75,7 +75,7 @@ impl Name {
         done.err()
     }
 
-    /// The loop devices that its files have.
+    /// Lists the loop devices of the image's files.
     fn loop_devices(&self) -> String {
         sh(&format!(
             "losetup --list --noheadings --output=NAME,BACK-FILE | grep -F /{} || true",

@@ -1,4 +1,4 @@
-//! Every choice of what runs as PID 1 and of where writes go: the same promises in each.
+//! The checks of [`Cell`] for each combination of `--init` and `--layer`, and GitLab jobs in some.
 
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
@@ -34,7 +34,7 @@ cells! {
     none_on_none: "none", "none";
 }
 
-// Few hosts are on a file system that can share blocks: see `filesystems`.
+// Most hosts have a file system that can't share blocks, so `filesystems` covers snapshots.
 fn check(init: &'static str, layer: &'static str) {
     let image = image();
     let cell = Cell {
@@ -60,7 +60,7 @@ fn check(init: &'static str, layer: &'static str) {
     assert_eq!(left_of(&name), "");
 }
 
-fn whole_job(init: &'static str, layer: &'static str) {
+fn gitlab_job(init: &'static str, layer: &'static str) {
     let image = image();
     let sleep = Sleep::new();
     let job = Job::new(&image)
@@ -109,17 +109,17 @@ fn whole_job(init: &'static str, layer: &'static str) {
 
 #[test]
 fn gitlab_job_runs_with_stub_on_disk() {
-    whole_job("stub", "disk");
+    gitlab_job("stub", "disk");
 }
 
 #[test]
 fn gitlab_job_runs_with_none_on_disk() {
-    whole_job("none", "disk");
+    gitlab_job("none", "disk");
 }
 
 #[test]
 fn gitlab_job_runs_with_systemd_on_tmpfs() {
-    whole_job("systemd", "tmpfs");
+    gitlab_job("systemd", "tmpfs");
 }
 
 #[test]
@@ -132,13 +132,13 @@ fn command_runs_in_a_machine_of_the_image() {
             .out(),
         "out\n"
     );
-    // Beside what this host's kernel does not hold.
+    // The output may also list limits that this host's kernel can't enforce.
     let missing = run(&["no-such-command"]).expect(127).err();
     assert!(
         missing.contains("nspawn-run: can't run \"no-such-command\": No such file"),
         "{missing}"
     );
-    // What follows the image is the command's.
+    // All words after the image belong to the command.
     assert_eq!(
         run(&["ls", "-t", "-d", "/usr", "--"]).expect(0).out(),
         "/usr\n"
@@ -174,7 +174,9 @@ fn machine_ends_with_its_command() {
         let running = Running::of(
             Command::new("nspawn-run").args(["--image", &image, "bash", "-c", &script]),
         );
-        wait_until("it sleeps", Duration::from_secs(5), || sleep.is_there());
+        wait_until("the command sleeps", Duration::from_secs(5), || {
+            sleep.is_there()
+        });
         let name = sleep.machine();
         assert!(
             sh("machinectl list --no-legend")
@@ -191,14 +193,16 @@ fn machine_ends_with_its_command() {
     }
 }
 
-/// The rest of what its death leaves is stale: see `filesystems`, since that takes others' as well.
+/// The serial tests remove the stale remains, since `--stale` would remove those of other tests too.
 #[test]
 fn machine_of_a_killed_run_ends_and_is_stale() {
     let (image, sleep) = (image(), Sleep::new());
     let script = format!("echo on; {}", sleep.command());
     let running =
         Running::of(Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]));
-    wait_until("it sleeps", Duration::from_secs(5), || sleep.is_there());
+    wait_until("the command sleeps", Duration::from_secs(5), || {
+        sleep.is_there()
+    });
     let name = sleep.machine();
     running.signal("KILL");
     drop(running.end());
@@ -263,7 +267,7 @@ fn concurrent_commands_share_a_machine_without_init() {
     }
 }
 
-/// Whichever comes first, no run makes anything of a machine that is removed.
+/// Tests that no run creates anything again for a machine that has been removed.
 #[test]
 fn cleanup_at_any_moment_of_a_run_leaves_nothing() {
     let image = image();
@@ -283,10 +287,10 @@ fn cleanup_at_any_moment_of_a_run_leaves_nothing() {
     }
 }
 
-/// Also while that is made.
+/// Tests signals at various moments, also while the machine is being made.
 #[test]
 fn signal_at_any_moment_ends_command_and_machine() {
-    // Its machines' names begin with the image's.
+    // The names of the machines begin with the name of the image.
     let (name, sleep) = (format!("signals-{}", std::process::id()), Sleep::new());
     let link = format!("/var/lib/machines/{name}");
     symlink(image(), &link).unwrap();

@@ -1,4 +1,4 @@
-//! What machines have of their own, and who may say so.
+//! Isolation of machines: layer size, privileges, files of the host, and what a job may change.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ fn layer_size_limits_the_layer() {
         size.trim().parse::<u64>().unwrap() >> 10
     };
     assert!((50..=64).contains(&size(&machine)));
-    // Its root could else read the other loop devices.
+    // Without a user namespace, root in the machine could read the other loop devices.
     call(
         "nspawn-prepare",
         ["--private-users=no", "--layer-size=64M", &image()],
@@ -67,7 +67,7 @@ fn privileges_can_be_dropped() {
     );
     let capabilities =
         |text: &str| u64::from_str_radix(text.split_whitespace().nth(1).unwrap_or_default(), 16);
-    let of = |text: &str| {
+    let bounding_set = |text: &str| {
         capabilities(
             text.lines()
                 .find(|line| line.starts_with("CapBnd"))
@@ -75,7 +75,7 @@ fn privileges_can_be_dropped() {
         )
         .unwrap()
     };
-    assert_eq!(of(&usual) & !of(&changed), 1 << 27);
+    assert_eq!(bounding_set(&usual) & !bounding_set(&changed), 1 << 27);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn map_image_replaces_the_image_of_a_job() {
     let _ = runner(&[&format!("--allow-image={}", image())])
         .run(&job())
         .expect(&Outcome::Success);
-    // What it is mapped to is what must be allowed.
+    // --allow-image applies to the image after the mapping.
     let _ = runner(&["--allow-image=docker*"])
         .run(&job())
         .expect(&Outcome::ScriptFailure(1));

@@ -1,4 +1,4 @@
-//! Machines from nothing to nothing, and how they look to systemd's own tools meanwhile.
+//! Machines from prepare to cleanup, and how systemd's own tools show them.
 
 use std::fs;
 use std::path::Path;
@@ -112,12 +112,12 @@ fn frozen_machine_is_removed() {
     assert_eq!(left_of(&machine.name), "");
 }
 
-// Its file is deleted at once, and what the kernel still writes to that is gone soon.
+/// The file of the layer is deleted at once. The kernel then discards it in the background.
 #[test]
 fn large_layer_is_removed_in_the_background() {
     let machine = Machine::with(&["--network=none"]);
     machine.sh("head -c 300M /dev/zero >/var/large").expect(0);
-    // Whoever reads its output does not wait for that.
+    // A reader of the cleanup's output does not wait for the background work.
     sh(&format!(
         "nspawn-cleanup --verbose {} 2>&1 | cat",
         machine.name
@@ -127,12 +127,12 @@ fn large_layer_is_removed_in_the_background() {
     let again = Machine::with(&["--network=none", "--name", &machine.name]);
     again.sh("test ! -e /var/large").expect(0);
     drop(again);
-    let gone = format!(
+    let is_detached = format!(
         "! losetup --list --noheadings --output=BACK-FILE | grep -F /{}/disk",
         machine.name
     );
     sh(&format!(
-        "timeout 30 sh -c 'until {gone}; do sleep 0.1; done' >/dev/null"
+        "timeout 30 sh -c 'until {is_detached}; do sleep 0.1; done' >/dev/null"
     ))
     .expect(0);
     assert_eq!(left_of(&machine.name), "");
@@ -219,7 +219,7 @@ fn concurrent_prepares_and_cleanups_of_one_name_succeed() {
 #[test]
 fn concurrent_cleanups_of_one_leftover_succeed() {
     let name = format!("fight-{}", std::process::id());
-    // mkdir itself may lose the race against another's cleanup.
+    // mkdir may fail, when a concurrent cleanup removes the directory that it made.
     let fight = format!(
         "for j in $(seq 100); do mkdir /run/nspawn-ci/{name} 2>/dev/null; nspawn-cleanup {name} || exit 1; done"
     );
@@ -275,7 +275,7 @@ fn binds_and_properties_are_applied() {
         dir.display().to_string().replace(':', "\\:")
     );
     let mut command = std::process::Command::new("nspawn-prepare");
-    // And one below the working directory.
+    // The source of the second bind is relative to the working directory.
     let options = [
         &*bind,
         "--bind-ro=.:/mnt/ro",
@@ -315,7 +315,7 @@ fn binds_and_properties_are_applied() {
             "no {line} in {shown}"
         );
     }
-    // The payload is in the unit's own cgroup, where these properties hold.
+    // The payload is in the unit's cgroup, where these properties apply.
     let leader = call(
         "machinectl",
         ["show", "--property=Leader", "--value", &machine.name],
@@ -401,7 +401,7 @@ fn killed_agent_is_restarted() {
     call("timeout", ["20", "sh", "-c", &back]).expect(0);
 }
 
-/// Kernels hold limits where their controllers are; a test host's may have none of them.
+/// A kernel enforces limits only with their cgroup controllers, which a test host may lack.
 #[test]
 fn limit_that_is_not_enforced_is_an_error() {
     let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();

@@ -1,6 +1,6 @@
 //! End-to-end tests: the real programs against the real systemd of a test host.
 
-// A test stops at what it did not expect.
+// A test panics at the first unexpected result.
 #![allow(clippy::unwrap_used)]
 
 mod autopkgtest;

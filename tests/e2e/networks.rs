@@ -1,4 +1,4 @@
-//! Each network that a machine can have.
+//! Each kind of network that a machine can have.
 
 use std::fs;
 use std::net::TcpListener;
@@ -18,17 +18,17 @@ fn paths(machine: &Machine) -> MachinePaths {
     MachinePaths::new(&MachineName::new(&machine.name).unwrap())
 }
 
-/// Something of the host's that exists for one test.
-struct Thing(String);
+/// A network object of the host that exists for one test.
+struct HostObject(String);
 
-impl Thing {
+impl HostObject {
     fn new(add: &str, delete: &str) -> Self {
         sh(add).expect(0);
         Self(delete.to_owned())
     }
 }
 
-impl Drop for Thing {
+impl Drop for HostObject {
     fn drop(&mut self) {
         let _ = sh(&self.0);
     }
@@ -48,8 +48,8 @@ fn network_host_reaches_the_loopback_of_the_host() {
         "bash -c 'exec 3<>/dev/tcp/127.0.0.1/{}'",
         server.local_addr().unwrap().port()
     );
-    let own = Machine::new();
-    own.sh(&connect).expect(1);
+    let separate = Machine::new();
+    separate.sh(&connect).expect(1);
     Machine::with(&["--network=host"]).sh(&connect).expect(0);
 }
 
@@ -66,7 +66,7 @@ fn nat_reaches_the_outside_and_resolves_names() {
             .out(),
         host
     );
-    // Any name that the host itself resolves.
+    // Whether any name resolves depends on the network of the host.
     let name = "deb.debian.org";
     if sh(&format!("getent hosts {name}")).code() == 0 {
         machine.run(["getent", "hosts", name]).expect(0);
@@ -90,11 +90,11 @@ fn pasta_ends_with_its_machine() {
         let cgroup = paths(&machine).network_cgroup();
         assert!(cgroup.exists());
         sh(&end.replace("NAME", &machine.name)).expect(0);
-        let gone = format!(
+        let wait = format!(
             "timeout 20 sh -c 'while [ -e {} ]; do sleep 0.05; done'",
             cgroup.display()
         );
-        sh(&gone).expect(0);
+        sh(&wait).expect(0);
     }
 }
 
@@ -140,7 +140,7 @@ fn missing_pasta_names_its_package() {
 fn veth_bridge_and_zone_work() {
     let id = std::process::id();
     let bridge = format!("e2e{id}");
-    let _bridge = Thing::new(
+    let _bridge = HostObject::new(
         &format!("ip link add {bridge} type bridge"),
         &format!("ip link delete {bridge}"),
     );
@@ -157,7 +157,7 @@ fn veth_bridge_and_zone_work() {
 #[test]
 fn existing_network_namespace_needs_the_uids_of_the_host() {
     let name = format!("e2e-{}", std::process::id());
-    let _namespace = Thing::new(
+    let _namespace = HostObject::new(
         &format!("ip netns add {name}"),
         &format!("ip netns delete {name}"),
     );

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use nspawn_tests::{Done, call, image, left_of, sh, wait_until};
 
-/// Later than the programs' own, and the version of the other package that `scripts/test` builds.
+/// Version of the second package that `scripts/test` builds, which is later than our own version.
 const NEXT: &str = concat!(env!("CARGO_PKG_VERSION"), "+next");
-/// The installed programs, before those that the test host has.
+/// Search path that finds the installed programs, and not those of the test host.
 const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 const NAME: &str = "e2e-package";
 
-/// At the test's end the host is as it was.
+/// The installed package, which is purged at the end of the test.
 struct Package;
 
 impl Drop for Package {
@@ -44,16 +44,16 @@ fn install(version: &str) {
         ["--install", "--force-unsafe-io", file.to_str().unwrap()],
     )
     .expect(0);
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/release/nspawn-run");
-    let same = call("cmp", [own.to_str().unwrap(), "/usr/bin/nspawn-run"]);
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/release/nspawn-run");
+    let same = call("cmp", [built.to_str().unwrap(), "/usr/bin/nspawn-run"]);
     assert!(
         same.status.success(),
-        "{} is of other programs; run scripts/package again",
+        "{} has other programs than target/release; run scripts/package again",
         file.display()
     );
 }
 
-/// As a user's shell would find it.
+/// Runs an installed program, as a user's shell would find it.
 fn installed(program: &str, arguments: &[&str]) -> Done {
     call("env", [PATH, program].iter().chain(arguments))
 }
@@ -66,14 +66,14 @@ fn state_of_units(verb: &str) -> String {
         .replace('\n', " ")
 }
 
-/// A number that the machine has as long as it is the same.
+/// Returns the start time of the machine's PID 1, which changes if the machine is started again.
 fn boot() -> String {
     call("nspawn-run", [NAME, "stat", "--format=%Y", "/proc/1"])
         .expect(0)
         .out()
 }
 
-/// All files that have the package's name, but for the programs of the host.
+/// Lists all files and units with the package's name, except the programs of the test host.
 fn named_files() -> String {
     sh("find / -xdev -path /proc -prune -o -path /sys -prune -o -path /dev -prune -o -name '*nspawn-ci*' -print; \
         ls /usr/bin/nspawn-* 2>/dev/null; systemctl list-unit-files --no-legend 'nspawn-ci*'")
@@ -113,7 +113,7 @@ fn check_installed(updates: &str) {
     }
 }
 
-/// In the place of what the host has in /etc, with the image that it has.
+/// Checks that the example files work, mounted over the host's /etc/nspawn-ci.
 fn check_examples() {
     let line = format!(
         "mkdir -p /etc/nspawn-ci && mount --bind /usr/share/doc/nspawn-ci/examples /etc/nspawn-ci && \
@@ -128,8 +128,10 @@ fn check_examples() {
     done.expect(0);
 }
 
-/// Machines beside the one whose boot is looked at: each mode, a command in one, one that is being made, one that
-/// stands by.
+/// Machines that exist during an upgrade, beside the one whose boot time is compared.
+///
+/// There is one machine with each `--init`, a running command, a machine that is being made, and a
+/// standby machine.
 struct Others {
     names: Vec<String>,
     running: Child,
@@ -168,7 +170,7 @@ impl Others {
             hang,
             &image(),
         ]);
-        wait_until("it is being made", Duration::from_secs(20), || {
+        wait_until("the machine is being made", Duration::from_secs(20), || {
             fs::exists(format!(
                 "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service",
                 Self::MAKING
@@ -183,7 +185,9 @@ impl Others {
         }
     }
 
-    /// After an upgrade all go on, and what was made by the earlier version is used and removed by the later one.
+    /// Checks that all machines go on after an upgrade.
+    ///
+    /// The later version uses and removes machines of the earlier version.
     fn check(mut self) {
         fs::write("/run/e2e-package-go", "").unwrap();
         assert!(self.making.wait().unwrap().success());
@@ -200,10 +204,10 @@ impl Others {
             installed("nspawn-run", &[name, "sh", "-c", "exit 3"]).expect(3);
         }
         installed("nspawn-cleanup", &all).expect(0);
-        // The one that was being made had the pool filled again, by the later version.
-        wait_until("the pool is filled again", Duration::from_secs(60), || {
-            let now = standing_by();
-            !now.is_empty() && now != self.standing_by
+        // The prepare that was under way had the pool refilled, by the later version.
+        wait_until("the pool is refilled", Duration::from_secs(60), || {
+            let names = standing_by();
+            !names.is_empty() && names != self.standing_by
         });
         pool(0);
         assert_eq!(
@@ -227,11 +231,11 @@ fn pool(count: u32) {
 }
 
 fn standing_by() -> String {
-    sh("cd /run/nspawn-ci && for it in standby-*; do test ! -e $it/specification || echo $it; done")
+    sh("cd /run/nspawn-ci && for name in standby-*; do test ! -e $name/specification || echo $name; done")
         .out()
 }
 
-/// With what the administrator has enabled, and the machine as it was.
+/// Checks that an upgrade keeps the enabled timers and the running machine.
 fn check_upgrade(booted: &str) {
     call("systemctl", ["enable", "--now", "nspawn-ci-update.timer"]).expect(0);
     let others = Others::begin();
@@ -252,8 +256,8 @@ fn check_upgrade(booted: &str) {
 
 fn check_removal_under_a_machine(booted: &str) {
     let removed = call("dpkg", ["--remove", "nspawn-ci"]).expect(0);
-    let told = removed.err();
-    let machines = told
+    let errors = removed.err();
+    let machines = errors
         .lines()
         .find(|line| line.contains("these machines go on"));
     assert!(
@@ -274,17 +278,17 @@ fn check_removal_under_a_machine(booted: &str) {
 
 fn check_purge() {
     install(NEXT);
-    // It waits for its next command, and runs nothing.
+    // This machine waits for its next command, and has no process.
     installed("nspawn-prepare", &["--name", NAME, "--init=none", &image()]).expect(0);
     installed("nspawn-run", &[NAME, "true"]).expect(0);
     let purged = call("dpkg", ["--purge", "nspawn-ci"]).expect(0);
     assert!(!purged.err().contains("left"), "{}", purged.describe());
-    for gone in [
+    for directory in [
         "/run/nspawn-ci",
         "/var/lib/nspawn-ci",
         "/var/cache/nspawn-ci",
     ] {
-        assert!(!fs::exists(gone).unwrap(), "{gone}");
+        assert!(!fs::exists(directory).unwrap(), "{directory} still exists");
     }
     assert_eq!(left_of(NAME), "");
     assert!(fs::exists(format!("/var/lib/machines/{}/etc", image())).unwrap());
@@ -301,13 +305,13 @@ fn package_is_installed_upgraded_and_purged() {
     assert_eq!(prepared.out(), format!("{NAME}\n"));
     let booted = boot();
     check_upgrade(&booted);
-    let own_file = "/etc/nspawn-ci/images/own.args";
+    let admin_file = "/etc/nspawn-ci/images/own.args";
     fs::create_dir_all("/etc/nspawn-ci/images").unwrap();
-    fs::write(own_file, "--property=TasksMax=100\n").unwrap();
+    fs::write(admin_file, "--property=TasksMax=100\n").unwrap();
     check_removal_under_a_machine(&booted);
     check_purge();
     assert_eq!(
-        fs::read_to_string(own_file).unwrap(),
+        fs::read_to_string(admin_file).unwrap(),
         "--property=TasksMax=100\n"
     );
     fs::remove_dir_all("/etc/nspawn-ci").unwrap();

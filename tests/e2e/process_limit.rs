@@ -1,4 +1,4 @@
-//! Machines that have no process left for another command.
+//! Machines whose process limit leaves no process for another command.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -6,7 +6,9 @@ use std::time::Duration;
 use nspawn_tests::sequencer::{Job, Outcome};
 use nspawn_tests::{Machine, call, image, left_of, sh, wait_until};
 
-/// Bounds the processes of the machine's agent, as TasksMax= does where the kernel holds it: see tests/limits.
+/// Limits the number of processes of the machine's agent.
+///
+/// TasksMax= does the same where the kernel has the pids controller; tests/limits covers that.
 fn exhaust(machine: &Machine, most: &str) {
     let line = format!(
         "set -e; found=; for pid in $(find /sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service \
@@ -15,8 +17,8 @@ fn exhaust(machine: &Machine, most: &str) {
              prlimit --pid=$pid --nproc={most}; found=yes; fi; done; test -n \"$found\"",
         machine.name
     );
-    // A process of the list may have ended meanwhile.
-    wait_until("its agent is found", Duration::from_secs(10), || {
+    // A listed process may have ended in the meantime; then the search is repeated.
+    wait_until("the agent is limited", Duration::from_secs(10), || {
         sh(&line).code() == 0
     });
 }
@@ -30,7 +32,7 @@ fn command_without_a_free_process_fails_clearly() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        wait_until("it sleeps", Duration::from_secs(10), || {
+        wait_until("the command sleeps", Duration::from_secs(10), || {
             let line = format!(
                 "grep -l 'nspawn-{}' $(pgrep -x sleep | sed 's|.*|/proc/&/cgroup|')",
                 machine.name

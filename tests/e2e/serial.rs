@@ -1,4 +1,4 @@
-//! End-to-end tests that need the whole host for themselves: run with `--test-threads=1`.
+//! End-to-end tests that change the whole host or count its machines: run with `--test-threads=1`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -67,7 +67,10 @@ fn cleanup_works_after_restart_of_dbus_or_machined() {
     }
 }
 
-// It forgets a name when it has nothing else to do.
+/// Tests that a taken-over machine stays registered while systemd-machined is busy.
+///
+/// nspawn-prepare unregisters a standby machine and registers it under its new name.
+/// systemd-machined forgets the old name only when it is idle.
 #[test]
 fn busy_machined_keeps_machines_from_standby_registered() {
     let options = ["--init=stub", "--network=none", &image()];
@@ -91,7 +94,7 @@ fn busy_machined_keeps_machines_from_standby_registered() {
 
 #[test]
 fn options_override_argument_files() {
-    let own = format!("/etc/nspawn-ci/images/{}.args", image());
+    let image_file = format!("/etc/nspawn-ci/images/{}.args", image());
     fs::create_dir_all("/etc/nspawn-ci/images").unwrap();
     fs::write(
         "/etc/nspawn-ci/prepare.args",
@@ -99,7 +102,7 @@ fn options_override_argument_files() {
     )
     .unwrap();
     fs::write(
-        &own,
+        &image_file,
         format!("--setenv=B=2 # this one\n--default-image={}\n", image()),
     )
     .unwrap();
@@ -108,7 +111,7 @@ fn options_override_argument_files() {
         fs::write("/etc/nspawn-ci/prepare.args", "--setenv 'open").unwrap();
         call("nspawn-prepare", [&image()])
     };
-    // The last wins, a `no` too.
+    // The last value of an option wins, also when it is `no`.
     fs::write("/etc/nspawn-ci/run.args", "--pty").unwrap();
     let [on, off] = [&[][..], &["--pty=no"]]
         .map(|options| call("nspawn-run", options.iter().chain(&[&*machine.name, "tty"])));

@@ -1,4 +1,4 @@
-//! Who owns a machine: what is stale, what is kept, and what is nobody's business.
+//! Stale machines, which `--stale` removes, and kept machines, which it spares.
 
 use std::fs;
 use std::process::Command;
@@ -6,10 +6,11 @@ use std::process::Command;
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use nspawn_tests::{Machine, call, finish, image, left_of, sh};
 
-/// A unit of the machine, shown in place of its own, without whose end no boot ends.
+/// Unit that replaces one of the image and never ends, so that the boot never ends.
 const HANGING: &str = "[Unit]\nDefaultDependencies=no\nBefore=multi-user.target\n[Service]\nType=oneshot\nExecStart=/bin/sleep 600\n";
 
-fn dry_run() -> Vec<String> {
+/// Lists what `nspawn-cleanup --stale` would remove.
+fn stale() -> Vec<String> {
     let list = call("nspawn-cleanup", ["--stale", "--dry-run"])
         .expect(0)
         .out();
@@ -24,11 +25,11 @@ fn only_dead_and_half_made_machines_are_stale() {
         Machine::new(),
         format!("stale-layer-{}", std::process::id()),
     );
-    // As if its prepare had been killed at the very end.
+    // This is the state after a prepare that was killed at its very end.
     fs::remove_file(format!("/run/nspawn-ci/{}/ready", half.name)).unwrap();
     sh(&format!("systemctl kill --signal=KILL nspawn-{0}; timeout 10 sh -c 'while [ -e /run/systemd/machines/{0} ]; do sleep 0.02; done'", dead.name)).expect(0);
     fs::create_dir_all(format!("/var/lib/nspawn-ci/machines/{layer}/upper")).unwrap();
-    let listed = dry_run();
+    let listed = stale();
     for line in [
         format!("{}: unit, network, layer, state", half.name),
         format!("{}: layer, state", dead.name),
@@ -41,7 +42,7 @@ fn only_dead_and_half_made_machines_are_stale() {
         "{listed:?}"
     );
     half.run(["true"]).expect(0);
-    // Others may be at it too.
+    // Other processes may do the same at the same time.
     call("nspawn-cleanup", ["--stale"]).expect(0);
     for name in [&half.name, &dead.name, &layer] {
         assert_eq!(left_of(name), "");
@@ -144,8 +145,8 @@ fn hanging_boot_reports_pending_jobs() {
         kept.contains("is kept for 2 min") && kept.ends_with(&format!("nspawn-cleanup {name}")),
         "{kept}"
     );
-    assert!(!dry_run().iter().any(|line| line.contains(&name)));
-    // The command that it names shows the layer over the image.
+    assert!(!stale().iter().any(|line| line.contains(&name)));
+    // The command in the message shows the layer over the image.
     let layer = format!("mount -o loop /var/lib/nspawn-ci/machines/{name}/disk /mnt");
     sh(&format!(
         "{layer} && echo seen >/mnt/upper/mark; umount /mnt"
@@ -166,7 +167,7 @@ fn hanging_boot_reports_pending_jobs() {
         "{}",
         seen.describe()
     );
-    // Its time is over.
+    // A mark of 1970 has expired.
     fs::write(format!("/run/nspawn-ci/{name}/kept"), "1").unwrap();
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert_eq!(left_of(&name), "");
@@ -186,7 +187,7 @@ fn hanging_boot_of_a_job_reports_pending_jobs() {
         report.describe()
     );
     let _ = report.expect_system_failure();
-    // The cleanup that comes at once leaves what is kept.
+    // GitLab Runner calls cleanup at once, which spares a kept machine.
     let report = Runner::default()
         .prepare_args(&[&bind, "--timeout=3s", "--keep=failure"])
         .run(&Job::new(&image()));

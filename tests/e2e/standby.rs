@@ -1,14 +1,18 @@
-//! Machines that stand by: taken by who asks for the same, once, and made again.
+//! Standby machines: prepare takes one over if its options match, and the pool is refilled.
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
-use nspawn_tests::{Machine, call, image, left_of, sh};
+use nspawn_tests::{Machine, call, image, left_of, sh, wait_until};
 
-/// Machines of an image of its own that stand by, gone at the end of the test.
+/// Time limit for a refill of a pool.
+const REFILL: Duration = Duration::from_secs(60);
+
+/// A standby pool of a separate image, which is deleted at the end of the test.
 struct Pool {
     image: String,
     options: Vec<&'static str>,
@@ -23,11 +27,11 @@ impl Pool {
             image,
             options: options.to_vec(),
         };
-        pool.keep(count);
+        pool.resize(count);
         pool
     }
 
-    fn keep(&self, count: u32) {
+    fn resize(&self, count: u32) {
         let count = format!("--standby={count}");
         call(
             "nspawn-prepare",
@@ -36,8 +40,8 @@ impl Pool {
         .expect(0);
     }
 
-    /// Those that may be taken.
-    fn standing_by(&self) -> Vec<String> {
+    /// Returns the names of the machines that can be taken over.
+    fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         for entry in fs::read_dir("/run/nspawn-ci").unwrap() {
             let directory = entry.unwrap().path();
@@ -51,16 +55,11 @@ impl Pool {
         names
     }
 
+    /// Waits until `count` machines can be taken over.
     fn wait_for(&self, count: usize) {
-        let since = std::time::Instant::now();
-        while self.standing_by().len() != count {
-            assert!(
-                since.elapsed().as_secs() < 60,
-                "{:?} stand by, not {count}",
-                self.standing_by()
-            );
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+        wait_until(&format!("{count} machines stand by"), REFILL, || {
+            self.names().len() == count
+        });
     }
 
     fn prepare(&self, options: &[&str]) -> Machine {
@@ -71,44 +70,45 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.keep(0);
+        self.resize(0);
         let _ = fs::remove_file(format!("/var/lib/machines/{}", self.image));
     }
 }
 
-/// The name that the machine stood by under, if it did.
+/// Returns the name that the machine had in its pool, if it comes from one.
 fn origin(machine: &Machine) -> Option<String> {
     let link = fs::read_link(format!("/run/nspawn-ci/{}/origin", machine.name)).ok()?;
     Some(link.to_str().unwrap().to_owned())
 }
 
-fn gone(name: &str) {
+/// Waits until the machine is removed. Prints its files, its unit and the journal if it is not.
+fn wait_until_removed(name: &str) {
     let wait = sh(&format!(
         "timeout 60 sh -c 'while test -e /run/nspawn-ci/{name}; do sleep 0.05; done'"
     ));
-    let seen = format!(
+    let state = format!(
         "ls -l /run/nspawn-ci/{name}; systemctl status --no-pager nspawn-{name}; journalctl --since=-90s --no-pager \
          --identifier=nspawn-prepare; journalctl --since=-90s --no-pager --grep='Machines that stand by'"
     );
     assert!(
         wait.code() == 0,
         "{name} is still there: {}",
-        sh(&seen).describe()
+        sh(&state).describe()
     );
 }
 
 #[test]
 fn machine_after_takeover_is_like_any_other() {
     let pool = Pool::new("alike", 1, &["--nesting"]);
-    let before = pool.standing_by();
+    let before = pool.names();
     let name = format!("taken-{}", std::process::id());
-    let machine = pool.prepare(&["--name", &name, "--setenv=SAID=hello"]);
+    let machine = pool.prepare(&["--name", &name, "--setenv=GREETING=hello"]);
     assert_eq!(
         (&machine.name, origin(&machine)),
         (&name, Some(before[0].clone()))
     );
     let seen = machine.sh(
-        "hostname; uname -n; systemctl is-system-running; echo $SAID; ip route | grep -c default",
+        "hostname; uname -n; systemctl is-system-running; echo $GREETING; ip route | grep -c default",
     );
     assert_eq!(
         seen.expect(0).out(),
@@ -145,7 +145,7 @@ fn machine_after_takeover_is_like_any_other() {
     );
 
     pool.wait_for(1);
-    assert_ne!(pool.standing_by(), before);
+    assert_ne!(pool.names(), before);
     call("nspawn-cleanup", ["--stale"]).expect(0);
     // Its first name is nobody's.
     call("nspawn-cleanup", [&before[0]]).expect(0);
@@ -169,7 +169,7 @@ fn machine_after_takeover_is_like_any_other() {
     assert!(!call("machinectl", ["list"]).out().contains(&name));
 }
 
-// Its unit knows no time, which began when it did not belong to anybody.
+/// The unit of such a machine has no RuntimeMaxSec=, which would count from its time in the pool.
 #[test]
 fn lifetime_of_a_machine_after_takeover_is_limited() {
     let pool = Pool::new("time", 1, &["--network=none", "--init=stub"]);
@@ -202,7 +202,7 @@ fn lifetime_of_a_machine_after_takeover_is_limited() {
 #[test]
 fn gitlab_job_takes_over_a_standby_machine() {
     let pool = Pool::new("job", 1, &["--network=none"]);
-    let before = pool.standing_by();
+    let before = pool.names();
     let job = Job::new(&pool.image).script(&["systemctl is-system-running; hostname"]);
     let report = Runner::default()
         .prepare_args(&["--network=none"])
@@ -215,15 +215,15 @@ fn gitlab_job_takes_over_a_standby_machine() {
         "{}",
         report.describe()
     );
-    let said = format!(
+    let message = format!(
         "machine {} of image {} ({}) is ready",
         report.machine,
         pool.image,
         image()
     );
-    assert!(report.log().contains(&said), "{}", report.describe());
+    assert!(report.log().contains(&message), "{}", report.describe());
     pool.wait_for(1);
-    assert_ne!(pool.standing_by(), before);
+    assert_ne!(pool.names(), before);
     assert_eq!(left_of(&report.machine), "");
 }
 
@@ -263,13 +263,13 @@ fn machine_is_replaced_after_its_bound_directory_changes() {
         1,
         &["--network=none", "--bind-ro=/run/e2e-standby-shown:/mnt"],
     );
-    let before = pool.standing_by();
-    // Another directory of the same name.
+    let before = pool.names();
+    // Replace the directory by another one of the same name.
     fs::rename(shown, format!("{shown}.old")).unwrap();
     fs::create_dir(shown).unwrap();
     let machine = pool.prepare(&[]);
     assert_eq!(origin(&machine), None);
-    gone(&before[0]);
+    wait_until_removed(&before[0]);
     pool.wait_for(1);
     assert!(origin(&pool.prepare(&[])).is_some());
     // Another tree.
@@ -322,7 +322,7 @@ fn refill_uses_the_variables_of_the_first_caller() {
         nspawn_tests::finish(&mut command, b"").expect(0)
     };
     call("--standby=1");
-    // Gone at the end, from another directory than the one where it was asked for.
+    // The pool is deleted at the end, by a caller in another directory and with another value.
     let pool = Pool {
         image: image.clone(),
         options: options.to_vec(),
@@ -343,7 +343,7 @@ fn refill_uses_the_variables_of_the_first_caller() {
         .env("STANDBY_GIVEN", "other")
         .current_dir("/");
     nspawn_tests::finish(&mut command, b"").expect(0);
-    assert_eq!(pool.standing_by().len(), 0);
+    assert_eq!(pool.names().len(), 0);
     std::mem::forget(pool);
     fs::remove_file(format!("/var/lib/machines/{image}")).unwrap();
 }
@@ -351,32 +351,32 @@ fn refill_uses_the_variables_of_the_first_caller() {
 #[test]
 fn frozen_machine_is_replaced() {
     let pool = Pool::new("frozen", 1, &["--network=none"]);
-    let before = pool.standing_by();
+    let before = pool.names();
     sh(&format!("systemctl freeze nspawn-{}.service", before[0])).expect(0);
     let mut machine = pool.prepare(&[]);
-    // One that somebody else looks at for long is left to the next.
+    // A prepare skips a standby machine that another process has locked for long.
     while fs::exists(format!("/run/nspawn-ci/{}/specification", before[0])).unwrap() {
         machine = pool.prepare(&[]);
     }
     assert_eq!(origin(&machine), None);
     machine.run(["true"]).expect(0);
-    gone(&before[0]);
+    wait_until_removed(&before[0]);
     pool.wait_for(1);
     assert_eq!(left_of(&before[0]), "");
 }
 
-// As nspawn-cleanup --stale does it.
+/// nspawn-cleanup --stale locks each machine while it checks it.
 #[test]
 fn locked_machine_is_taken_over_once_unlocked() {
     let pool = Pool::new("looked", 1, &["--network=none", "--init=stub"]);
-    let path = format!("/run/nspawn-ci/{}/lock", pool.standing_by()[0]);
+    let path = format!("/run/nspawn-ci/{}/lock", pool.names()[0]);
     let held = Flock::lock(fs::File::open(&path).unwrap(), FlockArg::LockExclusive).unwrap();
     let opened = Inotify::init(InitFlags::IN_CLOEXEC).unwrap();
     opened.add_watch(&*path, AddWatchFlags::IN_OPEN).unwrap();
     let machine = std::thread::scope(|scope| {
         let taker = scope.spawn(|| pool.prepare(&[]));
         opened.read_events().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(30));
+        std::thread::sleep(Duration::from_millis(30));
         drop(held);
         taker.join().unwrap()
     });
@@ -417,7 +417,7 @@ fn each_machine_is_taken_over_once() {
 #[test]
 fn dead_machine_is_replaced() {
     let pool = Pool::new("dead", 1, &["--init=stub", "--layer=tmpfs"]);
-    let before = pool.standing_by();
+    let before = pool.names();
     sh(&format!(
         "systemctl kill --signal=KILL nspawn-{}.service",
         before[0]
@@ -426,7 +426,7 @@ fn dead_machine_is_replaced() {
     let machine = pool.prepare(&[]);
     assert_ne!(origin(&machine).as_ref(), before.first());
     machine.run(["true"]).expect(0);
-    gone(&before[0]);
+    wait_until_removed(&before[0]);
     pool.wait_for(1);
     assert_eq!(left_of(&before[0]), "");
 }
@@ -434,37 +434,37 @@ fn dead_machine_is_replaced() {
 #[test]
 fn pool_has_the_size_of_the_last_request() {
     let pool = Pool::new("count", 3, &["--network=none", "--init=stub"]);
-    assert_eq!(pool.standing_by().len(), 3);
-    pool.keep(1);
-    assert_eq!(pool.standing_by().len(), 1);
-    pool.keep(2);
-    assert_eq!(pool.standing_by().len(), 2);
-    let names = pool.standing_by();
-    pool.keep(0);
+    assert_eq!(pool.names().len(), 3);
+    pool.resize(1);
+    assert_eq!(pool.names().len(), 1);
+    pool.resize(2);
+    assert_eq!(pool.names().len(), 2);
+    let names = pool.names();
+    pool.resize(0);
     assert_eq!(
         (
-            pool.standing_by().len(),
+            pool.names().len(),
             names.iter().map(|name| left_of(name)).collect::<String>()
         ),
         (0, String::new())
     );
-    // Forgotten. A pool is filled a second after one is missed.
+    // The pool is deleted. A refill would start a second after a machine is taken over.
     let recorded = sh("cat /run/nspawn-ci/.standby/*").out();
     assert!(!recorded.contains(&pool.image), "{recorded}");
     drop(pool.prepare(&[]));
-    std::thread::sleep(std::time::Duration::from_secs(3));
-    assert_eq!(pool.standing_by().len(), 0);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(pool.names().len(), 0);
 }
 
 #[test]
 fn standby_machines_can_not_be_used_by_name() {
     let pool = Pool::new("unused", 1, &["--network=none", "--init=stub"]);
-    let names = pool.standing_by();
+    let names = pool.names();
     call("nspawn-run", [&*names[0], "true"]).expect_error(125, "stands by");
     call("nspawn-prepare", ["--name", &names[0], &image()])
         .expect_error(1, "a name for machines that stand by");
-    assert_eq!(pool.standing_by(), names);
-    // A slot is for who was asked for.
+    assert_eq!(pool.names(), names);
+    // Standby machines do not count for --max-machines.
     pool.prepare(&["--max-machines=1000"])
         .run(["true"])
         .expect(0);

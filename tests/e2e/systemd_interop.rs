@@ -1,5 +1,7 @@
-//! Every way to run a CI job by systemd-nspawn that has been found by trial, named after it: what worked works, and
-//! what failed does not.
+//! Ways in which others have run CI jobs in systemd-nspawn, with systemd's own tools beside ours.
+//!
+//! Each test covers one approach. What works in that approach must work here, and its known
+//! failures must not occur here.
 
 use std::fs;
 use std::process::Command;
@@ -9,7 +11,7 @@ use nspawn_tests::{Machine, call, finish, image, left_of, wait_until};
 
 use crate::cell::{Cell, Running, Sleep, is_registered, unit_properties};
 
-/// What stands for each of these calls: it ends with 5, and says in which machine.
+/// Stand-in for a CI job: prints the name of its machine and exits with 5.
 const JOB: &str = "echo in $(hostname); exit 5";
 
 fn by_systemd_run(machine: &Machine, script: &str, stdin: &[u8]) -> nspawn_tests::Done {
@@ -21,7 +23,7 @@ fn by_systemd_run(machine: &Machine, script: &str, stdin: &[u8]) -> nspawn_tests
     )
 }
 
-/// On a terminal, which script(1) makes.
+/// Runs `machinectl shell`, which needs a terminal; script(1) provides one.
 fn by_machinectl_shell(machine: &Machine) -> nspawn_tests::Done {
     let shell = format!(
         "machinectl --quiet shell {} /bin/sh -c 'echo in $(hostname)'",
@@ -33,8 +35,10 @@ fn by_machinectl_shell(machine: &Machine) -> nspawn_tests::Done {
     )
 }
 
-/// A root that is read-only and a work directory in memory. What was to be found: state for the next command, and
-/// room for big builds; both are other modes.
+/// Approach: a read-only root, and a work directory in memory.
+///
+/// This approach has neither state for the next command nor room for large builds. The other values
+/// of `--init` and `--layer` provide both.
 #[test]
 fn read_only_root_keeps_nothing_between_runs() {
     let image = image();
@@ -45,23 +49,29 @@ fn read_only_root_keeps_nothing_between_runs() {
     }
     .machine(&[]);
     let unit = format!("nspawn-{}.service", machine.name);
-    assert!(!left_of(&machine.name).contains(&unit), "something runs");
+    assert!(
+        !left_of(&machine.name).contains(&unit),
+        "a unit of the machine runs"
+    );
     assert!(
         !fs::exists(format!("/var/lib/nspawn-ci/machines/{}", machine.name)).unwrap(),
-        "there is a layer"
+        "the machine has a layer on disk"
     );
     let script = "cd /builds && echo built >product && cat product; echo x >/usr/x 2>/dev/null || echo read-only";
     assert_eq!(machine.sh(script).expect(0).out(), "built\nread-only\n");
     machine.run(["test", "-e", "/builds/product"]).expect(1);
-    assert!(!left_of(&machine.name).contains(&unit), "something runs on");
+    assert!(
+        !left_of(&machine.name).contains(&unit),
+        "a unit of the machine still runs"
+    );
     call("nspawn-cleanup", [&machine.name]).expect(0);
     assert_eq!(left_of(&machine.name), "");
-    // In one command, and with more memory than nobody asks for.
+    // The same in one command, which creates and removes the machine.
     let done = call("nspawn-run", ["--image", &image, "sh", "-c", script]).expect(0);
     assert_eq!(done.out(), "built\nread-only\n");
 }
 
-/// Files last, processes don't.
+/// Approach: an overlay without a boot. Files stay from run to run, and processes do not.
 #[test]
 fn init_none_keeps_files_but_no_processes() {
     let (image, sleep) = (image(), Sleep::new());
@@ -82,7 +92,9 @@ fn init_none_keeps_files_but_no_processes() {
     assert!(!fs::exists(format!("/var/lib/machines/{image}/etc/own")).unwrap());
 }
 
-/// Images are those that machinectl shows, and any number of machines that it shows as well share one.
+/// Approach: images in /var/lib/machines, and machines managed by machinectl.
+///
+/// Any number of registered machines share one image.
 #[test]
 fn machinectl_manages_images_and_machines() {
     let image = image();
@@ -126,7 +138,7 @@ fn machinectl_manages_images_and_machines() {
     other.run(["test", "-e", "/root/copied"]).expect(1);
     for machine in [one, stub] {
         call("machinectl", ["terminate", &machine.name]).expect(0);
-        wait_until("it is terminated", Duration::from_secs(20), || {
+        wait_until("the machine is terminated", Duration::from_secs(20), || {
             !is_registered(machine)
         });
         machine.run(["true"]).expect(125);
@@ -134,7 +146,9 @@ fn machinectl_manages_images_and_machines() {
     other.run(["true"]).expect(0);
 }
 
-/// It works, without an exit status; our shell on a terminal has one.
+/// Approach: boot, then `machinectl shell`.
+///
+/// `machinectl shell` does not return the exit status of the command; `nspawn-run` does.
 #[test]
 fn machinectl_shell_works_and_nspawn_run_adds_the_exit_status() {
     let machine = Machine::new();
@@ -144,8 +158,8 @@ fn machinectl_shell_works_and_nspawn_run_adds_the_exit_status() {
         "{}",
         done.describe()
     );
-    let ours = format!("nspawn-run {}", machine.name);
-    let terminal = ["--quiet", "--return", "--command", &ours, "/dev/null"];
+    let command = format!("nspawn-run {}", machine.name);
+    let terminal = ["--quiet", "--return", "--command", &command, "/dev/null"];
     let done = finish(
         Command::new("script").args(terminal),
         b"tty; hostname; exit 5\r",
@@ -156,16 +170,19 @@ fn machinectl_shell_works_and_nspawn_run_adds_the_exit_status() {
     }
 }
 
-/// It works; ours has the same streams and statuses, and takes no machine's death for a success.
+/// Approach: boot, then `systemd-run --machine`.
+///
+/// `nspawn-run` has the same streams and exit statuses, and never reports the death of a machine as
+/// success.
 #[test]
 fn systemd_run_and_nspawn_run_agree_on_streams_and_status() {
     let machine = Machine::new();
     let script = "cat; echo err >&2; exit 5";
-    let theirs = by_systemd_run(&machine, script, b"a\0b\xff").expect(5);
-    let ours = finish(&mut machine.command(["sh", "-c", script]), b"a\0b\xff").expect(5);
+    let by_systemd = by_systemd_run(&machine, script, b"a\0b\xff").expect(5);
+    let by_nspawn_run = finish(&mut machine.command(["sh", "-c", script]), b"a\0b\xff").expect(5);
     assert_eq!(
-        (&theirs.stdout, &theirs.stderr),
-        (&ours.stdout, &ours.stderr)
+        (&by_systemd.stdout, &by_systemd.stderr),
+        (&by_nspawn_run.stdout, &by_nspawn_run.stderr)
     );
     for (end, cause) in [
         (
@@ -182,8 +199,10 @@ fn systemd_run_and_nspawn_run_agree_on_streams_and_status() {
     }
 }
 
-/// By a systemd-run that returns before the machine is up, what comes next fails. With us nothing does: a prepare
-/// returns when commands can be run, by whatever runs them.
+/// Approach: a detached systemd-nspawn, started by a `systemd-run` that does not wait for readiness.
+///
+/// There the next command fails, because the machine is not up yet. `nspawn-prepare` returns once
+/// commands can be run, by any tool.
 #[test]
 fn commands_run_as_soon_as_prepare_returns() {
     for round in 0..9 {
@@ -210,7 +229,9 @@ fn commands_run_as_soon_as_prepare_returns() {
     }
 }
 
-/// The default. Its limits are the payload's, and cleanup waits for the end of those that write.
+/// Approach: a detached systemd-nspawn with `--notify-ready=yes`, which is what we do.
+///
+/// The limits of the unit apply to the payload, and cleanup waits until its processes have ended.
 #[test]
 fn unit_notifies_readiness_and_limits_its_payload() {
     let machine = Machine::new();
@@ -233,7 +254,9 @@ fn unit_notifies_readiness_and_limits_its_payload() {
         &machine,
         &format!("{writers}; echo on; {}", sleep.command()),
     );
-    wait_until("it runs", Duration::from_secs(20), || sleep.is_there());
+    wait_until("the process runs", Duration::from_secs(20), || {
+        sleep.is_there()
+    });
     let place = sleep.cgroup();
     assert!(
         place.contains(&format!(
@@ -247,7 +270,9 @@ fn unit_notifies_readiness_and_limits_its_payload() {
     running.end().expect_error(125, "");
 }
 
-/// With the host's users, so that root in the machine may make the device.
+/// Approach: `DevicePolicy=` of the unit.
+///
+/// The machine uses the UIDs of the host, so that its root may create the device node.
 #[test]
 fn device_policy_of_the_unit_applies_to_the_machine() {
     let open = "mknod /root/device c 10 229 && exec 3<>/root/device";

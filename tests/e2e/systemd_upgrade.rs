@@ -1,12 +1,13 @@
-//! Upgrades of systemd under machines that run, stand by, are being made and are removed.
+//! Upgrades of systemd while machines run, stand by, are made and are removed.
 
 use std::fs;
 use std::thread::{self, JoinHandle};
 
 use nspawn_tests::{Done, Machine, call, image, left_of, sh};
 
-/// What the maintainer scripts of Debian's systemd do, again and again until it is dropped. The rate limit of services'
-/// starts is not of interest.
+/// A loop of the steps in the maintainer scripts of Debian's systemd, which ends on drop.
+///
+/// `reset-failed` keeps the start rate limit of the services from ending the loop.
 struct Upgrades(Option<JoinHandle<Done>>);
 
 impl Upgrades {

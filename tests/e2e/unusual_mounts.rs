@@ -1,10 +1,10 @@
-//! Hosts with an unusual mount table. Each change is undone at its test's end.
+//! Hosts with an unusual mount table. Each test undoes its change at its end.
 
 use std::fs;
 
 use nspawn_tests::{Machine, call, image, left_of, sh};
 
-/// A change of the host for as long as this lives.
+/// A change of the host that is undone on drop.
 struct Change(&'static str);
 
 impl Change {
@@ -58,7 +58,7 @@ fn machines_work_with_a_full_tmp() {
     every_init_works("--layer=disk");
 }
 
-/// As hardening guides have it.
+/// Tests a /var that is hardened as security guides recommend: nosuid, nodev, noexec.
 #[test]
 fn machines_work_with_a_noexec_nodev_var() {
     let image = image();

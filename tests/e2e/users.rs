@@ -1,16 +1,16 @@
-//! Users of a machine: other users of the host, and yet all that users are in it.
+//! Users of a machine: each has a separate UID on the host, and is an ordinary user in the machine.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-use nspawn_common::lifecycle::status;
-use nspawn_common::lifecycle::uid_range::RANGE;
+use nspawn_common::config::private_users::RANGE_SIZE;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_tests::{Machine, call, image, left_of};
 
-/// The first of the host's users that are the machine's.
+/// Returns the first UID of the machine's range on the host.
 fn base(machine: &Machine) -> u32 {
     let maps = machine
         .sh("cat /proc/self/uid_map /proc/self/gid_map")
@@ -25,18 +25,18 @@ fn base(machine: &Machine) -> u32 {
         })
         .collect();
     assert!(
-        maps.len() == 2 && maps[0] == maps[1] && maps[0][0] == 0 && maps[0][2] == RANGE,
+        maps.len() == 2 && maps[0] == maps[1] && maps[0][0] == 0 && maps[0][2] == RANGE_SIZE,
         "{maps:?}"
     );
     maps[0][1]
 }
 
-/// The machine's root as its unit sees it.
+/// Returns a path to the machine's root, in the mount namespace of its supervisor.
 fn root(machine: &Machine) -> PathBuf {
     let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
     format!(
         "/proc/{}/root{}",
-        status::supervisor(&paths).unwrap(),
+        processes::supervisor(&paths).unwrap(),
         paths.root_mount().display()
     )
     .into()
@@ -47,7 +47,7 @@ fn machines_have_separate_uid_ranges() {
     let machines = [Machine::new(), Machine::new()];
     let [one, other] = machines.each_ref().map(base);
     assert!(
-        one.abs_diff(other) >= RANGE && one.min(other) >= RANGE,
+        one.abs_diff(other) >= RANGE_SIZE && one.min(other) >= RANGE_SIZE,
         "{one} and {other}"
     );
     for (machine, base) in machines.iter().zip([one, other]) {
@@ -96,7 +96,7 @@ fn packages_are_built_and_installed_with_their_owners() {
     assert_eq!(Machine::new().sh(script).expect(0).out(), "7:8\nown\n");
 }
 
-/// From the archive, by apt's own user; then what they are for.
+/// Installs sudo and setcap from the archive, as apt's sandbox user, and then uses them.
 #[test]
 fn sudo_and_capabilities_work() {
     let machine = Machine::new();
@@ -129,7 +129,7 @@ fn dynamic_users_and_tmpfiles_work() {
     );
     let users = machine.sh(&script).expect(0).out();
     let users: Vec<u32> = users.lines().map(|user| user.parse().unwrap()).collect();
-    // systemd's own range for it (UIDS-GIDS.md).
+    // The range of dynamic users in systemd (UIDS-GIDS.md).
     assert!(
         (61184..65520).contains(&users[0]) && users == [users[0]; 2],
         "{users:?}"

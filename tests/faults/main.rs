@@ -1,36 +1,36 @@
-//! The fault suite: what goes wrong, how often it was tried, how often the programs did right, and
-//! what was left behind.
+//! The fault suite: a table with a row for each fault, its tries, the tries in which the programs
+//! behaved, and the number of things left behind.
 //!
-//! `--long` tries more often, and what takes long. Everything is done to the host that it runs in,
-//! which must have no other machines meanwhile.
+//! `--long` tries more often, and adds faults that take long. Everything happens to the host that
+//! runs the suite, which must have no other machines meanwhile.
 //!
-//! | module | what goes wrong |
+//! | module | fault |
 //! | --- | --- |
-//! | [`deaths`] | the machine dies under a command |
-//! | [`ends`] | a command ends in every way there is |
-//! | [`guest`] | the machine's own services fail under a command |
-//! | [`liars`] | the agent is not what it was |
-//! | [`stops`] | a job is cancelled that will not end |
-//! | [`kills`] | these programs are killed at any moment |
-//! | [`full`] | the host runs out of something |
-//! | [`crowds`] | all at once |
-//! | [`bulk`] | many bytes |
-//! | [`layers`] | an enemy made the layer |
+//! | [`machine_deaths`] | the machine dies under a command |
+//! | [`exit_statuses`] | a command ends with a status or by a signal |
+//! | [`guest_failures`] | the machine's own services fail under a command |
+//! | [`hostile_agent`] | the agent is killed, stopped, or replaced by another program |
+//! | [`cancellation`] | a job is cancelled, and its processes ignore that |
+//! | [`program_kills`] | the programs are killed at a random moment |
+//! | [`resource_exhaustion`] | the host runs out of space, open files or inotify instances |
+//! | [`concurrency`] | many programs run at the same time |
+//! | [`throughput`] | a command moves many bytes |
+//! | [`hostile_layers`] | an attacker wrote the layer |
 
-// A try stops at what it did not expect.
+// A try stops at the first unexpected result.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod bulk;
-mod crowds;
-mod deaths;
-mod ends;
-mod full;
-mod guest;
-mod kills;
-mod layers;
-mod liars;
-mod stops;
+mod cancellation;
+mod concurrency;
+mod exit_statuses;
+mod guest_failures;
+mod hostile_agent;
+mod hostile_layers;
+mod machine_deaths;
+mod program_kills;
+mod resource_exhaustion;
 mod suite;
+mod throughput;
 
 use std::process::ExitCode;
 
@@ -40,29 +40,24 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments
         .first()
-        .is_some_and(|first| first == liars::OPTION)
+        .is_some_and(|first| first == hostile_agent::OPTION)
     {
-        liars::lie(&arguments[1]);
+        hostile_agent::serve(&arguments[1]);
     }
-    let is_long = arguments.iter().any(|argument| argument == "--long");
-    let filters: Vec<_> = arguments
-        .into_iter()
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
-    let mut suite = Suite::new(is_long, filters);
-    for group in [
-        deaths::rows,
-        ends::rows,
-        guest::rows,
-        liars::rows,
-        stops::rows,
-        kills::rows,
-        full::rows,
-        crowds::rows,
-        bulk::rows,
-        layers::rows,
+    let mut suite = Suite::new();
+    for run_rows in [
+        machine_deaths::rows,
+        exit_statuses::rows,
+        guest_failures::rows,
+        hostile_agent::rows,
+        cancellation::rows,
+        program_kills::rows,
+        resource_exhaustion::rows,
+        concurrency::rows,
+        throughput::rows,
+        hostile_layers::rows,
     ] {
-        group(&mut suite);
+        run_rows(&mut suite);
     }
     suite.finish()
 }

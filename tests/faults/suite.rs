@@ -1,101 +1,106 @@
-//! The table, and what all of its rows need.
+//! The table of faults, and helpers that all of its rows share.
 
 use std::io::{BufRead, BufReader, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nspawn_common::sys::pidfd::wait_for_exit;
+use nspawn_tests::harness::{self, Harness, Row};
 use nspawn_tests::{Machine, image, left_of};
 
-/// No command of a try may take longer.
+/// Time limit for every command of a try.
 const LIMIT: Duration = Duration::from_secs(300);
+/// Width of the column of faults.
+const NAME_WIDTH: usize = 66;
 
-/// The rows so far.
+/// The table.
 pub struct Suite {
+    /// True if the suite tries more often, and adds faults that take long.
     pub is_long: bool,
-    filters: Vec<String>,
-    passed: u32,
-    failed: u32,
+    harness: Harness,
 }
 
 impl Suite {
-    /// Those whose names contain one of `filters`, or all.
-    pub fn new(is_long: bool, filters: Vec<String>) -> Self {
-        println!(
-            "{:<66} {:>5} {:>5} {:>9}",
-            "fault", "tries", "right", "leftovers"
-        );
+    pub fn new() -> Self {
+        let columns = format!("{:>5} {:>5} {:>9}", "tries", "right", "leftovers");
+        let harness = Harness::new(NAME_WIDTH, "fault", &columns);
         Self {
-            is_long,
-            filters,
-            passed: 0,
-            failed: 0,
+            is_long: harness.is_long(),
+            harness,
         }
     }
 
-    /// How often something is tried.
+    /// Returns the number that suits the length of the suite.
     pub fn times(&self, usually: u32, long: u32) -> u32 {
         if self.is_long { long } else { usually }
     }
 
-    /// A row: `attempt` panics where something is not right.
+    /// Runs a row. `attempt` gets the number of the try, and panics on an unexpected result.
     pub fn row(&mut self, fault: &str, tries: u32, mut attempt: impl FnMut(u32)) {
-        if !self.filters.is_empty() && !self.filters.iter().any(|filter| fault.contains(&**filter))
-        {
-            return;
-        }
-        let right = (0..tries)
-            .filter(|number| catch_unwind(AssertUnwindSafe(|| attempt(*number))).is_ok())
-            .count();
-        let left = left_of(&prefix());
-        let leftovers = left.lines().count();
-        println!("{fault:<66} {tries:>5} {right:>5} {leftovers:>9}");
-        if right == tries as usize && leftovers == 0 {
-            self.passed += 1;
-        } else {
-            self.failed += 1;
-            print!("{left}");
-        }
+        self.row_with_note(fault, tries, |number| {
+            attempt(number);
+            None
+        });
     }
 
-    /// The closing line, and what it means.
+    /// Runs a row whose attempt returns a note, which is printed below the row.
+    pub fn row_with_note(
+        &mut self,
+        fault: &str,
+        tries: u32,
+        mut attempt: impl FnMut(u32) -> Option<String>,
+    ) {
+        self.harness.run(fault, || {
+            let mut right = 0;
+            let mut note = None;
+            for number in 0..tries {
+                if let Some(result) = harness::attempt(|| attempt(number)) {
+                    right += 1;
+                    note = result;
+                }
+            }
+            let left = left_of(&prefix());
+            let leftovers = left.lines().count();
+            Row {
+                cells: format!("{tries:>5} {right:>5} {leftovers:>9}"),
+                below: note.map_or(String::new(), |note| format!("  {note}\n")) + &left,
+                has_passed: right == tries && leftovers == 0,
+            }
+        });
+    }
+
+    /// Prints the numbers of rows. Returns the program's status.
     pub fn finish(self) -> ExitCode {
-        println!("{} passed, {} failed", self.passed, self.failed);
-        if self.failed == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        }
+        self.harness.finish("passed", "failed")
     }
 }
 
-/// What the names of all this run's machines begin with.
+/// Returns the prefix of the names of all machines of this run.
 pub fn prefix() -> String {
     format!("fault-{}", std::process::id())
 }
 
-/// A name for a machine.
+/// Returns a name for a machine that no other has.
 pub fn name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{}-{}", prefix(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A machine; it goes with its try.
+/// Creates a machine, which is removed at the end of its try.
 pub fn machine(options: &[&str]) -> Machine {
     Machine::with(&[&["--name", &*name()], options].concat())
 }
 
-/// `nspawn-prepare` for a machine of this name.
+/// Returns the `nspawn-prepare` command for a machine of this name.
 pub fn prepare(name: &str) -> Command {
     let mut command = Command::new("nspawn-prepare");
     command.args(["--name", name, &image()]);
     command
 }
 
-/// A command in a machine, while it runs.
+/// A running command in a machine.
 pub struct Running {
     child: Child,
     pid: u32,
@@ -103,17 +108,17 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts `script`, which says `on` when it is.
+    /// Starts `script`, and waits until it prints `on`.
     pub fn start(machine: &Machine, script: &str) -> Self {
-        let mut this = Self::begin(machine, script);
+        let mut this = Self::spawn(machine, script);
         let mut line = String::new();
         this.stdout.read_line(&mut line).unwrap();
         assert_eq!(line, "on\n");
         this
     }
 
-    /// As [`Running::start`], but waits for nothing.
-    pub fn begin(machine: &Machine, script: &str) -> Self {
+    /// Starts `script`, and returns at once.
+    pub fn spawn(machine: &Machine, script: &str) -> Self {
         let mut child = machine
             .command(["sh", "-c", script])
             .stdin(Stdio::null())
@@ -133,8 +138,8 @@ impl Running {
         self.pid
     }
 
-    /// Waits for its end: exit status, stderr, and how long that took from now on.
-    pub fn end(mut self) -> (Option<i32>, String, Duration) {
+    /// Waits for the end of the command. Returns its exit status, its stderr, and the time that this took.
+    pub fn wait(mut self) -> (Option<i32>, String, Duration) {
         let started = Instant::now();
         let pid = i32::try_from(self.pid).unwrap();
         let watcher = thread::spawn(move || {

@@ -2,6 +2,7 @@
 //! failure shows all there is to see.
 
 pub mod api;
+pub mod harness;
 mod http;
 pub mod sequencer;
 pub mod stand_in;

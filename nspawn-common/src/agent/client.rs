@@ -20,8 +20,8 @@ use nix::unistd::{Gid, Uid, fchown};
 use crate::agent::protocol::{
     HEADER, HELLO, MAX_ANSWER, MAX_REQUEST, REFUSED, RUN, Request, frame, read_frame,
 };
-use crate::machine::paths::{AGENT_SIGN, AGENT_SOCKET, MachinePaths, SUPERVISOR_CGROUP};
-use crate::sys::cgroup;
+use crate::machine::paths::{AGENT_READY_FIFO, AGENT_SOCKET, MachinePaths};
+use crate::machine::processes;
 use crate::sys::fs::open_beneath;
 use crate::sys::signals;
 
@@ -49,14 +49,11 @@ pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
 
 // Opens the directory of the agent. It is mounted in the mount namespace of the machine's unit alone.
 fn open_agent_mount(paths: &MachinePaths) -> Result<File> {
-    let supervisor = cgroup::processes(&paths.cgroup().join(SUPERVISOR_CGROUP))
-        .first()
-        .copied()
-        .context("it does not run")?;
-    let mount = format!("/proc/{supervisor}/root{}", paths.shown_mount().display());
+    let supervisor = processes::supervisor(paths).context("it does not run")?;
+    let mount = format!("/proc/{supervisor}/root{}", paths.agent_mount().display());
     let directory = File::open(mount).context("it has ended")?;
     // The supervisor may have ended before the open, and another process may have its number.
-    if !cgroup::is_member(&paths.cgroup(), supervisor) {
+    if !processes::is_member(paths, supervisor) {
         bail!("it has ended");
     }
     Ok(directory)
@@ -70,7 +67,7 @@ pub fn wait_until_ready(paths: &MachinePaths, limit: Duration) -> Result<()> {
     // the kernel takes ten milliseconds to close an inotify descriptor.
     let ready = open_beneath(
         &open_agent_mount(paths)?,
-        AGENT_SIGN,
+        AGENT_READY_FIFO,
         OFlag::O_RDONLY | OFlag::O_NONBLOCK,
     )
     .context("can't open the FIFO of its agent")?;
@@ -88,8 +85,7 @@ pub fn wait_until_ready(paths: &MachinePaths, limit: Duration) -> Result<()> {
             PollFd::new(cgroup_events.as_fd(), PollFlags::POLLPRI),
         ];
         signals::poll(&mut events, left)?;
-        if left.is_zero() || events[0].any() == Some(true) || !cgroup::is_populated(&paths.cgroup())
-        {
+        if left.is_zero() || events[0].any() == Some(true) || !processes::is_running(paths) {
             return ping(paths, limit);
         }
     }

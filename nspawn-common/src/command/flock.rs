@@ -1,6 +1,8 @@
-//! File locks with a time limit.
+//! Waits for file locks with a time limit, by flock(1). The kernel releases the locks of a process that dies.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -8,65 +10,87 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::command;
+use crate::command::argv;
 use crate::text;
 
-/// Time that flock(1) may take beyond the time limit of the lock.
+/// Time that flock(1) may take beyond its own time limit.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// Sharing of a lock.
+/// Kind of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Lock of several processes at a time.
-    Shared,
-    /// Lock of one process at a time.
+pub enum Kind {
+    /// The only lock of the file.
     Exclusive,
+    /// A lock that others may share.
+    Shared,
 }
 
-/// Locks `file`. Fails if another process keeps it locked for longer than `limit`.
-pub fn lock(file: File, mode: Mode, limit: Duration) -> Result<Flock<File>> {
-    let (option, nonblocking) = match mode {
-        Mode::Shared => ("--shared", FlockArg::LockSharedNonblock),
-        Mode::Exclusive => ("--exclusive", FlockArg::LockExclusiveNonblock),
-    };
-    let file = match Flock::lock(file, nonblocking) {
-        Ok(lock) => return Ok(lock),
+impl Kind {
+    fn option(self) -> &'static str {
+        match self {
+            Self::Exclusive => "--exclusive",
+            Self::Shared => "--shared",
+        }
+    }
+
+    fn nonblocking(self) -> FlockArg {
+        match self {
+            Self::Exclusive => FlockArg::LockExclusiveNonblock,
+            Self::Shared => FlockArg::LockSharedNonblock,
+        }
+    }
+}
+
+/// Locks the open file, and waits for that for `limit` at most.
+///
+/// # Errors
+/// Fails if another process holds the lock for longer than `limit`.
+pub fn lock(file: File, kind: Kind, limit: Duration) -> Result<Flock<File>> {
+    let file = match Flock::lock(file, kind.nonblocking()) {
+        Ok(locked) => return Ok(locked),
         Err((file, Errno::EWOULDBLOCK)) => file,
         Err((_, errno)) => return Err(errno.into()),
     };
-    // flock(2) has no time limit, but flock(1) has. Its stdin is the open file of this process, so
-    // the lock that it takes is the lock of this process.
+    // flock(2) has no time limit, but flock(1) has one. Its stdin is our open file, so its lock is ours.
     let seconds = limit.as_secs().to_string();
-    let command = command::argv(["flock", option, "--timeout", &seconds, "0"]);
-    let outcome = command::run_with_stdin(file.try_clone()?, &command, limit + MARGIN)?;
-    if !outcome.status.success() {
+    let flock = argv(["flock", kind.option(), "--timeout", &seconds, "0"]);
+    let waited = command::run_with_stdin(file.try_clone()?, &flock, limit + MARGIN)?;
+    if !waited.status.success() {
         bail!(
             "another process has been busy with it for {seconds} s{}",
-            text::indent(&outcome.stderr)
+            text::indent(&waited.stderr)
         );
     }
-    Flock::lock(file, nonblocking).map_err(|(_, errno)| errno.into())
+    Flock::lock(file, kind.nonblocking()).map_err(|(_, errno)| errno.into())
+}
+
+/// Returns whether the open file is still the one at `path`.
+///
+/// A process that held the lock may have removed the file meanwhile. A lock of that file protects nothing.
+#[must_use]
+pub fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(named), Ok(open)) = (fs::metadata(path), file.metadata()) else {
+        return false;
+    };
+    (named.dev(), named.ino()) == (open.dev(), open.ino())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(1);
-
     #[test]
-    fn wait_for_a_lock_ends_after_its_time_limit() {
-        let path = std::env::temp_dir().join(format!("nspawn-flock-{}", std::process::id()));
+    fn lock_gives_up_after_its_time_limit() {
+        let path = std::env::temp_dir().join(format!("nspawn-lock-{}", std::process::id()));
         let open = || File::create(&path).unwrap();
-        let held = lock(open(), Mode::Exclusive, SECOND).unwrap();
-        for mode in [Mode::Exclusive, Mode::Shared] {
-            let error = lock(open(), mode, SECOND).unwrap_err();
+        let second = Duration::from_secs(1);
+        let held = lock(open(), Kind::Exclusive, second).unwrap();
+        for kind in [Kind::Exclusive, Kind::Shared] {
+            let error = lock(open(), kind, second).unwrap_err();
             assert!(error.to_string().contains("busy"), "{error:#}");
         }
         drop(held);
-        let shared = [(); 2].map(|()| lock(open(), Mode::Shared, SECOND).unwrap());
-        drop(shared);
+        assert!(lock(open(), Kind::Shared, second).is_ok());
         fs::remove_file(&path).unwrap();
     }
 }

@@ -1,37 +1,31 @@
-//! What network a machine has.
+//! `--network=`: the network of a machine.
 
-use std::ffi::{OsStr, OsString};
 use std::fmt;
 
 use anyhow::{Result, bail};
 
-use crate::systemd::nspawn::assign;
-
-/// `--network=`
+/// Value of `--network=`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Network {
-    /// Its own, with connections to the outside by pasta.
+    /// A private network with outgoing connections by pasta.
     #[default]
     Nat,
-    /// Its own loopback alone.
+    /// A private network with a loopback interface only.
     None,
-    /// The host's.
+    /// The host's network.
     Host,
-    /// A link to the host, by systemd-nspawn.
+    /// A private network with a link to the host, set up by systemd-nspawn.
     Veth,
-    /// A link to a bridge of the host.
+    /// A private network with a link to this bridge of the host.
     Bridge(String),
-    /// A link to all machines of this zone.
+    /// A private network with a link to all machines of this zone.
     Zone(String),
-    /// A network namespace that there is.
+    /// An existing network namespace, by its path.
     Namespace(String),
 }
 
 impl Network {
-    /// Reads the option's value.
-    ///
-    /// # Errors
-    /// It is none.
+    /// Parses the value of the option.
     pub fn parse(text: &str) -> Result<Self> {
         let (kind, value) = text
             .split_once('=')
@@ -45,34 +39,9 @@ impl Network {
             ("zone", Some(zone)) if !zone.is_empty() => Self::Zone(zone.to_owned()),
             ("namespace", Some(path)) if path.starts_with('/') => Self::Namespace(path.to_owned()),
             _ => bail!(
-                "{text:?} is none of nat, none, host, veth, bridge=NAME, zone=NAME, namespace=/PATH"
+                "{text:?} must be one of nat, none, host, veth, bridge=NAME, zone=NAME, namespace=/PATH"
             ),
         })
-    }
-
-    /// Returns the options of systemd-nspawn for it. The machine's resolv.conf(5) is a copy of the host's, or the
-    /// host's own where the root is read-only; that of [`Network::Nat`] is written before systemd-nspawn starts.
-    #[must_use]
-    pub fn options(&self, is_read_only: bool) -> Vec<OsString> {
-        let how = if is_read_only { "bind" } else { "copy" };
-        let from_host = || format!("{how}-host");
-        let (own, resolvers) = match self {
-            Self::Nat | Self::None => (Some("--private-network".into()), "off".into()),
-            Self::Host => (None, from_host()),
-            Self::Veth => (Some("--network-veth".into()), "auto".into()),
-            Self::Bridge(bridge) => (
-                Some(format!("--network-bridge={bridge}").into()),
-                "auto".into(),
-            ),
-            Self::Zone(zone) => (Some(format!("--network-zone={zone}").into()), "auto".into()),
-            Self::Namespace(path) => (
-                Some(format!("--network-namespace-path={path}").into()),
-                from_host(),
-            ),
-        };
-        own.into_iter()
-            .chain([assign("--resolv-conf", OsStr::new(&resolvers))])
-            .collect()
     }
 }
 
@@ -95,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_asked_for() {
+    fn parses_every_network_kind() {
         for text in [
             "nat",
             "none",

@@ -1,20 +1,25 @@
 //! Base images: where they are, what a name means, and whether a machine can be made of one.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::OFlag;
+use nix::fcntl::{Flock, OFlag};
 
-use crate::config::modes::Init;
+use crate::command::flock;
+use crate::command::flock::Kind;
+use crate::config::init::Init;
 use crate::error::Failure;
 use crate::image::version;
-use crate::lifecycle::lock::Lock;
 use crate::sys::fs::open_in_root;
 
 /// How often an image that is removed meanwhile is looked for anew.
 const LOCK_ATTEMPTS: u32 = 10;
+/// Time limit for another process that removes the image.
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
 /// The directories that systemd-machined searches, in its order (systemd 252 to 262).
 pub const SEARCH_PATH: [&str; 6] = [
@@ -84,18 +89,39 @@ fn find_in(directories: &[&Path], reference: &str) -> Result<Image> {
     bail!(Failure::job(unknown(directories, reference, &names)))
 }
 
-/// As [`find`], with a lock under which nobody removes the image: see [`Lock::of_image`].
+/// As [`find`], with a lock under which nobody removes the image: see [`ImageLock`].
 ///
 /// # Errors
 /// As [`find`]; it is removed as often as it is found.
-pub fn find_and_lock(reference: &str) -> Result<(Image, Lock)> {
+pub fn find_and_lock(reference: &str) -> Result<(Image, ImageLock)> {
     for _ in 0..LOCK_ATTEMPTS {
         let image = find(reference)?;
-        if let Some(lock) = Lock::of_image(&image.path)? {
+        if let Some(lock) = ImageLock::acquire(&image.path)? {
             return Ok((image, lock));
         }
     }
     bail!("the image {reference} is being removed; try again")
+}
+
+/// A shared lock of an image. While it is held `nspawn-image` does not remove the image.
+///
+/// `nspawn-image` takes an exclusive lock of the image to remove it, and also checks the states of machines.
+#[derive(Debug)]
+pub struct ImageLock {
+    _file: Flock<File>,
+}
+
+impl ImageLock {
+    /// Waits until no process removes the image at `path`. Returns `None` if the image is missing by then.
+    fn acquire(path: &Path) -> Result<Option<Self>> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file.with_context(|| format!("can't open the image {}", path.display()))?,
+        };
+        let file = flock::lock(file, Kind::Shared, LOCK_LIMIT)
+            .with_context(|| format!("can't lock the image {}", path.display()))?;
+        Ok(flock::is_at(&file, path).then_some(Self { _file: file }))
+    }
 }
 
 /// The names that `reference` may stand for, best first:

@@ -26,6 +26,12 @@ const INIT_CGROUP: &str = "/init.scope";
 /// The least that must be free in [`STATE_ROOT`] for a machine's state and systemd's notes of it, in bytes.
 const STATE_ROOM: u64 = 256 << 10;
 
+/// Returns whether this process runs as root, which making and removing machines requires.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
 /// Refuses a host, or a unit of it, in which no machine can be made.
 ///
 /// # Errors

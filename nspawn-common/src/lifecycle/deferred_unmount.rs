@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::sys::statvfs::fstatvfs;
 
-use crate::lifecycle::status;
 use crate::machine::paths::MachinePaths;
+use crate::machine::processes;
 use crate::sys::fork;
 use crate::sys::fork::HeldOpen;
 
@@ -25,7 +25,7 @@ pub fn hold(paths: &MachinePaths) -> Option<HeldOpen> {
 
 // In the mount namespace of the machine's unit, where it is the only one.
 fn mounted(paths: &MachinePaths) -> Option<File> {
-    let supervisor = status::supervisor(paths)?;
+    let supervisor = processes::supervisor(paths)?;
     let mounted = File::open(format!(
         "/proc/{supervisor}/root{}",
         paths.disk_mount().display()
@@ -35,5 +35,6 @@ fn mounted(paths: &MachinePaths) -> Option<File> {
     let there = fstatvfs(&mounted).ok()?;
     let used = (there.blocks() - there.blocks_free()) * there.fragment_size();
     let is_on_disk = paths.disk().exists();
-    (is_own && is_on_disk && used > SMALL && status::is_part(paths, supervisor)).then_some(mounted)
+    (is_own && is_on_disk && used > SMALL && processes::is_member(paths, supervisor))
+        .then_some(mounted)
 }

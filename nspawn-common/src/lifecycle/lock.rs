@@ -1,44 +1,87 @@
-//! Locks: of a machine, held by whoever makes or removes it; and of all machines, held by whoever counts
-//! them. The kernel gives back those of a process that dies.
+//! Locks of a machine and of host-wide resources. The kernel releases the locks of a process that dies.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::command::flock::{self, Mode};
-use crate::machine::paths::{CACHE_ROOT, LAYER_ROOT, MachinePaths, POOLS, STATE_ROOT};
+use crate::command::flock;
+use crate::command::flock::Kind;
+use crate::machine::paths::{CACHE_ROOT, LAYER_ROOT, MachinePaths, POOL_ROOT, STATE_ROOT};
 use crate::sys::signals;
 
-/// How long another process may be busy with a machine.
-const LOCK_LIMIT: Duration = Duration::from_secs(600);
-/// How long a process may take between fork(2) and execve(2).
-const MOMENT: Duration = Duration::from_millis(100);
-/// How long the end of a machine that runs commands may take.
-const USE_LIMIT: Duration = Duration::from_secs(120);
-/// How long removing an image may take.
-const IMAGE_LIMIT: Duration = Duration::from_secs(60);
-/// How long others may take to choose a range of users.
-const USERS_LIMIT: Duration = Duration::from_secs(10);
-/// How long others may take to make caches and to mount them.
-const CACHES_LIMIT: Duration = Duration::from_secs(60);
+/// Time limit for another process that makes or removes the machine.
+const MACHINE_LIMIT: Duration = Duration::from_secs(600);
+/// Time that a process may take between fork(2) and execve(2).
+const EXEC_TIME: Duration = Duration::from_millis(100);
+/// Time limit for stopping a machine that runs for its commands only.
+const STOP_LIMIT: Duration = Duration::from_secs(120);
+/// Time limit for other processes that allocate a UID range.
+pub const UID_RANGES_LIMIT: Duration = Duration::from_secs(10);
+/// Time limit for other processes that make caches and mount them.
+pub const CACHES_LIMIT: Duration = Duration::from_secs(60);
 
-/// A lock, held until dropped.
+/// A resource that all machines of this host share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// The number of machines, which `--max-machines` limits.
+    Machines,
+    /// The UID ranges of machines: see [`crate::lifecycle::uid_range`].
+    UidRanges,
+    /// The standby pools.
+    Pools,
+    /// The caches of jobs.
+    Caches,
+}
+
+impl Resource {
+    fn directory(self) -> &'static str {
+        match self {
+            Self::Machines => STATE_ROOT,
+            Self::UidRanges => LAYER_ROOT,
+            Self::Pools => POOL_ROOT,
+            Self::Caches => CACHE_ROOT,
+        }
+    }
+}
+
+/// Waits for the lock of a host-wide resource, for `limit` at most.
+pub fn host(resource: Resource, limit: Duration) -> Result<Lock> {
+    let path = resource.directory();
+    let directory = make_private_dir(Path::new(path))
+        .and_then(|()| File::open(path))
+        .with_context(|| format!("can't open {path}"))?;
+    let file = flock::lock(directory, Kind::Exclusive, limit)
+        .with_context(|| format!("can't lock {path}"))?;
+    Ok(Lock { _file: file })
+}
+
+/// A lock that is held until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
     _file: Flock<File>,
 }
 
+/// Result of one attempt to lock a machine without waiting.
+enum Attempt {
+    Acquired(Lock),
+    /// Another process holds the lock.
+    Busy,
+    /// The lock file was removed meanwhile, or its holder may be about to exit.
+    Retry,
+}
+
 impl Lock {
-    /// Waits for the machine's lock and makes the machine's state directory where there is none.
+    /// Waits for the machine's lock, and makes the machine's state directory if it is missing.
     ///
     /// # Errors
-    /// The file system's; another process has been busy with the machine for too long.
+    /// Fails if another process has made or removed the machine for too long.
     pub fn acquire(paths: &MachinePaths) -> Result<Self> {
         loop {
             let Some(file) = open(paths)? else { continue };
@@ -48,10 +91,10 @@ impl Lock {
         }
     }
 
-    /// As [`Lock::acquire`], but makes nothing; `None` where there is no machine, or no longer.
+    /// Waits for the lock of an existing machine. Returns `None` if the machine is missing.
     ///
     /// # Errors
-    /// As [`Lock::acquire`].
+    /// Fails if another process has made or removed the machine for too long.
     pub fn acquire_of_existing(paths: &MachinePaths) -> Result<Option<Self>> {
         loop {
             let Some(file) = open_existing(paths)? else {
@@ -63,115 +106,64 @@ impl Lock {
         }
     }
 
-    // `None` if a holder has removed the file meanwhile.
+    /// Waits for the lock. Returns `None` if its previous holder has removed the file meanwhile.
     fn wait(file: File, path: &Path) -> Result<Option<Self>> {
-        let lock = flock::lock(file, Mode::Exclusive, LOCK_LIMIT)
+        let file = flock::lock(file, Kind::Exclusive, MACHINE_LIMIT)
             .with_context(|| format!("can't lock {}", path.display()))?;
-        Ok(is_at(&lock, path).then_some(Self { _file: lock }))
+        Ok(flock::is_at(&file, path).then_some(Self { _file: file }))
     }
 
-    /// As [`Lock::acquire`]; `None` where another process has the lock, and is not just about to end: a
-    /// process that is killed leaves it, for a moment, to a tool that it was about to start.
+    /// Locks the machine, and makes its state directory if it is missing. Returns `None` if another process holds the
+    /// lock.
     ///
-    /// # Errors
-    /// The file system's.
+    /// A process that is killed leaves its lock to a child that has not called execve(2) yet. The lock is tried
+    /// again for as long as that may take.
     pub fn try_acquire(paths: &MachinePaths) -> Result<Option<Self>> {
-        let deadline = Instant::now() + MOMENT;
+        let deadline = Instant::now() + EXEC_TIME;
         loop {
             let Some(file) = open(paths)? else { continue };
-            if let Some(done) = Self::take(file, &paths.lock_file(), deadline)? {
-                return Ok(done);
+            match Self::attempt(file, &paths.lock_file(), deadline)? {
+                Attempt::Acquired(lock) => return Ok(Some(lock)),
+                Attempt::Busy => return Ok(None),
+                Attempt::Retry => {}
             }
         }
     }
 
-    /// As [`Lock::try_acquire`], but makes nothing; `None` also where there is no machine, or no longer.
-    ///
-    /// # Errors
-    /// The file system's.
+    /// Locks an existing machine like [`Lock::try_acquire`]. Returns `None` also if the machine is missing.
     pub fn try_acquire_of_existing(paths: &MachinePaths) -> Result<Option<Self>> {
-        let deadline = Instant::now() + MOMENT;
+        let deadline = Instant::now() + EXEC_TIME;
         loop {
             let Some(file) = open_existing(paths)? else {
                 return Ok(None);
             };
-            if let Some(done) = Self::take(file, &paths.lock_file(), deadline)? {
-                return Ok(done);
+            match Self::attempt(file, &paths.lock_file(), deadline)? {
+                Attempt::Acquired(lock) => return Ok(Some(lock)),
+                Attempt::Busy => return Ok(None),
+                Attempt::Retry => {}
             }
         }
     }
 
-    // `None` where that is to be tried anew.
-    fn take(file: File, path: &Path, deadline: Instant) -> Result<Option<Option<Self>>> {
+    fn attempt(file: File, path: &Path, deadline: Instant) -> Result<Attempt> {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) if is_at(&lock, path) => return Ok(Some(Some(Self { _file: lock }))),
+            Ok(file) if flock::is_at(&file, path) => {
+                return Ok(Attempt::Acquired(Self { _file: file }));
+            }
             Ok(_) => {}
-            Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= deadline => return Ok(Some(None)),
-            Err((_, Errno::EWOULDBLOCK)) => std::thread::sleep(MOMENT / 10),
+            Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= deadline => {
+                return Ok(Attempt::Busy);
+            }
+            Err((_, Errno::EWOULDBLOCK)) => thread::sleep(EXEC_TIME / 10),
             Err((_, errno)) => return Err(errno).context("can't lock the machine"),
         }
-        Ok(None)
+        Ok(Attempt::Retry)
     }
 
-    /// Waits `limit` at most for the lock of all machines.
-    ///
-    /// # Errors
-    /// As [`Lock::acquire`].
-    pub fn of_all(limit: Duration) -> Result<Self> {
-        Self::of_directory(STATE_ROOT, limit)
-    }
-
-    /// Waits for the lock of all machines' users: see [`crate::lifecycle::uid_range`].
-    ///
-    /// # Errors
-    /// As [`Lock::acquire`].
-    pub fn of_users() -> Result<Self> {
-        Self::of_directory(LAYER_ROOT, USERS_LIMIT)
-    }
-
-    /// Waits `limit` at most for the lock of all that stands by.
-    ///
-    /// # Errors
-    /// As [`Lock::acquire`].
-    pub fn of_pools(limit: Duration) -> Result<Self> {
-        Self::of_directory(POOLS, limit)
-    }
-
-    /// Waits for the lock of all jobs' caches.
-    ///
-    /// # Errors
-    /// As [`Lock::acquire`].
-    pub fn of_caches() -> Result<Self> {
-        Self::of_directory(CACHE_ROOT, CACHES_LIMIT)
-    }
-
-    /// Waits until nobody is removing the image at `path`, and lets nobody begin to; others may use it as well.
-    /// `None` if it is gone by then. `nspawn-image` removes by this, and asks the machines' states besides.
-    ///
-    /// # Errors
-    /// As [`Lock::acquire`].
-    pub fn of_image(path: &Path) -> Result<Option<Self>> {
-        let file = match File::open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file.with_context(|| format!("can't open the image {}", path.display()))?,
-        };
-        let lock = flock::lock(file, Mode::Shared, IMAGE_LIMIT);
-        let lock = lock.with_context(|| format!("can't lock the image {}", path.display()))?;
-        Ok(is_at(&lock, path).then_some(Self { _file: lock }))
-    }
-
-    fn of_directory(path: &str, limit: Duration) -> Result<Self> {
-        let directory = make_private_dir(Path::new(path)).and_then(|()| File::open(path));
-        let directory = directory.with_context(|| format!("can't open {path}"))?;
-        let lock = flock::lock(directory, Mode::Exclusive, limit)
-            .with_context(|| format!("can't lock {path}"))?;
-        Ok(Self { _file: lock })
-    }
-
-    /// Whether a process has the machine's lock. Leaves no trace.
+    /// Returns whether a process holds the machine's lock. Leaves no trace.
     #[must_use]
     pub fn is_held(paths: &MachinePaths) -> bool {
-        // Read-only: who watches for the end of a holder is not woken by this one.
+        // A file that is open for reading only wakes no process that watches for the end of the lock's holder.
         let Ok(file) = File::open(paths.lock_file()) else {
             return false;
         };
@@ -182,38 +174,41 @@ impl Lock {
     }
 }
 
-/// A part in the use of a machine without an init, held until dropped.
+/// A shared lock that each command in an `--init=none` machine holds until it is dropped.
+///
+/// The lock is of the machine's state file. A file of its own could be made while the machine is removed, and would
+/// then be left.
 #[derive(Debug)]
-pub struct Use {
+pub struct RunGuard {
     file: Flock<File>,
     path: PathBuf,
 }
 
-impl Use {
-    /// Takes part in the use of the machine; waits while somebody ends it.
+impl RunGuard {
+    /// Acquires the guard. Waits while another process stops the machine.
     ///
     /// # Errors
-    /// The file system's; there is no such machine.
-    pub fn begin(paths: &MachinePaths) -> Result<Self> {
-        // Its state: what is made for this could be made while the machine is removed, and so be left.
+    /// Fails if the machine is missing.
+    pub fn acquire(paths: &MachinePaths) -> Result<Self> {
         let path = paths.state_file();
         let file = File::open(&path).with_context(|| format!("can't open {}", path.display()))?;
-        let file = flock::lock(file, Mode::Shared, USE_LIMIT);
-        Ok(Self {
-            file: file.with_context(|| format!("can't lock {}", path.display()))?,
-            path,
-        })
+        let file = flock::lock(file, Kind::Shared, STOP_LIMIT)
+            .with_context(|| format!("can't lock {}", path.display()))?;
+        Ok(Self { file, path })
     }
 
-    /// Whether nobody else takes part; then nobody does until this is dropped. Another machine that has the
-    /// name by now is nobody's to end.
+    /// Returns whether no other command uses the machine. In that case none can begin until the guard is dropped.
+    ///
+    /// Also returns `false` if another machine has the name by now, which this command must not stop.
     #[must_use]
     pub fn is_last(&self) -> bool {
-        self.file.relock(FlockArg::LockExclusiveNonblock).is_ok() && is_at(&self.file, &self.path)
+        self.file.relock(FlockArg::LockExclusiveNonblock).is_ok()
+            && flock::is_at(&self.file, &self.path)
     }
 }
 
-// `None` if a holder has removed the directory meanwhile.
+/// Opens the machine's lock file, and makes it if it is missing. Returns `None` if its holder has removed the
+/// directory meanwhile.
 fn open(paths: &MachinePaths) -> Result<Option<File>> {
     let path = paths.lock_file();
     signals::check()?;
@@ -234,22 +229,21 @@ fn open(paths: &MachinePaths) -> Result<Option<File>> {
     }
 }
 
-// Returns what is in the place of a directory or of the lock and can't be one, such as a link that leads nowhere. It
-// would be there at every attempt.
+/// Returns the path at which something else is than the directory or the lock file that belongs there.
+///
+/// A symbolic link that leads nowhere is an example. Every further attempt would fail at it.
 fn obstacle(root: &Path, paths: &MachinePaths) -> Option<PathBuf> {
-    let directories = [root.to_owned(), paths.state_dir()];
-    let mut wrong = directories
-        .into_iter()
-        .filter(|path| fs::symlink_metadata(path).is_ok_and(|there| !there.is_dir()));
-    let is_file = |there: fs::Metadata| there.is_file();
-    let lock = || {
-        Some(paths.lock_file())
-            .filter(|path| fs::symlink_metadata(path).is_ok_and(|there| !is_file(there)))
-    };
-    wrong.next().or_else(lock)
+    for directory in [root.to_owned(), paths.state_dir()] {
+        if fs::symlink_metadata(&directory).is_ok_and(|found| !found.is_dir()) {
+            return Some(directory);
+        }
+    }
+    let lock = paths.lock_file();
+    let is_obstacle = fs::symlink_metadata(&lock).is_ok_and(|found| !found.is_file());
+    is_obstacle.then_some(lock)
 }
 
-// `None` if there is none.
+/// Opens the lock file of an existing machine. Returns `None` if it is missing.
 fn open_existing(paths: &MachinePaths) -> Result<Option<File>> {
     let path = paths.lock_file();
     signals::check()?;
@@ -259,14 +253,6 @@ fn open_existing(paths: &MachinePaths) -> Result<Option<File>> {
             .map(Some)
             .with_context(|| format!("can't open {}", path.display())),
     }
-}
-
-// A holder may have removed the file while we waited: then we hold the lock of nothing.
-fn is_at(lock: &File, path: &Path) -> bool {
-    let same = |there: &fs::Metadata, ours: &fs::Metadata| {
-        (there.dev(), there.ino()) == (ours.dev(), ours.ino())
-    };
-    fs::metadata(path).is_ok_and(|there| lock.metadata().is_ok_and(|ours| same(&there, &ours)))
 }
 
 fn make_private_dir(path: &Path) -> io::Result<()> {

@@ -2,11 +2,13 @@
 
 pub mod caller;
 pub mod deferred_unmount;
+pub mod list;
 pub mod lock;
-pub mod namespaces;
+pub mod remove;
 pub mod retention;
 pub mod ssh;
 pub mod status;
+pub mod stop;
 pub mod uid_range;
 pub mod unmount;
 pub mod usage;

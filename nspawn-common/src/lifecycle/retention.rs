@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::config::choice;
-use crate::config::modes::{Init, Layer};
+use crate::config::init::Init;
+use crate::config::layer::Layer;
 use crate::machine::paths::MachinePaths;
 use crate::machine::state::State;
 use crate::shell;
@@ -18,53 +18,11 @@ use crate::systemd::nspawn;
 /// Clock of the time in a mark of a kept machine: a person's hour also passes while the host sleeps.
 const CLOCK: &str = "boottime ";
 
-/// When a machine is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum When {
-    /// It is not.
-    #[default]
-    Never,
-    /// If it did not boot, or a script of its job failed.
-    Failure,
-    /// In any case.
-    Always,
-}
-
-impl When {
-    const NAMES: [(&'static str, Self); 3] = [
-        ("never", Self::Never),
-        ("failure", Self::Failure),
-        ("always", Self::Always),
-    ];
-    /// All of them, as the option has them.
-    pub const WORDS: [&'static str; 3] = choice::words(&Self::NAMES);
-
-    /// Reads one of [`When::WORDS`].
-    ///
-    /// # Errors
-    /// It is another word.
-    pub fn parse(word: &str) -> Result<Self> {
-        choice::value_of(word, &Self::NAMES)
-    }
-
-    /// The word for it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        choice::word_of(&self, &Self::NAMES)
-    }
-
-    /// Whether a machine is kept in which this happened.
-    #[must_use]
-    pub fn keeps(self, failed: bool) -> bool {
-        self == Self::Always || (self == Self::Failure && failed)
-    }
-}
-
 /// Notes that something in the machine has failed.
 ///
 /// # Errors
 /// The file system's.
-pub fn note_failure(paths: &MachinePaths) -> Result<()> {
+pub fn record_failure(paths: &MachinePaths) -> Result<()> {
     write(&paths.failure_mark(), "")
 }
 
@@ -115,7 +73,7 @@ pub fn describe(state: &State, is_running: bool) -> String {
 
 /// Whether a look is worth while: of a machine that had its layer in memory and has ended, nothing is left.
 #[must_use]
-pub fn is_worth_while(state: &State, is_running: bool) -> bool {
+pub fn is_inspectable(state: &State, is_running: bool) -> bool {
     is_running || state.init == Init::None || !state.layer.is_in_memory()
 }
 

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::lifecycle::status;
 use crate::machine::name::MachineName;
 use crate::machine::paths::MachinePaths;
-use crate::sys::fs::remove_if_present;
+use crate::machine::processes;
+use crate::sys::fs::remove_file_if_present;
 
 /// The socket's name, given by systemd-ssh-generator(8).
 const SOCKET: &str = "ssh";
@@ -24,7 +24,7 @@ const SOCKET: &str = "ssh";
 /// # Errors
 /// The link can't be made.
 pub fn publish(paths: &MachinePaths) -> Result<()> {
-    let Some(supervisor) = status::supervisor(paths) else {
+    let Some(supervisor) = processes::supervisor(paths) else {
         return Ok(());
     };
     for (exported, directory) in exports(&paths.origin())
@@ -35,7 +35,7 @@ pub fn publish(paths: &MachinePaths) -> Result<()> {
             continue;
         }
         // The directory must stay: the kernel unmounts what is mounted on a directory that is removed in any namespace.
-        remove_if_present(&directory.join(SOCKET))?;
+        remove_file_if_present(&directory.join(SOCKET))?;
         let made = DirBuilder::new()
             .recursive(true)
             .mode(0o755)
@@ -60,12 +60,12 @@ pub fn publish(paths: &MachinePaths) -> Result<()> {
 ///
 /// # Errors
 /// A link or a directory can't be removed.
-pub fn withdraw(paths: &MachinePaths) -> Result<()> {
+pub fn unpublish(paths: &MachinePaths) -> Result<()> {
     for directory in [paths.name(), &paths.origin()]
         .into_iter()
         .flat_map(exports)
     {
-        remove_if_present(&directory.join(SOCKET))?;
+        remove_file_if_present(&directory.join(SOCKET))?;
         match fs::remove_dir(&directory) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("can't remove {}", directory.display()))?;

@@ -1,5 +1,7 @@
-//! A machine: its name, its files and units, and its recorded state.
+//! A machine: its name, its files and units, its processes and its recorded state.
 
 pub mod name;
+pub mod namespaces;
 pub mod paths;
+pub mod processes;
 pub mod state;

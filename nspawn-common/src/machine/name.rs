@@ -34,7 +34,7 @@ impl MachineName {
     /// # Errors
     /// The kernel makes up nothing.
     pub fn of_image(image: &str) -> Result<Self> {
-        let (stem, unique) = (sanitize(image, 40), unique()?);
+        let (stem, unique) = (sanitize(image, 40), random_uuid()?);
         Self::new(format!(
             "{}-{}",
             if stem.is_empty() { "machine" } else { &stem },
@@ -100,7 +100,7 @@ fn fault(name: &str) -> Option<&'static str> {
 ///
 /// # Errors
 /// The kernel gives none.
-pub fn unique() -> Result<String> {
+pub fn random_uuid() -> Result<String> {
     let unique =
         fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?;
     Ok(unique.trim_end().to_owned())

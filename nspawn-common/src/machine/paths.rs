@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::layer::Layer;
 use crate::machine::name::MachineName;
 
 /// State of machines; on a tmpfs, so that a reboot of the host forgets them.
@@ -24,19 +25,19 @@ pub const PAYLOAD_CGROUP: &str = "payload";
 /// The cgroup below the unit's that systemd-nspawn moves itself to, after the machine.
 pub const SUPERVISOR_CGROUP: &str = "supervisor";
 /// What machines are kept ready: a directory that no machine's name can be.
-pub const POOLS: &str = "/run/nspawn-ci/.standby";
-/// Where the machine sees [`MachinePaths::shown_mount`].
-pub const SHOWN_IN_MACHINE: &str = "/run/nspawn-ci";
+pub const POOL_ROOT: &str = "/run/nspawn-ci/.standby";
+/// Where the machine sees [`MachinePaths::agent_mount`].
+pub const AGENT_MOUNT_IN_MACHINE: &str = "/run/nspawn-ci";
 /// Where the machine's systemd finds the agent's unit.
 pub const UNITS_IN_MACHINE: &str = "/run/nspawn-ci/units";
 /// Where the machine has the agent's program.
 pub const AGENT_IN_MACHINE: &str = "/run/nspawn-ci/nspawn-run";
-/// The directory of the agent's socket, in [`MachinePaths::shown_mount`].
+/// The directory of the agent's socket, in [`MachinePaths::agent_mount`].
 pub const AGENT_DIRECTORY: &str = "agent";
 /// The agent's socket, there.
 pub const AGENT_SOCKET: &str = "agent/socket";
 /// A pipe, there, that the agent writes to once it listens.
-pub const AGENT_SIGN: &str = "agent/listens";
+pub const AGENT_READY_FIFO: &str = "agent/listens";
 
 const UNIT_PREFIX: &str = "nspawn-";
 const NETWORK_PREFIX: &str = "pasta-";
@@ -98,7 +99,7 @@ impl MachinePaths {
         self.state_dir().join("failed")
     }
 
-    /// There while the machine stands by, or is made for that: which of [`POOLS`] it belongs to.
+    /// There while the machine stands by, or is made for that: which of [`POOL_ROOT`] it belongs to.
     #[must_use]
     pub fn standby_mark(&self) -> PathBuf {
         self.state_dir().join("standby")
@@ -106,7 +107,7 @@ impl MachinePaths {
 
     /// What a machine that stands by was made of: there once it may be taken.
     #[must_use]
-    pub fn specification(&self) -> PathBuf {
+    pub fn fingerprint_file(&self) -> PathBuf {
         self.state_dir().join("specification")
     }
 
@@ -129,7 +130,7 @@ impl MachinePaths {
 
     /// Why its unit could not start it.
     #[must_use]
-    pub fn refusal(&self) -> PathBuf {
+    pub fn start_error_file(&self) -> PathBuf {
         self.state_dir().join("refusal")
     }
 
@@ -147,7 +148,7 @@ impl MachinePaths {
 
     /// The range of user ids that the machine has: see [`crate::lifecycle::uid_range`].
     #[must_use]
-    pub fn users_file(&self) -> PathBuf {
+    pub fn uid_range_file(&self) -> PathBuf {
         self.state_dir().join("users")
     }
 
@@ -156,26 +157,26 @@ impl MachinePaths {
     /// Mount point of what the machine is shown of these programs: a small file system of its own, which
     /// its root may fill and change without harm to anybody else.
     #[must_use]
-    pub fn shown_mount(&self) -> PathBuf {
+    pub fn agent_mount(&self) -> PathBuf {
         self.state_dir().join("shown")
     }
 
     /// The directory that the agent listens in, shown writable to the machine.
     #[must_use]
     pub fn agent_dir(&self) -> PathBuf {
-        self.shown_mount().join(AGENT_DIRECTORY)
+        self.agent_mount().join(AGENT_DIRECTORY)
     }
 
     /// The agent's program, shown to the machine.
     #[must_use]
     pub fn agent_program(&self) -> PathBuf {
-        self.shown_mount().join("nspawn-run")
+        self.agent_mount().join("nspawn-run")
     }
 
     /// The directory of the agent's unit file, shown to the machine.
     #[must_use]
     pub fn agent_units(&self) -> PathBuf {
-        self.shown_mount().join("units")
+        self.agent_mount().join("units")
     }
 
     /// Mount point of the image.
@@ -194,6 +195,16 @@ impl MachinePaths {
     #[must_use]
     pub fn layer(&self) -> PathBuf {
         Path::new(LAYER_ROOT).join(self.name.as_str())
+    }
+
+    /// Directory of the layer's directories. A layer of limited size on disk is a file system of its own.
+    #[must_use]
+    pub fn layer_root(&self, layer: Layer, is_sized: bool) -> PathBuf {
+        match layer {
+            Layer::Disk if !is_sized => self.layer(),
+            Layer::Snapshot => self.layer(),
+            _ => self.disk_mount(),
+        }
     }
 
     /// The root of a machine whose layer is a copy of its image.

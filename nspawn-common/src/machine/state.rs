@@ -15,10 +15,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::config::modes::{Init, Layer};
+use crate::config::init::Init;
+use crate::config::layer::Layer;
 use crate::config::network::Network;
-use crate::lifecycle::retention::When;
-use crate::lifecycle::uid_range::PrivateUsers;
+use crate::config::private_users::PrivateUsers;
+use crate::config::retention::Retention;
 use crate::machine::name::MachineName;
 use crate::machine::paths::MachinePaths;
 use crate::sys::clock;
@@ -87,7 +88,7 @@ pub struct State {
     /// Whether it runs containers of its own.
     pub nesting: bool,
     /// When the machine is kept for a look.
-    pub keep: When,
+    pub keep: Retention,
     /// For how long then.
     pub keep_for: Duration,
     /// The user that a job's scripts run as, where it is not root.
@@ -97,18 +98,18 @@ pub struct State {
     /// The file of the cache that the machine is shown.
     pub cache: Option<PathBuf>,
     /// What it is to a job that it is a service of.
-    pub service: Option<Role>,
+    pub service: Option<ServiceRole>,
 }
 
 /// What a machine is to the job that it is a service of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Role {
+pub struct ServiceRole {
     /// The job's machine.
-    pub of: MachineName,
+    pub job: MachineName,
     /// Which of the job's services it is, from 1 on.
     pub number: u8,
     /// The image that the job asks for.
-    pub asked: String,
+    pub requested_image: String,
     /// The names that it is reached by.
     pub aliases: Vec<String>,
     /// What it runs, beside what its image does by itself.
@@ -120,7 +121,7 @@ pub struct Role {
     /// The TCP port that it is ready on.
     pub port: Option<u16>,
     /// How long the job waits for that.
-    pub patience: Duration,
+    pub ready_timeout: Duration,
 }
 
 impl State {
@@ -147,20 +148,19 @@ impl State {
             "owner": self.owner.map(|owner| owner.to_string()),
             "properties": list_to_json(&self.properties),
             "nesting": self.nesting,
-            "keep": self.keep.word(),
+            "keep": self.keep.keyword(),
             "keep_seconds": self.keep_for.as_secs(),
             "user": self.user,
             "entrypoint": list_to_json(&self.entrypoint),
             "cache": self.cache.as_ref().map(|cache| bytes_to_json(cache.as_os_str())),
-            "service": self.service.as_ref().map(Role::to_json),
+            "service": self.service.as_ref().map(ServiceRole::to_json),
         })
     }
 
     /// Where the directories of its layer are.
     #[must_use]
     pub fn layer_root(&self) -> PathBuf {
-        self.layer
-            .root(&MachinePaths::new(&self.name), self.layer_size.is_some())
+        MachinePaths::new(&self.name).layer_root(self.layer, self.layer_size.is_some())
     }
 
     /// Returns how long the machine has been there, without the time that the host slept.
@@ -272,31 +272,31 @@ impl State {
             nesting: value["nesting"].as_bool().unwrap_or_default(),
             keep: value["keep"]
                 .as_str()
-                .map_or(Ok(When::default()), When::parse)?,
+                .map_or(Ok(Retention::default()), Retention::parse)?,
             keep_for: Duration::from_secs(value["keep_seconds"].as_u64().unwrap_or_default()),
             user: value["user"].as_str().map(str::to_owned),
             entrypoint: json_to_list(&value["entrypoint"]).unwrap_or_default(),
             cache: json_to_bytes(&value["cache"]).map(PathBuf::from),
             service: Some(&value["service"])
                 .filter(|role| role.is_object())
-                .map(Role::parse)
+                .map(ServiceRole::parse)
                 .transpose()?,
         })
     }
 }
 
-impl Role {
+impl ServiceRole {
     fn to_json(&self) -> Value {
         json!({
-            "of": self.of.as_str(),
+            "of": self.job.as_str(),
             "number": self.number,
-            "asked": self.asked,
+            "asked": self.requested_image,
             "aliases": self.aliases,
             "command": list_to_json(&self.command),
             "user": self.user,
             "directory": self.directory.as_ref().map(|directory| bytes_to_json(directory)),
             "port": self.port,
-            "patience_seconds": self.patience.as_secs(),
+            "patience_seconds": self.ready_timeout.as_secs(),
         })
     }
 
@@ -306,9 +306,9 @@ impl Role {
             .and_then(|number| u8::try_from(number).ok());
         let aliases = value["aliases"].as_array().into_iter().flatten();
         Ok(Self {
-            of: MachineName::new(value["of"].as_str().context("no valid \"of\"")?)?,
+            job: MachineName::new(value["of"].as_str().context("no valid \"of\"")?)?,
             number: number.context("no valid \"number\"")?,
-            asked: value["asked"].as_str().unwrap_or_default().to_owned(),
+            requested_image: value["asked"].as_str().unwrap_or_default().to_owned(),
             aliases: aliases
                 .filter_map(|alias| alias.as_str().map(str::to_owned))
                 .collect(),
@@ -318,7 +318,9 @@ impl Role {
             port: value["port"]
                 .as_u64()
                 .and_then(|port| u16::try_from(port).ok()),
-            patience: Duration::from_secs(value["patience_seconds"].as_u64().unwrap_or_default()),
+            ready_timeout: Duration::from_secs(
+                value["patience_seconds"].as_u64().unwrap_or_default(),
+            ),
         })
     }
 }
@@ -380,21 +382,21 @@ mod tests {
             owner: Some(ProcessId::parse("1 2").unwrap()),
             properties: vec!["TasksMax=5".into()],
             nesting: true,
-            keep: When::Failure,
+            keep: Retention::Failure,
             keep_for: Duration::from_secs(60),
             user: Some("u".into()),
             entrypoint: vec!["/bin/x".into()],
             cache: Some("/c".into()),
-            service: Some(Role {
-                of: MachineName::new("j").unwrap(),
+            service: Some(ServiceRole {
+                job: MachineName::new("j").unwrap(),
                 number: 2,
-                asked: "db:1".into(),
+                requested_image: "db:1".into(),
                 aliases: vec!["db".into()],
                 command: vec!["run".into(), "".into()],
                 user: Some("db".into()),
                 directory: Some("/db".into()),
                 port: Some(5432),
-                patience: Duration::from_secs(30),
+                ready_timeout: Duration::from_secs(30),
             }),
         }
     }
@@ -442,7 +444,7 @@ mod tests {
         let read = State::parse(&sample().name, value.to_string().as_bytes()).unwrap();
         assert_eq!(
             (read.created, read.keep, read.nesting, &read.service),
-            (None, When::Never, false, &None)
+            (None, Retention::Never, false, &None)
         );
         assert!(!read.is_over());
     }

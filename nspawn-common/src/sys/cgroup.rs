@@ -22,14 +22,14 @@ pub fn kill(cgroup: &Path) -> io::Result<()> {
     fs::write(cgroup.join("cgroup.kill"), "1")
 }
 
-/// Returns the process IDs in the cgroup itself. A cgroup that can't be read has none.
-pub fn processes(cgroup: &Path) -> Vec<u32> {
-    let list = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    list.lines().filter_map(|line| line.parse().ok()).collect()
+/// Returns the ID of the first process in the cgroup itself.
+pub fn first_process(cgroup: &Path) -> Option<u32> {
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).ok()?;
+    processes.lines().next()?.parse().ok()
 }
 
 /// Returns whether process `pid` is in the cgroup or below it.
-pub fn is_member(cgroup: &Path, pid: u32) -> bool {
+pub fn contains(cgroup: &Path, pid: u32) -> bool {
     let cgroup = cgroup.strip_prefix(ROOT).unwrap_or(cgroup);
     let memberships = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     // The line of version 2 has an empty list of controllers, so "::/" precedes its path.
@@ -69,7 +69,7 @@ mod tests {
     fn missing_cgroup_is_empty() {
         let missing = Path::new("/sys/fs/cgroup/no/such/cgroup");
         assert!(!is_populated(missing) && !is_frozen(missing));
-        assert!(processes(missing).is_empty());
-        assert!(!is_member(missing, std::process::id()));
+        assert!(first_process(missing).is_none());
+        assert!(!contains(missing, std::process::id()));
     }
 }

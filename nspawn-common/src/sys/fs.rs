@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 /// Removes the file at `path`. A missing file is not an error.
-pub fn remove_if_present(path: &Path) -> Result<()> {
+pub fn remove_file_if_present(path: &Path) -> Result<()> {
     ignore_missing(fs::remove_file(path))
         .with_context(|| format!("can't remove {}", path.display()))
 }
@@ -81,9 +81,9 @@ mod tests {
         let directory = temporary_directory("remove");
         let file = directory.join("file");
         fs::write(&file, "x").unwrap();
-        remove_if_present(&file).unwrap();
-        remove_if_present(&file).unwrap();
-        assert!(remove_if_present(&directory).is_err());
+        remove_file_if_present(&file).unwrap();
+        remove_file_if_present(&file).unwrap();
+        assert!(remove_file_if_present(&directory).is_err());
         fs::remove_dir(&directory).unwrap();
     }
 

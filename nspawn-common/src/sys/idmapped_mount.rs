@@ -25,7 +25,7 @@ use nix::unistd::{ForkResult, Pid, fork, pause, pipe2, write};
 use crate::sys::mountinfo;
 
 /// Number of user IDs and of group IDs that each machine has.
-pub const RANGE: u32 = 1 << 16;
+pub const RANGE_SIZE: u32 = 1 << 16;
 
 /// Access to a mounted tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +194,10 @@ fn map_ids(child: Pid, mut created: &File, base: u32) -> Result<OwnedFd> {
         .read_exact(&mut [0])
         .context("the kernel refuses user namespaces; see --private-users=no")?;
     for kind in ["uid_map", "gid_map"] {
-        fs::write(format!("/proc/{child}/{kind}"), format!("0 {base} {RANGE}"))?;
+        fs::write(
+            format!("/proc/{child}/{kind}"),
+            format!("0 {base} {RANGE_SIZE}"),
+        )?;
     }
     Ok(File::open(format!("/proc/{child}/ns/user"))?.into())
 }

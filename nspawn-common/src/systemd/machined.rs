@@ -70,7 +70,7 @@ impl Registration {
     ///
     /// # Errors
     /// It is not registered; systemd-machined does not let go of it in time, or says so itself.
-    pub fn withdraw(paths: &MachinePaths) -> Result<Self> {
+    pub fn unregister(paths: &MachinePaths) -> Result<Self> {
         let note = |key: &str| {
             field(paths, key)
                 .with_context(|| format!("systemd-machined knows no machine {}", paths.name()))
@@ -100,7 +100,7 @@ impl Registration {
     ///
     /// # Errors
     /// systemd-machined's own.
-    pub fn give(&self, paths: &MachinePaths) -> Result<()> {
+    pub fn register(&self, paths: &MachinePaths) -> Result<()> {
         let id: Vec<String> = self
             .id
             .as_bytes()

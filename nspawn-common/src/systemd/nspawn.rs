@@ -68,7 +68,11 @@ impl Nspawn<'_> {
             Bind::Writable(spec) => assign("--bind", spec),
             Bind::ReadOnly(spec) => assign("--bind-ro", spec),
         }));
-        argv.extend(self.network.options(self.is_read_only));
+        argv.extend(
+            network_options(self.network, self.is_read_only)
+                .into_iter()
+                .flatten(),
+        );
         argv.extend(self.is_read_only.then(|| "--read-only".into()));
         argv.extend(self.options.iter().cloned());
         let (options, words) = match &self.payload {
@@ -80,6 +84,29 @@ impl Nspawn<'_> {
         argv.extend(words.iter().map(OsString::from));
         argv
     }
+}
+
+/// Returns the options that connect a machine to its network, and provide its resolv.conf(5).
+///
+/// systemd-nspawn copies the host's resolv.conf, or shows the host's own in a read-only root. For [`Network::Nat`] the
+/// file is written before systemd-nspawn starts.
+fn network_options(network: &Network, is_read_only: bool) -> [Option<OsString>; 2] {
+    let option = match network {
+        Network::Nat | Network::None => Some("--private-network".to_owned()),
+        Network::Host => None,
+        Network::Veth => Some("--network-veth".to_owned()),
+        Network::Bridge(bridge) => Some(format!("--network-bridge={bridge}")),
+        Network::Zone(zone) => Some(format!("--network-zone={zone}")),
+        Network::Namespace(path) => Some(format!("--network-namespace-path={path}")),
+    };
+    let resolvers = match network {
+        Network::Nat | Network::None => "off",
+        Network::Host | Network::Namespace(_) if is_read_only => "bind-host",
+        Network::Host | Network::Namespace(_) => "copy-host",
+        Network::Veth | Network::Bridge(_) | Network::Zone(_) => "auto",
+    };
+    let resolvers = format!("--resolv-conf={resolvers}");
+    [option.map(OsString::from), Some(resolvers.into())]
 }
 
 impl Bind {

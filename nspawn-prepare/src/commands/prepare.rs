@@ -9,8 +9,7 @@ use nspawn_common::error::Failure;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::Job;
 use nspawn_common::image::lookup;
-use nspawn_common::image::lookup::Image;
-use nspawn_common::lifecycle::lock::Lock;
+use nspawn_common::image::lookup::{Image, ImageLock};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
@@ -158,7 +157,7 @@ pub fn refill(arguments: &[OsString]) -> Result<()> {
 }
 
 // Another machine of a pool. Its image may have an argument file of its own.
-fn next(argv: &[OsString], image: &str, unique: &str) -> Result<(Machine, Lock)> {
+fn next(argv: &[OsString], image: &str, unique: &str) -> Result<(Machine, ImageLock)> {
     let (found, lock) = lookup::find_and_lock(image)?;
     let (mut options, _) = options::parse(argv, |_| Ok(image.to_owned()))?.context("no options")?;
     runner_binary::show(&mut options, false)?;

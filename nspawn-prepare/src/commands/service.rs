@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 
 use anyhow::{Context, Result, bail};
-use nspawn_common::config::modes::Init;
+use nspawn_common::config::init::Init;
+use nspawn_common::config::retention::Retention;
 use nspawn_common::error::Failure;
 use nspawn_common::gitlab::{Job, Service};
 use nspawn_common::image::lookup;
 use nspawn_common::image::lookup::Image;
-use nspawn_common::lifecycle::retention::When;
-use nspawn_common::machine::state::Role;
+use nspawn_common::machine::state::ServiceRole;
 use nspawn_common::sys::signals;
 
 use crate::commands::prepare;
@@ -43,10 +43,10 @@ pub fn main(arguments: &[OsString]) -> Result<()> {
     policy::check_image(&options.allowed_services, &image)?;
     network::check(&options.network)?;
     let options = adapted(options, service, &image);
-    let role = Role {
-        of: job.machine_name()?,
+    let role = ServiceRole {
+        job: job.machine_name()?,
         number,
-        asked: service.image.clone(),
+        requested_image: service.image.clone(),
         aliases: service.aliases.clone(),
         command: command_of(&options, service)?,
         user: service
@@ -55,9 +55,9 @@ pub fn main(arguments: &[OsString]) -> Result<()> {
             .or_else(|| options.service_user.clone()),
         directory: options.service_directory.clone(),
         port: service.port.or(options.service_port),
-        patience: options.service_timeout,
+        ready_timeout: options.service_timeout,
     };
-    let name = role.of.of_service(number)?;
+    let name = role.job.of_service(number)?;
     let mut machine = prepare::machine(name, image, options, prepare::lifetime(&job))?;
     machine.role = Some(role);
     signals::catch()?;
@@ -83,7 +83,7 @@ fn adapted(options: Options, service: &Service, image: &Image) -> Options {
     Options {
         environment,
         init,
-        keep: When::Never,
+        keep: Retention::Never,
         max_machines: None,
         ..options
     }

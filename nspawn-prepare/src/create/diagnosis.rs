@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow};
 use nspawn_common::command;
 use nspawn_common::command::argv;
-use nspawn_common::config::modes::Init;
+use nspawn_common::config::init::Init;
 use nspawn_common::error;
 use nspawn_common::error::Failure;
 use nspawn_common::error::TimedOut;
-use nspawn_common::lifecycle::status;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::systemd::journal;
@@ -49,7 +49,7 @@ pub fn of(state: &State, error: Error, since: Moment) -> Error {
             Error::msg(text)
         };
     }
-    let runs = status::is_running(paths);
+    let runs = processes::is_running(paths);
     let ask = |question| {
         if runs && state.init == Init::Systemd {
             ask(paths, question)
@@ -84,18 +84,18 @@ pub fn of(state: &State, error: Error, since: Moment) -> Error {
 
 /// Notes why the machine's unit can't start it, for [`of`].
 pub fn note(paths: &MachinePaths, error: &Error) {
-    let whose = if error::is_job_fault(&error) {
+    let whose = if error::is_job_fault(error) {
         JOB
     } else {
         HOST
     };
     // If it can't be written, the journal has it.
-    let _ = fs::write(paths.refusal(), format!("{whose}\n{error:#}"));
+    let _ = fs::write(paths.start_error_file(), format!("{whose}\n{error:#}"));
 }
 
 /// Forgets what an earlier start has noted.
 pub fn forget(paths: &MachinePaths) -> Result<()> {
-    match fs::remove_file(paths.refusal()) {
+    match fs::remove_file(paths.start_error_file()) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).context("can't forget an earlier start")
         }
@@ -104,7 +104,7 @@ pub fn forget(paths: &MachinePaths) -> Result<()> {
 }
 
 fn noted(paths: &MachinePaths) -> Option<Error> {
-    let text = fs::read_to_string(paths.refusal()).ok()?;
+    let text = fs::read_to_string(paths.start_error_file()).ok()?;
     let (whose, why) = text.split_once('\n')?;
     Some(if whose == JOB {
         Failure::job(why.to_owned()).into()

@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::inotify::{AddWatchFlags, Inotify};
 use nspawn_common::error;
-use nspawn_common::lifecycle::lock::Lock;
+use nspawn_common::lifecycle::list;
+use nspawn_common::lifecycle::lock;
+use nspawn_common::lifecycle::lock::{Lock, Resource};
 use nspawn_common::lifecycle::status;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, STATE_ROOT};
+use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
 use nspawn_common::sys::inotify;
@@ -31,14 +34,15 @@ const SOON: Duration = Duration::from_secs(1);
 pub fn wait(paths: &MachinePaths, most: u32, limit: Duration) -> Result<Lock> {
     let deadline = Instant::now() + limit;
     // Those who wait for this lock are the queue behind the one who has it and waits for a slot.
-    let queue = Lock::of_all(SOON).or_else(|error| {
+    let queue = lock::host(Resource::Machines, SOON).or_else(|error| {
         if error::is_interrupted(&error) {
             return Err(error);
         }
         tell(&format!(
             "others wait for a machine to go; waiting behind them (--max-machines={most})"
         ));
-        Lock::of_all(limit).context("no machine has gone; see --max-machines and --timeout")
+        lock::host(Resource::Machines, limit)
+            .context("no machine has gone; see --max-machines and --timeout")
     })?;
     let mut told = false;
     loop {
@@ -71,7 +75,7 @@ fn tell(line: &str) {
 // Watches before it looks, so that no change is missed.
 fn count(own: &MachinePaths, changes: &Inotify) -> Result<usize> {
     watch(changes, STATE_ROOT.as_ref(), AddWatchFlags::IN_DELETE);
-    let all = status::all()?;
+    let all = list::all()?;
     // Nobody has yet asked for those that stand by.
     let all = all
         .iter()
@@ -91,8 +95,9 @@ fn count(own: &MachinePaths, changes: &Inotify) -> Result<usize> {
             &paths.cgroup().join("cgroup.events"),
             AddWatchFlags::IN_MODIFY,
         );
-        let is_there =
-            || Lock::is_held(paths) || status::is_running(paths) || status::is_waiting(paths);
+        let is_there = || {
+            Lock::is_held(paths) || processes::is_running(paths) || status::awaits_commands(paths)
+        };
         paths.state_file().exists() && is_there()
     });
     Ok(taking.count())

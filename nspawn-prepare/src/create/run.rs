@@ -3,15 +3,18 @@
 use std::ffi::OsStr;
 
 use anyhow::{Error, Result, bail};
-use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
 use nspawn_common::error;
 use nspawn_common::error::Failure;
 use nspawn_common::error::Fault;
 use nspawn_common::image::lookup;
 use nspawn_common::lifecycle::lock::Lock;
+use nspawn_common::lifecycle::remove;
 use nspawn_common::lifecycle::retention;
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::stop;
+use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
 use nspawn_common::sys::clock::Moment;
@@ -74,7 +77,8 @@ impl Machine {
         let started = Moment::now();
         // One that is taken brings a lock of its own, to be held as long as this one.
         let mut taken = None;
-        let made = spawn::remove(&self.name).and_then(|()| status::clear(&self.paths, &lock));
+        let made =
+            spawn::remove(&self.name).and_then(|()| remove::remove_contents(&self.paths, &lock));
         let made = made.and_then(|()| self.take_all(steps, queue, &mut taken, announce));
         let Err(error) = made else { return Ok(()) };
         let state = self.state()?;
@@ -87,7 +91,8 @@ impl Machine {
         // Also while the machine was asked.
         let error = signals::check().err().unwrap_or(error);
         signals::ignore();
-        let is_kept = self.options.keep.keeps(true) && retention::is_worth_while(&state, false);
+        let is_kept =
+            self.options.keep.applies_to(true) && retention::is_inspectable(&state, false);
         if is_of_others || error::is_interrupted(&error) || !is_kept || !self.paths.layer().exists()
         {
             return self.unmake(lock, error);
@@ -103,8 +108,8 @@ impl Machine {
 
     fn keep(&self, state: &State) -> Result<()> {
         spawn::remove(&self.name)?;
-        status::end(&self.paths)?;
-        retention::note_failure(&self.paths)?;
+        stop::stop_machine(&self.paths)?;
+        retention::record_failure(&self.paths)?;
         retention::keep(&self.paths, self.options.keep_for)?;
         report::print_diagnostic(PROGRAM, OsStr::new(&retention::describe(state, false)));
         Ok(())
@@ -112,7 +117,7 @@ impl Machine {
 
     // Removes what there is of the machine, because of `error`.
     fn unmake(&self, lock: Lock, error: Error) -> Result<()> {
-        match spawn::remove(&self.name).and_then(|()| status::remove(&self.name, lock)) {
+        match spawn::remove(&self.name).and_then(|()| remove::remove_machine(&self.name, lock)) {
             Ok(()) => Err(error),
             Err(second) => Err(error.context(format!(
                 "machine {} can't be removed again ({second:#}), after this",
@@ -229,7 +234,7 @@ impl Machine {
                 report::print_diagnostic(PROGRAM, &step.shell());
             }
             step.take().map_err(|error| {
-                if pasta::is_its(step) && status::is_running(&self.paths) {
+                if pasta::is_its(step) && processes::is_running(&self.paths) {
                     error.context(pasta::FAILURE)
                 } else if layer::is_copy(step, &self.paths) {
                     error.context(layer::COPY_FAILURE)

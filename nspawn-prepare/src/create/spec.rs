@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nspawn_common::command::argv;
-use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
+use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::image::lookup::Image;
-use nspawn_common::lifecycle::uid_range::PrivateUsers;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{
-    AGENT_IN_MACHINE, MachinePaths, SHOWN_IN_MACHINE, UNITS_IN_MACHINE,
+    AGENT_IN_MACHINE, AGENT_MOUNT_IN_MACHINE, MachinePaths, UNITS_IN_MACHINE,
 };
-use nspawn_common::machine::state::{Role, State};
+use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::sys::clock;
 use nspawn_common::sys::process::ProcessId;
 use nspawn_common::systemd::nspawn::{Bind, Nspawn, Payload};
@@ -66,7 +67,7 @@ pub struct Machine {
     /// What a job asks of it.
     pub job: ForJob,
     /// What it is to a job that it is a service of.
-    pub role: Option<Role>,
+    pub role: Option<ServiceRole>,
 }
 
 /// What a job asks of its machine, beside the image.
@@ -100,7 +101,7 @@ impl Machine {
             paths.image_mount(),
             paths.disk_mount(),
             paths.root_mount(),
-            paths.shown_mount(),
+            paths.agent_mount(),
         ];
         steps.extend(mounts.map(|mount| Step::Directory(mount, 0o700)));
         steps.extend(layer::steps(&state));
@@ -119,7 +120,7 @@ impl Machine {
             ));
         }
         steps.push(match self.pool {
-            Some(_) => Step::File(paths.specification(), fingerprint::of(self)?),
+            Some(_) => Step::File(paths.fingerprint_file(), fingerprint::of(self)?),
             None => Step::File(paths.ready_mark(), Vec::new()),
         });
         Ok(steps)
@@ -165,7 +166,7 @@ impl Machine {
     fn unit_command(&self) -> Result<Vec<OsString>> {
         let options = &self.options;
         let has_own_users = options.private_users != PrivateUsers::No;
-        let shown = Bind::writable(&self.paths.shown_mount(), Path::new(SHOWN_IN_MACHINE));
+        let shown = Bind::writable(&self.paths.agent_mount(), Path::new(AGENT_MOUNT_IN_MACHINE));
         let given = options.binds.iter().cloned();
         let given = given.map(|bind| {
             if has_own_users {
@@ -233,9 +234,8 @@ impl Machine {
     // An overlay can't be the upper layer of another, so containers are kept beside the machine's.
     fn nested_binds(&self) -> Vec<Bind> {
         let root = self
-            .options
-            .layer
-            .root(&self.paths, self.layer_size.is_some());
+            .paths
+            .layer_root(self.options.layer, self.layer_size.is_some());
         let kept = NESTED
             .iter()
             .filter(|_| self.options.nesting && self.options.layer != Layer::Snapshot);

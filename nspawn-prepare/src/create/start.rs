@@ -10,9 +10,10 @@ use nspawn_common::error::TimedOut;
 use nspawn_common::lifecycle::caller;
 use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::lifecycle::ssh;
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::stop;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::signals;
@@ -43,10 +44,10 @@ pub fn start(arguments: &[OsString]) -> Result<()> {
     let Some(_lock) = lock else {
         bail!("machine {} is being made", paths.name())
     };
-    if status::is_running(&paths) && client::ping(&paths, AGENT_LIMIT).is_ok() {
+    if processes::is_running(&paths) && client::ping(&paths, AGENT_LIMIT).is_ok() {
         return Ok(());
     }
-    status::end(&paths)?;
+    stop::stop_machine(&paths)?;
     diagnosis::forget(&paths)?;
     let begun = Moment::now();
     let Err(error) = repeat(&paths, || run(&paths, &state)) else {
@@ -58,7 +59,7 @@ pub fn start(arguments: &[OsString]) -> Result<()> {
         diagnosis::of(&state, error, begun)
     };
     signals::ignore();
-    status::end(&paths)?;
+    stop::stop_machine(&paths)?;
     Err(error)
 }
 
@@ -79,10 +80,13 @@ pub fn repeat<T>(paths: &MachinePaths, start: impl Fn() -> Result<T>) -> Result<
             Err(error) if machined::is_restarted(machined.as_deref()) => error,
             done => return done,
         };
-        if error::is_interrupted(&error) || error.is::<TimedOut>() || paths.refusal().exists() {
+        if error::is_interrupted(&error)
+            || error.is::<TimedOut>()
+            || paths.start_error_file().exists()
+        {
             return Err(error);
         }
-        status::end(paths)?;
+        stop::stop_machine(paths)?;
     }
     start()
 }

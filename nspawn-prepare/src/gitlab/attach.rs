@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nspawn_common::command;
-use nspawn_common::lifecycle::{caller, status};
+use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
-use nspawn_common::machine::state::{Role, State};
+use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::systemd::machined;
 
 use crate::gitlab::cache;
 use crate::services::etc_hosts;
 use crate::services::network;
 use crate::services::network::{Link, Member};
-use nspawn_common::lifecycle::namespaces;
+use nspawn_common::machine::namespaces;
 
 /// The argument that asks for it: `--equip MACHINE CACHE-SIZE`.
 pub const OPTION: &str = "--equip";
@@ -93,7 +94,7 @@ fn leader(paths: &MachinePaths) -> Result<u32> {
 
 // A service that has ended meanwhile is none; its job goes on.
 fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
-    let states = status::services(job.name())?;
+    let states = list::services_of(job.name())?;
     let roles: Vec<_> = states
         .iter()
         .filter_map(|state| state.service.as_ref().map(|role| (state, role)))
@@ -130,12 +131,15 @@ fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
                 etc_hosts::add(&lines)
             })
         };
-        told(join().with_context(|| format!("the service {} is not connected", role.asked)));
+        told(
+            join()
+                .with_context(|| format!("the service {} is not connected", role.requested_image)),
+        );
     }
     Ok(())
 }
 
-fn line(role: &Role) -> String {
+fn line(role: &ServiceRole) -> String {
     format!(
         "{} {}",
         network::address(role.number),

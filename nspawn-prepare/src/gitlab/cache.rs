@@ -13,12 +13,13 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
 use nspawn_common::command;
-use nspawn_common::lifecycle::lock::Lock;
+use nspawn_common::lifecycle::lock;
+use nspawn_common::lifecycle::lock::Resource;
 use nspawn_common::machine::paths::CACHE_ROOT;
+use nspawn_common::sys::fs::remove_file_if_present;
 
 use crate::layer;
 use nspawn_common::command::ext4;
-use nspawn_common::sys::fs::remove_if_present;
 use nspawn_common::sys::idmapped_mount;
 
 /// Where a job's machine has it, as the config stage says.
@@ -51,7 +52,7 @@ pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedF
         .recursive(true)
         .mode(0o700)
         .create(point)?;
-    let _lock = Lock::of_caches()?;
+    let _lock = lock::host(Resource::Caches, lock::CACHES_LIMIT)?;
     unshare(CloneFlags::CLONE_NEWNS).context("can't have mounts of its own")?;
     mount(
         None::<&str>,
@@ -85,10 +86,10 @@ fn discard(file: &Path, point: &Path) -> Result<()> {
             return mount_it(file, point);
         }
     }
-    remove_if_present(file)
+    remove_file_if_present(file)
 }
 
-/// Mounts it. For [`nspawn_common::lifecycle::namespaces::run_inside`].
+/// Mounts it. For [`nspawn_common::machine::namespaces::run_inside`].
 pub fn attach(cache: &OwnedFd) -> Result<()> {
     let show = || -> Result<()> {
         DirBuilder::new()

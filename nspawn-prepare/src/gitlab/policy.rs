@@ -6,14 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::{Error, Result, bail};
 use nix::libc;
 use nspawn_common::command;
-use nspawn_common::config::modes::Layer;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
+use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::error;
 use nspawn_common::error::Failure;
 use nspawn_common::gitlab::{Job, Service};
 use nspawn_common::image::lookup;
 use nspawn_common::image::lookup::Image;
-use nspawn_common::lifecycle::uid_range::PrivateUsers;
 
 use crate::commands::service;
 use crate::create::spec::ForJob;

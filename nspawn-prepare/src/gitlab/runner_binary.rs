@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use nix::unistd::getppid;
 use nspawn_common::command;
-use nspawn_common::lifecycle::uid_range::PrivateUsers;
+use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::sys::process;
 use nspawn_common::sys::process::ProcessId;
 use nspawn_common::systemd::nspawn::Bind;

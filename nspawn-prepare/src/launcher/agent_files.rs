@@ -8,13 +8,13 @@ use anyhow::{Context, Result};
 use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use nspawn_common::machine::paths::{AGENT_SIGN, MachinePaths};
+use nspawn_common::machine::paths::{AGENT_READY_FIFO, MachinePaths};
 
 use crate::preflight;
 
 /// Mounts it, with the machine's root, the host's user `owner`, as its owner.
 pub fn mount(paths: &MachinePaths, owner: u32) -> Result<()> {
-    let target = paths.shown_mount();
+    let target = paths.agent_mount();
     let options = format!("size=8M,nr_inodes=256,mode=0755,uid={owner},gid={owner}");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     nix::mount::mount(
@@ -31,7 +31,7 @@ pub fn mount(paths: &MachinePaths, owner: u32) -> Result<()> {
 fn fill(paths: &MachinePaths, owner: u32) -> Result<()> {
     fs::copy(preflight::agent_program()?, paths.agent_program())?;
     fs::create_dir(paths.agent_dir())?;
-    let sign = paths.shown_mount().join(AGENT_SIGN);
+    let sign = paths.agent_mount().join(AGENT_READY_FIFO);
     mkfifo(&sign, Mode::empty())?;
     for (path, mode) in [
         (paths.agent_program(), 0o755),

@@ -32,10 +32,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use nix::mount::MsFlags;
 use nspawn_common::command;
-use nspawn_common::config::modes::{Init, Layer};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
+use nspawn_common::config::private_users::RANGE_SIZE;
 use nspawn_common::lifecycle::uid_range;
-use nspawn_common::lifecycle::uid_range::RANGE;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
@@ -82,7 +83,7 @@ pub fn launch(arguments: &[OsString]) -> Result<()> {
 fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
     let state = State::read(paths.name())?;
     provide_tmp()?;
-    let base = uid_range::take(paths, state.private_users)?;
+    let base = uid_range::allocate(paths, state.private_users)?;
     root::mount(paths, &state, base)?;
     mount_points::make(
         &paths.root_mount(),
@@ -151,7 +152,7 @@ fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
 
 fn become_nspawn(program: &OsString, base: Option<u32>, options: &[OsString]) -> Result<()> {
     let error = Command::new(program)
-        .args(base.map(|base| format!("--private-users={base}:{RANGE}")))
+        .args(base.map(|base| format!("--private-users={base}:{RANGE_SIZE}")))
         .args(base.map(|_| "--private-users-ownership=off"))
         .args(options)
         // No file system of nspawn's own on /tmp either: see the mask of tmp.mount.

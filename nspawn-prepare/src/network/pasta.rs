@@ -16,7 +16,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
 use nspawn_common::command;
 use nspawn_common::command::argv;
-use nspawn_common::lifecycle::namespaces;
+use nspawn_common::machine::namespaces;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, SLICE};
 use nspawn_common::sys::namespace;

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use nix::libc::O_NONBLOCK;
 use nix::mount::{MsFlags, mount};
-use nspawn_common::sys::fs::remove_if_present;
+use nspawn_common::sys::fs::remove_file_if_present;
 
 /// The file, in a machine.
 const HOSTS: &str = "/etc/hosts";
@@ -20,7 +20,7 @@ const MOST: u64 = 1 << 20;
 /// What is in one that is not there, or empty.
 const LOCALHOST: &str = "127.0.0.1 localhost\n::1 localhost\n";
 
-/// Adds the lines that are not there. For [`nspawn_common::lifecycle::namespaces::run_inside`].
+/// Adds the lines that are not there. For [`nspawn_common::machine::namespaces::run_inside`].
 pub fn add(lines: &[String]) -> Result<()> {
     let there = read().with_context(|| format!("can't read {HOSTS}"))?;
     let missing = lines
@@ -77,7 +77,7 @@ fn append(text: &str) -> io::Result<()> {
 }
 
 fn show(text: &str) -> Result<()> {
-    remove_if_present(Path::new(COPY))?;
+    remove_file_if_present(Path::new(COPY))?;
     File::create_new(COPY)?.write_all(text.as_bytes())?;
     fs::set_permissions(COPY, Permissions::from_mode(0o644))?;
     Ok(mount(

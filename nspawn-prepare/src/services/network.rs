@@ -11,7 +11,7 @@ use nspawn_common::command;
 use nspawn_common::config::network::Network;
 use nspawn_common::machine::paths::MachinePaths;
 
-use nspawn_common::lifecycle::namespaces;
+use nspawn_common::machine::namespaces;
 use nspawn_common::sys::namespace;
 
 /// How long a change of a network may take.

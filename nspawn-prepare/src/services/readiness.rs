@@ -7,11 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use nspawn_common::config::modes::Init;
-use nspawn_common::lifecycle::status;
+use nspawn_common::config::init::Init;
+use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, SLICE};
-use nspawn_common::machine::state::{Role, State};
+use nspawn_common::machine::processes;
+use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::signals;
 use nspawn_common::systemd::nspawn::assign;
@@ -38,7 +39,7 @@ const LOOPBACK_6: &str = "00000000000000000000000001000000";
 /// says which are not, and why.
 pub fn start(job: &MachineName) -> Result<()> {
     let begun = (Instant::now(), Moment::now());
-    let states = status::services(job)?;
+    let states = list::services_of(job)?;
     let mut services: Vec<_> = states
         .iter()
         .filter_map(|state| Some((state, state.service.as_ref()?)))
@@ -52,7 +53,7 @@ pub fn start(job: &MachineName) -> Result<()> {
                 PROGRAM,
                 OsStr::new(&format!(
                     "the service {} can't be started: {error:#}",
-                    role.asked
+                    role.requested_image
                 )),
             );
         }
@@ -63,7 +64,7 @@ pub fn start(job: &MachineName) -> Result<()> {
 }
 
 // Its output is the unit's, and so in the host's journal.
-fn unit_command(paths: &MachinePaths, role: &Role) -> Result<Vec<OsString>> {
+fn unit_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString>> {
     let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=exec"]
         .map(OsString::from)
         .into();
@@ -85,9 +86,9 @@ fn unit_command(paths: &MachinePaths, role: &Role) -> Result<Vec<OsString>> {
     Ok(argv)
 }
 
-fn attend(state: &State, role: &Role, (begun, time): (Instant, Moment)) -> Result<()> {
+fn attend(state: &State, role: &ServiceRole, (begun, time): (Instant, Moment)) -> Result<()> {
     let paths = MachinePaths::new(&state.name);
-    let Some(why) = wait(state, role, begun + role.patience)? else {
+    let Some(why) = wait(state, role, begun + role.ready_timeout)? else {
         let names = if role.aliases.is_empty() {
             String::new()
         } else {
@@ -96,7 +97,7 @@ fn attend(state: &State, role: &Role, (begun, time): (Instant, Moment)) -> Resul
         let (address, spent) = (network::address(role.number), begun.elapsed().as_secs_f32());
         let line = format!(
             "service {} of image {} is at {address}{names} after {spent:.1} s",
-            role.asked, state.image
+            role.requested_image, state.image
         );
         report::print_diagnostic(PROGRAM, OsStr::new(&line));
         return Ok(());
@@ -105,15 +106,15 @@ fn attend(state: &State, role: &Role, (begun, time): (Instant, Moment)) -> Resul
         PROGRAM,
         OsStr::new(&format!(
             "the service {} {why}; its log is below",
-            role.asked
+            role.requested_image
         )),
     );
-    gitlab::show_log(state.name.as_str(), &role.asked, &paths, time);
+    gitlab::show_log(state.name.as_str(), &role.requested_image, &paths, time);
     Ok(())
 }
 
 // Until it listens where others reach it; what keeps it from that, if something does.
-fn wait(state: &State, role: &Role, deadline: Instant) -> Result<Option<String>> {
+fn wait(state: &State, role: &ServiceRole, deadline: Instant) -> Result<Option<String>> {
     let paths = MachinePaths::new(&state.name);
     let is_gone = || Ok(Some("has lost its machine".to_owned()));
     let Ok(leader) = machined::wait_for_leader(&paths, Duration::ZERO) else {
@@ -124,7 +125,7 @@ fn wait(state: &State, role: &Role, deadline: Instant) -> Result<Option<String>>
         if listens(leader, role.port) || (role.command.is_empty() && role.port.is_none()) {
             return Ok(None);
         }
-        if !status::is_part(&paths, leader) {
+        if !processes::is_member(&paths, leader) {
             return is_gone();
         }
         // One that has an init may have been told to start something else.
@@ -137,7 +138,7 @@ fn wait(state: &State, role: &Role, deadline: Instant) -> Result<Option<String>>
                 || "on any port".to_owned(),
                 |port| format!("on port {port}"),
             );
-            let limit = role.patience.as_secs();
+            let limit = role.ready_timeout.as_secs();
             return Ok(Some(format!(
                 "does not listen {what} after {limit} s, see --service-timeout"
             )));

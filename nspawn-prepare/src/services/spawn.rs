@@ -10,8 +10,9 @@ use nspawn_common::command::Running;
 use nspawn_common::error;
 use nspawn_common::error::Failure;
 use nspawn_common::gitlab::ExitCodes;
+use nspawn_common::lifecycle::list;
 use nspawn_common::lifecycle::lock::Lock;
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::remove;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::report;
@@ -81,8 +82,8 @@ impl Services {
 
 /// Removes the services of the job that has the machine `job`, whoever has made them.
 pub fn remove(job: &MachineName) -> Result<()> {
-    for service in status::services(job)? {
-        status::remove(
+    for service in list::services_of(job)? {
+        remove::remove_machine(
             &service.name,
             Lock::acquire(&MachinePaths::new(&service.name))?,
         )?;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use nspawn_common::config::modes::Init;
+use nspawn_common::config::init::Init;
 use nspawn_common::config::network::Network;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;

@@ -11,12 +11,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use nspawn_common::lifecycle::lock::Lock;
+use nspawn_common::image::lookup::ImageLock;
+use nspawn_common::lifecycle::list;
+use nspawn_common::lifecycle::lock;
+use nspawn_common::lifecycle::lock::{Lock, Resource};
+use nspawn_common::lifecycle::remove;
 use nspawn_common::lifecycle::ssh;
-use nspawn_common::lifecycle::status;
 use nspawn_common::machine::name;
-use nspawn_common::machine::paths::{MachinePaths, POOLS};
+use nspawn_common::machine::paths::{MachinePaths, POOL_ROOT};
+use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
+use nspawn_common::sys::fs::remove_file_if_present;
 use nspawn_common::systemd::machined::Registration;
 use nspawn_common::systemd::nspawn;
 use nspawn_common::{command, report};
@@ -27,8 +32,7 @@ use crate::create::spec::Machine;
 use crate::create::step::Step;
 use crate::standby::fingerprint;
 use nspawn_common::agent::client;
-use nspawn_common::lifecycle::namespaces;
-use nspawn_common::sys::fs::remove_if_present;
+use nspawn_common::machine::namespaces;
 use nspawn_common::sys::namespace;
 
 /// How long the agent of a machine that stands by may take to answer.
@@ -68,7 +72,7 @@ impl Pool {
             "arguments": without_count(argv).map(text).collect::<Result<Vec<_>>>()?,
             "count": count,
         });
-        let _lock = Lock::of_pools(COUNT_LIMIT)?;
+        let _lock = lock::host(Resource::Pools, COUNT_LIMIT)?;
         let is_same = |known: &Value| {
             ["images", "arguments"]
                 .iter()
@@ -81,10 +85,10 @@ impl Pool {
                 OsStr::new("nothing stands by that was asked for with these options and images"),
             );
         }
-        let id = known.map_or_else(name::unique, |pool| Ok(pool.id))?;
+        let id = known.map_or_else(name::random_uuid, |pool| Ok(pool.id))?;
         let pool = Self { id, record };
         match count {
-            0 => remove_if_present(&pool.path())?,
+            0 => remove_file_if_present(&pool.path())?,
             _ => Step::File(pool.path(), pool.record.to_string().into_bytes()).take()?,
         }
         Ok(pool)
@@ -96,7 +100,7 @@ impl Pool {
     }
 
     fn path(&self) -> PathBuf {
-        Path::new(POOLS).join(&self.id)
+        Path::new(POOL_ROOT).join(&self.id)
     }
 
     // Somebody may have asked for more or less meanwhile.
@@ -137,11 +141,15 @@ impl Pool {
     ///
     /// # Errors
     /// They end, or are out of date, as fast as they are made.
-    pub fn fill(&self, image: &str, next: impl Fn(&str) -> Result<(Machine, Lock)>) -> Result<()> {
+    pub fn fill(
+        &self,
+        image: &str,
+        next: impl Fn(&str) -> Result<(Machine, ImageLock)>,
+    ) -> Result<()> {
         let mut most = None;
         loop {
-            let queue = Lock::of_pools(COUNT_LIMIT)?;
-            let (mut machine, _image_lock) = next(&name::unique()?[..8])?;
+            let queue = lock::host(Resource::Pools, COUNT_LIMIT)?;
+            let (mut machine, _image_lock) = next(&name::random_uuid()?[..8])?;
             let mark = format!("{}/{image}", self.id);
             let mut ours = Ours::count(&mark, &fingerprint::of(&machine)?)?;
             let count = self.count()?;
@@ -214,9 +222,10 @@ impl Ours {
             if !fs::read(paths.standby_mark()).is_ok_and(|there| there == mark.as_bytes()) {
                 continue;
             }
-            let is_wanted = || fs::read(paths.specification()).is_ok_and(|there| there == wanted);
+            let is_wanted =
+                || fs::read(paths.fingerprint_file()).is_ok_and(|there| there == wanted);
             // One that is being taken has no mark any more.
-            if Lock::is_held(&paths) || (is_wanted() && status::is_running(&paths)) {
+            if Lock::is_held(&paths) || (is_wanted() && processes::is_running(&paths)) {
                 ours.good.push(paths);
             } else {
                 ours.bad.push(paths);
@@ -229,13 +238,13 @@ impl Ours {
 fn remove(paths: &MachinePaths) -> Result<()> {
     match Lock::try_acquire_of_existing(paths)? {
         // Somebody may have taken it meanwhile.
-        Some(lock) if paths.standby_mark().exists() => status::remove(paths.name(), lock),
+        Some(lock) if paths.standby_mark().exists() => remove::remove_machine(paths.name(), lock),
         _ => Ok(()),
     }
 }
 
 fn all() -> Result<Vec<MachinePaths>> {
-    let names = status::all()?
+    let names = list::all()?
         .into_iter()
         .filter(|name| name.is_for_standby());
     Ok(names.map(|name| MachinePaths::new(&name)).collect())
@@ -243,7 +252,7 @@ fn all() -> Result<Vec<MachinePaths>> {
 
 // Whether anything is kept ready on this host.
 fn is_in_use() -> bool {
-    Path::new(POOLS).exists()
+    Path::new(POOL_ROOT).exists()
 }
 
 /// Makes one that stands by the `machine`, if one of its specification does; `taken` is the machine's lock then.
@@ -252,8 +261,9 @@ pub fn take(machine: &Machine, taken: &mut Option<Lock>) -> Result<()> {
         return Ok(());
     }
     let wanted = fingerprint::of(machine)?;
-    let is_wanted =
-        |paths: &MachinePaths| fs::read(paths.specification()).is_ok_and(|there| there == wanted);
+    let is_wanted = |paths: &MachinePaths| {
+        fs::read(paths.fingerprint_file()).is_ok_and(|there| there == wanted)
+    };
     let all = all()?;
     // First without a wait. Who holds a lock need not mean to take the machine.
     let passes = [false, true]
@@ -271,7 +281,7 @@ pub fn take(machine: &Machine, taken: &mut Option<Lock>) -> Result<()> {
         }
         let Ok((state, registration)) = look(from) else {
             // Whoever fills the pool replaces it.
-            remove_if_present(&from.specification())?;
+            remove_file_if_present(&from.fingerprint_file())?;
             continue;
         };
         *taken = Some(lock);
@@ -284,13 +294,15 @@ pub fn take(machine: &Machine, taken: &mut Option<Lock>) -> Result<()> {
 // Whether it can be taken: its state, and its registration.
 fn look(from: &MachinePaths) -> Result<(State, Registration)> {
     client::ping(from, AGENT_LIMIT)?;
-    Ok((State::read(from.name())?, Registration::withdraw(from)?))
+    Ok((State::read(from.name())?, Registration::unregister(from)?))
 }
 
 // What has not been exchanged is nobody's any more.
 fn abandon(from: &MachinePaths, taken: &mut Option<Lock>) {
     if from.origin_link().is_symlink() {
-        let _ = taken.take().map(|lock| status::remove(from.name(), lock));
+        let _ = taken
+            .take()
+            .map(|lock| remove::remove_machine(from.name(), lock));
     }
 }
 
@@ -304,27 +316,27 @@ fn hand_over(
     let to = &machine.paths;
     let failure = || format!("can't take over machine {}", from.name());
     symlink(from.name().as_str(), from.origin_link()).with_context(failure)?;
-    fs::remove_file(from.specification()).with_context(failure)?;
+    fs::remove_file(from.fingerprint_file()).with_context(failure)?;
     fs::remove_file(from.standby_mark()).with_context(failure)?;
     if from.layer().exists() {
         fs::rename(from.layer(), to.layer()).with_context(failure)?;
     }
     exchange(&from.state_dir(), &to.state_dir()).with_context(failure)?;
     // What is there now is the lock of a machine that was none.
-    status::give_up_name(from)?;
+    remove::remove_state_directory(from)?;
     let state = State {
         layer_size,
         ..machine.state()?
     };
     Step::File(to.state_file(), state.to_json().to_string().into_bytes()).take()?;
     set_host_name(to, registration.leader).with_context(failure)?;
-    registration.give(to)?;
+    registration.register(to)?;
     ssh::publish(to)
 }
 
 fn exchange(one: &Path, other: &Path) -> Result<()> {
     // Who looks for a free range of users must not miss a machine's.
-    let _lock = Lock::of_users()?;
+    let _lock = lock::host(Resource::UidRanges, lock::UID_RANGES_LIMIT)?;
     Ok(renameat2(
         AT_FDCWD,
         one,
@@ -366,7 +378,7 @@ fn without_count(argv: &[OsString]) -> impl Iterator<Item = &OsString> {
 
 fn pools() -> Result<Vec<Pool>> {
     let mut pools = Vec::new();
-    for entry in fs::read_dir(POOLS).with_context(|| format!("can't read {POOLS}"))? {
+    for entry in fs::read_dir(POOL_ROOT).with_context(|| format!("can't read {POOL_ROOT}"))? {
         let path: PathBuf = entry?.path();
         let Some(id) = path.file_name().and_then(OsStr::to_str) else {
             continue;

@@ -36,7 +36,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Pid};
-use nspawn_common::machine::paths::{AGENT_SIGN, AGENT_SOCKET, SHOWN_IN_MACHINE};
+use nspawn_common::machine::paths::{AGENT_MOUNT_IN_MACHINE, AGENT_READY_FIFO, AGENT_SOCKET};
 use nspawn_common::sys::fork::fork;
 
 use command_cgroup::{Cgroup, Cgroups};
@@ -64,11 +64,11 @@ pub fn stop() -> Result<()> {
 /// Serves the host until it is killed: a process for each connection. With `once`, until nobody connects any more.
 pub fn main(once: bool) -> Result<()> {
     let mut cgroups = Cgroups::enter()?;
-    let shown = Path::new(SHOWN_IN_MACHINE);
+    let shown = Path::new(AGENT_MOUNT_IN_MACHINE);
     let listener = listen(&shown.join(AGENT_SOCKET))?;
     let mut sessions = Sessions::new()?;
     notify_ready()?;
-    tell_host(&shown.join(AGENT_SIGN));
+    tell_host(&shown.join(AGENT_READY_FIFO));
     loop {
         let mut fds =
             [listener.as_fd(), sessions.ends.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));

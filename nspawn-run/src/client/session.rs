@@ -15,9 +15,9 @@ use nspawn_common::agent::client;
 use nspawn_common::agent::protocol;
 use nspawn_common::agent::protocol::Request;
 use nspawn_common::exit_code::Exit;
-use nspawn_common::lifecycle::status;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_common::report;
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::signals;
@@ -148,7 +148,7 @@ fn is_end_of_all(ended: Ended, paths: &MachinePaths) -> bool {
         return false;
     }
     let _ = client::ping(paths, HELLO_LIMIT);
-    status::supervisor(paths).is_none()
+    processes::supervisor(paths).is_none()
 }
 
 struct Call {
@@ -276,7 +276,8 @@ impl Call {
     }
 
     fn ask_for_life(&mut self) -> Result<()> {
-        if self.is_last_chance && (self.interrupted.is_some() || !status::is_frozen(&self.paths)) {
+        if self.is_last_chance && (self.interrupted.is_some() || !processes::is_frozen(&self.paths))
+        {
             bail!("its agent does not answer");
         }
         (self.deadline, self.is_last_chance) = (Instant::now() + LIFE_LIMIT, true);

@@ -9,15 +9,16 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use nspawn_common::agent::protocol;
 use nspawn_common::agent::protocol::{Program, Request};
-use nspawn_common::config::modes::Init;
+use nspawn_common::config::init::Init;
 use nspawn_common::error;
 use nspawn_common::exit_code;
 use nspawn_common::exit_code::Exit;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::{ExitCodes, Job};
-use nspawn_common::lifecycle::{caller, retention, status, usage};
+use nspawn_common::lifecycle::{caller, retention, usage};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
 
@@ -51,7 +52,7 @@ pub fn main(argv: &[OsString]) -> Result<u8> {
     let Some(options) = cli::parse(argv)? else {
         return Ok(Exit::Success.code());
     };
-    if !status::is_root() {
+    if !caller::is_root() {
         bail!("only root can reach machines; try sudo");
     }
     let done = match (&options.image, gitlab::is_active()) {
@@ -120,7 +121,7 @@ fn run_stage(options: &Options) -> Result<u8> {
     }
     match &done {
         Ok(0) => {}
-        Err(error) if error::is_interrupted(&error) => {}
+        Err(error) if error::is_interrupted(error) => {}
         _ => keep_for_a_look(&name).unwrap_or_else(|error| {
             report::print_diagnostic(PROGRAM, OsStr::new(&format!("{error:#}")))
         }),
@@ -133,15 +134,15 @@ fn keep_for_a_look(name: &MachineName) -> Result<()> {
     let paths = MachinePaths::new(name);
     let Some(state) = State::read(name)
         .ok()
-        .filter(|state| state.keep.keeps(true))
+        .filter(|state| state.keep.applies_to(true))
     else {
         return Ok(());
     };
     if !retention::has_failed(&paths) {
-        retention::note_failure(&paths)?;
+        retention::record_failure(&paths)?;
         report::print_diagnostic(
             PROGRAM,
-            OsStr::new(&retention::describe(&state, status::is_running(&paths))),
+            OsStr::new(&retention::describe(&state, processes::is_running(&paths))),
         );
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What `nspawn-run` promises of a command.
+//! Checks of commands that `nspawn-run` runs.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -101,7 +101,7 @@ fn script(machine: &Machine) {
     assert_eq!(done.out(), "got 1\n");
 }
 
-/// By SIGTERM, and by the death of nspawn-run.
+/// Cancels a command by SIGTERM, and by killing nspawn-run.
 fn cancel(machine: &Machine) {
     for (signal, number) in [("TERM", 15), ("KILL", 9)] {
         let (command, started) = (Sleep::new(), Sleep::new());
@@ -110,7 +110,7 @@ fn cancel(machine: &Machine) {
             started.command(),
             command.command()
         );
-        // All but one of nspawn-run's own streams, which what is left would hold.
+        // A process that is left would hold nspawn-run's stdout or stderr open.
         let running =
             Running::of(Command::new("nspawn-run").args([&*machine.name, "bash", "-c", &script]));
         wait_until("both run", SOON, || {

@@ -1,9 +1,9 @@
-//! What the machine is: users, devices, network, limits, size.
+//! Checks of the machine: users, devices, network, limits and layer size.
 
 use std::fs;
 use std::sync::OnceLock;
 
-use nspawn_common::lifecycle::uid_range::RANGE;
+use nspawn_common::config::private_users::RANGE_SIZE;
 use nspawn_tests::{Machine, sh, wait_until};
 
 use super::{Cell, Running, Sleep, is_registered, unit_properties};
@@ -12,7 +12,7 @@ pub fn check(cell: &Cell, machine: &Machine, other: &Machine) {
     users(machine, other);
     devices(machine);
     network(machine);
-    while_it_runs(cell, machine);
+    unit_of_running_command(cell, machine);
 }
 
 fn users(machine: &Machine, other: &Machine) {
@@ -22,10 +22,13 @@ fn users(machine: &Machine, other: &Machine) {
             .split_whitespace()
             .map(|number| number.parse().unwrap())
             .collect();
-        assert!(map[0] == 0 && map[1] >= RANGE && map[2] == RANGE, "{map:?}");
+        assert!(
+            map[0] == 0 && map[1] >= RANGE_SIZE && map[2] == RANGE_SIZE,
+            "{map:?}"
+        );
         map[1]
     };
-    assert!(base(machine).abs_diff(base(other)) >= RANGE);
+    assert!(base(machine).abs_diff(base(other)) >= RANGE_SIZE);
 }
 
 fn devices(machine: &Machine) {
@@ -37,7 +40,7 @@ fn devices(machine: &Machine) {
 
 fn network(machine: &Machine) {
     static HOST_RESOLVES: OnceLock<bool> = OnceLock::new();
-    // Any name that the host itself resolves.
+    // Whether any name resolves depends on the network of the host.
     let resolve = "getent hosts deb.debian.org >/dev/null";
     let resolves = *HOST_RESOLVES.get_or_init(|| sh(resolve).code() == 0);
     assert!(
@@ -61,8 +64,8 @@ fn network(machine: &Machine) {
     );
 }
 
-// Its unit, its cgroup and its registration are the same in every cell.
-fn while_it_runs(cell: &Cell, machine: &Machine) {
+// Every cell has the same kind of unit, cgroup and registration while a command runs.
+fn unit_of_running_command(cell: &Cell, machine: &Machine) {
     let sleep = Sleep::new();
     let running = Running::start(machine, &format!("{} & echo on; wait", sleep.command()));
     let names =
@@ -84,7 +87,7 @@ fn while_it_runs(cell: &Cell, machine: &Machine) {
     for unlimited in ["MemoryMax=infinity", "TasksMax=infinity"] {
         assert!(!shown.contains(unlimited), "{shown}");
     }
-    wait_until("it sleeps", super::SOON, || sleep.is_there());
+    wait_until("the command sleeps", super::SOON, || sleep.is_there());
     let place = sleep.cgroup();
     assert!(
         place.contains(&format!(
@@ -93,7 +96,7 @@ fn while_it_runs(cell: &Cell, machine: &Machine) {
         )),
         "{place}"
     );
-    // Where this kernel has the controllers, they hold that cgroup.
+    // The limits apply to that cgroup, if this kernel has the controllers.
     for file in ["memory.max", "pids.max"] {
         let unit = format!(
             "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service/{file}",
@@ -110,7 +113,7 @@ fn while_it_runs(cell: &Cell, machine: &Machine) {
     assert_eq!(is_registered(machine), cell.is_running_between_runs());
 }
 
-/// A layer is as large as it is asked to be, and its machine goes on when it is full.
+/// Checks that the layer has the requested size, and that its machine goes on when it is full.
 pub fn check_size(cell: &Cell) {
     if cell.layer == "snapshot" {
         return;

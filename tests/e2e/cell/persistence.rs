@@ -1,4 +1,4 @@
-//! What lasts from run to run, what ends, and that nothing is left.
+//! Checks of files and processes between runs, of the machine's end, and of what is left.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,13 +7,15 @@ use nspawn_tests::{Machine, call, left_of, sh, wait_until};
 
 use super::{Cell, Running, SOON, Sleep, unit_properties};
 
-/// How long a machine without an init runs when those are killed who would end it, and some time more.
+/// Time limit for the end of a machine without an init whose nspawn-run was killed.
+///
+/// Such a machine ends by itself after a while, since nspawn-run can no longer end it.
 const LINGER: Duration = Duration::from_secs(40);
 
 pub fn check(cell: &Cell, machine: &Machine, other: &Machine) {
     files(cell, machine, other);
     background(cell, machine);
-    at_once(cell, machine);
+    concurrent_commands(cell, machine);
     pipeline(machine);
 }
 
@@ -28,7 +30,7 @@ fn files(cell: &Cell, machine: &Machine, other: &Machine) {
         ""
     };
     assert_eq!(seen.out(), expected, "{}", seen.describe());
-    // A layer of none is for what is temporary, and leaves the system as it is.
+    // With --layer=none only directories for temporary files are writable.
     let changes = machine.sh("echo x >/etc/own && echo x >/usr/own");
     assert_eq!(
         changes.code() == 0,
@@ -52,7 +54,7 @@ fn files(cell: &Cell, machine: &Machine, other: &Machine) {
     assert!(image.join("root/.profile").exists());
 }
 
-// It keeps nobody waiting, and goes on until the machine's end.
+// A background process does not delay the end of its run, and lives as long as the machine.
 fn background(cell: &Cell, machine: &Machine) {
     let sleep = Sleep::new();
     let begin = format!(
@@ -67,8 +69,8 @@ fn background(cell: &Cell, machine: &Machine) {
     }
 }
 
-// They are in one machine, which lasts for as long as one of them.
-fn at_once(cell: &Cell, machine: &Machine) {
+// Concurrent commands share one machine, which runs until the last of them ends.
+fn concurrent_commands(cell: &Cell, machine: &Machine) {
     let wait = |name: &str| {
         format!("for i in $(seq 400); do test -e /tmp/{name} && break; sleep 0.05; done")
     };
@@ -106,8 +108,8 @@ fn pipeline(machine: &Machine) {
     );
 }
 
-/// Kills an nspawn-run that nobody is there to do the work of.
-pub fn abandon(cell: &Cell, machine: &Machine) -> Sleep {
+/// Kills an nspawn-run whose machine has no other process that would end it.
+pub fn kill_run(cell: &Cell, machine: &Machine) -> Sleep {
     let sleep = Sleep::new();
     if !cell.is_running_between_runs() {
         let running = Running::start(machine, &format!("echo on; exec {}", sleep.command()));
@@ -117,22 +119,24 @@ pub fn abandon(cell: &Cell, machine: &Machine) -> Sleep {
     sleep
 }
 
-/// By now, or before long, the machine has ended by itself; and it is left alone by who tidies up, for its next run.
-pub fn check_abandoned(cell: &Cell, machine: Machine, sleep: Sleep) {
+/// Checks that the machine of the killed nspawn-run ends by itself, and that it can be removed.
+///
+/// The machine is not stale, since another run may follow.
+pub fn check_killed_run(cell: &Cell, machine: Machine, sleep: Sleep) {
     if !cell.is_running_between_runs() {
         assert!(!sleep.is_there());
         let unit = format!(
             "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service",
             machine.name
         );
-        wait_until("its machine has ended", LINGER, || {
+        wait_until("the machine has ended", LINGER, || {
             !Path::new(&unit).exists()
         });
     }
     let stale = call("nspawn-cleanup", ["--stale", "--dry-run"]).expect(0);
     assert!(!stale.out().contains(&machine.name), "{}", stale.describe());
     machine.run(["true"]).expect(0);
-    // Also where a command runs.
+    // Cleanup also removes a machine in which a command runs.
     let running = Running::start(&machine, &format!("echo on; {}", sleep.command()));
     call("nspawn-cleanup", [&machine.name]).expect(0);
     assert_eq!(left_of(&machine.name), "");
@@ -141,8 +145,10 @@ pub fn check_abandoned(cell: &Cell, machine: Machine, sleep: Sleep) {
     machine.run(["true"]).expect_error(125, "no machine");
 }
 
-/// A machine that is killed under a command is no success, and only one without an init comes back.
-pub fn check_ends(cell: &Cell, machine: &Machine) {
+/// Checks that a command fails when its machine is killed.
+///
+/// Only a machine without an init can run another command afterwards.
+pub fn check_killed_machine(cell: &Cell, machine: &Machine) {
     machine.run(["touch", "/root/before"]).expect(0);
     let sleep = Sleep::new();
     let running = Running::start(machine, &format!("echo on; {}", sleep.command()));
@@ -154,7 +160,7 @@ pub fn check_ends(cell: &Cell, machine: &Machine) {
     running
         .end()
         .expect_error(125, "(SIGKILL) ended its systemd-nspawn");
-    wait_until("all of it has ended", SOON, || !sleep.is_there());
+    wait_until("the process has ended", SOON, || !sleep.is_there());
     let next = machine.run(["test", "-e", "/root/before"]);
     if cell.is_running_between_runs() {
         next.expect_error(125, &machine.name);

@@ -1,4 +1,4 @@
-//! A stand-in for GitHub's runner: its directories, its requests, and the way it calls a hook.
+//! A stand-in for GitHub's runner: its directories, its requests, and its calls of the hook.
 
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 /// A runner with a job.
 pub struct Runner {
     root: PathBuf,
-    /// What the hook wants to be told again.
+    /// State that the hook returned, which the runner passes to its next call.
     pub state: Value,
-    /// Its administrator's value of `NSPAWN_BIND_RO`.
+    /// Value of `NSPAWN_BIND_RO` in the runner's environment.
     pub binds: &'static str,
 }
 
-/// A call of the hook to its end, which comes.
+/// Waits until a call of the hook ends, and kills it after a time limit.
 pub fn end(mut child: Child) -> Done {
     if !wait_for_exit(child.id().try_into().unwrap(), Duration::from_secs(90)).unwrap() {
         child.kill().unwrap();
@@ -32,7 +32,7 @@ pub fn end(mut child: Child) -> Done {
     )
 }
 
-/// The installed hook, as scripts/install leaves it.
+/// Installs the hook by scripts/install on the first call, and returns its path.
 pub fn hook() -> &'static Path {
     static HOOK: OnceLock<PathBuf> = OnceLock::new();
     HOOK.get_or_init(|| {
@@ -74,7 +74,7 @@ impl Runner {
         ] {
             fs::create_dir_all(root.join("_work/_temp").join(name)).unwrap();
         }
-        // Those for actions and tools are not there before the first job that needs them.
+        // The directories for actions and tools are missing until a job needs them.
         for name in ["_work/it/it", "externals"] {
             fs::create_dir_all(root.join(name)).unwrap();
         }
@@ -85,10 +85,10 @@ impl Runner {
         }
     }
 
-    /// With a job that has a machine.
+    /// Creates a runner with a job that has a machine.
     pub fn with_job() -> Self {
         let mut runner = Self::new();
-        runner.obey("prepare_job", &runner.job()).expect(0);
+        runner.call("prepare_job", &runner.job()).expect(0);
         runner
     }
 
@@ -96,7 +96,7 @@ impl Runner {
         self.root.join(name)
     }
 
-    /// The machines that are shown its directories.
+    /// Lists the machines with binds of the runner's directories.
     pub fn machines(&self) -> String {
         let root = self.root.display().to_string().replace(':', ".*");
         sh(&format!(
@@ -109,7 +109,7 @@ impl Runner {
         self.state["machine"].as_str().unwrap().to_owned()
     }
 
-    /// The arguments of `prepare_job`.
+    /// Returns the arguments of `prepare_job`.
     pub fn job(&self) -> Value {
         json!({ "container": self.container(&[
             ("_work", "/__w", false),
@@ -122,7 +122,7 @@ impl Runner {
         ]), "services": [] })
     }
 
-    /// The arguments of `run_container_step`.
+    /// Returns the arguments of `run_container_step`.
     pub fn action(&self) -> Value {
         let mut action = self.container(&[
             ("_work/_temp/_github_home", "/github/home", false),
@@ -160,7 +160,7 @@ impl Runner {
         })
     }
 
-    /// The arguments of `run_script_step` for a script, which is written where the runner does.
+    /// Writes a script into the runner's directory for them, and returns the arguments of `run_script_step`.
     pub fn step(&self, script: &str) -> Value {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("{}.sh", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -178,7 +178,7 @@ impl Runner {
         self.path("_work/_temp/_runner_hook_responses/response.json")
     }
 
-    /// A request that the hook finds on its stdin.
+    /// Returns a request for the hook's stdin.
     pub fn request(&self, command: &str, args: &Value) -> File {
         let request = json!({ "command": command, "responseFile": self.response_file(), "args": args, "state": self.state });
         self.raw(format!("{request}\n").as_bytes())
@@ -191,16 +191,16 @@ impl Runner {
         File::open(file).unwrap()
     }
 
-    /// As the runner's worker starts it, with what a job has put on its PATH.
+    /// Starts the hook as the runner's worker does, with a PATH that a job has extended.
     pub fn start(&self, request: File) -> Child {
-        let jobs = self.path("_work/_temp/bin");
-        fs::create_dir_all(&jobs).unwrap();
-        let _ = std::os::unix::fs::symlink("/bin/false", jobs.join("nspawn-run"));
+        let bin = self.path("_work/_temp/bin");
+        fs::create_dir_all(&bin).unwrap();
+        let _ = std::os::unix::fs::symlink("/bin/false", bin.join("nspawn-run"));
         let mut hook_call = Command::new("bash");
         hook_call
             .args(["--noprofile", "--norc", "-e", "-o", "pipefail"])
             .arg(hook());
-        hook_call.env("PATH", format!("{}:/usr/bin:/bin", jobs.display()));
+        hook_call.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
         hook_call.env("NSPAWN_BIND_RO", self.binds);
         hook_call
             .stdin(request)
@@ -210,8 +210,8 @@ impl Runner {
             .unwrap()
     }
 
-    /// The hook's call to its end; what it wants to be remembered is.
-    pub fn obey(&mut self, command: &str, args: &Value) -> Done {
+    /// Calls the hook, waits for its end, and saves the state that it returns.
+    pub fn call(&mut self, command: &str, args: &Value) -> Done {
         let done = end(self.start(self.request(command, args)));
         if let Some(state) = self.response().get("state") {
             self.state = state.clone();
@@ -221,22 +221,22 @@ impl Runner {
 
     /// Runs a script as a step.
     pub fn run(&mut self, script: &str) -> Done {
-        self.obey("run_script_step", &self.step(script))
+        self.call("run_script_step", &self.step(script))
     }
 
-    /// Null if there is none.
+    /// Returns the hook's response, or null if it has written none.
     pub fn response(&self) -> Value {
         serde_json::from_slice(&fs::read(self.response_file()).unwrap_or_default())
             .unwrap_or_default()
     }
 
-    /// A program for jobs.
+    /// Adds an executable file to the runner's directories.
     pub fn program(&self, name: &str, text: &str) {
         let file = self.path(name);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, text).unwrap();
         call("chmod", ["755", file.to_str().unwrap()]).expect(0);
-        // As archives have them.
+        // Files from archives may belong to any user.
         chown(&file, Some(1001), None).unwrap();
     }
 }

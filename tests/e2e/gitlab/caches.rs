@@ -1,4 +1,4 @@
-//! What jobs keep for later ones of their project.
+//! Caches, which keep files for later jobs of a project.
 
 use std::fs;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use nspawn_tests::sequencer::{Attempt, Job, Outcome, Report, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 
-/// A project that no other test has, whose caches go with it.
+/// A project with a unique number, whose caches are deleted at the end of the test.
 struct Project(u64);
 
 impl Project {
@@ -42,7 +42,7 @@ fn cache_is_kept_for_the_next_job() {
     let seen = "stat --format '%u %a %n' /cache /cache/key /cache/key/cache.zip";
     let first = project.run(&["mkdir /cache/key", "echo kept > /cache/key/cache.zip", seen]);
     let next = project.run(&["cat /cache/key/cache.zip", seen]);
-    // With users of its own as well.
+    // Each machine has another UID range, and still sees the same owners.
     assert_eq!(
         first.stage("build_script").text(),
         "0 1777 /cache\n0 755 /cache/key\n0 644 /cache/key/cache.zip\n"
@@ -194,7 +194,7 @@ fn cache_is_separate_by_project_server_and_protection() {
     let kept = project.run(&["cat /cache/secret"]);
     assert_eq!(kept.stage("build_script").text(), "mine\n");
     assert_eq!(project.files().len(), 3);
-    // All that there is of it on the host is root's alone.
+    // Only root can read the caches on the host.
     let mode = sh("stat --format '%u %a' /var/cache/nspawn-ci").out();
     assert_eq!(mode, "0 700\n");
 }
@@ -208,6 +208,10 @@ fn job_without_a_trusted_project_has_no_cache() {
     let _ = Runner::old()
         .run(&job().script(&["test ! -e /cache/lost"]))
         .expect(&Outcome::Success);
+}
+
+#[test]
+fn cache_size_no_disables_caches() {
     let project = Project::new(7);
     let runner = Runner::default().prepare_args(&["--cache-size=no"]);
     let _ = runner
@@ -230,7 +234,7 @@ fn full_or_corrupt_cache_is_recreated() {
     let _ = runner
         .run(&project.job().script(&["test ! -e /cache/big"]))
         .expect(&Outcome::Success);
-    // Of files, as well.
+    // A cache can also run out of inodes.
     let names = "cd /cache && seq 3900 | xargs touch";
     let _ = runner
         .run(&project.job().script(&[names]))
@@ -238,7 +242,7 @@ fn full_or_corrupt_cache_is_recreated() {
     let _ = runner
         .run(&project.job().script(&["test ! -e /cache/1"]))
         .expect(&Outcome::Success);
-    // What a crash may have left of it.
+    // A crash may leave an empty or damaged file.
     for broken in ["", "no file system"] {
         fs::write(file, broken).unwrap();
         let _ = runner
@@ -284,7 +288,7 @@ fn unused_cache_is_stale_after_30_days() {
         .status()
         .unwrap();
     assert!(aged.success());
-    // As where it is a file system of its own.
+    // The directory has a lost+found if it is a separate file system.
     sh("mkdir -p /var/cache/nspawn-ci/lost+found; touch --date='-31 days' /var/cache/nspawn-ci/lost+found").expect(0);
     let dry = call("nspawn-cleanup", ["--stale", "--dry-run"]).expect(0);
     assert!(

@@ -1,4 +1,4 @@
-//! Cancel, time-out, cleanup.
+//! Cancelled jobs, jobs at their time limit, and cleanup.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use nspawn_tests::sequencer::{
 };
 use nspawn_tests::{image, left_of, sh};
 
-/// "At once", on a busy host.
+/// Time limit for what happens at once, on a busy host.
 const SOON: Duration = Duration::from_secs(5);
 
-/// TERM does not end it, nor does it get any.
+/// Script that ignores signals, and whose children ignore them too.
 const SLEEPING: &str =
     "#!/bin/bash\ntrap '' TERM HUP INT\nsleep 600 &\necho now\nsleep 600\necho too far\n";
-/// Says so if it goes on.
+/// Script line that waits until the processes of an earlier stage have ended, and else prints a line.
 const UNTIL_GONE: &str = "for i in $(seq 200); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; echo it runs on";
 
 fn sleeping() -> Job {
@@ -28,7 +28,7 @@ fn run(job: &Job) -> Report {
 
 #[test]
 fn canceled_script_can_handle_sigterm() {
-    // A child of bash that is not yet another program would take the signal as bash does.
+    // The trap of bash also holds in a forked child until that executes another program.
     let job = Job::new(&image()).stage_file(
         "build_script",
         "#!/bin/bash\ntrap 'echo tidied; exit 0' TERM\nsh -c 'echo now; exec sleep 600' & wait\necho too far\n",
@@ -42,7 +42,7 @@ fn canceled_script_can_handle_sigterm() {
         "{}",
         report.describe()
     );
-    // stdout and stderr are two pipes, which the sequencer reads as they come.
+    // stdout and stderr are two pipes, so the order of their lines is not fixed.
     let (text, mut lines) = (
         script.text(),
         vec!["nspawn-run: interrupted by SIGTERM", "now", "tidied"],
@@ -124,7 +124,7 @@ fn cancel_during_prepare_is_not_a_build_failure() {
     sh(&format!("mkfifo {fifo}")).expect(0);
     let booting = fifo.clone();
     let job = job.at(When::Start("prepare"), move |_| {
-        // Until the unit's process runs.
+        // The FIFO has a writer once the process of the unit runs.
         sh(&format!("timeout 60 cat {booting}")).expect(0);
         Then::Abort
     });

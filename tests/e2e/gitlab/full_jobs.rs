@@ -1,12 +1,14 @@
-//! Whole jobs: a GitLab has them, a `gitlab-runner` takes and runs them, and GitLab is told. The program is the real
-//! one where there is one, `$GITLAB_RUNNER` or on PATH, else the stand-in, and it says which.
+//! Full jobs: a stand-in for GitLab has them, and a `gitlab-runner` runs them and reports the results.
 //!
-//! | module | what it promises |
+//! The runner is the real one if `$GITLAB_RUNNER` names it or PATH has it, else a stand-in. The test
+//! output says which.
+//!
+//! | module | covers |
 //! | --- | --- |
-//! | [`runner`] | the program |
-//! | [`files`] | what comes into a job and out of it: sources, artifacts, variables |
-//! | [`outcomes`] | how jobs end, and what GitLab is told of it |
-//! | [`concurrency`] | many at a time |
+//! | [`runner`] | the process `gitlab-runner` |
+//! | [`files`] | sources, artifacts, caches and variables |
+//! | [`outcomes`] | results of jobs, as GitLab receives them |
+//! | [`concurrency`] | many jobs at a time |
 
 mod concurrency;
 mod files;
@@ -18,16 +20,16 @@ use nspawn_tests::left_of;
 
 use runner::Runner;
 
-/// Part of all tokens.
+/// Part of all tokens, which no log may contain.
 const SECRET: &str = "never-log-this";
 
-/// Runs the jobs one after the other, to their end.
+/// Runs the jobs one after the other, and returns their results.
 #[track_caller]
 fn run_all(gitlab: &GitLab, work: Vec<Work>, options: &[&str]) -> Vec<Known> {
     let most = format!("--max-builds={}", work.len());
     let jobs: Vec<_> = work.into_iter().map(|work| gitlab.add(work)).collect();
     Runner::start(gitlab, &[&[&*most], options].concat()).finish();
-    jobs.into_iter().map(|job| ended(gitlab, job)).collect()
+    jobs.into_iter().map(|job| result_of(gitlab, job)).collect()
 }
 
 #[track_caller]
@@ -35,14 +37,16 @@ fn run(work: Work) -> Known {
     run_all(&GitLab::new(), vec![work], &[]).remove(0)
 }
 
-/// What is known of a job whose runner has ended: nothing is left of it, and its log tells no secret.
+/// Returns the result of a job whose runner has ended.
+///
+/// Checks that nothing is left of the job, and that its log has no secret.
 #[track_caller]
-fn ended(gitlab: &GitLab, id: u64) -> Known {
+fn result_of(gitlab: &GitLab, id: u64) -> Known {
     let job = gitlab.job(id);
     assert_eq!(left_of(&format!("gitlab-{id}-")), "", "{}", job.describe());
     assert!(
         !job.log().contains(SECRET),
-        "the log has a token: {}",
+        "the log contains a token: {}",
         job.describe()
     );
     job

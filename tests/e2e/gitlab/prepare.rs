@@ -1,4 +1,4 @@
-//! Images, retries, and what earlier attempts left.
+//! Preparation of jobs: images, retries, and remains of earlier attempts.
 
 use nspawn_tests::sequencer::{Attempt, Job, Outcome, Runner};
 use nspawn_tests::{image, left_of, sh};
@@ -49,7 +49,7 @@ fn missing_image_is_a_script_failure_without_a_default() {
         .variable("NSPAWN_DEFAULT_IMAGE", &image())
         .run(&job())
         .expect(&Outcome::Success);
-    // A default is no more than that.
+    // A default image does not replace an unknown image.
     let _ = default
         .run(&Job::new("no-such-image"))
         .expect(&Outcome::ScriptFailure(1));

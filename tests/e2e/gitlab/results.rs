@@ -1,4 +1,4 @@
-//! How a job ends is how its script ended.
+//! The result of a job, which is the result of its script.
 
 use nspawn_tests::sequencer::{Attempt, Job, Outcome, Report, Runner};
 use nspawn_tests::{image, sh};
@@ -31,7 +31,7 @@ fn failing_commands_and_pipes_end_a_script() {
 
 #[test]
 fn signals_are_script_failures() {
-    // `$$` is the shell of the whole script. GitLab Runner has it trap TERM.
+    // `$$` is the shell of the script, in which GitLab Runner traps TERM.
     for (signal, code) in [
         ("TERM", 1),
         ("HUP", 129),
@@ -50,7 +50,7 @@ fn signals_are_script_failures() {
             "{log}"
         );
     }
-    // A shell goes by how the command that it waits for took SIGINT.
+    // A shell ends by SIGINT only if the command that it waits for does.
     let _ = result_of("kill -INT $BASHPID; sleep 5").expect(&Outcome::ScriptFailure(130));
     let _ = result_of("sh -c 'kill -INT $$'").expect(&Outcome::ScriptFailure(130));
 }
@@ -108,7 +108,7 @@ fn exit_code_is_reset_between_stages() {
     attempt.cleanup().expect();
 }
 
-/// What a job's own root does to its machine.
+/// Tests ways in which root in the machine can end it.
 #[test]
 fn machine_ended_by_its_job_is_a_system_failure() {
     for (line, cause) in [
@@ -124,7 +124,7 @@ fn machine_ended_by_its_job_is_a_system_failure() {
             "it does not answer any more, but runs",
         ),
     ] {
-        // The script asks for its success, as soon as it is told to end.
+        // The script exits with 0 on each signal that could end it.
         let job = Job::new(&image()).stage_file(
             "build_script",
             &format!(
@@ -146,11 +146,11 @@ fn machine_ended_by_its_job_is_a_system_failure() {
     }
 }
 
-/// What a host's administrator, or the kernel, does to it.
+/// Tests ways in which an administrator of the host, or the kernel, can end a machine.
 #[test]
 fn machine_ended_by_the_host_is_a_system_failure() {
     for (line, cause) in [
-        // Since some version after 257 it ends the machine's PID 1.
+        // In a version after 257, `terminate` ends the machine's PID 1 instead of its unit.
         (
             "machinectl terminate NAME",
             "its unit was stopped|it was shut down",

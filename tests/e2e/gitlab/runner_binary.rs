@@ -7,7 +7,7 @@ use std::process::Command;
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use nspawn_tests::{call, finish, image, sh};
 
-/// A program that could be GitLab Runner's.
+/// Makes an executable file named gitlab-runner.
 fn program(name: &str, text: &str) -> PathBuf {
     let directory = PathBuf::from(format!("/run/e2e-{name}-{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
@@ -52,16 +52,20 @@ fn scripts_can_call_but_not_change_the_runner_of_the_host() {
 
 #[test]
 fn missing_runner_is_reported_to_the_job() {
-    let said = "no gitlab-runner is shown";
+    let notice = "no gitlab-runner is shown";
     let job = || Job::new(&image()).script(&["! command -v gitlab-runner"]);
     let report = Runner::default().run(&job()).expect(&Outcome::Success);
-    assert!(report.log().contains(said), "{}", report.describe());
-    // Who wants it so need not be told.
+    assert!(report.log().contains(notice), "{}", report.describe());
+    // --gitlab-runner=no silences the notice.
     let report = Runner::default()
         .prepare_args(&["--gitlab-runner=no"])
         .run(&job())
         .expect(&Outcome::Success);
-    assert!(!report.log().contains(said), "{}", report.describe());
+    assert!(!report.log().contains(notice), "{}", report.describe());
+}
+
+#[test]
+fn unusable_runner_is_refused() {
     for bad in ["gitlab-runner", "/etc/passwd", "/nowhere"] {
         call(
             "nspawn-prepare",
@@ -73,7 +77,7 @@ fn missing_runner_is_reported_to_the_job() {
     call("nspawn-prepare", options).expect_error(1, "jobs could overwrite");
 }
 
-// A shell that is called gitlab-runner, and calls the driver.
+/// The calling program is a copy of the shell, named gitlab-runner.
 #[test]
 fn runner_that_calls_the_driver_is_found() {
     let path = program("calling", "");
@@ -94,8 +98,8 @@ fn runner_that_calls_the_driver_is_found() {
         .find(|word| word.starts_with("gitlab-"))
         .unwrap()
         .to_owned();
-    let there = call("nspawn-run", [&*name, "gitlab-runner", "-c", "echo here"]).expect(0);
-    assert_eq!(there.out(), "here\n");
+    let done = call("nspawn-run", [&*name, "gitlab-runner", "-c", "echo here"]).expect(0);
+    assert_eq!(done.out(), "here\n");
     call("nspawn-cleanup", [&name]).expect(0);
     remove(&path);
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 const TOKEN: &str = "glrt-abc.DEF_1-2";
 
-/// Those of a custom executor that GitLab Runner 14 to 19 has (docs.gitlab.com, "The Custom executor").
+/// Keys of a custom executor in GitLab Runner 14 to 19 (docs.gitlab.com, "The Custom executor").
 const KNOWN: [&str; 13] = [
     "config_exec",
     "config_args",
@@ -36,8 +36,8 @@ fn configure(arguments: &[&str], token: &str) -> Done {
     )
 }
 
-/// A file of TOML, as JSON.
-fn parsed(text: &[u8]) -> Value {
+/// Converts TOML to JSON.
+fn parse_toml(text: &[u8]) -> Value {
     let program =
         "import json, sys, tomllib; json.dump(tomllib.load(sys.stdin.buffer), sys.stdout)";
     let done = finish(Command::new("python3").args(["-c", program]), text).expect(0);
@@ -95,7 +95,7 @@ fn output_has_only_keys_that_gitlab_runner_knows() {
         "--nesting",
     ];
     let done = configure(&options, TOKEN).expect(0);
-    let runner = parsed(&done.stdout)["runners"][0].clone();
+    let runner = parse_toml(&done.stdout)["runners"][0].clone();
     assert_eq!(
         (
             &runner["name"],
@@ -147,7 +147,7 @@ fn runner_is_added_to_an_existing_file() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     let done = configure(&["--name=new", "--add", path], TOKEN).expect(0);
     assert_eq!(done.out(), "");
-    let config = parsed(&fs::read(&file).unwrap());
+    let config = parse_toml(&fs::read(&file).unwrap());
     assert_eq!(
         (
             &config["concurrent"],
@@ -173,7 +173,7 @@ fn runner_is_added_to_an_existing_file() {
     let after = fs::read(&file).unwrap();
     configure(&["--add", path], TOKEN).expect(1);
     assert_eq!(fs::read(&file).unwrap(), after, "the same token twice");
-    // A new file is for nobody else to read.
+    // Only root can read a new file, since it has a token.
     let new = file.with_file_name("new.toml");
     configure(&["--add", new.to_str().unwrap()], TOKEN).expect(0);
     assert_eq!(
@@ -183,7 +183,7 @@ fn runner_is_added_to_an_existing_file() {
     assert_eq!(
         fs::read_dir(file.parent().unwrap()).unwrap().count(),
         3,
-        "nothing else is left there"
+        "other files are left in the directory"
     );
     fs::remove_dir_all(file.parent().unwrap()).unwrap();
 }

@@ -1,4 +1,4 @@
-//! What scripts find in the machine.
+//! The environment of scripts: stdin, interpreters, variables, limits, entrypoints, users.
 
 use std::io::Read;
 use std::process::Stdio;
@@ -25,7 +25,7 @@ fn stdin_of_commands_is_empty() {
         output_of(&lines.lines().collect::<Vec<_>>()),
         "none\nthe end\n"
     );
-    // The frame that GitLab Runner writes sees to that by itself. Not every shell's does.
+    // The script that GitLab Runner generates for bash already closes stdin; that of `sh` may not.
     let report = run_file(&format!("#!/bin/sh\n{lines}exit 9\n"));
     let script = report
         .expect(&Outcome::ScriptFailure(9))
@@ -88,7 +88,7 @@ fn long_variables_and_scripts_work() {
     let job = Job::new(&image())
         .variable("LONG", &("\u{e4}".repeat(50 << 10) + "end"))
         .script(&lines);
-    // LC_ALL is not set: bytes are characters.
+    // LC_ALL is not set, so the shell counts bytes.
     let report = job.run().expect(&Outcome::Success);
     let bytes = (100 << 10) + 3;
     assert_eq!(
@@ -149,7 +149,7 @@ fn script_file_is_readable_and_removed_at_the_end() {
     assert!(count <= 1, "{}", report.describe());
 }
 
-/// That limits are set where the job's processes are. Whether they bind is the kernel's part.
+/// Tests that the unit with the limits contains the job's processes. The kernel enforces the limits.
 #[test]
 fn limits_are_on_the_cgroup_that_holds_the_job() {
     let job = Job::new(&image());
@@ -183,7 +183,7 @@ fn limits_are_on_the_cgroup_that_holds_the_job() {
             let shown = "MemoryMax,TasksMax,MemorySwapMax,RuntimeMaxUSec";
             let limits = sh(&format!("systemctl show --property={shown} {unit}")).out();
             let has = |line: &str| limits.lines().any(|shown| shown == line);
-            // The job's own time, two minutes, and half an hour.
+            // RuntimeMaxSec= is the time limit of the job, two minutes, plus half an hour.
             assert!(
                 has("MemorySwapMax=0") && has("RuntimeMaxUSec=32min"),
                 "{limits}"
@@ -200,14 +200,14 @@ fn limits_are_on_the_cgroup_that_holds_the_job() {
 
 #[test]
 fn slow_reader_gets_the_complete_log() {
-    // Fits into the pipes on the way, so that the command ends before anything is read.
+    // The output fits into the pipes on its way, so the command ends before anything is read.
     const BYTES: usize = 300_000;
     let machine = Machine::new();
     let mut command = machine.command(["head", "-c", &BYTES.to_string(), "/dev/zero"]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     assert!(
         !wait_for_exit(child.id().try_into().unwrap(), Duration::from_millis(500)).unwrap(),
-        "it did not wait for its reader"
+        "nspawn-run did not wait for its reader"
     );
     let mut log = Vec::new();
     child.stdout.take().unwrap().read_to_end(&mut log).unwrap();
@@ -242,7 +242,7 @@ fn entrypoint_of_the_image_runs_the_scripts() {
         "{}",
         report.describe()
     );
-    // The usual way to say that there is none.
+    // An empty word is the usual way to disable an entrypoint.
     let job = Job::new(&image())
         .image_options(json!({ "entrypoint": [""] }))
         .script(&["echo plain"]);

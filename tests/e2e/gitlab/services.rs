@@ -5,7 +5,7 @@ use nspawn_tests::sequencer::{Attempt, Job, Outcome, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 use serde_json::{Value, json};
 
-/// A server of the image's own: it says what it was given, and who asks.
+/// Perl program of a server that answers with its variable, its arguments and the client's address.
 const SERVER: &str = r#"use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => shift, Listen => 9, ReuseAddr => 1) or die;
     while ($c = $s->accept) { print $c "$ENV{WHO} @ARGV to ", $c->peerhost, "\n"; close $c }"#;
 
@@ -17,8 +17,8 @@ fn server(alias: &str, words: &[&str]) -> Value {
     })
 }
 
-/// What a client in the job's machine reads.
-fn ask(host: &str, port: u16) -> String {
+/// Returns a shell command that prints the answer of a server.
+fn read_from(host: &str, port: u16) -> String {
     format!("exec 3<>/dev/tcp/{host}/{port}; cat <&3")
 }
 
@@ -34,12 +34,12 @@ fn services_are_reached_by_name_with_every_init() {
             .service_of(server("db,pg", &["5432", "a b", "$HOME", ""]));
         let job = job.service_of(server("cache", &["6379"]));
         let job = job.script(&[
-            &ask("db", 5432),
-            &ask("pg", 5432),
-            &ask("cache", 6379),
-            &ask(&image(), 5432),
+            &read_from("db", 5432),
+            &read_from("pg", 5432),
+            &read_from("cache", 6379),
+            &read_from(&image(), 5432),
         ]);
-        let job = job.after_script(&[&ask("cache", 6379), "getent hosts pg"]);
+        let job = job.after_script(&[&read_from("cache", 6379), "getent hosts pg"]);
         let report = Runner::default()
             .prepare_args(options)
             .run(&job)
@@ -83,18 +83,18 @@ fn services_reach_each_other_but_no_other_job() {
     let second = format!("{}-2", one.machine());
     run(
         &second,
-        &format!("{}; ip route | grep -c default", ask("one", 80)),
+        &format!("{}; ip route | grep -c default", read_from("one", 80)),
     )
     .expect(0);
-    // All links look alike, but are not one.
+    // The links of all jobs have the same addresses, but are separate.
     call("nspawn-cleanup", [&format!("{}-2", other.machine())]).expect(0);
-    run(one.machine(), &ask("two", 80)).expect(0);
-    let gone = run(
+    run(one.machine(), &read_from("two", 80)).expect(0);
+    let unreachable = run(
         other.machine(),
-        &format!("timeout 2 bash -c '{}'", ask("two", 80)),
+        &format!("timeout 2 bash -c '{}'", read_from("two", 80)),
     );
-    assert_ne!(gone.code(), 0, "{}", gone.describe());
-    // Nor is the host on it.
+    assert_ne!(unreachable.code(), 0, "{}", unreachable.describe());
+    // The host has no address on the link.
     let host =
         sh("timeout 1 bash -c 'exec 3<>/dev/tcp/198.18.0.3/80'; ip -o address | grep -F 198.18.0.");
     assert_ne!(host.code(), 0, "{}", host.describe());
@@ -103,23 +103,23 @@ fn services_reach_each_other_but_no_other_job() {
     assert_eq!(left_of(one.machine()) + &left_of(other.machine()), "");
 }
 
-// Which a server that needs a database looks up as it starts.
+/// A server that needs a database connects to it while it starts.
 #[test]
 fn services_resolve_each_other_while_they_start() {
-    let mut needy = server("needy", &["80"]);
-    let ask = "until cat </dev/tcp/db/5432; do sleep 0.1; done >/run/answer";
-    needy["command"] = json!([
+    let mut dependent = server("needy", &["80"]);
+    let query = "until cat </dev/tcp/db/5432; do sleep 0.1; done >/run/answer";
+    dependent["command"] = json!([
         "bash",
         "-c",
-        format!("{ask}; exec perl -e '{SERVER}' 80 served")
+        format!("{query}; exec perl -e '{SERVER}' 80 served")
     ]);
     for init in ["--init=systemd", "--init=stub"] {
         let job = Job::new(&image())
-            .service_of(needy.clone())
+            .service_of(dependent.clone())
             .service_of(server("db", &["5432"]));
         let report = Runner::default()
             .prepare_args(&[init])
-            .run(&job.script(&[&self::ask("needy", 80)]));
+            .run(&job.script(&[&read_from("needy", 80)]));
         let report = report.expect(&Outcome::Success);
         assert!(
             report
@@ -139,7 +139,7 @@ fn job_goes_on_after_the_machine_of_a_service_ends() {
         let job = Job::new(&image())
             .service_of(dying)
             .service_of(server("other", &["83"]));
-        let job = job.script(&[&ask("other", 83)]).at_log("to 198.18.0.1", |moment| {
+        let job = job.script(&[&read_from("other", 83)]).at_log("to 198.18.0.1", |moment| {
             let service = format!("{}-2", moment.machine());
             call("machinectl", ["kill", "--signal=KILL", &service]).expect(0);
             sh(&format!("timeout 20 sh -c 'while test -d /sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{service}.service; \
@@ -171,25 +171,25 @@ fn job_goes_on_after_the_machine_of_a_service_ends() {
 #[test]
 fn services_are_refused_with_the_network_of_the_host() {
     let name = format!("hostnet-{}", std::process::id());
-    let own = format!("/etc/nspawn-ci/images/{name}.args");
+    let argument_file = format!("/etc/nspawn-ci/images/{name}.args");
     sh(&format!(
         "mkdir -p /etc/nspawn-ci/images; ln -s {} /var/lib/machines/{name}",
         image()
     ))
     .expect(0);
-    std::fs::write(&own, "--init=stub --network=host").unwrap();
+    std::fs::write(&argument_file, "--init=stub --network=host").unwrap();
     let links = || sh("ip -o link | grep -cwE 'job|services'").out();
     let job = || Job::new(&image()).script(&["echo too far"]);
     let command = json!({ "name": name, "alias": "x", "command": ["sleep", "60"] });
-    let of_host = Runner::default().run(&job().service_of(command));
-    let wish = job()
+    let service_on_host = Runner::default().run(&job().service_of(command));
+    let job = job()
         .variable("NSPAWN_JOB_NETWORK", "none")
         .service_of(server("x", &["80"]));
-    let wished = Runner::default()
+    let job_on_host = Runner::default()
         .prepare_args(&["--network=host"])
-        .run(&wish);
-    sh(&format!("rm {own} /var/lib/machines/{name}")).expect(0);
-    for report in [of_host, wished] {
+        .run(&job);
+    sh(&format!("rm {argument_file} /var/lib/machines/{name}")).expect(0);
+    for report in [service_on_host, job_on_host] {
         assert!(
             matches!(report.outcome, Outcome::SystemFailure(_)),
             "{}",
@@ -221,6 +221,10 @@ fn failed_service_leaves_nothing_despite_keep() {
         report.describe()
     );
     assert_eq!(left_of(&report.machine), "");
+}
+
+#[test]
+fn invalid_services_are_refused() {
     let many = (0..17).fold(Job::new(&image()), |job, _| job.service(&image(), "x"));
     let report = many.run().expect(&Outcome::ScriptFailure(1));
     assert!(
@@ -241,7 +245,7 @@ fn failed_service_leaves_nothing_despite_keep() {
     );
 }
 
-// The image's own systemd starts it.
+/// The systemd of the booted image starts the units.
 #[test]
 fn units_of_a_booted_service_have_its_variables() {
     let service = json!({
@@ -255,12 +259,12 @@ fn units_of_a_booted_service_have_its_variables() {
         Job::new(&image()).service_of(service).script(&["true"]),
     );
     let attempt = Attempt::prepared(&runner, &job);
-    let told = call(
+    let answer = call(
         "nspawn-run",
         [&*format!("{}-1", attempt.machine()), "cat", "/run/told"],
     )
     .expect(0);
-    assert_eq!(told.out(), "told x \"y\" %n\n");
+    assert_eq!(answer.out(), "told x \"y\" %n\n");
     attempt.cleanup().expect();
 }
 
@@ -293,15 +297,15 @@ fn service_that_does_not_listen_is_reported_with_its_log() {
 
 #[test]
 fn service_that_ends_before_its_job_is_reported_with_its_log() {
-    let mut words = server("x", &["82"]);
-    words["command"] = json!([
+    let mut service = server("x", &["82"]);
+    service["command"] = json!([
         "perl",
         "-e",
         "use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => 82, \
         Listen => 1); $s->accept; die 'who knocks?'"
     ]);
     let job = Job::new(&image())
-        .service_of(words)
+        .service_of(service)
         .service_of(server("other", &["83"]));
     let job = job.script(&["exec 3<>/dev/tcp/x/82; cat <&3", "exit 4"]);
     let report = job.run().expect(&Outcome::ScriptFailure(4));
@@ -356,7 +360,7 @@ fn failed_service_is_blamed_on_the_job_or_the_host() {
 
 #[test]
 fn argument_file_sets_command_and_port_of_a_service() {
-    let own = format!(
+    let argument_file = format!(
         "/etc/nspawn-ci/images/{}-{}.args",
         image(),
         std::process::id()
@@ -373,10 +377,14 @@ fn argument_file_sets_command_and_port_of_a_service() {
     let option = shell::join([format!("--service-command={command}")])
         .into_string()
         .unwrap();
-    std::fs::write(&own, format!("--init=stub --service-port=81 {option}")).unwrap();
+    std::fs::write(
+        &argument_file,
+        format!("--init=stub --service-port=81 {option}"),
+    )
+    .unwrap();
     let job = Job::new(&image()).service(&name, "x").variable("WHO", "it");
-    let report = Runner::default().run(&job.script(&[&ask("x", 81)]));
-    sh(&format!("rm {own} /var/lib/machines/{name}")).expect(0);
+    let report = Runner::default().run(&job.script(&[&read_from("x", 81)]));
+    sh(&format!("rm {argument_file} /var/lib/machines/{name}")).expect(0);
     let report = report.expect(&Outcome::Success);
     assert_eq!(
         report.stage("build_script").text(),
@@ -386,7 +394,7 @@ fn argument_file_sets_command_and_port_of_a_service() {
     );
 }
 
-// Each of its stages starts it anew, on what the one before has left.
+/// With `--init=none` each stage starts the machine again, with the files that the last stage left.
 #[test]
 fn damaged_files_of_a_job_affect_nothing_else() {
     let host = || sh("cat /etc/hosts /etc/passwd; ls -d /cache 2>&1").out();
@@ -410,9 +418,11 @@ fn damaged_files_of_a_job_affect_nothing_else() {
             .service_of(server("x", &["80"]))
             .stage("get_sources", &[spoil]);
         let runner = Runner::default().prepare_args(&["--init=none"]);
-        // By its number: what it has spoilt is its own.
-        let report =
-            runner.run(&job.script(&["mkdir -p /builds/group/project", &ask("198.18.0.2", 80)]));
+        // The job has damaged its own name resolution, so it connects by address.
+        let report = runner.run(&job.script(&[
+            "mkdir -p /builds/group/project",
+            &read_from("198.18.0.2", 80),
+        ]));
         let report = report.expect(&Outcome::Success);
         assert!(
             report.log().contains("to 198.18.0.1") && report.log().contains(outcome),

@@ -1,4 +1,4 @@
-//! What a job says of itself is not believed.
+//! Input that a job controls: forged variables, malformed job responses, names with paths.
 
 use nspawn_tests::sequencer::{Attempt, Job, Outcome, Response, Runner};
 use nspawn_tests::{call, image, left_of, sh};
@@ -23,9 +23,12 @@ fn forged(job: Job) -> Job {
 #[test]
 fn forged_variables_are_ignored() {
     let honest = Job::new(&image());
-    let lies = forged(Job::new(&image()).with_id(honest.id()));
+    let forgery = forged(Job::new(&image()).with_id(honest.id()));
     let runner = Runner::default();
-    let [mut one, mut other] = [Attempt::new(&runner, &honest), Attempt::new(&runner, &lies)];
+    let [mut one, mut other] = [
+        Attempt::new(&runner, &honest),
+        Attempt::new(&runner, &forgery),
+    ];
     drop((one.config().expect(), other.config().expect()));
     assert_eq!(one.machine(), other.machine());
     let report = forged(Job::new(&image()))

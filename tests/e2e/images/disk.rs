@@ -1,18 +1,18 @@
-//! Disk images: of each kind is one made of the test host's own image, with what Debian has for that.
+//! Disk images of each kind, made of the test host's own image with Debian's tools.
 
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 
 use super::Name;
 
-/// Nothing that boots needs these.
-const SPARED: &str =
+/// Directories that are left out of the disk images, since no boot needs them.
+const OMITTED: &str =
     "usr/share/doc usr/share/locale usr/share/man usr/share/info var/lib/apt/lists var/cache/apt";
-/// Files of several owners.
-const OWNED: &str = "stat -c '%n %u:%g %a' /etc/shadow /usr/bin/passwd /usr/bin/chage /var/mail /";
+/// Command that prints the owners and modes of files with various owners.
+const STAT_OWNERS: &str =
+    "stat -c '%n %u:%g %a' /etc/shadow /usr/bin/passwd /usr/bin/chage /var/mail /";
 
-/// The types of the partitions of a root and of a /usr of this architecture, and of a /home (the Discoverable
-/// Partitions Specification).
+/// Types of the root and /usr partitions of this architecture (Discoverable Partitions Specification).
 #[cfg(target_arch = "x86_64")]
 const TYPES: [&str; 2] = [
     "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
@@ -23,23 +23,28 @@ const TYPES: [&str; 2] = [
     "b921b045-1df0-41c3-af44-4c6f280d3fae",
     "b0e01050-ee5f-4390-949a-9101b17104e9",
 ];
+/// Type of a /home partition.
 const HOME: &str = "933ac7e1-2eb4-4f13-b844-0e14e2aef915";
 
-/// A disk image that was made by these lines in the image's tree, but for what is spared, where they find `$raw`.
-fn made(kind: &str, lines: &str) -> Name {
+/// Makes a disk image by shell lines that run in the image's tree, without the omitted directories.
+///
+/// The lines write the disk image to `$raw`.
+fn make(kind: &str, lines: &str) -> Name {
     let name = Name::new(kind);
     let tree = format!("/var/lib/machines/{}", image());
-    // In a namespace of its own, something empty can lie on what is left out.
+    // A separate mount namespace allows empty mounts over the omitted directories.
     let hide = "hide() { for dir; do mount -t tmpfs -o mode=0755 none $dir; done; }";
     let script = format!(
-        "set -e; cd {tree}; raw={}; {hide}; hide $(ls -d {SPARED}); {lines}",
+        "set -e; cd {tree}; raw={}; {hide}; hide $(ls -d {OMITTED}); {lines}",
         name.path(".raw")
     );
     call("unshare", ["--mount", "sh", "-c", &script]).expect(0);
     name
 }
 
-/// Lines that make the disk image `$raw` of partitions, each of a type, a size in MiB and a file with its content.
+/// Returns shell lines that write a GPT to `$raw`, and fill its partitions.
+///
+/// A partition has a type, a size in MiB, and a file with its content.
 fn gpt(partitions: &[(&str, u32, &str)]) -> String {
     let mut table = "label: gpt\n".to_owned();
     let (mut copies, mut start) = (String::new(), 1);
@@ -56,8 +61,8 @@ fn gpt(partitions: &[(&str, u32, &str)]) -> String {
     )
 }
 
-/// All that is promised of one.
-fn keeps_its_promises(name: &Name) {
+/// Checks that jobs and machines work with the disk image, and leave it unchanged.
+fn check(name: &Name) {
     let sum = || {
         sh(&format!("sha256sum {}", name.path(".raw")))
             .expect(0)
@@ -65,15 +70,15 @@ fn keeps_its_promises(name: &Name) {
     };
     let before = sum();
     for init in ["systemd", "stub", "none"] {
-        runs_a_job(name, init);
+        check_job(name, init);
     }
-    writes_to_its_layer(name);
-    is_read_only_where_asked_for(name);
+    check_layer(name);
+    check_read_only(name);
     assert_eq!(name.loop_devices(), "");
     assert_eq!(sum(), before);
 }
 
-fn runs_a_job(name: &Name, init: &str) {
+fn check_job(name: &Name, init: &str) {
     let state = if init == "systemd" {
         "systemctl is-system-running --wait"
     } else {
@@ -91,7 +96,7 @@ fn runs_a_job(name: &Name, init: &str) {
         .script(&[
             state,
             "cat /home/e2e/file /usr/e2e-file",
-            OWNED,
+            STAT_OWNERS,
             "git --version >/dev/null",
             "exit 7",
         ]);
@@ -108,12 +113,12 @@ fn runs_a_job(name: &Name, init: &str) {
     );
 }
 
-// As they are in the image's own tree.
+// Returns the owners in the tree of the image.
 fn owners(tree: &str) -> String {
-    sh(&format!("chroot {tree} sh -c \"{OWNED}\"")).out()
+    sh(&format!("chroot {tree} sh -c \"{STAT_OWNERS}\"")).out()
 }
 
-fn writes_to_its_layer(name: &Name) {
+fn check_layer(name: &Name) {
     let machine = name.machine(&["--init=stub", "--layer-size=infinity"]);
     let layer = format!("/var/lib/nspawn-ci/machines/{}", machine.name);
     machine.sh("echo x >/e2e-new && echo x >/usr/e2e-new && chown 1000:2000 /usr/e2e-new && rm /usr/bin/git").expect(0);
@@ -135,7 +140,7 @@ fn writes_to_its_layer(name: &Name) {
     let mut expected = [new(0, 0), new(1000, 2000), "git c".to_owned()];
     expected.sort();
     assert_eq!(lines, expected, "{}", found.describe());
-    // What is written to a partition of its own stays there.
+    // The layer covers /home, which may be a separate partition.
     machine
         .sh("mkdir -p /home/e2e && echo x >/home/e2e/x && mv /usr/e2e-new /home/e2e/ && sync")
         .expect(0);
@@ -147,7 +152,7 @@ fn writes_to_its_layer(name: &Name) {
         .expect(0);
 }
 
-fn is_read_only_where_asked_for(name: &Name) {
+fn check_read_only(name: &Name) {
     let line = "for dir in / /usr /home; do ! touch $dir/e2e 2>/dev/null || echo $dir; done; touch /tmp/e2e /var/e2e";
     let done = call("nspawn-run", ["--image", &name.0, "sh", "-c", line]).expect(0);
     assert_eq!(done.out(), "", "{}", done.describe());
@@ -155,7 +160,7 @@ fn is_read_only_where_asked_for(name: &Name) {
 
 #[test]
 fn squashfs_image_works() {
-    keeps_its_promises(&made(
+    check(&make(
         "squashfs",
         "mksquashfs . $raw -comp lz4 -quiet -no-progress",
     ));
@@ -163,12 +168,12 @@ fn squashfs_image_works() {
 
 #[test]
 fn erofs_image_works() {
-    keeps_its_promises(&made("erofs", "mkfs.erofs -zlz4 $raw . >/dev/null"));
+    check(&make("erofs", "mkfs.erofs -zlz4 $raw . >/dev/null"));
 }
 
 #[test]
 fn ext4_image_works() {
-    keeps_its_promises(&made(
+    check(&make(
         "ext4",
         "truncate --size=500M $raw; mkfs.ext4 -q -d . $raw",
     ));
@@ -177,7 +182,7 @@ fn ext4_image_works() {
 #[test]
 fn gpt_image_with_a_root_partition_works() {
     let root = "truncate --size=500M $raw.root; mkfs.ext4 -q -d . $raw.root;";
-    keeps_its_promises(&made(
+    check(&make(
         "gpt",
         &format!("{root} {}", gpt(&[(TYPES[0], 500, "$raw.root")])),
     ));
@@ -193,5 +198,5 @@ fn gpt_image_with_root_usr_and_home_partitions_works() {
         (TYPES[1], 400, "$raw.usr"),
         (HOME, 16, "$raw.home"),
     ]);
-    keeps_its_promises(&made("partitions", &format!("{usr} {home} {root} {all}")));
+    check(&make("partitions", &format!("{usr} {home} {root} {all}")));
 }

@@ -1,14 +1,17 @@
-//! Images that are none: one clear line, nothing left, and to GitLab whose fault it is.
+//! Paths that are not images.
+//!
+//! Prepare fails with one clear line and leaves nothing. GitLab Runner gets a script failure if the job
+//! can choose another image, else a system failure.
 
 use nspawn_tests::sequencer::{Job, Outcome};
 use nspawn_tests::{finish, left_of, sh};
 
 use super::Name;
 
-/// What is found out when the image is mounted, in the machine's unit. It is the host's fault.
+/// Expects an error when the machine's unit mounts the image, which is a system failure.
 #[track_caller]
-fn is_found_out(name: &Name, words: &str) {
-    name.is_refused(&["--init=stub"], words);
+fn expect_mount_error(name: &Name, words: &str) {
+    name.expect_refused(&["--init=stub"], words);
     let report = Job::new(&name.0)
         .script(&["echo too far"])
         .run()
@@ -17,10 +20,10 @@ fn is_found_out(name: &Name, words: &str) {
     assert_eq!(name.loop_devices(), "");
 }
 
-/// What is found out at once, and can be mended by who chose the image.
+/// Expects an error before anything is mounted, which is a script failure.
 #[track_caller]
-fn is_not_chosen(name: &Name, words: &str) {
-    name.is_refused(&["--init=stub"], words);
+fn expect_script_failure(name: &Name, words: &str) {
+    name.expect_refused(&["--init=stub"], words);
     let report = Job::new(&name.0)
         .script(&["echo too far"])
         .run()
@@ -34,7 +37,7 @@ fn is_not_chosen(name: &Name, words: &str) {
     );
 }
 
-/// The first block of a FAT, by which it is known.
+/// Shell lines that make a disk image with the first block of a FAT, by which blkid recognizes it.
 const FAT: &str = "{ printf '\\353\\074\\220mkfs.fat\\0\\002\\004\\001\\0\\002\\0\\002\\0\\100\\370\\040\\0'; \
     head -c 30 /dev/zero; printf 'FAT16   '; head -c 448 /dev/zero; printf '\\125\\252'; } >$name.raw; \
     truncate --size=8M $name.raw; test \"$(blkid -p -o value -s TYPE $name.raw)\" = vfat";
@@ -46,17 +49,17 @@ fn disk_images_without_a_file_system_are_refused() {
         "head -c 2M /dev/urandom >$name.raw",
         ": >$name.raw",
         "truncate --size=1M $name.raw",
-        // The start of one alone.
+        // A truncated squashfs.
         "mkdir -p $name/bin; head -c 2M /dev/urandom >$name/bin/x; mksquashfs $name all -quiet -no-progress; \
          rm -r $name; head -c 1M all >$name.raw; rm all",
-        // One without a root.
+        // Partition tables without a root partition.
         "truncate --size=8M $name.raw; echo 'type=L' | sfdisk --quiet --label=gpt $name.raw",
         "truncate --size=8M $name.raw; echo 'label: gpt' | sfdisk --quiet $name.raw",
-        // A file system that a test host's kernel does not know.
+        // A file system that the kernel of a test host does not know.
         FAT,
     ] {
         name.sh(&format!("rm -f $name.raw; {lines}"));
-        is_found_out(&name, "can't mount the disk image");
+        expect_mount_error(&name, "can't mount the disk image");
     }
 }
 
@@ -64,7 +67,7 @@ fn disk_images_without_a_file_system_are_refused() {
 fn disk_images_without_an_os_tree_are_refused() {
     let name = Name::new("hollow");
     name.sh("mkdir -p $name/etc; mksquashfs $name $name.raw -quiet -no-progress; rm -r $name");
-    is_not_chosen(&name, &format!("({}) is not an OS tree", name.path(".raw")));
+    expect_script_failure(&name, &format!("({}) is not an OS tree", name.path(".raw")));
 }
 
 #[test]
@@ -92,7 +95,7 @@ fn paths_that_are_not_images_are_refused() {
         ("mkdir $name", "is not an OS tree"),
     ] {
         name.sh(&format!("rm -rf $name $name.*; {lines}"));
-        is_not_chosen(&name, words);
+        expect_script_failure(&name, words);
     }
 }
 
@@ -124,8 +127,8 @@ fn missing_systemd_dissect_names_its_package() {
 }
 
 #[test]
-fn snapshot_of_a_disk_image_is_refused() {
+fn snapshot_of_a_disk_image_expect_refused() {
     let name = Name::new("snapshot");
     name.sh("mkdir -p $name/usr; mksquashfs $name $name.raw -quiet -no-progress; rm -r $name");
-    name.is_refused(&["--init=stub", "--layer=snapshot"], "choose --layer=disk");
+    name.expect_refused(&["--init=stub", "--layer=snapshot"], "choose --layer=disk");
 }

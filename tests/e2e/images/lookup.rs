@@ -1,4 +1,4 @@
-//! What a name stands for. It is what it stands for to machinectl.
+//! Lookup of images by name, which agrees with machinectl.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use nspawn_tests::{call, sh};
 
 use super::Name;
 
-/// The image that `nspawn-prepare` takes for a name, or nothing.
-fn ours(name: &str) -> Option<String> {
+/// Returns the image that `nspawn-prepare` finds for a name.
+fn prepare_finds(name: &str) -> Option<String> {
     let done = call("nspawn-prepare", ["--dry-run", "--init=stub", name]);
     if done.status.code() == Some(1) {
         done.expect_error(1, "image");
@@ -19,38 +19,41 @@ fn ours(name: &str) -> Option<String> {
     Some(rest.split('"').next().unwrap().to_owned())
 }
 
-/// The one that systemd-machined has by it.
-fn theirs(name: &str) -> Option<String> {
+/// Returns the image that systemd-machined finds for a name.
+fn machinectl_finds(name: &str) -> Option<String> {
     let done = call(
         "machinectl",
         ["show-image", "--property=Path", "--value", name],
     );
     let path = done.out().trim_end().to_owned();
-    // Links it names as they are.
+    // machinectl does not resolve symlinks.
     (done.status.success() && !path.is_empty())
         .then(|| std::fs::canonicalize(&path).unwrap().display().to_string())
 }
 
-/// The version of the host's systemd.
-fn systemd() -> u32 {
+/// Returns the version of the host's systemd.
+fn systemd_version() -> u32 {
     let version = sh("systemctl --version | sed -n '1s/^systemd \\([0-9]*\\).*/\\1/p'").out();
     version.trim().parse().unwrap()
 }
 
-/// Makes trees, and disk images, of which machines could be made.
+/// Shell functions that make image trees and disk images.
 const MAKERS: &str = "tree() { for path; do mkdir -p $path/usr; done; }; \
     raw() { for path; do mkdir -p $(dirname $path); truncate --size=1M $path; done; };";
 
-/// The first version of systemd that knows any image; that knows versions; that passes over what is of another kind.
+/// Every version of systemd finds the same image.
 const ANY: u32 = 0;
+/// First version of systemd that knows versioned images.
 const VERSIONS: u32 = 256;
+/// First version of systemd that skips entries of another kind, such as a tree among disk images.
 const KINDS: u32 = 258;
-/// No version of it takes what we do.
-const OURS: u32 = u32::MAX;
+/// No version of systemd finds the same image as we do.
+const NEVER: u32 = u32::MAX;
 
-/// What lies there, which of it the name `N` stands for, and the first version of systemd that says so.
+/// Layouts of images: shell lines that make them, the path that the name `N` stands for, and the
+/// first version of systemd that agrees.
 const LAYOUTS: [(&str, &str, u32); 49] = [
-    // In one directory.
+    // Several images of one name in one directory.
     ("tree N", "N", ANY),
     ("raw N.raw", "N.raw", ANY),
     ("tree N; raw N.raw", "N", ANY),
@@ -67,7 +70,7 @@ const LAYOUTS: [(&str, &str, u32); 49] = [
         VERSIONS,
     ),
     ("raw N.v/x N.raw.v/N_1.raw", "N.raw.v/N_1.raw", VERSIONS),
-    // Versions.
+    // Versioned images.
     ("tree N.v/N_9 N.v/N_10 N.v/N_2", "N.v/N_10", VERSIONS),
     (
         "raw N.raw.v/N_9.raw N.raw.v/N_10.raw",
@@ -93,7 +96,7 @@ const LAYOUTS: [(&str, &str, u32); 49] = [
     ),
     ("tree N.v/N_1.raw", "N.v/N_1.raw", VERSIONS),
     ("tree N.v/N_1; raw N.raw.v/N_2.raw", "N.v/N_1", VERSIONS),
-    // Their architectures, of which another may be none that anybody knows.
+    // Versions with an architecture. An unknown architecture is part of the version.
     (
         "tree N.v/N_1_x86-64 N.v/N_2_s390x N.v/N_3_mips",
         "N.v/N_1_x86-64",
@@ -108,7 +111,7 @@ const LAYOUTS: [(&str, &str, u32); 49] = [
     ("tree N.v/N_x86-64", "N.v/N_x86-64", VERSIONS),
     ("tree N.v/N_1_other N.v/N_0", "N.v/N_1_other", VERSIONS),
     ("tree N.v/N_2_s390x", "", ANY),
-    // How often they were tried.
+    // Versions with a boot counter.
     ("tree N.v/N_1 N.v/N_2+0-3 N.v/N_3+0", "N.v/N_1", VERSIONS),
     ("tree N.v/N_1 N.v/N_2+3-1", "N.v/N_2+3-1", VERSIONS),
     ("tree N.v/N_1+0 N.v/N_2+0", "N.v/N_2+0", VERSIONS),
@@ -121,7 +124,7 @@ const LAYOUTS: [(&str, &str, u32); 49] = [
         "N.raw.v/N_1_x86-64+3-1.raw",
         VERSIONS,
     ),
-    // Links.
+    // Symlinks.
     ("tree N.v/N_1 N.v/N_2; ln -s N.v/N_1 N", "N.v/N_1", ANY),
     ("tree N.d/x; ln -s N.d/x N", "N.d/x", ANY),
     ("raw N.d/x.raw; ln -s N.d/x.raw N.raw", "N.d/x.raw", ANY),
@@ -137,14 +140,14 @@ const LAYOUTS: [(&str, &str, u32); 49] = [
     ("ln -s nowhere N.v", "", ANY),
     ("tree N.v/N_1; ln -s nowhere N.v/N_2", "", ANY),
     ("tree N.d; ln -s N.d N.raw", "", ANY),
-    // Of two that are as good we take none.
-    ("tree N.v/N_1 N.v/N_01", "", OURS),
-    // Nothing.
+    // Two equal versions are refused.
+    ("tree N.v/N_1 N.v/N_01", "", NEVER),
+    // Paths that are not images.
     ("mkdir N.raw", "", ANY),
     ("raw N", "", ANY),
 ];
 
-/// The first directory that has any of it wins.
+/// Images in several directories: the first directory of the search path that has one wins.
 const PLACES: [(&str, &str); 6] = [
     (
         "tree /etc/machines/N; tree /run/machines/N; tree N",
@@ -169,9 +172,9 @@ const PLACES: [(&str, &str); 6] = [
     ),
 ];
 
-/// What is wrong with what is taken for the name when these lines have been run.
+/// Makes a layout, and returns a message if its image is not the expected one.
 fn difference(name: &Name, lines: &str, expected: &str, since: u32) -> Option<String> {
-    let of_here = |text: &str| {
+    let localize = |text: &str| {
         let text = if cfg!(target_arch = "aarch64") {
             text.replace("x86-64", "arm64").replace("x86", "arm")
         } else {
@@ -180,16 +183,18 @@ fn difference(name: &Name, lines: &str, expected: &str, since: u32) -> Option<St
         text.replace('N', &name.0)
     };
     let expected =
-        (!expected.is_empty()).then(|| Path::new("/var/lib/machines").join(of_here(expected)));
+        (!expected.is_empty()).then(|| Path::new("/var/lib/machines").join(localize(expected)));
     let expected = expected.map(|path| path.display().to_string());
-    name.sh(&format!("{MAKERS} {}", of_here(lines)));
-    let (ours, theirs) = (ours(&name.0), theirs(&name.0));
+    name.sh(&format!("{MAKERS} {}", localize(lines)));
+    let (by_prepare, by_machinectl) = (prepare_finds(&name.0), machinectl_finds(&name.0));
     name.remove();
-    if ours != expected {
-        return Some(format!("{lines}: we took {ours:?}, not {expected:?}"));
+    if by_prepare != expected {
+        return Some(format!(
+            "{lines}: nspawn-prepare found {by_prepare:?}, not {expected:?}"
+        ));
     }
-    (theirs != expected && systemd() >= since)
-        .then(|| format!("{lines}: machinectl took {theirs:?}, not {expected:?}"))
+    (by_machinectl != expected && systemd_version() >= since)
+        .then(|| format!("{lines}: machinectl found {by_machinectl:?}, not {expected:?}"))
 }
 
 #[test]
@@ -202,7 +207,7 @@ fn names_resolve_as_in_machinectl() {
         .iter()
         .filter_map(|(lines, expected)| difference(&name, lines, expected, ANY));
     let wrong: Vec<_> = layouts.chain(places).collect();
-    // Those that this test may have made.
+    // Empty directories of the search path may come from this test.
     for place in SEARCH_PATH {
         let _ = std::fs::remove_dir(place);
     }
@@ -215,14 +220,14 @@ fn equal_versions_are_refused() {
     name.sh(&format!(
         "{MAKERS} tree $name.v/${{name}}_1 $name.v/${{name}}_01"
     ));
-    let error = name.is_refused(&["--init=stub"], "one version twice");
+    let error = name.expect_refused(&["--init=stub"], "one version twice");
     assert!(
         error.contains("_01") && error.contains("remove one"),
         "{error}"
     );
 }
 
-/// An image of three versions, each of which tells which it is.
+/// Makes an image of three versions, each of which has its number in /version.
 fn versions(kind: &str) -> Name {
     let name = Name::new(kind);
     for version in ["1", "9", "10"] {
@@ -265,7 +270,7 @@ fn newest_version_is_used_and_kept_by_its_machine() {
             .out(),
         "1\n"
     );
-    // A name of Docker's stands for the same.
+    // A Docker name stands for the same image.
     let name_of_docker = format!("registry.example/x/{}:latest", name.0);
     assert_eq!(
         call(

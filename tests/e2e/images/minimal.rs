@@ -1,11 +1,11 @@
-//! Images of a few files: busybox, with and without what surrounds it elsewhere.
+//! Images of a few files: busybox with users and commands, and busybox as the only program.
 
 use nspawn_tests::call;
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
 
 use super::Name;
 
-/// An image of busybox, with a link for each of its commands and with users.
+/// Makes an image of busybox, with users and a link for each command.
 fn busybox(kind: &str) -> Name {
     let name = bare(kind);
     name.sh(
@@ -16,7 +16,7 @@ fn busybox(kind: &str) -> Name {
     name
 }
 
-/// An image of two files, of which one is a link.
+/// Makes an image of two files: busybox and a link to it.
 fn bare(kind: &str) -> Name {
     let name = Name::new(kind);
     name.sh("mkdir -p $name/bin; cp $(command -v busybox) $name/bin/busybox; ln -s busybox $name/bin/sh");
@@ -28,7 +28,7 @@ fn disk(name: Name) -> Name {
     name
 }
 
-/// Nothing of it is done by a program of its own, if busybox is one of all.
+/// Returns a job whose commands are all in busybox.
 fn job(name: &Name) -> Job {
     Job::new(&name.0)
         .stage("get_sources", &["echo source >file"])
@@ -42,7 +42,7 @@ fn job(name: &Name) -> Job {
         .after_script(&["echo after a $CI_JOB_STATUS"])
 }
 
-/// The last keeps nothing from one stage to the next where there is no machine between them.
+/// Layers to test. With `--init=none`, `--layer=none` keeps no files from stage to stage.
 const LAYERS: [&str; 3] = ["--layer=disk", "--layer=tmpfs", "--layer=none"];
 
 fn runs_jobs(name: &Name) {
@@ -84,7 +84,7 @@ fn disk_image_with_only_a_shell_runs_jobs() {
 }
 
 #[test]
-fn job_that_would_lose_its_sources_is_refused() {
+fn job_that_would_lose_its_sources_expect_refused() {
     let name = bare("forgetful");
     let runner = Runner::default().prepare_args(&["--init=none", "--layer=none"]);
     let report = runner.run(&job(&name)).expect_system_failure();
@@ -159,7 +159,7 @@ fn image_without_systemd_is_not_booted() {
         bare("nothing"),
         disk(bare("no-disk")),
     ] {
-        let error = name.is_refused(&["--init=systemd"], "has no systemd");
+        let error = name.expect_refused(&["--init=systemd"], "has no systemd");
         assert!(error.contains("--init=stub"), "{error}");
         let report = Job::new(&name.0)
             .script(&["true"])

@@ -1,4 +1,6 @@
-//! Images that are removed while a machine is made of them: `nspawn-image` and others who remove lock them for that.
+//! Images that are removed while a machine is made of them.
+//!
+//! `nspawn-image` and other programs lock an image exclusively while they remove it.
 
 use std::process::{Child, Command, Stdio};
 
@@ -6,7 +8,7 @@ use nspawn_tests::{Machine, call, left_of, sh};
 
 use super::Name;
 
-/// An image of two versions, of a busybox.
+/// Makes an image of these versions, each of which has a busybox and its number in /version.
 fn versions(kind: &str, versions: &[&str]) -> Name {
     let name = Name::new(kind);
     for version in versions {
@@ -18,13 +20,13 @@ fn versions(kind: &str, versions: &[&str]) -> Name {
     name
 }
 
-/// Somebody who holds the exclusive lock on a file, and removes it when told to.
+/// A process that holds the exclusive lock on a file, and removes the file on request.
 struct Remover {
     shell: Child,
 }
 
 impl Remover {
-    fn of(path: &str) -> Self {
+    fn lock(path: &str) -> Self {
         let line = format!("exec 9<{path}; flock --exclusive 9; echo; read go; rm -r {path}");
         let mut shell = Command::new("sh")
             .args(["-c", &line])
@@ -32,8 +34,8 @@ impl Remover {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut told = [0];
-        std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut told).unwrap();
+        let mut line = [0];
+        std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut line).unwrap();
         Self { shell }
     }
 
@@ -43,8 +45,8 @@ impl Remover {
     }
 }
 
-/// `nspawn-prepare` in the background, which has come to wait for the lock on the image.
-fn waiting(name: &Name, machine: &str) -> Child {
+/// Starts `nspawn-prepare`, and returns once it waits for the lock on the image.
+fn start_waiting_prepare(name: &Name, machine: &str) -> Child {
     let prepare = Command::new("nspawn-prepare")
         .args(["--init=stub", "--name", machine, &name.0])
         .stdout(Stdio::piped())
@@ -65,8 +67,8 @@ fn older_version_is_used_when_the_newest_is_removed() {
         versions("going", &["1", "2"]),
         format!("going-{}", std::process::id()),
     );
-    let remover = Remover::of(&format!("{}/{}_2", name.path(".v"), name.0));
-    let prepare = waiting(&name, &machine);
+    let remover = Remover::lock(&format!("{}/{}_2", name.path(".v"), name.0));
+    let prepare = start_waiting_prepare(&name, &machine);
     remover.remove();
     let done = prepare.wait_with_output().unwrap();
     assert!(done.status.success(), "{done:?}");
@@ -86,8 +88,8 @@ fn prepare_fails_when_the_last_version_is_removed() {
         versions("last", &["1"]),
         format!("last-{}", std::process::id()),
     );
-    let remover = Remover::of(&format!("{}/{}_1", name.path(".v"), name.0));
-    let prepare = waiting(&name, &machine);
+    let remover = Remover::lock(&format!("{}/{}_1", name.path(".v"), name.0));
+    let prepare = start_waiting_prepare(&name, &machine);
     remover.remove();
     let done = prepare.wait_with_output().unwrap();
     let error = String::from_utf8_lossy(&done.stderr);
@@ -103,16 +105,16 @@ fn prepare_fails_when_the_last_version_is_removed() {
 fn prepare_that_waits_for_a_removal_can_be_interrupted() {
     let name = versions("kept", &["1"]);
     let path = format!("{}/{}_1", name.path(".v"), name.0);
-    let (remover, machine) = (Remover::of(&path), format!("kept-{}", std::process::id()));
-    let mut prepare = waiting(&name, &machine);
-    // A minute is not for a test, but being asked to end is.
+    let (remover, machine) = (Remover::lock(&path), format!("kept-{}", std::process::id()));
+    let mut prepare = start_waiting_prepare(&name, &machine);
+    // The time limit of one minute is too long for a test, so a signal ends the wait.
     sh(&format!("kill -TERM {}", prepare.id())).expect(0);
     assert!(!prepare.wait().unwrap().success());
     remover.remove();
     assert_eq!(left_of(&machine), "");
 }
 
-/// Nobody can lock it for a removal before the machine's state tells that it is in use.
+/// The lock is held until the machine's state records that the image is in use.
 #[test]
 fn image_is_locked_only_while_its_machine_is_made() {
     let name = versions("locked", &["1"]);
@@ -127,7 +129,7 @@ fn image_is_locked_only_while_its_machine_is_made() {
     sh(&lock).expect(0);
     let state = format!("/run/nspawn-ci/{}/state.json", machine.name);
     assert!(std::fs::read_to_string(state).unwrap().contains(&path));
-    // Others who only use it are no hindrance.
+    // Shared locks of other users do not block a prepare.
     let user = sh(&format!(
         "flock --shared {path} nspawn-prepare --init=stub {}",
         name.0
@@ -141,9 +143,9 @@ fn image_removed_without_a_lock_is_reported() {
     let name = versions("vanished", &["1"]);
     let path = format!("{}/{}_1", name.path(".v"), name.0);
     let remove = format!("--property=ExecStartPre=/bin/rm -r {path}");
-    name.is_refused(&["--init=stub", &remove], &format!("can't open {path}"));
+    name.expect_refused(&["--init=stub", &remove], &format!("can't open {path}"));
     let disk = Name::new("vanished-disk");
     disk.sh("mkdir -p $name/bin; mksquashfs $name $name.raw -quiet -no-progress; rm -r $name");
     let remove = format!("--property=ExecStartPre=/bin/rm {}", disk.path(".raw"));
-    disk.is_refused(&["--init=stub", &remove], &disk.path(".raw"));
+    disk.expect_refused(&["--init=stub", &remove], &disk.path(".raw"));
 }

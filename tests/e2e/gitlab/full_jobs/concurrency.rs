@@ -1,12 +1,12 @@
 //! Many jobs at a time.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nspawn_tests::api::{GitLab, Status, Work};
-use nspawn_tests::{call, image, left_of};
+use nspawn_tests::{call, image, left_of, wait_until};
 
-use super::ended;
+use super::result_of;
 use super::runner::Runner;
 
 const COUNT: usize = 20;
@@ -34,7 +34,7 @@ fn concurrent_jobs_have_separate_results() {
         .collect();
     runners.into_iter().for_each(Runner::finish);
     for (number, id) in jobs.into_iter().enumerate() {
-        let job = ended(&gitlab, id);
+        let job = result_of(&gitlab, id);
         let code = i64::try_from(number % 3).unwrap();
         let status = if code == 0 {
             Status::Success
@@ -73,19 +73,19 @@ fn machines_of_killed_runners_are_stale() {
         .iter()
         .map(|_| Runner::start(&gitlab, &["--max-builds=1"]))
         .collect();
-    // Some machines run their scripts then, others are being made.
+    // At this time some machines run their scripts, and others are still being made.
     jobs.iter()
         .take(COUNT / 4)
         .for_each(|job| gitlab.wait_for_log(*job, "\nnow\n"));
     runners.iter_mut().for_each(Runner::kill);
-    // The first one takes the machines from under the scripts that still run; what was being made then is for the next.
+    // The first cleanup removes machines whose scripts still run. The second one removes machines
+    // that were being made at that time.
     call("nspawn-cleanup", ["--stale"]).expect(0);
-    let drivers = || drivers_of(&jobs);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !drivers().is_empty() {
-        assert!(Instant::now() < deadline, "drivers go on: {:?}", drivers());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until("all drivers have ended", Duration::from_secs(60), || {
+        let drivers = drivers_of(&jobs);
+        println!("drivers: {drivers:?}");
+        drivers.is_empty()
+    });
     call("nspawn-cleanup", ["--stale"]).expect(0);
     for job in jobs {
         assert_eq!(
@@ -97,7 +97,7 @@ fn machines_of_killed_runners_are_stale() {
     }
 }
 
-/// The driver calls for these jobs that still run: their command lines.
+/// Returns the command lines of the drivers for these jobs that still run.
 fn drivers_of(jobs: &[u64]) -> Vec<String> {
     let marks: Vec<_> = jobs
         .iter()
@@ -105,10 +105,10 @@ fn drivers_of(jobs: &[u64]) -> Vec<String> {
         .collect();
     let of_process = |path: std::path::PathBuf| {
         let environment = fs::read(path.join("environ")).ok()?;
-        let is_one = marks
+        let is_driver = marks
             .iter()
             .any(|mark| environment.windows(mark.len()).any(|part| part == mark));
-        is_one.then(|| {
+        is_driver.then(|| {
             fs::read_to_string(path.join("cmdline"))
                 .unwrap_or_default()
                 .replace('\0', " ")

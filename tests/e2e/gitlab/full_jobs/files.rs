@@ -1,4 +1,4 @@
-//! What comes into a job and out of it.
+//! Sources, artifacts, caches and variables of jobs.
 
 use nspawn_tests::api::{GitLab, Status, Work};
 use nspawn_tests::{image, sh};
@@ -86,7 +86,7 @@ fn artifacts_are_passed_to_the_next_job() {
     ];
     let second = gitlab.add(Work::new(&image()).needs(first).script(&use_it));
     super::Runner::start(&gitlab, &["--max-builds=2"]).finish();
-    let [first, second] = [first, second].map(|id| super::ended(&gitlab, id));
+    let [first, second] = [first, second].map(|id| super::result_of(&gitlab, id));
     assert_eq!(first.status, Status::Success, "{}", first.describe());
     let upload = first
         .artifacts
@@ -161,7 +161,7 @@ fn caches_are_shared_within_one_project() {
 
 #[test]
 fn file_variables_and_large_variables_arrive() {
-    // The host passes it in the driver's environment, where no string is longer than 128 KiB.
+    // The runner passes the variable in the driver's environment, whose strings are limited to 128 KiB.
     let large = "0123456789abcdef".repeat(6400);
     let work = Work::new(&image())
         .variable("LARGE", &large)

@@ -1,12 +1,15 @@
-//! How jobs end, and what GitLab is told of it. A log shows the commands too, hence the quotes in words to wait for.
+//! Results of jobs, as GitLab receives them.
+//!
+//! A log also shows the commands. So words to wait for have quotes in the commands, such as `n''ow`.
 
 use nspawn_tests::api::{GitLab, Known, Status, Work};
 use nspawn_tests::image;
 
 use super::runner::Runner;
-use super::{ended, run, run_all};
+use super::{result_of, run, run_all};
 
-/// Says something again and again: a runner asks how its job is when it sends a part of the log.
+/// Line that prints something again and again, since a runner learns of a cancel when it sends a part
+/// of the log.
 const WAIT: &str = "echo n''ow; for i in $(seq 600); do echo tick; sleep 0.1; done; echo too f''ar";
 const AFTER: [&str; 1] = ["echo \"after it was $CI_JOB_STATUS in $PWD\"; cat /root/mark"];
 const MARK: &str = "echo the same mach''ine > /root/mark";
@@ -37,7 +40,7 @@ fn after_script_runs_after_success_and_failure() {
     let jobs = run_all(&GitLab::new(), vec![work("true"), work("exit 42")], &[]);
     expect(&jobs[0], Status::Success, "", 0);
     expect_after_script(&jobs[0], "success");
-    // By the code, allow_failure:exit_codes allows it.
+    // GitLab needs the exit code for allow_failure:exit_codes.
     expect(&jobs[1], Status::Failed, "script_failure", 42);
     expect_after_script(&jobs[1], "failed");
 }
@@ -54,7 +57,7 @@ fn after_script_runs_after_a_cancel() {
     gitlab.wait_for_log(job, "\nnow\n");
     gitlab.cancel(job);
     runner.finish();
-    let job = ended(&gitlab, job);
+    let job = result_of(&gitlab, job);
     expect(&job, Status::Canceled, "job_canceled", 0);
     expect_after_script(&job, "canceled");
     assert!(!job.log().contains("too far"), "{}", job.describe());
@@ -68,7 +71,7 @@ fn no_stage_runs_after_the_job_is_dropped() {
     gitlab.wait_for_log(job, "\nnow\n");
     gitlab.abort(job);
     runner.finish();
-    let job = ended(&gitlab, job);
+    let job = result_of(&gitlab, job);
     assert!(!job.log().contains("after it was"), "{}", job.describe());
 }
 
@@ -94,7 +97,7 @@ fn stopped_runner_leaves_nothing() {
     gitlab.wait_for_log(job, "\nnow\n");
     runner.signal("TERM");
     runner.finish();
-    let job = ended(&gitlab, job);
+    let job = result_of(&gitlab, job);
     expect(&job, Status::Failed, "runner_system_failure", 0);
     assert!(!job.log().contains("after it was"), "{}", job.describe());
 }
@@ -108,7 +111,7 @@ fn quitting_runner_finishes_its_job() {
     gitlab.wait_for_log(job, "\nnow\n");
     runner.signal("QUIT");
     runner.finish();
-    let job = ended(&gitlab, job);
+    let job = result_of(&gitlab, job);
     expect(&job, Status::Success, "", 0);
     assert!(job.log().contains("\nat the end\n"), "{}", job.describe());
     assert_eq!(gitlab.job(next).status, Status::Pending);
@@ -135,7 +138,7 @@ fn stdin_is_empty_and_background_processes_do_not_delay_the_end() {
     );
 }
 
-/// 20 MiB of it, in lines of eight bytes.
+/// Line that prints 20 MiB, in lines of eight bytes.
 const LONG: &str = "seq -w 1 2621440; echo that is a''ll";
 
 #[test]
@@ -157,11 +160,7 @@ fn long_log_is_complete() {
         "{}",
         job.describe()
     );
-    assert!(
-        job.parts > 10,
-        "it came as it was written, not in {} parts",
-        job.parts
-    );
+    assert!(job.parts > 10, "the log came in only {} parts", job.parts);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The program `gitlab-runner`.
+//! The process `gitlab-runner`.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -13,21 +13,21 @@ use nspawn_common::sys::pidfd::wait_for_exit;
 use nspawn_tests::api::{GitLab, RUNNER_TOKEN};
 
 const LOG: &str = "log";
-/// Time limit for all of its jobs. On an emulated host (`tests/vm`) one job takes nearly a minute.
+/// Time limit for all jobs of a runner. On an emulated host (`tests/vm`) one job takes nearly a minute.
 const LIMIT: Duration = Duration::from_secs(600);
-/// How long it may take to end when it is asked to.
+/// Time limit for the end of a runner after a signal.
 const ENDING: Duration = Duration::from_secs(40);
 
-/// A process of it.
+/// A process `gitlab-runner run-single`.
 #[derive(Debug)]
 pub struct Runner {
     child: Child,
-    /// Where its temporary files are, and what it says.
+    /// Directory of its temporary files and its log.
     directory: PathBuf,
 }
 
 impl Runner {
-    /// Has it take jobs, as `gitlab-runner run-single` with more options.
+    /// Starts `gitlab-runner run-single` with more options, such as the number of jobs.
     pub fn start(gitlab: &GitLab, options: &[&str]) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!(
@@ -80,7 +80,7 @@ impl Runner {
         Self { child, directory }
     }
 
-    /// Waits for its end: it has run as many jobs as it was told to.
+    /// Waits until the runner has run its number of jobs and ends with success.
     #[track_caller]
     pub fn finish(mut self) {
         let has_ended = self.ends_within(LIMIT);
@@ -91,13 +91,13 @@ impl Runner {
         );
     }
 
-    /// Kills it, and no process that it has started.
+    /// Kills the runner, but no process that it has started.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the runner.
     pub fn signal(&self, name: &str) {
         let words = ["-s", name, &self.child.id().to_string()];
         assert!(Command::new("kill").args(words).status().unwrap().success());
@@ -114,7 +114,7 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        // Of a test that has failed: its jobs' machines are to go.
+        // After a failed test the runner still runs. SIGTERM lets it remove the machines of its jobs.
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             self.signal("TERM");
             if !self.ends_within(ENDING) {
@@ -134,12 +134,12 @@ fn program() -> &'static PathBuf {
             .map(PathBuf::from);
         let real = given.or_else(|| command::find_program("gitlab-runner"));
         let stand_in = || PathBuf::from(env!("CARGO_BIN_EXE_gitlab-runner-stand-in"));
-        let (what, program) =
+        let (kind, program) =
             real.map_or_else(|| ("a stand-in", stand_in()), |path| ("the real one", path));
-        // Tests' own stderr is shown for failures alone.
+        // The test harness captures the output of eprintln!, and shows it for failures only.
         let _ = writeln!(
             std::io::stderr(),
-            "\nwhole jobs by {what}: {}",
+            "\nfull jobs by {kind}: {}",
             program.display()
         );
         program

@@ -1,5 +1,5 @@
-//! These programs are killed at any moment. What they leave is `nspawn-cleanup --stale`'s, and keeps
-//! nobody from making a machine of the same name.
+//! The programs are killed at a random moment. `nspawn-cleanup --stale` removes what they leave behind,
+//! and a machine of the same name can be made again.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -8,15 +8,16 @@ use nspawn_tests::{call, image, left_of, random, sh};
 
 use crate::suite::{Suite, name, prepare};
 
+/// The killed programs, in the order of the match in [`rows`].
 const VICTIMS: [&str; 10] = [
     "nspawn-prepare",
     "nspawn-run",
     "nspawn-cleanup",
     "systemd-nspawn",
     "nspawn-cleanup --stale",
-    "nspawn-run of a machine without an init",
+    "nspawn-run in a machine without an init",
     "nspawn-run --image",
-    "nspawn-prepare that takes a machine",
+    "nspawn-prepare that takes over a standby machine",
     "nspawn-prepare --standby",
     "nspawn-prepare of a job with services",
 ];
@@ -42,9 +43,9 @@ pub fn rows(suite: &mut Suite) {
                     3 => kill_nspawn(name),
                     4 => kill_stale(name, moment),
                     5 => kill_start(name, moment),
-                    6 => kill_own(name, moment),
-                    7 => kill_take(name, moment),
-                    8 => kill_fill(moment),
+                    6 => kill_run_of_image(name, moment),
+                    7 => kill_takeover(name, moment),
+                    8 => kill_standby(moment),
                     _ => kill_job(moment),
                 }
             },
@@ -52,11 +53,12 @@ pub fn rows(suite: &mut Suite) {
     }
 }
 
-// A share of how long it usually takes at most.
+/// Returns a share of the time that a program usually takes at most.
 fn after(share: f64, milliseconds: f64) -> Duration {
     Duration::from_secs_f64(share * milliseconds / 1000.0)
 }
 
+/// Returns whether the program ended successfully before it was killed.
 fn start_and_kill(command: &mut Command, moment: Duration) -> bool {
     let mut child = command
         .stdin(Stdio::null())
@@ -69,7 +71,7 @@ fn start_and_kill(command: &mut Command, moment: Duration) -> bool {
     child.wait().unwrap().success()
 }
 
-fn stale_takes(name: &str) {
+fn assert_stale_removes(name: &str) {
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert_eq!(left_of(name), "");
 }
@@ -80,12 +82,12 @@ fn make(name: &str) {
 
 fn kill_prepare(name: &str, moment: f64) {
     if start_and_kill(&mut prepare(name), after(moment, 300.0)) {
-        // It was faster: then the machine is somebody's.
+        // The program ended first, so that the machine is in use and not stale.
         call("nspawn-cleanup", ["--stale"]).expect(0);
         call("nspawn-run", [name, "true"]).expect(0);
         call("nspawn-cleanup", [name]).expect(0);
     }
-    stale_takes(name);
+    assert_stale_removes(name);
     make(name);
     call("nspawn-cleanup", [name]).expect(0);
 }
@@ -97,15 +99,15 @@ fn kill_run(name: &str, moment: f64) {
         after(moment, 60.0),
     );
     call("nspawn-cleanup", ["--stale"]).expect(0);
-    ends_soon(name);
+    wait_for_end_of_command(name);
     call("nspawn-cleanup", [name]).expect(0);
 }
 
-// The agent takes a moment to end what belongs to nobody.
-fn ends_soon(name: &str) {
-    let gone =
+/// Waits until the agent has ended the command, whose nspawn-run is gone.
+fn wait_for_end_of_command(name: &str) {
+    let wait =
         "for i in $(seq 100); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; exit 1";
-    call("nspawn-run", [name, "sh", "-c", gone]).expect(0);
+    call("nspawn-run", [name, "sh", "-c", wait]).expect(0);
 }
 
 fn kill_cleanup(name: &str, moment: f64, arguments: &[&str]) {
@@ -119,7 +121,7 @@ fn kill_cleanup(name: &str, moment: f64, arguments: &[&str]) {
         after(moment, 150.0),
     );
     call("nspawn-cleanup", ["--stale"]).expect(0);
-    // Before it had begun nothing was stale.
+    // The kill came before the cleanup began, so that the machine was not stale.
     if !left_of(name).is_empty() {
         call("nspawn-run", [name, "true"]).expect(0);
         call("nspawn-cleanup", [name]).expect(0);
@@ -133,8 +135,8 @@ fn kill_nspawn(name: &str) {
         "pkill -KILL -f '^systemd-nspawn .*--machine={name} '"
     ))
     .expect(0);
-    wait_for_the_end(name);
-    stale_takes(name);
+    wait_for_end_of_unit(name);
+    assert_stale_removes(name);
 }
 
 fn kill_stale(name: &str, moment: f64) {
@@ -147,11 +149,11 @@ fn kill_stale(name: &str, moment: f64) {
         Command::new("nspawn-cleanup").arg("--stale"),
         after(moment, 60.0),
     );
-    wait_for_the_end(name);
-    stale_takes(name);
+    wait_for_end_of_unit(name);
+    assert_stale_removes(name);
 }
 
-// Whatever is half started then, the next run is as any other.
+/// Kills nspawn-run while it starts the machine. The next nspawn-run must work.
 fn kill_start(name: &str, moment: f64) {
     nspawn_tests::finish(prepare(name).arg("--init=none"), b"").expect(0);
     call("nspawn-run", [name, "touch", "/root/kept"]).expect(0);
@@ -160,49 +162,50 @@ fn kill_start(name: &str, moment: f64) {
         after(moment, 400.0),
     );
     call("nspawn-cleanup", ["--stale"]).expect(0);
-    ends_soon(name);
+    wait_for_end_of_command(name);
     call("nspawn-run", [name, "test", "-e", "/root/kept"]).expect(0);
     call("nspawn-cleanup", [name]).expect(0);
     assert_eq!(left_of(name), "");
 }
 
-fn kill_own(name: &str, moment: f64) {
+fn kill_run_of_image(name: &str, moment: f64) {
     let mut command = Command::new("nspawn-run");
     command
         .env("NSPAWN_NAME", name)
         .args(["--image", &image(), "sleep", "600"]);
     start_and_kill(&mut command, after(moment, 400.0));
-    stale_takes(name);
+    assert_stale_removes(name);
 }
 
-fn keep_ready(count: u32) -> Command {
+fn fill_pool(count: u32) -> Command {
     let mut command = Command::new("nspawn-prepare");
     command.args([format!("--standby={count}"), image()]);
     command
 }
 
-// What stood by belongs to nobody then, by one name or the other, or still stands by.
-fn kill_take(name: &str, moment: f64) {
-    nspawn_tests::finish(&mut keep_ready(1), b"").expect(0);
+/// Kills nspawn-prepare while it takes over a standby machine, which then is stale under its old or its
+/// new name, or still in the pool.
+fn kill_takeover(name: &str, moment: f64) {
+    nspawn_tests::finish(&mut fill_pool(1), b"").expect(0);
     if start_and_kill(&mut prepare(name), after(moment, 25.0)) {
         call("nspawn-run", [name, "true"]).expect(0);
         call("nspawn-cleanup", [name]).expect(0);
     }
-    stale_takes(name);
+    assert_stale_removes(name);
     make(name);
     call("nspawn-run", [name, "true"]).expect(0);
     call("nspawn-cleanup", [name]).expect(0);
-    none_stands_by();
+    empty_pool();
 }
 
-fn kill_fill(moment: f64) {
-    start_and_kill(&mut keep_ready(2), after(moment, 600.0));
+fn kill_standby(moment: f64) {
+    start_and_kill(&mut fill_pool(2), after(moment, 600.0));
     call("nspawn-cleanup", ["--stale"]).expect(0);
-    nspawn_tests::finish(&mut keep_ready(2), b"").expect(0);
-    none_stands_by();
+    nspawn_tests::finish(&mut fill_pool(2), b"").expect(0);
+    empty_pool();
 }
 
-// Its services end with it, whoever makes them.
+/// Kills nspawn-prepare while it makes the machines of a job and of its services.
 fn kill_job(moment: f64) {
     let (mut command, response) = (
         Command::new("nspawn-prepare"),
@@ -228,7 +231,7 @@ fn kill_job(moment: f64) {
             "3\n"
         );
     }
-    // What they were about to start is on its way for a moment.
+    // The processes that make the services may run for a moment longer.
     sh("timeout 10 sh -c 'while pgrep -f \"[n]spawn-prepare --service\"; do sleep 0.05; done' >/dev/null").expect(0);
     let mut cleanup = Command::new("nspawn-cleanup");
     if std::fs::exists(format!("/run/nspawn-ci/{job}811c9dc5/ready")).unwrap() {
@@ -240,19 +243,19 @@ fn kill_job(moment: f64) {
         )
         .expect(0);
     }
-    stale_takes(&job);
+    assert_stale_removes(&job);
     std::fs::remove_file(response).unwrap();
 }
 
-fn none_stands_by() {
-    nspawn_tests::finish(&mut keep_ready(0), b"").expect(0);
-    // One that is being made is removed by who makes it.
+fn empty_pool() {
+    nspawn_tests::finish(&mut fill_pool(0), b"").expect(0);
+    // A process that still makes a machine for the pool removes it itself.
     sh("timeout 20 sh -c 'while pgrep -f [n]spawn-prepare.--refill; do sleep 0.05; done' >/dev/null").expect(0);
-    stale_takes("standby-");
+    assert_stale_removes("standby-");
 }
 
-// systemd takes a moment to see it.
-fn wait_for_the_end(name: &str) {
+/// Waits until systemd has noticed that the unit ended.
+fn wait_for_end_of_unit(name: &str) {
     sh(&format!(
         "timeout 10 sh -c 'while systemctl is-active --quiet nspawn-{name}; do sleep 0.02; done'"
     ))

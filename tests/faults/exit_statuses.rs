@@ -1,4 +1,4 @@
-//! A command ends in every way there is, and that is what is told.
+//! The result of a command is the status or the signal that it ends with.
 
 use nspawn_tests::image;
 use nspawn_tests::sequencer::{Attempt, Failure, Job, Runner};
@@ -18,7 +18,7 @@ const SIGNALS: [(&str, i32); 6] = [
 pub fn rows(suite: &mut Suite) {
     let tries = suite.times(2, 20);
     suite.row(
-        "a command ends with 9 statuses and by 6 signals",
+        "a command ends with each of 9 statuses and 6 signals",
         tries,
         |_| {
             let machine = machine(&[]);
@@ -34,7 +34,7 @@ pub fn rows(suite: &mut Suite) {
         },
     );
     suite.row(
-        "a job's script ends with 9 statuses and by 6 signals",
+        "a job's script ends with each of 9 statuses and 6 signals",
         tries,
         |_| {
             let (runner, mut job) = (Runner::default(), Job::new(&image()).script(&["true"]));

@@ -1,26 +1,32 @@
-//! The machine's own services fail while a command runs, which then ends: that is told at once.
+//! The machine's own services fail while a command runs. When the command ends, its result is known
+//! at once.
 
 use std::time::Duration;
 
 use crate::suite::{Running, Suite};
 
-const AT_ONCE: Duration = Duration::from_secs(2);
+/// Time limit for the result of a command that has ended.
+const RESULT_LIMIT: Duration = Duration::from_secs(2);
 
+/// Faults, and the shell commands that cause them in the machine.
 const FAULTS: [(&str, &str); 6] = [
     (
-        "bus reloaded",
+        "the bus reloads",
         "busctl call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig",
     ),
-    // Not more often than systemd allows, which is a limit of its own.
+    // systemd limits how often a unit may start, so the counter is reset.
     (
-        "bus restarted",
+        "the bus restarts",
         "systemctl reset-failed dbus && systemctl restart dbus",
     ),
-    ("bus killed", "systemctl kill --signal=KILL dbus; sleep 0.2"),
-    ("a package with a bus policy", PACKAGE),
-    ("daemon-reexec", "systemctl daemon-reexec"),
     (
-        "isolate",
+        "the bus is killed",
+        "systemctl kill --signal=KILL dbus; sleep 0.2",
+    ),
+    ("a package installs a bus policy", PACKAGE),
+    ("systemd re-executes", "systemctl daemon-reexec"),
+    (
+        "systemd isolates a target",
         "systemctl isolate rescue.target; systemctl isolate multi-user.target",
     ),
 ];
@@ -34,7 +40,7 @@ pub fn rows(suite: &mut Suite) {
     let tries = suite.times(4, 50);
     for (name, fault) in FAULTS {
         let mut machine = None;
-        suite.row(&format!("under a command: {name}"), tries, |number| {
+        suite.row(&format!("while a command runs, {name}"), tries, |number| {
             let machine = machine.get_or_insert_with(|| crate::suite::machine(&[]));
             let code = if number % 2 == 0 { 0 } else { 7 };
             let waiting = format!(
@@ -45,9 +51,9 @@ pub fn rows(suite: &mut Suite) {
                 .sh(&format!("{{ {fault}; }} >/dev/null 2>&1"))
                 .expect(0);
             machine.run(["touch", "/run/go"]).expect(0);
-            let (ended, said, took) = running.end();
-            assert_eq!((ended, &*said), (Some(code), ""));
-            assert!(took < AT_ONCE, "took {took:?}");
+            let (status, stderr, took) = running.wait();
+            assert_eq!((status, &*stderr), (Some(code), ""));
+            assert!(took < RESULT_LIMIT, "took {took:?}");
             if number + 1 == tries {
                 nspawn_tests::call("nspawn-cleanup", [&machine.name]).expect(0);
             }

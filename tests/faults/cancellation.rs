@@ -1,4 +1,5 @@
-//! A job is cancelled that forks, leaves its session, ignores SIGTERM and holds its output open.
+//! A cancelled job ends although its processes fork, leave their session and their cgroup, ignore
+//! SIGTERM and hold its output open.
 
 use std::time::Duration;
 
@@ -7,9 +8,11 @@ use nspawn_tests::sequencer::{Job, Outcome, Runner, Then};
 
 use crate::suite::Suite;
 
+/// Grace period of the runner.
 const GRACE: Duration = Duration::from_secs(2);
 
-const DEAF: &str = "#!/bin/bash
+/// A script that starts such processes, prints `now`, and never ends.
+const STUBBORN: &str = "#!/bin/bash
 trap '' TERM HUP INT
 setsid sh -c 'trap \"\" TERM HUP INT; (sleep 600; sleep 600) & sleep 600; sleep 600' &
 for i in 1 2 3 4 5; do sh -c 'trap \"\" TERM; sleep 600; :' & done
@@ -20,16 +23,17 @@ until grep -q . /sys/fs/cgroup/elsewhere/cgroup.procs; do sleep 0.02; done
 echo now
 while :; do sleep 600; done
 ";
-const ALL_GONE: &str = "pgrep -x sleep && exit 1; systemctl is-system-running; echo whole";
+/// Fails if a process of the script is left.
+const CHECK: &str = "pgrep -x sleep && exit 1; systemctl is-system-running; echo whole";
 
 pub fn rows(suite: &mut Suite) {
     suite.row(
-        "cancel of a job that will not end; the machine stays",
+        "a job that ignores signals is cancelled, and its machine stays",
         suite.times(3, 20),
         |_| {
             let job = Job::new(&image())
-                .stage_file("build_script", DEAF)
-                .after_script(&[ALL_GONE]);
+                .stage_file("build_script", STUBBORN)
+                .after_script(&[CHECK]);
             let runner =
                 Runner::default().variable("NSPAWN_STOP_TIMEOUT", &format!("{}s", GRACE.as_secs()));
             let report = runner

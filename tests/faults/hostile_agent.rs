@@ -1,5 +1,5 @@
-//! The agent is killed, stopped, or replaced by one that lies. The job may lose its own result by
-//! that; the host gets a clear end, and loses nothing.
+//! The agent is killed, stopped, or replaced by a hostile program. The job may lose its own result by
+//! that. The host gets a clear error in time, and loses nothing.
 
 use std::fs::{self, File};
 use std::io::{IoSlice, Read, Write};
@@ -11,22 +11,25 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspawn_common::agent::protocol::{self, Request};
-use nspawn_common::machine::paths::{AGENT_SOCKET, MachinePaths, SHOWN_IN_MACHINE};
+use nspawn_common::machine::paths::{AGENT_MOUNT_IN_MACHINE, AGENT_SOCKET, MachinePaths};
+use nspawn_common::text;
 use nspawn_tests::{Machine, call, random};
 
 use crate::suite::{Running, Suite, machine};
 
-/// What asks this program to be the liar, inside a machine.
-pub const OPTION: &str = "--liar";
+/// Option that makes this program a hostile agent, in a machine.
+pub const OPTION: &str = "--hostile-agent";
 
-/// Where the machine is shown this program.
-const PROGRAM_IN_MACHINE: &str = "/run/liar";
-/// The most memory that nspawn-run may take for any liar, in KiB.
+/// Path of this program in the machine.
+const PROGRAM_IN_MACHINE: &str = "/run/hostile-agent";
+/// File beside the agent's socket that the hostile agent creates once it listens.
+const READY_FILE: &str = "hostile-agent-ready";
+/// Limit for the memory of nspawn-run under a hostile agent, in KiB.
 const MOST_MEMORY: u64 = 20_000;
 
-/// How it lies, what nspawn-run says, and how long that may take: half a minute where it waits for a
-/// command's start.
-const LIES: [(&str, &str, u64); 7] = [
+/// Behaviours of a hostile agent, a part of nspawn-run's error, and the time limit for it in seconds.
+/// nspawn-run waits half a minute for the start of a command.
+const BEHAVIOURS: [(&str, &str, u64); 7] = [
     ("garbage", "too long", 2),
     ("flood", "unknown message", 2),
     ("long", "too long", 2),
@@ -38,84 +41,95 @@ const LIES: [(&str, &str, u64); 7] = [
 
 pub fn rows(suite: &mut Suite) {
     suite.row(
-        "the agent is killed under a command, and comes back",
+        "the agent is killed under a command, and systemd restarts it",
         suite.times(2, 20),
         |_| {
             let machine = machine(&[]);
             let running = Running::start(&machine, "echo on; sleep 600");
-            // It dies of it itself, or is faster.
+            // The command that kills the agent may succeed, or lose its own result.
             machine.sh(&format!("kill -KILL {AGENT}"));
-            let (code, said, took) = running.end();
-            assert_eq!(code, Some(125), "{said}");
+            let (code, stderr, took) = running.wait();
+            assert_eq!(code, Some(125), "{stderr}");
             assert!(
-                said.contains("its agent was ended") && took < Duration::from_secs(5),
-                "{said:?} after {took:?}"
+                stderr.contains("its agent was ended") && took < Duration::from_secs(5),
+                "{stderr:?} after {took:?}"
             );
             machine.run(["true"]).expect(0);
         },
     );
-    suite.row("the agent is stopped, and goes on", 1, |_| {
-        let machine = machine(&[]);
-        machine.sh(&format!("kill -STOP {AGENT}")).expect(0);
-        let (code, said, took) = Running::begin(&machine, "true").end();
-        assert_eq!(code, Some(125), "{said}");
-        assert!(
-            said.contains("does not answer") && took < Duration::from_secs(35),
-            "{said:?} after {took:?}"
-        );
-        nspawn_tests::sh("pkill -CONT -f 'nspawn-run --agent'").expect(0);
-        machine.run(["true"]).expect(0);
-    });
-    if suite.is_long {
-        suite.row("what looks after a command is stopped", 1, |_| {
+    suite.row(
+        "the agent is stopped by SIGSTOP, and continues later",
+        1,
+        |_| {
             let machine = machine(&[]);
-            let (code, said, took) =
-                Running::start(&machine, "echo on; kill -STOP $PPID; sleep 600").end();
-            assert_eq!(code, Some(125), "{said}");
+            machine.sh(&format!("kill -STOP {AGENT}")).expect(0);
+            let (code, stderr, took) = Running::spawn(&machine, "true").wait();
+            assert_eq!(code, Some(125), "{stderr}");
             assert!(
-                said.contains("does not answer") && took < Duration::from_secs(130),
-                "{said:?} after {took:?}"
+                stderr.contains("does not answer") && took < Duration::from_secs(35),
+                "{stderr:?} after {took:?}"
             );
-        });
-        suite.row("a machine that is frozen for three minutes", 1, |_| {
+            nspawn_tests::sh("pkill -CONT -f 'nspawn-run --agent'").expect(0);
+            machine.run(["true"]).expect(0);
+        },
+    );
+    if suite.is_long {
+        suite.row(
+            "the agent's process for a command is stopped by SIGSTOP",
+            1,
+            |_| {
+                let machine = machine(&[]);
+                let (code, stderr, took) =
+                    Running::start(&machine, "echo on; kill -STOP $PPID; sleep 600").wait();
+                assert_eq!(code, Some(125), "{stderr}");
+                assert!(
+                    stderr.contains("does not answer") && took < Duration::from_secs(130),
+                    "{stderr:?} after {took:?}"
+                );
+            },
+        );
+        suite.row("the machine is frozen for three minutes", 1, |_| {
             let machine = machine(&[]);
             let running = Running::start(&machine, "echo on; sleep 1; exit 7");
             let unit = format!("nspawn-{}.service", machine.name);
             call("systemctl", ["freeze", &unit]).expect(0);
             thread::sleep(Duration::from_secs(180));
             call("systemctl", ["thaw", &unit]).expect(0);
-            assert_eq!(running.end().0, Some(7));
+            assert_eq!(running.wait().0, Some(7));
         });
     }
-    for (lie, words, limit) in LIES {
-        suite.row(&format!("an agent that lies: {lie}"), 1, |_| {
-            let machine = machine_with_liar(lie);
-            let running = Running::begin(&machine, "true");
+    for (behaviour, words, limit) in BEHAVIOURS {
+        suite.row(&format!("a hostile agent: {behaviour}"), 1, |_| {
+            let machine = machine_with_hostile_agent(behaviour);
+            let running = Running::spawn(&machine, "true");
             let memory = watch_memory(running.pid());
-            let (code, said, took) = running.end();
-            assert_eq!(code, Some(125), "{said}");
+            let (code, stderr, took) = running.wait();
+            assert_eq!(code, Some(125), "{stderr}");
             assert!(
-                said.contains(words) && took < Duration::from_secs(limit),
-                "{said:?} after {took:?}"
+                stderr.contains(words) && took < Duration::from_secs(limit),
+                "{stderr:?} after {took:?}"
             );
             let memory = memory.join().unwrap();
             assert!(memory < MOST_MEMORY, "{memory} KiB");
         });
     }
-    suite.row("an agent that sends descriptors", 1, |_| {
-        let machine = machine_with_liar("descriptors");
-        let running = Running::begin(&machine, "true");
+    suite.row("a hostile agent sends file descriptors", 1, |_| {
+        let machine = machine_with_hostile_agent("descriptors");
+        let running = Running::spawn(&machine, "true");
         thread::sleep(Duration::from_millis(700));
         let open = fs::read_dir(format!("/proc/{}/fd", running.pid()))
             .unwrap()
             .count();
         assert!(open < 30, "{open} descriptors are open");
-        // Its word is the job's own result.
-        assert_eq!(running.end().0, Some(3));
+        // The agent decides the result of a command, which is the job's own.
+        assert_eq!(running.wait().0, Some(3));
     });
     let minutes = suite.times(0, 10);
     suite.row(
-        &format!("broken messages, for {} s", (60 * minutes).max(2)),
+        &format!(
+            "random changes to messages, for {} s",
+            (60 * minutes).max(2)
+        ),
         1,
         |_| {
             let deadline = Instant::now() + Duration::from_secs(u64::from(60 * minutes).max(2));
@@ -123,36 +137,45 @@ pub fn rows(suite: &mut Suite) {
                 if Instant::now() > deadline {
                     break;
                 }
-                break_messages(round);
+                decode_changed_messages(round);
             }
         },
     );
 }
 
-/// The agent's main process.
+/// Shell expression for the agent's main process.
 const AGENT: &str = "$(systemctl show --property=MainPID --value nspawn-agent)";
 
-fn machine_with_liar(lie: &str) -> Machine {
-    let own = std::env::current_exe().unwrap();
-    let machine = machine(&[&format!("--bind-ro={}:{PROGRAM_IN_MACHINE}", own.display())]);
-    let replace = format!("systemctl stop nspawn-agent; exec {PROGRAM_IN_MACHINE} {OPTION} {lie}");
+/// Creates a machine, and replaces its agent by this program.
+fn machine_with_hostile_agent(behaviour: &str) -> Machine {
+    let program = std::env::current_exe().unwrap();
+    let machine = machine(&[&format!(
+        "--bind-ro={}:{PROGRAM_IN_MACHINE}",
+        program.display()
+    )]);
+    let replace =
+        format!("systemctl stop nspawn-agent; exec {PROGRAM_IN_MACHINE} {OPTION} {behaviour}");
     machine.run(["systemd-run", "--quiet", "--no-block", "sh", "-c", &replace]);
     let name = nspawn_common::machine::name::MachineName::new(&machine.name).unwrap();
     let paths = MachinePaths::new(&name);
-    // Mounted for the machine's unit alone.
-    let supervisor = nspawn_common::lifecycle::status::supervisor(&paths).unwrap();
-    let mark = format!(
-        "/proc/{supervisor}/root{}/lies",
+    // The directory is mounted in the mount namespace of the machine's unit only.
+    let supervisor = nspawn_common::machine::processes::supervisor(&paths).unwrap();
+    let ready_file = format!(
+        "/proc/{supervisor}/root{}/{READY_FILE}",
         paths.agent_dir().display()
     );
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !fs::exists(&mark).unwrap() {
-        assert!(Instant::now() < deadline, "the liar does not start");
+    while !fs::exists(&ready_file).unwrap() {
+        assert!(
+            Instant::now() < deadline,
+            "the hostile agent does not start"
+        );
         thread::sleep(Duration::from_millis(20));
     }
     machine
 }
 
+/// Returns the peak of the memory of a process, in KiB, once it ends.
 fn watch_memory(pid: u32) -> thread::JoinHandle<u64> {
     thread::spawn(move || {
         let mut most = 0;
@@ -169,31 +192,31 @@ fn watch_memory(pid: u32) -> thread::JoinHandle<u64> {
     })
 }
 
-/// Is the agent that lies. Never returns.
-pub fn lie(how: &str) -> ! {
-    let socket = Path::new(SHOWN_IN_MACHINE).join(AGENT_SOCKET);
+/// Serves as the agent of a machine, in a hostile way.
+pub fn serve(behaviour: &str) -> ! {
+    let socket = Path::new(AGENT_MOUNT_IN_MACHINE).join(AGENT_SOCKET);
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).unwrap();
-    File::create(socket.with_file_name("lies")).unwrap();
+    File::create(socket.with_file_name(READY_FILE)).unwrap();
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
-        let _ = answer(how, &mut stream);
-        if how != "hangup" {
-            // Kept open, or the host would learn of an end.
+        let _ = answer(behaviour, &mut stream);
+        if behaviour != "hangup" {
+            // The connection stays open, so that the host sees no end of it.
             std::mem::forget(stream);
         }
     }
     unreachable!()
 }
 
-fn answer(how: &str, stream: &mut UnixStream) -> std::io::Result<()> {
-    if how == "hangup" {
+fn answer(behaviour: &str, stream: &mut UnixStream) -> std::io::Result<()> {
+    if behaviour == "hangup" {
         return Ok(());
     }
     let mut header = [0; protocol::HEADER];
     stream.read_exact(&mut header)?;
     let started = protocol::frame(protocol::STARTED, &[]);
-    match how {
+    match behaviour {
         "garbage" => stream.write_all(&[0xff; 4096]),
         "flood" => loop {
             stream.write_all(&started.repeat(1000))?;
@@ -233,8 +256,8 @@ fn answer(how: &str, stream: &mut UnixStream) -> std::io::Result<()> {
     }
 }
 
-// None may panic, or be taken for more than it is.
-fn break_messages(round: u64) {
+/// Decodes messages with random changes. The decoders must not panic, nor take more than there is.
+fn decode_changed_messages(round: u64) {
     let mut bytes = random(1 + (round % 300) as usize, round);
     if round % 3 > 0 {
         let whole = Request::decode(&protocol::frame(b'a', b"x"))
@@ -255,10 +278,10 @@ fn break_messages(round: u64) {
     let _ = Request::decode(&bytes);
     let _ = protocol::read_frame(&mut &*bytes, protocol::MAX_ANSWER);
     let length = bytes.len();
-    let mut taken = 0;
+    let mut consumed = 0;
     while let Ok(Some((_, body))) = protocol::take_frame(&mut bytes, protocol::MAX_ANSWER) {
-        taken += protocol::HEADER + body.len();
+        consumed += protocol::HEADER + body.len();
     }
-    assert_eq!(taken + bytes.len(), length);
+    assert_eq!(consumed + bytes.len(), length);
     assert!(text::printable(&bytes).chars().all(|c| !c.is_control()));
 }

@@ -1,4 +1,5 @@
-//! The machine dies under a command: 125 outside GitLab, a system failure inside, with the cause.
+//! The machine dies under a command. The error names the cause: status 125 outside of GitLab, a system
+//! failure in a job.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,21 +9,23 @@ use nspawn_tests::{image, sh};
 
 use crate::suite::{Running, Suite, machine};
 
+/// Time limit for the error.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// What it dies of, who does that, and what is said.
+/// Deaths of a machine, a shell command of the host that causes each, and parts of the error, with `|`
+/// between alternatives.
 const DEATHS: [(&str, &str, &str); 6] = [
     (
-        "poweroff from inside",
+        "poweroff in the machine",
         "nspawn-run NAME systemctl poweroff",
         "it was shut down",
     ),
     (
-        "reboot from inside",
+        "reboot in the machine",
         "nspawn-run NAME systemctl reboot",
         "it was rebooted",
     ),
-    // Since some version after 257 it ends the machine's PID 1.
+    // A systemd after 257 ends the machine's PID 1 instead of the unit.
     (
         "machinectl terminate",
         "machinectl terminate NAME",
@@ -34,67 +37,67 @@ const DEATHS: [(&str, &str, &str); 6] = [
         "it was shut down",
     ),
     (
-        "SIGKILL of its PID 1",
+        "SIGKILL of PID 1",
         "kill -KILL $(machinectl show --property=Leader --value NAME)",
         "its PID 1 was ended",
     ),
     (
-        "its unit stopped",
+        "its unit is stopped",
         "systemctl stop nspawn-NAME.service",
         "its unit was stopped",
     ),
 ];
 
-/// It calls its end a success, if it is asked to end and has the time.
-const SUCCESSFUL: &str = "trap 'exit 0' TERM; echo on; sleep 600 & wait";
+/// A command that ends with status 0 if it gets SIGTERM and has the time.
+const COMMAND: &str = "trap 'exit 0' TERM; echo on; sleep 600 & wait";
 
 pub fn rows(suite: &mut Suite) {
     let tries = suite.times(2, 20);
     for (death, line, cause) in DEATHS {
         suite.row(
-            &format!("machine dies in mid-command: {death}"),
+            &format!("the machine dies under a command: {death}"),
             tries,
             |number| {
                 if number % 2 == 0 {
-                    outside(line, cause, number)
+                    die_outside_gitlab(line, cause, number)
                 } else {
-                    inside(line, cause)
+                    die_in_job(line, cause)
                 }
             },
         );
     }
 }
 
-fn outside(line: &str, cause: &str, number: u32) {
+fn die_outside_gitlab(line: &str, cause: &str, number: u32) {
     let machine = machine(&[]);
-    // The order in which a shutdown ends cgroups goes by their names, which are numbers.
+    // A shutdown ends cgroups in the order of their names, which are numbers.
     (0..number % 16).for_each(|_| drop(machine.run(["true"]).expect(0)));
-    let running = Running::start(&machine, SUCCESSFUL);
+    let running = Running::start(&machine, COMMAND);
     let started = Instant::now();
-    // Its own status tells of the death too, or not.
+    // The machine's death may end this command too.
     sh(&format!(
         "({}) >/dev/null 2>&1 &",
         line.replace("NAME", &machine.name)
     ));
-    let (code, said, _) = running.end();
-    assert_eq!(code, Some(125), "{said}");
-    assert!(is_named(cause, &said), "no {cause:?} in {said:?}");
+    let (code, stderr, _) = running.wait();
+    assert_eq!(code, Some(125), "{stderr}");
+    assert!(is_named(cause, &stderr), "no {cause:?} in {stderr:?}");
     assert!(started.elapsed() < LIMIT, "took {:?}", started.elapsed());
 }
 
-// Any of those between bars.
-fn is_named(cause: &str, said: &str) -> bool {
-    cause.split('|').any(|cause| said.contains(cause))
+/// Returns whether `text` has one of the alternatives of `cause`.
+fn is_named(cause: &str, text: &str) -> bool {
+    cause.split('|').any(|cause| text.contains(cause))
 }
 
-fn inside(line: &str, cause: &str) {
+fn die_in_job(line: &str, cause: &str) {
     let died = Arc::new(Mutex::new(None));
-    let (line, note) = (line.to_owned(), Arc::clone(&died));
+    let (line, time_of_death) = (line.to_owned(), Arc::clone(&died));
     let job = Job::new(&image())
         .script(&["trap 'exit 0' TERM", "echo now", "sleep 600 & wait"])
         .at_log("now", move |moment| {
-            *note.lock().unwrap() = Some(Instant::now());
-            // Not as this job's own stage.
+            *time_of_death.lock().unwrap() = Some(Instant::now());
+            // The command is no stage of this job.
             let line = line.replace("NAME", moment.machine());
             sh(&format!(
                 "(env --unset=CUSTOM_ENV_CI_JOB_ID {line}) >/dev/null 2>&1 &"
@@ -103,6 +106,6 @@ fn inside(line: &str, cause: &str) {
     let report = job.run().expect_system_failure();
     let took = died.lock().unwrap().expect("the job never ran").elapsed();
     assert!(is_named(cause, &report.log()), "{}", report.describe());
-    // What comes after the script counts too, and takes a moment.
+    // The stages after the script count too.
     assert!(took < LIMIT + Duration::from_secs(2), "took {took:?}");
 }

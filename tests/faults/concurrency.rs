@@ -1,4 +1,4 @@
-//! All at once.
+//! Many programs run at the same time.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -17,7 +17,7 @@ use crate::suite::{Suite, name, prefix, prepare};
 pub fn rows(suite: &mut Suite) {
     let rounds = suite.times(2, 20);
     suite.row(
-        &format!("ten processes, one name, {rounds} rounds each"),
+        &format!("ten processes make and remove a machine of one name, {rounds} rounds"),
         1,
         |_| {
             let name = name();
@@ -32,12 +32,12 @@ pub fn rows(suite: &mut Suite) {
     );
     let (count, most) = (suite.times(12, 60), suite.times(3, 8));
     suite.row(
-        &format!("{count} prepares at once, --max-machines={most}"),
+        &format!("{count} nspawn-prepare at once with --max-machines={most}"),
         1,
         |_| {
             let ended = AtomicBool::new(false);
             thread::scope(|scope| {
-                let counter = scope.spawn(|| most_at_once(&ended));
+                let counter = scope.spawn(|| count_running(&ended));
                 in_parallel(count, |_| {
                     let name = name();
                     let limits = [
@@ -49,16 +49,16 @@ pub fn rows(suite: &mut Suite) {
                     call("nspawn-cleanup", [&name]).expect(0);
                 });
                 ended.store(true, Ordering::Relaxed);
-                let seen = counter.join().unwrap();
+                let counted = counter.join().unwrap();
                 assert!(
-                    (1..=most as usize).contains(&seen),
-                    "{seen} machines at once"
+                    (1..=most as usize).contains(&counted),
+                    "{counted} machines run at once"
                 );
             });
         },
     );
     suite.row(
-        "a slot frees itself when its holder dies",
+        "a waiting nspawn-prepare goes on when a machine dies",
         suite.times(1, 10),
         |_| {
             let (first, second) = (name(), name());
@@ -73,7 +73,7 @@ pub fn rows(suite: &mut Suite) {
         },
     );
     suite.row(
-        "who waits for a slot, or behind the one who does, can be told to end",
+        "two waiting nspawn-prepare end by SIGTERM",
         suite.times(1, 10),
         |_| {
             let first = name();
@@ -88,7 +88,7 @@ pub fn rows(suite: &mut Suite) {
     );
 }
 
-/// An `nspawn-prepare` that has said that it waits.
+/// An `nspawn-prepare` that has printed that it waits.
 struct Waiting(Child);
 
 impl Waiting {
@@ -100,13 +100,13 @@ impl Waiting {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = String::new();
+        let mut line = String::new();
         BufReader::new(child.stderr.take().unwrap())
-            .read_line(&mut said)
+            .read_line(&mut line)
             .unwrap();
         assert!(
-            said.contains("waiting ") && said.contains("(--max-machines=1)"),
-            "{said}"
+            line.contains("waiting ") && line.contains("(--max-machines=1)"),
+            "{line}"
         );
         Self(child)
     }
@@ -124,7 +124,8 @@ fn in_parallel(count: u32, work: impl Fn(u32) + Sync) {
     });
 }
 
-fn most_at_once(ended: &AtomicBool) -> usize {
+/// Returns the largest number of machines that run at the same time, until `ended` is set.
+fn count_running(ended: &AtomicBool) -> usize {
     let mut most = 0;
     while !ended.load(Ordering::Relaxed) {
         let units = fs::read_dir(SLICE_CGROUP).into_iter().flatten().flatten();

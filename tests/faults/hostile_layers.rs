@@ -1,4 +1,5 @@
-//! An enemy made the layer: it goes, or is refused with a reason, and nothing outside is touched.
+//! An attacker wrote the layer. nspawn-cleanup removes it, or refuses that with a reason, and changes
+//! nothing outside of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use nspawn_tests::{FLAGS, Machine, call, left_of, sh};
 
 use crate::suite::{Suite, machine};
 
-/// A directory of the host that nothing may happen to.
+/// A directory of the host that must not change.
 struct Outside(PathBuf);
 
 impl Outside {
@@ -18,7 +19,8 @@ impl Outside {
         Self(path)
     }
 
-    fn is_whole(&self) {
+    #[track_caller]
+    fn assert_unchanged(&self) {
         assert_eq!(fs::read_to_string(self.0.join("file")).unwrap(), "kept");
     }
 }
@@ -41,15 +43,15 @@ pub fn rows(suite: &mut Suite) {
     let links = "ln -s OUTSIDE link; mkdir e; ln -s OUTSIDE/file e/link; ln -s / root; ln -s /etc etc; ln -s . self";
     let mounts = "mkdir m n && mount -t tmpfs none m && touch m/x && mount --bind /etc n";
     for (name, script) in [
-        ("10000 levels deep", deep),
+        ("10000 nested directories", deep),
         (&*format!("{files} files"), &*many),
-        ("odd names and kinds", odd),
+        ("odd names and file types", odd),
         ("immutable and append-only files", &*locked),
-        ("symbolic links out of it", links),
-        ("mounts left inside", mounts),
+        ("symbolic links to the outside", links),
+        ("mounts that still exist", mounts),
     ] {
-        suite.row(&format!("a layer of an enemy: {name}"), 1, |_| {
-            // The host's own files, and the host's root who makes them.
+        suite.row(&format!("a hostile layer: {name}"), 1, |_| {
+            // The layer is a directory of the host, and the host's root owns the files.
             let machine = machine(&["--layer-size=infinity", "--private-users=no"]);
             let outside = Outside::new(&machine);
             let script = script.replace("OUTSIDE", &outside.0.to_string_lossy());
@@ -58,22 +60,26 @@ pub fn rows(suite: &mut Suite) {
                 .expect(0);
             call("nspawn-cleanup", [&machine.name]).expect(0);
             assert_eq!(left_of(&machine.name), "");
-            outside.is_whole();
+            outside.assert_unchanged();
         });
     }
-    suite.row("a file system is mounted on the layer", 1, |_| {
-        let machine = machine(&[]);
-        let outside = Outside::new(&machine);
-        let place = format!("/var/lib/nspawn-ci/machines/{}/place", machine.name);
-        sh(&format!(
-            "mkdir -p {place} && mount --bind {} {place}",
-            outside.0.display()
-        ))
-        .expect(0);
-        let done = call("nspawn-cleanup", [&machine.name]);
-        outside.is_whole();
-        sh(&format!("umount {place}")).expect(0);
-        done.expect_error(1, "something is mounted on");
-        call("nspawn-cleanup", [&machine.name]).expect(0);
-    });
+    suite.row(
+        "a file system is mounted in the layer's directory",
+        1,
+        |_| {
+            let machine = machine(&[]);
+            let outside = Outside::new(&machine);
+            let place = format!("/var/lib/nspawn-ci/machines/{}/place", machine.name);
+            sh(&format!(
+                "mkdir -p {place} && mount --bind {} {place}",
+                outside.0.display()
+            ))
+            .expect(0);
+            let done = call("nspawn-cleanup", [&machine.name]);
+            outside.assert_unchanged();
+            sh(&format!("umount {place}")).expect(0);
+            done.expect_error(1, "something is mounted on");
+            call("nspawn-cleanup", [&machine.name]).expect(0);
+        },
+    );
 }

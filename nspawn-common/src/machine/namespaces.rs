@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::error::TimedOut;
 use crate::machine::paths::MachinePaths;
-use crate::sys::cgroup;
+use crate::machine::processes;
 use crate::sys::namespace::{self, Environment};
 
 /// Opens files in /proc, such as `ns/net`, of process `leader`, the machine's PID 1.
@@ -22,7 +22,7 @@ pub fn open<const N: usize>(
         files.push(namespace::open(leader, name).with_context(has_ended)?);
     }
     // The leader may have ended before, and another process may have its number.
-    if !cgroup::is_member(&paths.cgroup(), leader) {
+    if !processes::is_member(paths, leader) {
         bail!(has_ended());
     }
     files.try_into().map_err(|_| anyhow!(has_ended()))

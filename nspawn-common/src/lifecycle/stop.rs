@@ -1,0 +1,85 @@
+//! Kills a machine and stops its units.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::command;
+use crate::command::argv;
+use crate::machine::paths::{MachinePaths, PAYLOAD_CGROUP, SUPERVISOR_CGROUP};
+use crate::machine::processes;
+use crate::sys::cgroup;
+use crate::text;
+
+/// Time limit for stopping a unit whose processes were killed.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Stops the machine and waits until all its processes have ended. Its layer and its state stay.
+///
+/// # Errors
+/// Fails if processes of the machine survive SIGKILL.
+pub fn stop_machine(paths: &MachinePaths) -> Result<()> {
+    let unit = paths.unit();
+    let was_frozen = processes::is_frozen(paths);
+    let killed = kill(&paths.cgroup());
+    // Frozen processes die by SIGKILL, but systemd refuses to stop a frozen unit.
+    if was_frozen {
+        command::run(&argv(["systemctl", "thaw", &unit]), STOP_LIMIT)?;
+    }
+    let helpers = [
+        (paths.network_unit(), paths.network_cgroup()),
+        (paths.command_unit(), paths.command_cgroup()),
+    ];
+    for (_, helper) in &helpers {
+        // Usually the helper does not exist. If it can't be killed, the check below finds its processes.
+        let _ = cgroup::kill(helper);
+    }
+    let stopped = command::run(&argv(["systemctl", "stop", &unit]), STOP_LIMIT)?;
+    // These units may already have stopped, because they are bound to the machine's unit. One `systemctl stop`
+    // for several units stops none of them once one is gone, so stop them one by one.
+    for (unit, _) in helpers.iter().filter(|(_, cgroup)| cgroup.exists()) {
+        command::run(&argv(["systemctl", "stop", unit]), STOP_LIMIT)?;
+    }
+    if existing_cgroups(paths)
+        .iter()
+        .any(|path| cgroup::is_populated(path))
+    {
+        let cause = match killed {
+            Err(error) => format!(" ({error})"),
+            Ok(()) => String::new(),
+        };
+        bail!(
+            "can't stop the unit {unit}: its processes don't end{cause}; see systemctl status {unit}{}",
+            text::indent(&stopped.stderr)
+        );
+    }
+    // A failed unit keeps its name. --collect has already removed most of them.
+    if paths.unit_file().exists() {
+        command::run(&argv(["systemctl", "reset-failed", &unit]), STOP_LIMIT)?;
+    }
+    Ok(())
+}
+
+/// Returns the existing cgroups of the machine, its network helper and its service command.
+pub fn existing_cgroups(paths: &MachinePaths) -> Vec<PathBuf> {
+    let cgroups = [
+        paths.cgroup(),
+        paths.network_cgroup(),
+        paths.command_cgroup(),
+    ];
+    cgroups.into_iter().filter(|path| path.exists()).collect()
+}
+
+/// Kills all processes of the machine at once, its PID 1 included, since an orderly stop only costs time.
+///
+/// If the payload has begun, this spares the supervisor, which then removes its files in the host's /tmp (since
+/// systemd 257). Stopping the unit kills the rest.
+fn kill(unit: &Path) -> io::Result<()> {
+    if unit.join(SUPERVISOR_CGROUP).exists() {
+        cgroup::kill(&unit.join(PAYLOAD_CGROUP))
+    } else {
+        cgroup::kill(unit)
+    }
+}

@@ -257,6 +257,9 @@ fn mount_command(size: Option<u64>, target: &Path) -> Vec<OsString> {
 
 /// Where a machine whose root is read-only may write, beside /run: what is temporary, and where jobs work.
 const TEMPORARY: [(&str, &str); 3] = [("/tmp", "1777"), ("/builds", "0755"), ("/cache", "0755")];
+/// Directories below /var/lib in which a machine stores containers of its own.
+pub const CONTAINER_DIRECTORIES: [&str; 2] = ["containers", "docker"];
+
 /// Directories that it sees as the image has them, and may write to as well: without them neither a service nor a
 /// tool of a user's gets far.
 pub const OVERLAID: [&str; 2] = ["root", "var"];

@@ -24,7 +24,9 @@ use nspawn_common::systemd::transient_unit::Unit;
 use crate::create::step::Step;
 use crate::gitlab::attach;
 use crate::launcher;
+use crate::launcher::boot_units::AGENT_UNIT;
 use crate::layer;
+use crate::layer::CONTAINER_DIRECTORIES;
 use crate::limits;
 use crate::network::pasta;
 use crate::options::Options;
@@ -32,8 +34,6 @@ use crate::preflight::LOOK_LIMIT;
 use crate::services::spawn::Order;
 use crate::standby::fingerprint;
 
-/// The agent as a service of the machine.
-pub const AGENT_UNIT_NAME: &str = "nspawn-agent.service";
 /// How much longer than the boot may take systemd waits for it: time to ask the machine what it waits for.
 const START_MARGIN: Duration = Duration::from_secs(30);
 
@@ -47,9 +47,6 @@ const MASKED: [&str; 7] = [
     "run-lock.mount",             // a directory of /run does as well
     "systemd-journal-flush.service", // a journal that goes with the machine need not be on disk
 ];
-
-/// Where containers of a machine's own are kept, below its /var/lib.
-pub const NESTED: [&str; 2] = ["containers", "docker"];
 
 /// A machine to be made.
 #[derive(Clone)]
@@ -211,7 +208,7 @@ impl Machine {
             |option: &str| Payload::Command(vec![AGENT_IN_MACHINE.to_owned(), option.to_owned()]);
         match self.options.init {
             Init::Systemd => {
-                let agent = format!("systemd.wants={AGENT_UNIT_NAME}");
+                let agent = format!("systemd.wants={AGENT_UNIT}");
                 let masks = MASKED.map(|unit| format!("systemd.mask={unit}"));
                 Payload::Boot(
                     [agent]
@@ -236,7 +233,7 @@ impl Machine {
         let root = self
             .paths
             .layer_root(self.options.layer, self.layer_size.is_some());
-        let kept = NESTED
+        let kept = CONTAINER_DIRECTORIES
             .iter()
             .filter(|_| self.options.nesting && self.options.layer != Layer::Snapshot);
         kept.map(|name| Bind::writable(&root.join(name), &Path::new("/var/lib").join(name)))

@@ -1,9 +1,9 @@
-//! No core dumps of the machine's processes.
+//! Prevents core dumps of the machine's processes.
 //!
-//! Where the host's `core_pattern` is a pipe (systemd-coredump, apport), its program runs on the host, and writes the
-//! memory, the environment and the command line of a job's process to the host's disk and journal. The kernel runs no
-//! such program for a process whose RLIMIT_CORE is exactly 1. It does for 0, which `ulimit -c 0` and programs with
-//! secrets set, so nothing in the machine may change the limit.
+//! If the host's `core_pattern` is a pipe (systemd-coredump, apport), its program runs on the host, and writes the
+//! memory, the environment and the command line of a job's process to the host's disk and journal. The kernel does not
+//! run the program for a process whose RLIMIT_CORE is exactly 1 (core(5)). It does for 0, which `ulimit -c 0` and
+//! programs with secrets set. So nothing in the machine may change the limit.
 
 use std::ffi::OsString;
 
@@ -13,15 +13,15 @@ use nix::libc::{self, sock_filter, sock_fprog};
 use nix::sys::resource::{Resource, setrlimit};
 use nspawn_common::systemd::nspawn::NO_CORES;
 
-/// An architecture of system calls, with its numbers of setrlimit(2) and prlimit(2).
+/// Architecture of system calls, with its numbers of setrlimit(2) and prlimit(2).
 struct Calls {
     architecture: u32,
     setrlimit: u32,
     prlimit: u32,
 }
 
-/// The architectures of the kernels that machines run on. The numbers are linux/audit.h's and those of the kernel's
-/// tables of system calls.
+/// Architectures of the kernels that machines run on. The numbers come from linux/audit.h and from the kernel's tables
+/// of system calls.
 const CALLS: [Calls; 5] = [
     Calls {
         architecture: 0xC000_003E,
@@ -50,18 +50,18 @@ const CALLS: [Calls; 5] = [
     }, // arm
 ];
 
-// Offsets in struct seccomp_data. The lower half of an argument comes first: all of these are little-endian.
+// Offsets in struct seccomp_data. The lower half of an argument comes first, because all of these architectures are
+// little-endian.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: [u32; 3] = [16, 24, 32];
 
-/// Sets the limit to 1 and has the kernel skip all later changes of it, if the machine's `options` forbid core dumps.
+/// Forbids core dumps if the `options` of systemd-nspawn do.
+///
+/// Sets the limit to 1 and makes the kernel skip all later changes of it.
 pub fn forbid(options: &[OsString]) -> Result<()> {
-    if !options
-        .iter()
-        .take_while(|word| *word != "--")
-        .any(|word| word == NO_CORES)
-    {
+    let mut options = options.iter().take_while(|word| *word != "--");
+    if !options.any(|word| word == NO_CORES) {
         return Ok(());
     }
     setrlimit(Resource::RLIMIT_CORE, 1, 1).context("can't limit core dumps")?;
@@ -69,14 +69,14 @@ pub fn forbid(options: &[OsString]) -> Result<()> {
         .context("can't keep the limit on core dumps; the kernel needs seccomp filters")
 }
 
-// A skipped call returns 0, since programs such as gpg give up if they can't set the limit.
+/// Returns the filter. A skipped call returns 0, because programs such as gpg give up if they can't set the limit.
 fn filter() -> Vec<sock_filter> {
     let mut program: Vec<_> = CALLS.iter().flat_map(block).collect();
     program.push(ret(libc::SECCOMP_RET_ALLOW));
     program
 }
 
-// Each block ends in a skipped call, or goes on with the next block.
+/// Returns the block for one architecture. It skips the call, or continues with the next block.
 fn block(calls: &Calls) -> [sock_filter; 15] {
     let skip = ret(libc::SECCOMP_RET_ERRNO);
     [
@@ -88,7 +88,7 @@ fn block(calls: &Calls) -> [sock_filter; 15] {
         load(ARGUMENTS[0]),
         jump(libc::RLIMIT_CORE, 0, 9),
         skip,
-        // prlimit(process, resource, limit, old_limit), which changes nothing if `limit` is null
+        // prlimit(process, resource, limit, old_limit) changes nothing if `limit` is null.
         jump(calls.prlimit, 0, 7),
         load(ARGUMENTS[1]),
         jump(libc::RLIMIT_CORE, 0, 5),
@@ -104,7 +104,7 @@ fn load(offset: u32) -> sock_filter {
     instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0)
 }
 
-// Skips as many instructions where the loaded value is `value`, or is not.
+/// Skips `if_equal` instructions if the loaded value is `value`, and `if_not` instructions otherwise.
 fn jump(value: u32, if_equal: u8, if_not: u8) -> sock_filter {
     instruction(
         libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
@@ -119,7 +119,7 @@ fn ret(action: u32) -> sock_filter {
 }
 
 fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    // All codes fit into 16 bits.
+    // Every code fits into 16 bits.
     sock_filter {
         code: code as u16,
         jt,
@@ -133,7 +133,7 @@ fn install(program: &mut [sock_filter]) -> Result<()> {
         len: u16::try_from(program.len())?,
         filter: program.as_mut_ptr(),
     };
-    // SAFETY: seccomp(2) reads `program` and as many instructions as it says, which live until it returns.
+    // SAFETY: seccomp(2) reads `program` and its instructions, which are valid until it returns.
     let done = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
@@ -154,12 +154,12 @@ mod tests {
 
     use super::*;
 
-    fn is_kept() -> Result<bool> {
+    fn keeps_limit() -> Result<bool> {
         nix::sys::prctl::set_no_new_privs()?;
         setrlimit(Resource::RLIMIT_CORE, 1, 1)?;
         install(&mut filter())?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-        // SAFETY: the kernel reads no limit there, since it skips the call.
+        // SAFETY: the kernel skips the call, so it does not read the limit at this address.
         Errno::result(unsafe {
             libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 1_u64 << 32, 0)
         })?;
@@ -169,11 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_limit_on_core_dumps_stays() {
-        // SAFETY: the child makes system calls alone before it exits.
+    fn only_changes_of_the_core_limit_are_skipped() {
+        // SAFETY: the child only makes system calls before it exits.
         match unsafe { fork() }.unwrap() {
             // SAFETY: the child ends here.
-            ForkResult::Child => unsafe { libc::_exit(i32::from(!is_kept().unwrap_or(false))) },
+            ForkResult::Child => unsafe { libc::_exit(i32::from(!keeps_limit().unwrap_or(false))) },
             ForkResult::Parent { child } => {
                 assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0))
             }

@@ -1,4 +1,4 @@
-//! What can be asked for.
+//! The command line.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -8,7 +8,10 @@ use clap::{Arg, Command, value_parser};
 use nspawn_common::cli::sources;
 use nspawn_common::machine::paths::CONFIG_ROOT;
 
-/// The options, taken apart.
+/// The program's name in messages.
+pub const PROGRAM: &str = "nspawn-cleanup";
+
+/// Parsed options.
 #[derive(Debug)]
 pub struct Options {
     pub machines: Vec<OsString>,
@@ -19,24 +22,37 @@ pub struct Options {
     pub verbose: bool,
 }
 
-/// The command line's definition.
+/// Returns the definition of the command line.
 pub fn command() -> Command {
-    Command::new(super::PROGRAM)
+    Command::new(PROGRAM)
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Ends machines that nspawn-prepare made and deletes all that is left of them")
+        .about("Stops machines that nspawn-prepare made, and deletes everything that belongs to them")
         .after_help(
-            "A machine that is gone already is no error. Without a machine's name, in a GitLab job: the job's \
-             machine, unless nspawn-prepare was told to keep it.\n\nExample:\n  nspawn-cleanup \"$m\"",
+            "A machine that does not exist is no error. Without a machine's name, in a GitLab job, the \
+             program removes the job's machine, unless nspawn-prepare was called with --keep.
+
+\
+             Example:
+  nspawn-cleanup \"$m\"",
         )
-        .arg(Arg::new("MACHINE").num_args(0..).value_parser(value_parser!(OsString)).help("Machines"))
-        .arg(sources::flag("all").help("All machines that nspawn-prepare made on this host"))
-        .arg(sources::flag("stale").help("What killed programs and a crashed host have left, and nothing that is in use"))
-        .arg(sources::flag("list").help("Print the name of each machine, a tab and the path of its image, and remove nothing"))
+        .arg(
+            Arg::new("MACHINE")
+                .num_args(0..)
+                .value_parser(value_parser!(OsString))
+                .help("Names of machines to remove"),
+        )
+        .arg(sources::flag("all").help("Remove all machines that nspawn-prepare made on this host"))
+        .arg(sources::flag("stale").help(
+            "Remove what killed programs or a crashed host have left behind, and no machine in use",
+        ))
+        .arg(sources::flag("list").help(
+            "Print the name of each machine, a tab and the path of its image, and remove nothing",
+        ))
         .arg(sources::flag("dry-run").help("Print what would be removed, and remove nothing"))
-        .arg(sources::flag("verbose").short('v').help("Say on stderr what is removed"))
+        .arg(sources::flag("verbose").short('v').help("Report each removal on stderr"))
 }
 
-/// Reads the options; `None` if help was asked for and printed.
+/// Parses the command line. Returns `None` after it has printed the help or the version.
 pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
     let file = Path::new(CONFIG_ROOT).join("cleanup.args");
     let Some(matches) = sources::parse(&command(), &[&file], argv)? else {
@@ -57,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_is_sound() {
+    fn definition_is_consistent() {
         command().debug_assert();
     }
 }

@@ -1,4 +1,11 @@
-//! The last stage: ends machines and deletes all that is left of them.
+//! The cleanup stage: stops machines and deletes everything that belongs to them.
+//!
+//! | module | contents |
+//! | --- | --- |
+//! | [`cli`] | the command line |
+//! | [`listing`] | the list of machines |
+//! | [`remove`] | removal of machines |
+//! | [`unused_caches`] | removal of caches that no job has used for a month |
 
 mod cli;
 mod listing;
@@ -6,10 +13,9 @@ mod remove;
 mod unused_caches;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use nspawn_common::cli::sources;
 use nspawn_common::exit_code::Exit;
 use nspawn_common::gitlab;
@@ -20,19 +26,15 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::report;
 use nspawn_common::sys::signals;
 
-use cli::Options;
+use cli::{Options, PROGRAM};
+use remove::Selection;
 
-/// The program's name in messages.
-const PROGRAM: &str = "nspawn-cleanup";
-
-/// The command line's definition, for what is generated from it.
-#[must_use]
+/// Returns the definition of the command line, for generated documentation.
 pub fn command() -> clap::Command {
     sources::with_variables_in_help(&cli::command())
 }
 
-/// The program: one line on stderr for every machine that can't be removed, and a status.
-#[must_use]
+/// Runs the program. Every failure is one line on stderr.
 pub fn main() -> ExitCode {
     signals::reset_child_signal();
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -46,54 +48,57 @@ fn cleanup(argv: &[OsString]) -> Result<u8> {
     let Some(options) = cli::parse(argv)? else {
         return Ok(Exit::Success.code());
     };
-    let Options {
-        machines,
-        all,
-        stale,
-        list,
-        ..
-    } = &options;
-    if *list {
-        if !machines.is_empty() || *all || *stale {
-            bail!("--list goes without --all, --stale and the names of machines");
-        }
-        require_root()?;
-        listing::print()?;
-        return Ok(Exit::Success.code());
+    if options.list {
+        print_list(&options)
+    } else if options.all || options.stale {
+        remove_all(&options)
+    } else {
+        remove_named(&options)
     }
-    let removed = if *all || *stale {
-        if !machines.is_empty() || (*all && *stale) {
-            bail!("--all, --stale and the names of machines exclude each other");
-        }
-        require_root()?;
-        if *all && !options.dry_run {
-            list::delete_pools()?;
-        }
-        let which = if *stale {
-            remove::Which::Stale
-        } else {
-            remove::Which::Any
-        };
-        let code = remove::each(&list::all()?, which, &options);
-        if *stale {
-            unused_caches::remove_unused(options.dry_run)?;
-        }
-        code
-    } else if !machines.is_empty() {
-        let names: Vec<_> = machines
+}
+
+fn print_list(options: &Options) -> Result<u8> {
+    if !options.machines.is_empty() || options.all || options.stale {
+        bail!("--list can't be combined with --all, --stale and machine names");
+    }
+    require_root()?;
+    listing::print()?;
+    Ok(Exit::Success.code())
+}
+
+fn remove_all(options: &Options) -> Result<u8> {
+    if !options.machines.is_empty() || (options.all && options.stale) {
+        bail!("--all, --stale and machine names can't be combined");
+    }
+    require_root()?;
+    if options.stale {
+        let code = remove::remove_each(&list::all()?, Selection::Stale, options);
+        unused_caches::remove_unused(options.dry_run)?;
+        return Ok(code);
+    }
+    if !options.dry_run {
+        list::delete_pools()?;
+    }
+    Ok(remove::remove_each(&list::all()?, Selection::All, options))
+}
+
+// Without names, the program removes the machine of the GitLab job that it is called for.
+fn remove_named(options: &Options) -> Result<u8> {
+    if !options.machines.is_empty() {
+        let names: Vec<_> = options
+            .machines
             .iter()
             .map(MachineName::new)
             .collect::<Result<_>>()?;
         require_root()?;
-        remove::each(&names, remove::Which::Any, &options)
-    } else if gitlab::is_active() {
-        let name = Job::from_env()?.machine_name()?;
-        require_root()?;
-        remove::each(&[name], remove::Which::OfEndedJob, &options)
-    } else {
-        bail!("no machine is named; see --help")
-    };
-    Ok(removed)
+        return Ok(remove::remove_each(&names, Selection::All, options));
+    }
+    if !gitlab::is_active() {
+        bail!("name a machine to remove, or use --all or --stale; see --help");
+    }
+    let name = Job::from_env()?.machine_name()?;
+    require_root()?;
+    Ok(remove::remove_each(&[name], Selection::EndedJob, options))
 }
 
 fn require_root() -> Result<()> {
@@ -101,10 +106,4 @@ fn require_root() -> Result<()> {
         bail!("only root can remove machines; try sudo");
     }
     Ok(())
-}
-
-fn print_line(line: &str) -> Result<()> {
-    std::io::stdout()
-        .write_all(format!("{line}\n").as_bytes())
-        .context("can't write to stdout")
 }

@@ -1,4 +1,4 @@
-//! The verb: which machines go, and that they go.
+//! Removal of machines.
 
 use std::ffi::OsStr;
 
@@ -17,96 +17,113 @@ use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
 
-use crate::PROGRAM;
-use crate::cli::Options;
+use crate::cli::{Options, PROGRAM};
 
-/// Which of the machines that are looked at go.
+/// Condition under which a machine is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// Each of them.
-    Any,
-    /// Those that nobody owns, and that nobody is making or removing now.
+pub enum Selection {
+    /// All machines are removed.
+    All,
+    /// Only stale machines are removed.
     Stale,
-    /// Each, but one that is to be kept.
-    OfEndedJob,
+    /// The machine of an ended GitLab job is removed unless it is to be kept for inspection.
+    EndedJob,
 }
 
-/// Removes machines; one that can't be removed keeps none of the others. Returns the exit status.
-pub fn each(names: &[MachineName], which: Which, options: &Options) -> u8 {
+/// Removes the selected machines and returns the exit status.
+///
+/// A machine that can't be removed does not prevent the removal of the others.
+pub fn remove_each(names: &[MachineName], selection: Selection, options: &Options) -> u8 {
     let mut code = Exit::Success.code();
     for name in names {
-        let done = consider(name, which, options);
-        if let Err(error) = done.with_context(|| format!("machine {name} is not removed")) {
+        let result = remove_with_services(name, selection, options);
+        if let Err(error) = result.with_context(|| format!("can't remove machine {name}")) {
             code = report::print_error(PROGRAM, &error, Exit::Failure);
         }
     }
     code
 }
 
-// With its services, whose makers end with the machine's. While that is being made, there may be more of them.
-fn consider(name: &MachineName, which: Which, options: &Options) -> Result<()> {
-    if which == Which::Stale {
-        return consider_one(name, which, options);
+// The processes that make the services of a job end with the job's machine. They may make more
+// services until then, so services are removed before and after the job's machine.
+fn remove_with_services(name: &MachineName, selection: Selection, options: &Options) -> Result<()> {
+    if selection == Selection::Stale {
+        return remove_selected(name, selection, options);
     }
-    let remove_services = || {
-        list::services_of(name)?
-            .iter()
-            .try_for_each(|it| consider_one(&it.name, Which::Any, options))
-    };
-    remove_services()?;
-    consider_one(name, which, options)?;
+    remove_services(name, options)?;
+    remove_selected(name, selection, options)?;
     if options.dry_run {
-        Ok(())
-    } else {
-        remove_services()
+        return Ok(());
     }
+    remove_services(name, options)
 }
 
-fn consider_one(name: &MachineName, which: Which, options: &Options) -> Result<()> {
-    let paths = MachinePaths::new(name);
-    let parts = list::existing_parts(&paths).join(", ");
-    if parts.is_empty()
-        || status::is_taken_over(&paths)
-        || (which == Which::Stale && status::is_in_use(&paths)?)
-    {
-        return Ok(());
-    }
-    if which == Which::OfEndedJob && keep_if_asked(name, &paths)? {
-        return Ok(());
-    }
-    if options.dry_run {
-        if which == Which::Stale && Lock::is_held(&paths) {
-            return Ok(());
-        }
-        return crate::print_line(&format!("{name}: {parts}"));
-    }
-    let used = options.verbose.then(|| usage::describe(name));
-    if let (true, Some(used)) = (remove(name, &paths, which)?, used) {
-        report::print_diagnostic(
-            PROGRAM,
-            OsStr::new(&format!("removed machine {name}: {parts}; {used}")),
-        );
+fn remove_services(job: &MachineName, options: &Options) -> Result<()> {
+    for service in list::services_of(job)? {
+        remove_selected(&service.name, Selection::All, options)?;
     }
     Ok(())
 }
 
-fn remove(name: &MachineName, paths: &MachinePaths, which: Which) -> Result<bool> {
-    caller::check_view()?;
-    caller::check_writable()?;
-    let lock = match which {
-        Which::Stale => Lock::try_acquire(paths)?,
-        Which::Any | Which::OfEndedJob => Some(Lock::acquire(paths)?),
-    };
-    let Some(lock) = lock else { return Ok(false) };
-    // Somebody may have made it anew meanwhile.
-    if which == Which::Stale && status::is_in_use(paths)? {
-        return Ok(false);
+fn remove_selected(name: &MachineName, selection: Selection, options: &Options) -> Result<()> {
+    let paths = MachinePaths::new(name);
+    let parts = list::existing_parts(&paths).join(", ");
+    if parts.is_empty() || status::is_taken_over(&paths) {
+        return Ok(());
     }
-    remove::remove_machine(name, lock).map(|()| true)
+    if selection == Selection::Stale && status::is_in_use(&paths)? {
+        return Ok(());
+    }
+    if selection == Selection::EndedJob && keep_if_requested(name, &paths, options.dry_run)? {
+        return Ok(());
+    }
+    if options.dry_run {
+        return print_removal(name, &paths, selection, &parts);
+    }
+    let used = options.verbose.then(|| usage::describe(name));
+    let is_removed = remove(name, &paths, selection)?;
+    if let (true, Some(used)) = (is_removed, used) {
+        let line = format!("removed machine {name}: {parts}; {used}");
+        report::print_diagnostic(PROGRAM, OsStr::new(&line));
+    }
+    Ok(())
 }
 
-// A machine whose state can't be read is nothing to look into.
-fn keep_if_asked(name: &MachineName, paths: &MachinePaths) -> Result<bool> {
+// A stale machine that another process has locked is being made or removed.
+fn print_removal(
+    name: &MachineName,
+    paths: &MachinePaths,
+    selection: Selection,
+    parts: &str,
+) -> Result<()> {
+    if selection == Selection::Stale && Lock::is_held(paths) {
+        return Ok(());
+    }
+    report::print_line(OsStr::new(&format!("{name}: {parts}")))
+}
+
+// Returns whether the machine was removed.
+fn remove(name: &MachineName, paths: &MachinePaths, selection: Selection) -> Result<bool> {
+    caller::check_view()?;
+    caller::check_writable()?;
+    let lock = match selection {
+        Selection::Stale => Lock::try_acquire(paths)?,
+        Selection::All | Selection::EndedJob => Some(Lock::acquire(paths)?),
+    };
+    let Some(lock) = lock else {
+        return Ok(false);
+    };
+    // Another process may have made a machine of this name before the lock was acquired.
+    if selection == Selection::Stale && status::is_in_use(paths)? {
+        return Ok(false);
+    }
+    remove::remove_machine(name, lock)?;
+    Ok(true)
+}
+
+// Returns whether the machine is kept for inspection. A machine without a readable state can't be
+// kept, because nobody could inspect it.
+fn keep_if_requested(name: &MachineName, paths: &MachinePaths, dry_run: bool) -> Result<bool> {
     let Ok(state) = State::read(name) else {
         return Ok(false);
     };
@@ -116,12 +133,10 @@ fn keep_if_asked(name: &MachineName, paths: &MachinePaths) -> Result<bool> {
     {
         return Ok(false);
     }
-    if !retention::is_kept(paths) {
+    if !dry_run && !retention::is_kept(paths) {
         retention::keep(paths, state.keep_for)?;
-        report::print_diagnostic(
-            PROGRAM,
-            OsStr::new(&retention::describe(&state, is_running)),
-        );
+        let line = retention::describe(&state, is_running);
+        report::print_diagnostic(PROGRAM, OsStr::new(&line));
     }
     Ok(true)
 }

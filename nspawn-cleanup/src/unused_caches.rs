@@ -1,9 +1,11 @@
-//! The caches of projects that have no jobs any more.
+//! Removal of the caches of projects that have no jobs any more.
 //!
-//! Caches outlive reboots, so that the wall clock alone tells how long one was not used, and that jumps. So each look at
-//! the caches is noted, and makes none older than the time since the look before it, and than [`MOST_BETWEEN`]. A host
-//! that was off, or restored from a snapshot, or whose clock was wrong, loses no cache by that.
+//! Caches outlive reboots, so only the wall clock measures how long a cache was not used, and that
+//! clock jumps. Therefore each check records its time. A check makes no cache older than the time
+//! since the check before it, and by [`MAX_STEP`] at most. A host that was off, was restored from a
+//! snapshot, or had a wrong clock loses no cache for that reason.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -15,102 +17,105 @@ use nspawn_common::lifecycle::lock;
 use nspawn_common::lifecycle::lock::Resource;
 use nspawn_common::machine::paths::CACHE_ROOT;
 use nspawn_common::machine::state::State;
+use nspawn_common::report;
 use nspawn_common::sys::fs::remove_file_if_present;
 
-/// How long a cache stays that no job has used.
+/// Age at which an unused cache is removed.
 const UNUSED_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// The most by which a cache ages from one look to the next. `nspawn-ci-stale.timer` has one every quarter of an hour.
-const MOST_BETWEEN: Duration = Duration::from_secs(24 * 3600);
-/// The file whose time of modification is that of the last look.
-const LOOKED: &str = ".looked";
+/// Time by which a cache ages from one check to the next at most. `nspawn-ci-stale.timer` checks
+/// every quarter of an hour.
+const MAX_STEP: Duration = Duration::from_secs(24 * 3600);
+/// File whose modification time is that of the last check.
+const LAST_CHECK_FILE: &str = ".looked";
 
-/// Deletes those, or prints which they are.
-pub fn remove_unused(only_tell: bool) -> Result<()> {
+/// Deletes unused caches, or only prints their paths in a dry run.
+pub fn remove_unused(dry_run: bool) -> Result<()> {
     let entries = match fs::read_dir(CACHE_ROOT) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries.with_context(|| format!("can't read {CACHE_ROOT}"))?,
     };
-    // Nobody begins to use one meanwhile.
+    // The lock prevents that a job begins to use a cache during the check.
     let _lock = lock::host(Resource::Caches, lock::CACHES_LIMIT)?;
-    let note = Path::new(CACHE_ROOT).join(LOOKED);
+    let record = Path::new(CACHE_ROOT).join(LAST_CHECK_FILE);
     let now = SystemTime::now();
-    let looked = modified(&note);
-    for path in entries.flatten().filter(is_cache).map(|entry| entry.path()) {
-        consider(
-            &path,
-            looked.unwrap_or(SystemTime::UNIX_EPOCH),
-            now,
-            only_tell,
-        )?;
+    let last_check = modification_time(&record).unwrap_or(SystemTime::UNIX_EPOCH);
+    for entry in entries.flatten().filter(is_cache) {
+        check(&entry.path(), last_check, now, dry_run)?;
     }
-    if only_tell {
+    if dry_run {
         return Ok(());
     }
-    let noted = File::create(&note).and_then(|file| file.set_modified(now));
-    noted.with_context(|| format!("can't write {}", note.display()))
+    File::create(&record)
+        .and_then(|file| file.set_modified(now))
+        .with_context(|| format!("can't write {}", record.display()))
 }
 
-fn consider(cache: &Path, looked: SystemTime, now: SystemTime, only_tell: bool) -> Result<()> {
-    // One that is gone meanwhile is not unused.
-    let Some(used) = modified(cache) else {
+// Removes the cache if it is unused, and otherwise records its age in its modification time.
+fn check(cache: &Path, last_check: SystemTime, now: SystemTime, dry_run: bool) -> Result<()> {
+    let Some(last_use) = modification_time(cache) else {
+        // Another process has removed the cache.
         return Ok(());
     };
-    let age = age(used, looked, now);
+    let age = age(last_use, last_check, now);
     if age > UNUSED_LIMIT && !is_in_use(cache)? {
-        return if only_tell {
-            crate::print_line(&format!("{}: unused", cache.display()))
+        return if dry_run {
+            let line = format!("{}: unused", cache.display());
+            report::print_line(OsStr::new(&line))
         } else {
             remove_file_if_present(cache)
         };
     }
     match now.checked_sub(age) {
-        Some(time) if time != used && !only_tell => set_modified(cache, time),
+        Some(time) if time != last_use && !dry_run => set_modification_time(cache, time),
         _ => Ok(()),
     }
 }
 
-// How long a cache was not used that was last used at `used`, if the look before this one was at `looked`. The wall
-// clock may have jumped between any two of the three.
-fn age(used: SystemTime, looked: SystemTime, now: SystemTime) -> Duration {
+// Returns the time for which a cache was not used. The wall clock may have jumped between any two
+// of the three times.
+fn age(last_use: SystemTime, last_check: SystemTime, now: SystemTime) -> Duration {
     let between = |from: SystemTime, to: SystemTime| to.duration_since(from).unwrap_or_default();
-    if used >= looked {
-        return between(used, now).min(MOST_BETWEEN);
+    if last_use >= last_check {
+        return between(last_use, now).min(MAX_STEP);
     }
-    let at_look = between(used, looked);
-    // Where the clock was set back, one that was used since then looks older than it is.
-    let at_look = if used <= now {
-        at_look.min(between(used, now))
-    } else {
-        at_look
-    };
-    at_look + between(looked, now).min(MOST_BETWEEN)
+    let mut age_at_check = between(last_use, last_check);
+    if last_use <= now {
+        // If the clock was set back after the check, a cache that was used since then would look
+        // older than it is.
+        age_at_check = age_at_check.min(between(last_use, now));
+    }
+    age_at_check + between(last_check, now).min(MAX_STEP)
 }
 
-// A job may run for longer than a cache stays.
+// A job may run for longer than an unused cache is kept.
 fn is_in_use(cache: &Path) -> Result<bool> {
-    let states = list::all()?
+    let used = list::all()?
         .into_iter()
-        .filter_map(|name| State::read(&name).ok());
-    Ok(states
+        .filter_map(|name| State::read(&name).ok())
         .filter_map(|state| state.cache)
-        .any(|used: PathBuf| used == cache))
+        .any(|used: PathBuf| used == cache);
+    Ok(used)
 }
 
-fn modified(path: &Path) -> Option<SystemTime> {
-    fs::metadata(path).and_then(|there| there.modified()).ok()
+fn modification_time(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path)
+        .and_then(|metadata| metadata.modified())
+        .ok()
 }
 
-fn set_modified(path: &Path, time: SystemTime) -> Result<()> {
-    let set = File::open(path).and_then(|file| file.set_modified(time));
-    set.with_context(|| format!("can't set the time of {}", path.display()))
+fn set_modification_time(path: &Path, time: SystemTime) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.set_modified(time))
+        .with_context(|| format!("can't set the modification time of {}", path.display()))
 }
 
-// Its own files alone: the directory may be a file system's, with lost+found.
+// The directory may be the root of a file system and contain lost+found.
 fn is_cache(entry: &DirEntry) -> bool {
-    let is_named = ["ext4", "new"]
-        .iter()
-        .any(|kind| entry.path().extension().is_some_and(|there| there == *kind));
-    is_named && entry.file_type().is_ok_and(|there| there.is_file())
+    let path = entry.path();
+    let has_suffix = path
+        .extension()
+        .is_some_and(|suffix| suffix == "ext4" || suffix == "new");
+    has_suffix && entry.file_type().is_ok_and(|kind| kind.is_file())
 }
 
 #[cfg(test)]
@@ -118,19 +123,19 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
-    const DAY: Duration = MOST_BETWEEN;
+    const DAY: Duration = MAX_STEP;
 
     #[test]
-    fn a_cache_ages_as_the_host_looks_at_it() {
+    fn cache_ages_only_between_checks() {
         let at = |days: u32| SystemTime::UNIX_EPOCH + 20_000 * DAY + days * DAY;
-        for (used, looked, now, expected, what) in [
+        for (last_use, last_check, now, expected, what) in [
             (at(0), at(40), at(40) + HOUR, 40 * DAY + HOUR, "no jump"),
             (
                 at(40),
                 at(40),
                 at(40) + HOUR,
                 HOUR,
-                "used after the last look",
+                "used after the last check",
             ),
             (
                 at(0),
@@ -154,17 +159,11 @@ mod tests {
                 at(90),
                 at(2) + HOUR,
                 HOUR,
-                "used after it was set back, and looked at before that",
+                "used after it was set back, and checked before that",
             ),
-            (
-                at(0),
-                SystemTime::UNIX_EPOCH,
-                at(90),
-                DAY,
-                "never looked at",
-            ),
+            (at(0), SystemTime::UNIX_EPOCH, at(90), DAY, "never checked"),
         ] {
-            assert_eq!(age(used, looked, now), expected, "{what}");
+            assert_eq!(age(last_use, last_check, now), expected, "{what}");
         }
     }
 }

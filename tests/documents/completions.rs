@@ -5,22 +5,27 @@ use std::path::Path;
 use clap::{Arg, ArgAction, Command};
 use clap_complete::{Shell, generate};
 
-/// What `shell` reads to complete the arguments of `command`.
-pub fn of(command: &Command, shell: Shell) -> String {
+/// Returns the completions of `command` for `shell`.
+pub fn generate_for(command: &Command, shell: Shell) -> String {
     let mut bytes = Vec::new();
-    generate(shell, &mut offered(command), command.get_name(), &mut bytes);
+    generate(
+        shell,
+        &mut without_hidden(command),
+        command.get_name(),
+        &mut bytes,
+    );
     let text = String::from_utf8(bytes).unwrap();
     text.lines()
         .map(|line| format!("{}\n", line.trim_end()))
         .collect()
 }
 
-// clap_complete offers what is hidden too.
-fn offered(command: &Command) -> Command {
+/// Returns `command` without hidden options, which clap_complete would offer.
+fn without_hidden(command: &Command) -> Command {
     let shown = command
         .get_arguments()
         .filter(|arg| !arg.is_hide_set())
-        .map(|arg| offered_argument(arg.clone()));
+        .map(|arg| simplified(arg.clone()));
     let mut named = Command::new(command.get_name().to_owned()).disable_help_subcommand(true);
     if let Some(version) = command.get_version() {
         named = named.version(version.to_owned());
@@ -30,11 +35,12 @@ fn offered(command: &Command) -> Command {
     }
     named
         .args(shown)
-        .subcommands(command.get_subcommands().map(offered))
+        .subcommands(command.get_subcommands().map(without_hidden))
 }
 
-// A flag's `=yes` is for argument files, and its variable is for the manual.
-fn offered_argument(arg: Arg) -> Arg {
+/// Returns an option without the value `yes` of a flag, which is for argument files, and without its
+/// variable, which is for the man page.
+fn simplified(arg: Arg) -> Arg {
     let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
     let help = help.split(" [env: ").next().unwrap_or_default().to_owned();
     if !arg.is_require_equals_set() {
@@ -47,7 +53,7 @@ fn offered_argument(arg: Arg) -> Arg {
         .short(arg.get_short())
 }
 
-/// As each shell expects it to be called.
+/// Returns the file name that a shell expects.
 pub fn file_name(program: &str, shell: Shell) -> String {
     match shell {
         Shell::Zsh => format!("_{program}"),
@@ -55,6 +61,7 @@ pub fn file_name(program: &str, shell: Shell) -> String {
     }
 }
 
+/// Returns options of a shell that ignore its start-up files.
 pub fn without_start_up_files(shell: Shell) -> &'static [&'static str] {
     match shell {
         Shell::Zsh => &["--no-rcs"],
@@ -63,8 +70,8 @@ pub fn without_start_up_files(shell: Shell) -> &'static [&'static str] {
     }
 }
 
-/// A line of the shell that prints what it completes `PROGRAM --` to, or else, for zsh, what it has read: zsh
-/// completes on terminals alone.
+/// Returns a shell line that prints the completions of `PROGRAM --`. For zsh, which completes only on a
+/// terminal, it prints the loaded function.
 pub fn proof(program: &str, shell: Shell, file: &Path) -> String {
     let file = file.display();
     match shell {

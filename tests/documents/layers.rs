@@ -52,7 +52,7 @@ const RUN: Layers = &[
     &[ROOT],
 ];
 
-const CLEANUP: Layers = &[&["cli"], &["unused_caches"], &["remove"], &[ROOT]];
+const CLEANUP: Layers = &[&["cli"], &["listing", "remove", "unused_caches"], &[ROOT]];
 
 /// Returns each violation of the order of `layers`, as a line.
 fn violations(imports: &Imports, layers: Layers) -> Vec<String> {

@@ -1,4 +1,5 @@
-//! Man pages and completions are what the programs' definitions make of them.
+//! Documents and sources that must agree: man pages and completions with the programs' options, the page
+//! of troubles with the programs' messages, and the imports of modules with their layers.
 
 #![allow(clippy::unwrap_used)]
 
@@ -20,7 +21,7 @@ use clap_complete::Shell;
 
 use program::Program;
 
-/// The variable that makes these tests write what they would find.
+/// Environment variable with which the tests write the files that they otherwise compare.
 const UPDATE: &str = "NSPAWN_TESTS_UPDATE";
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
@@ -28,15 +29,16 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-fn settle(path: &Path, wanted: &str) {
+/// Compares a file with its expected content, or writes the file.
+fn compare(path: &Path, expected: &str) {
     if env::var_os(UPDATE).is_some() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, wanted).unwrap();
+        fs::write(path, expected).unwrap();
     }
     let found = fs::read_to_string(path).unwrap_or_default();
     assert!(
-        found == wanted,
-        "{} is not what the options make of it; run: {UPDATE}=yes cargo test --package nspawn-tests --test documents",
+        found == expected,
+        "{} differs from the programs' options; run: {UPDATE}=yes cargo test --package nspawn-tests --test documents",
         path.display()
     );
 }
@@ -47,46 +49,46 @@ fn completion_file(program: &Program, shell: Shell) -> PathBuf {
         .join(completions::file_name(program.name(), shell))
 }
 
-/// Whether there is such a program here: not every system has all shells, and groff.
-fn is_there(program: &str) -> bool {
+/// Returns whether a program is installed. A developer's system may lack a shell or groff, CI may not.
+fn is_installed(program: &str) -> bool {
     let done = Command::new("sh")
         .args(["-c", "command -v \"$0\" >/dev/null", program])
         .status();
-    let is_there = done.unwrap().success();
+    let is_installed = done.unwrap().success();
     assert!(
-        is_there || env::var_os("CI").is_none(),
-        "{program} is not there; scripts/setup --for lint installs it"
+        is_installed || env::var_os("CI").is_none(),
+        "{program} is not installed; scripts/setup --for lint installs it"
     );
-    if !is_there {
-        eprintln!("{program} is not there, so that nothing is tested with it");
+    if !is_installed {
+        eprintln!("{program} is not installed, so its tests are skipped");
     }
-    is_there
+    is_installed
 }
 
 #[test]
-fn pages_tell_the_options() {
+fn man_pages_list_the_options() {
     for program in program::all() {
         let path = program.page();
         let text =
             fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        settle(&path, &page::with_options(&text, &program.documented));
+        compare(&path, &page::with_options(&text, &program.documented));
     }
 }
 
 #[test]
-fn completions_know_the_options() {
+fn completions_list_the_options() {
     for program in program::all() {
         for shell in SHELLS {
-            settle(
+            compare(
                 &completion_file(&program, shell),
-                &completions::of(&program.completed, shell),
+                &completions::generate_for(&program.completed, shell),
             );
         }
     }
 }
 
 #[test]
-fn pages_have_what_a_page_has() {
+fn man_pages_have_all_sections() {
     let sections = [
         "NAME",
         "SYNOPSIS",
@@ -136,8 +138,8 @@ fn every_help_has_an_example() {
 }
 
 #[test]
-fn man_warns_of_nothing() {
-    if !is_there("man") || !is_there("groff") {
+fn man_pages_render_without_warnings() {
+    if !is_installed("man") || !is_installed("groff") {
         return;
     }
     for program in program::all() {
@@ -170,11 +172,11 @@ fn man_warns_of_nothing() {
 
 #[test]
 fn shells_load_the_completions() {
-    // Some write there.
+    // Some shells write to the home directory.
     let home = env::temp_dir().join(format!("documents-{}", std::process::id()));
     fs::create_dir_all(&home).unwrap();
     for (shell, name) in SHELLS.into_iter().zip(["bash", "zsh", "fish"]) {
-        for program in program::all().into_iter().filter(|_| is_there(name)) {
+        for program in program::all().into_iter().filter(|_| is_installed(name)) {
             let line = completions::proof(program.name(), shell, &completion_file(&program, shell));
             let mut command = Command::new(name);
             command

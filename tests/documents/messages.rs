@@ -1,4 +1,4 @@
-//! The lines that the page of troubles explains are lines that the programs say.
+//! The messages that the page of troubles explains are messages of the programs.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::repository;
 
 const PAGE: &str = "scripts/docs/troubleshooting.md";
 
-/// What stands in the first column of the page's tables, in code.
+/// Returns the code spans in the first column of the page's tables.
 fn messages(page: &str) -> Vec<&str> {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
     rows.flat_map(|row| {
@@ -21,40 +21,41 @@ fn messages(page: &str) -> Vec<&str> {
     .collect()
 }
 
-/// All that is written in the sources, each string in one line.
-fn sources(directory: &Path, text: &mut String) {
+/// Appends the text of all sources below a directory.
+fn read_sources(directory: &Path, text: &mut String) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            sources(&path, text);
+            read_sources(&path, text);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             text.push_str(&fs::read_to_string(path).unwrap());
         }
     }
 }
 
+/// Joins string literals that continue on the next line.
 fn joined(text: &str) -> String {
     text.split("\\\n").map(str::trim_start).collect()
 }
 
 #[test]
-fn every_line_that_is_explained_is_said() {
+fn explained_messages_are_in_the_sources() {
     let page = fs::read_to_string(repository().join(PAGE)).unwrap();
     let messages = messages(&page);
     assert!(messages.len() > 30, "{messages:?}");
-    let mut said = String::new();
+    let mut sources = String::new();
     for program in [
         "nspawn-prepare",
         "nspawn-run",
         "nspawn-cleanup",
         "nspawn-common",
     ] {
-        sources(&repository().join(program).join("src"), &mut said);
+        read_sources(&repository().join(program).join("src"), &mut sources);
     }
-    let said = joined(&said);
-    let unsaid: Vec<_> = messages
+    let sources = joined(&sources);
+    let missing: Vec<_> = messages
         .iter()
-        .filter(|message| !message.split('…').all(|part| said.contains(part)))
+        .filter(|message| !message.split('…').all(|part| sources.contains(part)))
         .collect();
-    assert_eq!(unsaid, [] as [&&str; 0]);
+    assert_eq!(missing, [] as [&&str; 0]);
 }

@@ -1,4 +1,4 @@
-//! Man pages: written by hand, but for the options.
+//! Man pages. Only their section of options is generated.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use clap_mangen::Man;
 const NOTE: &str =
     r#".\" Made from the program's own options; what is written here is overwritten."#;
 
-/// The page `text` with the options of `command`.
+/// Replaces the section of options in the page `text` by the options of `command`.
 pub fn with_options(text: &str, command: &Command) -> String {
     let place = section(text, "OPTIONS").unwrap();
     format!(
@@ -19,7 +19,7 @@ pub fn with_options(text: &str, command: &Command) -> String {
     )
 }
 
-/// Where a section is, with its heading.
+/// Returns the range of a section, with its heading.
 pub fn section(text: &str, name: &str) -> Option<Range<usize>> {
     let heading = format!("\n.SH {name}\n");
     let quoted = format!("\n.SH \"{name}\"\n");
@@ -38,7 +38,7 @@ fn options(command: &Command) -> String {
     let text = String::from_utf8(bytes).unwrap();
     let start = text.find(".SH OPTIONS\n").unwrap();
     let (heading, body) = text[start..].split_once('\n').unwrap();
-    // Those under headings of their own are a part of the section. The string is of a whole page's beginning.
+    // Groups of options become subsections. The string \*(Aq is defined only at the start of a whole page.
     format!(
         "{heading}\n{NOTE}\n{}",
         body.replace(".SH ", ".SS ").replace(r"\*(Aq", r"\(aq")

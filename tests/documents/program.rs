@@ -6,11 +6,11 @@ use clap::Command;
 
 use crate::{repository, script};
 
-/// One of them.
+/// A program with a man page and completions.
 pub struct Program {
-    /// As its man page has it.
+    /// The definition for the man page.
     pub documented: Command,
-    /// As shells complete it.
+    /// The definition for completions.
     pub completed: Command,
     directory: &'static str,
 }

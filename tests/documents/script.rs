@@ -1,4 +1,4 @@
-//! What the help text of a script, and its table of options, define.
+//! Definitions of the scripts' command lines, read from their help texts and tables of options.
 
 use std::process;
 
@@ -6,12 +6,13 @@ use clap::{Arg, ArgAction, Command, ValueHint};
 
 use crate::repository;
 
-/// The program `name` that is `scripts/bin/SCRIPT` in the repository.
+/// Returns the definition of program `name`, which is `scripts/bin/SCRIPT` in the repository.
 pub fn definition(name: &'static str, script: &str) -> Command {
     Command::new(name).args(options(&help(script)))
 }
 
-/// The same for one whose options depend on a command, as `scripts/bin/SCRIPT.d/options` tells.
+/// Returns the definition of a script with commands. `scripts/bin/SCRIPT.d/options` lists their
+/// options.
 pub fn with_commands(script: &'static str) -> Command {
     let help = help(script);
     let all = options(&help);
@@ -19,14 +20,14 @@ pub fn with_commands(script: &'static str) -> Command {
         let mut words = line.split_whitespace();
         let command = words.next()?.to_owned();
         let about = about(&help, script, &command)?;
-        let own = words.filter_map(|word| {
+        let options = words.filter_map(|word| {
             all.iter()
                 .find(|arg| arg.get_long() == word.strip_prefix("--"))
         });
         Some(
             Command::new(command)
                 .about(about)
-                .args(own)
+                .args(options)
                 .arg(Arg::new("NAME").num_args(0..)),
         )
     });
@@ -39,7 +40,7 @@ fn help(script: &str) -> String {
     output(process::Command::new(repository().join("scripts/bin").join(script)).arg("--help"))
 }
 
-/// A line for each command: it, and its options.
+/// Returns a line for each command, with its name and its options.
 fn table(script: &str) -> Vec<String> {
     let line =
         r#". "$0" && for each in "${!options_of[@]}"; do echo $each ${options_of[$each]}; done"#;
@@ -64,7 +65,7 @@ fn output(command: &mut process::Command) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
-/// What the usage says of a command, at the line's end.
+/// Returns the description at the end of the usage line of a command.
 fn about(help: &str, script: &str, command: &str) -> Option<String> {
     let start = format!("{script} {command} ");
     let line = help.lines().find(|line| {
@@ -98,13 +99,14 @@ fn paragraph_options(text: &str) -> Vec<Arg> {
             .take_while(|line| !is_option(line));
         option(lines[start], rest.map(|line| line.trim()))
     });
-    // clap adds that for help by itself.
-    let own = defined.filter(|arg| arg.get_long() != Some("help"));
-    own.map(|arg| match &heading {
-        Some(heading) => arg.help_heading(heading),
-        None => arg,
-    })
-    .collect()
+    // clap adds the option for help itself.
+    let options = defined.filter(|arg| arg.get_long() != Some("help"));
+    options
+        .map(|arg| match &heading {
+            Some(heading) => arg.help_heading(heading),
+            None => arg,
+        })
+        .collect()
 }
 
 fn is_option(line: &str) -> bool {

@@ -176,7 +176,7 @@ fn invalid_option_values_are_refused() {
         done.describe()
     );
     assert_eq!(left_of(&name), "");
-    call("nspawn-cleanup", [] as [&str; 0]).expect_error(1, "no machine is named");
+    call("nspawn-cleanup", [] as [&str; 0]).expect_error(1, "name a machine to remove");
     call("nspawn-cleanup", ["--all", "x"]).expect_error(1, "--all");
 }
 

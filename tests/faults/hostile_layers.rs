@@ -78,7 +78,7 @@ pub fn rows(suite: &mut Suite) {
             let done = call("nspawn-cleanup", [&machine.name]);
             outside.assert_unchanged();
             sh(&format!("umount {place}")).expect(0);
-            done.expect_error(1, "something is mounted on");
+            done.expect_error(1, "a file system is mounted there");
             call("nspawn-cleanup", [&machine.name]).expect(0);
         },
     );

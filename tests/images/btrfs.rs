@@ -1,4 +1,4 @@
-//! Where images lie on btrfs, versions are subvolumes, and a version costs what differs.
+//! Images on btrfs. Versions are subvolumes there, which share their unchanged data.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,11 @@ use nspawn_tests::{call, sh};
 
 use crate::lab::{BOOTS, scratch};
 
+/// A btrfs file system in a file, and its mount point.
 struct Disk(PathBuf);
 
 impl Disk {
-    // Others take loop devices too, and mount may lose the race for one.
+    // Other programs take loop devices too, and mount may lose the race for one.
     fn new() -> Self {
         let (file, mount) = (scratch("btrfs"), scratch("mount"));
         let line = format!(
@@ -47,7 +48,7 @@ fn versions_are_subvolumes() {
         return;
     }
     let disk = Disk::new();
-    let does = |words: &[&str]| {
+    let run = |words: &[&str]| {
         call(
             "nspawn-image",
             words
@@ -55,22 +56,22 @@ fn versions_are_subvolumes() {
                 .chain(&["--directory", disk.0.to_str().unwrap()]),
         )
     };
-    does(&["create", "x", "--from-tar", BOOTS.to_str().unwrap()]).expect(0);
+    run(&["create", "x", "--from-tar", BOOTS.to_str().unwrap()]).expect(0);
     assert!(!Path::new("/etc/nspawn-ci/images/x.image").exists());
     assert_eq!(disk.subvolumes(), 1);
-    does(&["update", "x", "--no-upgrade"]).expect(0);
-    does(&["update", "x", "--no-upgrade", "--no-boot-test"]).expect(0);
+    run(&["update", "x", "--no-upgrade"]).expect(0);
+    run(&["update", "x", "--no-upgrade", "--no-boot-test"]).expect(0);
     assert_eq!(disk.subvolumes(), 2);
-    // A subvolume in a version goes with it.
+    // A subvolume in a version is deleted with the version.
     sh(&format!(
         "btrfs subvolume create {}/x/var/inner",
         disk.0.display()
     ))
     .expect(0);
-    does(&["rollback", "x"]).expect(0);
-    does(&["prune", "--keep=0"]).expect(0);
+    run(&["rollback", "x"]).expect(0);
+    run(&["prune", "--keep=0"]).expect(0);
     assert_eq!(disk.subvolumes(), 1);
-    does(&["remove", "x"]).expect(0);
+    run(&["remove", "x"]).expect(0);
     assert_eq!(
         (
             disk.subvolumes(),

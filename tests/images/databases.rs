@@ -1,4 +1,4 @@
-//! What jobs have services for: databases, reached by real clients.
+//! Services of jobs with real databases and their clients.
 
 use nspawn_tests::left_of;
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::lab::{FULL, Image, script};
 
-/// PostgreSQL starts with its system, Redis (or what Debian has in its place) when it is asked to.
+/// Installs PostgreSQL as a unit, and Redis, or Valkey in its place, as a program for a service command.
 const INSTALL: &str = r#"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update

@@ -1,4 +1,4 @@
-//! A tree whose links lead to the host: nothing is written or deleted through them.
+//! Trees with links to the host. nspawn-image writes and deletes nothing through them.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use nspawn_tests::sh;
 
 use crate::lab::{BOOTS, Image, SMALL, scratch, script};
 
-/// All that the program writes or deletes in a tree, as links to `victim`.
+/// Returns commands that replace each path that nspawn-image changes in a tree by a link to `victim`.
 fn plant(victim: &str) -> String {
     let links = [
         "etc/resolv.conf file",
@@ -34,7 +34,8 @@ fn plant(victim: &str) -> String {
     links.map(link).concat()
 }
 
-/// A directory of the host, with what the program would find by such a link, and how it looks.
+/// Creates a directory of the host with the files that such links lead to. Returns its path, and a
+/// function that describes its state.
 fn victim() -> (String, impl Fn() -> String) {
     let dir = scratch("victim");
     let line = format!(
@@ -56,8 +57,8 @@ fn victim() -> (String, impl Fn() -> String) {
 }
 
 #[test]
-fn links_that_lead_out_of_a_tree_are_not_followed() {
-    let (victim, look) = victim();
+fn links_out_of_a_tree_are_not_followed() {
+    let (victim, describe) = victim();
     let (tree, tar) = (scratch("hostile"), scratch("hostile.tar"));
     let line = format!(
         "set -e; mkdir {0}; tar -C {0} -xf {1}; cd {0}; {2} tar -cf {3} .",
@@ -67,11 +68,11 @@ fn links_that_lead_out_of_a_tree_are_not_followed() {
         tar.display()
     );
     sh(&line).expect(0);
-    let before = look();
+    let before = describe();
     let image = Image::from_tar("links", &tar, &["--minimal", "--no-boot-test"]);
-    assert_eq!(look(), before);
-    image.does("update", &["--no-upgrade"]).expect(0);
-    assert_eq!(look(), before);
+    assert_eq!(describe(), before);
+    image.run("update", &["--no-upgrade"]).expect(0);
+    assert_eq!(describe(), before);
     assert!(
         image
             .file("etc/resolv.conf")
@@ -86,15 +87,15 @@ fn links_that_lead_out_of_a_tree_are_not_followed() {
             .unwrap(),
         format!("{victim}/dir")
     );
-    image.does("remove", &[]).expect(0);
-    assert_eq!(look(), before);
+    image.run("remove", &[]).expect(0);
+    assert_eq!(describe(), before);
 }
 
 #[test]
-fn links_that_a_customization_makes_are_not_followed() {
-    let (victim, look) = victim();
-    let before = look();
-    // With systemd, so that the steps for it are tried too.
+fn links_from_a_customization_are_not_followed() {
+    let (victim, describe) = victim();
+    let before = describe();
+    // The tree has systemd, so that the steps for systemd run too.
     let evil = script(&format!("cd /; umount /run /tmp; {}", plant(&victim)).replace("set -e", ""));
     let options = [
         "--minimal",
@@ -104,15 +105,15 @@ fn links_that_a_customization_makes_are_not_followed() {
     ];
     let image = Image::named("evil");
     let from = ["--from-tar", BOOTS.to_str().unwrap()];
-    let done = image.does("create", &[&from[..], &options].concat());
-    assert_eq!(look(), before, "{}", done.describe());
-    assert_eq!(image.left(), "");
+    let done = image.run("create", &[&from[..], &options].concat());
+    assert_eq!(describe(), before, "{}", done.describe());
+    assert_eq!(image.leftovers(), "");
 }
 
 #[test]
-fn a_tar_file_writes_nothing_outside() {
-    let (victim, look) = victim();
-    let before = look();
+fn tar_file_writes_nothing_outside_of_its_tree() {
+    let (victim, describe) = victim();
+    let before = describe();
     let tar = scratch("outside.tar");
     let make = format!(
         "import tarfile, io\n\
@@ -132,7 +133,7 @@ fn a_tar_file_writes_nothing_outside() {
     )
     .expect(0);
     let image = Image::named("outside");
-    let done = image.does("create", &["--from-tar", tar.to_str().unwrap()]);
-    assert_eq!(look(), before, "{}", done.describe());
-    assert_eq!(image.left(), "");
+    let done = image.run("create", &["--from-tar", tar.to_str().unwrap()]);
+    assert_eq!(describe(), before, "{}", done.describe());
+    assert_eq!(image.leftovers(), "");
 }

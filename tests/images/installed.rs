@@ -1,4 +1,4 @@
-//! The installed program and its unit, and updates of all images.
+//! The installed program, its unit, and updates of all images.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use nspawn_tests::{call, sh};
 use crate::lab::{Image, SMALL, scratch, script};
 
 #[test]
-fn the_installed_unit_updates_images() {
+fn installed_unit_updates_images() {
     let dir = scratch("installed");
     let dir = dir.to_str().unwrap();
     let install = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -22,7 +22,7 @@ fn the_installed_unit_updates_images() {
     .expect(0);
     let count = script("echo x >>/count; cat /proc/1/comm >>/count");
     let image = Image::from_tar("unit", &SMALL, &["--script", count.to_str().unwrap()]);
-    // The unit as it is, but for where it is and that other tests' images are let alone.
+    // The unit keeps its settings, but has another path and updates only the image of this test.
     let units = format!("{dir}/opt/ci/lib/systemd/system");
     let unit = fs::read_to_string(format!("{units}/nspawn-ci-update.service")).unwrap();
     assert!(
@@ -48,14 +48,14 @@ fn the_installed_unit_updates_images() {
         (image.versions().len(), image.read("count").lines().count()),
         (2, 4)
     );
-    assert_eq!(image.left(), "");
+    assert_eq!(image.leftovers(), "");
     let timer = fs::read_to_string(format!("{units}/nspawn-ci-update.timer")).unwrap();
     assert!(timer.contains("RandomizedDelaySec="), "{timer}");
 }
 
-/// In a mount namespace, since other tests have described images too.
+/// Runs in a mount namespace, because other tests have descriptions of images too.
 #[test]
-fn all_described_images_are_updated() {
+fn update_of_all_images_continues_after_a_failure() {
     let (good, bad) = (
         Image::from_tar("good", &SMALL, &[]),
         Image::from_tar("bad", &SMALL, &[]),

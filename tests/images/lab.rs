@@ -1,4 +1,4 @@
-//! Trees to make images of, images that go with their test, and what may be left of them.
+//! Sources of images, images that are removed at the end of their test, and searches for leftovers.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nspawn_tests::{Done, call, finish, image, sh};
 
-/// A system without systemd, of which an image is made in no time.
+/// A system without systemd. Creating an image from it is fast.
 pub static SMALL: LazyLock<PathBuf> = LazyLock::new(|| {
     let (tree, tar) = (scratch("small"), scratch("small").with_extension("tar"));
     let line = format!(
@@ -39,7 +39,7 @@ pub static FULL: LazyLock<PathBuf> = LazyLock::new(|| {
     tar
 });
 
-/// The same without what a boot does not need, a third of its size.
+/// The same image without files that a boot does not need. It has a third of the size.
 pub static BOOTS: LazyLock<PathBuf> = LazyLock::new(|| {
     let tar = scratch("boots").with_extension("tar");
     let line = format!(
@@ -53,7 +53,7 @@ pub static BOOTS: LazyLock<PathBuf> = LazyLock::new(|| {
     tar
 });
 
-/// A path that nothing else has.
+/// Returns a unique path.
 pub fn scratch(name: &str) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let dir = PathBuf::from(format!("/var/tmp/images-{}", std::process::id()));
@@ -61,7 +61,7 @@ pub fn scratch(name: &str) -> PathBuf {
     dir.join(format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed)))
 }
 
-/// A script that an image is customized with.
+/// Creates a script that customizes an image.
 pub fn script(lines: &str) -> PathBuf {
     let path = scratch("script");
     write_script(&path, lines);
@@ -73,31 +73,31 @@ pub fn write_script(path: &Path, lines: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// An image that goes away with its test.
+/// An image, which is removed at the end of its test.
 pub struct Image {
     pub name: String,
 }
 
 impl Image {
-    /// A name that is free.
+    /// Returns an image with a unique name, which does not exist yet.
     pub fn named(name: &str) -> Self {
         Self {
             name: format!("{name}-{}", std::process::id()),
         }
     }
 
-    /// An image of a tar file.
+    /// Creates an image from a tar file.
     #[track_caller]
     pub fn from_tar(name: &str, tar: &Path, options: &[&str]) -> Self {
         let image = Self::named(name);
         let from = ["--from-tar", tar.to_str().unwrap()];
-        image.does("create", &[&from, options].concat()).expect(0);
+        image.run("create", &[&from, options].concat()).expect(0);
         image
     }
 
-    /// Runs a verb of `nspawn-image` on it.
+    /// Runs a command of `nspawn-image` on the image.
     #[track_caller]
-    pub fn does(&self, verb: &str, options: &[&str]) -> Done {
+    pub fn run(&self, verb: &str, options: &[&str]) -> Done {
         finish(&mut self.command(verb, options), b"")
     }
 
@@ -107,7 +107,7 @@ impl Image {
         command
     }
 
-    /// The path of a file in it, as its current version has it.
+    /// Returns the path of a file in the current version.
     pub fn file(&self, name: &str) -> PathBuf {
         Path::new("/var/lib/machines").join(&self.name).join(name)
     }
@@ -117,7 +117,7 @@ impl Image {
         fs::read_to_string(self.file(name)).unwrap()
     }
 
-    /// Its current version.
+    /// Returns the name of the current version.
     #[track_caller]
     pub fn current(&self) -> String {
         let target = fs::read_link(self.file("").components().as_path()).unwrap();
@@ -129,7 +129,7 @@ impl Image {
             .to_owned()
     }
 
-    /// All versions, oldest first.
+    /// Returns the names of all versions, the oldest first.
     pub fn versions(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.versions_dir()) else {
             return Vec::new();
@@ -148,8 +148,8 @@ impl Image {
         PathBuf::from(format!("/etc/nspawn-ci/images/{}.image", self.name))
     }
 
-    /// What a command on it may leave behind: hidden trees, links, machines, processes, units.
-    pub fn left(&self) -> String {
+    /// Lists leftovers of commands on the image: hidden trees, links, machines, processes, units.
+    pub fn leftovers(&self) -> String {
         let name = &self.name;
         sh(&format!(
             "ls -d /var/lib/machines/.{name}.* /run/machines/{name}-next-* /etc/nspawn-ci/images/.{name}.* 2>/dev/null; \
@@ -169,8 +169,8 @@ impl Drop for Image {
     }
 }
 
-/// Fails the test unless it failed with one line that contains `words`, after the lines that tell of its steps;
-/// a tool's own words may stand below it, indented.
+/// Checks that a command failed with one line that contains `words`. Lines about its steps may precede
+/// that line, and indented lines of another tool may follow it.
 #[track_caller]
 pub fn expect_failure(done: Done, words: &str) -> Done {
     let done = done.expect(1);
@@ -192,7 +192,7 @@ pub fn expect_failure(done: Done, words: &str) -> Done {
     done
 }
 
-/// How often something is tried that chance decides.
+/// Returns the number of tries of a test with random moments.
 pub fn times(usually: u64, long: u64) -> u64 {
     if std::env::var_os("NSPAWN_TESTS_LONG").is_some_and(|value| !value.is_empty()) {
         long
@@ -201,7 +201,7 @@ pub fn times(usually: u64, long: u64) -> u64 {
     }
 }
 
-/// The line of `nspawn-image list` for an image.
+/// Returns the line of `nspawn-image list` for an image.
 pub fn listed(name: &str) -> Option<String> {
     let out = call("nspawn-image", ["list"]).expect(0).out();
     out.lines()

@@ -1,20 +1,20 @@
-//! Tests of `nspawn-image`: how images are made, change, and go from host to host.
+//! Tests of `nspawn-image`, which creates images, updates them, and moves them from host to host.
 //!
-//! | module | what it tries |
+//! | module | subject |
 //! | --- | --- |
-//! | [`making`] | where an image comes from, and its description |
+//! | [`making`] | sources of an image, and its description |
 //! | [`playbooks`] | customization by Ansible, and packages |
-//! | [`versions`] | versions that come, go back and are deleted |
-//! | [`updates`] | updates while jobs come and go, broken ones, killed ones |
-//! | [`transfer`] | from one host to another |
-//! | [`databases`] | images that jobs have services of |
-//! | [`hostile`] | a tree that wants to be written through |
-//! | [`btrfs`] | versions that are subvolumes |
+//! | [`versions`] | adding, withdrawing and deleting versions |
+//! | [`updates`] | updates while jobs run, broken updates, killed updates |
+//! | [`transfer`] | transfer from one host to another |
+//! | [`databases`] | images for the services of jobs |
+//! | [`hostile`] | trees with links to the host |
+//! | [`btrfs`] | versions as btrfs subvolumes |
 //! | [`installed`] | the installed program and its unit |
 //!
-//! `NSPAWN_TESTS_LONG=yes` in the environment (`scripts/test --long`) tries more often what is left to chance.
+//! `NSPAWN_TESTS_LONG=yes` in the environment (`scripts/test --long`) repeats tests with random moments more often.
 
-// A test stops at what it did not expect.
+// A test stops at the first unexpected result.
 #![allow(clippy::unwrap_used)]
 
 mod btrfs;

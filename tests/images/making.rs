@@ -1,4 +1,4 @@
-//! Where an image comes from, and its description.
+//! Sources of an image, and its description.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,7 +10,7 @@ use nspawn_tests::{call, sh};
 use crate::lab::{FULL, Image, SMALL, expect_failure, listed, scratch, script};
 
 #[test]
-fn an_image_of_a_tar_file_with_scripts_is_described_and_listed() {
+fn image_from_tar_with_scripts_is_described_and_listed() {
     let first = script(
         "cat /etc/resolv.conf >/seen; id -u >/who; test -e /run/nspawn-image/script; touch /run/x /tmp/x",
     );
@@ -24,7 +24,7 @@ fn an_image_of_a_tar_file_with_scripts_is_described_and_listed() {
     ];
     let image = Image::from_tar("scripts", &SMALL, &options);
     assert_eq!((&*image.read("who"), &*image.read("again")), ("0\n", "0\n"));
-    // The host's resolver served them and is not in the image; nor is what they were shown.
+    // The scripts use the host's resolver. Neither it nor the files for the scripts are in the image.
     assert_eq!(
         image.read("seen"),
         fs::read_to_string("/etc/resolv.conf").unwrap()
@@ -53,30 +53,30 @@ fn an_image_of_a_tar_file_with_scripts_is_described_and_listed() {
             .unwrap()
     );
     assert_eq!(words[3..], ["0", "yes"], "{line}");
-    assert_eq!(image.left(), "");
-    expect_failure(image.does("create", &[]), "exists already");
+    assert_eq!(image.leftovers(), "");
+    expect_failure(image.run("create", &[]), "exists already");
 }
 
 #[test]
-fn a_description_makes_the_same_image_elsewhere() {
+fn description_creates_the_same_image_again() {
     let odd = scratch("it's \"odd\" $(touch $HOME) \\ `x` # y");
     fs::write(&odd, "touch /odd\n").unwrap();
     let image = Image::from_tar("described", &SMALL, &["--script", odd.to_str().unwrap()]);
     let description = fs::read(image.description()).unwrap();
-    image.does("remove", &[]).expect(0);
+    image.run("remove", &[]).expect(0);
     assert!(listed(&image.name).is_none() && !image.versions_dir().exists());
-    image.does("create", &[]).expect(0);
+    image.run("create", &[]).expect(0);
     assert!(image.file("odd").exists());
     assert_eq!(fs::read(image.description()).unwrap(), description);
-    image.does("remove", &[]).expect(0);
+    image.run("remove", &[]).expect(0);
     expect_failure(
-        image.does("create", &["--from-tar", SMALL.to_str().unwrap()]),
+        image.run("create", &["--from-tar", SMALL.to_str().unwrap()]),
         "describes",
     );
 }
 
 #[test]
-fn a_description_is_words_and_nothing_is_done_for_them() {
+fn words_of_a_description_are_not_expanded() {
     let image = Image::named("words");
     let mark = scratch("mark");
     let write = |text: &str| {
@@ -87,33 +87,33 @@ fn a_description_is_words_and_nothing_is_done_for_them() {
         "# a comment's quote\n--from-tar=$(touch {0}) # `touch {0}`\n",
         mark.display()
     ));
-    // The word ends at the blank: what follows is an operand, and no file.
-    image.does("create", &[]).expect(1);
+    // The word ends at the blank. The rest is another operand, and not a part of the file's name.
+    image.run("create", &[]).expect(1);
     write(&format!("--from-tar \"$(touch {0})\"\n", mark.display()));
-    expect_failure(image.does("create", &[]), "there is no file $(touch ");
+    expect_failure(image.run("create", &[]), "there is no file $(touch ");
     for (text, words) in [
         ("--from-tar 'open", "a quote in it is not closed"),
         ("plain", "'plain' is none"),
         ("--script /nowhere", "there is no file /nowhere"),
     ] {
         write(text);
-        expect_failure(image.does("create", &[]), words);
+        expect_failure(image.run("create", &[]), words);
     }
     write("--directory /tmp");
-    image.does("create", &[]).expect(2);
+    image.run("create", &[]).expect(2);
     write(&"# long\n".repeat(10_000));
-    expect_failure(image.does("create", &[]), "is larger than");
+    expect_failure(image.run("create", &[]), "is larger than");
     write(&format!("--from-\\\ntar \\\n {}\t# end", SMALL.display()));
-    image.does("create", &[]).expect(0);
+    image.run("create", &[]).expect(0);
     assert!(!mark.exists());
 }
 
 #[test]
-fn what_fails_leaves_nothing() {
+fn failed_create_leaves_nothing() {
     let image = Image::named("failing");
     let tar = SMALL.to_str().unwrap();
     let failing = script("echo some words; exit 7");
-    let done = image.does(
+    let done = image.run(
         "create",
         &["--from-tar", tar, "--script", failing.to_str().unwrap()],
     );
@@ -125,23 +125,23 @@ fn what_fails_leaves_nothing() {
     let empty = scratch("empty.tar");
     sh(&format!("tar -cf {} -C / etc/hosts", empty.display())).expect(0);
     expect_failure(
-        image.does("create", &["--from-tar", empty.to_str().unwrap()]),
+        image.run("create", &["--from-tar", empty.to_str().unwrap()]),
         "no /usr",
     );
     fs::write(&empty, "no tar").unwrap();
     expect_failure(
-        image.does("create", &["--from-tar", empty.to_str().unwrap()]),
+        image.run("create", &["--from-tar", empty.to_str().unwrap()]),
         "can't unpack",
     );
     expect_failure(
-        image.does("create", &["--from-oci", "oci:/nowhere"]),
+        image.run("create", &["--from-oci", "oci:/nowhere"]),
         "can't fetch oci:/nowhere",
     );
     expect_failure(
-        image.does("create", &["--from-tar", tar, "--include", "x"]),
+        image.run("create", &["--from-tar", tar, "--include", "x"]),
         "can't install",
     );
-    assert_eq!(image.left(), "");
+    assert_eq!(image.leftovers(), "");
     assert!(
         listed(&image.name).is_none()
             && !image.description().exists()
@@ -150,7 +150,7 @@ fn what_fails_leaves_nothing() {
 }
 
 #[test]
-fn a_container_image_becomes_an_image() {
+fn container_image_becomes_an_image_with_its_settings() {
     let (layout, bundle) = (scratch("oci"), scratch("bundle"));
     let line = format!(
         "set -e; umoci init --layout {0}; umoci new --image {0}:x; umoci unpack --image {0}:x {1}; \
@@ -165,7 +165,7 @@ fn a_container_image_becomes_an_image() {
     sh(&line).expect(0);
     let image = Image::named("oci");
     image
-        .does(
+        .run(
             "create",
             &["--from-oci", &format!("oci:{}:x", layout.display())],
         )
@@ -193,17 +193,17 @@ fn a_container_image_becomes_an_image() {
             "--service-port=5432"
         ]
     );
-    assert_eq!(image.left(), "");
-    // What the administrator has there stays.
+    assert_eq!(image.leftovers(), "");
+    // Settings that an administrator wrote stay.
     fs::write(&settings, "--init=stub").unwrap();
-    image.does("remove", &[]).expect(0);
-    image.does("create", &[]).expect(0);
+    image.run("remove", &[]).expect(0);
+    image.run("create", &[]).expect(0);
     assert_eq!(fs::read_to_string(&settings).unwrap(), "--init=stub");
     fs::remove_file(&settings).unwrap();
 }
 
 #[test]
-fn a_minimal_image_has_licences_and_no_documentation() {
+fn minimal_image_has_licences_and_no_documentation() {
     let image = Image::from_tar("minimal", &FULL, &["--minimal", "--no-boot-test"]);
     let files = |dir: &str| {
         sh(&format!(
@@ -223,23 +223,23 @@ fn a_minimal_image_has_licences_and_no_documentation() {
 }
 
 #[test]
-fn a_plain_directory_has_no_versions_until_it_is_adopted() {
+fn unversioned_image_has_no_versions_until_it_is_adopted() {
     let image = Image::from_tar("plain", &SMALL, &["--unversioned"]);
     let path = image.file("").components().as_path().to_owned();
     assert!(!path.is_symlink() && !image.description().exists());
     let line = listed(&image.name).unwrap();
     assert!(line.contains(" - ") && line.contains(" no"), "{line}");
-    expect_failure(image.does("update", &[]), "nspawn-image adopt");
-    expect_failure(image.does("rollback", &[]), "nspawn-image adopt");
-    image.does("adopt", &[]).expect(0);
+    expect_failure(image.run("update", &[]), "nspawn-image adopt");
+    expect_failure(image.run("rollback", &[]), "nspawn-image adopt");
+    image.run("adopt", &[]).expect(0);
     assert_eq!(image.versions(), [image.current()]);
-    image.does("update", &["--no-upgrade"]).expect(0);
+    image.run("update", &["--no-upgrade"]).expect(0);
     assert_eq!(image.versions().len(), 2);
-    expect_failure(image.does("adopt", &[]), "is a link already");
+    expect_failure(image.run("adopt", &[]), "is a link already");
 }
 
 #[test]
-fn words_that_are_wrong_are_told() {
+fn invalid_arguments_are_refused_with_a_reason() {
     for (words, part) in [
         (&["create"][..], "NAME is missing"),
         (&["create", "a", "b"], "'b' is too much"),

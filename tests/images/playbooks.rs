@@ -1,4 +1,5 @@
-//! Customization by Ansible, which runs on the host, and by the image's own packages: these need the network.
+//! Customization by Ansible, which runs on the host, and by packages of the image. These tests need the
+//! network.
 
 use std::fs;
 
@@ -7,7 +8,7 @@ use nspawn_tests::sh;
 use crate::lab::{FULL, Image, SMALL, expect_failure, scratch};
 
 #[test]
-fn playbooks_and_packages_change_the_image_alone() {
+fn playbooks_and_packages_change_only_the_image() {
     let dir = scratch("play");
     fs::create_dir_all(&dir).unwrap();
     let play = dir.join("play.yml");
@@ -36,7 +37,7 @@ fn playbooks_and_packages_change_the_image_alone() {
     let before = image.current();
     fs::write(&play, tasks.replace("exit 0", "exit 3")).unwrap();
     let done = expect_failure(
-        image.does("update", &["--no-upgrade"]),
+        image.run("update", &["--no-upgrade"]),
         "is as it was: the playbook",
     );
     assert!(
@@ -44,7 +45,10 @@ fn playbooks_and_packages_change_the_image_alone() {
         "{}",
         done.describe()
     );
-    assert_eq!((image.current(), image.left()), (before, String::new()));
+    assert_eq!(
+        (image.current(), image.leftovers()),
+        (before, String::new())
+    );
     fs::remove_file(&play).unwrap();
     packages_are_upgraded_and_added(&image, play_word);
     fs::write(&play, tasks).unwrap();
@@ -55,21 +59,21 @@ fn playbooks_and_packages_change_the_image_alone() {
         "--playbook",
         play_word,
     ];
-    expect_failure(small.does("create", &options), "has no whole python3");
+    expect_failure(small.run("create", &options), "has no whole python3");
 }
 
 fn packages_are_upgraded_and_added(image: &Image, play: &str) {
     let description = fs::read_to_string(image.description()).unwrap();
     expect_failure(
-        image.does("update", &[]),
+        image.run("update", &[]),
         &format!("there is no file {play}"),
     );
     let description =
         description.replace(&format!("--playbook {play}"), "--include tree # for a look");
     fs::write(image.description(), description).unwrap();
-    image.does("update", &[]).expect(0);
+    image.run("update", &[]).expect(0);
     assert!(image.file("usr/bin/tree").exists());
-    // No lists, no archives, no policy stay.
+    // No package lists, archives or policies stay in the image.
     for dir in ["var/lib/apt/lists", "var/cache/apt/archives"] {
         let files = sh(&format!("find {} -type f", image.file(dir).display())).out();
         assert_eq!(files, "", "{dir}");

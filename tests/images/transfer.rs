@@ -1,4 +1,4 @@
-//! From one host to another, by a web server, with a signature.
+//! Transfer of images from one host to another, by a web server, with a signature.
 
 use std::fs;
 use std::path::Path;
@@ -9,6 +9,7 @@ use nspawn_tests::{call, finish, sh};
 
 use crate::lab::{Image, SMALL, expect_failure, listed, scratch, script};
 
+/// Key ring of systemd-pull.
 const KEYS: &str = "/etc/systemd/import-pubring.gpg";
 
 /// A web server for a directory.
@@ -17,7 +18,7 @@ struct Server {
     url: String,
 }
 
-/// Its first answer that something is not there never comes.
+/// A web server that never finishes its first answer about a missing file.
 const SILENT: &str = "
 import http.server, sys, time
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -64,7 +65,7 @@ impl Drop for Server {
     }
 }
 
-/// A signing key, known to this host's systemd-pull alone when it is trusted.
+/// A signing key. [`Key::trust`] makes it the only key that systemd-pull trusts.
 struct Key {
     home: String,
 }
@@ -97,10 +98,10 @@ impl Drop for Key {
 }
 
 #[test]
-fn what_one_host_exports_another_pulls_if_it_knows_who_signed_it() {
+fn exported_image_is_pulled_only_with_a_trusted_signature() {
     let (key, dir) = (Key::new(), scratch("exported"));
     fs::create_dir_all(&dir).unwrap();
-    // A link, an owner, a mode and an extended attribute go along.
+    // The archive keeps links, owners, modes and extended attributes.
     let make = script("ln -s /nowhere /link; date >/file; chmod 4711 /file");
     let image = Image::from_tar("source", &SMALL, &["--script", make.to_str().unwrap()]);
     sh(&format!(
@@ -120,7 +121,7 @@ fn what_one_host_exports_another_pulls_if_it_knows_who_signed_it() {
     names.sort();
     let file = format!("{}.tar.xz", image.current());
     assert_eq!(names, ["SHA256SUMS", "SHA256SUMS.gpg", &*file]);
-    // systemd-pull of 262 fails, now and then, on what follows an archive's end, which is two blocks.
+    // The end of an archive is two blocks. systemd-pull 262 sometimes fails if more data follow.
     let unpadded = "import io, lzma, sys, tarfile; data = lzma.open(sys.argv[1]).read(); \
                     tar = tarfile.open(fileobj=io.BytesIO(data)); tar.getmembers(); print(len(data) - tar.offset)";
     assert_eq!(
@@ -143,15 +144,15 @@ fn what_one_host_exports_another_pulls_if_it_knows_who_signed_it() {
             b"",
         )
     };
-    let refused = |what: &str| {
+    let expect_refusal = |reason: &str| {
         expect_failure(pull(&[]), "can't fetch");
         assert!(
             listed(&pulled.name).is_none() && !pulled.versions_dir().exists(),
-            "{what}"
+            "{reason}"
         );
-        assert_eq!(pulled.left(), "", "{what}");
+        assert_eq!(pulled.leftovers(), "", "{reason}");
     };
-    refused("no keys at all");
+    expect_refusal("no trusted keys");
     Key::new().trust();
     key.trust();
     let good = pull(&[]).expect(0);
@@ -170,38 +171,38 @@ fn what_one_host_exports_another_pulls_if_it_knows_who_signed_it() {
     };
     assert_eq!(list(&pulled), list(&image));
     assert!(pull(&[]).expect(0).err().contains("is here already"));
-    pulled.does("remove", &[]).expect(0);
+    pulled.run("remove", &[]).expect(0);
 
     let path = dir.join(&file);
     let content = fs::read(&path).unwrap();
     fs::write(&path, [&content[..], b"x"].concat()).unwrap();
-    refused("a longer file");
+    expect_refusal("a longer file");
     let mut changed = content.clone();
     changed[100] ^= 1;
     fs::write(&path, changed).unwrap();
-    refused("a changed file");
+    expect_refusal("a changed file");
     fs::write(&path, &content).unwrap();
     sh(&format!(
         "cd {0} && mv SHA256SUMS.gpg keep && sha256sum -b {file} >SHA256SUMS",
         dir.display()
     ))
     .expect(0);
-    refused("no signature");
+    expect_refusal("no signature");
     pull(&["--verify=checksum"]).expect(0);
-    pulled.does("remove", &[]).expect(0);
+    pulled.run("remove", &[]).expect(0);
     sh(&format!(
         "cd {} && mv keep SHA256SUMS.gpg && echo >>SHA256SUMS",
         dir.display()
     ))
     .expect(0);
-    refused("other checksums than those that were signed");
+    expect_refusal("checksums without a valid signature");
     export(&["--sign", "images@example"]);
     let other = Key::new();
     other.trust();
-    refused("somebody else's signature");
+    expect_refusal("a signature by another key");
     key.trust();
     pull(&[]).expect(0);
-    // Without --sign, an old signature would be a wrong one.
+    // An export without --sign removes an old signature, which would be wrong.
     export(&[]);
     assert!(!dir.join("SHA256SUMS.gpg").exists());
     assert_eq!(
@@ -214,26 +215,26 @@ fn what_one_host_exports_another_pulls_if_it_knows_who_signed_it() {
 }
 
 #[test]
-fn a_pulled_version_follows_the_one_before() {
+fn pulled_version_follows_the_previous_one() {
     let dir = scratch("followed");
     fs::create_dir_all(&dir).unwrap();
     let image = Image::from_tar("followed", &SMALL, &[]);
     let pulled = Image::named("follower");
     let server = Server::new(&dir);
     for _ in 0..3 {
-        image.does("export", &[dir.to_str().unwrap()]).expect(0);
+        image.run("export", &[dir.to_str().unwrap()]).expect(0);
         let url = format!("{}/{}.tar.xz", server.url, image.current());
         call(
             "nspawn-image",
             ["pull", "--verify=checksum", &url, &pulled.name],
         )
         .expect(0);
-        image.does("update", &["--no-upgrade"]).expect(0);
+        image.run("update", &["--no-upgrade"]).expect(0);
     }
     assert_eq!(pulled.versions().len(), 2);
-    pulled.does("rollback", &[]).expect(0);
+    pulled.run("rollback", &[]).expect(0);
     assert_eq!(
-        (pulled.current(), pulled.left()),
+        (pulled.current(), pulled.leftovers()),
         (pulled.versions().remove(0), String::new())
     );
     assert_eq!(
@@ -245,13 +246,13 @@ fn a_pulled_version_follows_the_one_before() {
     );
 }
 
-// As systemd-pull of 252 does at times by itself.
+/// systemd-pull 252 sometimes stalls even with a good server.
 #[test]
-fn a_pull_that_stands_still_begins_anew() {
+fn stalled_pull_starts_again() {
     let dir = scratch("silent");
     fs::create_dir_all(&dir).unwrap();
     let image = Image::from_tar("silent", &SMALL, &[]);
-    image.does("export", &[dir.to_str().unwrap()]).expect(0);
+    image.run("export", &[dir.to_str().unwrap()]).expect(0);
     let server = Server::start(&dir, &["-c", SILENT]);
     let pulled = Image::named("patient");
     let url = format!("{}/{}.tar.xz", server.url, image.current());
@@ -260,5 +261,5 @@ fn a_pull_that_stands_still_begins_anew() {
         ["pull", "--verify=checksum", &url, &pulled.name],
     )
     .expect(0);
-    assert_eq!(pulled.left(), "");
+    assert_eq!(pulled.leftovers(), "");
 }

@@ -1,4 +1,4 @@
-//! Updates while jobs come and go; broken ones, and ones that are killed.
+//! Updates while jobs run, broken updates, and killed updates.
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,11 +9,11 @@ use nspawn_tests::{Machine, call, random, sh};
 
 use crate::lab::{BOOTS, Image, SMALL, expect_failure, script, times, write_script};
 
-/// Writes one stamp to two places: a version in which they differ is not whole.
+/// Writes one time stamp to two files. A version in which they differ is incomplete.
 const STAMP: &str = "date +%s.%N >/etc/stamp; cp /etc/stamp /usr/lib/stamp";
 
 #[test]
-fn jobs_see_one_whole_version_while_updates_run() {
+fn each_job_sees_one_complete_version_during_updates() {
     let stamp = script(STAMP);
     let image = Image::from_tar(
         "jobs",
@@ -46,9 +46,9 @@ fn jobs_see_one_whole_version_while_updates_run() {
         let updater = scope.spawn(|| {
             let mut count = 0;
             while !done.load(Ordering::Relaxed) || count == 0 {
-                // What no machine uses goes at once.
+                // An unused version is deleted at once.
                 image
-                    .does("update", &["--no-upgrade", "--no-boot-test", "--keep=0"])
+                    .run("update", &["--no-upgrade", "--no-boot-test", "--keep=0"])
                     .expect(0);
                 count += 1;
             }
@@ -67,16 +67,19 @@ fn jobs_see_one_whole_version_while_updates_run() {
     });
     println!("20 jobs saw {versions} versions of {updates}");
     assert!(versions > 1);
-    image.does("prune", &[]).expect(0);
-    assert_eq!((image.versions().len(), image.left()), (1, String::new()));
+    image.run("prune", &[]).expect(0);
+    assert_eq!(
+        (image.versions().len(), image.leftovers()),
+        (1, String::new())
+    );
 }
 
 #[test]
-fn an_update_that_is_killed_leaves_a_whole_image_and_nothing_after_a_prune() {
+fn killed_update_leaves_a_complete_image_and_prune_removes_the_rest() {
     let stamp = script(STAMP);
     let image = Image::from_tar("killed", &BOOTS, &["--script", stamp.to_str().unwrap()]);
     let started = Instant::now();
-    image.does("update", &["--no-upgrade"]).expect(0);
+    image.run("update", &["--no-upgrade"]).expect(0);
     let whole = u64::try_from(started.elapsed().as_millis()).unwrap();
     let tries = times(5, 20);
     let moments = random(usize::try_from(4 * tries).unwrap(), whole);
@@ -93,7 +96,7 @@ fn an_update_that_is_killed_leaves_a_whole_image_and_nothing_after_a_prune() {
         thread::sleep(moment);
         update.kill().unwrap();
         update.wait().unwrap();
-        // It is the version before or the next one, and that one is whole.
+        // The current version is the previous or the next one, and it is complete.
         let after = (image.current(), image.read("etc/stamp"));
         assert_eq!(
             before.0 == after.0,
@@ -101,8 +104,8 @@ fn an_update_that_is_killed_leaves_a_whole_image_and_nothing_after_a_prune() {
             "{number}: {before:?}, {after:?}"
         );
         assert_eq!(after.1, image.read("usr/lib/stamp"));
-        image.does("prune", &[]).expect(0);
-        assert_eq!(image.left(), "", "killed after {moment:?}");
+        image.run("prune", &[]).expect(0);
+        assert_eq!(image.leftovers(), "", "killed after {moment:?}");
         let versions = image.versions();
         assert!(
             versions.len() <= 2 && versions.contains(&after.0),
@@ -116,11 +119,11 @@ fn an_update_that_is_killed_leaves_a_whole_image_and_nothing_after_a_prune() {
     };
     machine.run(["cat", "/etc/stamp"]).expect(0);
     drop(machine);
-    image.does("update", &["--no-upgrade"]).expect(0);
+    image.run("update", &["--no-upgrade"]).expect(0);
 }
 
 #[test]
-fn an_update_that_is_asked_to_end_leaves_nothing_at_once() {
+fn update_ended_by_a_signal_leaves_nothing() {
     let slow = script("sleep $(cat /seconds 2>/dev/null || echo 0); echo 30 >/seconds");
     let image = Image::from_tar("ended", &SMALL, &["--script", slow.to_str().unwrap()]);
     for signal in ["TERM", "INT", "HUP"] {
@@ -136,13 +139,13 @@ fn an_update_that_is_asked_to_end_leaves_nothing_at_once() {
         call("timeout", ["20", "sh", "-c", &at_work]).expect(0);
         sh(&format!("kill -{signal} {}", update.id())).expect(0);
         assert!(!update.wait().unwrap().success());
-        assert_eq!(image.left(), "", "{signal}");
+        assert_eq!(image.leftovers(), "", "{signal}");
     }
     assert_eq!(image.versions().len(), 1);
 }
 
 #[test]
-fn a_broken_update_changes_nothing_and_says_why() {
+fn broken_update_changes_nothing_and_names_the_cause() {
     let customization = script("echo fine");
     let image = Image::from_tar(
         "broken",
@@ -160,16 +163,16 @@ fn a_broken_update_changes_nothing_and_says_why() {
         ("cp /bin/false /usr/lib/systemd/systemd", "it does not boot"),
     ] {
         write_script(&customization, lines);
-        let done = expect_failure(image.does("update", &["--no-upgrade"]), "is as it was: ");
+        let done = expect_failure(image.run("update", &["--no-upgrade"]), "is as it was: ");
         assert!(done.err().contains(words), "{}", done.describe());
         assert_eq!(
-            (image.current(), image.versions().len(), image.left()),
+            (image.current(), image.versions().len(), image.leftovers()),
             (before.clone(), 1, String::new())
         );
     }
     write_script(&customization, unit);
     let done = image
-        .does("update", &["--no-upgrade", "--accept-degraded"])
+        .run("update", &["--no-upgrade", "--accept-degraded"])
         .expect(0);
     assert!(done.err().contains("bad.service"), "{}", done.describe());
     assert_ne!(image.current(), before);

@@ -1,4 +1,4 @@
-//! Versions that come, go back and are deleted.
+//! Adding, withdrawing and deleting versions.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -7,39 +7,40 @@ use nspawn_tests::{Machine, call, finish, sh};
 
 use crate::lab::{BOOTS, Image, SMALL, expect_failure, listed, script, write_script};
 
-const AS_IS: [&str; 2] = ["--no-upgrade", "--no-boot-test"];
+/// Options for an update without the steps that take long.
+const FAST: [&str; 2] = ["--no-upgrade", "--no-boot-test"];
 
 #[test]
-fn updates_go_forth_and_rollbacks_back() {
+fn update_adds_a_version_and_rollback_returns_to_the_previous_one() {
     let count = script("echo x >>/count");
     let image = Image::from_tar("forth", &SMALL, &["--script", count.to_str().unwrap()]);
     let first = image.current();
-    image.does("update", &AS_IS).expect(0);
+    image.run("update", &FAST).expect(0);
     let second = image.current();
-    image.does("update", &AS_IS).expect(0);
+    image.run("update", &FAST).expect(0);
     assert_eq!(image.read("count"), "x\nx\nx\n");
-    // One before the current one stays.
+    // The version before the current one stays.
     assert_eq!(image.versions(), [second.clone(), image.current()]);
     assert!(first < second && second < image.current());
     let third = image.current();
-    image.does("rollback", &[]).expect(0);
+    image.run("rollback", &[]).expect(0);
     assert_eq!(
         (image.current(), image.read("count")),
         (second.clone(), "x\nx\n".to_owned())
     );
-    expect_failure(image.does("rollback", &[]), "no version before");
+    expect_failure(image.run("rollback", &[]), "no version before");
     assert!(
         listed(&image.name)
             .unwrap()
             .ends_with(third.strip_prefix(&format!("{}_", image.name)).unwrap())
     );
-    // What was rolled back from is nothing to go back to.
-    image.does("update", &AS_IS).expect(0);
+    // The version that was withdrawn is no target of a rollback.
+    image.run("update", &FAST).expect(0);
     assert_eq!(image.versions(), [second.clone(), image.current()]);
     assert_eq!(image.read("count"), "x\nx\nx\n");
-    image.does("rollback", &[]).expect(0);
+    image.run("rollback", &[]).expect(0);
     assert_eq!(image.current(), second);
-    // As a kill may leave it.
+    // A killed nspawn-image may leave this mark without its version.
     fs::write(
         image
             .versions_dir()
@@ -47,11 +48,11 @@ fn updates_go_forth_and_rollbacks_back() {
         "",
     )
     .unwrap();
-    image.does("prune", &["--keep=0"]).expect(0);
+    image.run("prune", &["--keep=0"]).expect(0);
     assert_eq!(image.versions(), [second]);
     assert_eq!(
         (
-            image.left(),
+            image.leftovers(),
             fs::read_dir(image.versions_dir()).unwrap().count()
         ),
         (String::new(), 1)
@@ -59,13 +60,13 @@ fn updates_go_forth_and_rollbacks_back() {
 }
 
 #[test]
-fn a_rolled_back_version_is_never_gone_back_to() {
+fn rollback_never_returns_to_a_withdrawn_version() {
     let image = Image::from_tar("withdrawn", &SMALL, &[]);
     let good = image.current();
-    image.does("update", &AS_IS).expect(0);
+    image.run("update", &FAST).expect(0);
     let bad = image.versions_dir().join(image.current());
-    image.does("rollback", &[]).expect(0);
-    // A machine in the making uses it, so it can't be deleted yet.
+    image.run("rollback", &[]).expect(0);
+    // The lock stands for a machine in preparation, which keeps the version from being deleted.
     let mut holder = Command::new("flock")
         .args(["--shared", "--no-fork"])
         .arg(&bad)
@@ -77,7 +78,7 @@ fn a_rolled_back_version_is_never_gone_back_to() {
         bad.display()
     ))
     .expect(0);
-    let done = image.does("update", &AS_IS).expect(0);
+    let done = image.run("update", &FAST).expect(0);
     assert!(
         done.err()
             .contains("stays for the machines that use it: one in the making"),
@@ -85,14 +86,14 @@ fn a_rolled_back_version_is_never_gone_back_to() {
         done.describe()
     );
     assert_eq!(image.versions().len(), 3);
-    image.does("rollback", &[]).expect(0);
+    image.run("rollback", &[]).expect(0);
     assert_eq!(image.current(), good);
     holder.kill().unwrap();
     holder.wait().unwrap();
 }
 
 #[test]
-fn machines_keep_their_version() {
+fn running_machine_keeps_its_version() {
     let image = Image::from_tar("kept", &BOOTS, &["--no-boot-test"]);
     let first = image.current();
     let name = call("nspawn-prepare", [&image.name]).expect(0).out();
@@ -100,9 +101,9 @@ fn machines_keep_their_version() {
         name: name.trim_end().to_owned(),
     };
     for _ in 0..2 {
-        image.does("update", &AS_IS).expect(0);
+        image.run("update", &FAST).expect(0);
     }
-    let done = image.does("prune", &["--keep=0"]).expect(0);
+    let done = image.run("prune", &["--keep=0"]).expect(0);
     assert!(done.err().contains(&format!(
         "{first} stays for the machines that use it: {}",
         machine.name
@@ -113,14 +114,14 @@ fn machines_keep_their_version() {
         Some("1")
     );
     machine.run(["cat", "/etc/os-release"]).expect(0);
-    expect_failure(image.does("remove", &[]), "is still in use");
+    expect_failure(image.run("remove", &[]), "is still in use");
     drop(machine);
-    image.does("remove", &[]).expect(0);
+    image.run("remove", &[]).expect(0);
     assert!(!image.versions_dir().exists());
 }
 
 #[test]
-fn a_login_that_ends_well_is_the_next_version() {
+fn successful_login_becomes_the_next_version() {
     let image = Image::from_tar("login", &SMALL, &[]);
     let before = image.current();
     let enter = |lines: &str| finish(&mut image.command("login", &[]), lines.as_bytes());
@@ -132,17 +133,17 @@ fn a_login_that_ends_well_is_the_next_version() {
     enter("touch /found; echo here").expect(0);
     assert_ne!(image.current(), before);
     assert!(image.file("found").exists() && !image.file("lost").exists());
-    assert_eq!(image.left(), "");
+    assert_eq!(image.leftovers(), "");
 }
 
 #[test]
-fn one_at_a_time_changes_an_image() {
+fn only_one_command_at_a_time_changes_an_image() {
     let slow = script("true");
     let image = Image::from_tar("busy", &SMALL, &["--script", slow.to_str().unwrap()]);
-    image.does("update", &AS_IS).expect(0);
+    image.run("update", &FAST).expect(0);
     write_script(&slow, "sleep 12");
     let mut first = image
-        .command("update", &AS_IS)
+        .command("update", &FAST)
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
@@ -152,9 +153,12 @@ fn one_at_a_time_changes_an_image() {
     );
     call("timeout", ["20", "sh", "-c", &partial]).expect(0);
     for verb in ["update", "rollback"] {
-        expect_failure(image.does(verb, &[]), "another nspawn-image is at work on");
+        expect_failure(image.run(verb, &[]), "another nspawn-image is at work on");
     }
-    image.does("prune", &[]).expect(0);
+    image.run("prune", &[]).expect(0);
     assert!(first.wait().unwrap().success());
-    assert_eq!((image.versions().len(), image.left()), (2, String::new()));
+    assert_eq!(
+        (image.versions().len(), image.leftovers()),
+        (2, String::new())
+    );
 }

@@ -3,32 +3,32 @@
 use std::fs;
 use std::path::Path;
 
-/// Marks a block that is not run, and says why.
+/// Comment before a block that is not run, with the reason.
 const NOT_RUN: &str = "<!-- not run here: ";
 
 /// A block of a page.
 #[derive(Debug)]
 pub struct Block {
-    /// Where it is, for messages.
+    /// The block's page and line, for messages.
     pub place: String,
     pub content: Content,
 }
 
-/// What a block is.
+/// The kind of a block, and its text.
 #[derive(Debug)]
 pub enum Content {
     /// Commands for a shell.
     Commands(String),
-    /// The same, which are not run for a reason.
+    /// Commands that are not run, for this reason.
     NotRun(String),
-    /// A file, named in its first line.
+    /// A file, whose path is in the first line.
     File { path: String, text: String },
     /// Anything else.
     Other,
 }
 
-/// The blocks of the page, in their order.
-pub fn of(page: &Path) -> Vec<Block> {
+/// Reads the blocks of a page, in their order.
+pub fn read(page: &Path) -> Vec<Block> {
     let text =
         fs::read_to_string(page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
     let lines: Vec<&str> = text.lines().collect();
@@ -56,7 +56,7 @@ pub fn of(page: &Path) -> Vec<Block> {
 fn content(language: &str, before: &str, text: String) -> Content {
     assert!(
         !before.starts_with("<!--") || before.starts_with(NOT_RUN),
-        "{before:?} is no mark"
+        "{before:?} is an unknown mark"
     );
     let path = text
         .lines()

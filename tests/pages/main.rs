@@ -1,4 +1,4 @@
-//! The command blocks of the pages, run as they stand, in their order: what a reader types.
+//! Runs the command blocks of the pages without changes and in their order, as a reader types them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,13 +15,13 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Runs the page's commands, each block in a directory of its own, and looks at what is left of machines.
-fn follow(page: &str, place: &Place) {
+/// Runs the commands of a page, each block in a directory of its own. A block must leave no machines.
+fn run_page(page: &str, place: &Place) {
     let mut files = Vec::new();
-    for block in block::of(&repository().join(page)) {
+    for block in block::read(&repository().join(page)) {
         match block.content {
             Content::File { path, text } if path.starts_with('/') => {
-                let done = place.take(&path, &text);
+                let done = place.check_argument_file(&path, &text);
                 println!("{}: {}", block.place, done.status);
                 let first = text
                     .split_whitespace()
@@ -47,7 +47,7 @@ fn follow(page: &str, place: &Place) {
                 let left =
                     sh("ls /run/nspawn-ci /var/lib/nspawn-ci/machines 2>/dev/null | grep -v :$")
                         .out();
-                assert_eq!(left.trim(), "", "{} leaves machines", block.place);
+                assert_eq!(left.trim(), "", "{} leaves machines behind", block.place);
             }
             Content::NotRun(reason) => println!("{}: not run: {reason}", block.place),
             Content::Other => {}
@@ -56,23 +56,23 @@ fn follow(page: &str, place: &Place) {
 }
 
 #[test]
-fn the_front_page() {
+fn commands_of_the_front_page_work() {
     let place = Place::without_images();
-    follow("README.md", &place);
+    run_page("README.md", &place);
 }
 
 #[test]
-fn what_a_machine_is() {
-    follow("nspawn-prepare/README.md", &Place::new());
+fn commands_of_the_page_of_machines_work() {
+    run_page("nspawn-prepare/README.md", &Place::new());
 }
 
 #[test]
-fn recipes() {
-    follow("scripts/docs/recipes.md", &Place::new());
+fn commands_of_the_recipes_work() {
+    run_page("scripts/docs/recipes.md", &Place::new());
 }
 
 #[test]
-fn the_other_pages() {
+fn commands_of_the_other_pages_work() {
     for page in [
         "nspawn-common/README.md",
         "nspawn-run/README.md",
@@ -81,6 +81,6 @@ fn the_other_pages() {
         "scripts/docs/images.md",
         "tests/README.md",
     ] {
-        follow(page, &Place::new());
+        run_page(page, &Place::new());
     }
 }

@@ -1,4 +1,4 @@
-//! Where a reader works: a host with the images that the pages name, and a project.
+//! A host with the images that the pages name, and a project, as a reader has them.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,20 +10,20 @@ use nspawn_tests::{Done, finish, image, install, sh};
 use crate::repository;
 
 const IMAGES: &str = "/var/lib/machines";
-/// What the pages call images.
+/// Names of images in the pages.
 const NAMES: [&str; 2] = ["bookworm", "trixie"];
 
-/// The host as a reader has it, and as it was when this is dropped.
+/// The state of the host for the pages. The former state returns when this is dropped.
 pub struct Place {
     links: Vec<PathBuf>,
-    /// Another directory of images, over the host's own.
+    /// An empty directory, mounted on the host's directory of images.
     empty: Option<PathBuf>,
 }
 
 impl Place {
-    /// With an image of each name.
+    /// Prepares a host with an image of each name.
     pub fn new() -> Self {
-        // debci brings another program that is called parallel.
+        // The dependencies of debci include another program named parallel.
         install("make parallel");
         sh("mkdir -p /etc/gitlab-runner /etc/nspawn-ci /srv/mirror").expect(0);
         let missing = NAMES
@@ -37,7 +37,7 @@ impl Place {
         Self { links, empty: None }
     }
 
-    /// Without those that the page makes first.
+    /// Prepares a host without images, for a page that creates them.
     pub fn without_images() -> Self {
         let mut place = Self::new();
         let empty = PathBuf::from(format!("/var/lib/pages-{}", std::process::id()));
@@ -47,8 +47,8 @@ impl Place {
         place
     }
 
-    /// Makes a machine with this argument file, as far as it can be told without one.
-    pub fn take(&self, path: &str, text: &str) -> Done {
+    /// Runs nspawn-prepare with an argument file, as a dry run.
+    pub fn check_argument_file(&self, path: &str, text: &str) -> Done {
         let line = "mount -t tmpfs none /etc/nspawn-ci && cat >\"$1\" && nspawn-prepare --dry-run bookworm";
         finish(
             Command::new("unshare").args(["--mount", "sh", "-c", line, "-", path]),
@@ -56,7 +56,7 @@ impl Place {
         )
     }
 
-    /// Runs the commands in a project, which has these files.
+    /// Runs commands in a project with these files.
     pub fn run(&self, files: &[(String, String)], commands: &str) -> Done {
         let project = std::env::temp_dir().join(format!("pages-{}", std::process::id()));
         fs::create_dir_all(&project).unwrap();
@@ -64,10 +64,10 @@ impl Place {
             fs::write(project.join(path), text).unwrap();
         }
         let scripts = repository().join("scripts");
-        let setting = "git init -q; git config user.name x; git config user.email x@example.com; echo x >x.md; \
+        let set_up = "git init -q; git config user.name x; git config user.email x@example.com; echo x >x.md; \
                        git add x.md; git commit -qm x";
         let script = format!(
-            "set -eo pipefail; cd {}; {setting}; ln -s {} .\n{commands}",
+            "set -eo pipefail; cd {}; {set_up}; ln -s {} .\n{commands}",
             project.display(),
             scripts.display()
         );

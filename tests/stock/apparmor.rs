@@ -1,4 +1,5 @@
-//! The host's AppArmor profiles confine what we call, and must not confine what jobs run.
+//! AppArmor profiles of the host. They confine programs of the host that a machine needs, and must not
+//! confine programs in machines.
 
 use nspawn_tests::{Machine, call, sh};
 

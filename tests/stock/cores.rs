@@ -9,7 +9,7 @@ use nspawn_tests::{Machine, finish, sh, wait_until};
 /// Directory of systemd-coredump.
 const CORES: &str = "/var/lib/systemd/coredump";
 
-/// Runs the shell `script` in the machine with `secret` in its environment; a signal ends it.
+/// Runs the shell `script` in the machine with `secret` in its environment. SIGSEGV ends the script.
 fn crash(machine: &Machine, options: &[&str], secret: &str, script: &str) {
     let mut command = std::process::Command::new("nspawn-run");
     command
@@ -78,7 +78,7 @@ fn crash_leaves_nothing_on_the_host() {
             }
         }
     }
-    // A core that were made would be there by then: see the control.
+    // A core would exist by then. The next test is the control, in which one appears.
     sleep(Duration::from_secs(5));
     assert!(!is_on_the_host("hush-job"));
     assert_eq!(cores(), before);
@@ -86,7 +86,7 @@ fn crash_leaves_nothing_on_the_host() {
 }
 
 #[test]
-fn cores_are_made_where_an_option_asks_for_them() {
+fn core_is_dumped_if_an_option_allows_it() {
     let before = cores();
     let machine = Machine::with(&["--network=none", "--init=stub", "--rlimit=CORE=0:infinity"]);
     crash(
@@ -104,7 +104,7 @@ fn cores_are_made_where_an_option_asks_for_them() {
 }
 
 #[test]
-fn other_limits_are_systemd_nspawns() {
+fn last_option_sets_another_limit() {
     let machine = Machine::with(&[
         "--network=none",
         "--init=stub",

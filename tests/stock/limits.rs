@@ -39,7 +39,7 @@ fn limits_show_inside_for_each_init() {
 }
 
 #[test]
-fn defaults_show_inside_too() {
+fn default_limits_show_inside() {
     let machine = Machine::with(&["--network=none", "--init=stub"]);
     let unit = format!(
         "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service",
@@ -79,7 +79,7 @@ fn java_sizes_itself_by_the_limits() {
             .sh("java -XX:+PrintFlagsFinal -version 2>/dev/null | grep -w MaxHeapSize")
             .expect(0)
             .out();
-        // A quarter of what there is.
+        // Java takes a quarter of the memory.
         assert!(flags.contains(&(256 << 20).to_string()), "{init}: {flags}");
         let system = machine
             .sh("java -XshowSettings:system -version 2>&1")
@@ -122,7 +122,7 @@ fn units_of_the_image_see_the_limits_when_they_start() {
         machine.sh("cat /run/memory-at-boot").expect(0).out().trim(),
         "1073741824"
     );
-    // systemd's own PID 1 has 15 % of what the machine may have.
+    // The machine's systemd allows a unit 15 % of the machine's tasks.
     assert_eq!(
         machine
             .sh("systemctl show --value --property=DefaultTasksMax")

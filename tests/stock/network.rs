@@ -1,4 +1,4 @@
-//! Networks that hosts have, and what of the host itself a machine reaches.
+//! Networks of hosts, and access of machines to the host itself.
 
 use std::time::Duration;
 
@@ -225,7 +225,7 @@ END",
     assert_eq!(resolves(&machine), SERVER);
 }
 
-/// Starts two servers on the host itself, which send [`ANSWER`] to everybody who connects to port 8001 or 8002.
+/// Starts two servers on the host itself, on ports 8001 and 8002, which send [`ANSWER`] to every client.
 fn servers_on_the_host() -> Change {
     outside::ensure();
     for port in [8001, 8002] {
@@ -243,7 +243,7 @@ fn servers_on_the_host() -> Change {
 }
 
 #[test]
-fn host_is_closed_but_for_what_is_allowed() {
+fn host_is_closed_except_for_allowed_ports() {
     let _servers = servers_on_the_host();
     let closed = machine();
     for address in [HOST, "2001:db8::1", "127.0.0.1"] {

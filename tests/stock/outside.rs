@@ -14,7 +14,7 @@ pub const SERVER: &str = "192.0.2.254";
 pub const SERVER_IPV6: &str = "2001:db8::254";
 /// The TCP port of that server.
 pub const PORT: u16 = 8000;
-/// The line that the server sends to everybody who connects.
+/// The line that the server sends to every client.
 pub const ANSWER: &str = "hello from outside";
 /// A name that the DNS server knows; its address is [`SERVER`].
 pub const NAME: &str = "outside.test";
@@ -38,8 +38,8 @@ const SET_UP: &str = "
         socat TCP6-LISTEN:8000,ipv6only=0,reuseaddr,fork 'SYSTEM:echo hello from outside'
 ";
 
-/// Sets the network up, once, and waits until its servers answer. IPv6 answers later than IPv4, once the kernel has seen
-/// that the link is up.
+/// Sets the network up once, and waits until its servers answer. IPv6 answers later than IPv4, when the
+/// kernel has noticed that the link is up.
 #[track_caller]
 pub fn ensure() {
     static DONE: OnceLock<()> = OnceLock::new();

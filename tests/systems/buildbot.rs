@@ -1,4 +1,4 @@
-//! Buildbot: builds in machines, by a master and a worker.
+//! Buildbot with a master and a worker, whose builds run in machines.
 
 use std::fs;
 use std::process::Command;
@@ -10,10 +10,10 @@ use crate::host::{Host, SOON, recipe};
 const MASTER: &str = "/var/lib/buildbot/masters/ci";
 const WORKER: &str = "/var/lib/buildbot/workers/ci";
 const DROP_IN: &str = "/etc/systemd/system/buildbot-worker@.service.d";
-/// Of builder 'project' on worker 'host1'.
+/// Name of the machine of builder 'project' on worker 'host1'.
 const MACHINE: &str = "project-host1";
-/// Prints what the master's database answers; it keeps logs compressed.
-const ASK: &str = "
+/// Prints the result of an SQL query on the master's database, which compresses logs.
+const QUERY: &str = "
 import bz2, sqlite3, sys, zlib
 unpacked = {0: bytes, 1: zlib.decompress, 2: bz2.decompress}
 database = sqlite3.connect(sys.argv[1])
@@ -47,45 +47,47 @@ impl Buildbot {
         .unwrap();
         sh("systemctl daemon-reload; systemctl start buildbot@ci buildbot-worker@ci").expect(0);
         wait_until("the worker is connected", SOON, || {
-            !buildbot.ask("select * from connected_workers").is_empty()
+            !buildbot.query("select * from connected_workers").is_empty()
         });
         buildbot
     }
 
-    fn ask(&self, query: &str) -> String {
+    fn query(&self, query: &str) -> String {
         call(
             "python3",
-            ["-c", ASK, &format!("{MASTER}/state.sqlite"), query],
+            ["-c", QUERY, &format!("{MASTER}/state.sqlite"), query],
         )
         .expect(0)
         .out()
     }
 
-    /// Their results, once `count` builds have ended.
+    /// Waits until `count` builds have ended. Returns their results.
     #[track_caller]
     fn results(&self, count: usize) -> Vec<&'static str> {
         let query = "select results from builds where complete_at is not null order by id";
-        wait_until("so many builds have ended", SOON, || {
-            self.ask(query).lines().count() == count
+        wait_until("the builds have ended", SOON, || {
+            self.query(query).lines().count() == count
         });
-        let name = |number: &str| match number {
+        let result = |number: &str| match number {
             "0" => "success",
             "2" => "failure",
             "5" => "retry",
             "6" => "cancelled",
             _ => "another",
         };
-        self.ask(query).lines().map(name).collect()
+        self.query(query).lines().map(result).collect()
     }
 
-    /// Waits until the log of a build's step has these words; it may come later than the build's end.
+    /// Waits until the log of a build's step has these words. The log may follow the end of the build.
     #[track_caller]
     fn expect_log(&self, build: usize, step: &str, words: &str) {
         let query = format!(
             "select unpacked(content, compressed) from logchunks join logs on logs.id = logid \
              join steps on steps.id = stepid where buildid = {build} and steps.name = '{step}' order by first_line"
         );
-        wait_until("the log has it", SOON, || self.ask(&query).contains(words));
+        wait_until("the log has the words", SOON, || {
+            self.query(&query).contains(words)
+        });
     }
 }
 
@@ -108,7 +110,7 @@ fn make_project() {
     .expect(0);
 }
 
-/// A commit whose test is `line`.
+/// Pushes a commit whose test is `line`.
 fn push(line: &str) {
     let commit = "cd /srv/git/clone && printf '#!/bin/sh\n%s\n' \"$1\" >check && chmod +x check && git add check && \
                   git -c user.name=ann -c user.email=ann@example.com commit --quiet --message \"$1\" && \
@@ -116,7 +118,7 @@ fn push(line: &str) {
     call("sh", ["-c", commit, "-", line]).expect(0);
 }
 
-/// Tells the master of it.
+/// Sends the change to the master.
 fn announce() {
     let options = "--master=127.0.0.1:9989 --auth=change:password --who=ann --branch=main check";
     sh(&format!("buildbot sendchange {options}")).expect(0);
@@ -127,6 +129,7 @@ fn change(line: &str) {
     announce();
 }
 
+/// Returns whether the test of the current build runs.
 fn runs() -> bool {
     Command::new("nspawn-run")
         .args([MACHINE, "test", "-e", "/run/up"])
@@ -146,11 +149,11 @@ fn builds_of_buildbot_run_in_machines() {
     assert_eq!(buildbot.results(2)[1..], ["failure"]);
     buildbot.expect_log(2, "test", "program finished with exit code 7");
     assert_eq!(left_of(MACHINE), "");
-    a_newer_change_stops_a_build(&buildbot);
-    a_killed_workers_build_is_done_again(&buildbot);
+    newer_change_cancels_a_build(&buildbot);
+    build_of_a_killed_worker_is_retried(&buildbot);
 }
 
-fn a_newer_change_stops_a_build(buildbot: &Buildbot) {
+fn newer_change_cancels_a_build(buildbot: &Buildbot) {
     change("touch /run/up; exec sleep 600");
     wait_until("the test runs", SOON, runs);
     change("true");
@@ -160,7 +163,7 @@ fn a_newer_change_stops_a_build(buildbot: &Buildbot) {
     assert_eq!(left_of(MACHINE), "");
 }
 
-fn a_killed_workers_build_is_done_again(buildbot: &Buildbot) {
+fn build_of_a_killed_worker_is_retried(buildbot: &Buildbot) {
     change("touch /run/up; exec sleep 600");
     wait_until("the test runs", SOON, runs);
     push("test ! -e /run/up");

@@ -1,4 +1,4 @@
-//! debci: a package's tests in machines, by `autopkgtest-virt-nspawn-ci`.
+//! debci, which tests packages in machines with `autopkgtest-virt-nspawn-ci`.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -9,8 +9,8 @@ use nspawn_tests::{Done, call, image, left_of, sh};
 use crate::host::{Host, recipe};
 
 const BACKEND: &str = "/usr/share/debci/backends/nspawn";
-/// The tested package's sources, and what debci records.
-const PLACE: &str = "/srv/debci";
+/// Directory of the tested package's sources, and of debci's records.
+const DIRECTORY: &str = "/srv/debci";
 const MACHINE: &str = "e2e-debci";
 const UNIT: &str = "e2e-debci-worker";
 
@@ -44,18 +44,19 @@ impl Debci {
         )
         .unwrap();
         sh(&format!("chmod +x {BACKEND}/test-package")).expect(0);
-        fs::create_dir_all(format!("{PLACE}/probe/debian/tests")).unwrap();
+        fs::create_dir_all(format!("{DIRECTORY}/probe/debian/tests")).unwrap();
         for (file, text) in SOURCES {
-            fs::write(format!("{PLACE}/probe/debian/{file}"), text).unwrap();
+            fs::write(format!("{DIRECTORY}/probe/debian/{file}"), text).unwrap();
         }
         debci
     }
 
-    /// A test of the package whose own test is `line`, as a service, which what stops workers stops.
+    /// Returns a command that tests the package, with `line` as its test. It runs in a service, which
+    /// systemd can stop like a worker.
     fn test(&self, run: &str, line: &str) -> Command {
-        let data = format!("{PLACE}/{run}");
+        let data = format!("{DIRECTORY}/{run}");
         fs::create_dir(&data).unwrap();
-        fs::write(format!("{PLACE}/probe/check"), format!("{line}\n")).unwrap();
+        fs::write(format!("{DIRECTORY}/probe/check"), format!("{line}\n")).unwrap();
         let mut command = Command::new("systemd-run");
         command.args([
             "--quiet",
@@ -65,9 +66,9 @@ impl Debci {
             "--unit",
             UNIT,
             "--working-directory",
-            PLACE,
+            DIRECTORY,
         ]);
-        // debci 4 records in a temporary directory.
+        // debci 4 writes its records to a temporary directory.
         command.args(["--setenv", &format!("TMPDIR={data}")]);
         command.args([
             "--setenv",
@@ -81,17 +82,20 @@ impl Debci {
         command
     }
 
-    /// The files that debci has made of it.
+    /// Returns the names of the files that debci has written about a run.
     fn records(&self, run: &str) -> String {
-        sh(&format!("find {PLACE}/{run} -type f -printf '%f\\n'"))
+        sh(&format!("find {DIRECTORY}/{run} -type f -printf '%f\\n'"))
             .expect(0)
             .out()
     }
 
+    /// Returns the content of such a file.
     fn record(&self, run: &str, file: &str) -> String {
-        sh(&format!("find {PLACE}/{run} -name {file} -exec cat {{}} +"))
-            .expect(0)
-            .out()
+        sh(&format!(
+            "find {DIRECTORY}/{run} -name {file} -exec cat {{}} +"
+        ))
+        .expect(0)
+        .out()
     }
 }
 
@@ -103,7 +107,7 @@ impl Drop for Debci {
 
 fn clear() {
     let _ = sh(&format!(
-        "systemctl stop {UNIT}; rm -rf {BACKEND} {PLACE}; nspawn-cleanup {MACHINE}"
+        "systemctl stop {UNIT}; rm -rf {BACKEND} {DIRECTORY}; nspawn-cleanup {MACHINE}"
     ));
 }
 
@@ -132,10 +136,10 @@ fn tests_of_debci_run_in_machines() {
         debci.record("bad", "summary")
     );
     assert_eq!(left_of(MACHINE), "");
-    a_worker_is_stopped(&debci);
+    stopped_worker_leaves_no_verdict(&debci);
 }
 
-fn a_worker_is_stopped(debci: &Debci) {
+fn stopped_worker_leaves_no_verdict(debci: &Debci) {
     let mut child = debci
         .test("stopped", "echo up; exec sleep 600")
         .stdout(Stdio::piped())
@@ -147,7 +151,7 @@ fn a_worker_is_stopped(debci: &Debci) {
     call("systemctl", ["stop", UNIT]).expect(0);
     child.wait().unwrap();
     assert_eq!(left_of(MACHINE), "");
-    // No verdict, so the test is another worker's.
+    // Without a verdict, another worker repeats the test.
     let files = debci.records("stopped");
     assert!(
         files.contains("testpkg-version\n") && !files.contains("exitcode"),

@@ -1,4 +1,4 @@
-//! What the systems share: a host on which they and the programs are installed.
+//! A host with the systems and the programs installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use nspawn_tests::install;
 
 const PACKAGES: &str =
     "autopkgtest buildbot buildbot-worker debci git munge slurm-client slurmctld slurmd";
-/// In the repository.
+/// Paths of the programs in the repository.
 const PROGRAMS: [&str; 5] = [
     "target/release/nspawn-prepare",
     "target/release/nspawn-run",
@@ -18,13 +18,13 @@ const PROGRAMS: [&str; 5] = [
     "scripts/bin/autopkgtest-virt-nspawn-ci",
 ];
 
-/// How long a system may take to do something.
+/// Time limit for a step of a system.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// How many tests have them installed.
+/// Number of tests that use the installed programs.
 static USERS: Mutex<u32> = Mutex::new(0);
 
-/// The programs are where services find them, as long as a test has one of these.
+/// Guard that keeps the programs installed in a directory where services find them.
 pub struct Host;
 
 impl Host {
@@ -51,7 +51,7 @@ impl Drop for Host {
     }
 }
 
-// Not as links: services may have a /tmp of their own, and the repository may be there.
+// Copies the programs. Links would break in services with a private /tmp if the repository is there.
 fn install_programs() {
     for program in PROGRAMS {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(program);
@@ -63,7 +63,7 @@ fn installed(program: &str) -> PathBuf {
     Path::new("/usr/local/bin").join(Path::new(program).file_name().unwrap())
 }
 
-/// A file that users of `system` copy.
+/// Returns the path of a file of the recipe for `system`, which its users copy.
 pub fn recipe(system: &str, file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .with_file_name("scripts/recipes.d")

@@ -1,13 +1,13 @@
-//! Real CI systems, of Debian's packages, drive the programs. Each is set up as a user would do it, by the files of
-//! `scripts/recipes.d`.
+//! Real CI systems from Debian's packages, which run the programs. Each is configured with the files of
+//! `scripts/recipes.d`, as a user would do it.
 //!
-//! | module | what it drives |
+//! | module | system |
 //! | --- | --- |
-//! | [`buildbot`] | a master and a worker: the three programs as steps of a build |
-//! | [`debci`] | Debian's tests of its packages: `autopkgtest-virt-nspawn-ci` |
-//! | [`slurm`] | a cluster of one node: `nspawn-exec` as a job |
+//! | [`buildbot`] | a master and a worker, with the three programs as steps of a build |
+//! | [`debci`] | Debian's tests of its packages, with `autopkgtest-virt-nspawn-ci` |
+//! | [`slurm`] | a cluster of one node, with `nspawn-exec` as a job |
 
-// A test stops at what it did not expect.
+// A test stops at the first unexpected result.
 #![allow(clippy::unwrap_used)]
 
 mod buildbot;

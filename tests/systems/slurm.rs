@@ -1,4 +1,4 @@
-//! Slurm: jobs in machines, on a cluster of one node.
+//! Slurm with a cluster of one node, whose jobs run in machines.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -46,9 +46,10 @@ impl Slurm {
         submit
     }
 
-    /// A job whose command runs and says so to SIGTERM, and goes on.
+    /// Submits a job whose command handles SIGTERM by a line of output, and continues. Waits until the
+    /// command runs.
     fn running(&self, stop_timeout: &str) -> String {
-        let command = "trap 'echo told' TERM; echo up; while :; do sleep 0.1; done";
+        let command = "trap 'echo SIGTERM' TERM; echo up; while :; do sleep 0.1; done";
         let _ = fs::remove_file(OUTPUT);
         let mut submit = self.submit(&[], &["bash", "-c", command]);
         let job = finish(submit.env("NSPAWN_STOP_TIMEOUT", stop_timeout), b"")
@@ -74,7 +75,7 @@ fn clear() {
     );
 }
 
-// A test host has remains of cgroup v1, which slurmd would not start on.
+// A test host has remains of cgroup v1, with which slurmd does not start by default.
 fn cgroups() -> &'static str {
     if image() == "bookworm" {
         "CgroupPlugin=cgroup/v1\n"
@@ -87,20 +88,20 @@ fn output() -> String {
     fs::read_to_string(OUTPUT).unwrap_or_default()
 }
 
-/// How Slurm says that it ended, once its node is free again.
+/// Waits until the node is free again. Returns the state and the exit code of a job.
 fn end_of(job: &str) -> String {
     call("srun", ["--exclusive", "true"]).expect(0);
     let record = call("scontrol", ["--oneliner", "show", "job", job.trim_end()])
         .expect(0)
         .out();
-    let of = |key: &str| {
+    let value = |key: &str| {
         record
             .split(' ')
             .find_map(|word| word.strip_prefix(key))
             .unwrap_or("")
             .to_owned()
     };
-    format!("{} {}", of("JobState="), of("ExitCode="))
+    format!("{} {}", value("JobState="), value("ExitCode="))
 }
 
 #[test]
@@ -130,11 +131,11 @@ fn jobs_of_slurm_run_in_machines() {
     .expect(9);
     assert_eq!(done.stdout, b"in\0put");
     assert_eq!(left_of("slurm-"), "");
-    a_cancelled_job_ends_by_itself(&slurm);
-    a_killed_job_is_cleaned_up_after(&slurm);
+    cancelled_job_ends_in_its_grace_period(&slurm);
+    killed_job_is_cleaned_up_by_the_epilog(&slurm);
 }
 
-fn a_cancelled_job_ends_by_itself(slurm: &Slurm) {
+fn cancelled_job_ends_in_its_grace_period(slurm: &Slurm) {
     let job = slurm.running("1s");
     call("scancel", [job.trim_end()]).expect(0);
     assert_eq!(end_of(&job), "CANCELLED 0:15");
@@ -144,18 +145,18 @@ fn a_cancelled_job_ends_by_itself(slurm: &Slurm) {
         "{}",
         output()
     );
-    assert!(output().contains("\ntold\n"), "{}", output());
+    assert!(output().contains("\nSIGTERM\n"), "{}", output());
     assert_eq!(left_of("slurm-"), "");
 }
 
-// The command outlives KillWait.
-fn a_killed_job_is_cleaned_up_after(slurm: &Slurm) {
+/// The command runs longer than KillWait.
+fn killed_job_is_cleaned_up_by_the_epilog(slurm: &Slurm) {
     let job = slurm.running("60s");
     call("scancel", [job.trim_end()]).expect(0);
     assert_eq!(end_of(&job), "CANCELLED 0:9");
     assert!(!output().contains("nspawn-run: "), "{}", output());
     assert_eq!(left_of("slurm-"), "");
-    // The node takes jobs.
+    // The node accepts jobs again.
     assert_eq!(
         call("sinfo", ["--noheader", "--list-reasons"])
             .expect(0)

@@ -1,66 +1,74 @@
-//! The first stage: makes a machine from an image and returns when it takes commands.
+//! The program `nspawn-prepare`: creates a machine from an image, and returns when the machine accepts commands.
 //!
-//! | module | holds |
+//! The modules, from the lowest to the highest; each imports only modules above it in this list:
+//!
+//! | module | purpose |
 //! | --- | --- |
-//! | [`prepare`] | the verb |
-//! | [`options`], [`wishes`], [`runner`], [`host`] | what is asked for, by a job too, and what the host must have |
-//! | [`machine`], [`plan`], [`make`] | the steps that make a machine, and taking them |
-//! | [`start`] | starting one that is there |
-//! | [`standby`], [`specification`] | machines that are started ahead, and whether one is what is asked for |
-//! | [`services`], [`service`], [`serve`] | the machines of a job's services, one of them, and what they run |
-//! | [`equip`], [`cache`], [`link`], [`hosts`] | what a job's machine gets once it runs: a cache, a link to its services |
-//! | [`slots`] | waiting while there are too many |
-//! | [`diagnosis`] | why one did not start |
-//! | [`layer`], [`limits`] | what a machine writes to, and what it may use |
-//! | [`nat`], [`uplink`], [`egress`] | a machine's network: pasta, addresses and routes, and what of the host it may reach |
-//! | [`mounts`], [`namespaces`] | mounts with owners of their own, and the namespaces of machines |
-//! | [`launch`] | what the machine's unit starts: mounts its root and becomes systemd-nspawn |
+//! | [`internal`] | command lines by which these programs start this one again |
+//! | [`preflight`], [`slice`] | requirements of the host, limits of all machines together |
+//! | [`layer`], [`network`] | what a machine writes to, and how it is connected |
+//! | [`cli`], [`options`] | definition of the command line, and the parsed options |
+//! | [`launcher`] | the process of the machine's unit, until it becomes systemd-nspawn |
+//! | [`create`] | specification of a machine, the plan, and (above all but `commands`) running it |
+//! | [`gitlab`], [`services`] | what only GitLab jobs need |
+//! | [`standby`] | machines that are started ahead of time |
+//! | [`commands`] | the public command, and the internal forms that create machines |
 
+mod cli;
 mod commands;
 mod create;
 mod gitlab;
+mod internal;
 mod launcher;
 mod layer;
-mod limits;
 mod network;
 mod options;
 mod preflight;
 mod services;
+mod slice;
 mod standby;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use nspawn_common::cli::sources;
 use nspawn_common::exit_code::Exit;
 use nspawn_common::report;
 use nspawn_common::sys::signals;
 
-/// The program's name in messages.
+use internal::Internal;
+
+/// Name of the program in messages.
 const PROGRAM: &str = "nspawn-prepare";
 
-/// The command line's definition, for what is generated from it.
-#[must_use]
+/// Returns the definition of the command line, for the man page and the completions.
 pub fn command() -> clap::Command {
-    sources::with_variables_in_help(&options::command())
+    sources::with_variables_in_help(&cli::command())
 }
 
-/// The program: one line on stderr and a status for every failure.
-#[must_use]
+/// Runs the program. A failure is one line on stderr and an exit status.
 pub fn main() -> ExitCode {
     signals::reset_child_signal();
-    let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let done = match argv.split_first() {
-        Some((first, rest)) if first == launcher::OPTION => launcher::launch(rest),
-        Some((first, rest)) if first == create::start::OPTION => create::start::start(rest),
-        Some((first, rest)) if first == network::pasta::OPTION => network::pasta::connect(rest),
-        Some((first, rest)) if first == gitlab::attach::OPTION => gitlab::attach::equip(rest),
-        Some((first, rest)) if first == commands::service::OPTION => commands::service::main(rest),
-        Some((first, rest)) if first == standby::pool::OPTION => commands::prepare::refill(rest),
-        _ => commands::prepare::main(&argv),
-    };
-    match done {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match run(&arguments) {
         Ok(()) => ExitCode::from(Exit::Success.code()),
         Err(error) => report::fail(PROGRAM, &error, Exit::Failure),
+    }
+}
+
+fn run(arguments: &[OsString]) -> Result<()> {
+    let Some(form) = Internal::parse(arguments)? else {
+        return commands::prepare::run(arguments);
+    };
+    match form {
+        Internal::Launch { machine, command } => launcher::launch(&machine, &command),
+        Internal::Network { machine, allowed } => network::pasta::connect(&machine, &allowed),
+        Internal::Attach {
+            machine,
+            cache_size,
+        } => gitlab::attach::attach(&machine, cache_size),
+        Internal::Service { number, options } => commands::service::run(number, &options),
+        Internal::Refill { pool } => commands::standby::refill(&pool),
     }
 }

@@ -1,4 +1,4 @@
-//! `nspawn-prepare`: a fresh machine from an image, ready for commands.
+//! `nspawn-prepare`: creates a machine from an image.
 
 fn main() -> std::process::ExitCode {
     nspawn_prepare::main()

@@ -1,4 +1,4 @@
-//! What can be asked for.
+//! Parsed options, in groups.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -8,8 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::builder::EnumValueParser;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::ArgMatches;
 use nspawn_common::cli::sources;
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
@@ -22,60 +21,59 @@ use nspawn_common::sys::process::ProcessId;
 use nspawn_common::systemd::nspawn;
 use nspawn_common::systemd::nspawn::{Bind, NO_CORES};
 
-use crate::gitlab::cache;
+use crate::cli;
 use crate::layer;
-use crate::layer::LayerSize;
+use crate::layer::size::LayerSize;
 use crate::network::destination::Destination;
 
-/// The options, taken apart.
+/// Time by which a service may exceed its own time limits: it waits for other services, and is removed if it fails.
+const SERVICE_MARGIN: Duration = Duration::from_secs(120);
+
+/// System calls that containers in a machine need (the kernel's keyrings and BPF are aware of user namespaces).
+const NESTING: &str = "--system-call-filter=add_key keyctl bpf";
+
+/// All options of a call.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Whether to print the configuration for GitLab Runner's config stage.
     pub config: bool,
-    /// How many machines of each image are to stand by.
+    /// Number of standby machines of each image.
     pub standby: Option<usize>,
+    /// Name of the machine.
     pub name: Option<OsString>,
-    /// The images that are named as arguments.
+    /// Images that are named as arguments.
     pub images: Vec<String>,
-    /// The image by `--image` or as the argument: it wins over the job's.
+    /// Image by `--image` or as the argument, which takes precedence over the job's.
     pub image: Option<String>,
     pub default_image: Option<String>,
+    pub machine: MachineOptions,
+    pub policy: JobPolicy,
+    pub service_defaults: ServiceDefaults,
+    pub output: OutputOptions,
+}
+
+/// Options that describe a machine.
+#[derive(Clone, Debug)]
+pub struct MachineOptions {
     pub binds: Vec<Bind>,
-    /// The program for artifacts and caches, or `no`.
-    pub gitlab_runner: Option<OsString>,
+    /// Variables of every command in the machine, as `NAME=VALUE`.
     pub environment: Vec<OsString>,
+    /// Properties of the machine's unit.
     pub properties: Vec<OsString>,
-    /// What jobs get that ask for an image whose name matches: a pattern, and an image.
-    pub image_map: Vec<(OsString, String)>,
-    /// What a job's image may be called; any name if there are none.
-    pub allowed_images: Vec<OsString>,
-    /// The same for the images of its services.
-    pub allowed_services: Vec<OsString>,
-    /// How long a service may take until it is ready.
-    pub service_timeout: Duration,
-    /// What a service of this image is run by, runs, and listens on, where the job does not say.
-    pub service_entrypoint: Vec<OsString>,
-    pub service_command: Vec<OsString>,
-    pub service_user: Option<String>,
-    pub service_directory: Option<OsString>,
-    pub service_port: Option<u16>,
-    /// How many services a job may have.
-    pub max_services: u8,
-    /// How large the cache of a project may become, in bytes; `None` for no caches.
-    pub cache_size: Option<u64>,
     pub private_users: PrivateUsers,
-    /// Options of systemd-nspawn, as they are.
+    /// Options of systemd-nspawn for capabilities and system calls.
     pub privileges: Vec<OsString>,
-    /// Options for the limits of its processes, of which each limit has one.
+    /// Options of systemd-nspawn for resource limits of processes, one for each limit.
     pub rlimits: Vec<OsString>,
     /// Whether the machine runs containers of its own.
     pub nesting: bool,
     pub network: Network,
-    /// What of the host the machine may connect to.
+    /// Destinations on the host that the machine may connect to.
     pub allowed_destinations: Vec<Destination>,
     pub init: Init,
-    /// More words for the machine's systemd.
-    pub boot_words: Vec<String>,
-    /// The process that the machine is for.
+    /// Additional arguments for the machine's systemd.
+    pub boot_arguments: Vec<String>,
+    /// Process with whose end the machine becomes stale.
     pub owner: Option<ProcessId>,
     pub layer: Layer,
     pub layer_size: LayerSize,
@@ -83,368 +81,244 @@ pub struct Options {
     pub max_machines: Option<u32>,
     pub keep: Retention,
     pub keep_for: Duration,
+}
+
+/// Policy of the administrator for GitLab jobs.
+#[derive(Clone, Debug)]
+pub struct JobPolicy {
+    /// Patterns for names of images of jobs, with the image to use instead.
+    pub image_map: Vec<(OsString, String)>,
+    /// Patterns for names of allowed images; if there are none, all images are allowed.
+    pub allowed_images: Vec<OsString>,
+    /// Patterns for names of allowed images of services; if there are none, all are allowed.
+    pub allowed_services: Vec<OsString>,
+    /// Time limit for a service to become ready.
+    pub service_timeout: Duration,
+    /// Maximum number of services of a job.
+    pub max_services: u8,
+    /// Maximum size of a project's cache, in bytes; `None` for no caches.
+    pub cache_size: Option<u64>,
+    /// Path of the program for artifacts and caches, or `no`.
+    pub gitlab_runner: Option<OsString>,
+}
+
+/// Defaults for services of the image, for what a job does not specify.
+#[derive(Clone, Debug)]
+pub struct ServiceDefaults {
+    pub entrypoint: Vec<OsString>,
+    pub command: Vec<OsString>,
+    pub user: Option<String>,
+    pub directory: Option<OsString>,
+    /// TCP port on which a service is ready.
+    pub port: Option<u16>,
+}
+
+/// Options for what is printed.
+#[derive(Clone, Debug)]
+pub struct OutputOptions {
     pub dry_run: bool,
     pub json: bool,
     pub verbose: bool,
 }
 
 impl Options {
-    /// How long a service may take in all: until it is there, as any machine, and until it is ready.
+    /// Returns the time limit for a service to be created, as any machine, and to become ready.
     pub fn service_limit(&self) -> Duration {
-        self.timeout.saturating_mul(2) + self.service_timeout + SERVICE_MARGIN
+        self.machine.timeout.saturating_mul(2) + self.policy.service_timeout + SERVICE_MARGIN
     }
 }
 
-/// How much longer a service may take than its parts: it waits for other services, and is removed if it fails.
-const SERVICE_MARGIN: Duration = Duration::from_secs(120);
-
-/// Lists that go to systemd-nspawn under the same names.
-const PRIVILEGES: [(&str, &str, &str); 3] = [
-    (
-        "capability",
-        "CAP,…",
-        "Capabilities that the machine has beside the usual ones; as in systemd-nspawn(1)",
-    ),
-    ("drop-capability", "CAP,…", "Capabilities that it has not"),
-    (
-        "system-call-filter",
-        "LIST|~LIST",
-        "System calls that it may use, or ~ may not, beside the usual ones",
-    ),
-];
-
-/// What containers in a machine need beside the usual (the kernel's keyrings and BPF know of user namespaces).
-const NESTING: [&str; 1] = ["--system-call-filter=add_key keyctl bpf"];
-
-/// The command line's definition.
-pub fn command() -> Command {
-    let value =
-        |name: &'static str, shape: &'static str| Arg::new(name).long(name).value_name(shape);
-    let bytes = |name: &'static str, shape: &'static str| {
-        value(name, shape).value_parser(value_parser!(OsString))
-    };
-    let list =
-        |name: &'static str, shape: &'static str| bytes(name, shape).action(ArgAction::Append);
-    Command::new(super::PROGRAM)
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("Makes a fresh machine from an image, and prints its name when it takes commands")
-        .after_help(
-            "Options are read from /etc/nspawn-ci/prepare.args and /etc/nspawn-ci/images/IMAGE.args, \
-             then from the environment, then from the command line; the last wins, lists add up.\n\n\
-             Example:\n  m=$(nspawn-prepare bookworm) && nspawn-run \"$m\" make test; nspawn-cleanup \"$m\"",
-        )
-        .arg(
-            Arg::new("IMAGE").num_args(0..).help(
-                "The image: a name that machinectl list-images shows, or a docker-style one; several for --standby",
-            ),
-        )
-        .arg(
-            bytes("name", "NAME")
-                .visible_alias("machine")
-                .short('M')
-                .help("The machine's name; a machine of ours that has it is replaced"),
-        )
-        .arg(value("image", "IMAGE").help("The image, whatever a GitLab job asks for"))
-        .arg(value("default-image", "IMAGE").help("The image where nothing else names one"))
-        .arg(
-            list("allow-image", "GLOB")
-                .help("Let GitLab jobs have only images whose names match one of these, such as debian-*"),
-        )
-        .arg(
-            list("map-image", "GLOB=IMAGE")
-                .help("Give GitLab jobs this image that ask for one whose name matches, such as 'ruby:3.*=ruby'"),
-        )
-        .arg(list("allow-service", "GLOB").help("Let their services have only images whose names match one of these"))
-        .arg(
-            value("service-timeout", "TIME")
-                .default_value("30s")
-                .value_parser(sources::duration)
-                .help("How long a GitLab job waits for a service to listen; then it goes on all the same"),
-        )
-        .arg(
-            value("service-command", "COMMAND")
-                .help("What a service of the image runs, in shell quoting, where the job names nothing"),
-        )
-        .arg(value("service-entrypoint", "COMMAND").help("What that command, or the job's, is run by"))
-        .arg(value("service-user", "USER").help("Whom it runs as, where the job names nobody; root by default"))
-        .arg(bytes("service-working-directory", "DIR").help("Where it runs; the user's home by default"))
-        .arg(
-            value("max-services", "N")
-                .default_value("16")
-                .value_parser(value_parser!(u8).range(..=253))
-                .help("How many services a GitLab job may have"),
-        )
-        .arg(
-            value("service-port", "PORT")
-                .value_parser(value_parser!(u16).range(1..))
-                .help("The TCP port that a service of the image is ready on [default: any]"),
-        )
-        .arg(
-            value("cache-size", "SIZE|no")
-                .default_value("10G")
-                .value_parser(|text: &str| cache::parse_size(text).map_err(|error| format!("{error:#}")))
-                .help("How large the cache of each GitLab project may become, or that none is kept"),
-        )
-        .arg(
-            list("bind", "SOURCE[:DESTINATION[:OPTIONS]]")
-                .help("Show a file or directory of the host in the machine; as in systemd-nspawn(1)"),
-        )
-        .arg(list("bind-ro", "SOURCE[:DESTINATION[:OPTIONS]]").help("The same, read-only"))
-        .arg(bytes("gitlab-runner", "PATH|no").help(
-            "The program to show for artifacts and caches [default: in GitLab jobs the one that called, or on PATH]",
-        ))
-        .arg(list("setenv", "NAME[=VALUE]").short('E').help("Set a variable for every command in the machine"))
-        .arg(
-            list("property", "NAME=VALUE")
-                .short('p')
-                .help("Set a property of the machine's unit; as in systemd-run(1)"),
-        )
-        .arg(
-            value("private-users", "pick|no|BASE")
-                .default_value("pick")
-                .value_parser(|text: &str| PrivateUsers::parse(text).map_err(|error| format!("{error:#}")))
-                .help("Whose users the machine's are: a range of their own, the host's, or the range from BASE on"),
-        )
-        .args(PRIVILEGES.map(|(name, shape, help)| list(name, shape).help(help)))
-        .arg(list("rlimit", "LIMIT=SOFT[:HARD]").help(
-            "A limit of the machine's processes, as in systemd-nspawn(1); CORE=1, the default, forbids core dumps, \
-                 and CORE=0:infinity allows them",
-        ))
-        .arg(
-            sources::flag("no-new-privileges").help("Let no process gain privileges by executing a program, as sudo does"),
-        )
-        .arg(sources::flag("nesting").help("Let the machine run containers of its own"))
-        .arg(
-            value("network", "NETWORK")
-                .default_value("nat")
-                .value_parser(|text: &str| Network::parse(text).map_err(|error| format!("{error:#}")))
-                .help("nat, none, host, veth, bridge=NAME, zone=NAME or namespace=PATH"),
-        )
-        .arg(list("allow-host", "ADDRESS[/PREFIX][:PORT]").help(
-            "Let the machine connect to this address of the host, or port of it; for --network=nat, which keeps the \
-                 machine from all of the host's own addresses",
-        ))
-        .arg(
-            value("init", "INIT")
-                .value_parser(EnumValueParser::<Init>::new())
-                .default_value("systemd")
-                .help("What runs as the machine's PID 1: the image's systemd, a stub, or nothing between commands"),
-        )
-        .arg(list("mask", "UNIT").help("Don't let the machine start this unit; for --init=systemd"))
-        .arg(value("boot-target", "UNIT").help("Boot it to this unit instead of the image's default"))
-        .arg(
-            value("layer", "LAYER")
-                .default_value("disk")
-                .help("Where its writes go: disk, tmpfs[:SIZE], snapshot (btrfs, xfs), or none: it is read-only"),
-        )
-        .arg(
-            value("layer-size", "SIZE")
-                .value_parser(|text: &str| LayerSize::parse(text).map_err(|error| format!("{error:#}")))
-                .help(
-                    "How much it may write: 10G, infinity, or a part of the free disk or of the memory [default: 50%]",
-                ),
-        )
-        .arg(
-            value("timeout", "TIME")
-                .default_value("90s")
-                .value_parser(sources::duration)
-                .help("How long the boot may take, and waiting for --max-machines: 90, 90s, 5min"),
-        )
-        .arg(
-            value("max-machines", "N")
-                .value_parser(value_parser!(u32).range(1..))
-                .help("Wait until there are fewer machines than this on the host, for as long as --timeout"),
-        )
-        .arg(
-            value("standby", "N")
-                .value_parser(value_parser!(u16))
-                .help_heading(sources::COMMAND_LINE_ONLY)
-                .help("Keep N machines of each IMAGE started, for those who will ask for one with the same options"),
-        )
-        .arg(
-            value("keep", "WHEN")
-                .value_parser(EnumValueParser::<Retention>::new())
-                .default_value(Retention::Never.keyword())
-                .help("Keep a machine that did not boot, or a GitLab job's after its end, for a look"),
-        )
-        .arg(
-            value("keep-for", "TIME")
-                .default_value("1h")
-                .value_parser(sources::duration)
-                .help("For how long then; nspawn-cleanup --stale takes it after that"),
-        )
-        .arg(sources::flag("dry-run").help("Print the commands that would run, and run none"))
-        .arg(sources::flag("json").help("Print the machine's description as JSON instead of its name"))
-        .arg(sources::flag("verbose").short('v').help("Print the commands as they run, on stderr"))
-        .arg(
-            value("owner", "PID")
-                .value_parser(|text: &str| {
-                    let owner = text.parse().map_err(anyhow::Error::from).and_then(ProcessId::from_pid);
-                    owner.map_err(|error| format!("{error:#}"))
-                })
-                .help("A process with which the machine becomes nobody's, for nspawn-cleanup --stale to remove it"),
-        )
-        .arg(sources::flag("config").hide(true).help("Print the configuration for GitLab Runner's config stage"))
-}
-
-/// Reads the options. `image_of` tells which image they ask for, since that image may have an
-/// argument file of its own. `None`: help was asked for and printed.
+/// Parses the options, and returns them with the name of their image.
+///
+/// The image may have an argument file of its own, so `image_of` finds the name from the other options. Returns `None`
+/// if help was asked for and printed.
 pub fn parse(
-    argv: &[OsString],
+    arguments: &[OsString],
     image_of: impl Fn(&Options) -> Result<String>,
 ) -> Result<Option<(Options, String)>> {
-    let common = Path::new(CONFIG_ROOT).join("prepare.args");
-    let Some(matches) = sources::parse(&command(), &[&common], argv)? else {
+    let common_file = Path::new(CONFIG_ROOT).join("prepare.args");
+    let Some(matches) = sources::parse(&cli::command(), &[&common_file], arguments)? else {
         return Ok(None);
     };
-    let options = from_matches(&matches)?;
+    let options = Options::from_matches(&matches)?;
     if options.config {
         return Ok(Some((options, String::new())));
     }
     let image = image_of(&options)?;
-    let own = Path::new(CONFIG_ROOT)
-        .join("images")
-        .join(format!("{image}.args"));
-    let matches = sources::parse(&command(), &[&common, &own], argv)?;
-    matches
-        .map(|matches| Ok((from_matches(&matches)?, image)))
-        .transpose()
+    let directory = Path::new(CONFIG_ROOT).join("images");
+    let image_file = directory.join(format!("{image}.args"));
+    let files = [&*common_file, &*image_file];
+    let Some(matches) = sources::parse(&cli::command(), &files, arguments)? else {
+        return Ok(None);
+    };
+    Ok(Some((Options::from_matches(&matches)?, image)))
 }
 
-fn from_matches(matches: &ArgMatches) -> Result<Options> {
-    let text = |id: &str| matches.get_one::<String>(id).cloned();
+impl Options {
+    fn from_matches(matches: &ArgMatches) -> Result<Self> {
+        let images: Vec<String> = matches
+            .get_many("IMAGE")
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        let standby: Option<u16> = optional(matches, "standby");
+        if images.len() > 1 && standby.is_none() {
+            bail!(
+                "can't make one machine of several images: {}; only --standby takes several",
+                images.join(" ")
+            );
+        }
+        Ok(Self {
+            config: sources::is_set(matches, "config"),
+            standby: standby.map(usize::from),
+            name: optional(matches, "name"),
+            image: images.first().cloned().or(optional(matches, "image")),
+            images,
+            default_image: optional(matches, "default-image"),
+            machine: MachineOptions::from_matches(matches)?,
+            policy: JobPolicy::from_matches(matches)?,
+            service_defaults: ServiceDefaults::from_matches(matches)?,
+            output: OutputOptions::from_matches(matches),
+        })
+    }
+}
+
+impl MachineOptions {
+    fn from_matches(matches: &ArgMatches) -> Result<Self> {
+        let private_users = required(matches, "private-users")?;
+        let layer: String = required(matches, "layer")?;
+        let (layer, layer_size) =
+            layer::parse(&layer, optional(matches, "layer-size"), private_users)?;
+        let init = required(matches, "init")?;
+        Ok(Self {
+            binds: binds(matches)?,
+            environment: parsed_list(matches, "setenv", sources::with_value)?,
+            properties: parsed_list(matches, "property", check_property)?,
+            private_users,
+            privileges: privileges(matches)?,
+            rlimits: rlimits(sources::list(matches, "rlimit"))?,
+            nesting: sources::is_set(matches, "nesting"),
+            network: required(matches, "network")?,
+            allowed_destinations: parsed_list(matches, "allow-host", parse_destination)?,
+            init,
+            boot_arguments: boot_arguments(matches, init)?,
+            owner: optional(matches, "owner"),
+            layer,
+            layer_size,
+            timeout: required(matches, "timeout")?,
+            max_machines: optional(matches, "max-machines"),
+            keep: required(matches, "keep")?,
+            keep_for: required(matches, "keep-for")?,
+        })
+    }
+}
+
+impl JobPolicy {
+    fn from_matches(matches: &ArgMatches) -> Result<Self> {
+        Ok(Self {
+            image_map: parsed_list(matches, "map-image", parse_mapping)?,
+            allowed_images: sources::list(matches, "allow-image"),
+            allowed_services: sources::list(matches, "allow-service"),
+            service_timeout: required(matches, "service-timeout")?,
+            max_services: required(matches, "max-services")?,
+            cache_size: required(matches, "cache-size")?,
+            gitlab_runner: optional(matches, "gitlab-runner"),
+        })
+    }
+}
+
+impl ServiceDefaults {
+    fn from_matches(matches: &ArgMatches) -> Result<Self> {
+        Ok(Self {
+            entrypoint: shell_words(matches, "service-entrypoint")?,
+            command: shell_words(matches, "service-command")?,
+            user: optional(matches, "service-user"),
+            directory: optional(matches, "service-working-directory"),
+            port: optional(matches, "service-port"),
+        })
+    }
+}
+
+impl OutputOptions {
+    fn from_matches(matches: &ArgMatches) -> Self {
+        Self {
+            dry_run: sources::is_set(matches, "dry-run"),
+            json: sources::is_set(matches, "json"),
+            verbose: sources::is_set(matches, "verbose"),
+        }
+    }
+}
+
+fn optional<T>(matches: &ArgMatches, id: &str) -> Option<T>
+where
+    T: Clone + Send + Sync + 'static,
+{
+    matches.get_one(id).cloned()
+}
+
+fn required<T>(matches: &ArgMatches, id: &str) -> Result<T>
+where
+    T: Clone + Send + Sync + 'static,
+{
+    optional(matches, id).with_context(|| format!("--{id} has no value"))
+}
+
+fn parsed_list<T>(
+    matches: &ArgMatches,
+    id: &str,
+    parse: fn(OsString) -> Result<T>,
+) -> Result<Vec<T>> {
+    sources::list(matches, id).into_iter().map(parse).collect()
+}
+
+fn binds(matches: &ArgMatches) -> Result<Vec<Bind>> {
     let mut binds = Vec::new();
     for spec in sources::list(matches, "bind") {
         binds.push(Bind::Writable(absolute(sources::as_text("bind", spec)?)?));
     }
     for spec in sources::list(matches, "bind-ro") {
-        binds.push(Bind::ReadOnly(absolute(sources::as_text(
-            "bind-ro", spec,
-        )?)?));
+        let spec = sources::as_text("bind-ro", spec)?;
+        binds.push(Bind::ReadOnly(absolute(spec)?));
     }
-    let environment = sources::list(matches, "setenv")
-        .into_iter()
-        .map(sources::with_value)
-        .collect::<Result<_>>()?;
-    let private_users = matches
-        .get_one("private-users")
-        .copied()
-        .context("no users")?;
-    let layer = text("layer").unwrap_or_default();
-    let (layer, layer_size) = layer::choose(
-        &layer,
-        matches.get_one("layer-size").copied(),
-        private_users,
-    )?;
-    let init = matches.get_one("init").copied().unwrap_or_default();
-    let images: Vec<String> = matches
-        .get_many("IMAGE")
-        .into_iter()
-        .flatten()
-        .cloned()
-        .collect();
-    let standby = matches.get_one::<u16>("standby").copied().map(usize::from);
-    if images.len() > 1 && standby.is_none() {
-        bail!(
-            "one image makes a machine, not {}; several are for --standby",
-            images.join(" ")
-        );
+    Ok(binds)
+}
+
+// systemd-nspawn runs in another working directory than this process.
+fn absolute(spec: OsString) -> Result<OsString> {
+    if matches!(spec.as_bytes().first(), Some(b'/' | b'+' | b':')) {
+        return Ok(spec);
     }
-    Ok(Options {
-        config: sources::is_set(matches, "config"),
-        standby,
-        name: matches.get_one::<OsString>("name").cloned(),
-        image: images.first().cloned().or_else(|| text("image")),
-        images,
-        default_image: text("default-image"),
-        binds,
-        gitlab_runner: matches.get_one("gitlab-runner").cloned(),
-        environment,
-        properties: sources::list(matches, "property")
-            .into_iter()
-            .map(checked_property)
-            .collect::<Result<_>>()?,
-        image_map: sources::list(matches, "map-image")
-            .into_iter()
-            .map(mapping)
-            .collect::<Result<_>>()?,
-        allowed_images: sources::list(matches, "allow-image"),
-        allowed_services: sources::list(matches, "allow-service"),
-        service_timeout: matches
-            .get_one("service-timeout")
-            .copied()
-            .context("no time-out of services")?,
-        service_entrypoint: command_words(matches, "service-entrypoint")?,
-        service_command: command_words(matches, "service-command")?,
-        service_user: text("service-user"),
-        service_directory: matches.get_one("service-working-directory").cloned(),
-        service_port: matches.get_one("service-port").copied(),
-        max_services: matches
-            .get_one("max-services")
-            .copied()
-            .context("no number of services")?,
-        cache_size: matches.get_one("cache-size").copied().flatten(),
-        private_users,
-        privileges: privileges(matches)?,
-        rlimits: rlimits(sources::list(matches, "rlimit"))?,
-        nesting: sources::is_set(matches, "nesting"),
-        network: matches.get_one("network").cloned().context("no network")?,
-        allowed_destinations: sources::list(matches, "allow-host")
-            .into_iter()
-            .map(destination)
-            .collect::<Result<_>>()?,
-        init,
-        boot_words: boot_words(matches, init)?,
-        owner: matches.get_one("owner").copied(),
-        layer,
-        layer_size,
-        timeout: matches.get_one("timeout").copied().context("no time-out")?,
-        max_machines: matches.get_one("max-machines").copied(),
-        keep: matches.get_one("keep").copied().unwrap_or_default(),
-        keep_for: matches
-            .get_one("keep-for")
-            .copied()
-            .context("no time to keep")?,
-        dry_run: sources::is_set(matches, "dry-run"),
-        json: sources::is_set(matches, "json"),
-        verbose: sources::is_set(matches, "verbose"),
-    })
+    let directory = env::current_dir().context("can't determine the current directory")?;
+    let mut path = nspawn::joined(&[&directory]);
+    path.push("/");
+    path.push(spec);
+    Ok(path)
 }
 
 fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {
     let mut options = Vec::new();
-    for (name, ..) in PRIVILEGES {
+    for (name, ..) in cli::PRIVILEGES {
         for value in sources::list(matches, name) {
-            options.push(nspawn::assign(
-                &format!("--{name}"),
-                &sources::as_text(name, value)?,
-            ));
+            let value = sources::as_text(name, value)?;
+            options.push(nspawn::assign(&format!("--{name}"), &value));
         }
     }
     if sources::is_set(matches, "no-new-privileges") {
         options.push("--no-new-privileges=yes".into());
     }
     if sources::is_set(matches, "nesting") {
-        options.extend(NESTING.map(OsString::from));
+        options.push(NESTING.into());
     }
     Ok(options)
 }
 
-// The last one of each limit wins.
-fn rlimits(given: Vec<OsString>) -> Result<Vec<OsString>> {
+// The last entry for each limit wins.
+fn rlimits(entries: Vec<OsString>) -> Result<Vec<OsString>> {
     let mut limits = BTreeMap::from([("CORE".to_owned(), NO_CORES.into())]);
-    for entry in given {
+    for entry in entries {
         let entry = sources::as_text("rlimit", entry)?;
-        let limit =
-            entry
-                .to_str()
-                .and_then(|text| text.split_once('='))
-                .filter(|(limit, value)| {
-                    !value.is_empty()
-                        && !limit.is_empty()
-                        && limit.bytes().all(|byte| byte.is_ascii_uppercase())
-                });
-        let Some((limit, _)) = limit else {
+        let Some(limit) = entry.to_str().and_then(limit_name) else {
             bail!(
                 "can't use --rlimit={entry:?}: it needs LIMIT=SOFT[:HARD], such as NOFILE=1024:4096"
             )
@@ -454,79 +328,78 @@ fn rlimits(given: Vec<OsString>) -> Result<Vec<OsString>> {
     Ok(limits.into_values().collect())
 }
 
-// As systemd takes them from a kernel's command line, and a container's from its own (kernel-command-line(7)).
-fn boot_words(matches: &ArgMatches, init: Init) -> Result<Vec<String>> {
-    let units = sources::list(matches, "mask")
-        .into_iter()
-        .map(|unit| ("mask", unit));
-    let target = matches
-        .get_one::<String>("boot-target")
-        .map(|unit| ("boot-target", unit.into()));
-    let word = |(option, unit): (&str, OsString)| match unit.to_str() {
-        _ if init != Init::Systemd => {
-            bail!("--{option}={unit:?} needs a systemd to tell, but --init={init} has none")
-        }
-        Some(unit) if is_unit(unit) => Ok(format!(
-            "systemd.{}={unit}",
-            if option == "mask" { "mask" } else { "unit" }
-        )),
-        _ => bail!("--{option}={unit:?} is no unit's name, such as cron.service"),
-    };
-    units.chain(target).map(word).collect()
+fn limit_name(entry: &str) -> Option<&str> {
+    let (name, value) = entry.split_once('=')?;
+    let is_valid = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase());
+    (is_valid && !value.is_empty()).then_some(name)
 }
 
-fn command_words(matches: &ArgMatches, option: &str) -> Result<Vec<OsString>> {
-    let Some(text) = matches.get_one::<String>(option) else {
+// systemd in a container reads its own arguments like the kernel's command line (kernel-command-line(7)).
+fn boot_arguments(matches: &ArgMatches, init: Init) -> Result<Vec<String>> {
+    let mut arguments = Vec::new();
+    for unit in sources::list(matches, "mask") {
+        let unit = check_unit("mask", unit, init)?;
+        arguments.push(format!("systemd.mask={unit}"));
+    }
+    if let Some(unit) = optional::<String>(matches, "boot-target") {
+        let unit = check_unit("boot-target", unit.into(), init)?;
+        arguments.push(format!("systemd.unit={unit}"));
+    }
+    Ok(arguments)
+}
+
+fn check_unit(option: &str, unit: OsString, init: Init) -> Result<String> {
+    if init != Init::Systemd {
+        bail!("--{option}={unit:?} needs systemd in the machine, but --init={init} starts none")
+    }
+    match unit.to_str() {
+        Some(name) if is_unit_name(name) => Ok(name.to_owned()),
+        _ => bail!(
+            "can't use --{option}={unit:?}: it needs the name of a unit, such as cron.service"
+        ),
+    }
+}
+
+// systemd.unit(5)
+fn is_unit_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
+    let has_prefix = name
+        .split_once('.')
+        .is_some_and(|(prefix, _)| !prefix.is_empty());
+    name.len() < 256 && name.bytes().all(is_allowed) && has_prefix
+}
+
+fn shell_words(matches: &ArgMatches, option: &str) -> Result<Vec<OsString>> {
+    let Some(text) = optional::<String>(matches, option) else {
         return Ok(Vec::new());
     };
     shell::split(text.as_ref()).with_context(|| format!("--{option}={text}"))
 }
 
-// systemd.unit(5)
-fn is_unit(name: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
-    name.len() < 256
-        && name.bytes().all(is_allowed)
-        && name
-            .split_once('.')
-            .is_some_and(|(name, _)| !name.is_empty())
-}
-
-// systemd-nspawn is started in another working directory than ours.
-fn absolute(spec: OsString) -> Result<OsString> {
-    if matches!(spec.as_bytes().first(), Some(b'/' | b'+' | b':')) {
-        return Ok(spec);
-    }
-    let here = env::current_dir().context("can't tell the current directory")?;
-    Ok([nspawn::joined(&[&here]), "/".into(), spec]
-        .into_iter()
-        .collect())
-}
-
-fn destination(word: OsString) -> Result<Destination> {
+fn parse_destination(word: OsString) -> Result<Destination> {
     Destination::parse(&word.to_string_lossy()).context("--allow-host")
 }
 
-// The pattern may have a '=' in it, an image's name has none.
-fn mapping(entry: OsString) -> Result<(OsString, String)> {
+// A pattern may contain a '=', but the name of an image does not.
+fn parse_mapping(entry: OsString) -> Result<(OsString, String)> {
     match entry.to_str().and_then(|text| text.rsplit_once('=')) {
         Some((glob, image)) if !glob.is_empty() && !image.is_empty() => {
             Ok((glob.into(), image.to_owned()))
         }
-        _ => bail!("--map-image={entry:?} is no GLOB=IMAGE"),
+        _ => bail!("can't use --map-image={entry:?}: it needs GLOB=IMAGE"),
     }
 }
 
-fn checked_property(property: OsString) -> Result<OsString> {
+fn check_property(property: OsString) -> Result<OsString> {
     if property.as_bytes().starts_with(b"Slice=") {
         bail!(
             "--property={property:?}: all machines are in machine-ci.slice; set limits of all together there"
         );
     }
-    if property.as_bytes().contains(&b'=') {
-        return sources::as_text("property", property);
+    if !property.as_bytes().contains(&b'=') {
+        bail!("can't use --property={property:?}: it needs NAME=VALUE");
     }
-    bail!("--property={property:?} has no value: NAME=VALUE")
+    sources::as_text("property", property)
 }
 
 #[cfg(test)]
@@ -542,26 +415,24 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_sound() {
-        command().debug_assert();
-    }
-
-    #[test]
-    fn the_argument_and_the_option_name_the_image() {
+    fn argument_and_option_name_the_image() {
         assert_eq!(parsed(&["bookworm"]).unwrap().image.unwrap(), "bookworm");
         assert_eq!(
             parsed(&["--image=trixie"]).unwrap().image.unwrap(),
             "trixie"
         );
-        assert_eq!(parsed(&[]).unwrap().timeout, Duration::from_secs(90));
+        assert_eq!(
+            parsed(&[]).unwrap().machine.timeout,
+            Duration::from_secs(90)
+        );
     }
 
     #[test]
-    fn relative_binds_are_made_absolute() {
+    fn relative_binds_become_absolute() {
         let here = env::current_dir().unwrap();
         let options = parsed(&["x", "--bind", "a:/b", "--bind-ro=/c"]).unwrap();
         assert_eq!(
-            options.binds,
+            options.machine.binds,
             [
                 Bind::Writable(here.join("a:/b").into()),
                 Bind::ReadOnly("/c".into())
@@ -570,8 +441,8 @@ mod tests {
     }
 
     #[test]
-    fn units_become_words_for_systemd() {
-        let words = parsed(&[
+    fn units_become_arguments_of_systemd() {
+        let options = parsed(&[
             "x",
             "--mask=a@b.service",
             "--mask",
@@ -580,7 +451,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(
-            words.boot_words,
+            options.machine.boot_arguments,
             [
                 "systemd.mask=a@b.service",
                 "systemd.mask=c.timer",
@@ -591,7 +462,7 @@ mod tests {
 
     #[test]
     fn last_rlimit_of_a_name_wins() {
-        assert_eq!(parsed(&["x"]).unwrap().rlimits, [NO_CORES]);
+        assert_eq!(parsed(&["x"]).unwrap().machine.rlimits, [NO_CORES]);
         let limits = parsed(&[
             "x",
             "--rlimit=NOFILE=5",
@@ -599,6 +470,7 @@ mod tests {
             "--rlimit=NOFILE=6:7",
         ])
         .unwrap()
+        .machine
         .rlimits;
         assert_eq!(limits, ["--rlimit=CORE=0:infinity", "--rlimit=NOFILE=6:7"]);
     }

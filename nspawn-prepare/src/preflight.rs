@@ -8,7 +8,6 @@ use anyhow::{Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
 use nspawn_common::command;
-use nspawn_common::command::argv;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::lifecycle::caller;
@@ -163,22 +162,4 @@ fn check_inotify() -> Result<()> {
 /// The agent is nspawn-run itself.
 pub fn agent_program() -> Result<PathBuf> {
     command::find_sibling("nspawn-run")
-}
-
-/// A line about systemd-machined, where its absence may be why a machine did not start.
-pub fn machined_hint() -> &'static str {
-    let active = command::run(
-        &argv([
-            "systemctl",
-            "is-active",
-            "--quiet",
-            "systemd-machined.service",
-        ]),
-        LOOK_LIMIT,
-    );
-    if active.is_ok_and(|outcome| outcome.status.success()) {
-        ""
-    } else {
-        "\n  systemd-machined is not running; see systemctl status systemd-machined"
-    }
 }

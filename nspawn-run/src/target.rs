@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Error, Result, bail};
 use nspawn_common::config::init::Init;
+use nspawn_common::error;
 use nspawn_common::lifecycle::caller;
 use nspawn_common::lifecycle::lock::{Lock, RunGuard};
 use nspawn_common::lifecycle::remove;
+use nspawn_common::lifecycle::start;
 use nspawn_common::lifecycle::status::Status;
 use nspawn_common::lifecycle::stop;
 use nspawn_common::machine::name::MachineName;
@@ -19,12 +21,10 @@ use nspawn_common::{command, report};
 
 use crate::PROGRAM;
 
-/// How much longer than its steps starting a machine may take.
-const MARGIN: Duration = Duration::from_secs(120);
 /// How long making a machine may take that has no layer and is not started.
 const MAKE_LIMIT: Duration = Duration::from_secs(600);
 
-/// The program that makes and starts machines.
+/// The program that makes machines.
 const PREPARE: &str = "nspawn-prepare";
 /// What a machine for one command is, whatever argument files say.
 const EPHEMERAL: [&str; 5] = [
@@ -107,13 +107,7 @@ impl Machine {
     }
 
     fn start(&self) -> Result<()> {
-        let steps = u32::try_from(self.state.start.len()).unwrap_or(u32::MAX);
-        let limit = self
-            .state
-            .timeout
-            .saturating_mul(steps)
-            .saturating_add(MARGIN);
-        prepare(&["--start".as_ref(), self.name().as_str().as_ref()], limit)
+        start::start(PROGRAM, &MachinePaths::new(self.name())).map_err(as_host_error)
     }
 
     // Whoever is the last to leave ends it.
@@ -134,6 +128,14 @@ impl Machine {
             _ => Ok(()),
         }
     }
+}
+
+// A machine that was created and can't be started is never the error of the job's author.
+fn as_host_error(error: Error) -> Error {
+    if error::is_interrupted(&error) {
+        return error;
+    }
+    Error::msg(format!("{error:#}"))
 }
 
 // One whose nspawn-prepare was killed in its midst.

@@ -193,7 +193,7 @@ fn shells_load_the_completions() {
                 program.name()
             );
             assert!(
-                !out.contains("--config"),
+                !out.contains("--internal"),
                 "{name}: {}: {out}",
                 program.name()
             );

@@ -145,7 +145,7 @@ fn invalid_option_values_are_refused() {
     for (option, words) in [
         ("--timeout=0", "longer than nothing"),
         ("--timeout=soon", "soon"),
-        ("--property=MemoryMax", "has no value"),
+        ("--property=MemoryMax", "it needs NAME=VALUE"),
         ("--setenv==x", "has no name"),
         ("--setenv=E2E_NOT_SET", "no such variable"),
         ("--no-such-option", "--no-such-option"),
@@ -306,8 +306,14 @@ fn invalid_init_and_layer_values_are_refused() {
         (&["--layer=tmpfs:much"], "--layer=tmpfs:much: "),
         (&["--layer=tmpfs:1M"], "1M is not between 32M and"),
         (&["--layer=tmpfs:0"], "0 is not between"),
-        (&["--layer=tmpfs:120%"], "120% is no part of 100%"),
-        (&["--layer-size=0%"], "0% is no part of 100%"),
+        (
+            &["--layer=tmpfs:120%"],
+            "can't use 120%: a percentage is between 1% and 100%",
+        ),
+        (
+            &["--layer-size=0%"],
+            "can't use 0%: a percentage is between 1% and 100%",
+        ),
         (&["--layer-size=-5G"], "-5G"),
         (&["--layer-size=1T1"], "1T1"),
         (&["--layer=tmpfs", "--layer-size=99T"], "99T is not between"),

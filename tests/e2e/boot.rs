@@ -206,7 +206,8 @@ fn boot_target_and_mask_change_what_boots() {
     let more = Machine::with(&["--boot-target=graphical.target"]);
     more.run(["systemctl", "is-active", "graphical.target"])
         .expect(0);
-    call("nspawn-prepare", ["--mask=nonsense", &image()]).expect_error(1, "no unit's name");
+    call("nspawn-prepare", ["--mask=nonsense", &image()])
+        .expect_error(1, "it needs the name of a unit");
     call(
         "nspawn-prepare",
         ["--mask=a.service", "--init=stub", &image()],

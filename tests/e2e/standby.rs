@@ -88,7 +88,7 @@ fn wait_until_removed(name: &str) {
     ));
     let state = format!(
         "ls -l /run/nspawn-ci/{name}; systemctl status --no-pager nspawn-{name}; journalctl --since=-90s --no-pager \
-         --identifier=nspawn-prepare; journalctl --since=-90s --no-pager --grep='Machines that stand by'"
+         --identifier=nspawn-prepare; journalctl --since=-90s --no-pager --grep='Refill of a standby pool'"
     );
     assert!(
         wait.code() == 0,
@@ -488,7 +488,7 @@ fn unsuitable_options_are_refused() {
         "those who take the machines name them",
     );
     refused(&["no-such-image"], "no image");
-    call("nspawn-prepare", [&*image, &image]).expect_error(1, "several are for --standby");
+    call("nspawn-prepare", [&*image, &image]).expect_error(1, "only --standby takes several");
     assert!(
         fs::read_dir("/run/nspawn-ci/.standby").map_or(true, |pools| {
             pools

@@ -2,11 +2,14 @@
 
 pub mod caller;
 pub mod deferred_unmount;
+pub mod diagnosis;
+pub mod limits;
 pub mod list;
 pub mod lock;
 pub mod remove;
 pub mod retention;
 pub mod ssh;
+pub mod start;
 pub mod status;
 pub mod stop;
 pub mod uid_range;

@@ -1,4 +1,5 @@
-//! One module for each public command and for the form that makes a service.
+//! The public command, and the internal forms that create machines.
 
 pub mod prepare;
 pub mod service;
+pub mod standby;

@@ -1,4 +1,4 @@
-//! One service of a job: its machine.
+//! The internal form that creates the machine of a service of a GitLab job.
 
 use std::ffi::OsString;
 
@@ -12,75 +12,76 @@ use nspawn_common::image::lookup::Image;
 use nspawn_common::machine::state::ServiceRole;
 use nspawn_common::sys::signals;
 
-use crate::commands::prepare;
+use crate::create::plan::Plan;
+use crate::create::run::Creation;
+use crate::create::spec;
+use crate::create::spec::MachineSpec;
 use crate::gitlab::policy;
 use crate::options;
-use crate::options::Options;
+use crate::options::{MachineOptions, Options, ServiceDefaults};
 use crate::services::network;
 
-/// The argument that asks for one: `--service NUMBER OPTIONS…`.
-pub const OPTION: &str = "--service";
-
-/// Makes the machine of the service of the job that this is called for.
-pub fn main(arguments: &[OsString]) -> Result<()> {
-    let [number, argv @ ..] = arguments else {
-        bail!("{OPTION} is for nspawn-prepare alone")
-    };
-    let number: u8 = number
-        .to_str()
-        .and_then(|number| number.parse().ok())
-        .context("no number")?;
+/// Creates the machine of a service of the job in this process's environment. `number` counts from 1.
+pub fn run(number: u8, arguments: &[OsString]) -> Result<()> {
     let job = Job::from_env()?;
-    let service = usize::from(number)
-        .checked_sub(1)
-        .and_then(|place| job.services.get(place));
-    let service = service.context("the job has no such service")?;
-    let image_of = |options: &Options| Ok(policy::image_of_service(options, service)?.name);
-    let Some((options, image)) = options::parse(argv, image_of)? else {
+    let index = usize::from(number).checked_sub(1);
+    let service = index.and_then(|index| job.services.get(index));
+    let service = service.with_context(|| format!("the job has no service {number}"))?;
+    let image_of = |options: &Options| Ok(policy::image_of_service(&options.policy, service)?.name);
+    let Some((options, image)) = options::parse(arguments, image_of)? else {
         return Ok(());
     };
     let (image, _lock) = lookup::find_and_lock(&image)?;
-    policy::check_image(&options.allowed_services, &image)?;
-    network::check(&options.network)?;
-    let options = adapted(options, service, &image);
+    policy::check_image(&options.policy.allowed_services, &image)?;
+    network::check(&options.machine.network)?;
+    let verbose = options.output.verbose;
+    let spec = spec(&job, number, service, image, options)?;
+    signals::catch()?;
+    let creation = Creation {
+        spec: &spec,
+        plan: &Plan::new(&spec)?,
+        verbose,
+    };
+    creation.run(None, || Ok(()))
+}
+
+fn spec(
+    job: &Job,
+    number: u8,
+    service: &Service,
+    image: Image,
+    options: Options,
+) -> Result<MachineSpec> {
+    let machine = machine_options(options.machine, service, &image);
+    let defaults = options.service_defaults;
     let role = ServiceRole {
         job: job.machine_name()?,
         number,
         requested_image: service.image.clone(),
         aliases: service.aliases.clone(),
-        command: command_of(&options, service)?,
-        user: service
-            .user
-            .clone()
-            .or_else(|| options.service_user.clone()),
-        directory: options.service_directory.clone(),
-        port: service.port.or(options.service_port),
-        ready_timeout: options.service_timeout,
+        command: command(&defaults, machine.init, service)?,
+        user: service.user.clone().or(defaults.user),
+        directory: defaults.directory,
+        port: service.port.or(defaults.port),
+        ready_timeout: options.policy.service_timeout,
     };
     let name = role.job.of_service(number)?;
-    let mut machine = prepare::machine(name, image, options, prepare::lifetime(&job))?;
-    machine.role = Some(role);
-    signals::catch()?;
-    machine.make(&machine.plan()?, None, || Ok(()))
+    let mut spec = MachineSpec::new(name, image, machine, spec::lifetime(job))?;
+    spec.service = Some(role);
+    Ok(spec)
 }
 
-// It is there for its job alone, and runs all the time.
-fn adapted(options: Options, service: &Service, image: &Image) -> Options {
-    let environment = options
-        .environment
-        .into_iter()
-        .chain(service.environment.iter().map(OsString::from))
-        .collect();
+// The machine of a service runs all the time, is removed with its job, and shares the job's slot.
+fn machine_options(options: MachineOptions, service: &Service, image: &Image) -> MachineOptions {
+    let mut environment = options.environment;
+    environment.extend(service.environment.iter().map(OsString::from));
+    let can_boot = || lookup::check(&image.name, &image.path, &image.path, Init::Systemd).is_ok();
     let init = match options.init {
-        Init::None
-            if lookup::check(&image.name, &image.path, &image.path, Init::Systemd).is_ok() =>
-        {
-            Init::Systemd
-        }
+        Init::None if can_boot() => Init::Systemd,
         Init::None => Init::Stub,
         init => init,
     };
-    Options {
+    MachineOptions {
         environment,
         init,
         keep: Retention::Never,
@@ -89,23 +90,23 @@ fn adapted(options: Options, service: &Service, image: &Image) -> Options {
     }
 }
 
-// As docker has it: who names another entrypoint has the image's command no more.
-fn command_of(options: &Options, service: &Service) -> Result<Vec<OsString>> {
-    let own = |words: &[String]| words.iter().map(OsString::from).collect::<Vec<_>>();
-    let (mut entrypoint, mut command) = (own(&service.entrypoint), own(&service.command));
+// As with docker, another entrypoint also replaces the default command of the image.
+fn command(defaults: &ServiceDefaults, init: Init, service: &Service) -> Result<Vec<OsString>> {
+    let words = |words: &[String]| words.iter().map(OsString::from).collect::<Vec<_>>();
+    let (mut entrypoint, mut command) = (words(&service.entrypoint), words(&service.command));
     if command.is_empty() && entrypoint.is_empty() {
-        command.clone_from(&options.service_command);
+        command.clone_from(&defaults.command);
     }
     if entrypoint.is_empty() {
-        entrypoint.clone_from(&options.service_entrypoint);
+        entrypoint.clone_from(&defaults.entrypoint);
     }
-    let whole = [entrypoint, command].concat();
-    if whole.is_empty() && options.init != Init::Systemd {
+    entrypoint.append(&mut command);
+    if entrypoint.is_empty() && init != Init::Systemd {
         bail!(Failure::job(format!(
             "the service {} has nothing to run: add a command: to it in the job, or on this host --service-command in \
              the image's argument file",
             service.image
         )));
     }
-    Ok(whole)
+    Ok(entrypoint)
 }

@@ -1,8 +1,8 @@
-//! Creation of a machine: its specification, the steps, and running them.
+//! Creation of a machine: its specification, the plan, and running the plan.
 
-pub mod diagnosis;
+pub mod plan;
 pub mod queue;
 pub mod run;
 pub mod spec;
-pub mod start;
+pub mod start_commands;
 pub mod step;

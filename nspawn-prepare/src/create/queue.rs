@@ -1,121 +1,129 @@
-//! A full host queues: no more than so many machines at a time, whoever makes them.
+//! Queue for `--max-machines`: waits until fewer machines than that are on the host.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::inotify::{AddWatchFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nspawn_common::error;
-use nspawn_common::lifecycle::list;
-use nspawn_common::lifecycle::lock;
 use nspawn_common::lifecycle::lock::{Lock, Resource};
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::{list, lock, status};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, STATE_ROOT};
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
-use nspawn_common::sys::inotify;
 use nspawn_common::sys::signals;
 
 use crate::PROGRAM;
 
-/// How long until it is counted again without any sign of a change.
+/// Time after which the machines are counted again even if no change was seen.
 const RECOUNT: Duration = Duration::from_secs(5);
-/// How long others may take that do not wait themselves.
-const SOON: Duration = Duration::from_secs(1);
+/// Time for which a process holds the lock that does not itself wait for a slot.
+const SHORT_WAIT: Duration = Duration::from_secs(1);
 
-/// Waits, `limit` at most, until fewer than `most` machines beside this one take a slot. What it
-/// returns is held until this machine takes one, by its state file: so nobody else counts meanwhile.
+/// Waits until fewer than `max_machines` machines besides this one take a slot, for `limit` at most.
 ///
-/// # Errors
-/// No slot in time; the program was asked to end.
-pub fn wait(paths: &MachinePaths, most: u32, limit: Duration) -> Result<Lock> {
+/// The caller holds the returned lock until the machine's state file exists, by which the machine takes a slot. Until
+/// then no other process counts.
+pub fn wait(paths: &MachinePaths, max_machines: u32, limit: Duration) -> Result<Lock> {
     let deadline = Instant::now() + limit;
-    // Those who wait for this lock are the queue behind the one who has it and waits for a slot.
-    let queue = lock::host(Resource::Machines, SOON).or_else(|error| {
-        if error::is_interrupted(&error) {
-            return Err(error);
-        }
-        tell(&format!(
-            "others wait for a machine to go; waiting behind them (--max-machines={most})"
-        ));
-        lock::host(Resource::Machines, limit)
-            .context("no machine has gone; see --max-machines and --timeout")
-    })?;
-    let mut told = false;
+    let lock = lock_queue(max_machines, limit)?;
+    let mut is_announced = false;
     loop {
-        let changes = inotify::open()?;
-        let taken = count(paths, &changes)?;
-        if taken < most as usize {
-            return Ok(queue);
+        let changes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+            .context("can't watch for events")?;
+        let count = count_other_machines(paths, &changes)?;
+        if count < max_machines as usize {
+            return Ok(lock);
         }
-        if !told {
-            tell(&format!(
-                "{taken} machines are there; waiting for one to go (--max-machines={most})"
+        if !is_announced {
+            print_line(&format!(
+                "{count} machines are there; waiting for one to go (--max-machines={max_machines})"
             ));
-            told = true;
+            is_announced = true;
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
             bail!(
-                "{taken} machines are there and none has gone in {} s; see --max-machines and --timeout",
+                "{count} machines are there and none has gone in {} s; see --max-machines and --timeout",
                 limit.as_secs()
             );
         }
-        wait_for_change(&changes, left)?;
+        wait_for_change(&changes, remaining)?;
     }
 }
 
-fn tell(line: &str) {
+// The lock's holder waits for a slot, and the processes that wait for the lock are the queue behind it.
+fn lock_queue(max_machines: u32, limit: Duration) -> Result<Lock> {
+    match lock::host(Resource::Machines, SHORT_WAIT) {
+        Err(error) if !error::is_interrupted(&error) => {}
+        result => return result,
+    }
+    print_line(&format!(
+        "others wait for a machine to go; waiting behind them (--max-machines={max_machines})"
+    ));
+    lock::host(Resource::Machines, limit)
+        .context("no machine has gone; see --max-machines and --timeout")
+}
+
+fn print_line(line: &str) {
     report::print_diagnostic(PROGRAM, OsStr::new(line));
 }
 
-// Watches before it looks, so that no change is missed.
-fn count(own: &MachinePaths, changes: &Inotify) -> Result<usize> {
+// Watches each machine before looking at it, so that no change is missed.
+fn count_other_machines(this: &MachinePaths, changes: &Inotify) -> Result<usize> {
     watch(changes, STATE_ROOT.as_ref(), AddWatchFlags::IN_DELETE);
-    let all = list::all()?;
-    // Nobody has yet asked for those that stand by.
-    let all = all
-        .iter()
-        .filter(|name| !name.is_for_standby() && !is_service(name));
-    let others = all
-        .map(MachinePaths::new)
-        .filter(|paths| paths.state_dir() != own.state_dir());
-    let taking = others.filter(|paths| {
-        // A state goes with its machine, and a lock is closed with its holder.
-        watch(
-            changes,
-            &paths.state_dir(),
-            AddWatchFlags::IN_DELETE | AddWatchFlags::IN_CLOSE_WRITE,
-        );
-        watch(
-            changes,
-            &paths.cgroup().join("cgroup.events"),
-            AddWatchFlags::IN_MODIFY,
-        );
-        let is_there = || {
-            Lock::is_held(paths) || processes::is_running(paths) || status::awaits_commands(paths)
-        };
-        paths.state_file().exists() && is_there()
-    });
-    Ok(taking.count())
+    let mut count = 0;
+    for name in list::all()? {
+        // Standby machines take no slot until a caller takes them over. A job and its services take one slot together:
+        // a service that waited for a slot of another service would wait forever.
+        if name.is_for_standby() || is_service(&name) {
+            continue;
+        }
+        let paths = MachinePaths::new(&name);
+        if paths.state_dir() == this.state_dir() {
+            continue;
+        }
+        watch_machine(changes, &paths);
+        if takes_slot(&paths) {
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
-// A job and its services take one together: one that waited for the others' would wait for ever.
 fn is_service(name: &MachineName) -> bool {
     State::read(name).is_ok_and(|state| state.service.is_some())
 }
 
-// What is not there changes by coming to be, which frees no slot.
-fn watch(changes: &Inotify, path: &std::path::Path, what: AddWatchFlags) {
-    let _ = changes.add_watch(path, what);
+// The state file is deleted with its machine, and the lock file is closed when its holder ends.
+fn watch_machine(changes: &Inotify, paths: &MachinePaths) {
+    let events = paths.cgroup().join("cgroup.events");
+    watch(
+        changes,
+        &paths.state_dir(),
+        AddWatchFlags::IN_DELETE | AddWatchFlags::IN_CLOSE_WRITE,
+    );
+    watch(changes, &events, AddWatchFlags::IN_MODIFY);
 }
 
+fn takes_slot(paths: &MachinePaths) -> bool {
+    paths.state_file().exists()
+        && (Lock::is_held(paths) || processes::is_running(paths) || status::awaits_commands(paths))
+}
+
+// A missing file needs no watch: that it appears frees no slot.
+fn watch(changes: &Inotify, path: &Path, events: AddWatchFlags) {
+    let _ = changes.add_watch(path, events);
+}
+
+// The kernel may report the end of a lock's holder before the lock is free, so the wait ends now and then without any
+// event.
 fn wait_for_change(changes: &Inotify, limit: Duration) -> Result<()> {
     signals::check()?;
-    // Now and then without any change: the kernel may tell of a holder's end before its lock is free.
     signals::wait_readable(changes.as_fd(), limit.min(RECOUNT))?;
     signals::check()
 }

@@ -1,4 +1,4 @@
-//! Making a machine: its steps are taken, and what becomes of a failure.
+//! Runs the plan of a machine, and removes or keeps a machine that failed.
 
 use std::ffi::OsStr;
 
@@ -7,13 +7,10 @@ use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
 use nspawn_common::error;
-use nspawn_common::error::Failure;
-use nspawn_common::error::Fault;
+use nspawn_common::error::{Failure, Fault};
 use nspawn_common::image::lookup;
 use nspawn_common::lifecycle::lock::Lock;
-use nspawn_common::lifecycle::remove;
-use nspawn_common::lifecycle::retention;
-use nspawn_common::lifecycle::stop;
+use nspawn_common::lifecycle::{diagnosis, limits, remove, retention, start, stop};
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
@@ -23,227 +20,256 @@ use nspawn_common::sys::signals;
 use nspawn_common::systemd::machined;
 
 use crate::PROGRAM;
-use crate::create::diagnosis;
+use crate::create::plan::Plan;
 use crate::create::queue;
-use crate::create::spec::Machine;
-use crate::create::start;
+use crate::create::spec::MachineSpec;
 use crate::create::step::Step;
 use crate::layer;
-use crate::limits;
-use crate::network::pasta;
 use crate::network::uplink;
 use crate::preflight;
 use crate::services::readiness;
 use crate::services::spawn;
 use crate::services::spawn::Services;
 use crate::standby::pool;
+use crate::standby::takeover;
 
-impl Machine {
-    /// Makes the machine, or takes one that stands by, and hands it over by `announce`; what a failure has made of it
-    /// is removed again, or kept. `queue` is held until others count it.
-    pub fn make(
-        &self,
-        steps: &[Step],
-        queue: Option<Lock>,
-        announce: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        preflight::check_host()?;
-        preflight::check_network(&self.options.network, self.options.private_users)?;
-        layer::check_image(self.options.layer, &self.image)?;
-        if self.has_disks() {
-            layer::check_loop_devices()?;
-        }
-        if self.options.layer == Layer::Disk {
-            layer::check_file_size(self.layer_size)?;
-        }
-        if self.image.is_disk() {
-            preflight::check_disk_images()?;
-        } else {
-            lookup::check(
-                &self.image.name,
-                &self.image.path,
-                &self.image.path,
-                self.options.init,
-            )?;
-        }
-        preflight::check_units(&self.paths)?;
-        if machined::is_foreign(&self.paths) {
-            bail!(
-                "there is a machine {} that these programs did not make; choose another --name",
-                self.name
-            );
-        }
-        let lock = Lock::acquire(&self.paths)?;
-        let started = Moment::now();
-        // One that is taken brings a lock of its own, to be held as long as this one.
-        let mut taken = None;
-        let made =
-            spawn::remove(&self.name).and_then(|()| remove::remove_contents(&self.paths, &lock));
-        let made = made.and_then(|()| self.take_all(steps, queue, &mut taken, announce));
-        let Err(error) = made else { return Ok(()) };
-        let state = self.state()?;
-        let is_of_others = Fault::of(&error).is_some();
-        let error = if is_of_others {
+/// The creation of one machine.
+pub struct Creation<'a> {
+    pub spec: &'a MachineSpec,
+    pub plan: &'a Plan,
+    /// Whether each step is printed on stderr.
+    pub verbose: bool,
+}
+
+impl Creation<'_> {
+    /// Creates the machine, or takes over a standby machine, and calls `announce` just before the machine is in use.
+    ///
+    /// If the creation fails, the machine is removed, or kept for inspection. `queue` is a lock that is held until the
+    /// machine takes its slot.
+    pub fn run(&self, queue: Option<Lock>, announce: impl FnOnce() -> Result<()>) -> Result<()> {
+        let state = self.spec.state()?;
+        self.check_requirements()?;
+        let lock = Lock::acquire(&self.spec.paths)?;
+        let begin = Moment::now();
+        // A standby machine that is taken over has its own lock, which must be held as long as this one.
+        let mut standby_lock = None;
+        let Err(error) = self.replace(&lock, queue, &mut standby_lock, announce) else {
+            return Ok(());
+        };
+        let is_explained = Fault::of(&error).is_some();
+        let error = if is_explained {
             error
         } else {
-            diagnosis::of(&state, error, started)
+            diagnosis::explain(&state, error, begin)
         };
-        // Also while the machine was asked.
+        // A signal may have arrived while the diagnosis queried the machine.
         let error = signals::check().err().unwrap_or(error);
         signals::ignore();
-        let is_kept =
-            self.options.keep.applies_to(true) && retention::is_inspectable(&state, false);
-        if is_of_others || error::is_interrupted(&error) || !is_kept || !self.paths.layer().exists()
-        {
-            return self.unmake(lock, error);
-        }
-        match self.keep(&state) {
-            Ok(()) => Err(error),
-            Err(second) => Err(error.context(format!(
-                "machine {} can't be kept ({second:#}), after this",
-                self.name
-            ))),
+        let keeps =
+            self.spec.options.keep.applies_to(true) && retention::is_inspectable(&state, false);
+        let can_keep = !is_explained && !error::is_interrupted(&error);
+        if keeps && can_keep && self.spec.paths.layer().exists() {
+            self.keep(&state, error)
+        } else {
+            self.remove(lock, error)
         }
     }
 
-    fn keep(&self, state: &State) -> Result<()> {
-        spawn::remove(&self.name)?;
-        stop::stop_machine(&self.paths)?;
-        retention::record_failure(&self.paths)?;
-        retention::keep(&self.paths, self.options.keep_for)?;
-        report::print_diagnostic(PROGRAM, OsStr::new(&retention::describe(state, false)));
+    fn check_requirements(&self) -> Result<()> {
+        let MachineSpec {
+            paths,
+            image,
+            options,
+            ..
+        } = self.spec;
+        preflight::check_host()?;
+        preflight::check_network(&options.network, options.private_users)?;
+        layer::check_image(options.layer, image)?;
+        if self.spec.has_disks() {
+            layer::check_loop_devices()?;
+        }
+        if options.layer == Layer::Disk {
+            layer::check_file_size(self.spec.layer_size)?;
+        }
+        if image.is_disk() {
+            preflight::check_disk_images()?;
+        } else {
+            lookup::check(&image.name, &image.path, &image.path, options.init)?;
+        }
+        preflight::check_units(paths)?;
+        if machined::is_foreign(paths) {
+            bail!(
+                "can't make machine {}: another program has registered a machine of that name; choose another --name",
+                self.spec.name
+            );
+        }
         Ok(())
     }
 
-    // Removes what there is of the machine, because of `error`.
-    fn unmake(&self, lock: Lock, error: Error) -> Result<()> {
-        match spawn::remove(&self.name).and_then(|()| remove::remove_machine(&self.name, lock)) {
-            Ok(()) => Err(error),
-            Err(second) => Err(error.context(format!(
-                "machine {} can't be removed again ({second:#}), after this",
-                self.name
-            ))),
-        }
-    }
-
-    // The last step makes it somebody's, who must know its name by then.
-    fn take_all(
+    // The machine replaces one of the same name.
+    fn replace(
         &self,
-        steps: &[Step],
+        lock: &Lock,
         queue: Option<Lock>,
-        taken: &mut Option<Lock>,
+        standby_lock: &mut Option<Lock>,
         announce: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        preflight::check_limits()?;
-        let slots = |most| {
-            let queue = queue::wait(&self.paths, most, self.options.timeout)?;
-            // The wait may have been long.
-            preflight::check_limits().map(|()| queue)
-        };
-        let queue = queue.map_or_else(
-            || self.options.max_machines.map(slots).transpose(),
-            |queue| Ok(Some(queue)),
-        )?;
-        let (making, last) =
-            steps.split_at(steps.len() - 1 - usize::from(self.is_equipped_at_once()));
-        let services = Services::begin(&self.job.services, self.options.service_limit())?;
-        pool::take(self, taken)?;
-        let rest = if taken.is_none() {
-            let (reservation, rest) = making.split_at(self.reservation(&self.state()?).len());
-            self.take(reservation)?;
-            rest
-        } else {
-            &[]
-        };
-        drop(queue);
-        let (laying, starting) = rest.split_at(
-            rest.iter()
-                .position(Step::starts_unit)
-                .unwrap_or(rest.len()),
-        );
-        self.take(laying)?;
-        let unbounded = start::repeat(&self.paths, || self.start(starting))?;
-        services.finish()?;
-        let (equipping, handing_over) = last.split_at(last.len() - 1);
-        self.take(equipping).map_err(|error| self.lacking(error))?;
-        if !self.job.services.is_empty() {
-            readiness::start(&self.name)?;
+        spawn::remove(&self.spec.name)?;
+        remove::remove_contents(&self.spec.paths, lock)?;
+        let queue = self.wait_for_slot(queue)?;
+        let services = Services::begin(&self.spec.job.services, self.spec.job.services_limit)?;
+        takeover::take(self.spec, standby_lock)?;
+        let is_new = standby_lock.is_none();
+        if is_new {
+            self.run_steps(&self.plan.reserve)?;
         }
-        if self.pool.is_none() {
-            if self.role.is_none() {
-                self.tell(&unbounded)?;
-            }
-            if let Err(error) = pool::refill(&self.image.name) {
-                report::print_diagnostic(
-                    PROGRAM,
-                    OsStr::new(&format!("no machine is made ahead: {error:#}")),
-                );
-            }
+        drop(queue);
+        let unenforced = self.build_and_start(is_new)?;
+        services.finish()?;
+        self.attach()?;
+        if self.spec.pool.is_none() {
+            self.print_warnings(&unenforced);
+            self.refill_pools();
         }
         signals::check()?;
-        if !self.job.runner.is_none_or(ProcessId::is_alive) {
+        if !self.spec.job.runner.is_none_or(ProcessId::is_alive) {
             bail!("the GitLab Runner that called has ended");
         }
+        // The caller must know the machine's name by the time that the machine is in use.
         announce()?;
-        self.take(handing_over)
+        self.run_steps(&self.plan.publish)
     }
 
-    // Takes the steps that start it. Returns what nothing bounds.
-    fn start(&self, steps: &[Step]) -> Result<Vec<&'static str>> {
-        self.take(steps)?;
-        if self.options.init == Init::None {
-            limits::foresee(&self.options.properties)
-        } else {
-            start::confirm(&self.paths, &self.options.properties)
+    fn wait_for_slot(&self, queue: Option<Lock>) -> Result<Option<Lock>> {
+        let options = &self.spec.options;
+        preflight::check_limits()?;
+        let Some(max_machines) = options.max_machines.filter(|_| queue.is_none()) else {
+            return Ok(queue);
+        };
+        let queue = queue::wait(&self.spec.paths, max_machines, options.timeout)?;
+        // The wait may have been long.
+        preflight::check_limits()?;
+        Ok(Some(queue))
+    }
+
+    // Returns the default limits that the kernel does not enforce.
+    fn build_and_start(&self, is_new: bool) -> Result<Vec<&'static str>> {
+        if is_new {
+            self.run_steps(&self.plan.build)?;
         }
+        let MachineSpec { paths, options, .. } = self.spec;
+        start::retry(paths, || {
+            if is_new {
+                self.run_steps(&self.plan.start)?;
+            }
+            if options.init == Init::None {
+                limits::check_controllers(&options.properties)
+            } else {
+                start::confirm(paths, &options.properties)
+            }
+        })
     }
 
-    // It has started all the same.
-    fn lacking(&self, error: Error) -> Error {
+    fn attach(&self) -> Result<()> {
+        if let Err(error) = self.run_steps(&self.plan.attach) {
+            return Err(self.attach_error(error));
+        }
+        if !self.spec.job.services.is_empty() {
+            readiness::start(&self.spec.name)?;
+        }
+        Ok(())
+    }
+
+    // The machine itself has started.
+    fn attach_error(&self, error: Error) -> Error {
         if error::is_interrupted(&error) {
             return error;
         }
+        let name = &self.spec.name;
         Failure::host(format!(
-            "machine {} can't be given what its job needs: {error:#}",
-            self.name
+            "can't attach the job's cache and services to machine {name}: {error:#}"
         ))
         .into()
     }
 
-    // What it lacks.
-    fn tell(&self, unbounded: &[&str]) -> Result<()> {
-        if self.options.network == Network::Nat && uplink::is_missing() {
-            let line = "the host has no network interface but its loopback, so the machine can't connect to anything";
-            report::print_diagnostic(PROGRAM, OsStr::new(line));
+    fn print_warnings(&self, unenforced: &[&str]) {
+        // The log of the job would repeat the warnings for each service.
+        if self.spec.service.is_some() {
+            return;
         }
-        if !unbounded.is_empty() {
-            let missing = unbounded.join(", ");
-            report::print_diagnostic(
-                PROGRAM,
-                OsStr::new(&format!(
-                    "this host's kernel does not hold {missing}; nothing bounds them"
-                )),
+        if self.spec.options.network == Network::Nat && uplink::is_missing() {
+            print_line(
+                "the host has no network interface but its loopback, so the machine can't connect to anything",
             );
         }
-        Ok(())
+        if !unenforced.is_empty() {
+            print_line(&format!(
+                "this host's kernel does not enforce {}; nothing limits them",
+                unenforced.join(", ")
+            ));
+        }
     }
 
-    fn take(&self, steps: &[Step]) -> Result<()> {
+    fn refill_pools(&self) {
+        if let Err(error) = pool::refill(&self.spec.image.name) {
+            print_line(&format!("can't refill standby pools: {error:#}"));
+        }
+    }
+
+    fn run_steps(&self, steps: &[Step]) -> Result<()> {
         for step in steps {
-            if self.options.verbose {
-                report::print_diagnostic(PROGRAM, &step.shell());
+            if self.verbose {
+                report::print_diagnostic(PROGRAM, &step.shell_command());
             }
-            step.take().map_err(|error| {
-                if pasta::is_its(step) && processes::is_running(&self.paths) {
-                    error.context(pasta::FAILURE)
-                } else if layer::is_copy(step, &self.paths) {
-                    error.context(layer::COPY_FAILURE)
-                } else {
-                    error
-                }
-            })?;
+            step.run().map_err(|error| self.with_hint(step, error))?;
             signals::check()?;
         }
         Ok(())
     }
+
+    fn with_hint(&self, step: &Step, error: Error) -> Error {
+        match step.hint {
+            Some(hint)
+                if !hint.needs_running_machine || processes::is_running(&self.spec.paths) =>
+            {
+                error.context(hint.text)
+            }
+            _ => error,
+        }
+    }
+
+    fn keep(&self, state: &State, error: Error) -> Result<()> {
+        let Err(second) = self.stop_and_keep(state) else {
+            return Err(error);
+        };
+        let name = &self.spec.name;
+        Err(error.context(format!(
+            "can't keep machine {name} ({second:#}) after this error"
+        )))
+    }
+
+    fn stop_and_keep(&self, state: &State) -> Result<()> {
+        let paths = &self.spec.paths;
+        spawn::remove(&self.spec.name)?;
+        stop::stop_machine(paths)?;
+        retention::record_failure(paths)?;
+        retention::keep(paths, self.spec.options.keep_for)?;
+        print_line(&retention::describe(state, false));
+        Ok(())
+    }
+
+    fn remove(&self, lock: Lock, error: Error) -> Result<()> {
+        let name = &self.spec.name;
+        let removed = spawn::remove(name).and_then(|()| remove::remove_machine(name, lock));
+        let Err(second) = removed else {
+            return Err(error);
+        };
+        Err(error.context(format!(
+            "can't remove machine {name} ({second:#}) after this error"
+        )))
+    }
+}
+
+fn print_line(line: &str) {
+    report::print_diagnostic(PROGRAM, OsStr::new(line));
 }

@@ -1,146 +1,183 @@
-//! The steps that make a machine: printed by `--dry-run`, or taken.
+//! Steps of a plan: printed as shell commands by `--dry-run`, or executed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nspawn_common::sys::fs::write_atomic;
-use nspawn_common::{command, report, shell};
+use nspawn_common::lifecycle::start;
+use nspawn_common::shell;
 
 use crate::PROGRAM;
 
-/// One step; each has a shell command that does the same.
+/// A step: an action, and a hint for the message if the action fails.
 #[derive(Debug)]
-pub enum Step {
-    /// Makes a directory with these permissions, and its parents for root alone.
+pub struct Step {
+    action: Action,
+    pub hint: Option<Hint>,
+}
+
+/// Action of a step. Each has a shell command that does the same.
+#[derive(Debug)]
+enum Action {
+    /// Creates a directory with this mode, and its parents with mode 0700.
     Directory(PathBuf, u32),
-    /// Writes a file, whole or not at all. Who may read it, the directory says.
+    /// Writes a file atomically. The directory's mode restricts access.
     File(PathBuf, Vec<u8>),
-    /// Makes a file of this size, in bytes, that takes no room yet.
-    Sparse(PathBuf, u64),
-    /// Runs a program, for so long at most.
-    Run(Vec<OsString>, Duration),
+    /// Creates a sparse file of this size, in bytes.
+    SparseFile(PathBuf, u64),
+    /// Runs a program with this time limit.
+    Command(Vec<OsString>, Duration),
+}
+
+/// Explanation of a failure.
+#[derive(Clone, Copy, Debug)]
+pub struct Hint {
+    pub text: &'static str,
+    /// Whether the explanation is true only while the machine runs. If it has ended, that is the cause.
+    pub needs_running_machine: bool,
 }
 
 impl Step {
-    /// The shell command.
-    pub fn shell(&self) -> OsString {
-        match self {
-            Self::Directory(path, mode) => shell::join([
-                OsStr::new("install"),
-                "-d".as_ref(),
-                format!("-m{mode:04o}").as_ref(),
-                path.as_ref(),
-            ]),
-            Self::Sparse(path, size) => shell::join([
-                OsStr::new("truncate"),
-                format!("--size={size}").as_ref(),
-                path.as_ref(),
-            ]),
-            Self::File(path, content) => {
-                let mut line = shell::join([
-                    OsStr::new("printf"),
-                    "%s".as_ref(),
-                    OsStr::from_bytes(content),
-                ]);
+    /// Returns a step that creates a directory with this mode, and its parents with mode 0700.
+    pub const fn directory(path: PathBuf, mode: u32) -> Self {
+        Self::new(Action::Directory(path, mode))
+    }
+
+    /// Returns a step that writes a file atomically. The directory's mode restricts access.
+    pub const fn file(path: PathBuf, content: Vec<u8>) -> Self {
+        Self::new(Action::File(path, content))
+    }
+
+    /// Returns a step that creates a sparse file of this size, in bytes.
+    pub const fn sparse_file(path: PathBuf, size: u64) -> Self {
+        Self::new(Action::SparseFile(path, size))
+    }
+
+    /// Returns a step that runs a program with this time limit.
+    pub const fn command(argv: Vec<OsString>, limit: Duration) -> Self {
+        Self::new(Action::Command(argv, limit))
+    }
+
+    const fn new(action: Action) -> Self {
+        Self { action, hint: None }
+    }
+
+    /// Returns the step with a hint.
+    pub fn with_hint(self, hint: Hint) -> Self {
+        Self {
+            hint: Some(hint),
+            ..self
+        }
+    }
+
+    /// Returns the shell command that does the same.
+    pub fn shell_command(&self) -> OsString {
+        match &self.action {
+            Action::Directory(path, mode) => {
+                let mode = OsString::from(format!("-m{mode:04o}"));
+                shell::join(["install".as_ref(), "-d".as_ref(), &*mode, path.as_os_str()])
+            }
+            Action::File(path, content) => {
+                let content = OsStr::from_bytes(content);
+                let mut line = shell::join(["printf".as_ref(), "%s".as_ref(), content]);
                 line.push(" > ");
                 line.push(shell::join([path]));
                 line
             }
-            Self::Run(argv, _) => shell::join(argv),
+            Action::SparseFile(path, size) => {
+                let size = OsString::from(format!("--size={size}"));
+                shell::join(["truncate".as_ref(), &*size, path.as_os_str()])
+            }
+            Action::Command(argv, _) => shell::join(argv),
         }
     }
 
-    /// Returns whether the step starts a unit.
-    pub fn starts_unit(&self) -> bool {
-        matches!(self, Self::Run(command, _) if command.first().is_some_and(|program| program == "systemd-run"))
-    }
-
-    /// Takes the step.
-    pub fn take(&self) -> Result<()> {
-        match self {
-            Self::Directory(path, mode) => make_directory(path, *mode),
-            Self::File(path, content) => write_atomic(path, content),
-            Self::Sparse(path, size) => make_sparse(path, *size),
-            Self::Run(argv, limit) => run(argv, *limit),
+    /// Executes the action.
+    pub fn run(&self) -> Result<()> {
+        match &self.action {
+            Action::Directory(path, mode) => create_directory(path, *mode)
+                .with_context(|| format!("can't make the directory {}", path.display())),
+            Action::File(path, content) => write_atomically(path, content)
+                .with_context(|| format!("can't write {}", path.display())),
+            Action::SparseFile(path, size) => create_sparse_file(path, *size)
+                .with_context(|| format!("can't make {}", path.display())),
+            Action::Command(argv, limit) => start::run_command(PROGRAM, argv, *limit),
         }
     }
 }
 
-/// Runs a program of a step, and passes on what it says on stdout.
-pub fn run(argv: &[OsString], limit: Duration) -> Result<()> {
-    let said = command::run_checked(argv, limit)?;
-    if !said.is_empty() {
-        report::print_diagnostic(PROGRAM, OsStr::new(&said));
-    }
-    Ok(())
+fn create_directory(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-fn make_directory(path: &Path, mode: u32) -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
-        .with_context(|| format!("can't make the directory {}", path.display()))
+fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o644)
+        .open(&new)?;
+    file.write_all(content)?;
+    fs::rename(&new, path)
 }
 
-fn make_sparse(path: &Path, size: u64) -> Result<()> {
+fn create_sparse_file(path: &Path, size: u64) -> io::Result<()> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
-        .open(path);
-    file.and_then(|file| file.set_len(size))
-        .with_context(|| format!("can't make {}", path.display()))
+        .open(path)?;
+    file.set_len(size)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
+    fn steps(dir: &Path) -> [Step; 4] {
+        let copy = ["cp".into(), "-p".into()]
+            .into_iter()
+            .chain([dir.join("b").into(), dir.join("copy").into()]);
+        [
+            Step::directory(dir.join("a'b"), 0o755),
+            Step::file(dir.join("a'b/file"), b"[Unit]\nX=%s \"$HOME\"\n".to_vec()),
+            Step::sparse_file(dir.join("b"), 5000),
+            Step::command(copy.collect(), Duration::from_secs(9)),
+        ]
+    }
+
+    fn result(dir: &Path) -> (Vec<u8>, Vec<u8>, u32) {
+        let read = |name: &str| fs::read(dir.join(name)).unwrap();
+        let mode = fs::metadata(dir.join("a'b")).unwrap().permissions().mode();
+        (read("a'b/file"), read("copy"), mode)
+    }
+
     #[test]
-    fn a_shell_takes_the_same_steps() {
+    fn shell_commands_do_the_same_as_the_steps() {
         let dir = std::env::temp_dir().join(format!("nspawn plan {}", std::process::id()));
-        let steps = [
-            Step::Directory(dir.join("a'b"), 0o755),
-            Step::File(dir.join("a'b/file"), b"[Unit]\nX=%s \"$HOME\"\n".to_vec()),
-            Step::Sparse(dir.join("b"), 5000),
-            Step::Run(
-                vec![
-                    "cp".into(),
-                    "-p".into(),
-                    dir.join("b").into(),
-                    dir.join("copy").into(),
-                ],
-                Duration::from_secs(9),
-            ),
-        ];
-        let made = || {
-            let read = |name: &str| fs::read(dir.join(name)).unwrap();
-            (
-                read("a'b/file"),
-                read("copy"),
-                fs::metadata(dir.join("a'b")).unwrap().permissions().mode(),
-            )
-        };
-        steps.iter().for_each(|step| step.take().unwrap());
-        let ours = made();
+        for step in steps(&dir) {
+            step.run().unwrap();
+        }
+        let expected = result(&dir);
         fs::remove_dir_all(&dir).unwrap();
         fs::create_dir(&dir).unwrap();
-        for step in &steps {
-            assert!(
-                std::process::Command::new("sh")
-                    .arg("-c")
-                    .arg(step.shell())
-                    .status()
-                    .unwrap()
-                    .success()
-            );
+        for step in steps(&dir) {
+            let mut shell = Command::new("sh");
+            let status = shell.arg("-c").arg(step.shell_command()).status();
+            assert!(status.unwrap().success());
         }
-        assert_eq!(made(), ours);
+        assert_eq!(result(&dir), expected);
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -1,14 +1,11 @@
 //! What a job's machine gets once it runs, also one that stood by and knew of no job: its project's cache, and its
 //! services.
 
-use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use nspawn_common::command;
-use nspawn_common::lifecycle::caller;
+use anyhow::{Context, Result};
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
@@ -21,34 +18,14 @@ use crate::services::network;
 use crate::services::network::{Link, Member};
 use nspawn_common::machine::namespaces;
 
-/// The argument that asks for it: `--equip MACHINE CACHE-SIZE`.
-pub const OPTION: &str = "--equip";
-/// How long it may take.
-pub const LIMIT: Duration = Duration::from_secs(300);
 /// How long a machine's files may take to be used.
 const INSIDE_LIMIT: Duration = Duration::from_secs(20);
 /// Where a job's sources are, as the config stage says.
 pub const BUILDS_IN_MACHINE: &str = "/builds";
 
-/// The command that equips the machine.
-pub fn command(name: &MachineName, cache_size: Option<u64>) -> Result<Vec<OsString>> {
-    let program = command::current_program()?;
-    let size = cache_size.unwrap_or_default().to_string();
-    // PrivateDevices= hides loop devices, for example.
-    Ok(caller::on_host(vec![
-        program.into(),
-        OPTION.into(),
-        name.as_str().into(),
-        size.into(),
-    ]))
-}
-
-/// Equips the machine with what its state says.
-pub fn equip(arguments: &[OsString]) -> Result<()> {
-    let [name, size] = arguments else {
-        bail!("{OPTION} is for these programs alone")
-    };
-    let paths = MachinePaths::new(&MachineName::new(name)?);
+/// Attaches to the machine what its state names. A new cache has `cache_size` bytes.
+pub fn attach(machine: &MachineName, cache_size: u64) -> Result<()> {
+    let paths = MachinePaths::new(machine);
     let state = State::read(paths.name())?;
     let leader = leader(&paths)?;
     connect(&paths, leader)?;
@@ -62,7 +39,7 @@ pub fn equip(arguments: &[OsString]) -> Result<()> {
     }
     // A job must do without a cache at any time.
     told(
-        show_cache(&paths, &state, leader, size)
+        show_cache(&paths, &state, leader, cache_size)
             .context("the job goes without its project's cache"),
     );
     Ok(())
@@ -75,14 +52,10 @@ fn told(done: Result<()>) {
     }
 }
 
-fn show_cache(paths: &MachinePaths, state: &State, leader: u32, size: &OsStr) -> Result<()> {
+fn show_cache(paths: &MachinePaths, state: &State, leader: u32, size: u64) -> Result<()> {
     let Some(file) = &state.cache else {
         return Ok(());
     };
-    let size = size
-        .to_str()
-        .and_then(|size| size.parse().ok())
-        .context("no size")?;
     let [users] = namespaces::open(paths, leader, ["ns/user"])?;
     let cache = cache::open(file, size, &paths.cache_mount(), &users)?;
     namespaces::run_inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))

@@ -18,7 +18,6 @@ use nspawn_common::lifecycle::lock::Resource;
 use nspawn_common::machine::paths::CACHE_ROOT;
 use nspawn_common::sys::fs::remove_file_if_present;
 
-use crate::layer;
 use nspawn_common::command::ext4;
 use nspawn_common::sys::idmapped_mount;
 
@@ -31,14 +30,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const FREE_PART: u64 = 10;
 /// e2fsck(8), "Exit code"
 const UNCORRECTED: i32 = 4;
-
-/// Reads `--cache-size=`, in bytes; `None` for no caches.
-pub fn parse_size(text: &str) -> Result<Option<u64>> {
-    match text {
-        "no" => Ok(None),
-        _ => layer::parse_bytes(text).map(Some),
-    }
-}
 
 /// The file of the cache of a project.
 pub fn file(project: &str) -> PathBuf {
@@ -152,18 +143,4 @@ fn has_room(point: &Path) -> bool {
         let has_blocks = there.blocks_available() > there.blocks() / FREE_PART;
         has_blocks && there.files_available() > there.files() / FREE_PART
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_can_be_asked_for() {
-        assert_eq!(parse_size("no").unwrap(), None);
-        assert_eq!(parse_size("1G").unwrap(), Some(1 << 30));
-        for bad in ["", "0", "1M", "9T", "yes", "50%"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
-    }
 }

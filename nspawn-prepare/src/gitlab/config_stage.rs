@@ -1,7 +1,6 @@
 //! The config stage of a GitLab job, and the lines that the prepare stage writes to the job's log.
 
 use std::ffi::OsStr;
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -12,9 +11,9 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::report;
 
 use crate::PROGRAM;
-use crate::create::spec::Machine;
+use crate::create::spec::MachineSpec;
 use crate::gitlab::{attach, cache};
-use crate::options::Options;
+use crate::options::MachineOptions;
 
 /// Prints the settings that GitLab Runner reads in the config stage.
 ///
@@ -34,7 +33,7 @@ pub fn print_config(job: Option<&Job>) -> Result<()> {
 /// Refuses modes that lose the job's sources between its stages.
 ///
 /// Each stage of a job is a run of its own, and must find the files of the stages before it.
-pub fn check_modes(options: &Options) -> Result<()> {
+pub fn check_modes(options: &MachineOptions) -> Result<()> {
     if options.init == Init::None && options.layer == Layer::None {
         bail!(
             "--init=none with --layer=none keeps nothing from one stage of a job to the next; choose --layer=tmpfs, \
@@ -47,12 +46,7 @@ pub fn check_modes(options: &Options) -> Result<()> {
 /// Writes to the job's log that its machine is ready, and which wishes of the job have no effect.
 ///
 /// The machine's name is not printed on stdout: the other stages derive it from the job.
-pub fn report_ready_machine(
-    machine: &Machine,
-    job: &Job,
-    runner: Option<&Path>,
-    started: Instant,
-) -> Result<()> {
+pub fn report_ready_machine(machine: &MachineSpec, job: &Job, started: Instant, has_runner: bool) {
     let seconds = started.elapsed().as_secs_f32();
     let image = machine.image.describe();
     print_diagnostic(&format!(
@@ -64,12 +58,11 @@ pub fn report_ready_machine(
             "images are this host's, which updates them itself; pull_policy: always changes nothing",
         );
     }
-    if runner.is_none() && machine.options.gitlab_runner.is_none() {
+    if !has_runner {
         print_diagnostic(
             "no gitlab-runner is shown in it, so artifacts and caches need the image's own; see --gitlab-runner",
         );
     }
-    Ok(())
 }
 
 fn print_diagnostic(line: &str) {

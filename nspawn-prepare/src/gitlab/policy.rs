@@ -5,7 +5,6 @@ use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Error, Result, bail};
 use nix::libc;
-use nspawn_common::command;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
@@ -15,15 +14,13 @@ use nspawn_common::gitlab::{Job, Service};
 use nspawn_common::image::lookup;
 use nspawn_common::image::lookup::Image;
 
-use crate::commands::service;
-use crate::create::spec::ForJob;
+use crate::create::spec::{JobRequirements, ServiceCommand};
 use crate::gitlab::cache;
-use crate::gitlab::runner_binary;
-use crate::layer::LayerSize;
-use crate::limits;
-use crate::options::Options;
+use crate::gitlab::{job_limits, runner_binary};
+use crate::internal::Internal;
+use crate::layer::size::LayerSize;
+use crate::options::{JobPolicy, MachineOptions, Options};
 use crate::services::network;
-use crate::services::spawn::Order;
 
 /// Refuses an image that is not among the `allowed` ones; none means all.
 pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
@@ -38,71 +35,83 @@ pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
     )))
 }
 
-/// What a job asks of its machine, whose `options` are those of `argv`.
-pub fn of_job(job: &Job, options: &Options, argv: &[OsString]) -> Result<ForJob> {
-    if !job.services.is_empty() {
-        network::check(&options.network)?;
-    }
-    let (count, most) = (job.services.len(), options.max_services);
-    if count > most.into() {
-        bail!(Failure::job(format!(
-            "the job has {count} services, and this runner gives {most} at most"
-        )));
-    }
-    // Before any is made.
-    for service in &job.services {
-        check_image(
-            &options.allowed_services,
-            &image_of_service(options, service)?,
-        )?;
-    }
-    let program = command::current_program()?;
-    let order = |(number, service): (usize, &Service)| Order {
-        image: service.image.clone(),
-        command: [
-            &[
-                program.clone().into(),
-                service::OPTION.into(),
-                number.to_string().into(),
-            ],
-            argv,
-        ]
-        .concat(),
-    };
-    // A cache needs users of the machine's own, as its owners.
-    let cache = options
-        .cache_size
-        .filter(|_| options.private_users != PrivateUsers::No)
-        .and_then(|_| job.project());
-    Ok(ForJob {
+/// Returns the requirements of a job on its machine. `arguments` are those of the call that `options` come from.
+pub fn requirements(
+    job: &Job,
+    options: &Options,
+    arguments: &[OsString],
+) -> Result<JobRequirements> {
+    check_services(job, options)?;
+    // A cache needs a user namespace, which maps the owners of its files.
+    let has_cache = options.machine.private_users != PrivateUsers::No;
+    let cache_size = options.policy.cache_size.filter(|_| has_cache);
+    Ok(JobRequirements {
         user: job.user.clone(),
         entrypoint: job.entrypoint.iter().map(OsString::from).collect(),
-        cache: cache.map(|project| cache::file(&project)),
-        services: (1..).zip(&job.services).map(order).collect(),
+        cache: cache_size
+            .and_then(|_| job.project())
+            .map(|project| cache::file(&project)),
+        cache_size: options.policy.cache_size.unwrap_or_default(),
+        services: (1..)
+            .zip(&job.services)
+            .map(|(number, service)| service_command(number, service, arguments))
+            .collect::<Result<_>>()?,
+        services_limit: options.service_limit(),
         runner: runner_binary::caller(),
     })
 }
 
-/// The image that the service has.
-pub fn image_of_service(options: &Options, service: &Service) -> Result<Image> {
+// Before any machine of a service is created.
+fn check_services(job: &Job, options: &Options) -> Result<()> {
+    if !job.services.is_empty() {
+        network::check(&options.machine.network)?;
+    }
+    let (count, max) = (job.services.len(), options.policy.max_services);
+    if count > max.into() {
+        bail!(Failure::job(format!(
+            "the job has {count} services, and this runner gives {max} at most"
+        )));
+    }
+    for service in &job.services {
+        let image = image_of_service(&options.policy, service)?;
+        check_image(&options.policy.allowed_services, &image)?;
+    }
+    Ok(())
+}
+
+fn service_command(
+    number: u8,
+    service: &Service,
+    arguments: &[OsString],
+) -> Result<ServiceCommand> {
+    let form = Internal::Service {
+        number,
+        options: arguments.to_vec(),
+    };
+    Ok(ServiceCommand {
+        image: service.image.clone(),
+        argv: form.argv()?,
+    })
+}
+
+/// Finds the image of a service.
+pub fn image_of_service(policy: &JobPolicy, service: &Service) -> Result<Image> {
     if service.image.is_empty() {
         bail!(Failure::job(
             "a service of the job names no image; add name: to it".to_owned()
         ));
     }
-    let error = |error: Error| match error::is_job_fault(&error) {
-        true => Failure::job(format!(
-            "the service {} can't be had: {error:#}",
-            service.image
-        ))
-        .into(),
-        false => error,
-    };
-    lookup::find(&mapped(&options.image_map, &service.image)).map_err(error)
+    lookup::find(&map_image(&policy.image_map, &service.image)).map_err(|error: Error| {
+        if !error::is_job_fault(&error) {
+            return error;
+        }
+        let text = format!("the service {} can't be had: {error:#}", service.image);
+        Failure::job(text).into()
+    })
 }
 
-/// The image for a job that asks for `image`: that of the first pattern which matches.
-pub fn mapped(map: &[(OsString, String)], image: &str) -> String {
+/// Returns the image for a job that asks for `image`: that of the first pattern that matches.
+pub fn map_image(map: &[(OsString, String)], image: &str) -> String {
     let found = map.iter().find(|(glob, _)| matches(glob, image));
     found.map_or(image, |(_, image)| image).to_owned()
 }
@@ -116,10 +125,13 @@ fn matches(glob: &OsString, name: &str) -> bool {
 }
 
 /// Lowers limits as the job's `NSPAWN_JOB_…` variables say.
-pub fn grant(options: &mut Options, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
-    let properties = limits::of_job(&options.properties, &variable)?;
+pub fn apply_job_limits(
+    options: &mut MachineOptions,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<()> {
+    let properties = job_limits::properties(&options.properties, &variable)?;
     options.properties.extend(properties);
-    // Some layers can't have a size: see layer::choose().
+    // Some layers can't have a size: see layer::parse().
     let has_size =
         options.layer_size != LayerSize::Infinity || options.private_users != PrivateUsers::No;
     let has_size = has_size && options.layer != Layer::Snapshot;
@@ -184,9 +196,9 @@ mod tests {
             ("x.example/a/node:22", "node"),
             ("ruby:2", "other"),
         ] {
-            assert_eq!(mapped(&map, asked), image);
+            assert_eq!(map_image(&map, asked), image);
         }
-        assert_eq!(mapped(&map[..1], "debian:trixie"), "debian:trixie");
+        assert_eq!(map_image(&map[..1], "debian:trixie"), "debian:trixie");
     }
 
     #[test]

@@ -25,12 +25,12 @@ const IN_MACHINE: &str = "/usr/local/bin/gitlab-runner";
 
 /// Adds it to what the machine is shown, if it was asked for, or if this is for a job and it is found. Returns where.
 pub fn show(options: &mut Options, is_for_job: bool) -> Result<Option<PathBuf>> {
-    let Some(program) = find(options.gitlab_runner.as_deref(), is_for_job)? else {
+    let Some(program) = find(options.policy.gitlab_runner.as_deref(), is_for_job)? else {
         return Ok(None);
     };
     // A machine's root that is the host's could make it writable, and overwrite it.
-    if options.private_users == PrivateUsers::No {
-        if options.gitlab_runner.is_some() {
+    if options.machine.private_users == PrivateUsers::No {
+        if options.policy.gitlab_runner.is_some() {
             bail!(
                 "--gitlab-runner can't be had with --private-users=no: jobs could overwrite the host's program"
             );
@@ -38,6 +38,7 @@ pub fn show(options: &mut Options, is_for_job: bool) -> Result<Option<PathBuf>> 
         return Ok(None);
     }
     options
+        .machine
         .binds
         .push(Bind::unmapped(&program, Path::new(IN_MACHINE)));
     Ok(Some(program))

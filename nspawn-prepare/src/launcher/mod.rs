@@ -33,21 +33,16 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Error, Result, bail};
-use nspawn_common::command;
 use nspawn_common::config::init::Init;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::RANGE_SIZE;
-use nspawn_common::lifecycle::uid_range;
+use nspawn_common::lifecycle::{diagnosis, uid_range};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
 
-use crate::create::diagnosis;
 use crate::network::pasta;
 use crate::network::resolvers::RESOLV_CONF;
-
-/// The argument that asks for it: `--launch MACHINE COMMAND…`.
-pub const OPTION: &str = "--launch";
 
 /// Environment variable by which systemd-nspawn and a machine's systemd do not watch for memory pressure.
 ///
@@ -55,31 +50,15 @@ pub const OPTION: &str = "--launch";
 /// (systemd's MEMORY_PRESSURE.md).
 pub const NO_PRESSURE: (&str, &str) = ("MEMORY_PRESSURE_WATCH", "/dev/null");
 
-/// The command that launches `command` for the machine `name`.
-pub fn command(name: &MachineName, command: Vec<OsString>) -> Result<Vec<OsString>> {
-    let program = command::current_program()?;
-    let mut argv = vec![program.into(), OPTION.into(), name.as_str().into()];
-    argv.extend(command);
-    Ok(argv)
-}
-
-/// Reads `--launch MACHINE COMMAND…`.
-pub fn launch(arguments: &[OsString]) -> Result<()> {
-    let [name, command @ ..] = arguments else {
-        bail!("{OPTION} is for the machine's unit alone")
-    };
-    launch_machine(&MachineName::new(name)?, command)
-}
-
 /// Mounts the machine's root and becomes `command`. Returns only after an error, which it records for the caller.
-pub fn launch_machine(machine: &MachineName, command: &[OsString]) -> Result<()> {
+pub fn launch(machine: &MachineName, command: &[OsString]) -> Result<()> {
     let [program, options @ ..] = command else {
         bail!("can't launch machine {machine}: there is no command");
     };
     refuse_host_mounts()?;
     let paths = MachinePaths::new(machine);
     let Err(error) = become_machine(&paths, program, options);
-    diagnosis::note(&paths, &error);
+    diagnosis::record_start_error(&paths, &error);
     Err(error)
 }
 

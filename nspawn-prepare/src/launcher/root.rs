@@ -20,7 +20,8 @@ use nspawn_common::sys::idmapped_mount;
 use nspawn_common::sys::idmapped_mount::Access;
 
 use crate::launcher::overlay::{UpperLayer, mode_of};
-use crate::layer::{CONTAINER_DIRECTORIES, OVERLAID, memory_options};
+use crate::layer::commands::memory_options;
+use crate::layer::{CONTAINER_DIRECTORIES, OVERLAID};
 
 /// Time limit for mounting an image.
 const MOUNT_LIMIT: Duration = Duration::from_secs(60);

@@ -22,14 +22,11 @@ use nspawn_common::machine::paths::{MachinePaths, SLICE};
 use nspawn_common::sys::namespace;
 use nspawn_common::systemd::machined;
 
-use crate::create::step::Step;
+use crate::internal::Internal;
 use crate::network::destination::Destination;
 use crate::network::egress;
 use crate::network::resolvers::{self, RESOLV_CONF, Resolvers};
 use crate::network::uplink::Uplink;
-
-/// The argument that asks for it: `--connect MACHINE [DESTINATION…]`.
-pub const OPTION: &str = "--connect";
 
 /// Time limit for systemd-nspawn to create the network namespace. The unit's own time limit is shorter.
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(3600);
@@ -64,11 +61,6 @@ const NAMESPACES: &str = "/run/user/0/netns";
 pub const FAILURE: &str =
     "can't connect the machine to the host's network (--network=none needs no connection)";
 
-/// Returns whether the step runs [`command`].
-pub fn is_its(step: &Step) -> bool {
-    matches!(step, Step::Run(command, _) if command.iter().any(|word| word == OPTION))
-}
-
 /// Returns the command that starts the machine's network unit and returns when the machine is connected.
 ///
 /// `allowed` are the destinations on the host that the machine may connect to.
@@ -88,17 +80,15 @@ pub fn command(
     for network in exempt_networks(allowed) {
         command.push(format!("--property=IPAddressAllow={network}").into());
     }
-    command.extend([
-        "--".into(),
-        command::current_program()?.into(),
-        OPTION.into(),
-        name.as_str().into(),
-    ]);
-    command.extend(
-        allowed
+    let form = Internal::Network {
+        machine: name.clone(),
+        allowed: allowed
             .iter()
-            .map(|destination| destination.to_string().into()),
-    );
+            .map(|destination| destination.to_string().into())
+            .collect(),
+    };
+    command.push("--".into());
+    command.extend(form.argv()?);
     Ok(command)
 }
 
@@ -121,14 +111,9 @@ pub fn resolv_conf() -> Result<String> {
 }
 
 /// Waits for the machine's network namespace, starts pasta for it, and configures the machine's interface.
-pub fn connect(arguments: &[OsString]) -> Result<()> {
-    let [name, allowed @ ..] = arguments else {
-        bail!("{OPTION} is for the unit of a machine's network alone")
-    };
-    connect_machine(&MachineName::new(name)?, allowed)
-}
-
-fn connect_machine(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
+///
+/// `allowed` are the destinations on the host that the machine may connect to.
+pub fn connect(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     let resolvers = Resolvers::read()?;
     egress::restrict(&open_destinations(allowed, &resolvers)?)?;
     let paths = MachinePaths::new(machine);

@@ -1,7 +1,7 @@
 //! The services of a job, each a machine of its own: made at the same time as the job's machine, each by a process of
 //! its own.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -18,14 +18,7 @@ use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::report;
 
 use crate::PROGRAM;
-
-/// What makes one of them.
-#[derive(Clone, Debug)]
-pub struct Order {
-    /// The image that the job asks for.
-    pub image: String,
-    pub command: Vec<OsString>,
-}
+use crate::create::spec::ServiceCommand;
 
 /// Those that are being made.
 pub struct Services {
@@ -35,15 +28,15 @@ pub struct Services {
 
 impl Services {
     /// Has them made, within `limit`.
-    pub fn begin(orders: &[Order], limit: Duration) -> Result<Self> {
-        let make = |order: &Order| {
+    pub fn begin(commands: &[ServiceCommand], limit: Duration) -> Result<Self> {
+        let make = |command: &ServiceCommand| {
             Ok((
-                order.image.clone(),
-                Running::start(Stdio::null(), &order.command)?,
+                command.image.clone(),
+                Running::start(Stdio::null(), &command.argv)?,
             ))
         };
         Ok(Self {
-            makers: orders.iter().map(make).collect::<Result<_>>()?,
+            makers: commands.iter().map(make).collect::<Result<_>>()?,
             deadline: Instant::now() + limit,
         })
     }

@@ -1,5 +1,6 @@
-//! All that a machine is made of but its name, and but what can still be changed when it runs: two machines with the
-//! same specification are alike.
+//! Fingerprint of a machine's configuration: machines with equal fingerprints are interchangeable.
+//!
+//! The fingerprint contains neither the name nor what can still be changed while the machine runs.
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -14,41 +15,39 @@ use nspawn_common::config::init::Init;
 use nspawn_common::config::network::Network;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::systemd::nspawn::Bind;
 use nspawn_common::{command, shell};
 
-use crate::create::spec::Machine;
-use crate::options::Options;
+use crate::create::spec::MachineSpec;
+use crate::create::start_commands::StartCommands;
+use crate::options::MachineOptions;
 use crate::preflight;
 
-/// Properties that count from the start of a unit (systemd.service(5)): they can't be had for a machine that was
-/// started before it was asked for.
-const FROM_THE_START: [&[u8]; 2] = [b"RuntimeMaxSec=", b"RuntimeRandomizedExtraSec="];
+/// Properties whose time begins with the start of the unit (systemd.service(5)), which is too early for a standby
+/// machine.
+const TIMED_PROPERTIES: [&[u8]; 2] = [b"RuntimeMaxSec=", b"RuntimeRandomizedExtraSec="];
 
-/// Files of the host that systemd-nspawn shows a machine a copy of.
-const COPIED: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+/// Files of the host that systemd-nspawn copies into a machine at its start.
+const COPIED_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
-/// Refuses a machine that can't stand by, and says why.
-pub fn check(machine: &Machine) -> Result<()> {
-    if machine.options.init == Init::None {
+/// Checks that a machine with this configuration can be started ahead of time.
+pub fn check(spec: &MachineSpec) -> Result<()> {
+    let options = &spec.options;
+    if options.init == Init::None {
         bail!("with --init=none nothing runs between commands, so there is nothing to start ahead");
     }
-    if machine.options.owner.is_some() {
-        bail!("a machine that goes with a process can't be made ahead");
+    if options.owner.is_some() {
+        bail!("a machine with --owner can't be started ahead of its owner");
     }
-    if machine.role.is_some() && machine.options.init == Init::Systemd {
-        bail!("the services of its systemd are to be given a job's variables");
+    if spec.service.is_some() && options.init == Init::Systemd {
+        bail!("the units of a service's machine need the variables of its job at their start");
     }
-    let is_from_the_start = |property: &OsString| {
-        FROM_THE_START
+    let is_timed = |property: &&OsString| {
+        TIMED_PROPERTIES
             .iter()
             .any(|name| property.as_bytes().starts_with(name))
     };
-    match machine
-        .options
-        .properties
-        .iter()
-        .find(|property| is_from_the_start(property))
-    {
+    match options.properties.iter().find(is_timed) {
         Some(property) => bail!(
             "{} would count while the machine stands by",
             property.to_string_lossy()
@@ -57,26 +56,15 @@ pub fn check(machine: &Machine) -> Result<()> {
     }
 }
 
-/// The specification, as text.
-pub fn of(machine: &Machine) -> Result<Vec<u8>> {
-    let name = MachineName::for_standby("nominal")?;
-    // The commands of a machine of that name: they say all that systemd and systemd-nspawn are told.
-    let options = Options {
-        timeout: Duration::from_secs(1),
-        ..machine.options.clone()
-    };
-    let paths = MachinePaths::new(&name);
-    let nominal = Machine {
-        name,
-        paths,
-        options,
-        lifetime: None,
-        ..machine.clone()
-    };
-    let mut lines: Vec<OsString> = nominal.start_commands()?.iter().map(shell::join).collect();
+/// Returns the fingerprint, as text.
+pub fn compute(spec: &MachineSpec) -> Result<Vec<u8>> {
+    let nominal = nominal(spec)?;
+    // The command lines contain almost everything that systemd and systemd-nspawn know about the machine.
+    let commands = StartCommands::new(&nominal)?.into_list();
+    let mut lines: Vec<OsString> = commands.iter().map(shell::join).collect();
     let options = &nominal.options;
-    let mut say = |what: &dyn Debug| lines.push(format!("{what:?}").into());
-    say(&(
+    let mut add = |value: &dyn Debug| lines.push(format!("{value:?}").into());
+    add(&(
         &options.private_users,
         &options.network,
         options.init,
@@ -84,43 +72,49 @@ pub fn of(machine: &Machine) -> Result<Vec<u8>> {
         options.layer_size,
         options.nesting,
     ));
-    say(&(
-        &machine.image.path,
-        identity(&machine.image.path),
-        change(&machine.image.path),
-    ));
+    let image = &spec.image.path;
+    add(&(image, identity(image), change_time(image)));
     for program in [command::current_program()?, preflight::agent_program()?] {
-        say(&(identity(&program), change(&program)));
+        add(&(identity(&program), change_time(&program)));
     }
-    for source in options
-        .binds
-        .iter()
-        .filter_map(nspawn_common::systemd::nspawn::Bind::source)
-    {
-        say(&(&source, identity(&source)));
+    for source in options.binds.iter().filter_map(Bind::source) {
+        add(&(&source, identity(&source)));
     }
     match &options.network {
-        Network::Namespace(path) => say(&identity(Path::new(path))),
-        Network::Bridge(name) => say(&fs::read(format!("/sys/class/net/{name}/ifindex")).ok()),
+        Network::Namespace(path) => add(&identity(Path::new(path))),
+        Network::Bridge(name) => add(&fs::read(format!("/sys/class/net/{name}/ifindex")).ok()),
         _ => {}
     }
-    say(&fs::canonicalize("/etc/localtime").ok());
+    add(&fs::canonicalize("/etc/localtime").ok());
     if options.network != Network::None {
-        say(&COPIED.map(|path| fs::read(path).ok()));
+        add(&COPIED_FILES.map(|path| fs::read(path).ok()));
     }
     Ok(lines.join("\n".as_ref()).into_encoded_bytes())
 }
 
-// Another file or directory in its place is another one.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path)
-        .ok()
-        .map(|there| (there.dev(), there.ino()))
+// The same machine with the same name, time limit and lifetime for all.
+fn nominal(spec: &MachineSpec) -> Result<MachineSpec> {
+    let name = MachineName::for_standby("nominal")?;
+    Ok(MachineSpec {
+        paths: MachinePaths::new(&name),
+        name,
+        options: MachineOptions {
+            timeout: Duration::from_secs(1),
+            ..spec.options.clone()
+        },
+        lifetime: None,
+        ..spec.clone()
+    })
 }
 
-// And so is one that was changed, as far as it shows.
-fn change(path: &Path) -> Option<(i64, i64)> {
-    fs::metadata(path)
-        .ok()
-        .map(|there| (there.ctime(), there.ctime_nsec()))
+// A file that was replaced has another inode.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+// A file that was changed in place has another change time.
+fn change_time(path: &Path) -> Option<(i64, i64)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.ctime(), metadata.ctime_nsec()))
 }

@@ -1,4 +1,5 @@
-//! Machines that are started ahead of time.
+//! Standby machines: machines that are started ahead of time, and are each taken over by one `nspawn-prepare`.
 
 pub mod fingerprint;
 pub mod pool;
+pub mod takeover;

@@ -1,403 +1,305 @@
-//! Machines that are started ahead of those who will ask for them. Each is taken once, by a prepare of the same
-//! specification, and whoever takes one has the pool filled again.
+//! Standby pools: the record of each call of `nspawn-prepare --standby`, and the machines of a pool.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use nspawn_common::image::lookup::ImageLock;
-use nspawn_common::lifecycle::list;
-use nspawn_common::lifecycle::lock;
 use nspawn_common::lifecycle::lock::{Lock, Resource};
-use nspawn_common::lifecycle::remove;
-use nspawn_common::lifecycle::ssh;
+use nspawn_common::lifecycle::{list, lock, remove};
 use nspawn_common::machine::name;
 use nspawn_common::machine::paths::{MachinePaths, POOL_ROOT};
 use nspawn_common::machine::processes;
-use nspawn_common::machine::state::State;
 use nspawn_common::sys::fs::remove_file_if_present;
-use nspawn_common::systemd::machined::Registration;
 use nspawn_common::systemd::nspawn;
 use nspawn_common::{command, report};
 use serde_json::{Value, json};
 
 use crate::PROGRAM;
-use crate::create::spec::Machine;
 use crate::create::step::Step;
-use crate::standby::fingerprint;
-use nspawn_common::agent::client;
-use nspawn_common::machine::namespaces;
-use nspawn_common::sys::namespace;
+use crate::internal::Internal;
 
-/// How long the agent of a machine that stands by may take to answer.
-const AGENT_LIMIT: Duration = Duration::from_secs(2);
-/// How long others may take to count the machines that stand by.
+/// Time limit for other processes to count standby machines.
 const COUNT_LIMIT: Duration = Duration::from_secs(60);
-/// How long systemd may take to begin to fill a pool.
+/// Time limit for systemd to start the timer that refills a pool.
 const REFILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// The argument that asks for a pool to be filled again: `--refill POOL`.
-pub const OPTION: &str = "--refill";
-
-/// What one call of `nspawn-prepare --standby` has asked for.
+/// A pool: what one call of `nspawn-prepare --standby` asked for.
 pub struct Pool {
-    id: String,
+    pub id: String,
     record: Value,
 }
 
 impl Pool {
-    /// Writes down what was asked for, so that it can be made again: `argv`, for these `images`. The same with another
-    /// `count` is the same pool; with none, it is forgotten. `given` are variables that its machines have.
+    /// Records a pool, so that its machines can be created later.
+    ///
+    /// `arguments` are those of the call, and `machine_environment` the variables of the machines. A call with the same
+    /// arguments and images, but another count, changes the existing pool. A count of 0 deletes it.
     pub fn record(
-        argv: &[OsString],
+        arguments: &[OsString],
         images: &[String],
         count: usize,
-        given: &[OsString],
+        machine_environment: &[OsString],
     ) -> Result<Self> {
-        let variables = env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"NSPAWN_"));
-        let variables = variables
-            .map(|(name, value)| nspawn::assign(name.to_str().unwrap_or_default(), &value));
-        let variables = variables.chain(given.iter().cloned()).map(text);
-        let directory = env::current_dir().context("can't tell the current directory")?;
+        let directory = env::current_dir().context("can't determine the current directory")?;
+        let arguments = without_count(arguments).into_iter().map(to_text);
         let record = json!({
             "images": images,
-            "directory": text(directory)?,
-            "environment": variables.collect::<Result<Vec<_>>>()?,
-            "arguments": without_count(argv).map(text).collect::<Result<Vec<_>>>()?,
+            "directory": to_text(directory)?,
+            "environment": environment(machine_environment)?,
+            "arguments": arguments.collect::<Result<Vec<_>>>()?,
             "count": count,
         });
-        let _lock = lock::host(Resource::Pools, COUNT_LIMIT)?;
-        let is_same = |known: &Value| {
-            ["images", "arguments"]
-                .iter()
-                .all(|key| known[key] == record[key])
-        };
-        let known = pools()?.into_iter().find(|pool| is_same(&pool.record));
-        if known.is_none() && count == 0 {
-            report::print_diagnostic(
-                PROGRAM,
-                OsStr::new("nothing stands by that was asked for with these options and images"),
-            );
+        let _lock = lock_all()?;
+        let existing = all()?.into_iter().find(|pool| pool.is_same(&record));
+        if existing.is_none() && count == 0 {
+            let line = "no standby machines with these options and images exist";
+            report::print_diagnostic(PROGRAM, OsStr::new(line));
         }
-        let id = known.map_or_else(name::random_uuid, |pool| Ok(pool.id))?;
+        let id = match existing {
+            Some(pool) => pool.id,
+            None => name::random_uuid()?,
+        };
         let pool = Self { id, record };
-        match count {
-            0 => remove_file_if_present(&pool.path())?,
-            _ => Step::File(pool.path(), pool.record.to_string().into_bytes()).take()?,
+        if count == 0 {
+            remove_file_if_present(&pool.path())?;
+        } else {
+            Step::file(pool.path(), pool.record.to_string().into_bytes()).run()?;
         }
         Ok(pool)
     }
 
-    /// The pool that was recorded under this name; `None` if it is forgotten.
+    fn is_same(&self, record: &Value) -> bool {
+        ["images", "arguments"]
+            .iter()
+            .all(|key| self.record[key] == record[key])
+    }
+
+    /// Returns the pool with this ID; `None` if it was deleted.
     pub fn find(id: &OsStr) -> Result<Option<Self>> {
-        Ok(pools()?.into_iter().find(|pool| *pool.id == *id))
+        Ok(all()?.into_iter().find(|pool| *pool.id == *id))
     }
 
     fn path(&self) -> PathBuf {
         Path::new(POOL_ROOT).join(&self.id)
     }
 
-    // Somebody may have asked for more or less meanwhile.
-    fn count(&self) -> Result<usize> {
-        let now = Self::find(self.id.as_ref())?;
-        Ok(now
-            .and_then(|pool| usize::try_from(pool.record["count"].as_u64()?).ok())
+    /// Returns the number of machines of each image that the pool is to have now.
+    ///
+    /// Another call may have changed the number since this record was read.
+    pub fn current_count(&self) -> Result<usize> {
+        let Some(current) = Self::find(self.id.as_ref())? else {
+            return Ok(0);
+        };
+        let count = current.record["count"].as_u64();
+        Ok(count
+            .and_then(|count| usize::try_from(count).ok())
             .unwrap_or(0))
     }
 
-    fn strings(&self, key: &str) -> Vec<&str> {
-        self.record[key]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect()
+    /// Returns the content of the standby mark of this pool's machines of `image`.
+    pub fn mark(&self, image: &str) -> String {
+        format!("{}/{image}", self.id)
     }
 
-    /// The names of its images.
+    fn strings(&self, key: &str) -> impl Iterator<Item = &str> {
+        let list = self.record[key].as_array();
+        list.into_iter().flatten().filter_map(Value::as_str)
+    }
+
+    /// Returns the names of the pool's images.
     pub fn images(&self) -> Vec<String> {
-        self.strings("images")
-            .into_iter()
-            .map(str::to_owned)
-            .collect()
+        self.strings("images").map(str::to_owned).collect()
     }
 
-    /// The options of its machines.
+    /// Returns the arguments of the call, without the count.
     pub fn arguments(&self) -> Vec<OsString> {
-        self.strings("arguments")
-            .into_iter()
-            .map(OsString::from)
-            .collect()
+        self.strings("arguments").map(OsString::from).collect()
     }
 
-    /// Makes machines of `image` until as many stand by as were asked for, each made by `next` from a part of a name,
-    /// and removes what is too much or out of date.
-    ///
-    /// # Errors
-    /// They end, or are out of date, as fast as they are made.
-    pub fn fill(
-        &self,
-        image: &str,
-        next: impl Fn(&str) -> Result<(Machine, ImageLock)>,
-    ) -> Result<()> {
-        let mut most = None;
-        loop {
-            let queue = lock::host(Resource::Pools, COUNT_LIMIT)?;
-            let (mut machine, _image_lock) = next(&name::random_uuid()?[..8])?;
-            let mark = format!("{}/{image}", self.id);
-            let mut ours = Ours::count(&mark, &fingerprint::of(&machine)?)?;
-            let count = self.count()?;
-            let missing = count.saturating_sub(ours.good.len());
-            ours.bad
-                .extend(ours.good.drain(count.min(ours.good.len())..));
-            for error in ours.bad.iter().filter_map(|paths| remove(paths).err()) {
-                report::print_diagnostic(PROGRAM, OsStr::new(&format!("{error:#}")));
-            }
-            if missing == 0 {
-                return Ok(());
-            }
-            let left = most.get_or_insert(count);
-            *left = left.checked_sub(1).with_context(|| {
-                format!("machines of {image} that stand by end, or are out of date, as fast as they are made")
-            })?;
-            machine.pool = Some(mark);
-            let steps = machine.plan()?;
-            machine.make(&steps, Some(queue), || Ok(()))?;
-        }
-    }
-
-    /// Makes this process see what the one saw that asked for the pool.
-    pub fn enter(&self) -> Result<()> {
+    /// Restores the working directory and the environment variables of the call in this process.
+    pub fn restore_context(&self) -> Result<()> {
         for variable in self.strings("environment") {
-            let Some((name, value)) = variable
-                .split_once('=')
-                .filter(|(name, _)| env::var_os(name).is_none())
-            else {
+            let Some((name, value)) = variable.split_once('=') else {
                 continue;
             };
-            // SAFETY: this process has a single thread.
-            unsafe { env::set_var(name, value) };
+            if env::var_os(name).is_none() {
+                // SAFETY: this process has a single thread.
+                unsafe { env::set_var(name, value) };
+            }
         }
         let directory = self.record["directory"].as_str().unwrap_or("/");
         env::set_current_dir(directory).with_context(|| format!("can't enter {directory}"))
     }
 
     fn refill_command(&self) -> Result<Vec<OsString>> {
-        let mut command: Vec<OsString> = ["systemd-run", "--quiet", "--collect"]
-            .map(OsString::from)
-            .into();
-        // Not while the machine that was taken begins its work.
-        command
-            .extend(["--on-active=1s", "--timer-property=AccuracySec=100ms"].map(OsString::from));
-        command.push("--description=Machines that stand by".into());
-        command.extend([
-            "--".into(),
-            command::current_program()?.into(),
-            OPTION.into(),
-            self.id.clone().into(),
-        ]);
+        // The delay keeps the refill from slowing down the machine that was just taken over.
+        let words = [
+            "systemd-run",
+            "--quiet",
+            "--collect",
+            "--on-active=1s",
+            "--timer-property=AccuracySec=100ms",
+            "--description=Refill of a standby pool of CI machines",
+            "--",
+        ];
+        let refill = Internal::Refill {
+            pool: self.id.clone().into(),
+        };
+        let mut command = Vec::from(words.map(OsString::from));
+        command.extend(refill.argv()?);
         Ok(command)
     }
 }
 
-/// The machines of one pool and one image.
+/// Standby machines of one pool and one image.
 #[derive(Default)]
-struct Ours {
-    /// Those that may be taken, or will be.
-    good: Vec<MachinePaths>,
-    /// Those that nobody will take.
-    bad: Vec<MachinePaths>,
+pub struct Members {
+    /// Machines that can be taken over now or soon.
+    pub usable: Vec<MachinePaths>,
+    /// Machines that will not be taken over any more.
+    pub obsolete: Vec<MachinePaths>,
 }
 
-impl Ours {
-    fn count(mark: &str, wanted: &[u8]) -> Result<Self> {
-        let mut ours = Self::default();
-        for paths in all()? {
-            if !fs::read(paths.standby_mark()).is_ok_and(|there| there == mark.as_bytes()) {
+impl Members {
+    /// Finds the machines with this standby mark. Usable machines have this fingerprint.
+    pub fn find(mark: &str, fingerprint: &[u8]) -> Result<Self> {
+        let mut members = Self::default();
+        for paths in machines()? {
+            // A machine that is being taken over has no mark any more.
+            if !has_content(&paths.standby_mark(), mark.as_bytes()) {
                 continue;
             }
-            let is_wanted =
-                || fs::read(paths.fingerprint_file()).is_ok_and(|there| there == wanted);
-            // One that is being taken has no mark any more.
-            if Lock::is_held(&paths) || (is_wanted() && processes::is_running(&paths)) {
-                ours.good.push(paths);
+            let is_usable = Lock::is_held(&paths)
+                || (has_content(&paths.fingerprint_file(), fingerprint)
+                    && processes::is_running(&paths));
+            if is_usable {
+                members.usable.push(paths);
             } else {
-                ours.bad.push(paths);
+                members.obsolete.push(paths);
             }
         }
-        Ok(ours)
+        Ok(members)
     }
 }
 
-fn remove(paths: &MachinePaths) -> Result<()> {
+/// Returns whether the file exists and has this content.
+pub fn has_content(path: &Path, content: &[u8]) -> bool {
+    fs::read(path).is_ok_and(|found| found == content)
+}
+
+/// Removes a standby machine, unless it was taken over meanwhile.
+pub fn remove(paths: &MachinePaths) -> Result<()> {
     match Lock::try_acquire_of_existing(paths)? {
-        // Somebody may have taken it meanwhile.
         Some(lock) if paths.standby_mark().exists() => remove::remove_machine(paths.name(), lock),
         _ => Ok(()),
     }
 }
 
-fn all() -> Result<Vec<MachinePaths>> {
-    let names = list::all()?
-        .into_iter()
-        .filter(|name| name.is_for_standby());
-    Ok(names.map(|name| MachinePaths::new(&name)).collect())
+/// Returns all standby machines of this host.
+pub fn machines() -> Result<Vec<MachinePaths>> {
+    let names = list::all()?;
+    let names = names.iter().filter(|name| name.is_for_standby());
+    Ok(names.map(MachinePaths::new).collect())
 }
 
-// Whether anything is kept ready on this host.
-fn is_in_use() -> bool {
+/// Returns whether this host has any pools.
+pub fn exist() -> bool {
     Path::new(POOL_ROOT).exists()
 }
 
-/// Makes one that stands by the `machine`, if one of its specification does; `taken` is the machine's lock then.
-pub fn take(machine: &Machine, taken: &mut Option<Lock>) -> Result<()> {
-    if machine.pool.is_some() || !is_in_use() || fingerprint::check(machine).is_err() {
-        return Ok(());
-    }
-    let wanted = fingerprint::of(machine)?;
-    let is_wanted = |paths: &MachinePaths| {
-        fs::read(paths.fingerprint_file()).is_ok_and(|there| there == wanted)
-    };
-    let all = all()?;
-    // First without a wait. Who holds a lock need not mean to take the machine.
-    let passes = [false, true]
-        .iter()
-        .flat_map(|waits| all.iter().map(move |from| (from, *waits)));
-    for (from, waits) in passes {
-        if !is_wanted(from) || (!waits && Lock::is_held(from)) {
-            continue;
-        }
-        let Some(lock) = Lock::try_acquire_of_existing(from)? else {
-            continue;
-        };
-        if !is_wanted(from) {
-            continue;
-        }
-        let Ok((state, registration)) = look(from) else {
-            // Whoever fills the pool replaces it.
-            remove_file_if_present(&from.fingerprint_file())?;
-            continue;
-        };
-        *taken = Some(lock);
-        return hand_over(from, machine, state.layer_size, &registration)
-            .inspect_err(|_| abandon(from, taken));
-    }
-    Ok(())
+/// Locks all pools. While the lock is held, no other process counts standby machines.
+pub fn lock_all() -> Result<Lock> {
+    lock::host(Resource::Pools, COUNT_LIMIT)
 }
 
-// Whether it can be taken: its state, and its registration.
-fn look(from: &MachinePaths) -> Result<(State, Registration)> {
-    client::ping(from, AGENT_LIMIT)?;
-    Ok((State::read(from.name())?, Registration::unregister(from)?))
-}
-
-// What has not been exchanged is nobody's any more.
-fn abandon(from: &MachinePaths, taken: &mut Option<Lock>) {
-    if from.origin_link().is_symlink() {
-        let _ = taken
-            .take()
-            .map(|lock| remove::remove_machine(from.name(), lock));
-    }
-}
-
-// Whoever is killed on the way leaves what belongs to nobody, under one name or the other.
-fn hand_over(
-    from: &MachinePaths,
-    machine: &Machine,
-    layer_size: Option<u64>,
-    registration: &Registration,
-) -> Result<()> {
-    let to = &machine.paths;
-    let failure = || format!("can't take over machine {}", from.name());
-    symlink(from.name().as_str(), from.origin_link()).with_context(failure)?;
-    fs::remove_file(from.fingerprint_file()).with_context(failure)?;
-    fs::remove_file(from.standby_mark()).with_context(failure)?;
-    if from.layer().exists() {
-        fs::rename(from.layer(), to.layer()).with_context(failure)?;
-    }
-    exchange(&from.state_dir(), &to.state_dir()).with_context(failure)?;
-    // What is there now is the lock of a machine that was none.
-    remove::remove_state_directory(from)?;
-    let state = State {
-        layer_size,
-        ..machine.state()?
-    };
-    Step::File(to.state_file(), state.to_json().to_string().into_bytes()).take()?;
-    set_host_name(to, registration.leader).with_context(failure)?;
-    registration.register(to)?;
-    ssh::publish(to)
-}
-
-fn exchange(one: &Path, other: &Path) -> Result<()> {
-    // Who looks for a free range of users must not miss a machine's.
-    let _lock = lock::host(Resource::UidRanges, lock::UID_RANGES_LIMIT)?;
-    Ok(renameat2(
-        AT_FDCWD,
-        one,
-        AT_FDCWD,
-        other,
-        RenameFlags::RENAME_EXCHANGE,
-    )?)
-}
-
-fn set_host_name(paths: &MachinePaths, leader: u32) -> Result<()> {
-    let [namespace] = namespaces::open(paths, leader, ["ns/uts"])?;
-    namespace::set_host_name(&namespace, paths.name().as_str())
-}
-
-/// Has the pools filled that have machines of this image.
+/// Starts the refill of all pools that have machines of this image.
 pub fn refill(image: &str) -> Result<()> {
-    if !is_in_use() {
+    if !exist() {
         return Ok(());
     }
-    for pool in pools()?
-        .iter()
-        .filter(|pool| pool.images().iter().any(|name| name == image))
-    {
-        command::run_checked(&pool.refill_command()?, REFILL_LIMIT)?;
+    for pool in all()? {
+        if pool.strings("images").any(|name| name == image) {
+            command::run_checked(&pool.refill_command()?, REFILL_LIMIT)?;
+        }
     }
     Ok(())
 }
 
-// `--standby=N` or `--standby N`.
-fn without_count(argv: &[OsString]) -> impl Iterator<Item = &OsString> {
-    let mut is_count = false;
-    argv.iter().filter(move |word| {
-        let is_option = *word == "--standby";
-        let is_left_out = is_option || is_count || word.as_bytes().starts_with(b"--standby=");
-        is_count = is_option;
-        !is_left_out
-    })
-}
-
-fn pools() -> Result<Vec<Pool>> {
+fn all() -> Result<Vec<Pool>> {
     let mut pools = Vec::new();
     for entry in fs::read_dir(POOL_ROOT).with_context(|| format!("can't read {POOL_ROOT}"))? {
-        let path: PathBuf = entry?.path();
+        let path = entry?.path();
         let Some(id) = path.file_name().and_then(OsStr::to_str) else {
             continue;
         };
-        // One that is forgotten meanwhile, or half written, is none.
-        let record = fs::read(&path)
+        // Another process may be deleting or writing the record.
+        let Some(record) = fs::read(&path)
             .ok()
-            .and_then(|pool| serde_json::from_slice(&pool).ok());
-        pools.extend(record.map(|record| Pool {
+            .and_then(|text| serde_json::from_slice(&text).ok())
+        else {
+            continue;
+        };
+        pools.push(Pool {
             id: id.to_owned(),
             record,
-        }));
+        });
     }
     Ok(pools)
 }
 
-fn text(word: impl AsRef<OsStr>) -> Result<String> {
+// The variables that set options in this process, and those of the machines.
+fn environment(machine_environment: &[OsString]) -> Result<Vec<String>> {
+    let mut variables = Vec::new();
+    for (name, value) in env::vars_os() {
+        if name.as_bytes().starts_with(b"NSPAWN_") {
+            let name = name.to_str().unwrap_or_default();
+            variables.push(to_text(nspawn::assign(name, &value))?);
+        }
+    }
+    for variable in machine_environment {
+        variables.push(to_text(variable)?);
+    }
+    Ok(variables)
+}
+
+// The count is `--standby=N` or `--standby N`.
+fn without_count(arguments: &[OsString]) -> Vec<&OsString> {
+    let mut rest = Vec::new();
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        if word == "--standby" {
+            words.next();
+        } else if !word.as_bytes().starts_with(b"--standby=") {
+            rest.push(word);
+        }
+    }
+    rest
+}
+
+fn to_text(word: impl AsRef<OsStr>) -> Result<String> {
     let word = word.as_ref();
-    word.to_str()
-        .map(str::to_owned)
-        .ok_or_else(|| anyhow!("{word:?} is not UTF-8, which systemd needs it to be"))
+    let text = word.to_str().map(str::to_owned);
+    text.ok_or_else(|| anyhow!("{word:?} is not UTF-8, which systemd needs it to be"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn count_is_no_part_of_the_arguments() {
+        let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        for arguments in [
+            &["--standby=2", "a", "--init=stub"][..],
+            &["a", "--standby", "2", "--init=stub"],
+            &["a", "--init=stub", "--standby"],
+        ] {
+            let arguments = words(arguments);
+            assert_eq!(without_count(&arguments), ["a", "--init=stub"]);
+        }
+    }
 }

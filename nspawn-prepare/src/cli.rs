@@ -1,0 +1,297 @@
+//! Definition of the command line, in groups of options.
+
+use std::ffi::OsString;
+
+use anyhow::{Error, Result};
+use clap::builder::{EnumValueParser, ValueParser};
+use clap::{Arg, ArgAction, Command, value_parser};
+use nspawn_common::cli::sources;
+use nspawn_common::config::init::Init;
+use nspawn_common::config::network::Network;
+use nspawn_common::config::private_users::PrivateUsers;
+use nspawn_common::config::retention::Retention;
+use nspawn_common::sys::process::ProcessId;
+
+use crate::layer::size::{self, LayerSize};
+
+/// Options of systemd-nspawn whose values are passed on: name, form of the value, help.
+pub const PRIVILEGES: [(&str, &str, &str); 3] = [
+    (
+        "capability",
+        "CAP,…",
+        "Grant the machine these capabilities besides the default ones; as in systemd-nspawn(1)",
+    ),
+    (
+        "drop-capability",
+        "CAP,…",
+        "Take these capabilities from the machine",
+    ),
+    (
+        "system-call-filter",
+        "LIST|~LIST",
+        "Allow these system calls besides the default ones, or forbid those after ~",
+    ),
+];
+
+const EPILOG: &str = "Options are read from /etc/nspawn-ci/prepare.args and /etc/nspawn-ci/images/IMAGE.args, \
+    then from the environment, then from the command line; the last wins, lists add up.\n\n\
+    Example:\n  m=$(nspawn-prepare bookworm) && nspawn-run \"$m\" make test; nspawn-cleanup \"$m\"";
+
+/// Returns the definition of the command line.
+pub fn command() -> Command {
+    Command::new(super::PROGRAM)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Creates a machine from an image, and prints its name when it accepts commands")
+        .after_help(EPILOG)
+        .args(image())
+        .args(image_policy())
+        .args(services())
+        .args(files())
+        .args(privileges())
+        .args(network())
+        .args(boot())
+        .args(layer())
+        .args(time_limits())
+        .args(retention())
+        .args(output())
+        .args(command_line_only())
+}
+
+fn image() -> [Arg; 4] {
+    [
+        Arg::new("IMAGE").num_args(0..).help(
+            "Name of the image, as machinectl list-images prints it or in the form of docker; several for --standby",
+        ),
+        bytes("name", "NAME")
+            .visible_alias("machine")
+            .short('M')
+            .help("Name of the machine; replaces a machine of these programs with that name"),
+        text("image", "IMAGE").help("Name of the image, whatever image a GitLab job asks for"),
+        text("default-image", "IMAGE").help("Name of the image if nothing else names one"),
+    ]
+}
+
+fn image_policy() -> [Arg; 3] {
+    [
+        list("allow-image", "GLOB").help(
+            "Allow GitLab jobs only images whose names match one of these patterns, such as debian-*",
+        ),
+        list("map-image", "GLOB=IMAGE").help(
+            "Use this image for GitLab jobs whose image name matches the pattern, such as 'ruby:3.*=ruby'",
+        ),
+        list("allow-service", "GLOB").help(
+            "Allow services of GitLab jobs only images whose names match one of these patterns",
+        ),
+    ]
+}
+
+fn services() -> [Arg; 8] {
+    [
+        duration("service-timeout", "30s").help(
+            "Time for which a GitLab job waits until a service listens; after that, the job starts anyway",
+        ),
+        text("service-command", "COMMAND").help(
+            "Command that a service of the image runs, in shell quoting, if the job names none",
+        ),
+        text("service-entrypoint", "COMMAND")
+            .help("Entrypoint of that command or of the job's command"),
+        text("service-user", "USER")
+            .help("User that it runs as if the job names none; root by default"),
+        bytes("service-working-directory", "DIR")
+            .help("Directory that it runs in; the user's home by default"),
+        text("max-services", "N")
+            .default_value("16")
+            .value_parser(value_parser!(u8).range(..=253))
+            .help("Maximum number of services of a GitLab job"),
+        text("service-port", "PORT")
+            .value_parser(value_parser!(u16).range(1..))
+            .help("TCP port on which a service of the image is ready [default: any]"),
+        text("cache-size", "SIZE|no")
+            .default_value("10G")
+            .value_parser(parsed(parse_cache_size))
+            .help("Maximum size of the cache of each GitLab project, or no for no caches"),
+    ]
+}
+
+fn files() -> [Arg; 5] {
+    [
+        list("bind", "SOURCE[:DESTINATION[:OPTIONS]]").help(
+            "Bind mount a file or directory of the host into the machine; as in systemd-nspawn(1)",
+        ),
+        list("bind-ro", "SOURCE[:DESTINATION[:OPTIONS]]").help("Same as --bind, but read-only"),
+        bytes("gitlab-runner", "PATH|no").help(
+            "Program for artifacts and caches [default: in GitLab jobs the one that called, or the one on PATH]",
+        ),
+        list("setenv", "NAME[=VALUE]")
+            .short('E')
+            .help("Set a variable for every command in the machine"),
+        list("property", "NAME=VALUE")
+            .short('p')
+            .help("Set a property of the machine's unit; as in systemd-run(1)"),
+    ]
+}
+
+fn privileges() -> Vec<Arg> {
+    let users = text("private-users", "pick|no|BASE")
+        .default_value("pick")
+        .value_parser(parsed(PrivateUsers::parse))
+        .help(
+            "UID range of the machine: an unused one, the host's own UIDs, or the range that begins at BASE",
+        );
+    let rlimit = list("rlimit", "LIMIT=SOFT[:HARD]").help(
+        "Resource limit of the machine's processes, as in systemd-nspawn(1); CORE=1, the default, forbids core dumps, \
+         and CORE=0:infinity allows them",
+    );
+    let mut args = vec![users];
+    args.extend(PRIVILEGES.map(|(name, form, help)| list(name, form).help(help)));
+    args.extend([
+        rlimit,
+        sources::flag("no-new-privileges")
+            .help("Let no process gain privileges by executing a program, as sudo does"),
+        sources::flag("nesting").help("Let the machine run containers of its own"),
+    ]);
+    args
+}
+
+fn network() -> [Arg; 2] {
+    [
+        text("network", "NETWORK")
+            .default_value("nat")
+            .value_parser(parsed(Network::parse))
+            .help("nat, none, host, veth, bridge=NAME, zone=NAME or namespace=PATH"),
+        list("allow-host", "ADDRESS[/PREFIX][:PORT]").help(
+            "Let the machine connect to this address of the host, or to this port of it; for --network=nat, which \
+             blocks all addresses of the host",
+        ),
+    ]
+}
+
+fn boot() -> [Arg; 3] {
+    [
+        text("init", "INIT")
+            .value_parser(EnumValueParser::<Init>::new())
+            .default_value("systemd")
+            .help(
+                "PID 1 of the machine: the image's systemd, a stub, or no process between commands",
+            ),
+        list("mask", "UNIT")
+            .help("Prevent the machine from starting this unit; for --init=systemd"),
+        text("boot-target", "UNIT").help("Boot to this unit instead of the image's default target"),
+    ]
+}
+
+fn layer() -> [Arg; 2] {
+    [
+        text("layer", "LAYER").default_value("disk").help(
+            "Place for the machine's writes: disk, tmpfs[:SIZE], snapshot (btrfs, xfs), or none for a read-only root",
+        ),
+        text("layer-size", "SIZE")
+            .value_parser(parsed(LayerSize::parse))
+            .help(
+                "Maximum size of the layer: 10G, infinity, or a percentage of the free disk space or of the memory \
+                 [default: 50%]",
+            ),
+    ]
+}
+
+fn time_limits() -> [Arg; 2] {
+    [
+        duration("timeout", "90s").help(
+            "Time limit for the boot, and for waiting because of --max-machines: 90, 90s, 5min",
+        ),
+        text("max-machines", "N")
+            .value_parser(value_parser!(u32).range(1..))
+            .help("Wait until fewer machines than this are on the host, up to --timeout"),
+    ]
+}
+
+fn retention() -> [Arg; 2] {
+    [
+        text("keep", "WHEN")
+            .value_parser(EnumValueParser::<Retention>::new())
+            .default_value(Retention::Never.keyword())
+            .help("Keep a machine that did not boot, or a GitLab job's machine after the job, for inspection"),
+        duration("keep-for", "1h")
+            .help("Time for which it is kept; after that nspawn-cleanup --stale removes it"),
+    ]
+}
+
+fn output() -> [Arg; 4] {
+    [
+        sources::flag("dry-run").help("Print the commands that would run, and run none"),
+        sources::flag("json")
+            .help("Print a description of the machine as JSON instead of its name"),
+        sources::flag("verbose")
+            .short('v')
+            .help("Print the commands on stderr as they run"),
+        text("owner", "PID").value_parser(parsed(parse_owner)).help(
+            "Process with whose end the machine becomes stale, so that nspawn-cleanup --stale removes it",
+        ),
+    ]
+}
+
+fn command_line_only() -> [Arg; 2] {
+    let standby = text("standby", "N").value_parser(value_parser!(u16)).help(
+        "Keep N machines of each IMAGE started, for callers that ask for one with the same options",
+    );
+    let config =
+        sources::flag("config").help("Print the configuration for GitLab Runner's config stage");
+    [standby, config].map(|arg| arg.help_heading(sources::COMMAND_LINE_ONLY))
+}
+
+fn text(name: &'static str, form: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(form)
+}
+
+fn bytes(name: &'static str, form: &'static str) -> Arg {
+    text(name, form).value_parser(value_parser!(OsString))
+}
+
+fn list(name: &'static str, form: &'static str) -> Arg {
+    bytes(name, form).action(ArgAction::Append)
+}
+
+fn duration(name: &'static str, default: &'static str) -> Arg {
+    text(name, "TIME")
+        .default_value(default)
+        .value_parser(sources::duration)
+}
+
+// clap prints errors by Display without their causes.
+fn parsed<T>(parse: fn(&str) -> Result<T>) -> ValueParser
+where
+    T: Clone + Send + Sync + 'static,
+{
+    ValueParser::new(move |text: &str| parse(text).map_err(|error: Error| format!("{error:#}")))
+}
+
+fn parse_owner(text: &str) -> Result<ProcessId> {
+    ProcessId::from_pid(text.parse()?)
+}
+
+// In bytes; `None` for no caches.
+fn parse_cache_size(text: &str) -> Result<Option<u64>> {
+    match text {
+        "no" => Ok(None),
+        _ => size::parse_bytes(text).map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn parses_every_kind_of_cache_size() {
+        assert_eq!(parse_cache_size("no").unwrap(), None);
+        assert_eq!(parse_cache_size("1G").unwrap(), Some(1 << 30));
+        for bad in ["", "0", "1M", "9T", "yes", "50%"] {
+            assert!(parse_cache_size(bad).is_err(), "{bad}");
+        }
+    }
+}

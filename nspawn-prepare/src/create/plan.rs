@@ -1,0 +1,160 @@
+//! Plan of a machine: the steps that create it, in phases.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
+use nspawn_common::lifecycle::caller;
+use nspawn_common::machine::state::State;
+
+use crate::create::spec::MachineSpec;
+use crate::create::start_commands;
+use crate::create::start_commands::StartCommands;
+use crate::create::step::{Hint, Step};
+use crate::layer::commands::{COPY_HINT, copy_command, format_command, mount_command};
+use crate::network::pasta;
+use crate::preflight::LOOK_LIMIT;
+use crate::slice;
+
+/// Time limit for copying an image: its blocks are shared, but each file is created.
+const COPY_LIMIT: Duration = Duration::from_secs(600);
+/// Time limit for making any other layer.
+const LAYER_LIMIT: Duration = Duration::from_secs(60);
+/// Time limit for attaching a job's cache and services.
+const ATTACH_LIMIT: Duration = Duration::from_secs(300);
+
+/// Steps that create a machine, in the order of the fields.
+#[derive(Debug)]
+pub struct Plan {
+    /// Steps after which the machine counts for `--max-machines`, or in its pool. The state is the first file.
+    pub reserve: Vec<Step>,
+    /// Steps that make the mount points, the layer and the slice.
+    pub build: Vec<Step>,
+    /// Steps that start the machine; none for a machine without an init. They can be repeated.
+    pub start: Vec<Step>,
+    /// Steps that give the running machine what a job needs.
+    pub attach: Vec<Step>,
+    /// Last step: the machine is in use from here on, or in its pool.
+    pub publish: Vec<Step>,
+}
+
+impl Plan {
+    /// Returns the plan of a machine.
+    ///
+    /// For a machine of a standby pool, `publish` is empty: the caller adds the step that writes the fingerprint.
+    pub fn new(spec: &MachineSpec) -> Result<Self> {
+        let state = spec.state()?;
+        Ok(Self {
+            reserve: reserve(spec, &state),
+            build: build(spec, &state),
+            start: start(spec)?,
+            attach: attach(spec)?,
+            publish: publish(spec),
+        })
+    }
+
+    /// Returns all steps, in the order of execution.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        [
+            &self.reserve,
+            &self.build,
+            &self.start,
+            &self.attach,
+            &self.publish,
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+fn reserve(spec: &MachineSpec, state: &State) -> Vec<Step> {
+    let paths = &spec.paths;
+    let mut steps = vec![
+        Step::directory(paths.state_dir(), 0o700),
+        Step::file(paths.state_file(), state.to_json().to_string().into_bytes()),
+    ];
+    if let Some(pool) = &spec.pool {
+        steps.push(Step::file(paths.standby_mark(), pool.clone().into_bytes()));
+    }
+    steps
+}
+
+fn build(spec: &MachineSpec, state: &State) -> Vec<Step> {
+    let paths = &spec.paths;
+    let mount_points = [
+        paths.image_mount(),
+        paths.disk_mount(),
+        paths.root_mount(),
+        paths.agent_mount(),
+    ];
+    let mut steps = Vec::from(mount_points.map(|path| Step::directory(path, 0o700)));
+    steps.extend(build_layer(spec, state));
+    steps.extend(slice::limit_command().map(|command| Step::command(command, LOOK_LIMIT)));
+    steps
+}
+
+fn build_layer(spec: &MachineSpec, state: &State) -> Vec<Step> {
+    let paths = &spec.paths;
+    let directory = Step::directory(paths.layer(), 0o700);
+    match (state.layer, state.layer_size) {
+        (Layer::Disk, None) => vec![directory],
+        (Layer::Disk, Some(size)) => {
+            let disk = paths.disk();
+            let format = format_command(&disk);
+            vec![
+                directory,
+                Step::sparse_file(disk, size),
+                Step::command(format, LAYER_LIMIT),
+            ]
+        }
+        (Layer::Snapshot, _) => {
+            let copy = copy_command(&state.image_path, &paths.snapshot());
+            let hint = Hint {
+                text: COPY_HINT,
+                needs_running_machine: false,
+            };
+            vec![directory, Step::command(copy, COPY_LIMIT).with_hint(hint)]
+        }
+        // The layer has to outlive the unit, in whose mount namespace the launcher mounts other layers.
+        (Layer::Tmpfs, size) if state.init == Init::None => {
+            let mount = caller::on_host(mount_command(size, &paths.disk_mount()));
+            vec![Step::command(mount, LAYER_LIMIT)]
+        }
+        (Layer::Tmpfs | Layer::None, _) => Vec::new(),
+    }
+}
+
+fn start(spec: &MachineSpec) -> Result<Vec<Step>> {
+    if spec.options.init == Init::None {
+        return Ok(Vec::new());
+    }
+    let timeout = spec.options.timeout;
+    let commands = StartCommands::new(spec)?;
+    let mut steps = vec![Step::command(commands.unit, timeout)];
+    if let Some(network) = commands.network {
+        let hint = Hint {
+            text: pasta::FAILURE,
+            needs_running_machine: true,
+        };
+        steps.push(Step::command(network.connect, timeout).with_hint(hint));
+        steps.push(Step::command(network.wait, timeout));
+    }
+    Ok(steps)
+}
+
+// A machine without an init is given what its job needs at each start, by the commands in its state.
+fn attach(spec: &MachineSpec) -> Result<Vec<Step>> {
+    if spec.options.init == Init::None || !spec.job.need_attaching() {
+        return Ok(Vec::new());
+    }
+    let command = start_commands::attach(spec)?;
+    Ok(vec![Step::command(command, ATTACH_LIMIT)])
+}
+
+fn publish(spec: &MachineSpec) -> Vec<Step> {
+    if spec.pool.is_some() {
+        return Vec::new();
+    }
+    vec![Step::file(spec.paths.ready_mark(), Vec::new())]
+}

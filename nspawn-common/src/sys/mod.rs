@@ -1,13 +1,16 @@
 //! Safe wrappers of Linux interfaces. They contain all unsafe code of this crate.
 
+pub mod bpf;
 pub mod cgroup;
 pub mod clock;
 pub mod fork;
 pub mod fs;
+pub mod glob;
 pub mod idmapped_mount;
 pub mod inotify;
 pub mod mountinfo;
 pub mod namespace;
 pub mod pidfd;
 pub mod process;
+pub mod seccomp;
 pub mod signals;

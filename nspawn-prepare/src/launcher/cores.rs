@@ -8,9 +8,9 @@
 use std::ffi::OsString;
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::libc::{self, sock_filter, sock_fprog};
+use nix::libc::{self, sock_filter};
 use nix::sys::resource::{Resource, setrlimit};
+use nspawn_common::sys::seccomp;
 use nspawn_common::systemd::nspawn::NO_CORES;
 
 /// Architecture of system calls, with its numbers of setrlimit(2) and prlimit(2).
@@ -65,7 +65,7 @@ pub fn forbid(options: &[OsString]) -> Result<()> {
         return Ok(());
     }
     setrlimit(Resource::RLIMIT_CORE, 1, 1).context("can't limit core dumps")?;
-    install(&mut filter())
+    seccomp::install(&mut filter())
         .context("can't keep the limit on core dumps; the kernel needs seccomp filters")
 }
 
@@ -128,26 +128,9 @@ fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     }
 }
 
-fn install(program: &mut [sock_filter]) -> Result<()> {
-    let program = sock_fprog {
-        len: u16::try_from(program.len())?,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: seccomp(2) reads `program` and its instructions, which are valid until it returns.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            std::ptr::from_ref(&program),
-        )
-    };
-    Errno::result(done)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
     use nix::sys::resource::getrlimit;
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
@@ -157,7 +140,7 @@ mod tests {
     fn keeps_limit() -> Result<bool> {
         nix::sys::prctl::set_no_new_privs()?;
         setrlimit(Resource::RLIMIT_CORE, 1, 1)?;
-        install(&mut filter())?;
+        seccomp::install(&mut filter())?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         // SAFETY: the kernel skips the call, so it does not read the limit at this address.
         Errno::result(unsafe {

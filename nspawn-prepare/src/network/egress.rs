@@ -11,9 +11,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
+use nspawn_common::sys::bpf;
+use nspawn_common::sys::bpf::Hook;
 
-use crate::network::bpf;
 use crate::network::destination::Destination;
+use crate::network::filter;
 
 /// Networks that are the host itself or one of its links, on every host.
 const LOCAL: [Destination; 6] = [
@@ -38,6 +40,14 @@ const GROUPS: [Destination; 3] = [
 const CLOUD_METADATA: [Destination; 2] = [
     Destination::ipv6_network(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
     Destination::ipv4_network(Ipv4Addr::new(100, 100, 100, 200), 32),
+];
+
+/// Events at which the kernel calls a filter, and whether the filter is for IPv6.
+const HOOKS: [(Hook, bool); 4] = [
+    (Hook::Inet4Connect, false),
+    (Hook::Inet6Connect, true),
+    (Hook::Udp4Sendmsg, false),
+    (Hook::Udp6Sendmsg, true),
 ];
 
 /// Returns whether an address is the host itself or one of its links, on every host.
@@ -78,12 +88,18 @@ pub fn restrict(allowed: &[Destination]) -> Result<()> {
     for address in HostAddresses::list()?.0 {
         denied.push(Destination::new(address, None));
     }
-    own_cgroup()
-        .and_then(|cgroup| bpf::filter_connections(&cgroup, allowed, &denied))
-        .context(
-            "the kernel can't filter the machine's connections (it needs CONFIG_CGROUP_BPF), so that the host would \
-             be open to it; choose --network=none, or --network=host for jobs that may reach the host",
-        )
+    attach_filters(allowed, &denied).context(
+        "the kernel can't filter the machine's connections (it needs CONFIG_CGROUP_BPF), so that the host would be \
+         open to it; choose --network=none, or --network=host for jobs that may reach the host",
+    )
+}
+
+fn attach_filters(allowed: &[Destination], denied: &[Destination]) -> Result<()> {
+    let cgroup = own_cgroup()?;
+    for (hook, is_ipv6) in HOOKS {
+        bpf::attach(&cgroup, hook, &filter::assemble(is_ipv6, allowed, denied))?;
+    }
+    Ok(())
 }
 
 fn own_cgroup() -> Result<File> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::{Arg, Command, value_parser};
-use nspawn_common::cli::sources;
+use nspawn_common::cli::{sources, values};
 use nspawn_common::machine::paths::CONFIG_ROOT;
 
 /// The program's name in messages.
@@ -41,15 +41,15 @@ pub fn command() -> Command {
                 .value_parser(value_parser!(OsString))
                 .help("Names of machines to remove"),
         )
-        .arg(sources::flag("all").help("Remove all machines that nspawn-prepare made on this host"))
-        .arg(sources::flag("stale").help(
+        .arg(values::flag("all").help("Remove all machines that nspawn-prepare made on this host"))
+        .arg(values::flag("stale").help(
             "Remove what killed programs or a crashed host have left behind, and no machine in use",
         ))
-        .arg(sources::flag("list").help(
+        .arg(values::flag("list").help(
             "Print the name of each machine, a tab and the path of its image, and remove nothing",
         ))
-        .arg(sources::flag("dry-run").help("Print what would be removed, and remove nothing"))
-        .arg(sources::flag("verbose").short('v').help("Report each removal on stderr"))
+        .arg(values::flag("dry-run").help("Print what would be removed, and remove nothing"))
+        .arg(values::flag("verbose").short('v').help("Report each removal on stderr"))
 }
 
 /// Parses the command line. Returns `None` after it has printed the help or the version.
@@ -59,12 +59,12 @@ pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
         return Ok(None);
     };
     Ok(Some(Options {
-        machines: sources::list(&matches, "MACHINE"),
-        all: sources::is_set(&matches, "all"),
-        stale: sources::is_set(&matches, "stale"),
-        list: sources::is_set(&matches, "list"),
-        dry_run: sources::is_set(&matches, "dry-run"),
-        verbose: sources::is_set(&matches, "verbose"),
+        machines: values::list(&matches, "MACHINE"),
+        all: values::is_set(&matches, "all"),
+        stale: values::is_set(&matches, "stale"),
+        list: values::is_set(&matches, "list"),
+        dry_run: values::is_set(&matches, "dry-run"),
+        verbose: values::is_set(&matches, "verbose"),
     }))
 }
 

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use anyhow::{Error, Result};
 use clap::builder::{EnumValueParser, ValueParser};
 use clap::{Arg, ArgAction, Command, value_parser};
-use nspawn_common::cli::sources;
+use nspawn_common::cli::{sources, values};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
@@ -13,6 +13,7 @@ use nspawn_common::config::retention::Retention;
 use nspawn_common::sys::process::ProcessId;
 
 use crate::layer::size::{self, LayerSize};
+use crate::program::PROGRAM;
 
 /// Options of systemd-nspawn whose values are passed on: name, form of the value, help.
 pub const PRIVILEGES: [(&str, &str, &str); 3] = [
@@ -39,7 +40,7 @@ const EPILOG: &str = "Options are read from /etc/nspawn-ci/prepare.args and /etc
 
 /// Returns the definition of the command line.
 pub fn command() -> Command {
-    Command::new(super::PROGRAM)
+    Command::new(PROGRAM)
         .version(env!("CARGO_PKG_VERSION"))
         .about("Creates a machine from an image, and prints its name when it accepts commands")
         .after_help(EPILOG)
@@ -146,9 +147,9 @@ fn privileges() -> Vec<Arg> {
     args.extend(PRIVILEGES.map(|(name, form, help)| list(name, form).help(help)));
     args.extend([
         rlimit,
-        sources::flag("no-new-privileges")
+        values::flag("no-new-privileges")
             .help("Let no process gain privileges by executing a program, as sudo does"),
-        sources::flag("nesting").help("Let the machine run containers of its own"),
+        values::flag("nesting").help("Let the machine run containers of its own"),
     ]);
     args
 }
@@ -218,10 +219,10 @@ fn retention() -> [Arg; 2] {
 
 fn output() -> [Arg; 4] {
     [
-        sources::flag("dry-run").help("Print the commands that would run, and run none"),
-        sources::flag("json")
+        values::flag("dry-run").help("Print the commands that would run, and run none"),
+        values::flag("json")
             .help("Print a description of the machine as JSON instead of its name"),
-        sources::flag("verbose")
+        values::flag("verbose")
             .short('v')
             .help("Print the commands on stderr as they run"),
         text("owner", "PID").value_parser(parsed(parse_owner)).help(
@@ -235,7 +236,7 @@ fn command_line_only() -> [Arg; 2] {
         "Keep N machines of each IMAGE started, for callers that ask for one with the same options",
     );
     let config =
-        sources::flag("config").help("Print the configuration for GitLab Runner's config stage");
+        values::flag("config").help("Print the configuration for GitLab Runner's config stage");
     [standby, config].map(|arg| arg.help_heading(sources::COMMAND_LINE_ONLY))
 }
 
@@ -254,7 +255,7 @@ fn list(name: &'static str, form: &'static str) -> Arg {
 fn duration(name: &'static str, default: &'static str) -> Arg {
     text(name, "TIME")
         .default_value(default)
-        .value_parser(sources::duration)
+        .value_parser(values::duration)
 }
 
 // clap prints errors by Display without their causes.

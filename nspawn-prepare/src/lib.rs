@@ -1,17 +1,18 @@
 //! The program `nspawn-prepare`: creates a machine from an image, and returns when the machine accepts commands.
 //!
-//! The modules, from the lowest to the highest; each imports only modules above it in this list:
+//! The modules, from the lowest to the highest. Each imports only modules that come before it:
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | [`internal`] | command lines by which these programs start this one again |
-//! | [`preflight`], [`slice`] | requirements of the host, limits of all machines together |
-//! | [`layer`], [`network`] | what a machine writes to, and how it is connected |
-//! | [`cli`], [`options`] | definition of the command line, and the parsed options |
-//! | [`launcher`] | the process of the machine's unit, until it becomes systemd-nspawn |
-//! | [`create`] | specification of a machine, the plan, and (above all but `commands`) running it |
+//! | [`program`], [`internal`] | name and diagnostics of the program; its internal forms |
+//! | [`preflight`], [`slice`] | requirements of the host; limits of all machines together |
+//! | [`layer`], [`network`] | what a machine writes to; how it is connected |
+//! | [`cli`], [`options`] | definition of the command line; the parsed options |
+//! | [`launcher`] | process of the machine's unit, until it becomes systemd-nspawn |
+//! | [`create`] | specification of a machine and its plan |
 //! | [`gitlab`], [`services`] | what only GitLab jobs need |
 //! | [`standby`] | machines that are started ahead of time |
+//! | [`create::queue`], [`create::run`] | waiting for a slot; running a plan |
 //! | [`commands`] | the public command, and the internal forms that create machines |
 
 mod cli;
@@ -24,6 +25,7 @@ mod layer;
 mod network;
 mod options;
 mod preflight;
+mod program;
 mod services;
 mod slice;
 mod standby;
@@ -38,9 +40,7 @@ use nspawn_common::report;
 use nspawn_common::sys::signals;
 
 use internal::Internal;
-
-/// Name of the program in messages.
-const PROGRAM: &str = "nspawn-prepare";
+use program::PROGRAM;
 
 /// Returns the definition of the command line, for the man page and the completions.
 pub fn command() -> clap::Command {

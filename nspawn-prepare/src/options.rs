@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ArgMatches;
-use nspawn_common::cli::sources;
+use nspawn_common::cli::{sources, values};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
@@ -170,7 +170,7 @@ impl Options {
             );
         }
         Ok(Self {
-            config: sources::is_set(matches, "config"),
+            config: values::is_set(matches, "config"),
             standby: standby.map(usize::from),
             name: optional(matches, "name"),
             image: images.first().cloned().or(optional(matches, "image")),
@@ -193,12 +193,12 @@ impl MachineOptions {
         let init = required(matches, "init")?;
         Ok(Self {
             binds: binds(matches)?,
-            environment: parsed_list(matches, "setenv", sources::with_value)?,
+            environment: parsed_list(matches, "setenv", values::complete_variable)?,
             properties: parsed_list(matches, "property", check_property)?,
             private_users,
             privileges: privileges(matches)?,
-            rlimits: rlimits(sources::list(matches, "rlimit"))?,
-            nesting: sources::is_set(matches, "nesting"),
+            rlimits: rlimits(values::list(matches, "rlimit"))?,
+            nesting: values::is_set(matches, "nesting"),
             network: required(matches, "network")?,
             allowed_destinations: parsed_list(matches, "allow-host", parse_destination)?,
             init,
@@ -218,8 +218,8 @@ impl JobPolicy {
     fn from_matches(matches: &ArgMatches) -> Result<Self> {
         Ok(Self {
             image_map: parsed_list(matches, "map-image", parse_mapping)?,
-            allowed_images: sources::list(matches, "allow-image"),
-            allowed_services: sources::list(matches, "allow-service"),
+            allowed_images: values::list(matches, "allow-image"),
+            allowed_services: values::list(matches, "allow-service"),
             service_timeout: required(matches, "service-timeout")?,
             max_services: required(matches, "max-services")?,
             cache_size: required(matches, "cache-size")?,
@@ -243,9 +243,9 @@ impl ServiceDefaults {
 impl OutputOptions {
     fn from_matches(matches: &ArgMatches) -> Self {
         Self {
-            dry_run: sources::is_set(matches, "dry-run"),
-            json: sources::is_set(matches, "json"),
-            verbose: sources::is_set(matches, "verbose"),
+            dry_run: values::is_set(matches, "dry-run"),
+            json: values::is_set(matches, "json"),
+            verbose: values::is_set(matches, "verbose"),
         }
     }
 }
@@ -269,16 +269,18 @@ fn parsed_list<T>(
     id: &str,
     parse: fn(OsString) -> Result<T>,
 ) -> Result<Vec<T>> {
-    sources::list(matches, id).into_iter().map(parse).collect()
+    values::list(matches, id).into_iter().map(parse).collect()
 }
 
 fn binds(matches: &ArgMatches) -> Result<Vec<Bind>> {
     let mut binds = Vec::new();
-    for spec in sources::list(matches, "bind") {
-        binds.push(Bind::Writable(absolute(sources::as_text("bind", spec)?)?));
+    for spec in values::list(matches, "bind") {
+        binds.push(Bind::Writable(absolute(values::require_utf8(
+            "bind", spec,
+        )?)?));
     }
-    for spec in sources::list(matches, "bind-ro") {
-        let spec = sources::as_text("bind-ro", spec)?;
+    for spec in values::list(matches, "bind-ro") {
+        let spec = values::require_utf8("bind-ro", spec)?;
         binds.push(Bind::ReadOnly(absolute(spec)?));
     }
     Ok(binds)
@@ -299,15 +301,15 @@ fn absolute(spec: OsString) -> Result<OsString> {
 fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {
     let mut options = Vec::new();
     for (name, ..) in cli::PRIVILEGES {
-        for value in sources::list(matches, name) {
-            let value = sources::as_text(name, value)?;
+        for value in values::list(matches, name) {
+            let value = values::require_utf8(name, value)?;
             options.push(nspawn::assign(&format!("--{name}"), &value));
         }
     }
-    if sources::is_set(matches, "no-new-privileges") {
+    if values::is_set(matches, "no-new-privileges") {
         options.push("--no-new-privileges=yes".into());
     }
-    if sources::is_set(matches, "nesting") {
+    if values::is_set(matches, "nesting") {
         options.push(NESTING.into());
     }
     Ok(options)
@@ -317,7 +319,7 @@ fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {
 fn rlimits(entries: Vec<OsString>) -> Result<Vec<OsString>> {
     let mut limits = BTreeMap::from([("CORE".to_owned(), NO_CORES.into())]);
     for entry in entries {
-        let entry = sources::as_text("rlimit", entry)?;
+        let entry = values::require_utf8("rlimit", entry)?;
         let Some(limit) = entry.to_str().and_then(limit_name) else {
             bail!(
                 "can't use --rlimit={entry:?}: it needs LIMIT=SOFT[:HARD], such as NOFILE=1024:4096"
@@ -337,7 +339,7 @@ fn limit_name(entry: &str) -> Option<&str> {
 // systemd in a container reads its own arguments like the kernel's command line (kernel-command-line(7)).
 fn boot_arguments(matches: &ArgMatches, init: Init) -> Result<Vec<String>> {
     let mut arguments = Vec::new();
-    for unit in sources::list(matches, "mask") {
+    for unit in values::list(matches, "mask") {
         let unit = check_unit("mask", unit, init)?;
         arguments.push(format!("systemd.mask={unit}"));
     }
@@ -399,7 +401,7 @@ fn check_property(property: OsString) -> Result<OsString> {
     if !property.as_bytes().contains(&b'=') {
         bail!("can't use --property={property:?}: it needs NAME=VALUE");
     }
-    sources::as_text("property", property)
+    values::require_utf8("property", property)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Arg, ArgAction, Command, value_parser};
 use nspawn_common::cli::sources;
+use nspawn_common::cli::values;
 use nspawn_common::machine::paths::CONFIG_ROOT;
 
 /// The options, taken apart.
@@ -67,16 +68,16 @@ pub fn command(has_machine: bool) -> Command {
         .arg(
             bytes("setenv", "NAME[=VALUE]").short('E').action(ArgAction::Append).help("Set a variable for the command"),
         )
-        .arg(sources::flag("pty").short('t').help("Run on a terminal of the machine's own"))
+        .arg(values::flag("pty").short('t').help("Run on a terminal of the machine's own"))
         .arg(
             Arg::new("stop-timeout")
                 .long("stop-timeout")
                 .value_name("TIME")
                 .default_value("10s")
-                .value_parser(sources::duration)
+                .value_parser(values::duration)
                 .help("How long a command may take to end after SIGTERM, before SIGKILL"),
         )
-        .arg(sources::flag("kill-remaining").help("End what the command leaves running in the background"))
+        .arg(values::flag("kill-remaining").help("End what the command leaves running in the background"))
         .arg(
             Arg::new("image")
                 .long("image")
@@ -101,15 +102,15 @@ pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
     Ok(Some(Options {
         machine: one("MACHINE").unwrap_or_default(),
         image: matches.get_one::<String>("image").cloned(),
-        command: sources::list(&matches, "COMMAND"),
+        command: values::list(&matches, "COMMAND"),
         user: one("uid"),
         directory: one("working-directory"),
-        environment: sources::list(&matches, "setenv")
+        environment: values::list(&matches, "setenv")
             .into_iter()
-            .map(sources::with_value)
+            .map(values::complete_variable)
             .collect::<Result<_>>()?,
-        terminal: sources::is_set(&matches, "pty"),
-        kill_remaining: sources::is_set(&matches, "kill-remaining"),
+        terminal: values::is_set(&matches, "pty"),
+        kill_remaining: values::is_set(&matches, "kill-remaining"),
         stop_timeout: matches
             .get_one("stop-timeout")
             .copied()

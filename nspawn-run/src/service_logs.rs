@@ -3,12 +3,14 @@
 use std::ffi::OsStr;
 
 use anyhow::Result;
+use nspawn_common::gitlab::log_section;
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::{ServiceRole, State};
-use nspawn_common::{gitlab, report};
+use nspawn_common::report;
+use nspawn_common::systemd::journal;
 
 use crate::PROGRAM;
 
@@ -28,11 +30,12 @@ pub fn tell_ended(job: &MachineName) -> Result<()> {
             role.requested_image
         );
         report::print_diagnostic(PROGRAM, OsStr::new(&line));
-        gitlab::show_log(
+        // A log that can't be read is left empty.
+        let log = journal::last_words(&paths, service.begin()).unwrap_or_default();
+        log_section::print(
             &format!("{}-ended", service.name),
-            &role.requested_image,
-            &paths,
-            service.begin(),
+            &format!("Log of {}", role.requested_image),
+            &log,
         );
     }
     Ok(())

@@ -107,7 +107,8 @@ impl Machine {
     }
 
     fn start(&self) -> Result<()> {
-        start::start(PROGRAM, &MachinePaths::new(self.name())).map_err(as_host_error)
+        let print = |line: &str| report::print_diagnostic(PROGRAM, OsStr::new(line));
+        start::start(&MachinePaths::new(self.name()), print).map_err(as_host_error)
     }
 
     // Whoever is the last to leave ends it.

@@ -34,11 +34,11 @@ impl Server {
             input,
             output,
         };
-        assert_eq!(server.answer(), "ok");
+        assert_eq!(server.read_answer(), "ok");
         server
     }
 
-    fn answer(&mut self) -> String {
+    fn read_answer(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
@@ -47,7 +47,7 @@ impl Server {
     /// Sends a command and returns its answer without the leading `ok`.
     fn request(&mut self, command: &str) -> String {
         writeln!(self.input.as_mut().unwrap(), "{command}").unwrap();
-        let answer = self.answer();
+        let answer = self.read_answer();
         answer
             .strip_prefix("ok")
             .unwrap_or_else(|| panic!("{command}: {answer:?}"))

@@ -35,7 +35,7 @@ impl Copy {
         fs::write(path, text).unwrap();
     }
 
-    /// Adds a unit and makes `target` want it.
+    /// Adds a unit and a `.wants/` symlink of `target` to it.
     fn enable(&self, directory: &str, unit: &str, target: &str, text: &str) {
         self.write(&format!("{directory}/{unit}"), text);
         let wants = self.path(&format!("{directory}/{target}.wants"));
@@ -54,12 +54,12 @@ fn wait_script(condition: &str) -> String {
     format!("timeout 30 sh -c 'until {condition}; do sleep 0.05; done'")
 }
 
-#[test]
-fn units_enabled_in_the_image_start() {
-    let copy = Copy::new("enabled");
-    let touch = |file: &str| {
-        format!("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=touch {file}\n")
-    };
+/// Returns a service that makes a file.
+fn touch(file: &str) -> String {
+    format!("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=touch {file}\n")
+}
+
+fn enable_system_units(copy: &Copy) {
     copy.enable(
         "etc/systemd/system",
         "own.service",
@@ -74,6 +74,10 @@ fn units_enabled_in_the_image_start() {
         "d /run/made 0750 root root\nL /dev/made - - - - /dev/null\n",
     );
     copy.write("etc/sysctl.d/own.conf", "net.ipv4.ip_default_ttl=77\n");
+}
+
+/// Adds a user whose service manager starts at boot, with a service.
+fn enable_user_unit(copy: &Copy) {
     sh(&format!(
         "chroot {} useradd --create-home ann",
         copy.path("").display()
@@ -91,8 +95,19 @@ fn units_enabled_in_the_image_start() {
         copy.path("").display()
     ))
     .expect(0);
+}
 
+#[test]
+fn units_enabled_in_the_image_start() {
+    let copy = Copy::new("enabled");
+    enable_system_units(&copy);
+    enable_user_unit(&copy);
     let machine = Machine::of(&copy.name, &[]);
+    check_system_units(&machine);
+    check_user_unit(&machine);
+}
+
+fn check_system_units(machine: &Machine) {
     // A machine is ready only once its boot has finished.
     assert_eq!(
         machine
@@ -115,6 +130,9 @@ fn units_enabled_in_the_image_start() {
         "77\n"
     );
     machine.sh(&wait_script("test -e /run/timed")).expect(0);
+}
+
+fn check_user_unit(machine: &Machine) {
     machine.sh(&wait_script("test -e /home/ann/own")).expect(0);
     assert_eq!(
         machine
@@ -158,7 +176,7 @@ fn dbus_and_logind_start_on_first_use() {
         "{session}"
     );
     machine
-        .sh("logger --tag=said hello && journalctl --sync && journalctl --quiet --identifier=said | grep hello")
+        .sh("logger --tag=e2e hello && journalctl --sync && journalctl --quiet --identifier=e2e | grep hello")
         .expect(0);
 }
 
@@ -181,31 +199,41 @@ fn system_call_filter_of_a_service_applies() {
 }
 
 #[test]
-fn boot_target_and_mask_change_what_boots() {
-    let less = Machine::with(&[
+fn masked_units_and_units_beyond_the_boot_target_do_not_start() {
+    let machine = Machine::with(&[
         "--mask=systemd-tmpfiles-clean.timer",
         "--boot-target=basic.target",
     ]);
     assert_eq!(
-        less.run([
-            "systemctl",
-            "is-active",
-            "multi-user.target",
-            "basic.target"
-        ])
-        .out(),
+        machine
+            .run([
+                "systemctl",
+                "is-active",
+                "multi-user.target",
+                "basic.target"
+            ])
+            .out(),
         "inactive\nactive\n"
     );
-    let state = less.run([
+    let state = machine.run([
         "systemctl",
         "show",
         "--property=LoadState",
         "systemd-tmpfiles-clean.timer",
     ]);
     assert_eq!(state.expect(0).out(), "LoadState=masked\n");
-    let more = Machine::with(&["--boot-target=graphical.target"]);
-    more.run(["systemctl", "is-active", "graphical.target"])
+}
+
+#[test]
+fn boot_target_beyond_the_default_starts() {
+    let machine = Machine::with(&["--boot-target=graphical.target"]);
+    machine
+        .run(["systemctl", "is-active", "graphical.target"])
         .expect(0);
+}
+
+#[test]
+fn invalid_masks_are_refused() {
     call("nspawn-prepare", ["--mask=nonsense", &image()])
         .expect_error(1, "it needs the name of a unit");
     call(

@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nspawn_tests::{Done, Machine, finish, image, left_of, sh};
 
 /// Prints properties of a command that must not depend on the caller, and exits with 3.
-const LOOK: &str = "echo $PATH; umask; pwd; exit 3";
+const PRINT_ENVIRONMENT: &str = "echo $PATH; umask; pwd; exit 3";
+
+/// Prints the size of the root file system in KiB, and exits with 3.
+const PRINT_SIZE: &str = "df --output=size -k / | tail -n 1; exit 3";
 
 fn name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -74,7 +77,7 @@ impl Caller {
     /// Expects that prepare fails with `words` and makes no machine.
     ///
     /// An existing machine is either used and removed, or refused with the same words.
-    fn is_refused(&self, options: &[&str], words: &str) {
+    fn expect_refused(&self, options: &[&str], words: &str) {
         let (name, image) = (name(), image());
         let done = self.call(&[&["nspawn-prepare", "--name", &name], options, &[&image]].concat());
         let _ = done.expect_error(1, words);
@@ -98,20 +101,21 @@ impl Caller {
 #[test]
 fn unusual_environment_of_the_caller_does_not_reach_the_machine() {
     let path = format!("PATH={}:/usr/bin:/bin", programs());
-    let usual = Caller::of(&["env"]).output_of(&["--init=stub"], LOOK);
-    let gone = "cd \"$(mktemp -d)\"; rmdir \"$PWD\"; exec \"$@\"";
+    let usual = Caller::of(&["env"]).output_of(&["--init=stub"], PRINT_ENVIRONMENT);
+    let in_removed_directory = "cd \"$(mktemp -d)\"; rmdir \"$PWD\"; exec \"$@\"";
     for caller in [
         &["env", &*path][..],
         &["env", "-i", &path],
         &["env", "--unset=HOME", "TMPDIR=/nonexistent"],
         &["sh", "-c", "umask 077; exec \"$@\"", "-"],
-        &["sh", "-c", gone, "-"],
+        &["sh", "-c", in_removed_directory, "-"],
         &["env", "LANG=de_DE.ISO-8859-1", "LANGUAGE=de"],
         &["env", "LC_ALL=xx"],
         &["env", "LANG=ja_JP.eucJP", "LC_ALL=ja_JP.eucJP"],
     ] {
         for init in ["systemd", "stub", "none"] {
-            let seen = Caller::of(caller).output_of(&[&format!("--init={init}")], LOOK);
+            let seen =
+                Caller::of(caller).output_of(&[&format!("--init={init}")], PRINT_ENVIRONMENT);
             assert_eq!(seen, usual, "{caller:?} --init={init}");
         }
     }
@@ -137,7 +141,7 @@ fn scripts_find_programs_outside_the_path_of_cron() {
         &image(),
         "sh",
         "-c",
-        LOOK,
+        PRINT_ENVIRONMENT,
     ]);
     sh(&format!("rm -r {place}")).expect(0);
     let _ = done.expect(3);
@@ -154,15 +158,18 @@ fn scripts_find_programs_outside_the_path_of_cron() {
 /// Tests the options of `systemd.exec(5)` that give the caller a mount namespace of its own.
 #[test]
 fn layer_size_holds_for_callers_in_private_mount_namespaces() {
-    let size = "df --output=size -k / | tail -n 1; exit 3";
     for properties in ["PrivateTmp=yes", "ProtectHome=yes ProtectSystem=full"] {
         for init in ["systemd", "stub", "none"] {
             let options = [&*format!("--init={init}"), "--layer=tmpfs:64M"];
-            let seen = Caller::unit(properties).output_of(&options, size);
+            let seen = Caller::unit(properties).output_of(&options, PRINT_SIZE);
             assert_eq!(seen.trim(), "65536", "{properties} {init}");
         }
     }
-    // With MountFlags=private, no mount event of the host reaches the caller.
+}
+
+/// With MountFlags=private, no mount event of the host reaches the caller.
+#[test]
+fn layer_size_holds_for_callers_with_private_mount_propagation() {
     let private = Caller::unit("PrivateMounts=yes MountFlags=private");
     let options = [
         "nspawn-prepare",
@@ -174,7 +181,7 @@ fn layer_size_holds_for_callers_in_private_mount_namespaces() {
         name: private.call(&options).expect(0).out().trim_end().to_owned(),
     };
     let seen = private
-        .call(&["nspawn-run", &machine.name, "sh", "-c", size])
+        .call(&["nspawn-run", &machine.name, "sh", "-c", PRINT_SIZE])
         .expect(3);
     assert_eq!(seen.out().trim(), "65536");
 }
@@ -200,7 +207,8 @@ fn hardened_callers_work_without_unneeded_privileges() {
         "PrivateIPC=yes ProtectHostname=yes ProtectClock=yes UMask=0077 LimitNOFILE=64",
     ] {
         for init in ["systemd", "none"] {
-            let _ = Caller::unit(properties).output_of(&[&format!("--init={init}")], LOOK);
+            let _ =
+                Caller::unit(properties).output_of(&[&format!("--init={init}")], PRINT_ENVIRONMENT);
         }
     }
     sh("install -d -m 0700 /var/lib/nspawn-ci /var/cache/nspawn-ci").expect(0);
@@ -208,7 +216,7 @@ fn hardened_callers_work_without_unneeded_privileges() {
     let _ = Caller::unit(&format!(
         "{strict} ReadWritePaths=/var/lib ReadWritePaths=/var/cache"
     ))
-    .output_of(&[], LOOK);
+    .output_of(&[], PRINT_ENVIRONMENT);
 }
 
 #[test]
@@ -237,13 +245,13 @@ fn refusal_names_the_setting_that_restricts_the_caller() {
         ),
     ] {
         for init in ["stub", "none"] {
-            Caller::unit(properties).is_refused(&[&format!("--init={init}")], words);
+            Caller::unit(properties).expect_refused(&[&format!("--init={init}")], words);
         }
     }
     Caller::of(&["sh", "-c", "ulimit -f 2048; exec \"$@\"", "-"])
-        .is_refused(&["--init=stub"], "ulimit -f unlimited");
+        .expect_refused(&["--init=stub"], "ulimit -f unlimited");
     // PrivatePIDs= exists since systemd 257.
     if Caller::unit("PrivatePIDs=yes").call(&["true"]).code() == 0 {
-        Caller::unit("PrivatePIDs=yes").is_refused(&["--init=stub"], "set PrivatePIDs=no");
+        Caller::unit("PrivatePIDs=yes").expect_refused(&["--init=stub"], "set PrivatePIDs=no");
     }
 }

@@ -88,20 +88,20 @@ impl Cell<'_> {
     }
 }
 
-/// A command that runs and has said `on`.
-pub struct Running {
+/// A command in the background, which has printed `on`.
+pub struct BackgroundCommand {
     child: Child,
     output: BufReader<ChildStdout>,
 }
 
-impl Running {
+impl BackgroundCommand {
     #[track_caller]
     pub fn start(machine: &Machine, script: &str) -> Self {
-        Self::of(&mut machine.command(["sh", "-c", script]))
+        Self::start_command(&mut machine.command(["sh", "-c", script]))
     }
 
     #[track_caller]
-    pub fn of(command: &mut Command) -> Self {
+    pub fn start_command(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -113,7 +113,7 @@ impl Running {
         output.read_line(&mut line).unwrap();
         if line != "on\n" {
             panic!(
-                "no start but {line:?}: {}",
+                "the first line is {line:?}: {}",
                 Self { child, output }.end().describe()
             );
         }
@@ -129,16 +129,16 @@ impl Running {
         .expect(0);
     }
 
-    /// Waits for its end.
+    /// Waits until the command ends, and returns its result.
     pub fn end(mut self) -> Done {
         let mut stdout = Vec::new();
         self.output.read_to_end(&mut stdout).unwrap();
         let rest = self.child.wait_with_output().unwrap();
-        Done::new("a command that ran".to_owned(), Output { stdout, ..rest })
+        Done::new("a background command".to_owned(), Output { stdout, ..rest })
     }
 }
 
-/// A process that is told from all others of the host by how long it sleeps.
+/// A sleep of a unique duration, by which tests find its process on the host.
 pub struct Sleep(String);
 
 impl Sleep {
@@ -164,17 +164,17 @@ impl Sleep {
             .ok()
     }
 
-    pub fn is_there(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.process().is_some()
     }
 
-    /// The host's cgroup that it is in.
+    /// Returns the cgroup of the process, as the host sees it.
     #[track_caller]
     pub fn cgroup(&self) -> String {
         fs::read_to_string(format!("/proc/{}/cgroup", self.process().unwrap())).unwrap()
     }
 
-    /// The name of the machine that it is in.
+    /// Returns the name of the machine in which the process runs.
     #[track_caller]
     pub fn machine(&self) -> String {
         let cgroup = self.cgroup();
@@ -186,14 +186,14 @@ impl Sleep {
     }
 }
 
-/// Whether systemd-machined has it.
+/// Returns whether the machine is registered with systemd-machined.
 pub fn is_registered(machine: &Machine) -> bool {
     let list = call("machinectl", ["list", "--no-legend"]).expect(0).out();
     list.lines()
         .any(|line| line.split_whitespace().next() == Some(&machine.name))
 }
 
-/// What systemd says of the machine's unit.
+/// Returns properties of the machine's unit.
 pub fn unit_properties(machine: &Machine, names: &str) -> String {
     sh(&format!(
         "systemctl show --property={names} nspawn-{}.service",

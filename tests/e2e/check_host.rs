@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nspawn_tests::{Done, call, image, sh};
 
-/// Runs `check-host` after `breakage`, both in a mount namespace that hides the damage from the host.
+/// Runs `check-host` after `breakage`, in a separate mount namespace.
 fn check_after(breakage: &str) -> Done {
     call(
         "unshare",
@@ -41,24 +41,35 @@ fn suitable_host_passes() {
     );
 }
 
-#[test]
-fn each_defect_is_reported_with_its_remedy() {
-    let other_user = replace_file(
-        "/usr/bin/systemctl",
-        "#!/bin/sh\ncase $1 in show) echo ci ;; *) echo systemd 252 ;; esac",
-    );
-    let other_user = format!(
-        "{other_user}; mkdir -p /run/check; PATH=$PATH:/run/check; cp /bin/true /run/check/gitlab-runner"
-    );
-    let runner =
-        "mkdir -p /run/check; PATH=$PATH:/run/check; cp /bin/true /run/check/gitlab-runner";
-    let hardened = |properties: &str| {
-        let unit = format!(
-            "#!/bin/sh\ncase $* in *PrivateUsers*) printf '{properties}' ;; *--version) echo systemd 252 ;; esac"
+/// A defect of the host: commands that cause it, the line of `check-host`, words of the remedy.
+type Defect<'a> = (String, &'a str, &'a str);
+
+fn check_defects(defects: &[Defect]) {
+    for (breakage, line, remedy) in defects {
+        let done = check_after(breakage);
+        let out = done.out();
+        let remedy_line = out
+            .lines()
+            .skip_while(|found| !found.starts_with(line))
+            .nth(1);
+        assert!(
+            remedy_line.is_some_and(|found| found.contains("mend: ") && found.contains(remedy)),
+            "{line}: {}",
+            done.describe()
         );
-        format!("{}; {runner}", replace_file("/usr/bin/systemctl", &unit))
-    };
-    let defects = [
+        assert_eq!(
+            done.code(),
+            i32::from(out.contains("bad ")),
+            "{}",
+            done.describe()
+        );
+        assert_eq!(done.err(), "", "{breakage}");
+    }
+}
+
+#[test]
+fn defects_of_kernel_and_systemd_are_reported_with_their_remedies() {
+    check_defects(&[
         (
             replace_file("/usr/bin/systemctl", "#!/bin/sh\necho systemd 251"),
             "bad   systemd is 251",
@@ -83,11 +94,6 @@ fn each_defect_is_reported_with_its_remedy() {
             replace_file("/sys/fs/cgroup/cgroup.controllers", "cpu pids\n"),
             "note  the kernel has no controller for memory",
             "",
-        ),
-        (
-            "mount --bind /dev/null /usr/bin/pasta".into(),
-            "bad   pasta is not there",
-            "apt-get install passt",
         ),
         (
             "PATH=/usr/sbin:/usr/bin:$(dirname $(command -v check-host))".into(),
@@ -120,9 +126,23 @@ fn each_defect_is_reported_with_its_remedy() {
             "sysctl -w",
         ),
         (
-            "mount -t tmpfs -o size=20m none /var/lib/nspawn-ci".into(),
-            "bad   20 MiB are free",
-            "larger disk",
+            replace_file(
+                "/usr/bin/systemctl",
+                "#!/bin/sh\ntest $1 != is-enabled && echo systemd 252",
+            ),
+            "note  nothing removes",
+            "enable nspawn-ci-stale.timer",
+        ),
+    ]);
+}
+
+#[test]
+fn defects_of_the_network_are_reported_with_their_remedies() {
+    check_defects(&[
+        (
+            "mount --bind /dev/null /usr/bin/pasta".into(),
+            "bad   pasta is not there",
+            "apt-get install passt",
         ),
         (
             "mount --bind /dev/null $(command -v ip)".into(),
@@ -135,13 +155,58 @@ fn each_defect_is_reported_with_its_remedy() {
             "apt-get install iproute2",
         ),
         (
-            replace_file(
-                "/usr/bin/systemctl",
-                "#!/bin/sh\ntest $1 != is-enabled && echo systemd 252",
-            ),
-            "note  nothing removes",
-            "enable nspawn-ci-stale.timer",
+            replace_file("/etc/resolv.conf", "search example.test\n"),
+            "note  no resolver",
+            "name one there",
         ),
+    ]);
+}
+
+#[test]
+fn missing_space_is_reported_with_its_remedy() {
+    sh("mkdir -p /var/lib/nspawn-ci").expect(0);
+    check_defects(&[
+        (
+            "mount -t tmpfs -o size=20m none /var/lib/nspawn-ci".into(),
+            "bad   20 MiB are free",
+            "larger disk",
+        ),
+        (
+            "mkdir -p /run/nspawn-ci; mount -t tmpfs -o size=100k none /run/nspawn-ci".into(),
+            "bad   100 KiB are free in /run",
+            "mount -o remount,size=",
+        ),
+        (
+            "mount -t tmpfs -o ro none /var/lib/nspawn-ci".into(),
+            "bad   /var/lib/nspawn-ci is read-only",
+            "can be written to",
+        ),
+    ]);
+}
+
+/// Commands that put a gitlab-runner on the PATH.
+const ADD_RUNNER: &str =
+    "mkdir -p /run/check; PATH=$PATH:/run/check; cp /bin/true /run/check/gitlab-runner";
+
+/// Returns commands that make systemctl show these properties of gitlab-runner.service.
+fn hardened(properties: &str) -> String {
+    let unit = format!(
+        "#!/bin/sh\ncase $* in *PrivateUsers*) printf '{properties}' ;; *--version) echo systemd 252 ;; esac"
+    );
+    format!(
+        "{}; {ADD_RUNNER}",
+        replace_file("/usr/bin/systemctl", &unit)
+    )
+}
+
+#[test]
+fn defects_of_gitlab_runner_are_reported_with_their_remedies() {
+    let other_user = replace_file(
+        "/usr/bin/systemctl",
+        "#!/bin/sh\ncase $1 in show) echo ci ;; *) echo systemd 252 ;; esac",
+    );
+    let other_user = format!("{other_user}; {ADD_RUNNER}");
+    check_defects(&[
         (
             "true".into(),
             "note  gitlab-runner is not there",
@@ -168,47 +233,11 @@ fn each_defect_is_reported_with_its_remedy() {
             "set CapabilityBoundingSet=CAP_SYS_PTRACE",
         ),
         (
-            "mkdir -p /run/nspawn-ci; mount -t tmpfs -o size=100k none /run/nspawn-ci".into(),
-            "bad   100 KiB are free in /run",
-            "mount -o remount,size=",
-        ),
-        (
-            "mount -t tmpfs -o ro none /var/lib/nspawn-ci".into(),
-            "bad   /var/lib/nspawn-ci is read-only",
-            "can be written to",
-        ),
-        (
             other_user,
             "bad   gitlab-runner.service runs as ci",
             "remove User=",
         ),
-        (
-            replace_file("/etc/resolv.conf", "search example.test\n"),
-            "note  no resolver",
-            "name one there",
-        ),
-    ];
-    sh("mkdir -p /var/lib/nspawn-ci").expect(0);
-    for (breakage, defect, remedy) in defects {
-        let done = check_after(&breakage);
-        let out = done.out();
-        let remedy_line = out
-            .lines()
-            .skip_while(|line| !line.starts_with(defect))
-            .nth(1);
-        assert!(
-            remedy_line.is_some_and(|line| line.contains("mend: ") && line.contains(remedy)),
-            "{defect}: {}",
-            done.describe()
-        );
-        assert_eq!(
-            done.code(),
-            i32::from(out.contains("bad ")),
-            "{}",
-            done.describe()
-        );
-        assert_eq!(done.err(), "", "{breakage}");
-    }
+    ]);
     sh("rm -r /run/check").expect(0);
 }
 
@@ -225,5 +254,9 @@ fn image_that_does_not_start_is_reported() {
         "{}",
         done.describe()
     );
+}
+
+#[test]
+fn unknown_option_is_refused() {
     call("check-host", ["--nonsense"]).expect(1);
 }

@@ -51,7 +51,7 @@ fn options(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_option_in_the_pages_exists() {
-    // These options belong to systemd's tools and to cargo.
+    // The pages also mention options of systemd's tools and of cargo.
     let mut known: BTreeSet<_> = ["--machine", "--path"].map(str::to_owned).into();
     for program in PROGRAMS {
         known.extend(options(&call(program, ["--help"]).expect(0).out()));
@@ -109,7 +109,7 @@ fn every_option_names_its_variable() {
                     .to_uppercase()
                     .replace('-', "_")
             );
-            // These options exist on the command line only.
+            // The exempt options have no variable.
             let exempt = ["--help", "--version", "--machine", "--standby"].contains(&&*option)
                 || (program, &*option) == ("nspawn-run", "--image");
             assert!(

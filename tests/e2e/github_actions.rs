@@ -1,9 +1,10 @@
 //! Jobs of GitHub's runner: `github-actions-hook`, called as the runner calls its container hooks.
 
+mod requests;
 mod runner;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use nspawn_tests::{call, left_of, sh, wait_until};
 use serde_json::{Value, json};
 
-use runner::{Runner, end, hook};
+use runner::{Runner, hook, wait_for_end};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -128,8 +129,13 @@ fn alpine_image_is_reported_to_the_runner() {
     assert_eq!(runner.response()["isAlpine"], true);
     assert_ne!(runner.machines(), "");
     runner.call("cleanup_job", &json!({})).expect(0);
+}
+
+#[test]
+fn prepare_without_a_response_file_leaves_no_machine() {
+    let runner = Runner::new();
     let request = json!({ "command": "prepare_job", "args": runner.job(), "responseFile": "/nowhere/response" });
-    let done = end(runner.start(runner.raw(request.to_string().as_bytes()))).expect(1);
+    let done = wait_for_end(runner.start(runner.raw(request.to_string().as_bytes()))).expect(1);
     assert!(
         done.err()
             .contains("No such file or directory: '/nowhere/response'"),
@@ -165,7 +171,7 @@ fn cancelled_step_ends_and_its_machine_goes_on() {
         for name in signals {
             signal(&child, name);
         }
-        let done = end(child);
+        let done = wait_for_end(child);
         assert_eq!(
             done.status.signal(),
             Some(expected),
@@ -199,7 +205,7 @@ fn cancelled_prepare_leaves_nothing() {
     });
     let name = name().unwrap();
     signal(&child, "INT");
-    assert_ne!(end(child).status.code(), Some(0));
+    assert_ne!(wait_for_end(child).status.code(), Some(0));
     assert_eq!(runner.response(), Value::Null);
     assert_eq!(left_of(&name), "");
 }
@@ -224,142 +230,4 @@ fn machine_of_a_killed_worker_is_stale() {
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert_eq!(left_of(&runner.machine()), "");
     runner.run("true").expect(125);
-}
-
-#[test]
-fn unsupported_requests_are_refused() {
-    let mut runner = Runner::new();
-    runner.state = json!({ "machine": "no-such-machine" });
-    let with = |mut args: Value, path: &str, value: Value| {
-        match args.pointer_mut(path) {
-            Some(place) => *place = value,
-            None => args[&path[1..]] = value,
-        }
-        args
-    };
-    let (job, action, step) = (runner.job(), runner.action(), runner.step("true"));
-    symlink("/etc", runner.path("_work/it/link")).unwrap();
-    let link =
-        json!([{ "sourceVolumePath": runner.path("_work/it/link/ssl"), "targetVolumePath": "/x" }]);
-    let large = json!({ "LARGE": "x".repeat(200_000) });
-    for (command, args, words) in [
-        (
-            "prepare_job",
-            with(job.clone(), "/container", Value::Null),
-            "give it 'container: IMAGE'",
-        ),
-        (
-            "prepare_job",
-            with(job.clone(), "/services", json!([{ "image": "redis" }])),
-            "'services:' can't be had",
-        ),
-        (
-            "prepare_job",
-            with(job.clone(), "/container/createOptions", json!("--cpus 1")),
-            "'options:' are docker's",
-        ),
-        (
-            "prepare_job",
-            with(job.clone(), "/container/portMappings", json!(["80:80"])),
-            "'ports:' are docker's",
-        ),
-        (
-            "prepare_job",
-            with(job.clone(), "/container/userMountVolumes", link.clone()),
-            "'volumes:' are for",
-        ),
-        (
-            "prepare_job",
-            with(job.clone(), "/container/systemMountVolumes", link),
-            "without symbolic links",
-        ),
-        (
-            "prepare_job",
-            with(job.clone(), "/container/image", json!("no-such:image")),
-            "no-such:image",
-        ),
-        (
-            "prepare_job",
-            with(job.clone(), "/container/image", json!("--help")),
-            "--help",
-        ),
-        (
-            "prepare_job",
-            with(job.clone(), "/container/image", json!("../a\nb")),
-            "a",
-        ),
-        (
-            "prepare_job",
-            with(
-                job.clone(),
-                "/container/environmentVariables",
-                json!({ "A=\nB": "" }),
-            ),
-            r"'A=\nB'",
-        ),
-        (
-            "prepare_job",
-            with(
-                job.clone(),
-                "/container/environmentVariables",
-                json!({ "A": "\0" }),
-            ),
-            "null byte",
-        ),
-        (
-            "prepare_job",
-            with(
-                job.clone(),
-                "/container/environmentVariables",
-                large.clone(),
-            ),
-            "list too long",
-        ),
-        (
-            "run_container_step",
-            with(action.clone(), "/dockerfile", json!("Dockerfile")),
-            "of a Dockerfile",
-        ),
-        ("run_container_step", action.clone(), "names no command"),
-        (
-            "run_script_step",
-            with(step.clone(), "/entryPointArgs", json!(["'open"])),
-            "No closing quotation",
-        ),
-        (
-            "run_script_step",
-            with(step.clone(), "/environmentVariables", large),
-            "Argument list too long",
-        ),
-        ("run_script_step", Value::Null, "none of GitHub's runner"),
-        ("run_jobs\n", json!({}), r"no command 'run_jobs\n'"),
-    ] {
-        let done = runner.call(command, &args).expect_error(1, words);
-        assert_eq!(runner.response(), Value::Null, "{}", done.describe());
-    }
-    runner
-        .call("run_script_step", &step)
-        .expect_error(125, "no-such-machine");
-    runner
-        .call(
-            "run_container_step",
-            &with(
-                with(action, "/image", json!("none")),
-                "/entryPoint",
-                json!("true"),
-            ),
-        )
-        .expect_error(125, "none");
-    for bytes in [
-        &b""[..],
-        b"{",
-        b"[]",
-        b"null",
-        b"{\"command\": []}",
-        b"\xff",
-        &b"[".repeat(100_000),
-    ] {
-        let done = end(runner.start(runner.raw(bytes)));
-        done.expect_error(1, "none of GitHub's runner");
-    }
 }

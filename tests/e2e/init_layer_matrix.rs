@@ -1,14 +1,11 @@
 //! The checks of [`Cell`] for each combination of `--init` and `--layer`, and GitLab jobs in some.
 
-use std::os::unix::fs::symlink;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nspawn_tests::sequencer::{Job, Outcome, Runner};
-use nspawn_tests::{call, finish, image, left_of, random, sh, wait_until};
+use nspawn_tests::{call, image, left_of, sh};
 
-use crate::cell::{Cell, Running, Sleep, unit_properties};
+use crate::cell::{Cell, Sleep, unit_properties};
 
 macro_rules! cells {
     ($($name:ident: $init:literal, $layer:literal;)*) => {
@@ -60,7 +57,7 @@ fn check(init: &'static str, layer: &'static str) {
     assert_eq!(left_of(&name), "");
 }
 
-fn gitlab_job(init: &'static str, layer: &'static str) {
+fn check_gitlab_job(init: &'static str, layer: &'static str) {
     let image = image();
     let sleep = Sleep::new();
     let job = Job::new(&image)
@@ -104,140 +101,22 @@ fn gitlab_job(init: &'static str, layer: &'static str) {
         "built\n"
     );
     assert_eq!(left_of(&report.machine), "");
-    assert!(!sleep.is_there());
+    assert!(!sleep.is_running());
 }
 
 #[test]
 fn gitlab_job_runs_with_stub_on_disk() {
-    gitlab_job("stub", "disk");
+    check_gitlab_job("stub", "disk");
 }
 
 #[test]
 fn gitlab_job_runs_with_none_on_disk() {
-    gitlab_job("none", "disk");
+    check_gitlab_job("none", "disk");
 }
 
 #[test]
 fn gitlab_job_runs_with_systemd_on_tmpfs() {
-    gitlab_job("systemd", "tmpfs");
-}
-
-#[test]
-fn command_runs_in_a_machine_of_the_image() {
-    let image = image();
-    let run = |words: &[&str]| call("nspawn-run", ["--image", &image].iter().chain(words));
-    assert_eq!(
-        run(&["sh", "-c", "echo out; echo err >&2; exit 42"])
-            .expect(42)
-            .out(),
-        "out\n"
-    );
-    // The output may also list limits that this host's kernel can't enforce.
-    let missing = run(&["no-such-command"]).expect(127).err();
-    assert!(
-        missing.contains("nspawn-run: can't run \"no-such-command\": No such file"),
-        "{missing}"
-    );
-    // All words after the image belong to the command.
-    assert_eq!(
-        run(&["ls", "-t", "-d", "/usr", "--"]).expect(0).out(),
-        "/usr\n"
-    );
-    let bytes = random(2_000_000, 3);
-    let mut cat = Command::new("nspawn-run");
-    assert!(
-        finish(cat.args([&format!("--image={image}"), "cat"]), &bytes)
-            .expect(0)
-            .stdout
-            == bytes
-    );
-    let mut script = Command::new("nspawn-run");
-    let script = script.args(["--image", &image, "-E", "A=1"]);
-    assert_eq!(
-        finish(script, b"touch ~/x; echo $A; test -w /etc || exit 6")
-            .expect(6)
-            .out(),
-        "1\n"
-    );
-}
-
-#[test]
-fn machine_ends_with_its_command() {
-    let image = image();
-    for signal in ["", "TERM", "INT"] {
-        let sleep = Sleep::new();
-        let script = format!(
-            "setsid {} & echo on; {}",
-            sleep.command(),
-            if signal.is_empty() { "sleep 1" } else { "wait" }
-        );
-        let running = Running::of(
-            Command::new("nspawn-run").args(["--image", &image, "bash", "-c", &script]),
-        );
-        wait_until("the command sleeps", Duration::from_secs(5), || {
-            sleep.is_there()
-        });
-        let name = sleep.machine();
-        assert!(
-            sh("machinectl list --no-legend")
-                .expect(0)
-                .out()
-                .contains(&name)
-        );
-        if !signal.is_empty() {
-            running.signal(signal);
-        }
-        drop(running.end());
-        assert!(!sleep.is_there());
-        assert_eq!(left_of(&name), "");
-    }
-}
-
-/// The serial tests remove the stale remains, since `--stale` would remove those of other tests too.
-#[test]
-fn machine_of_a_killed_run_ends_and_is_stale() {
-    let (image, sleep) = (image(), Sleep::new());
-    let script = format!("echo on; {}", sleep.command());
-    let running =
-        Running::of(Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]));
-    wait_until("the command sleeps", Duration::from_secs(5), || {
-        sleep.is_there()
-    });
-    let name = sleep.machine();
-    running.signal("KILL");
-    drop(running.end());
-    wait_until("the command has ended", Duration::from_secs(5), || {
-        !sleep.is_there()
-    });
-    let unit = format!("/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{name}.service");
-    wait_until("the machine has ended", Duration::from_secs(40), || {
-        !std::path::Path::new(&unit).exists()
-    });
-    let stale = call("nspawn-cleanup", ["--stale", "--dry-run"])
-        .expect(0)
-        .out();
-    assert!(
-        stale
-            .lines()
-            .any(|line| line.starts_with(&format!("{name}:"))),
-        "{stale}"
-    );
-    call("nspawn-cleanup", [&name]).expect(0);
-    assert_eq!(left_of(&name), "");
-}
-
-#[test]
-fn unknown_images_and_gitlab_jobs_are_refused() {
-    call("nspawn-run", ["--image=no-such-image", "true"])
-        .expect_error(125, "no image \"no-such-image\"");
-    call("nspawn-run", ["--image=../x", "true"]).expect_error(125, "no image");
-    let mut job = Command::new("nspawn-run");
-    let job = job.envs([
-        ("CUSTOM_ENV_CI_JOB_ID", "1"),
-        ("SYSTEM_FAILURE_EXIT_CODE", "82"),
-    ]);
-    finish(job.args(["--image", &image(), "true"]), b"")
-        .expect_error(82, "--image is not for GitLab jobs");
+    check_gitlab_job("systemd", "tmpfs");
 }
 
 #[test]
@@ -285,29 +164,4 @@ fn cleanup_at_any_moment_of_a_run_leaves_nothing() {
         });
         assert_eq!(left_of(&machine.name), "", "{moment}");
     }
-}
-
-/// Tests signals at various moments, also while the machine is being made.
-#[test]
-fn signal_at_any_moment_ends_command_and_machine() {
-    // The names of the machines begin with the name of the image.
-    let (name, sleep) = (format!("signals-{}", std::process::id()), Sleep::new());
-    let link = format!("/var/lib/machines/{name}");
-    symlink(image(), &link).unwrap();
-    for moment in 0..6 {
-        let command = ["--image", &name, "sh", "-c", sleep.command()];
-        let mut run = Command::new("nspawn-run");
-        let mut child = run
-            .args(command)
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(Duration::from_millis(20 + 80 * moment));
-        call("kill", ["-TERM", &child.id().to_string()]).expect(0);
-        assert_eq!(child.wait().unwrap().signal(), Some(15), "{moment}");
-        assert!(!sleep.is_there());
-        assert_eq!(left_of(&name), "", "{moment}");
-    }
-    std::fs::remove_file(link).unwrap();
 }

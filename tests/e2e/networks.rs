@@ -66,7 +66,7 @@ fn nat_reaches_the_outside_and_resolves_names() {
             .out(),
         host
     );
-    // Whether any name resolves depends on the network of the host.
+    // Resolution depends on the network of the host.
     let name = "deb.debian.org";
     if sh(&format!("getent hosts {name}")).code() == 0 {
         machine.run(["getent", "hosts", name]).expect(0);

@@ -54,7 +54,7 @@ fn install(version: &str) {
 }
 
 /// Runs an installed program, as a user's shell would find it.
-fn installed(program: &str, arguments: &[&str]) -> Done {
+fn call_installed(program: &str, arguments: &[&str]) -> Done {
     call("env", [PATH, program].iter().chain(arguments))
 }
 
@@ -67,7 +67,7 @@ fn state_of_units(verb: &str) -> String {
 }
 
 /// Returns the start time of the machine's PID 1, which changes if the machine is started again.
-fn boot() -> String {
+fn start_time() -> String {
     call("nspawn-run", [NAME, "stat", "--format=%Y", "/proc/1"])
         .expect(0)
         .out()
@@ -105,7 +105,7 @@ fn check_installed(updates: &str) {
         "nspawn-github-actions-hook",
         "autopkgtest-virt-nspawn-ci",
     ] {
-        installed(program, &["--help"]).expect(0);
+        call_installed(program, &["--help"]).expect(0);
         assert!(
             fs::exists(format!("/usr/share/man/man1/{program}.1.gz")).unwrap(),
             "{program}"
@@ -132,14 +132,14 @@ fn check_examples() {
 ///
 /// There is one machine with each `--init`, a running command, a machine that is being made, and a
 /// standby machine.
-struct Others {
+struct OtherMachines {
     names: Vec<String>,
     running: Child,
     making: Child,
-    standing_by: String,
+    standby_names: String,
 }
 
-impl Others {
+impl OtherMachines {
     const MODES: [&str; 3] = ["--init=systemd", "--init=stub", "--init=none"];
     const MAKING: &str = "e2e-package-making";
 
@@ -149,10 +149,10 @@ impl Others {
             .map(|(number, _)| format!("{NAME}-{number}"))
             .collect();
         for (name, mode) in names.iter().zip(Self::MODES) {
-            installed("nspawn-prepare", &["--name", name, mode, &image()]).expect(0);
+            call_installed("nspawn-prepare", &["--name", name, mode, &image()]).expect(0);
         }
-        pool(1);
-        let standing_by = standing_by();
+        resize_pool(1);
+        let standby_names = standby_names();
         let spawn = |words: &[&str]| Command::new("env").arg(PATH).args(words).spawn().unwrap();
         let running = spawn(&[
             "nspawn-run",
@@ -181,7 +181,7 @@ impl Others {
             names,
             running,
             making,
-            standing_by,
+            standby_names,
         }
     }
 
@@ -192,7 +192,7 @@ impl Others {
         fs::write("/run/e2e-package-go", "").unwrap();
         assert!(self.making.wait().unwrap().success());
         fs::remove_file("/run/e2e-package-go").unwrap();
-        installed("nspawn-run", &[&self.names[1], "touch", "/root/go"]).expect(0);
+        call_installed("nspawn-run", &[&self.names[1], "touch", "/root/go"]).expect(0);
         assert_eq!(self.running.wait().unwrap().code(), Some(7));
         let all: Vec<_> = self
             .names
@@ -201,15 +201,15 @@ impl Others {
             .chain([Self::MAKING])
             .collect();
         for name in &all {
-            installed("nspawn-run", &[name, "sh", "-c", "exit 3"]).expect(3);
+            call_installed("nspawn-run", &[name, "sh", "-c", "exit 3"]).expect(3);
         }
-        installed("nspawn-cleanup", &all).expect(0);
+        call_installed("nspawn-cleanup", &all).expect(0);
         // The prepare that was under way had the pool refilled, by the later version.
         wait_until("the pool is refilled", Duration::from_secs(60), || {
-            let names = standing_by();
-            !names.is_empty() && names != self.standing_by
+            let names = standby_names();
+            !names.is_empty() && names != self.standby_names
         });
-        pool(0);
+        resize_pool(0);
         assert_eq!(
             all.iter().map(|name| left_of(name)).collect::<String>() + &left_of("standby-"),
             ""
@@ -217,8 +217,8 @@ impl Others {
     }
 }
 
-fn pool(count: u32) {
-    installed(
+fn resize_pool(count: u32) {
+    call_installed(
         "nspawn-prepare",
         &[
             &format!("--standby={count}"),
@@ -230,15 +230,15 @@ fn pool(count: u32) {
     .expect(0);
 }
 
-fn standing_by() -> String {
+fn standby_names() -> String {
     sh("cd /run/nspawn-ci && for name in standby-*; do test ! -e $name/specification || echo $name; done")
         .out()
 }
 
 /// Checks that an upgrade keeps the enabled timers and the running machine.
-fn check_upgrade(booted: &str) {
+fn check_upgrade(started: &str) {
     call("systemctl", ["enable", "--now", "nspawn-ci-update.timer"]).expect(0);
-    let others = Others::begin();
+    let others = OtherMachines::begin();
     install(NEXT);
     others.check();
     assert_eq!(
@@ -250,11 +250,11 @@ fn check_upgrade(booted: &str) {
         NEXT
     );
     check_installed("enabled");
-    installed("nspawn-run", &[NAME, "true"]).expect(0);
-    assert_eq!(boot(), booted);
+    call_installed("nspawn-run", &[NAME, "true"]).expect(0);
+    assert_eq!(start_time(), started);
 }
 
-fn check_removal_under_a_machine(booted: &str) {
+fn check_removal_under_a_machine(started: &str) {
     let removed = call("dpkg", ["--remove", "nspawn-ci"]).expect(0);
     let errors = removed.err();
     let machines = errors
@@ -272,15 +272,15 @@ fn check_removal_under_a_machine(booted: &str) {
         "{}",
         purged.describe()
     );
-    assert_eq!(boot(), booted);
+    assert_eq!(start_time(), started);
     call("nspawn-cleanup", [NAME]).expect(0);
 }
 
 fn check_purge() {
     install(NEXT);
     // This machine waits for its next command, and has no process.
-    installed("nspawn-prepare", &["--name", NAME, "--init=none", &image()]).expect(0);
-    installed("nspawn-run", &[NAME, "true"]).expect(0);
+    call_installed("nspawn-prepare", &["--name", NAME, "--init=none", &image()]).expect(0);
+    call_installed("nspawn-run", &[NAME, "true"]).expect(0);
     let purged = call("dpkg", ["--purge", "nspawn-ci"]).expect(0);
     assert!(!purged.err().contains("left"), "{}", purged.describe());
     for directory in [
@@ -301,14 +301,14 @@ fn package_is_installed_upgraded_and_purged() {
     install(env!("CARGO_PKG_VERSION"));
     check_installed("disabled");
     check_examples();
-    let prepared = installed("nspawn-prepare", &["--name", NAME, &image()]).expect(0);
+    let prepared = call_installed("nspawn-prepare", &["--name", NAME, &image()]).expect(0);
     assert_eq!(prepared.out(), format!("{NAME}\n"));
-    let booted = boot();
-    check_upgrade(&booted);
+    let started = start_time();
+    check_upgrade(&started);
     let admin_file = "/etc/nspawn-ci/images/own.args";
     fs::create_dir_all("/etc/nspawn-ci/images").unwrap();
     fs::write(admin_file, "--property=TasksMax=100\n").unwrap();
-    check_removal_under_a_machine(&booted);
+    check_removal_under_a_machine(&started);
     check_purge();
     assert_eq!(
         fs::read_to_string(admin_file).unwrap(),

@@ -5,6 +5,7 @@
 mod bench;
 mod cell;
 mod filesystems;
+mod loop_devices;
 mod package;
 mod stale_and_kept;
 mod systemd_upgrade;

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use nspawn_tests::{Machine, call, finish, image, left_of, wait_until};
 
-use crate::cell::{Cell, Running, Sleep, is_registered, unit_properties};
+use crate::cell::{BackgroundCommand, Cell, Sleep, is_registered, unit_properties};
 
 /// Stand-in for a CI job: prints the name of its machine and exits with 5.
 const JOB: &str = "echo in $(hostname); exit 5";
 
-fn by_systemd_run(machine: &Machine, script: &str, stdin: &[u8]) -> nspawn_tests::Done {
+fn call_systemd_run(machine: &Machine, script: &str, stdin: &[u8]) -> nspawn_tests::Done {
     let option = format!("--machine={}", machine.name);
     finish(
         Command::new("systemd-run")
@@ -24,7 +24,7 @@ fn by_systemd_run(machine: &Machine, script: &str, stdin: &[u8]) -> nspawn_tests
 }
 
 /// Runs `machinectl shell`, which needs a terminal; script(1) provides one.
-fn by_machinectl_shell(machine: &Machine) -> nspawn_tests::Done {
+fn call_machinectl_shell(machine: &Machine) -> nspawn_tests::Done {
     let shell = format!(
         "machinectl --quiet shell {} /bin/sh -c 'echo in $(hostname)'",
         machine.name
@@ -88,7 +88,7 @@ fn init_none_keeps_files_but_no_processes() {
         ))
         .expect(0);
     assert_eq!(machine.run(["cat", "/etc/own"]).expect(0).out(), "mine\n");
-    assert!(!sleep.is_there() && !is_registered(&machine));
+    assert!(!sleep.is_running() && !is_registered(&machine));
     assert!(!fs::exists(format!("/var/lib/machines/{image}/etc/own")).unwrap());
 }
 
@@ -152,7 +152,7 @@ fn machinectl_manages_images_and_machines() {
 #[test]
 fn machinectl_shell_works_and_nspawn_run_adds_the_exit_status() {
     let machine = Machine::new();
-    let done = by_machinectl_shell(&machine).expect(0);
+    let done = call_machinectl_shell(&machine).expect(0);
     assert!(
         done.out().contains(&format!("in {}", machine.name)),
         "{}",
@@ -178,7 +178,7 @@ fn machinectl_shell_works_and_nspawn_run_adds_the_exit_status() {
 fn systemd_run_and_nspawn_run_agree_on_streams_and_status() {
     let machine = Machine::new();
     let script = "cat; echo err >&2; exit 5";
-    let by_systemd = by_systemd_run(&machine, script, b"a\0b\xff").expect(5);
+    let by_systemd = call_systemd_run(&machine, script, b"a\0b\xff").expect(5);
     let by_nspawn_run = finish(&mut machine.command(["sh", "-c", script]), b"a\0b\xff").expect(5);
     assert_eq!(
         (&by_systemd.stdout, &by_systemd.stderr),
@@ -199,7 +199,8 @@ fn systemd_run_and_nspawn_run_agree_on_streams_and_status() {
     }
 }
 
-/// Approach: a detached systemd-nspawn, started by a `systemd-run` that does not wait for readiness.
+/// Approach: a detached systemd-nspawn, started by a `systemd-run` that does not wait for
+/// readiness.
 ///
 /// There the next command fails, because the machine is not up yet. `nspawn-prepare` returns once
 /// commands can be run, by any tool.
@@ -209,9 +210,9 @@ fn commands_run_as_soon_as_prepare_returns() {
         let machine = Machine::new();
         match round % 3 {
             0 => drop(machine.sh(JOB).expect(5)),
-            1 => drop(by_systemd_run(&machine, JOB, b"").expect(5)),
+            1 => drop(call_systemd_run(&machine, JOB, b"").expect(5)),
             _ => {
-                let done = by_machinectl_shell(&machine).expect(0);
+                let done = call_machinectl_shell(&machine).expect(0);
                 assert!(done.out().contains(&machine.name), "{}", done.describe());
             }
         }
@@ -250,12 +251,12 @@ fn unit_notifies_readiness_and_limits_its_payload() {
     );
     let sleep = Sleep::new();
     let writers = "for i in 1 2 3 4; do (while :; do echo x >/root/$(date +%N); done) & done";
-    let running = Running::start(
+    let running = BackgroundCommand::start(
         &machine,
         &format!("{writers}; echo on; {}", sleep.command()),
     );
     wait_until("the process runs", Duration::from_secs(20), || {
-        sleep.is_there()
+        sleep.is_running()
     });
     let place = sleep.cgroup();
     assert!(

@@ -56,8 +56,8 @@ fn machines_survive_upgrades_of_systemd() {
         ] {
             let machine = Machine::with(options);
             assert_eq!(
-                machine.sh("echo said; sleep 0.5; exit 7").expect(7).out(),
-                "said\n",
+                machine.sh("echo done; sleep 0.5; exit 7").expect(7).out(),
+                "done\n",
                 "{options:?}"
             );
             call("nspawn-cleanup", [&machine.name]).expect(0);

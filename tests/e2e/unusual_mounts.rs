@@ -22,7 +22,7 @@ impl Drop for Change {
     }
 }
 
-fn every_init_works(layer: &str) {
+fn check_every_init(layer: &str) {
     for init in ["systemd", "stub", "none"] {
         let machine = Machine::with(&[&format!("--init={init}"), layer]);
         let done = machine
@@ -48,14 +48,14 @@ fn machines_work_with_a_read_only_etc() {
         "mount --bind /etc /etc && mount -o remount,bind,ro /etc",
         "umount /etc",
     );
-    every_init_works("--layer=disk");
+    check_every_init("--layer=disk");
 }
 
 #[test]
 fn machines_work_with_a_full_tmp() {
     let full = "mount -t tmpfs -o size=64k,nr_inodes=2 none /tmp && ! head -c 1M /dev/zero 2>/dev/null >/tmp/full";
     let _change = Change::make(full, "umount /tmp");
-    every_init_works("--layer=disk");
+    check_every_init("--layer=disk");
 }
 
 /// Tests a /var that is hardened as security guides recommend: nosuid, nodev, noexec.
@@ -77,7 +77,7 @@ fn machines_work_with_a_noexec_nodev_var() {
         "--layer=tmpfs",
         "--layer=none",
     ] {
-        every_init_works(layer);
+        check_every_init(layer);
     }
 }
 

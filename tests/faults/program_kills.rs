@@ -8,18 +8,24 @@ use nspawn_tests::{call, image, left_of, random, sh};
 
 use crate::suite::{Suite, name, prepare};
 
-/// The killed programs, in the order of the match in [`rows`].
-const VICTIMS: [&str; 10] = [
-    "nspawn-prepare",
-    "nspawn-run",
-    "nspawn-cleanup",
-    "systemd-nspawn",
-    "nspawn-cleanup --stale",
-    "nspawn-run in a machine without an init",
-    "nspawn-run --image",
-    "nspawn-prepare that takes over a standby machine",
-    "nspawn-prepare --standby",
-    "nspawn-prepare of a job with services",
+/// A try: it gets the name of a machine, and the moment of the kill as a share of the usual duration.
+type Try = fn(&str, f64);
+
+/// The killed programs.
+const VICTIMS: [(&str, Try); 10] = [
+    ("nspawn-prepare", kill_prepare),
+    ("nspawn-run", kill_run),
+    ("nspawn-cleanup", kill_cleanup),
+    ("systemd-nspawn", kill_nspawn),
+    ("nspawn-cleanup --stale", kill_stale),
+    ("nspawn-run in a machine without an init", kill_start),
+    ("nspawn-run --image", kill_run_of_image),
+    (
+        "nspawn-prepare that takes over a standby machine",
+        kill_takeover,
+    ),
+    ("nspawn-prepare --standby", kill_standby),
+    ("nspawn-prepare of a job with services", kill_job),
 ];
 
 pub fn rows(suite: &mut Suite) {
@@ -28,26 +34,14 @@ pub fn rows(suite: &mut Suite) {
         .and_then(|seed| seed.parse().ok())
         .unwrap_or(7);
     let names = [name(), name(), name()];
-    for (place, victim) in (0..).zip(VICTIMS) {
+    for (place, (victim, attempt)) in (0..).zip(VICTIMS) {
         suite.row(
             &format!("SIGKILL at a random moment: {victim}"),
             suite.times(6, 60),
             |number| {
                 let numbers = random(3, seed + u64::from(number) * 10 + place);
                 let name = &*names[usize::from(numbers[0]) % names.len()];
-                let moment = f64::from(numbers[1]) / 256.0;
-                match place {
-                    0 => kill_prepare(name, moment),
-                    1 => kill_run(name, moment),
-                    2 => kill_cleanup(name, moment, &[name]),
-                    3 => kill_nspawn(name),
-                    4 => kill_stale(name, moment),
-                    5 => kill_start(name, moment),
-                    6 => kill_run_of_image(name, moment),
-                    7 => kill_takeover(name, moment),
-                    8 => kill_standby(moment),
-                    _ => kill_job(moment),
-                }
+                attempt(name, f64::from(numbers[1]) / 256.0);
             },
         );
     }
@@ -71,6 +65,7 @@ fn start_and_kill(command: &mut Command, moment: Duration) -> bool {
     child.wait().unwrap().success()
 }
 
+/// Checks that `nspawn-cleanup --stale` removes a machine.
 fn assert_stale_removes(name: &str) {
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert_eq!(left_of(name), "");
@@ -110,18 +105,18 @@ fn wait_for_end_of_command(name: &str) {
     call("nspawn-run", [name, "sh", "-c", wait]).expect(0);
 }
 
-fn kill_cleanup(name: &str, moment: f64, arguments: &[&str]) {
+fn kill_cleanup(name: &str, moment: f64) {
     make(name);
     sh(&format!(
         "nspawn-run {name} sh -c 'mkdir /root/d; cd /root/d; seq 2000 | xargs touch'"
     ))
     .expect(0);
     start_and_kill(
-        Command::new("nspawn-cleanup").args(arguments),
+        Command::new("nspawn-cleanup").arg(name),
         after(moment, 150.0),
     );
     call("nspawn-cleanup", ["--stale"]).expect(0);
-    // The kill came before the cleanup began, so that the machine was not stale.
+    // If the kill came before the cleanup began, the machine was not stale.
     if !left_of(name).is_empty() {
         call("nspawn-run", [name, "true"]).expect(0);
         call("nspawn-cleanup", [name]).expect(0);
@@ -129,7 +124,8 @@ fn kill_cleanup(name: &str, moment: f64, arguments: &[&str]) {
     assert_eq!(left_of(name), "");
 }
 
-fn kill_nspawn(name: &str) {
+/// Kills the supervisor of a machine, at no particular moment.
+fn kill_nspawn(name: &str, _: f64) {
     make(name);
     sh(&format!(
         "pkill -KILL -f '^systemd-nspawn .*--machine={name} '"
@@ -168,6 +164,7 @@ fn kill_start(name: &str, moment: f64) {
     assert_eq!(left_of(name), "");
 }
 
+/// Kills nspawn-run while it makes a machine of its own.
 fn kill_run_of_image(name: &str, moment: f64) {
     let mut command = Command::new("nspawn-run");
     command
@@ -177,6 +174,7 @@ fn kill_run_of_image(name: &str, moment: f64) {
     assert_stale_removes(name);
 }
 
+/// Returns the command that fills a pool with `count` machines.
 fn fill_pool(count: u32) -> Command {
     let mut command = Command::new("nspawn-prepare");
     command.args([format!("--standby={count}"), image()]);
@@ -198,7 +196,8 @@ fn kill_takeover(name: &str, moment: f64) {
     empty_pool();
 }
 
-fn kill_standby(moment: f64) {
+/// Kills nspawn-prepare while it fills a pool.
+fn kill_standby(_: &str, moment: f64) {
     start_and_kill(&mut fill_pool(2), after(moment, 600.0));
     call("nspawn-cleanup", ["--stale"]).expect(0);
     nspawn_tests::finish(&mut fill_pool(2), b"").expect(0);
@@ -206,7 +205,7 @@ fn kill_standby(moment: f64) {
 }
 
 /// Kills nspawn-prepare while it makes the machines of a job and of its services.
-fn kill_job(moment: f64) {
+fn kill_job(_: &str, moment: f64) {
     let (mut command, response) = (
         Command::new("nspawn-prepare"),
         format!("/run/faults-{}.json", std::process::id()),
@@ -232,7 +231,7 @@ fn kill_job(moment: f64) {
         );
     }
     // The processes that make the services may run for a moment longer.
-    sh("timeout 10 sh -c 'while pgrep -f \"[n]spawn-prepare --internal=service\"; do sleep 0.05; done' >/dev/null").expect(0);
+    sh("timeout 10 sh -c 'while pgrep -f \"[n]spawn-prepare --[a-z=]*service\"; do sleep 0.05; done' >/dev/null").expect(0);
     let mut cleanup = Command::new("nspawn-cleanup");
     if std::fs::exists(format!("/run/nspawn-ci/{job}811c9dc5/ready")).unwrap() {
         nspawn_tests::finish(
@@ -247,10 +246,11 @@ fn kill_job(moment: f64) {
     std::fs::remove_file(response).unwrap();
 }
 
+/// Empties the pool, and checks that its machines are gone.
 fn empty_pool() {
     nspawn_tests::finish(&mut fill_pool(0), b"").expect(0);
     // A process that still makes a machine for the pool removes it itself.
-    sh("timeout 20 sh -c 'while pgrep -f [n]spawn-prepare.--internal=refill; do sleep 0.05; done' >/dev/null").expect(0);
+    sh("timeout 20 sh -c 'while pgrep -f \"[n]spawn-prepare --[a-z=]*refill\"; do sleep 0.05; done' >/dev/null").expect(0);
     assert_stale_removes("standby-");
 }
 

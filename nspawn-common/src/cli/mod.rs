@@ -1,3 +1,4 @@
-//! Options from argument files, environment variables and the command line.
+//! Options of the programs: their sources and their values.
 
 pub mod sources;
+pub mod values;

@@ -1,8 +1,8 @@
-//! Calls of systemd as the manager of units, across its restarts.
+//! Calls of systemd's manager, which survive its restart.
 //!
-//! An upgrade of systemd has PID 1 execute itself anew (systemctl(1), daemon-reexec). Units and jobs go on, and all
-//! connections to it end: systemctl and systemd-run then fail, although what they asked for may have been done, or is
-//! being done.
+//! An upgrade of systemd makes PID 1 execute itself again (systemctl(1), daemon-reexec). Units and
+//! jobs continue, but all connections to it end. systemctl and systemd-run then fail, although the
+//! request may have been fulfilled or may still be in progress.
 
 use std::ffi::OsString;
 use std::thread;
@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::command;
-use crate::command::Outcome;
+use crate::command::running::Outcome;
 use crate::sys::signals;
 
-/// Time limit for systemd to take connections again.
+/// Time limit for systemd to accept connections again.
 const RETURN_LIMIT: Duration = Duration::from_secs(30);
 /// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -22,9 +21,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 const CALLERS: [&str; 2] = ["systemctl", "systemd-run"];
 /// Exit status of `systemctl start` for a unit that does not exist (systemctl(1), "Exit status").
 const NO_SUCH_UNIT: i32 = 5;
-/// Words that systemctl and systemd-run print where their connection has ended, in 252 to 262. Without a locale they
-/// are those of errno(3), and of dbus-daemon, through which systemctl of 252 calls.
-const LOST: [&str; 7] = [
+/// Messages of systemctl and systemd-run 252 to 262 about a connection that has ended.
+///
+/// Without a locale they are those of errno(3), and of dbus-daemon, through which systemctl 252
+/// calls.
+const LOST_CONNECTION: [&str; 7] = [
     "Connection reset by peer",
     "Connection refused",
     "Transport endpoint is not connected",
@@ -35,39 +36,46 @@ const LOST: [&str; 7] = [
 ];
 
 /// Returns whether `program` calls the manager.
-pub(crate) fn is_caller(program: &str) -> bool {
+pub(super) fn is_caller(program: &str) -> bool {
     CALLERS.contains(&program)
 }
 
-/// Repeats the call `argv`, whose `outcome` is that of the first attempt, as long as its connection ends early.
-/// `attempt` runs a command once.
-pub(crate) fn settle(
+/// Repeats the call `argv` as long as its connection ends early.
+///
+/// `outcome` is that of the first attempt, and `attempt` runs a command once.
+pub(super) fn repeat_if_lost(
     argv: &[OsString],
     mut outcome: Outcome,
     mut attempt: impl FnMut(&[OsString]) -> Result<Outcome>,
 ) -> Result<Outcome> {
     let deadline = Instant::now() + RETURN_LIMIT;
-    let wait = start_command(argv);
-    let mut is_waiting = false;
+    let start = start_command(argv);
+    let mut is_starting = false;
     loop {
         let is_lost = is_lost(&outcome);
-        let is_missing = is_waiting && outcome.status.code() == Some(NO_SUCH_UNIT);
+        let is_missing = is_starting && outcome.status.code() == Some(NO_SUCH_UNIT);
         if !(is_lost || is_missing) || Instant::now() >= deadline {
             return Ok(outcome);
         }
         signals::check()?;
         thread::sleep(PAUSE);
-        // A transient unit may have been made before the connection ended. A second one of its name is refused.
-        is_waiting = wait.is_some() && !is_missing;
-        outcome = attempt(wait.as_deref().filter(|_| is_waiting).unwrap_or(argv))?;
+        // systemd-run may have created its transient unit before the connection ended. Another
+        // unit of the same name would be refused, so start that unit, unless it is missing.
+        is_starting = start.is_some() && !is_missing;
+        outcome = match &start {
+            Some(start) if is_starting => attempt(start)?,
+            _ => attempt(argv)?,
+        };
     }
 }
 
 fn is_lost(outcome: &Outcome) -> bool {
-    !outcome.status.success() && LOST.iter().any(|words| outcome.stderr.contains(words))
+    let is_in_stderr = |message: &&str| outcome.stderr.contains(*message);
+    !outcome.status.success() && LOST_CONNECTION.iter().any(|message| is_in_stderr(message))
 }
 
-// The command that starts the unit of systemd-run's `argv` if there is one by now, and waits for it as that does.
+// Returns the command that starts the unit of the systemd-run command `argv` if it exists, and that
+// waits for the start in the same way.
 fn start_command(argv: &[OsString]) -> Option<Vec<OsString>> {
     let options = || {
         argv.iter()
@@ -75,12 +83,10 @@ fn start_command(argv: &[OsString]) -> Option<Vec<OsString>> {
             .filter_map(|word| word.to_str())
     };
     let unit = options().find_map(|word| word.strip_prefix("--unit="))?;
-    let mut command = command::argv(["systemctl", "start"]);
-    command.extend(
-        options()
-            .filter(|word| *word == "--no-block")
-            .map(OsString::from),
-    );
+    let mut command: Vec<OsString> = vec!["systemctl".into(), "start".into()];
+    if options().any(|word| word == "--no-block") {
+        command.push("--no-block".into());
+    }
     command.push(unit.into());
     Some(command)
 }
@@ -94,7 +100,7 @@ mod tests {
 
     const LOST: &str = "Failed to start transient service unit: Connection reset by peer";
 
-    fn ended(code: i32, stderr: &str) -> Outcome {
+    fn outcome(code: i32, stderr: &str) -> Outcome {
         Outcome {
             status: ExitStatus::from_raw(code << 8),
             stdout: String::new(),
@@ -103,66 +109,56 @@ mod tests {
     }
 
     /// Returns the commands of all attempts but the first, and the last status.
-    fn settled(argv: &[OsString], outcomes: &[(i32, &str)]) -> (Vec<String>, Option<i32>) {
-        let mut outcomes = outcomes.iter().map(|(code, stderr)| ended(*code, stderr));
-        let (first, mut asked) = (outcomes.next().unwrap(), Vec::new());
+    fn repeat(command: &str, outcomes: &[(i32, &str)]) -> (Vec<String>, Option<i32>) {
+        let argv: Vec<_> = command.split(' ').map(OsString::from).collect();
+        let mut outcomes = outcomes.iter().map(|(code, stderr)| outcome(*code, stderr));
+        let first = outcomes.next().unwrap();
+        let mut repeated = Vec::new();
         let attempt = |command: &[OsString]| {
-            asked.push(command.join(" ".as_ref()).into_string().unwrap());
+            repeated.push(command.join(" ".as_ref()).into_string().unwrap());
             Ok(outcomes.next().unwrap())
         };
-        let last = settle(argv, first, attempt).unwrap();
-        (asked, last.status.code())
+        let last = repeat_if_lost(&argv, first, attempt).unwrap();
+        (repeated, last.status.code())
     }
 
     #[test]
-    fn a_lost_call_is_repeated_and_no_other_failure() {
-        let stop = command::argv(["systemctl", "stop", "a.service"]);
-        assert_eq!(settled(&stop, &[(0, "")]), (vec![], Some(0)));
-        let gone = "Failed to stop a.service: Message recipient disconnected from message bus without replying";
-        assert_eq!(settled(&stop, &[(1, gone), (0, "")]).1, Some(0));
+    fn only_calls_with_a_lost_connection_are_repeated() {
+        let stop = "systemctl stop a.service";
+        assert_eq!(repeat(stop, &[(0, "")]), (vec![], Some(0)));
+        let disconnected = "Failed to stop a.service: Message recipient disconnected from message bus without replying";
+        assert_eq!(repeat(stop, &[(1, disconnected), (0, "")]).1, Some(0));
+        let failed = [(1, "Job for a.service failed")];
+        assert_eq!(repeat(stop, &failed), (vec![], Some(1)));
+        let twice = vec![stop.to_owned(); 2];
         assert_eq!(
-            settled(&stop, &[(1, "Job for a.service failed")]),
-            (vec![], Some(1))
-        );
-        let twice = vec!["systemctl stop a.service".to_owned(); 2];
-        assert_eq!(
-            settled(&stop, &[(1, LOST), (1, LOST), (0, "")]),
+            repeat(stop, &[(1, LOST), (1, LOST), (0, "")]),
             (twice, Some(0))
         );
     }
 
     #[test]
-    fn a_unit_that_was_made_is_waited_for_and_another_is_made_where_none_was() {
-        let run = command::argv([
-            "systemd-run",
-            "--no-block",
-            "--unit=a.service",
-            "--",
-            "x",
-            "--unit=b",
-        ]);
-        let (start, again) = (
-            "systemctl start --no-block a.service",
-            "systemd-run --no-block --unit=a.service -- x --unit=b",
-        );
-        let asked = |words: &[&str]| {
-            words
+    fn created_unit_is_started_and_missing_unit_is_created_again() {
+        let run = "systemd-run --no-block --unit=a.service -- x --unit=b";
+        let start = "systemctl start --no-block a.service";
+        let commands = |commands: &[&str]| -> Vec<String> {
+            commands
                 .iter()
-                .map(|word| (*word).to_owned())
-                .collect::<Vec<_>>()
+                .map(|command| (*command).to_owned())
+                .collect()
         };
         assert_eq!(
-            settled(&run, &[(1, LOST), (0, "")]),
-            (asked(&[start]), Some(0))
+            repeat(run, &[(1, LOST), (0, "")]),
+            (commands(&[start]), Some(0))
         );
         assert_eq!(
-            settled(&run, &[(1, LOST), (1, "Job failed")]),
-            (asked(&[start]), Some(1))
+            repeat(run, &[(1, LOST), (1, "Job failed")]),
+            (commands(&[start]), Some(1))
         );
-        let all = [(1, LOST), (1, LOST), (5, "not found"), (1, LOST), (0, "")];
+        let missing = [(1, LOST), (1, LOST), (5, "not found"), (1, LOST), (0, "")];
         assert_eq!(
-            settled(&run, &all),
-            (asked(&[start, start, again, start]), Some(0))
+            repeat(run, &missing),
+            (commands(&[start, start, run, start]), Some(0))
         );
     }
 }

@@ -1,7 +1,7 @@
-//! The job, by what GitLab itself says of it.
+//! The job that GitLab Runner runs.
 
 use std::env;
-use std::fs;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,49 +9,53 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::gitlab::services;
-use crate::gitlab::services::Service;
-use crate::gitlab::variable;
+use crate::gitlab::environment::variable;
+use crate::gitlab::services::{self, Service};
 use crate::gitlab::variables::Variables;
 use crate::machine::name::MachineName;
 
-/// A job response is read up to this size, in bytes.
+/// Maximum size of a job response, in bytes.
 const MAX_RESPONSE: u64 = 16 << 20;
 
-/// The job that GitLab Runner is running.
+/// Properties of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     id: u64,
+    /// Scheme, host and port of the GitLab server.
     server: String,
-    /// The number of its project, and whether its branch or tag is a protected one; where that is known.
-    project: Option<(u64, bool)>,
-    /// The `image:` of the job.
+    project: Option<Project>,
+    /// `image:` of the job.
     pub image: Option<String>,
-    /// The program, with arguments, that the image's scripts are to be run by: `image:entrypoint`.
+    /// `image:entrypoint`: the program, with arguments, that runs the job's scripts.
     pub entrypoint: Vec<String>,
-    /// The user that its scripts are to be run as: `image:docker:user`.
+    /// `image:docker:user`: the user that runs the job's scripts.
     pub user: Option<String>,
-    /// Whether it wants its images fetched anew: `pull_policy: always`.
+    /// Whether an image of the job has `pull_policy: always`.
     pub wants_pulls: bool,
-    /// Its `services:`.
+    /// `services:` of the job.
     pub services: Vec<Service>,
-    /// How long the job may run, where that is known.
+    /// Time limit of the job, if it is known.
     pub timeout: Option<Duration>,
 }
 
+/// Project of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Project {
+    id: u64,
+    /// Whether the branch or tag of the job is protected.
+    is_protected: bool,
+}
+
 impl Job {
-    /// The job from the file that `JOB_RESPONSE_FILE` names: the one source that a job can't forge.
-    /// Runners from before that file are believed in their `CUSTOM_ENV_…` variables.
+    /// Reads the job from the file that `JOB_RESPONSE_FILE` names, which a job can't forge.
     ///
-    /// # Errors
-    /// A file that is named but can't be read, is too large, or is not a job.
+    /// Older runners have no such file. Then the job is read from its `CUSTOM_ENV_…` variables.
     pub fn from_env() -> Result<Self> {
         match env::var_os("JOB_RESPONSE_FILE").filter(|path| !path.is_empty()) {
             Some(path) => {
                 let path = PathBuf::from(path);
-                let text = read_response(&path)
-                    .with_context(|| format!("can't use $JOB_RESPONSE_FILE {}", path.display()))?;
-                Self::from_response(&text)
+                read_response(&path)
+                    .and_then(|text| Self::from_response(&text))
                     .with_context(|| format!("can't use $JOB_RESPONSE_FILE {}", path.display()))
             }
             None => Self::from_variables(variable),
@@ -59,46 +63,32 @@ impl Job {
     }
 
     fn from_response(text: &[u8]) -> Result<Self> {
-        // serde_json's own message is left out: it may quote the text, which holds tokens.
+        // serde_json's own message is left out: it may quote the text, which contains tokens.
         let response: Value = serde_json::from_slice(text)
             .ok()
             .context("it is not JSON")?;
-        let (image, variables) = (
-            &response["image"],
-            Variables::of_response(&response["variables"]),
-        );
-        let is_protected = response["git_info"]["protected"].as_bool().unwrap_or(false);
-        let policies = |image: &Value| {
-            image["pull_policy"]
-                .as_array()
-                .is_some_and(|all| all.iter().any(|it| it == "always"))
-        };
+        let image = &response["image"];
+        let variables = Variables::from_list(&response["variables"]);
         let services = response["services"]
             .as_array()
             .map(Vec::as_slice)
             .unwrap_or_default();
+        let server = response["git_info"]["repo_url"].as_str().map(server_of);
+        let image_name = image["name"].as_str().filter(|name| !name.is_empty());
+        let timeout = response["runner_info"]["timeout"].as_u64();
         Ok(Self {
             id: response["id"].as_u64().context("it has no job id")?,
-            server: response["git_info"]["repo_url"]
-                .as_str()
-                .map(server_of)
-                .unwrap_or_default(),
-            project: response["job_info"]["project_id"]
-                .as_u64()
-                .map(|project| (project, is_protected)),
-            image: image["name"]
-                .as_str()
-                .filter(|name| !name.is_empty())
-                .map(|name| variables.expand(name)),
+            server: server.unwrap_or_default(),
+            project: Project::from_response(&response),
+            image: image_name.map(|name| variables.expand(name)),
             entrypoint: services::words(&image["entrypoint"]),
             user: services::user_of(image).map(|user| variables.expand(&user)),
-            wants_pulls: std::iter::once(image).chain(services).any(policies),
+            wants_pulls: is_always_pulled(image) || services.iter().any(is_always_pulled),
             services: services
                 .iter()
-                .map(|service| Service::new(service, &variables))
+                .map(|service| Service::from_json(service, &variables))
                 .collect(),
-            timeout: response["runner_info"]["timeout"]
-                .as_u64()
+            timeout: timeout
                 .filter(|seconds| *seconds > 0)
                 .map(Duration::from_secs),
         })
@@ -107,16 +97,16 @@ impl Job {
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let id = variable("CI_JOB_ID").unwrap_or_default();
         let services = variable("CI_JOB_SERVICES").unwrap_or_else(|| "[]".to_owned());
-        // Which a job can forge to anything.
+        // The job may have set this variable to text that is not JSON.
         let services: Value = serde_json::from_str(&services).unwrap_or_default();
-        let none = Variables::default();
+        let server = variable("CI_SERVER_URL").map(|url| server_of(&url));
+        let no_variables = Variables::default();
         Ok(Self {
-            id: id.parse().ok().with_context(|| {
-                format!("$CUSTOM_ENV_CI_JOB_ID is {id:?}, which is no job's number")
-            })?,
-            server: variable("CI_SERVER_URL")
-                .map(|url| server_of(&url))
-                .unwrap_or_default(),
+            id: id
+                .parse()
+                .ok()
+                .with_context(|| format!("$CUSTOM_ENV_CI_JOB_ID must be a number, not {id:?}"))?,
+            server: server.unwrap_or_default(),
             project: None,
             image: variable("CI_JOB_IMAGE").filter(|name| !name.is_empty()),
             entrypoint: Vec::new(),
@@ -126,41 +116,56 @@ impl Job {
                 .as_array()
                 .into_iter()
                 .flatten()
-                .map(|service| Service::new(service, &none))
+                .map(|service| Service::from_json(service, &no_variables))
                 .collect(),
             timeout: None,
         })
     }
 
-    /// The name of the job's machine: the same in every stage, and another one for the job of the
-    /// same number on another GitLab server.
+    /// Returns the name of the job's machine, which is the same in each stage.
     ///
-    /// # Errors
-    /// None in practice: the name is made of digits.
+    /// Jobs with the same number on different GitLab servers have different machines.
     pub fn machine_name(&self) -> Result<MachineName> {
-        MachineName::new(format!(
-            "gitlab-{}-{:08x}",
-            self.id,
-            fnv1a(self.server.as_bytes())
-        ))
+        MachineName::new(format!("gitlab-{}-{}", self.id, self.server_hash()))
     }
 
-    /// What its project, and nobody else's, is known by on this host; `None` where only the job itself tells of its
-    /// project. Protected branches have another one: what others write there, they must not read.
-    #[must_use]
+    /// Returns an identifier of the job's project that is unique on this host.
+    ///
+    /// Returns `None` if only variables identify the project, since the job can forge them. Jobs of
+    /// protected branches have another identifier: they must not read what other jobs write.
     pub fn project(&self) -> Option<String> {
-        let (project, is_protected) = self.project?;
-        let kind = if is_protected { "protected" } else { "open" };
-        Some(format!(
-            "{:08x}-{project}-{kind}",
-            fnv1a(self.server.as_bytes())
-        ))
+        let project = self.project?;
+        let kind = if project.is_protected {
+            "protected"
+        } else {
+            "open"
+        };
+        Some(format!("{}-{}-{kind}", self.server_hash(), project.id))
     }
+
+    fn server_hash(&self) -> String {
+        format!("{:08x}", fnv1a(self.server.as_bytes()))
+    }
+}
+
+impl Project {
+    fn from_response(response: &Value) -> Option<Self> {
+        let is_protected = response["git_info"]["protected"].as_bool();
+        Some(Self {
+            id: response["job_info"]["project_id"].as_u64()?,
+            is_protected: is_protected.unwrap_or(false),
+        })
+    }
+}
+
+fn is_always_pulled(image: &Value) -> bool {
+    let policies = image["pull_policy"].as_array();
+    policies.is_some_and(|policies| policies.iter().any(|policy| policy == "always"))
 }
 
 fn read_response(path: &Path) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    fs::File::open(path)?
+    File::open(path)?
         .take(MAX_RESPONSE + 1)
         .read_to_end(&mut text)?;
     if text.len() as u64 > MAX_RESPONSE {
@@ -177,8 +182,8 @@ fn server_of(url: &str) -> String {
     format!("{scheme}://{host}")
 }
 
-// FNV-1a, 32 bits: names must stay the same when the program is rebuilt, which the standard
-// library's hasher doesn't promise.
+// Returns the FNV-1a hash of 32 bits. Names must stay the same when the program is built again,
+// which the standard library's hasher does not promise.
 fn fnv1a(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
@@ -197,31 +202,31 @@ mod tests {
     }
 
     #[test]
-    fn names_differ_between_jobs_and_servers_but_not_between_tokens() {
+    fn machine_name_depends_on_job_and_server_but_not_on_the_token() {
         let name = |id, url| job(id, url).machine_name().unwrap();
-        let here = name(7, "https://gitlab-ci-token:SECRET@a.example/g/p.git");
+        let first = name(7, "https://gitlab-ci-token:SECRET@a.example/g/p.git");
         assert_eq!(
-            here,
+            first,
             name(7, "https://gitlab-ci-token:OTHER@a.example/g/q.git")
         );
         assert_ne!(
-            here,
+            first,
             name(8, "https://gitlab-ci-token:SECRET@a.example/g/p.git")
         );
         assert_ne!(
-            here,
+            first,
             name(7, "https://gitlab-ci-token:SECRET@b.example/g/p.git")
         );
-        assert!(here.as_str().starts_with("gitlab-7-"), "{here}");
+        assert!(first.as_str().starts_with("gitlab-7-"), "{first}");
     }
 
     #[test]
-    fn the_largest_job_number_still_makes_a_name() {
+    fn largest_job_number_makes_a_valid_name() {
         assert!(job(u64::MAX, "https://a").machine_name().is_ok());
     }
 
     #[test]
-    fn old_runners_are_read_by_their_variables() {
+    fn job_is_read_from_variables_without_a_response() {
         let variables = |name: &str| match name {
             "CI_JOB_ID" => Some("7".to_owned()),
             "CI_SERVER_URL" => Some("https://a.example".to_owned()),
@@ -238,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_that_is_no_job_is_refused_without_quoting_it() {
+    fn malformed_response_is_refused_without_quoting_it() {
         for text in ["", "{", "[]", "{\"id\":\"7\"}", "\"TOKEN\""] {
             let error = format!("{:#}", Job::from_response(text.as_bytes()).unwrap_err());
             assert!(!error.contains("TOKEN"), "{error}");

@@ -1,57 +1,64 @@
-//! The `services:` of a job.
+//! `services:` of a job.
 
 use serde_json::Value;
 
 use crate::gitlab::variables::Variables;
 
-/// Where a service says which port it is ready on (GitLab's documentation, "Services").
+/// Variable with the port on which a service is ready (GitLab's documentation, "Services").
 const PORT_VARIABLE: &str = "HEALTHCHECK_TCP_PORT";
+/// Maximum length of a host name, in bytes.
+const MAX_HOST_NAME: usize = 253;
 
-/// One of a job's `services:`.
+/// Service of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// The image that it asks for; empty where it names none.
+    /// Name of the image, or empty if the job gives none.
     pub image: String,
-    /// The names that the job reaches it by.
+    /// Host names under which the job reaches the service.
     pub aliases: Vec<String>,
-    /// What runs its command, where it says so.
+    /// Program that runs the command, with arguments. Empty if the job gives none.
     pub entrypoint: Vec<String>,
-    /// What it is to run, where it says so.
+    /// Command of the service. Empty if the job gives none.
     pub command: Vec<String>,
-    /// Whom it is to run it as.
+    /// User that runs the command.
     pub user: Option<String>,
-    /// `NAME=VALUE` of its variables and of the job's.
+    /// Variables of the job and of the service, as `NAME=VALUE`.
     pub environment: Vec<String>,
-    /// The TCP port that it is ready on, where it says so.
+    /// TCP port on which the service is ready.
     pub port: Option<u16>,
 }
 
 impl Service {
-    /// Reads it from a job response, or from `CI_JOB_SERVICES`.
-    pub(super) fn new(service: &Value, of_job: &Variables) -> Self {
-        let own = match &service["variables"] {
-            list @ Value::Array(_) => Variables::of_response(list),
-            object => Variables::of_object(object),
+    /// Reads a service of a job response, or of `CI_JOB_SERVICES`.
+    pub(super) fn from_json(service: &Value, job_variables: &Variables) -> Self {
+        let variables = match &service["variables"] {
+            list @ Value::Array(_) => Variables::from_list(list),
+            object => Variables::from_object(object),
         };
-        let image = of_job.expand(service["name"].as_str().unwrap_or_default());
-        let environment = of_job.told_with(&own);
-        let port = environment
-            .iter()
-            .rev()
-            .find_map(|entry| entry.strip_prefix(PORT_VARIABLE)?.strip_prefix('='));
+        let image = job_variables.expand(service["name"].as_str().unwrap_or_default());
+        let environment = job_variables.environment_with(&variables);
         Self {
             aliases: aliases(&image, service["alias"].as_str().unwrap_or_default()),
             entrypoint: words(&service["entrypoint"]),
             command: words(&service["command"]),
-            user: user_of(service).map(|user| of_job.expand(&user)),
-            port: port.and_then(|port| port.parse().ok()),
+            user: user_of(service).map(|user| job_variables.expand(&user)),
+            port: port(&environment),
             image,
             environment,
         }
     }
 }
 
-/// The words of an `entrypoint` or a `command`; an empty one alone is how none is written.
+// Returns the port that the last entry of its variable gives.
+fn port(environment: &[String]) -> Option<u16> {
+    let value = environment
+        .iter()
+        .rev()
+        .find_map(|entry| entry.strip_prefix(PORT_VARIABLE)?.strip_prefix('='));
+    value?.parse().ok()
+}
+
+/// Returns the words of an `entrypoint` or a `command`. A single empty word means none.
 pub fn words(list: &Value) -> Vec<String> {
     let words: Vec<_> = list
         .as_array()
@@ -63,7 +70,7 @@ pub fn words(list: &Value) -> Vec<String> {
     if words == [""] { Vec::new() } else { words }
 }
 
-/// `docker:user` of an image or a service.
+/// Returns `docker:user` of an image or a service.
 pub fn user_of(image: &Value) -> Option<String> {
     image["executor_opts"]["docker"]["user"]
         .as_str()
@@ -71,8 +78,9 @@ pub fn user_of(image: &Value) -> Option<String> {
         .map(str::to_owned)
 }
 
-// Its image's name without port and tag, `/` written in both ways that host names have, and those that it is given,
-// between spaces or commas (GitLab's documentation, "Services"). No other text gets into a machine's hosts(5).
+// Returns the host names of a service: two made of its image's name, in which `__` or `-` replaces
+// each `/`, and those that the job gives, separated by blanks or commas (GitLab's documentation,
+// "Services"). Only valid host names are returned, since they are written to hosts(5) of a machine.
 fn aliases(image: &str, given: &str) -> Vec<String> {
     let (host, path) = image.split_once('/').unwrap_or(("", image));
     let host = host.split(':').next().unwrap_or_default();
@@ -82,12 +90,10 @@ fn aliases(image: &str, given: &str) -> Vec<String> {
     } else {
         format!("{host}/{path}")
     };
+    let of_image = [name.replace('/', "__"), name.replace('/', "-")];
     let given = given.split([' ', ',', '\t']).map(str::to_owned);
     let mut aliases: Vec<String> = Vec::new();
-    for alias in [name.replace('/', "__"), name.replace('/', "-")]
-        .into_iter()
-        .chain(given)
-    {
+    for alias in of_image.into_iter().chain(given) {
         if is_host_name(&alias) && !aliases.contains(&alias) {
             aliases.push(alias);
         }
@@ -98,7 +104,7 @@ fn aliases(image: &str, given: &str) -> Vec<String> {
 fn is_host_name(name: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     !name.is_empty()
-        && name.len() < 254
+        && name.len() <= MAX_HOST_NAME
         && name.bytes().all(is_allowed)
         && name.bytes().any(|byte| byte != b'.')
 }
@@ -110,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_that_gitlab_gives() {
+    fn aliases_follow_gitlabs_rules() {
         for (image, given, expected) in [
             ("redis", "", vec!["redis"]),
             ("redis:7@sha256:0", "cache", vec!["redis", "cache"]),
@@ -131,16 +137,16 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_read_from_either_source() {
+    fn service_is_read_from_response_and_from_variable() {
         let response = json!({
             "name": "$REGISTRY/db", "alias": "pg", "entrypoint": ["/run"], "command": ["--save", ""],
             "variables": [{ "key": "HEALTHCHECK_TCP_PORT", "value": "54", "public": true }],
             "executor_opts": { "docker": { "user": "postgres" } },
         });
-        let job = Variables::of_response(
+        let job = Variables::from_list(
             &json!([{ "key": "REGISTRY", "value": "r.example", "public": true }]),
         );
-        let service = Service::new(&response, &job);
+        let service = Service::from_json(&response, &job);
         assert_eq!((&*service.image, service.port), ("r.example/db", Some(54)));
         assert_eq!(
             (&*service.entrypoint, &*service.command),
@@ -155,11 +161,14 @@ mod tests {
             ["REGISTRY=r.example", "HEALTHCHECK_TCP_PORT=54"]
         );
         let old = json!({ "name": "db", "alias": "", "entrypoint": [""], "command": null, "variables": { "A": "1" } });
-        let service = Service::new(&old, &Variables::default());
+        let service = Service::from_json(&old, &Variables::default());
         assert_eq!(
             (service.entrypoint, service.environment),
             (Vec::<String>::new(), vec!["A=1".to_owned()])
         );
-        assert_eq!(Service::new(&json!({}), &Variables::default()).image, "");
+        assert_eq!(
+            Service::from_json(&json!({}), &Variables::default()).image,
+            ""
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! The variables of a job, as its response has them.
+//! Variables of a job, as its response contains them.
 
 use serde_json::Value;
 
-/// Variables, of which a later one of a name wins.
+/// List of variables. A later variable overrides an earlier one of the same name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Variables {
     all: Vec<Variable>,
@@ -12,90 +12,73 @@ pub struct Variables {
 struct Variable {
     name: String,
     value: String,
-    /// Whether other programs than the job's own may be told it.
+    /// Whether the services of the job may see the variable too.
     is_public: bool,
-    /// Whether a `$` in it is just that.
+    /// Whether references in the value are not expanded.
     is_raw: bool,
 }
 
 impl Variables {
-    /// Those of a list in a job response; what is no variable is left out.
-    pub fn of_response(list: &Value) -> Self {
-        let read = |entry: &Value| {
-            let flag = |name: &str| entry[name].as_bool().unwrap_or(false);
-            Some(Variable {
-                name: entry["key"]
-                    .as_str()
-                    .filter(|name| is_name(name))?
-                    .to_owned(),
-                value: entry["value"].as_str()?.to_owned(),
-                is_public: flag("public") && !flag("file"),
-                is_raw: flag("raw"),
-            })
-        };
+    /// Reads the variables of a list in a job response. Malformed entries are left out.
+    pub fn from_list(list: &Value) -> Self {
+        let entries = list.as_array().into_iter().flatten();
         Self {
-            all: list
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(read)
-                .collect(),
+            all: entries.filter_map(Variable::from_entry).collect(),
         }
     }
 
-    /// Those of an object in `CI_JOB_SERVICES`, whose values are expanded already.
-    pub fn of_object(object: &Value) -> Self {
+    /// Reads the variables of an object in `CI_JOB_SERVICES`, whose values are expanded already.
+    pub fn from_object(object: &Value) -> Self {
         let read = |(name, value): (&String, &Value)| {
-            let (name, value) = (name.clone(), value.as_str()?.to_owned());
-            is_name(&name).then_some(Variable {
-                name,
-                value,
+            let value = value.as_str().filter(|_| is_name(name))?;
+            Some(Variable {
+                name: name.clone(),
+                value: value.to_owned(),
                 is_public: true,
                 is_raw: true,
             })
         };
+        let entries = object.as_object().into_iter().flatten();
         Self {
-            all: object
-                .as_object()
-                .into_iter()
-                .flatten()
-                .filter_map(read)
-                .collect(),
+            all: entries.filter_map(read).collect(),
         }
     }
 
-    /// `text` with `$NAME` and `${NAME}` replaced by the variables' values, and `$$` by `$`.
+    /// Returns `text` with `$NAME` and `${NAME}` replaced by values, and `$$` by `$`.
     pub fn expand(&self, text: &str) -> String {
-        let mut done = String::new();
+        let mut expanded = String::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('$') {
-            done += before;
-            let (value, left) = self.reference(after);
-            done += &value;
-            rest = left;
+            expanded += before;
+            let (value, after_reference) = self.reference(after);
+            expanded += &value;
+            rest = after_reference;
         }
-        done + rest
+        expanded + rest
     }
 
-    /// `NAME=VALUE` of those that anybody may be told, values expanded, and then all of `more`.
-    pub fn told_with(&self, more: &Self) -> Vec<String> {
+    /// Returns the public variables and then all of `more` as `NAME=VALUE`, with expanded values.
+    pub fn environment_with(&self, more: &Self) -> Vec<String> {
         let everything = Self {
             all: self.all.iter().chain(&more.all).cloned().collect(),
         };
-        let value = |variable: &Variable| match variable.is_raw {
-            true => variable.value.clone(),
-            false => everything.expand(&variable.value),
-        };
-        let told = self
-            .all
-            .iter()
-            .filter(|variable| variable.is_public)
-            .chain(&more.all);
-        told.map(|variable| format!("{}={}", variable.name, value(variable)))
+        let public = self.all.iter().filter(|variable| variable.is_public);
+        public
+            .chain(&more.all)
+            .map(|variable| format!("{}={}", variable.name, everything.value_of(variable)))
             .collect()
     }
 
-    // What stands after a `$`: its value, and what comes after it.
+    fn value_of(&self, variable: &Variable) -> String {
+        if variable.is_raw {
+            variable.value.clone()
+        } else {
+            self.expand(&variable.value)
+        }
+    }
+
+    // Returns the value of the reference at the beginning of `text`, behind its `$`, and the text
+    // after the reference.
     fn reference<'a>(&self, text: &'a str) -> (String, &'a str) {
         if let Some(rest) = text.strip_prefix('$') {
             return ("$".to_owned(), rest);
@@ -113,10 +96,23 @@ impl Variables {
     }
 
     fn value(&self, name: &str) -> String {
-        let found = self.all.iter().rev().find(|variable| variable.name == name);
-        found
+        let variable = self.all.iter().rev().find(|variable| variable.name == name);
+        variable
             .map(|variable| variable.value.clone())
             .unwrap_or_default()
+    }
+}
+
+impl Variable {
+    fn from_entry(entry: &Value) -> Option<Self> {
+        let flag = |name: &str| entry[name].as_bool().unwrap_or(false);
+        let name = entry["key"].as_str().filter(|name| is_name(name))?;
+        Some(Self {
+            name: name.to_owned(),
+            value: entry["value"].as_str()?.to_owned(),
+            is_public: flag("public") && !flag("file"),
+            is_raw: flag("raw"),
+        })
     }
 }
 
@@ -131,7 +127,7 @@ mod tests {
     use super::*;
 
     fn variables() -> Variables {
-        Variables::of_response(&json!([
+        Variables::from_list(&json!([
             { "key": "NAME", "value": "old", "public": true },
             { "key": "NAME", "value": "db", "public": true },
             { "key": "TOKEN", "value": "secret", "public": false },
@@ -143,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn references_are_replaced() {
+    fn references_are_expanded() {
         for (text, expanded) in [
             ("$NAME:1", "db:1"),
             ("${NAME}x", "dbx"),
@@ -157,13 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn others_are_told_what_is_public() {
-        let own = Variables::of_response(
+    fn environment_has_only_public_variables_of_the_job() {
+        let more = Variables::from_list(
             &json!([{ "key": "OWN", "value": "$NAME-$OWN", "public": false }]),
         );
-        let told = variables().told_with(&own);
+        let environment = variables().environment_with(&more);
         assert_eq!(
-            told,
+            environment,
             [
                 "NAME=old",
                 "NAME=db",
@@ -172,7 +168,7 @@ mod tests {
                 "OWN=db-$NAME-$OWN"
             ]
         );
-        let own = Variables::of_object(&json!({ "A": "$B", "=": "x", "C": 1 }));
-        assert_eq!(Variables::default().told_with(&own), ["A=$B"]);
+        let more = Variables::from_object(&json!({ "A": "$B", "=": "x", "C": 1 }));
+        assert_eq!(Variables::default().environment_with(&more), ["A=$B"]);
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::cli::sources;
+use crate::cli::values;
 use crate::machine::paths::MachinePaths;
 
 /// Default limits of a machine, relative to its host. `--property` overrides them, because it comes later.
@@ -102,7 +102,7 @@ pub fn amount(property: &str, value: &OsStr) -> Option<u64> {
             Some(base()? / 100 * percent)
         }
         (Some(percent), None) => percent.parse().ok(),
-        (None, Some(_)) => sources::parse_size(value).ok(),
+        (None, Some(_)) => values::parse_size(value).ok(),
         (None, None) => None,
     }
 }

@@ -1,6 +1,6 @@
 //! Starts machines, and confirms that a started machine is usable.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -18,7 +18,6 @@ use crate::lifecycle::stop;
 use crate::machine::paths::MachinePaths;
 use crate::machine::processes;
 use crate::machine::state::State;
-use crate::report;
 use crate::sys::clock::Moment;
 use crate::sys::signals;
 use crate::systemd::machined;
@@ -30,8 +29,8 @@ const AGENT_LIMIT: Duration = Duration::from_secs(20);
 
 /// Starts a machine with `--init=none` by the commands in its state, unless it already runs.
 ///
-/// The output of the commands is printed as diagnostics of `program`.
-pub fn start(program: &str, paths: &MachinePaths) -> Result<()> {
+/// Calls `print` with the output of each command that has any.
+pub fn start(paths: &MachinePaths, print: impl Fn(&str)) -> Result<()> {
     caller::check()?;
     // If the machine does not exist, reading its state reports that.
     let lock = Lock::acquire_of_existing(paths)?;
@@ -45,7 +44,7 @@ pub fn start(program: &str, paths: &MachinePaths) -> Result<()> {
     stop::stop_machine(paths)?;
     diagnosis::remove_start_error(paths)?;
     let begin = Moment::now();
-    let Err(error) = retry(paths, || run_start_commands(program, paths, &state)) else {
+    let Err(error) = retry(paths, || run_start_commands(paths, &state, &print)) else {
         return Ok(());
     };
     let error = if error::is_interrupted(&error) {
@@ -58,21 +57,15 @@ pub fn start(program: &str, paths: &MachinePaths) -> Result<()> {
     Err(error)
 }
 
-fn run_start_commands(program: &str, paths: &MachinePaths, state: &State) -> Result<()> {
+fn run_start_commands(paths: &MachinePaths, state: &State, print: impl Fn(&str)) -> Result<()> {
     for command in &state.start {
-        run_command(program, command, state.timeout)?;
+        let output = command::run_checked(command, state.timeout)?;
+        if !output.is_empty() {
+            print(&output);
+        }
         signals::check()?;
     }
     confirm(paths, &state.properties).map(drop)
-}
-
-/// Runs a command and prints what it writes to stdout as a diagnostic of `program`.
-pub fn run_command(program: &str, argv: &[OsString], limit: Duration) -> Result<()> {
-    let output = command::run_checked(argv, limit)?;
-    if !output.is_empty() {
-        report::print_diagnostic(program, OsStr::new(&output));
-    }
-    Ok(())
 }
 
 /// Calls `start`, and calls it again if it fails because systemd-machined was restarted.

@@ -4,13 +4,15 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::process::exit;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, exit};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, pipe, pipe2, read, setsid};
@@ -134,7 +136,14 @@ pub fn fork_into(cgroup: &File) -> Result<ForkResult> {
     })
 }
 
-fn assert_single_thread() {
+/// Makes the process of `command` end with SIGKILL when this process ends.
+pub fn kill_with_parent(command: &mut Command) {
+    // SAFETY: in the child the closure only calls prctl(2), which is async-signal-safe.
+    unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
+}
+
+/// Panics in a debug build if this process has several threads.
+pub(super) fn assert_single_thread() {
     debug_assert!(
         fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1),
         "this process has several threads"

@@ -3,6 +3,7 @@
 pub mod bpf;
 pub mod cgroup;
 pub mod clock;
+pub mod environment;
 pub mod fork;
 pub mod fs;
 pub mod glob;

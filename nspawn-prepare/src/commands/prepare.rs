@@ -15,7 +15,6 @@ use nspawn_common::machine::state::State;
 use nspawn_common::report;
 use nspawn_common::sys::signals;
 
-use crate::PROGRAM;
 use crate::commands::standby;
 use crate::create::plan::Plan;
 use crate::create::run::Creation;
@@ -26,6 +25,7 @@ use crate::gitlab::{config_stage, policy, runner_binary};
 use crate::options;
 use crate::options::Options;
 use crate::preflight;
+use crate::program::print_diagnostic;
 
 /// Runs the command with these arguments.
 pub fn run(arguments: &[OsString]) -> Result<()> {
@@ -153,7 +153,7 @@ fn start_server_lookup(spec: &MachineSpec) -> Option<ServerLookup> {
 fn warn_of_server(spec: &MachineSpec, server: Option<ServerLookup>) {
     let allowed = &spec.options.allowed_destinations;
     if let Some(Ok(Some(warning))) = server.map(|server| server.warning(allowed)) {
-        report::print_diagnostic(PROGRAM, OsStr::new(&warning));
+        print_diagnostic(warning);
     }
 }
 

@@ -8,10 +8,8 @@ use nspawn_common::image::lookup::ImageLock;
 use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::machine::name;
 use nspawn_common::machine::name::MachineName;
-use nspawn_common::report;
 use nspawn_common::sys::signals;
 
-use crate::PROGRAM;
 use crate::create::plan::Plan;
 use crate::create::run::Creation;
 use crate::create::spec::MachineSpec;
@@ -19,6 +17,7 @@ use crate::create::step::Step;
 use crate::gitlab::runner_binary;
 use crate::options;
 use crate::options::Options;
+use crate::program::print_diagnostic;
 use crate::standby::pool::{Members, Pool};
 use crate::standby::{fingerprint, pool};
 
@@ -93,7 +92,7 @@ fn remove_others(mark: &str, fingerprint: &[u8], count: usize) -> Result<usize> 
     members.obsolete.extend(members.usable.drain(kept..));
     for paths in &members.obsolete {
         if let Err(error) = pool::remove(paths) {
-            report::print_diagnostic(PROGRAM, OsStr::new(&format!("{error:#}")));
+            print_diagnostic(format!("{error:#}"));
         }
     }
     Ok(kept)

@@ -5,4 +5,5 @@ pub mod queue;
 pub mod run;
 pub mod spec;
 pub mod start_commands;
+pub mod state;
 pub mod step;

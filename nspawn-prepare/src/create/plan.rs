@@ -11,6 +11,7 @@ use nspawn_common::machine::state::State;
 use crate::create::spec::MachineSpec;
 use crate::create::start_commands;
 use crate::create::start_commands::StartCommands;
+use crate::create::state;
 use crate::create::step::{Hint, Step};
 use crate::layer::commands::{COPY_HINT, copy_command, format_command, mount_command};
 use crate::network::pasta;
@@ -44,7 +45,7 @@ impl Plan {
     ///
     /// For a machine of a standby pool, `publish` is empty: the caller adds the step that writes the fingerprint.
     pub fn new(spec: &MachineSpec) -> Result<Self> {
-        let state = spec.state()?;
+        let state = state::new(spec)?;
         Ok(Self {
             reserve: reserve(spec, &state),
             build: build(spec, &state),

@@ -1,12 +1,12 @@
 //! Queue for `--max-machines`: waits until fewer machines than that are on the host.
 
-use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::program::print_diagnostic;
 use anyhow::{Context, Result, bail};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, Inotify};
 use nspawn_common::error;
 use nspawn_common::lifecycle::lock::{Lock, Resource};
 use nspawn_common::lifecycle::{list, lock, status};
@@ -14,10 +14,7 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, STATE_ROOT};
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
-use nspawn_common::report;
-use nspawn_common::sys::signals;
-
-use crate::PROGRAM;
+use nspawn_common::sys::{inotify, signals};
 
 /// Time after which the machines are counted again even if no change was seen.
 const RECOUNT: Duration = Duration::from_secs(5);
@@ -33,14 +30,13 @@ pub fn wait(paths: &MachinePaths, max_machines: u32, limit: Duration) -> Result<
     let lock = lock_queue(max_machines, limit)?;
     let mut is_announced = false;
     loop {
-        let changes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
-            .context("can't watch for events")?;
+        let changes = inotify::open()?;
         let count = count_other_machines(paths, &changes)?;
         if count < max_machines as usize {
             return Ok(lock);
         }
         if !is_announced {
-            print_line(&format!(
+            print_diagnostic(format!(
                 "{count} machines are there; waiting for one to go (--max-machines={max_machines})"
             ));
             is_announced = true;
@@ -62,15 +58,11 @@ fn lock_queue(max_machines: u32, limit: Duration) -> Result<Lock> {
         Err(error) if !error::is_interrupted(&error) => {}
         result => return result,
     }
-    print_line(&format!(
+    print_diagnostic(format!(
         "others wait for a machine to go; waiting behind them (--max-machines={max_machines})"
     ));
     lock::host(Resource::Machines, limit)
         .context("no machine has gone; see --max-machines and --timeout")
-}
-
-fn print_line(line: &str) {
-    report::print_diagnostic(PROGRAM, OsStr::new(line));
 }
 
 // Watches each machine before looking at it, so that no change is missed.

@@ -1,7 +1,5 @@
 //! Runs the plan of a machine, and removes or keeps a machine that failed.
 
-use std::ffi::OsStr;
-
 use anyhow::{Error, Result, bail};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
@@ -13,20 +11,20 @@ use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::lifecycle::{diagnosis, limits, remove, retention, start, stop};
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
-use nspawn_common::report;
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::process::ProcessId;
 use nspawn_common::sys::signals;
 use nspawn_common::systemd::machined;
 
-use crate::PROGRAM;
 use crate::create::plan::Plan;
 use crate::create::queue;
 use crate::create::spec::MachineSpec;
+use crate::create::state;
 use crate::create::step::Step;
 use crate::layer;
 use crate::network::uplink;
 use crate::preflight;
+use crate::program::print_diagnostic;
 use crate::services::readiness;
 use crate::services::spawn;
 use crate::services::spawn::Services;
@@ -47,7 +45,7 @@ impl Creation<'_> {
     /// If the creation fails, the machine is removed, or kept for inspection. `queue` is a lock that is held until the
     /// machine takes its slot.
     pub fn run(&self, queue: Option<Lock>, announce: impl FnOnce() -> Result<()>) -> Result<()> {
-        let state = self.spec.state()?;
+        let state = state::new(self.spec)?;
         self.check_requirements()?;
         let lock = Lock::acquire(&self.spec.paths)?;
         let begin = Moment::now();
@@ -198,12 +196,12 @@ impl Creation<'_> {
             return;
         }
         if self.spec.options.network == Network::Nat && uplink::is_missing() {
-            print_line(
+            print_diagnostic(
                 "the host has no network interface but its loopback, so the machine can't connect to anything",
             );
         }
         if !unenforced.is_empty() {
-            print_line(&format!(
+            print_diagnostic(format!(
                 "this host's kernel does not enforce {}; nothing limits them",
                 unenforced.join(", ")
             ));
@@ -212,14 +210,14 @@ impl Creation<'_> {
 
     fn refill_pools(&self) {
         if let Err(error) = pool::refill(&self.spec.image.name) {
-            print_line(&format!("can't refill standby pools: {error:#}"));
+            print_diagnostic(format!("can't refill standby pools: {error:#}"));
         }
     }
 
     fn run_steps(&self, steps: &[Step]) -> Result<()> {
         for step in steps {
             if self.verbose {
-                report::print_diagnostic(PROGRAM, &step.shell_command());
+                print_diagnostic(step.shell_command());
             }
             step.run().map_err(|error| self.with_hint(step, error))?;
             signals::check()?;
@@ -254,7 +252,7 @@ impl Creation<'_> {
         stop::stop_machine(paths)?;
         retention::record_failure(paths)?;
         retention::keep(paths, self.spec.options.keep_for)?;
-        print_line(&retention::describe(state, false));
+        print_diagnostic(retention::describe(state, false));
         Ok(())
     }
 
@@ -268,8 +266,4 @@ impl Creation<'_> {
             "can't remove machine {name} ({second:#}) after this error"
         )))
     }
-}
-
-fn print_line(line: &str) {
-    report::print_diagnostic(PROGRAM, OsStr::new(line));
 }

@@ -5,17 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::gitlab::Job;
 use nspawn_common::image::lookup::Image;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
-use nspawn_common::machine::state::{ServiceRole, State};
-use nspawn_common::sys::clock;
+use nspawn_common::machine::state::ServiceRole;
 use nspawn_common::sys::process::ProcessId;
 
-use crate::create::start_commands::StartCommands;
 use crate::options::MachineOptions;
 
 /// Time by which a machine may outlive the time limit of its job: the stages after the job's script take some, and a
@@ -98,40 +95,6 @@ impl MachineSpec {
     /// Returns whether the machine mounts file systems that are in files.
     pub fn has_disks(&self) -> bool {
         self.image.is_disk() || (self.options.layer == Layer::Disk && self.layer_size.is_some())
-    }
-
-    /// Returns the content of the machine's state file.
-    pub fn state(&self) -> Result<State> {
-        let options = &self.options;
-        // Each command in a machine without an init starts the machine, by the commands in its state.
-        let start = match options.init {
-            Init::None => StartCommands::new(self)?.into_list(),
-            Init::Systemd | Init::Stub => Vec::new(),
-        };
-        Ok(State {
-            name: self.name.clone(),
-            image: self.image.name.clone(),
-            image_path: self.image.path.clone(),
-            environment: options.environment.clone(),
-            private_users: options.private_users,
-            network: options.network.clone(),
-            init: options.init,
-            layer: options.layer,
-            layer_size: self.layer_size,
-            start,
-            timeout: options.timeout,
-            created: Some(clock::awake()),
-            lifetime: self.lifetime,
-            owner: options.owner.or(self.job.runner),
-            properties: options.properties.clone(),
-            nesting: options.nesting,
-            keep: options.keep,
-            keep_for: options.keep_for,
-            user: self.job.user.clone(),
-            entrypoint: self.job.entrypoint.clone(),
-            cache: self.job.cache.clone(),
-            service: self.service.clone(),
-        })
     }
 }
 

@@ -3,17 +3,16 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nspawn_common::lifecycle::start;
-use nspawn_common::shell;
+use nspawn_common::sys::fs::write_atomic;
+use nspawn_common::{command, shell};
 
-use crate::PROGRAM;
+use crate::program::print_diagnostic;
 
 /// A step: an action, and a hint for the message if the action fails.
 #[derive(Debug)]
@@ -103,30 +102,25 @@ impl Step {
         match &self.action {
             Action::Directory(path, mode) => create_directory(path, *mode)
                 .with_context(|| format!("can't make the directory {}", path.display())),
-            Action::File(path, content) => write_atomically(path, content)
-                .with_context(|| format!("can't write {}", path.display())),
+            Action::File(path, content) => write_atomic(path, content),
             Action::SparseFile(path, size) => create_sparse_file(path, *size)
                 .with_context(|| format!("can't make {}", path.display())),
-            Action::Command(argv, limit) => start::run_command(PROGRAM, argv, *limit),
+            Action::Command(argv, limit) => run_command(argv, *limit),
         }
     }
+}
+
+fn run_command(argv: &[OsString], limit: Duration) -> Result<()> {
+    let output = command::run_checked(argv, limit)?;
+    if !output.is_empty() {
+        print_diagnostic(output);
+    }
+    Ok(())
 }
 
 fn create_directory(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     fs::set_permissions(path, Permissions::from_mode(mode))
-}
-
-fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o644)
-        .open(&new)?;
-    file.write_all(content)?;
-    fs::rename(&new, path)
 }
 
 fn create_sparse_file(path: &Path, size: u64) -> io::Result<()> {

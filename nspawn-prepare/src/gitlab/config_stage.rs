@@ -10,10 +10,10 @@ use nspawn_common::gitlab::Job;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::report;
 
-use crate::PROGRAM;
 use crate::create::spec::MachineSpec;
 use crate::gitlab::{attach, cache};
 use crate::options::MachineOptions;
+use crate::program::PROGRAM;
 
 /// Prints the settings that GitLab Runner reads in the config stage.
 ///

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
-use nspawn_common::cli::sources;
+use nspawn_common::cli::values;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::lifecycle::limits;
 use nspawn_common::machine::paths::LAYER_ROOT;
@@ -61,7 +61,7 @@ impl LayerSize {
 
 /// Parses the size of a file system in a file, in bytes.
 pub fn parse_bytes(text: &str) -> Result<u64> {
-    match sources::parse_size(text)? {
+    match values::parse_size(text)? {
         size @ MIN..=MAX => Ok(size),
         _ => bail!("{text} is not between {}M and {}T", MIN >> 20, MAX >> 40),
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nspawn_common::config::init::Init;
+use nspawn_common::gitlab::log_section;
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, SLICE};
@@ -13,13 +14,14 @@ use nspawn_common::machine::processes;
 use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::signals;
+use nspawn_common::systemd::journal;
 use nspawn_common::systemd::nspawn::assign;
 use nspawn_common::systemd::{machined, transient_unit};
-use nspawn_common::{command, gitlab, report};
+use nspawn_common::{command, report};
 
-use crate::PROGRAM;
 use crate::preflight;
 use crate::preflight::LOOK_LIMIT;
+use crate::program::PROGRAM;
 use crate::services::{network, sockets};
 
 /// Pause between two looks at the sockets. The kernel does not announce that a socket begins to listen.
@@ -122,8 +124,10 @@ fn wait_and_report(state: &State, role: &ServiceRole, begin: &Begin) -> Result<(
         return Ok(());
     };
     print_diagnostic(&format!("the service {image} {cause}; its log is below"));
-    let paths = MachinePaths::new(&state.name);
-    gitlab::show_log(state.name.as_str(), image, &paths, begin.moment);
+    // A log that can't be read is left empty.
+    let log =
+        journal::last_words(&MachinePaths::new(&state.name), begin.moment).unwrap_or_default();
+    log_section::print(state.name.as_str(), &format!("Log of {image}"), &log);
     Ok(())
 }
 

@@ -16,8 +16,8 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::report;
 
-use crate::PROGRAM;
 use crate::create::spec::ServiceCommand;
+use crate::program::PROGRAM;
 
 /// Processes that create the machines of services.
 pub struct Services {

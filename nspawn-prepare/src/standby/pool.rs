@@ -8,19 +8,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use nspawn_common::command;
 use nspawn_common::lifecycle::lock::{Lock, Resource};
 use nspawn_common::lifecycle::{list, lock, remove};
 use nspawn_common::machine::name;
 use nspawn_common::machine::paths::{MachinePaths, POOL_ROOT};
 use nspawn_common::machine::processes;
+use nspawn_common::sys::environment;
 use nspawn_common::sys::fs::remove_file_if_present;
 use nspawn_common::systemd::nspawn;
-use nspawn_common::{command, report};
 use serde_json::{Value, json};
 
-use crate::PROGRAM;
 use crate::create::step::Step;
 use crate::internal::Internal;
+use crate::program::print_diagnostic;
 
 /// Time limit for other processes to count standby machines.
 const COUNT_LIMIT: Duration = Duration::from_secs(60);
@@ -57,7 +58,7 @@ impl Pool {
         let existing = all()?.into_iter().find(|pool| pool.is_same(&record));
         if existing.is_none() && count == 0 {
             let line = "no standby machines with these options and images exist";
-            report::print_diagnostic(PROGRAM, OsStr::new(line));
+            print_diagnostic(line);
         }
         let id = match existing {
             Some(pool) => pool.id,
@@ -127,8 +128,7 @@ impl Pool {
                 continue;
             };
             if env::var_os(name).is_none() {
-                // SAFETY: this process has a single thread.
-                unsafe { env::set_var(name, value) };
+                environment::set_variable(name, value);
             }
         }
         let directory = self.record["directory"].as_str().unwrap_or("/");

@@ -18,6 +18,7 @@ use nspawn_common::sys::namespace;
 use nspawn_common::systemd::machined::Registration;
 
 use crate::create::spec::MachineSpec;
+use crate::create::state;
 use crate::create::step::Step;
 use crate::standby::{fingerprint, pool};
 
@@ -119,7 +120,7 @@ fn hand_over(
     remove::remove_state_directory(from)?;
     let state = State {
         layer_size,
-        ..spec.state()?
+        ..state::new(spec)?
     };
     Step::file(to.state_file(), state.to_json().to_string().into_bytes()).run()?;
     set_host_name(to, registration.leader).with_context(failure)?;
@@ -137,6 +138,5 @@ fn exchange(one: &Path, other: &Path) -> Result<()> {
 // Sets the host name from outside: the machine may lack the capability for it.
 fn set_host_name(paths: &MachinePaths, leader: u32) -> Result<()> {
     let [namespace] = namespaces::open(paths, leader, ["ns/uts"])?;
-    let name = paths.name().as_str();
-    namespace::set_host_name(&namespace, name)
+    namespace::set_host_name(&namespace, paths.name().as_str())
 }

@@ -5,20 +5,20 @@ use std::process::Command;
 
 use nspawn_tests::{Machine, call, finish, random, wait_until};
 
-use super::{Running, SOON, Sleep};
+use super::{BackgroundCommand, SOON, Sleep};
 
 pub fn check(machine: &Machine) {
-    statuses(machine);
-    streams(machine);
-    arguments(machine);
-    environment(machine);
-    user_and_directory(machine);
-    terminal(machine);
-    script(machine);
-    cancel(machine);
+    check_exit_statuses(machine);
+    check_streams(machine);
+    check_arguments(machine);
+    check_environment(machine);
+    check_user_and_directory(machine);
+    check_pty(machine);
+    check_script(machine);
+    check_cancel(machine);
 }
 
-fn statuses(machine: &Machine) {
+fn check_exit_statuses(machine: &Machine) {
     machine.run(["true"]).expect(0);
     machine.sh("exit 42").expect(42);
     machine
@@ -29,14 +29,14 @@ fn statuses(machine: &Machine) {
     }
 }
 
-fn streams(machine: &Machine) {
+fn check_streams(machine: &Machine) {
     let bytes = random(3_000_000, 7);
     let done = finish(&mut machine.command(["tee", "/dev/stderr"]), &bytes).expect(0);
     assert!(done.stdout == bytes, "stdout was changed");
     assert!(done.stderr == bytes, "stderr was changed");
 }
 
-fn arguments(machine: &Machine) {
+fn check_arguments(machine: &Machine) {
     let words = [
         "",
         " ",
@@ -56,7 +56,7 @@ fn arguments(machine: &Machine) {
     assert_eq!(done.out(), words.map(|word| format!("{word}\0")).concat());
 }
 
-fn environment(machine: &Machine) {
+fn check_environment(machine: &Machine) {
     let script = "echo $FOR_ALL-$OVER-$USER-$HOME-$SHELL; pwd; touch ~/own && git config --global user.name me && \
         git config user.name";
     let done = call(
@@ -67,7 +67,7 @@ fn environment(machine: &Machine) {
     assert_eq!(done.out(), "a $b-2-root-/root-/bin/bash\n/root\nme\n");
 }
 
-fn user_and_directory(machine: &Machine) {
+fn check_user_and_directory(machine: &Machine) {
     let options = ["--uid=daemon", "--working-directory=/usr", &*machine.name];
     let done = call(
         "nspawn-run",
@@ -79,7 +79,7 @@ fn user_and_directory(machine: &Machine) {
     assert_eq!(done.out(), "daemon\n/usr\n");
 }
 
-fn terminal(machine: &Machine) {
+fn check_pty(machine: &Machine) {
     let done = call(
         "nspawn-run",
         ["--pty", &*machine.name, "sh", "-c", "tty; exit 9"],
@@ -92,7 +92,7 @@ fn terminal(machine: &Machine) {
     );
 }
 
-fn script(machine: &Machine) {
+fn check_script(machine: &Machine) {
     let done = finish(
         &mut machine.command::<&str>([]),
         b"x=1\necho \"got $x\"\nexit 5\n",
@@ -102,7 +102,7 @@ fn script(machine: &Machine) {
 }
 
 /// Cancels a command by SIGTERM, and by killing nspawn-run.
-fn cancel(machine: &Machine) {
+fn check_cancel(machine: &Machine) {
     for (signal, number) in [("TERM", 15), ("KILL", 9)] {
         let (command, started) = (Sleep::new(), Sleep::new());
         let script = format!(
@@ -111,15 +111,19 @@ fn cancel(machine: &Machine) {
             command.command()
         );
         // A process that is left would hold nspawn-run's stdout or stderr open.
-        let running =
-            Running::of(Command::new("nspawn-run").args([&*machine.name, "bash", "-c", &script]));
-        wait_until("both run", SOON, || {
-            command.is_there() && started.is_there()
+        let running = BackgroundCommand::start_command(Command::new("nspawn-run").args([
+            &*machine.name,
+            "bash",
+            "-c",
+            &script,
+        ]));
+        wait_until("both processes run", SOON, || {
+            command.is_running() && started.is_running()
         });
         running.signal(signal);
         assert_eq!(running.end().status.signal(), Some(number));
-        wait_until("both have ended", SOON, || {
-            !command.is_there() && !started.is_there()
+        wait_until("both processes have ended", SOON, || {
+            !command.is_running() && !started.is_running()
         });
     }
 }

@@ -6,16 +6,16 @@ use std::sync::OnceLock;
 use nspawn_common::config::private_users::RANGE_SIZE;
 use nspawn_tests::{Machine, sh, wait_until};
 
-use super::{Cell, Running, Sleep, is_registered, unit_properties};
+use super::{BackgroundCommand, Cell, Sleep, is_registered, unit_properties};
 
 pub fn check(cell: &Cell, machine: &Machine, other: &Machine) {
-    users(machine, other);
-    devices(machine);
-    network(machine);
-    unit_of_running_command(cell, machine);
+    check_users(machine, other);
+    check_devices(machine);
+    check_network(machine);
+    check_unit_of_running_command(cell, machine);
 }
 
-fn users(machine: &Machine, other: &Machine) {
+fn check_users(machine: &Machine, other: &Machine) {
     let base = |machine: &Machine| {
         let map = machine.run(["cat", "/proc/self/uid_map"]).expect(0).out();
         let map: Vec<u32> = map
@@ -31,16 +31,16 @@ fn users(machine: &Machine, other: &Machine) {
     assert!(base(machine).abs_diff(base(other)) >= RANGE_SIZE);
 }
 
-fn devices(machine: &Machine) {
+fn check_devices(machine: &Machine) {
     let script = "ls /dev | grep -E '^(loop|sd|vd|nvme|mem|kmsg|fuse)' && exit 1\n\
         mknod /tmp/disk b 7 0 2>/dev/null && head -c 1 /tmp/disk && exit 2\n\
         head -c 5 /dev/zero | wc -c; : >/dev/null";
     assert_eq!(machine.sh(script).expect(0).out(), "5\n");
 }
 
-fn network(machine: &Machine) {
+fn check_network(machine: &Machine) {
     static HOST_RESOLVES: OnceLock<bool> = OnceLock::new();
-    // Whether any name resolves depends on the network of the host.
+    // Resolution depends on the network of the host.
     let resolve = "getent hosts deb.debian.org >/dev/null";
     let resolves = *HOST_RESOLVES.get_or_init(|| sh(resolve).code() == 0);
     assert!(
@@ -65,9 +65,10 @@ fn network(machine: &Machine) {
 }
 
 // Every cell has the same kind of unit, cgroup and registration while a command runs.
-fn unit_of_running_command(cell: &Cell, machine: &Machine) {
+fn check_unit_of_running_command(cell: &Cell, machine: &Machine) {
     let sleep = Sleep::new();
-    let running = Running::start(machine, &format!("{} & echo on; wait", sleep.command()));
+    let running =
+        BackgroundCommand::start(machine, &format!("{} & echo on; wait", sleep.command()));
     let names =
         "ActiveState,TimeoutStopUSec,Nice,DevicePolicy,Slice,Delegate,MemoryMax,TasksMax,Id";
     let shown = unit_properties(machine, names);
@@ -87,7 +88,7 @@ fn unit_of_running_command(cell: &Cell, machine: &Machine) {
     for unlimited in ["MemoryMax=infinity", "TasksMax=infinity"] {
         assert!(!shown.contains(unlimited), "{shown}");
     }
-    wait_until("the command sleeps", super::SOON, || sleep.is_there());
+    wait_until("the command sleeps", super::SOON, || sleep.is_running());
     let place = sleep.cgroup();
     assert!(
         place.contains(&format!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nspawn_tests::{Machine, call, left_of, sh, wait_until};
 
-use super::{Cell, Running, SOON, Sleep, unit_properties};
+use super::{BackgroundCommand, Cell, SOON, Sleep, unit_properties};
 
 /// Time limit for the end of a machine without an init whose nspawn-run was killed.
 ///
@@ -13,13 +13,13 @@ use super::{Cell, Running, SOON, Sleep, unit_properties};
 const LINGER: Duration = Duration::from_secs(40);
 
 pub fn check(cell: &Cell, machine: &Machine, other: &Machine) {
-    files(cell, machine, other);
-    background(cell, machine);
-    concurrent_commands(cell, machine);
-    pipeline(machine);
+    check_files(cell, machine, other);
+    check_background_process(cell, machine);
+    check_concurrent_commands(cell, machine);
+    check_pipeline(machine);
 }
 
-fn files(cell: &Cell, machine: &Machine, other: &Machine) {
+fn check_files(cell: &Cell, machine: &Machine, other: &Machine) {
     machine
         .sh("echo kept >/root/kept; echo kept >/var/kept; rm -f /root/.profile")
         .expect(0);
@@ -30,7 +30,7 @@ fn files(cell: &Cell, machine: &Machine, other: &Machine) {
         ""
     };
     assert_eq!(seen.out(), expected, "{}", seen.describe());
-    // With --layer=none only directories for temporary files are writable.
+    // The system is read-only with --layer=none, except directories for temporary files.
     let changes = machine.sh("echo x >/etc/own && echo x >/usr/own");
     assert_eq!(
         changes.code() == 0,
@@ -55,7 +55,7 @@ fn files(cell: &Cell, machine: &Machine, other: &Machine) {
 }
 
 // A background process does not delay the end of its run, and lives as long as the machine.
-fn background(cell: &Cell, machine: &Machine) {
+fn check_background_process(cell: &Cell, machine: &Machine) {
     let sleep = Sleep::new();
     let begin = format!(
         "{} & until pgrep -xf '{}'; do sleep 0.01; done",
@@ -63,22 +63,22 @@ fn background(cell: &Cell, machine: &Machine) {
         sleep.command()
     );
     machine.sh(&begin).expect(0);
-    assert_eq!(sleep.is_there(), cell.is_running_between_runs());
+    assert_eq!(sleep.is_running(), cell.is_running_between_runs());
     if cell.is_running_between_runs() {
         machine.run(["pkill", "-xf", sleep.command()]).expect(0);
     }
 }
 
 // Concurrent commands share one machine, which runs until the last of them ends.
-fn concurrent_commands(cell: &Cell, machine: &Machine) {
+fn check_concurrent_commands(cell: &Cell, machine: &Machine) {
     let wait = |name: &str| {
         format!("for i in $(seq 400); do test -e /tmp/{name} && break; sleep 0.05; done")
     };
-    let first = Running::start(
+    let first = BackgroundCommand::start(
         machine,
         &format!("echo on; {}; test -e /tmp/second && exit 3", wait("second")),
     );
-    let second = Running::start(
+    let second = BackgroundCommand::start(
         machine,
         &format!("touch /tmp/second; echo on; {}; exit 4", wait("third")),
     );
@@ -93,7 +93,7 @@ fn concurrent_commands(cell: &Cell, machine: &Machine) {
     );
 }
 
-fn pipeline(machine: &Machine) {
+fn check_pipeline(machine: &Machine) {
     let name = &machine.name;
     let unpack = "mkdir /tmp/new && tar -xC /tmp/new && find /tmp/new | wc -l; find /usr/share/perl5 | wc -l";
     let line = format!(
@@ -112,7 +112,8 @@ fn pipeline(machine: &Machine) {
 pub fn kill_run(cell: &Cell, machine: &Machine) -> Sleep {
     let sleep = Sleep::new();
     if !cell.is_running_between_runs() {
-        let running = Running::start(machine, &format!("echo on; exec {}", sleep.command()));
+        let running =
+            BackgroundCommand::start(machine, &format!("echo on; exec {}", sleep.command()));
         running.signal("KILL");
         drop(running.end());
     }
@@ -124,7 +125,7 @@ pub fn kill_run(cell: &Cell, machine: &Machine) -> Sleep {
 /// The machine is not stale, since another run may follow.
 pub fn check_killed_run(cell: &Cell, machine: Machine, sleep: Sleep) {
     if !cell.is_running_between_runs() {
-        assert!(!sleep.is_there());
+        assert!(!sleep.is_running());
         let unit = format!(
             "/sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service",
             machine.name
@@ -137,11 +138,11 @@ pub fn check_killed_run(cell: &Cell, machine: Machine, sleep: Sleep) {
     assert!(!stale.out().contains(&machine.name), "{}", stale.describe());
     machine.run(["true"]).expect(0);
     // Cleanup also removes a machine in which a command runs.
-    let running = Running::start(&machine, &format!("echo on; {}", sleep.command()));
+    let running = BackgroundCommand::start(&machine, &format!("echo on; {}", sleep.command()));
     call("nspawn-cleanup", [&machine.name]).expect(0);
     assert_eq!(left_of(&machine.name), "");
     running.end().expect_error(125, "");
-    assert!(!sleep.is_there());
+    assert!(!sleep.is_running());
     machine.run(["true"]).expect_error(125, "no machine");
 }
 
@@ -151,7 +152,7 @@ pub fn check_killed_run(cell: &Cell, machine: Machine, sleep: Sleep) {
 pub fn check_killed_machine(cell: &Cell, machine: &Machine) {
     machine.run(["touch", "/root/before"]).expect(0);
     let sleep = Sleep::new();
-    let running = Running::start(machine, &format!("echo on; {}", sleep.command()));
+    let running = BackgroundCommand::start(machine, &format!("echo on; {}", sleep.command()));
     sh(&format!(
         "systemctl kill --signal=KILL nspawn-{}.service",
         machine.name
@@ -160,7 +161,7 @@ pub fn check_killed_machine(cell: &Cell, machine: &Machine) {
     running
         .end()
         .expect_error(125, "(SIGKILL) ended its systemd-nspawn");
-    wait_until("the process has ended", SOON, || !sleep.is_there());
+    wait_until("the process has ended", SOON, || !sleep.is_running());
     let next = machine.run(["test", "-e", "/root/before"]);
     if cell.is_running_between_runs() {
         next.expect_error(125, &machine.name);

@@ -22,7 +22,7 @@ pub struct Runner {
 }
 
 /// Waits until a call of the hook ends, and kills it after a time limit.
-pub fn end(mut child: Child) -> Done {
+pub fn wait_for_end(mut child: Child) -> Done {
     if !wait_for_exit(child.id().try_into().unwrap(), Duration::from_secs(90)).unwrap() {
         child.kill().unwrap();
     }
@@ -160,7 +160,7 @@ impl Runner {
         })
     }
 
-    /// Writes a script into the runner's directory for them, and returns the arguments of `run_script_step`.
+    /// Writes the script file of a step, and returns the arguments of `run_script_step`.
     pub fn step(&self, script: &str) -> Value {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("{}.sh", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -212,7 +212,7 @@ impl Runner {
 
     /// Calls the hook, waits for its end, and saves the state that it returns.
     pub fn call(&mut self, command: &str, args: &Value) -> Done {
-        let done = end(self.start(self.request(command, args)));
+        let done = wait_for_end(self.start(self.request(command, args)));
         if let Some(state) = self.response().get("state") {
             self.state = state.clone();
         }

@@ -1,7 +1,8 @@
 //! Caches, which keep files for later jobs of a project.
 
+mod removal;
+
 use std::fs;
-use std::process::Command;
 
 use nspawn_tests::sequencer::{Attempt, Job, Outcome, Report, Runner};
 use nspawn_tests::{call, image, left_of, sh};
@@ -218,87 +219,6 @@ fn cache_size_no_disables_caches() {
         .run(&project.job().script(&["mkdir -p /cache; touch /cache/x"]))
         .expect(&Outcome::Success);
     assert!(project.files().is_empty());
-}
-
-#[test]
-fn full_or_corrupt_cache_is_recreated() {
-    let project = Project::new(8);
-    let runner = Runner::default().prepare_args(&["--cache-size=32M"]);
-    let fill = project.job().script(&[
-        "! head -c 50M /dev/zero > /cache/big",
-        "test $(stat -c %s /cache/big) -lt 33554432",
-    ]);
-    let _ = runner.run(&fill).expect(&Outcome::Success);
-    let file = &project.files()[0];
-    assert!(fs::metadata(file).unwrap().len() <= 32 << 20);
-    let _ = runner
-        .run(&project.job().script(&["test ! -e /cache/big"]))
-        .expect(&Outcome::Success);
-    // A cache can also run out of inodes.
-    let names = "cd /cache && seq 3900 | xargs touch";
-    let _ = runner
-        .run(&project.job().script(&[names]))
-        .expect(&Outcome::Success);
-    let _ = runner
-        .run(&project.job().script(&["test ! -e /cache/1"]))
-        .expect(&Outcome::Success);
-    // A crash may leave an empty or damaged file.
-    for broken in ["", "no file system"] {
-        fs::write(file, broken).unwrap();
-        let _ = runner
-            .run(&project.job().script(&["touch /cache/again"]))
-            .expect(&Outcome::Success);
-        let report = runner
-            .run(&project.job().script(&["test -e /cache/again"]))
-            .expect(&Outcome::Success);
-        assert!(
-            !report.log().contains("goes without"),
-            "{}",
-            report.describe()
-        );
-    }
-}
-
-#[test]
-fn job_runs_without_a_cache_that_can_not_be_mounted() {
-    let project = Project::new(11);
-    let _ = project.run(&["touch /cache/kept"]);
-    let file = project.files()[0].clone();
-    sh(&format!("mv {file} {file}.away && mkdir {file}")).expect(0);
-    let report = project.run(&["true"]);
-    assert!(
-        report
-            .log()
-            .contains("the job goes without its project's cache: "),
-        "{}",
-        report.describe()
-    );
-    sh(&format!("rmdir {file} && mv {file}.away {file}")).expect(0);
-    let _ = project.run(&["test -e /cache/kept"]);
-}
-
-#[test]
-fn unused_cache_is_stale_after_30_days() {
-    let project = Project::new(9);
-    let _ = project.run(&["touch /cache/x"]);
-    call("nspawn-cleanup", ["--stale"]).expect(0);
-    assert_eq!(project.files().len(), 1);
-    let aged = Command::new("touch")
-        .args(["--date=-31 days", &project.files()[0]])
-        .status()
-        .unwrap();
-    assert!(aged.success());
-    // The directory has a lost+found if it is a separate file system.
-    sh("mkdir -p /var/cache/nspawn-ci/lost+found; touch --date='-31 days' /var/cache/nspawn-ci/lost+found").expect(0);
-    let dry = call("nspawn-cleanup", ["--stale", "--dry-run"]).expect(0);
-    assert!(
-        dry.out().contains(&project.files()[0]),
-        "{}",
-        dry.describe()
-    );
-    call("nspawn-cleanup", ["--stale"]).expect(0);
-    assert!(project.files().is_empty());
-    sh("rmdir /var/cache/nspawn-ci/lost+found").expect(0);
 }
 
 #[test]

@@ -13,10 +13,12 @@ const SOON: Duration = Duration::from_secs(5);
 /// Script that ignores signals, and whose children ignore them too.
 const SLEEPING: &str =
     "#!/bin/bash\ntrap '' TERM HUP INT\nsleep 600 &\necho now\nsleep 600\necho too far\n";
-/// Script line that waits until the processes of an earlier stage have ended, and else prints a line.
-const UNTIL_GONE: &str = "for i in $(seq 200); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; echo it runs on";
+/// Script line that waits until the processes of an earlier stage have ended.
+///
+/// It prints a line if they have not after ten seconds.
+const WAIT_FOR_END: &str = "for i in $(seq 200); do pgrep -x sleep >/dev/null || exit 0; sleep 0.05; done; echo it runs on";
 
-fn sleeping() -> Job {
+fn sleeping_job() -> Job {
     Job::new(&image()).stage_file("build_script", SLEEPING)
 }
 
@@ -56,9 +58,9 @@ fn canceled_script_can_handle_sigterm() {
 
 #[test]
 fn canceled_script_ends_at_once_and_its_after_script_runs() {
-    let job = sleeping()
+    let job = sleeping_job()
         .interrupt_at("now", Then::Canceling)
-        .after_script(&["echo $CI_JOB_STATUS", UNTIL_GONE]);
+        .after_script(&["echo $CI_JOB_STATUS", WAIT_FOR_END]);
     let report = run(&job).expect(&Outcome::Canceled);
     let script = report.stage("build_script");
     assert!(
@@ -73,7 +75,7 @@ fn canceled_script_ends_at_once_and_its_after_script_runs() {
 
 #[test]
 fn aborted_job_ends_at_once_and_leaves_nothing() {
-    let report = run(&sleeping()
+    let report = run(&sleeping_job()
         .interrupt_at("now", Then::Abort)
         .after_script(&["true"]))
     .expect(&Outcome::Canceled);
@@ -88,7 +90,7 @@ fn aborted_job_ends_at_once_and_leaves_nothing() {
 
 #[test]
 fn job_ends_at_once_at_its_time_limit() {
-    let report = run(&sleeping().timeout(Duration::from_secs(10))).expect(&Outcome::TimedOut);
+    let report = run(&sleeping_job().timeout(Duration::from_secs(10))).expect(&Outcome::TimedOut);
     let script = report.stage("build_script");
     assert_eq!(
         script.result,
@@ -108,7 +110,7 @@ fn script_ends_when_its_driver_is_killed() {
     let driver = format!("^nspawn-run .* {stage}$");
     let job = job
         .stage_file(&stage, SLEEPING)
-        .stage("upload_artifacts_on_failure", &[UNTIL_GONE])
+        .stage("upload_artifacts_on_failure", &[WAIT_FOR_END])
         .at_log("now", move |_| {
             drop(sh(&format!("pkill -KILL -f '{driver}'")).expect(0))
         });

@@ -1,7 +1,7 @@
-//! Full jobs: a stand-in for GitLab has them, and a `gitlab-runner` runs them and reports the results.
+//! Full jobs, which a `gitlab-runner` gets from a stand-in for GitLab, runs and reports.
 //!
-//! The runner is the real one if `$GITLAB_RUNNER` names it or PATH has it, else a stand-in. The test
-//! output says which.
+//! The runner is the real one if `$GITLAB_RUNNER` names it or PATH has it, else a stand-in. The
+//! test output says which.
 //!
 //! | module | covers |
 //! | --- | --- |

@@ -150,7 +150,7 @@ fn machine_ended_by_its_job_is_a_system_failure() {
 #[test]
 fn machine_ended_by_the_host_is_a_system_failure() {
     for (line, cause) in [
-        // In a version after 257, `terminate` ends the machine's PID 1 instead of its unit.
+        // Versions of systemd after 257 end the machine's PID 1 instead of its unit.
         (
             "machinectl terminate NAME",
             "its unit was stopped|it was shut down",

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nspawn_tests::{Done, call, finish, sh};
@@ -170,21 +170,40 @@ fn runner_is_added_to_an_existing_file() {
         fs::read_to_string(file.with_extension("toml.old")).unwrap(),
         before
     );
-    let after = fs::read(&file).unwrap();
-    configure(&["--add", path], TOKEN).expect(1);
-    assert_eq!(fs::read(&file).unwrap(), after, "the same token twice");
-    // Only root can read a new file, since it has a token.
-    let new = file.with_file_name("new.toml");
-    configure(&["--add", new.to_str().unwrap()], TOKEN).expect(0);
-    assert_eq!(
-        fs::metadata(&new).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    check_file_count(&file, 2);
+    fs::remove_dir_all(file.parent().unwrap()).unwrap();
+}
+
+fn check_file_count(file: &Path, count: usize) {
     assert_eq!(
         fs::read_dir(file.parent().unwrap()).unwrap().count(),
-        3,
+        count,
         "other files are left in the directory"
     );
+}
+
+#[test]
+fn same_token_is_not_added_twice() {
+    let file = scratch("twice").join("config.toml");
+    let path = file.to_str().unwrap();
+    configure(&["--add", path], TOKEN).expect(0);
+    let before = fs::read(&file).unwrap();
+    configure(&["--add", path], TOKEN).expect(1);
+    assert_eq!(fs::read(&file).unwrap(), before);
+    check_file_count(&file, 1);
+    fs::remove_dir_all(file.parent().unwrap()).unwrap();
+}
+
+/// The file is secret, since it has a token.
+#[test]
+fn new_file_is_accessible_to_root_only() {
+    let file = scratch("new").join("config.toml");
+    configure(&["--add", file.to_str().unwrap()], TOKEN).expect(0);
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    check_file_count(&file, 1);
     fs::remove_dir_all(file.parent().unwrap()).unwrap();
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nspawn_common::sys::pidfd::wait_for_exit;
 use nspawn_tests::sequencer::{Job, Outcome, Report, Runner};
 use nspawn_tests::{Machine, image, sh};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn output_of(lines: &[&str]) -> String {
     Job::new(&image())
@@ -149,7 +149,7 @@ fn script_file_is_readable_and_removed_at_the_end() {
     assert!(count <= 1, "{}", report.describe());
 }
 
-/// Tests that the unit with the limits contains the job's processes. The kernel enforces the limits.
+/// Tests that the unit with the limits contains the job's processes.
 #[test]
 fn limits_are_on_the_cgroup_that_holds_the_job() {
     let job = Job::new(&image());
@@ -242,7 +242,11 @@ fn entrypoint_of_the_image_runs_the_scripts() {
         "{}",
         report.describe()
     );
-    // An empty word is the usual way to disable an entrypoint.
+}
+
+/// An empty word is the usual way to disable an entrypoint.
+#[test]
+fn empty_entrypoint_is_ignored() {
     let job = Job::new(&image())
         .image_options(json!({ "entrypoint": [""] }))
         .script(&["echo plain"]);
@@ -253,19 +257,25 @@ fn entrypoint_of_the_image_runs_the_scripts() {
             .text(),
         "plain\n"
     );
+}
+
+#[test]
+fn missing_entrypoint_is_a_script_failure() {
     let job = Job::new(&image())
         .image_options(json!({ "entrypoint": ["/no/such"] }))
         .script(&["true"]);
     let _ = job.run().expect(&Outcome::ScriptFailure(127));
 }
 
+fn user_option(name: &str) -> Value {
+    json!({ "executor_opts": { "docker": { "user": name } } })
+}
+
 #[test]
 fn scripts_run_as_the_user_of_the_image() {
-    let user = |name: &str| json!({ "executor_opts": { "docker": { "user": name } } });
-    let job =
-        Job::new(&image())
-            .image_options(user("daemon"))
-            .script(&["id -un", "touch file", "pwd"]);
+    let job = Job::new(&image())
+        .image_options(user_option("daemon"))
+        .script(&["id -un", "touch file", "pwd"]);
     let report = job.run().expect(&Outcome::Success);
     assert_eq!(
         report.stage("build_script").text(),
@@ -273,8 +283,12 @@ fn scripts_run_as_the_user_of_the_image() {
         "{}",
         report.describe()
     );
+}
+
+#[test]
+fn unknown_user_of_the_image_is_a_script_failure() {
     let job = Job::new(&image())
-        .image_options(user("no-such-user"))
+        .image_options(user_option("no-such-user"))
         .script(&["true"]);
     let report = job.run().expect(&Outcome::ScriptFailure(1));
     assert!(

@@ -3,7 +3,7 @@
 use nspawn_tests::sequencer::{Attempt, Job, Outcome, Response, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 
-fn forged(job: Job) -> Job {
+fn with_forged_variables(job: Job) -> Job {
     [
         ("CI_JOB_ID", "1"),
         ("CI_JOB_IMAGE", "no-such-image"),
@@ -23,7 +23,7 @@ fn forged(job: Job) -> Job {
 #[test]
 fn forged_variables_are_ignored() {
     let honest = Job::new(&image());
-    let forgery = forged(Job::new(&image()).with_id(honest.id()));
+    let forgery = with_forged_variables(Job::new(&image()).with_id(honest.id()));
     let runner = Runner::default();
     let [mut one, mut other] = [
         Attempt::new(&runner, &honest),
@@ -31,7 +31,7 @@ fn forged_variables_are_ignored() {
     ];
     drop((one.config().expect(), other.config().expect()));
     assert_eq!(one.machine(), other.machine());
-    let report = forged(Job::new(&image()))
+    let report = with_forged_variables(Job::new(&image()))
         .script(&["test ! -e /host", "exit 3"])
         .run();
     let _ = report.expect(&Outcome::ScriptFailure(3));
@@ -48,14 +48,14 @@ fn forged_empty_job_number_is_ignored() {
 #[test]
 fn equal_job_numbers_of_two_servers_make_two_machines() {
     let runner = Runner::default();
-    let here = Job::new(&image()).script(&["echo here > /root/file"]);
-    let there = Job::new(&image())
-        .with_id(here.id())
+    let job = Job::new(&image()).script(&["echo here > /root/file"]);
+    let other_job = Job::new(&image())
+        .with_id(job.id())
         .server("https://other.example")
         .script(&["test ! -e /root/file"]);
     let [one, other] = [
-        Attempt::prepared(&runner, &here),
-        Attempt::prepared(&runner, &there),
+        Attempt::prepared(&runner, &job),
+        Attempt::prepared(&runner, &other_job),
     ];
     assert_ne!(one.machine(), other.machine());
     one.run_stage("build_script").expect();
@@ -63,7 +63,7 @@ fn equal_job_numbers_of_two_servers_make_two_machines() {
     one.cleanup().expect();
     other.run_stage("build_script").expect();
     other.cleanup().expect();
-    assert_eq!(left_of(&format!("gitlab-{}-", here.id())), "");
+    assert_eq!(left_of(&format!("gitlab-{}-", job.id())), "");
 }
 
 #[test]

@@ -12,19 +12,21 @@ const OMITTED: &str =
 const STAT_OWNERS: &str =
     "stat -c '%n %u:%g %a' /etc/shadow /usr/bin/passwd /usr/bin/chage /var/mail /";
 
-/// Types of the root and /usr partitions of this architecture (Discoverable Partitions Specification).
+/// Types of the root and /usr partitions of this architecture.
+///
+/// They are from the Discoverable Partitions Specification.
 #[cfg(target_arch = "x86_64")]
-const TYPES: [&str; 2] = [
+const ROOT_AND_USR_TYPES: [&str; 2] = [
     "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
     "8484680c-9521-48c6-9c11-b0720656f69e",
 ];
 #[cfg(target_arch = "aarch64")]
-const TYPES: [&str; 2] = [
+const ROOT_AND_USR_TYPES: [&str; 2] = [
     "b921b045-1df0-41c3-af44-4c6f280d3fae",
     "b0e01050-ee5f-4390-949a-9101b17104e9",
 ];
 /// Type of a /home partition.
-const HOME: &str = "933ac7e1-2eb4-4f13-b844-0e14e2aef915";
+const HOME_TYPE: &str = "933ac7e1-2eb4-4f13-b844-0e14e2aef915";
 
 /// Makes a disk image by shell lines that run in the image's tree, without the omitted directories.
 ///
@@ -184,7 +186,10 @@ fn gpt_image_with_a_root_partition_works() {
     let root = "truncate --size=500M $raw.root; mkfs.ext4 -q -d . $raw.root;";
     check(&make(
         "gpt",
-        &format!("{root} {}", gpt(&[(TYPES[0], 500, "$raw.root")])),
+        &format!(
+            "{root} {}",
+            gpt(&[(ROOT_AND_USR_TYPES[0], 500, "$raw.root")])
+        ),
     ));
 }
 
@@ -194,9 +199,9 @@ fn gpt_image_with_root_usr_and_home_partitions_works() {
     let home = "truncate --size=16M $raw.home; mkfs.ext4 -q $raw.home;";
     let root = "hide usr; truncate --size=100M $raw.root; mkfs.ext4 -q -d . $raw.root;";
     let all = gpt(&[
-        (TYPES[0], 100, "$raw.root"),
-        (TYPES[1], 400, "$raw.usr"),
-        (HOME, 16, "$raw.home"),
+        (ROOT_AND_USR_TYPES[0], 100, "$raw.root"),
+        (ROOT_AND_USR_TYPES[1], 400, "$raw.usr"),
+        (HOME_TYPE, 16, "$raw.home"),
     ]);
     check(&make("partitions", &format!("{usr} {home} {root} {all}")));
 }

@@ -1,7 +1,7 @@
 //! Paths that are not images.
 //!
-//! Prepare fails with one clear line and leaves nothing. GitLab Runner gets a script failure if the job
-//! can choose another image, else a system failure.
+//! Prepare fails with one clear line and leaves nothing. GitLab Runner gets a script failure if the
+//! job can choose another image, else a system failure.
 
 use nspawn_tests::sequencer::{Job, Outcome};
 use nspawn_tests::{finish, left_of, sh};

@@ -287,7 +287,7 @@ fn newest_version_is_used_and_kept_by_its_machine() {
 
 #[test]
 fn removed_version_fails_the_next_run() {
-    let name = versions("gone");
+    let name = versions("removed");
     let machine = name.machine(&["--init=none"]);
     name.sh("rm -r $name.v/${name}_10");
     let done = machine

@@ -45,7 +45,7 @@ fn job(name: &Name) -> Job {
 /// Layers to test. With `--init=none`, `--layer=none` keeps no files from stage to stage.
 const LAYERS: [&str; 3] = ["--layer=disk", "--layer=tmpfs", "--layer=none"];
 
-fn runs_jobs(name: &Name) {
+fn check_jobs(name: &Name) {
     for (init, layers) in [("--init=stub", &LAYERS[..]), ("--init=none", &LAYERS[..2])] {
         for layer in layers {
             let report = Runner::default()
@@ -68,18 +68,18 @@ fn runs_jobs(name: &Name) {
 
 #[test]
 fn busybox_image_runs_jobs() {
-    runs_jobs(&busybox("busybox"));
+    check_jobs(&busybox("busybox"));
 }
 
 #[test]
 fn image_with_only_a_shell_runs_jobs() {
-    runs_jobs(&bare("bare"));
+    check_jobs(&bare("bare"));
 }
 
 #[test]
 fn disk_image_with_only_a_shell_runs_jobs() {
     let name = disk(bare("bare-disk"));
-    runs_jobs(&name);
+    check_jobs(&name);
     assert_eq!(name.loop_devices(), "");
 }
 

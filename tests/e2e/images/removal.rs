@@ -121,11 +121,11 @@ fn image_is_locked_only_while_its_machine_is_made() {
     let path = format!("{}/{}_1", name.path(".v"), name.0);
     let mark = format!("/run/{}", name.0);
     let lock = format!("flock --nonblock --exclusive {path} true");
-    let look = format!("--property=ExecStartPre=/bin/sh -c '{lock}; echo $? >{mark}'");
-    let machine = name.machine(&["--init=stub", &look]);
-    let seen = std::fs::read_to_string(&mark).unwrap();
+    let try_lock = format!("--property=ExecStartPre=/bin/sh -c '{lock}; echo $? >{mark}'");
+    let machine = name.machine(&["--init=stub", &try_lock]);
+    let lock_status = std::fs::read_to_string(&mark).unwrap();
     std::fs::remove_file(&mark).unwrap();
-    assert_eq!(seen, "1\n");
+    assert_eq!(lock_status, "1\n");
     sh(&lock).expect(0);
     let state = format!("/run/nspawn-ci/{}/state.json", machine.name);
     assert!(std::fs::read_to_string(state).unwrap().contains(&path));
@@ -144,6 +144,10 @@ fn image_removed_without_a_lock_is_reported() {
     let path = format!("{}/{}_1", name.path(".v"), name.0);
     let remove = format!("--property=ExecStartPre=/bin/rm -r {path}");
     name.expect_refused(&["--init=stub", &remove], &format!("can't open {path}"));
+}
+
+#[test]
+fn disk_image_removed_without_a_lock_is_reported() {
     let disk = Name::new("vanished-disk");
     disk.sh("mkdir -p $name/bin; mksquashfs $name $name.raw -quiet -no-progress; rm -r $name");
     let remove = format!("--property=ExecStartPre=/bin/rm {}", disk.path(".raw"));

@@ -161,7 +161,8 @@ fn caches_are_shared_within_one_project() {
 
 #[test]
 fn file_variables_and_large_variables_arrive() {
-    // The runner passes the variable in the driver's environment, whose strings are limited to 128 KiB.
+    // The runner passes the variable in the driver's environment, whose strings are limited to 128
+    // KiB.
     let large = "0123456789abcdef".repeat(6400);
     let work = Work::new(&image())
         .variable("LARGE", &large)

@@ -1,6 +1,7 @@
 //! Results of jobs, as GitLab receives them.
 //!
-//! A log also shows the commands. So words to wait for have quotes in the commands, such as `n''ow`.
+//! A log also shows the commands. So words to wait for have quotes in the commands, such as
+//! `n''ow`.
 
 use nspawn_tests::api::{GitLab, Known, Status, Work};
 use nspawn_tests::image;
@@ -8,8 +9,9 @@ use nspawn_tests::image;
 use super::runner::Runner;
 use super::{result_of, run, run_all};
 
-/// Line that prints something again and again, since a runner learns of a cancel when it sends a part
-/// of the log.
+/// Script line that prints something every 0.1 s for a minute.
+///
+/// A runner learns of a cancel only when it sends a part of the log.
 const WAIT: &str = "echo n''ow; for i in $(seq 600); do echo tick; sleep 0.1; done; echo too f''ar";
 const AFTER: [&str; 1] = ["echo \"after it was $CI_JOB_STATUS in $PWD\"; cat /root/mark"];
 const MARK: &str = "echo the same mach''ine > /root/mark";

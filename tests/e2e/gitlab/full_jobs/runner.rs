@@ -13,7 +13,9 @@ use nspawn_common::sys::pidfd::wait_for_exit;
 use nspawn_tests::api::{GitLab, RUNNER_TOKEN};
 
 const LOG: &str = "log";
-/// Time limit for all jobs of a runner. On an emulated host (`tests/vm`) one job takes nearly a minute.
+/// Time limit for all jobs of a runner.
+///
+/// On an emulated host (`tests/vm`) one job takes nearly a minute.
 const LIMIT: Duration = Duration::from_secs(600);
 /// Time limit for the end of a runner after a signal.
 const ENDING: Duration = Duration::from_secs(40);
@@ -114,7 +116,8 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        // After a failed test the runner still runs. SIGTERM lets it remove the machines of its jobs.
+        // After a failed test the runner still runs. SIGTERM lets it remove the machines of its
+        // jobs.
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             self.signal("TERM");
             if !self.ends_within(ENDING) {

@@ -1,0 +1,139 @@
+//! Files, units and machines of others in the place of ours, and missing permissions.
+
+use std::fs;
+use std::process::Command;
+
+use nspawn_tests::{call, finish, image, left_of, sh};
+
+#[test]
+fn obstacle_in_place_of_a_lock_is_named() {
+    let name = format!("obstacle-{}", std::process::id());
+    let directory = format!("/run/nspawn-ci/{name}");
+    sh(&format!(
+        "mkdir -p {directory} && ln -s /nonexistent/lock {directory}/lock"
+    ))
+    .expect(0);
+    let done = call(
+        "timeout",
+        ["10", "nspawn-prepare", "--name", &name, &image()],
+    );
+    let cleaned = call("timeout", ["10", "nspawn-cleanup", &name]);
+    sh(&format!("rm -r {directory}")).expect(0);
+    done.expect_error(1, &format!("{directory}/lock is in the way"));
+    cleaned.expect_error(1, "is in the way");
+}
+
+#[test]
+fn unit_of_the_host_blocks_the_machine_name() {
+    let unit = format!(
+        "/run/systemd/system/nspawn-own-{}.service",
+        std::process::id()
+    );
+    sh(&format!(
+        "printf '[Service]\nExecStart=/bin/sleep 600\n' >{unit}; systemctl daemon-reload; systemctl start {}",
+        unit.rsplit('/').next().unwrap()
+    ))
+    .expect(0);
+    let done = call(
+        "nspawn-prepare",
+        ["--name", &format!("own-{}", std::process::id()), &image()],
+    );
+    let active = sh(&format!(
+        "u=$(basename {unit}); systemctl is-active $u; systemctl stop $u; rm {unit}; systemctl daemon-reload"
+    ));
+    done.expect_error(1, "this host has a unit");
+    assert_eq!(active.out(), "active\n");
+}
+
+#[test]
+fn foreign_machine_of_the_same_name_goes_on() {
+    let name = format!("foreign-{}", std::process::id());
+    let root = format!("/var/tmp/{name}");
+    let start = format!(
+        "mkdir -p {root}/usr {root}/upper {root}/work {root}/root && \
+         systemd-run --quiet --collect --unit=e2e-{name} --property=Type=notify --property=Delegate=yes --property=PrivateMounts=yes \
+         sh -c 'mount -t overlay -o lowerdir=/var/lib/machines/{image},upperdir={root}/upper,workdir={root}/work none {root}/root && \
+         exec systemd-nspawn --quiet --keep-unit --machine={name} --directory={root}/root --notify-ready=yes --link-journal=no --boot'",
+        image = image()
+    );
+    sh(&start).expect(0);
+    let refused = call("nspawn-prepare", ["--name", &name, &image()]);
+    let cleaned = call("nspawn-cleanup", [&name]);
+    let alive = call("machinectl", ["show", "--property=State", "--value", &name]);
+    sh(&format!(
+        "systemctl kill --signal=KILL e2e-{name}; systemctl stop e2e-{name}; rm -rf {root}"
+    ));
+    refused.expect_error(1, "that these programs did not make");
+    cleaned.expect(0);
+    assert_eq!(alive.expect(0).out(), "running\n");
+}
+
+#[test]
+fn file_in_place_of_a_state_directory_is_refused() {
+    let name = format!("stray-{}", std::process::id());
+    let path = format!("/run/nspawn-ci/{name}");
+    fs::create_dir_all("/run/nspawn-ci").unwrap();
+    fs::write(&path, "").unwrap();
+    let (prepared, cleaned) = (
+        call("nspawn-prepare", ["--name", &name, &image()]),
+        call("nspawn-cleanup", [&name]),
+    );
+    fs::remove_file(&path).unwrap();
+    prepared.expect_error(1, "is in the way; remove it");
+    cleaned.expect_error(1, "is in the way; remove it");
+}
+
+#[test]
+fn invalid_state_files_are_refused() {
+    let name = format!("state-{}", std::process::id());
+    let dir = format!("/run/nspawn-ci/{name}");
+    fs::create_dir_all(&dir).unwrap();
+    for (text, words) in [
+        ("", "not a whole JSON document"),
+        ("{\"version\":2,\"name\"", "not a whole JSON document"),
+        ("no JSON", "not a whole JSON document"),
+        ("[]", "it has no version"),
+        (
+            "{\"version\":99}",
+            "a newer version of these programs made it (format 99",
+        ),
+        (
+            "{\"version\":1}",
+            "an older version of these programs made it (format 1",
+        ),
+        ("{\"version\":2}", "no valid \"start\""),
+    ] {
+        fs::write(format!("{dir}/state.json"), text).unwrap();
+        call("nspawn-run", [&*name, "true"]).expect_error(125, words);
+    }
+    call("nspawn-cleanup", [&name]).expect(0);
+    assert_eq!(left_of(&name), "");
+}
+
+#[test]
+fn callers_other_than_root_are_refused() {
+    let run_as_nobody = |program: &str, argument: &str| {
+        let program = sh(&format!("command -v {program}")).expect(0).out();
+        call(
+            "setpriv",
+            [
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                program.trim(),
+                argument,
+            ],
+        )
+    };
+    run_as_nobody("nspawn-prepare", &image()).expect_error(1, "only root");
+    run_as_nobody("nspawn-cleanup", "some-machine").expect_error(1, "only root");
+    run_as_nobody("nspawn-run", "some-machine").expect_error(125, "only root");
+}
+
+#[test]
+fn missing_program_names_its_package() {
+    let prepare = sh("command -v nspawn-prepare").expect(0).out();
+    let mut command = Command::new(prepare.trim());
+    command.arg(image()).env("PATH", "/nonexistent");
+    finish(&mut command, b"").expect_error(1, "install the package systemd-container");
+}

@@ -1,0 +1,145 @@
+//! Streams of a command.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nspawn_tests::{Machine, call, finish, random, sh};
+
+use super::LIVING_SLEEP;
+
+#[test]
+fn streams_are_passed_through_unchanged() {
+    let machine = Machine::new();
+    let mut command = machine.command(["sh", "-c", "cat; echo err >&2"]);
+    let done = finish(&mut command, b"a b\n\0\xff").expect(0);
+    assert_eq!(
+        (&*done.stdout, &*done.stderr),
+        (&b"a b\n\0\xff"[..], &b"err\n"[..])
+    );
+    // A command may open its streams again by their names.
+    let done = machine
+        .sh("echo out >/dev/stdout; echo err >/dev/stderr")
+        .expect(0);
+    assert_eq!((&*done.out(), &*done.err()), ("out\n", "err\n"));
+}
+
+#[test]
+fn large_streams_pass_through_pipes_and_files() {
+    let machine = Machine::new();
+    let bytes = random(20_000_000, 1);
+    assert!(
+        finish(&mut machine.command(["cat"]), &bytes)
+            .expect(0)
+            .stdout
+            == bytes,
+        "bytes were changed"
+    );
+    // Files are copied in another way than pipes, and files opened for appending in a third way.
+    let dir = std::env::temp_dir().join(format!("e2e-{}", std::process::id()));
+    fs::write(&dir, &bytes).unwrap();
+    let appended = File::options().append(true).open(&dir).unwrap();
+    let status = machine
+        .command(["cat"])
+        .stdin(File::open(&dir).unwrap())
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let status = machine
+        .command(["echo", "more"])
+        .stdout(appended)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert!(
+        fs::read(&dir).unwrap().strip_prefix(&*bytes) == Some(b"more\n"),
+        "the file was changed"
+    );
+    fs::remove_file(&dir).unwrap();
+}
+
+#[test]
+fn joined_stdout_and_stderr_stay_in_order() {
+    let machine = Machine::new();
+    let script = "for i in $(seq 100); do echo $i; echo $i >&2; done";
+    let done = sh(&format!(
+        "nspawn-run {} sh -c '{script}' 2>&1",
+        machine.name
+    ))
+    .expect(0);
+    assert_eq!(
+        done.out(),
+        (1..=100)
+            .map(|number| format!("{number}\n{number}\n"))
+            .collect::<String>()
+    );
+}
+
+#[test]
+fn unreadable_stdin_is_an_error() {
+    let machine = Machine::new();
+    let done = sh(&format!("nspawn-run {} cat </", machine.name));
+    done.expect_error(125, "can't read stdin");
+    // nohup(1) leaves a stdin that is open for writing only, which matters only if it is read.
+    sh(&format!(
+        "nspawn-run {} sh -c 'exit 7' 0>/dev/null",
+        machine.name
+    ))
+    .expect(7);
+}
+
+#[test]
+fn shell_without_a_command_reads_its_script_from_stdin() {
+    let machine = Machine::new();
+    let done = finish(
+        &mut machine.command::<&str>([]),
+        b"x=1\necho \"got $x\"\nexit 5\n",
+    )
+    .expect(5);
+    assert_eq!(done.out(), "got 1\n");
+}
+
+#[test]
+fn background_process_does_not_delay_the_end_and_goes_on() {
+    let machine = Machine::new();
+    let started = Instant::now();
+    let done = machine
+        .sh("sleep 300 & yes | head -c 300000; yes >/tmp/y & echo $!")
+        .expect(0);
+    assert!(
+        started.elapsed() < Duration::from_secs(60),
+        "took {:?}",
+        started.elapsed()
+    );
+    assert_eq!(
+        done.stdout.len() - 300_000,
+        done.out().trim_start_matches("y\n").len()
+    );
+    machine.run(["pkill", "-x", "sleep"]).expect(0);
+    let killing = [
+        "--kill-remaining",
+        &machine.name,
+        "sh",
+        "-c",
+        "sleep 300 & sleep 300 &",
+    ];
+    call("nspawn-run", killing).expect(0);
+    machine.sh(LIVING_SLEEP).expect(1);
+}
+
+#[test]
+fn command_ends_by_sigpipe_when_its_reader_closes() {
+    let machine = Machine::new();
+    let mut child = machine
+        .command(["yes"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!((&*line, child.wait().unwrap().code()), ("y\n", Some(141)));
+}

@@ -1,0 +1,129 @@
+//! Cleanup of machines in any state, and by several processes at once.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+use nspawn_tests::{Machine, call, image, left_of, sh};
+
+#[test]
+fn cleanup_removes_all_traces_of_a_machine() {
+    let name = format!("left-{}", std::process::id());
+    let machine = Machine::with(&["--name", &name]);
+    assert_eq!(machine.name, name);
+    machine.sh("mkdir -p /var/a/b; echo x >/var/a/b/c; sleep 300 & mkdir /tmp/m; mount -t tmpfs none /tmp/m").expect(0);
+    assert_ne!(left_of(&name), "");
+    assert!(
+        !fs::read_to_string("/proc/mounts").unwrap().contains(&name),
+        "the machine's mounts are in the host"
+    );
+    call("nspawn-cleanup", [&name]).expect(0);
+    assert_eq!(left_of(&name), "");
+    call("nspawn-cleanup", [&name, "never-was"]).expect(0);
+    machine.run(["true"]).expect_error(125, "no machine");
+}
+
+#[test]
+fn frozen_machine_is_removed() {
+    let machine = Machine::new();
+    sh(&format!("systemctl freeze nspawn-{}.service", machine.name)).expect(0);
+    call("nspawn-cleanup", [&machine.name]).expect(0);
+    assert_eq!(left_of(&machine.name), "");
+}
+
+/// The file of the layer is deleted at once. The kernel then discards it in the background.
+#[test]
+fn large_layer_is_removed_in_the_background() {
+    let machine = Machine::with(&["--network=none"]);
+    machine.sh("head -c 300M /dev/zero >/var/large").expect(0);
+    // A reader of the cleanup's output does not wait for the background work.
+    sh(&format!(
+        "nspawn-cleanup --verbose {} 2>&1 | cat",
+        machine.name
+    ))
+    .expect(0);
+    assert!(!fs::exists(format!("/var/lib/nspawn-ci/machines/{}", machine.name)).unwrap());
+    let again = Machine::with(&["--network=none", "--name", &machine.name]);
+    again.sh("test ! -e /var/large").expect(0);
+    drop(again);
+    let is_detached = format!(
+        "! losetup --list --noheadings --output=BACK-FILE | grep -F /{}/disk",
+        machine.name
+    );
+    sh(&format!(
+        "timeout 30 sh -c 'until {is_detached}; do sleep 0.1; done' >/dev/null"
+    ))
+    .expect(0);
+    assert_eq!(left_of(&machine.name), "");
+}
+
+#[test]
+fn cleanup_removes_dead_and_half_made_machines() {
+    let prefix = format!("half-{}", std::process::id());
+    let name = |which: &str| format!("{prefix}-{which}");
+    let (dead, killed) = (
+        Machine::with(&["--name", &name("dead")]),
+        Machine::with(&["--name", &name("killed")]),
+    );
+    dead.sh("systemctl poweroff --force --force; sleep 60")
+        .expect(125);
+    sh(&format!(
+        "systemctl kill --signal=KILL nspawn-{}.service",
+        killed.name
+    ))
+    .expect(0);
+    fs::create_dir_all(format!("/run/nspawn-ci/{}", name("state"))).unwrap();
+    fs::write(format!("/run/nspawn-ci/{}/state.json", name("state")), "{").unwrap();
+    fs::create_dir_all(format!(
+        "/var/lib/nspawn-ci/machines/{}/upper/x",
+        name("layer")
+    ))
+    .unwrap();
+    call("nspawn-run", [&name("state"), "true"]).expect_error(125, "state.json can't be used");
+    let names = ["dead", "killed", "state", "layer"].map(name);
+    call("nspawn-cleanup", &names).expect(0);
+    assert_eq!(left_of(&prefix), "");
+}
+
+#[test]
+fn concurrent_prepares_and_cleanups_of_one_name_succeed() {
+    let name = format!("race-{}", std::process::id());
+    let rounds = format!(
+        "for i in 1 2 3 4; do (for j in 1 2 3; do nspawn-prepare --name {name} {} >/dev/null && nspawn-cleanup {name} || echo bad; done) & done; wait",
+        image()
+    );
+    let done = sh(&rounds).expect(0);
+    assert_eq!(done.out(), "", "{}", done.describe());
+    assert_eq!(left_of(&name), "");
+}
+
+#[test]
+fn concurrent_cleanups_of_one_leftover_succeed() {
+    let name = format!("fight-{}", std::process::id());
+    // mkdir may fail, when a concurrent cleanup removes the directory that it made.
+    let fight = format!(
+        "for j in $(seq 100); do mkdir /run/nspawn-ci/{name} 2>/dev/null; nspawn-cleanup {name} || exit 1; done"
+    );
+    let all = format!("for i in 1 2 3 4 5 6 7 8 9 10; do ({fight}) & done; wait");
+    assert_eq!(sh(&all).expect(0).err(), "");
+    assert_eq!(left_of(&name), "");
+}
+
+#[test]
+fn interrupted_prepare_leaves_nothing() {
+    for (signal, number) in [("TERM", 15), ("INT", 2), ("HUP", 1)] {
+        let name = format!("interrupted-{}", std::process::id());
+        let hang = "--property=ExecStartPre=/bin/sleep 60";
+        let mut child = Command::new("nspawn-prepare")
+            .args(["--name", &name, hang, &image()])
+            .spawn()
+            .unwrap();
+        let unit = format!(
+            "until systemctl is-active nspawn-{name} | grep -q activating; do sleep 0.02; done"
+        );
+        call("timeout", ["20", "sh", "-c", &unit]).expect(0);
+        sh(&format!("kill -{signal} {}", child.id())).expect(0);
+        assert_eq!(child.wait().unwrap().signal(), Some(number));
+        assert_eq!(left_of(&name), "");
+    }
+}

@@ -1,0 +1,197 @@
+//! Machines that are kept for inspection after a failure.
+
+use std::fs;
+
+use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::{Done, Machine, call, image, left_of, sh};
+
+use super::stale;
+
+/// Unit that replaces one of the image and never ends, so that the boot never ends.
+const HANGING: &str = "[Unit]\nDefaultDependencies=no\nBefore=multi-user.target\n[Service]\nType=oneshot\nExecStart=/bin/sleep 600\n";
+
+/// A unit file on the host, bound over a unit of the machine. Its service never ends.
+struct HangingUnit {
+    path: String,
+    bind: String,
+}
+
+impl HangingUnit {
+    fn new(name: &str) -> Self {
+        let path = format!("/run/e2e-{name}.service");
+        fs::write(&path, HANGING).unwrap();
+        let bind = format!("--bind-ro={path}:/etc/systemd/system/systemd-sysctl.service");
+        Self { path, bind }
+    }
+
+    fn prepare(&self, name: &str, options: &[&str]) -> Done {
+        let image = image();
+        let common = ["--name", name, &self.bind, "--timeout=4s", &image];
+        call("nspawn-prepare", [&common[..], options].concat())
+    }
+}
+
+impl Drop for HangingUnit {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[test]
+fn hanging_boot_reports_pending_jobs() {
+    let name = format!("hanging-{}", std::process::id());
+    let unit = HangingUnit::new(&name);
+    let done = unit
+        .prepare(&name, &[])
+        .expect_error(1, "did not boot within 4 s");
+    for words in [
+        "still waits for these jobs",
+        "systemd-sysctl.service",
+        "multi-user.target",
+        "[  OK  ] ",
+    ] {
+        assert!(
+            done.err().contains(words),
+            "no {words:?} in {}",
+            done.describe()
+        );
+    }
+    assert_eq!(left_of(&name), "");
+}
+
+#[test]
+fn machine_with_a_hanging_boot_can_be_kept() {
+    let name = format!("hanging-kept-{}", std::process::id());
+    let unit = HangingUnit::new(&name);
+    let done = unit
+        .prepare(&name, &["--keep=failure", "--keep-for=2min"])
+        .expect(1);
+    drop(unit);
+    let error = done.err();
+    let (message, _) = error.split_once('\n').unwrap();
+    assert!(
+        message.contains("is kept for 2 min")
+            && message.ends_with(&format!("nspawn-cleanup {name}")),
+        "{message}"
+    );
+    assert!(!stale().iter().any(|line| line.contains(&name)));
+    check_inspection(&name, message);
+    // A mark of 1970 has expired.
+    fs::write(format!("/run/nspawn-ci/{name}/kept"), "1").unwrap();
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    assert_eq!(left_of(&name), "");
+}
+
+/// Checks that the command in the message shows the layer over the image.
+fn check_inspection(name: &str, message: &str) {
+    let layer = format!("mount -o loop /var/lib/nspawn-ci/machines/{name}/disk /mnt");
+    sh(&format!(
+        "{layer} && echo seen >/mnt/upper/mark; umount /mnt"
+    ))
+    .expect(0);
+    let (_, rest) = message.split_once("look into it: ").unwrap();
+    let (command, _) = rest.split_once("; remove it").unwrap();
+    let seen = sh(&format!(
+        "{command} --quiet --pipe --register=no cat /mark /etc/hostname.none /etc/os-release"
+    ));
+    assert!(
+        seen.out().starts_with("seen\nPRETTY_NAME="),
+        "{}",
+        seen.describe()
+    );
+}
+
+#[test]
+fn hanging_boot_of_a_job_reports_pending_jobs() {
+    let unit = HangingUnit::new(&format!("hanging-job-{}", std::process::id()));
+    let report = Runner::default()
+        .prepare_args(&[&unit.bind, "--timeout=3s"])
+        .run(&Job::new(&image()));
+    assert!(
+        report.log().contains("still waits for these jobs"),
+        "{}",
+        report.describe()
+    );
+    let _ = report.expect_system_failure();
+}
+
+/// GitLab Runner calls cleanup at once after a failed prepare, which spares a kept machine.
+#[test]
+fn machine_of_a_job_with_a_hanging_boot_can_be_kept() {
+    let unit = HangingUnit::new(&format!("hanging-job-kept-{}", std::process::id()));
+    let report = Runner::default()
+        .prepare_args(&[&unit.bind, "--timeout=3s", "--keep=failure"])
+        .run(&Job::new(&image()));
+    drop(unit);
+    assert!(
+        report.log().contains("is kept for 60 min"),
+        "{}",
+        report.describe()
+    );
+    assert!(
+        fs::exists(format!(
+            "/var/lib/nspawn-ci/machines/{}/disk",
+            report.machine
+        ))
+        .unwrap()
+    );
+    call("nspawn-cleanup", [&report.machine]).expect(0);
+    assert_eq!(left_of(&report.machine), "");
+}
+
+#[test]
+fn machine_that_was_never_made_is_not_kept() {
+    let machine = Machine::new();
+    let name = format!("no-slot-{}", std::process::id());
+    let options = [
+        "--name",
+        &*name,
+        "--keep=failure",
+        "--max-machines=1",
+        "--timeout=1s",
+        &image(),
+    ];
+    let done = call("nspawn-prepare", options).expect(1);
+    assert!(
+        done.err().contains("--max-machines") && !done.err().contains("is kept"),
+        "{}",
+        done.describe()
+    );
+    assert_eq!(left_of(&name), "");
+    drop(machine);
+}
+
+#[test]
+fn machine_of_a_failed_job_can_be_kept() {
+    let keeping = Runner::default().prepare_args(&["--keep=failure"]);
+    let _ = keeping
+        .run(&Job::new(&image()).script(&["true"]))
+        .expect(&Outcome::Success);
+    let job = Job::new(&image())
+        .script(&["echo traces >/root/traces", "exit 3"])
+        .after_script(&["exit 4"]);
+    let report = keeping.run(&job);
+    assert_eq!(
+        report.outcome,
+        Outcome::ScriptFailure(3),
+        "{}",
+        report.describe()
+    );
+    let name = &*report.machine;
+    assert_eq!(
+        report.log().matches("is kept for 60 min").count(),
+        1,
+        "{}",
+        report.describe()
+    );
+    assert_eq!(
+        call("nspawn-run", [name, "cat", "/root/traces"])
+            .expect(0)
+            .out(),
+        "traces\n"
+    );
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+    call("nspawn-run", [name, "true"]).expect(0);
+    call("nspawn-cleanup", [name]).expect(0);
+    assert_eq!(left_of(name), "");
+}

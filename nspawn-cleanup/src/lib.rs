@@ -7,6 +7,8 @@
 //! | [`remove`] | removal of machines |
 //! | [`unused_caches`] | removal of caches that no job has used for a month |
 
+#![deny(unsafe_code)]
+
 mod cli;
 mod listing;
 mod remove;

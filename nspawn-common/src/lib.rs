@@ -18,6 +18,8 @@
 //! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
 //! | [`args`], [`choice`], [`exit`], [`words`] | options from files and environment, words for their values, exit statuses, shell quoting |
 
+#![deny(unsafe_code)]
+
 pub mod agent;
 pub mod cli;
 pub mod command;

@@ -15,6 +15,8 @@
 //! | [`create::queue`], [`create::run`] | waiting for a slot; running a plan |
 //! | [`commands`] | the public command, and the internal forms that create machines |
 
+#![deny(unsafe_code)]
+
 mod cli;
 mod commands;
 mod create;

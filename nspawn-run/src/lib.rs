@@ -10,6 +10,8 @@
 //! | [`streams`], [`terminal`] | the host: stdin, stdout, stderr |
 //! | [`agent`] | the machine: the same program in its hidden form |
 
+#![deny(unsafe_code)]
+
 mod agent;
 mod cli;
 mod client;

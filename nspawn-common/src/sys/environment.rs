@@ -1,14 +1,30 @@
-//! Environment variables of this process.
+//! Environment variables of this process, which must have a single thread to change them.
 #![allow(unsafe_code)]
+
+use std::env;
+use std::ffi::OsStr;
 
 use crate::sys::fork::assert_single_thread;
 
-/// Sets a variable in the environment of this process, which must have a single thread.
+/// Sets a variable.
+///
+/// # Panics
+/// If the name is empty or contains `=`, or if a text contains a NUL byte. In a debug build, also if
+/// this process has several threads.
+pub fn set(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) {
+    assert_single_thread();
+    // SAFETY: no other thread can read the environment at the same time.
+    unsafe { env::set_var(name, value) };
+}
+
+/// Removes all variables.
 ///
 /// # Panics
 /// In a debug build, if this process has several threads.
-pub fn set_variable(name: &str, value: &str) {
+pub fn clear() {
     assert_single_thread();
-    // SAFETY: no other thread can read the environment at the same time.
-    unsafe { std::env::set_var(name, value) };
+    for (name, _) in env::vars_os() {
+        // SAFETY: no other thread can read the environment at the same time.
+        unsafe { env::remove_var(name) };
+    }
 }

@@ -3,6 +3,7 @@
 pub mod bpf;
 pub mod cgroup;
 pub mod clock;
+pub mod core_limit;
 pub mod environment;
 pub mod fork;
 pub mod fs;
@@ -12,6 +13,9 @@ pub mod inotify;
 pub mod mountinfo;
 pub mod namespace;
 pub mod pidfd;
+pub mod pipe;
 pub mod process;
-pub mod seccomp;
 pub mod signals;
+pub mod socket;
+pub mod terminal;
+pub mod wait;

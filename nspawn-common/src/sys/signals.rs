@@ -1,5 +1,8 @@
-//! Signals that ask a program to end, turned into an error where it waits: so that it can undo what
-//! it has begun.
+//! Signals that ask a program to end, as errors of the functions that wait.
+//!
+//! SIGTERM, SIGINT and SIGHUP are blocked and read from a signalfd(2). So a program can undo what it
+//! has begun before it ends.
+#![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,30 +14,41 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::Failure;
 
-/// The signals that ask a program to end.
+/// Signals that ask a program to end.
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
 static SIGNALS: OnceLock<SignalFd> = OnceLock::new();
-/// The signal that has come, or 0.
-static TAKEN: AtomicI32 = AtomicI32::new(0);
+/// Number of the last signal that was received, or 0.
+static RECEIVED: AtomicI32 = AtomicI32::new(0);
 static IS_IGNORING: AtomicBool = AtomicBool::new(false);
 
-/// Undoes what a caller may have set that would keep a program from learning how its children end.
+/// Sets the default action of SIGCHLD.
+///
+/// A caller may have ignored SIGCHLD. Then this program could not wait for its children.
 pub fn reset_child_signal() {
-    // SAFETY: the default action runs no code of ours.
+    // SAFETY: the default action runs no code of this program.
     let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
 }
 
-/// From now on SIGTERM, SIGINT and SIGHUP don't end this process, but its next wait for a tool. One
-/// that is ignored, as nohup(1) has it, stays ignored.
+/// Sets the default action of all signals, and blocks none.
+pub fn reset_all() -> nix::Result<()> {
+    // The action of these signals can't be set (signal(7)).
+    let is_fixed = |number: &Signal| [Signal::SIGKILL, Signal::SIGSTOP].contains(number);
+    for number in Signal::iterator().filter(|number| !is_fixed(number)) {
+        // SAFETY: the default action runs no code of this program.
+        unsafe { signal(number, SigHandler::SigDfl) }?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Makes SIGTERM, SIGINT and SIGHUP end the next wait instead of this process.
 ///
-/// # Errors
-/// No descriptors left.
+/// A signal that is ignored, as nohup(1) does it, stays ignored.
 pub fn catch() -> Result<()> {
     let signals: SigSet = ENDING
         .into_iter()
@@ -47,60 +61,53 @@ pub fn catch() -> Result<()> {
     Ok(())
 }
 
-/// Fails if a signal has come, and so does every later call until [`ignore`].
+/// Fails with [`Fault::Interrupted`](crate::error::Fault::Interrupted) if a signal has been received.
 ///
-/// # Errors
-/// [`Fault::Interrupted`](crate::error::Fault::Interrupted).
+/// Each later call fails too, until [`ignore`].
 pub fn check() -> Result<()> {
     let Some(signals) = watched() else {
         return Ok(());
     };
     if let Ok(Some(info)) = signals.read_signal() {
-        TAKEN.store(
-            i32::try_from(info.ssi_signo).unwrap_or_default(),
-            Ordering::Relaxed,
-        );
+        let number = i32::try_from(info.ssi_signo).unwrap_or_default();
+        RECEIVED.store(number, Ordering::Relaxed);
     }
-    match TAKEN.load(Ordering::Relaxed) {
+    match RECEIVED.load(Ordering::Relaxed) {
         0 => Ok(()),
         number => {
-            Err(Failure::interrupted(Signal::try_from(number).unwrap_or(Signal::SIGTERM)).into())
+            let signal = Signal::try_from(number).unwrap_or(Signal::SIGTERM);
+            Err(Failure::interrupted(signal).into())
         }
     }
 }
 
-/// From now on nothing is interrupted: what was begun is undone.
+/// Ignores SIGTERM, SIGINT and SIGHUP, so that cleanup runs to completion.
 pub fn ignore() {
     IS_IGNORING.store(true, Ordering::Relaxed);
 }
 
-/// Readable when a signal has come that [`check`] has not seen.
+/// Returns a descriptor that is readable if a signal has arrived that [`check`] has not read.
 pub fn descriptor() -> Option<BorrowedFd<'static>> {
     watched().map(AsFd::as_fd)
 }
 
-/// Waits, `limit` at most, until `events` is readable or a signal has come, which [`check`] tells. Whether `events`
-/// is; it may return early without.
+/// Waits until `descriptor` is readable, a signal arrives, or `limit` has passed.
 ///
-/// # Errors
-/// The kernel's.
-pub fn wait_readable(events: BorrowedFd, limit: Duration) -> Result<bool> {
-    let mut events = [PollFd::new(events, PollFlags::POLLIN)];
+/// Returns whether the descriptor is readable. The wait may also end early without a reason.
+pub fn wait_readable(descriptor: BorrowedFd, limit: Duration) -> Result<bool> {
+    let mut events = [PollFd::new(descriptor, PollFlags::POLLIN)];
     poll(&mut events, limit)?;
     Ok(events[0].any() == Some(true))
 }
 
-/// Waits, `limit` at most, for one of the `events` or a signal, which [`check`] tells; it may return early without.
+/// Waits until one of the `events` occurs, a signal arrives, or `limit` has passed.
 ///
-/// # Errors
-/// The kernel's.
+/// [`check`] reports the signal. The wait may also end early without a reason.
 pub fn poll(events: &mut [PollFd], limit: Duration) -> Result<()> {
     let mut fds = events.to_vec();
     fds.extend(descriptor().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-    match nix::poll::poll(
-        &mut fds,
-        PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX),
-    ) {
+    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    match nix::poll::poll(&mut fds, timeout) {
         Ok(_) => events.clone_from_slice(&fds[..events.len()]),
         Err(Errno::EINTR) => {}
         Err(error) => return Err(error).context("can't wait for events"),
@@ -108,10 +115,7 @@ pub fn poll(events: &mut [PollFd], limit: Duration) -> Result<()> {
     Ok(())
 }
 
-/// From now on they end this process again; those that came meanwhile are forgotten.
-///
-/// # Errors
-/// None that is known.
+/// Restores the action that the signals had before [`catch`], and discards pending ones.
 pub fn restore() -> Result<()> {
     while let Some(Ok(Some(_))) = SIGNALS.get().map(SignalFd::read_signal) {}
     SigSet::from_iter(ENDING)
@@ -119,7 +123,7 @@ pub fn restore() -> Result<()> {
         .context("can't unblock signals")
 }
 
-/// Ends this process by `signal`, so that its parent learns the reason from the wait status.
+/// Ends this process by `signal`, so that its parent sees the signal in the wait status.
 pub fn die_by(signal: Signal) {
     let _ = raise(signal).and_then(|()| SigSet::from_iter(ENDING).thread_unblock());
 }
@@ -130,13 +134,14 @@ fn watched() -> Option<&'static SignalFd> {
         .filter(|_| !IS_IGNORING.load(Ordering::Relaxed))
 }
 
-// Only asks: to set an action, as signal(2) does, would drop a signal that has come and is blocked.
+// Returns whether the signal is ignored. signal(2) is not used for that: it would set an action, and
+// so discard a signal that has arrived and is blocked.
 fn is_ignored(number: Signal) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: without a new action the old one is written, and nothing else done.
-    let asked = unsafe { libc::sigaction(number as i32, std::ptr::null(), action.as_mut_ptr()) };
-    // SAFETY: it has been written if that succeeded.
-    asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+    // SAFETY: without a new action, sigaction(2) only writes the present one.
+    let result = unsafe { libc::sigaction(number as i32, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: sigaction(2) has written the action if it succeeded.
+    result == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
 #[cfg(test)]
@@ -147,9 +152,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_catch_loses_no_signal() {
-        // In a process of its own, since signals are caught for all of it.
-        // SAFETY: the child is this thread alone, and takes no lock that another may have held.
+    fn second_catch_loses_no_signal() {
+        // Signals are blocked for a whole process, so the test runs in a child.
+        // SAFETY: the child has this thread alone, and takes no lock that another thread may hold.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 let is_caught =

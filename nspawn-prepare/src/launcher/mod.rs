@@ -43,6 +43,7 @@ use nspawn_common::machine::state::State;
 
 use crate::network::pasta;
 use crate::network::resolvers::RESOLV_CONF;
+use crate::program::print_diagnostic;
 
 /// Environment variable by which systemd-nspawn and a machine's systemd do not watch for memory pressure.
 ///
@@ -122,9 +123,9 @@ fn unit_environment(state: &State) -> &[OsString] {
 fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
     cgroups::show_limits(paths)?;
     if let Err(error) = apparmor::leave_profiles() {
-        eprintln!(
-            "nspawn-prepare: {error:#}; the host's AppArmor profiles apply to programs in the machine"
-        );
+        print_diagnostic(format!(
+            "{error:#}; the host's AppArmor profiles apply to programs in the machine"
+        ));
     }
     cores::forbid(options)
 }

@@ -1,10 +1,11 @@
 //! Starts the commands of a job's services, and waits until the services are ready.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use nspawn_common::command;
 use nspawn_common::config::init::Init;
 use nspawn_common::gitlab::log_section;
 use nspawn_common::lifecycle::list;
@@ -17,11 +18,10 @@ use nspawn_common::sys::signals;
 use nspawn_common::systemd::journal;
 use nspawn_common::systemd::nspawn::assign;
 use nspawn_common::systemd::{machined, transient_unit};
-use nspawn_common::{command, report};
 
 use crate::preflight;
 use crate::preflight::LOOK_LIMIT;
-use crate::program::PROGRAM;
+use crate::program::print_diagnostic;
 use crate::services::{network, sockets};
 
 /// Pause between two looks at the sockets. The kernel does not announce that a socket begins to listen.
@@ -65,7 +65,7 @@ fn start_command(state: &State, role: &ServiceRole) -> Result<()> {
         .and_then(|command| command::run_checked(&command, LOOK_LIMIT));
     if let Err(error) = started {
         signals::check()?;
-        print_diagnostic(&format!(
+        print_diagnostic(format!(
             "can't start the command of the service {}: {error:#}",
             role.requested_image
         ));
@@ -117,13 +117,13 @@ fn wait_and_report(state: &State, role: &ServiceRole, begin: &Begin) -> Result<(
         };
         let address = network::address(role.number);
         let seconds = begin.instant.elapsed().as_secs_f32();
-        print_diagnostic(&format!(
+        print_diagnostic(format!(
             "service {image} of image {} is at {address}{names} after {seconds:.1} s",
             state.image
         ));
         return Ok(());
     };
-    print_diagnostic(&format!("the service {image} {cause}; its log is below"));
+    print_diagnostic(format!("the service {image} {cause}; its log is below"));
     // A log that can't be read is left empty.
     let log =
         journal::last_words(&MachinePaths::new(&state.name), begin.moment).unwrap_or_default();
@@ -178,8 +178,4 @@ fn timeout_message(role: &ServiceRole) -> String {
         "does not listen {port} after {} s, see --service-timeout",
         role.ready_timeout.as_secs()
     )
-}
-
-fn print_diagnostic(line: &str) {
-    report::print_diagnostic(PROGRAM, OsStr::new(line));
 }

@@ -1,6 +1,5 @@
 //! Creates the machines of a job's services at the same time as the job's machine, each in a process of its own.
 
-use std::ffi::OsStr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -14,10 +13,9 @@ use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::lifecycle::remove;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
-use nspawn_common::report;
 
 use crate::create::spec::ServiceCommand;
-use crate::program::PROGRAM;
+use crate::program::{PROGRAM, print_diagnostic};
 
 /// Processes that create the machines of services.
 pub struct Services {
@@ -70,7 +68,7 @@ fn finish_one(image: &str, process: Running, limit: Duration) -> Result<()> {
         return Err(Failure::new(fault, text).into());
     }
     if !messages.is_empty() {
-        report::print_diagnostic(PROGRAM, OsStr::new(messages));
+        print_diagnostic(messages);
     }
     Ok(())
 }

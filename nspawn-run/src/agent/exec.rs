@@ -1,7 +1,6 @@
 //! The process that becomes the command.
 
 use std::convert::Infallible;
-use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,13 +8,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
     Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execvp, fchown, setgid, setgroups,
     setsid, setuid,
 };
 use nspawn_common::exit_code::Exit;
+use nspawn_common::sys::environment;
+use nspawn_common::sys::signals;
 
 use crate::agent::command_cgroup::Cgroup;
 use crate::agent::passwd::User;
@@ -81,7 +81,7 @@ impl From<anyhow::Error> for Refusal {
 pub fn become_command(plan: Plan) -> Result<Infallible, Refusal> {
     setsid().context("can't start a session")?;
     take_stdio(&plan.stdio, plan.user).context("can't set up stdin, stdout and stderr")?;
-    reset_signals().context("can't reset signals")?;
+    signals::reset_all().context("can't reset signals")?;
     umask(Mode::from_bits_truncate(0o022));
     set_environment(&plan);
     become_user(plan.user).with_context(|| format!("can't become user {:?}", plan.user.name))?;
@@ -111,17 +111,6 @@ fn take_stdio(stdio: &Stdio, user: &User) -> Result<()> {
     Ok(())
 }
 
-fn reset_signals() -> Result<()> {
-    for number in
-        Signal::iterator().filter(|number| ![Signal::SIGKILL, Signal::SIGSTOP].contains(number))
-    {
-        // SAFETY: the default action runs no code of ours.
-        unsafe { signal(number, SigHandler::SigDfl) }?;
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    Ok(())
-}
-
 fn set_environment(plan: &Plan) {
     let user = plan.user;
     let login = [
@@ -135,17 +124,13 @@ fn set_environment(plan: &Plan) {
         .environment
         .iter()
         .filter_map(|entry| split_entry(entry));
-    for (name, _) in env::vars_os() {
-        // SAFETY: this process has a single thread.
-        unsafe { env::remove_var(name) };
-    }
+    environment::clear();
     for (name, value) in login
         .map(|(name, value)| (OsStr::new(name), value))
         .into_iter()
         .chain(asked)
     {
-        // SAFETY: this process has a single thread; split_entry() gives no name that is empty.
-        unsafe { env::set_var(name, value) };
+        environment::set(name, value);
     }
 }
 

@@ -119,7 +119,7 @@ impl Sessions {
 
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.ends.read_signal() {}
-        while let Some((pid, end)) = reaper::next() {
+        while let Some((pid, end)) = reaper::next_ended() {
             let Some(cgroup) = self.running.remove(&pid) else {
                 continue;
             };

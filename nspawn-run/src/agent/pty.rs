@@ -3,18 +3,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::libc;
 use nix::poll::PollFlags;
 use nix::pty::{PtyMaster, grantpt, posix_openpt, unlockpt};
 use nix::sys::termios::{LocalFlags, tcgetattr};
-
-nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
-nix::ioctl_write_int_bad!(make_controlling, libc::TIOCSCTTY);
+use nspawn_common::sys::terminal;
 
 /// What one pass moves, in bytes.
 const CHUNK: usize = 16 << 10;
@@ -57,8 +53,11 @@ impl Console {
             .context("can't make a terminal")?;
         // The write end of a pipe that the host reads: nobody else has it.
         fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("can't set up a pipe")?;
-        let (near_side, input, output) =
-            (open_near_side(&master)?, Some(input.into()), output.into());
+        let (near_side, input, output) = (
+            terminal::open_peer(&master).context("can't open the terminal")?,
+            Some(input.into()),
+            output.into(),
+        );
         let console = Self {
             master,
             near_side,
@@ -81,16 +80,9 @@ impl Console {
             .context("can't open the terminal")
     }
 
-    /// Sets rows and columns.
-    pub fn resize(&self, (ws_row, ws_col): (u16, u16)) {
-        let size = libc::winsize {
-            ws_row,
-            ws_col,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        // SAFETY: TIOCSWINSZ reads one winsize, which `size` is. A size that is refused is no harm.
-        let _ = unsafe { set_window_size(self.master.as_raw_fd(), &raw const size) };
+    /// Sets the rows and columns. A size that the kernel refuses does no harm.
+    pub fn resize(&self, size: (u16, u16)) {
+        let _ = terminal::set_size(&self.master, size);
     }
 
     /// What to wait for: the terminal, the host's input, the host's output.
@@ -196,21 +188,7 @@ impl Console {
     }
 }
 
-fn open_near_side(master: &PtyMaster) -> Result<OwnedFd> {
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: TIOCGPTPEER (kernel 4.13) takes open(2)'s flags as a number and touches no memory.
-    let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-    let fd = Errno::result(fd).context("can't open the terminal")?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Makes `terminal` the controlling terminal of this process's new session.
-///
-/// # Errors
-/// It is another session's.
+/// Makes `terminal` the controlling terminal of this process, which must lead a new session.
 pub fn take_control(terminal: &OwnedFd) -> Result<()> {
-    // SAFETY: TIOCSCTTY takes a number and touches no memory.
-    unsafe { make_controlling(terminal.as_raw_fd(), 0) }.context("can't take the terminal")?;
-    Ok(())
+    terminal::make_controlling(terminal).context("can't take the terminal")
 }

@@ -2,8 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
-use std::io::{IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{ForkResult, Pid, pipe2};
 use nspawn_common::agent::protocol;
 use nspawn_common::agent::protocol::{Program, Request};
 use nspawn_common::command;
+use nspawn_common::sys::socket;
 
 use crate::agent::command_cgroup::Cgroup;
 use crate::agent::descendants;
@@ -217,7 +217,7 @@ impl Command {
     // Waits for the children that have ended, the orphans that were adopted too; the command's end.
     fn reap(&mut self) -> Option<End> {
         let mut end = None;
-        while let Some((pid, how)) = reaper::next() {
+        while let Some((pid, how)) = reaper::next_ended() {
             if pid == self.pid {
                 end = Some(how);
                 self.console.iter_mut().for_each(Console::take_rest);
@@ -350,33 +350,10 @@ impl Drop for Script {
     }
 }
 
-// The header and the descriptors that come with it.
+// Receives a header and the descriptors that come with it.
 fn receive_header(stream: &UnixStream) -> Result<(u8, usize, Vec<OwnedFd>)> {
     let mut header = [0; protocol::HEADER];
-    let mut space = nix::cmsg_space!([RawFd; 3]);
-    let mut parts = [IoSliceMut::new(&mut header)];
-    let message = recvmsg::<()>(
-        stream.as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL,
-    )
-    .context("can't read the request")?;
-    let mut fds = Vec::new();
-    for control in message
-        .cmsgs()
-        .context("a request has too many descriptors")?
-    {
-        if let ControlMessageOwned::ScmRights(received) = control {
-            // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
-            fds.extend(
-                received
-                    .into_iter()
-                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-            );
-        }
-    }
-    let count = message.bytes;
+    let (count, fds) = socket::receive(stream, &mut header).context("can't read the request")?;
     if count < protocol::HEADER {
         bail!("the host went away");
     }

@@ -17,13 +17,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{pipe2, read, write};
+use nspawn_common::sys::pipe::readable_bytes;
 
 /// The pipes' size and the most that is moved at once, in bytes: what any user may have (pipe(7)).
 const CHUNK: usize = 1 << 20;
 /// What is copied at once, where it must be, in bytes: what fits into a processor's cache.
 const COPY: usize = 128 << 10;
-
-nix::ioctl_read_bad!(readable_bytes, nix::libc::FIONREAD, nix::libc::c_int);
 
 /// A pipe: where to read, where to write.
 ///
@@ -153,7 +152,9 @@ fn drain(from: &OwnedFd, to: BorrowedFd, ended: BorrowedFd) -> io::Result<()> {
             PollFd::new(ended, PollFlags::POLLIN),
         ];
         match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) if fds[1].any() == Some(true) => return shift_exactly(from, to, left_in(from)?),
+            Ok(_) if fds[1].any() == Some(true) => {
+                return shift_exactly(from, to, readable_bytes(from)?);
+            }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -165,21 +166,13 @@ fn drain(from: &OwnedFd, to: BorrowedFd, ended: BorrowedFd) -> io::Result<()> {
     }
 }
 
-fn left_in(pipe: &OwnedFd) -> io::Result<usize> {
-    use std::os::fd::AsRawFd;
-    let mut count = 0;
-    // SAFETY: FIONREAD writes one int, which is what `count` is.
-    unsafe { readable_bytes(pipe.as_raw_fd(), &raw mut count) }?;
-    Ok(usize::try_from(count).unwrap_or(0))
-}
-
 fn shift_exactly(from: &OwnedFd, to: BorrowedFd, mut count: usize) -> io::Result<()> {
     while count > 0 {
         match shift(from, to, count) {
             Ok(0) => break,
             Ok(moved) => count -= moved,
             // The machine took back what it had written.
-            Err(Errno::EAGAIN) if left_in(from)? == 0 => break,
+            Err(Errno::EAGAIN) if readable_bytes(from)? == 0 => break,
             Err(Errno::EAGAIN) => {}
             Err(error) => return Err(error.into()),
         }

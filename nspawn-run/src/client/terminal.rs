@@ -5,8 +5,7 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-
-nix::ioctl_read_bad!(window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
+use nspawn_common::sys::terminal;
 
 /// Whether a person sits in front of both stdin and stdout.
 #[must_use]
@@ -14,18 +13,10 @@ pub fn is_interactive() -> bool {
     stdin().is_terminal() && stdout().is_terminal()
 }
 
-/// Rows and columns of the terminal; 24 and 80 where there is none.
-#[must_use]
+/// Returns the rows and columns of the terminal, or 24 and 80 if its size is unknown.
 pub fn size() -> (u16, u16) {
-    let mut size = nix::libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    // SAFETY: TIOCGWINSZ writes one winsize, which is what `size` is.
-    match unsafe { window_size(nix::libc::STDIN_FILENO, &raw mut size) } {
-        Ok(_) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),
+    match terminal::size(stdin()) {
+        Ok((rows, columns)) if rows > 0 && columns > 0 => (rows, columns),
         _ => (24, 80),
     }
 }

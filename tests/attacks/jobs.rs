@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{image, sh};
 use serde_json::{Value, json};
 

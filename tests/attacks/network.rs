@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nspawn_tests::{Machine, call, sh};
 
-use crate::probe::{Place, Probe, Running};
+use crate::probe::{Place, Probe, got_in};
 use crate::suite::{Control, Fixture, Outside, Suite, machine, name};
 
 /// Address of the metadata service of clouds, which serves secrets of an instance.
@@ -460,7 +460,7 @@ fn traffic_is_not_received(fixture: &Fixture) -> Control {
             "ip route get 203.0.113.9 >/dev/null && for i in 1 2 3; do echo {word} >/dev/udp/203.0.113.9/9; sleep 0.1; done"
         );
         fixture.neighbour.run(["bash", "-c", &send]).expect(0);
-        sniffer.got_in()
+        got_in(sniffer)
     };
     assert!(
         receives(Place::Machine(&fixture.unconfined)),
@@ -480,7 +480,7 @@ fn forged_packets_are_dropped(fixture: &Fixture) -> Control {
             ["a frame", "a packet"].map(|kind| format!("{kind} without an owner: {word}"));
         let sniffers = [&frame, &packet].map(|word| Probe::perl(SNIFF, &[word]).start(Place::Host));
         Probe::perl(SPOOF, &[&frame, &packet]).is_kept_out_of(place);
-        sniffers.map(Running::got_in)
+        sniffers.map(got_in)
     };
     assert_eq!(
         are_received(Place::Machine(&fixture.unconfined)),

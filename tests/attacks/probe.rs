@@ -1,9 +1,8 @@
 //! Attacks as scripts, which print their result.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 
-use nspawn_tests::{Machine, finish};
+use nspawn_tests::{BackgroundCommand, Machine, finish};
 
 use crate::suite::{Control, Fixture};
 
@@ -152,36 +151,16 @@ impl Probe {
 
     /// Starts a script, and waits until it prints `on`.
     #[track_caller]
-    pub fn start(&self, place: Place) -> Running {
-        let mut child = self
-            .command(place)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        assert_eq!(line, "on\n", "the script does not start");
-        Running { child, stdout }
+    pub fn start(&self, place: Place) -> BackgroundCommand {
+        BackgroundCommand::start_command(&mut self.command(place))
     }
 }
 
-/// A running script that waits for an event.
-pub struct Running {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Running {
-    /// Waits for the end of the script. Returns whether it got in.
-    #[track_caller]
-    pub fn got_in(mut self) -> bool {
-        let mut output = String::new();
-        self.stdout.read_to_string(&mut output).unwrap();
-        self.child.wait().unwrap();
-        verdict(&output, &output) == Verdict::In
-    }
+/// Waits for the end of a script that was started in the background. Returns whether it got in.
+#[track_caller]
+pub fn got_in(script: BackgroundCommand) -> bool {
+    let done = script.wait();
+    verdict(&done.out(), &done.describe()) == Verdict::In
 }
 
 #[track_caller]
@@ -191,17 +170,5 @@ fn verdict(stdout: &str, output: &str) -> Verdict {
         Some(("kept out", _)) => Verdict::Out,
         Some(("unsupported", _)) => Verdict::Missing,
         _ => panic!("the script has no result: {output}"),
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            // timeout(1) passes the signal on.
-            let _ = Command::new("kill")
-                .arg(self.child.id().to_string())
-                .status();
-            let _ = self.child.wait();
-        }
     }
 }

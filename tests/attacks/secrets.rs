@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
-use nspawn_tests::sequencer::{Job, Outcome};
+use nspawn_tests::gitlab_runner::{Job, Outcome};
 use nspawn_tests::{Machine, finish, image, sh};
 
 use crate::probe::{Place, Probe};

@@ -163,7 +163,7 @@ fn files_and_trees_are_copied_both_ways() {
 #[test]
 fn invalid_requests_end_the_server() {
     for (image, line, words) in [
-        ("no-such-image", "open", "no machine of no-such-image"),
+        ("no-such-image", "open", "make a machine of no-such-image"),
         (&*image(), "juggle", "unknown command 'juggle'"),
         (&*image(), "copydown x", "takes two paths"),
     ] {

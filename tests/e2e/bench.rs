@@ -59,9 +59,9 @@ fn bench_reports_figures_and_leaves_nothing() {
 #[test]
 fn bench_refuses_invalid_options() {
     for (options, words) in [
-        (&["--rounds=0"][..], "no number of rounds"),
+        (&["--rounds=0"][..], "--rounds needs a number"),
         (&["--only=nobody"], "no contender 'nobody'"),
-        (&["--peer=x"], "no NAME=PREPARE|RUN|CLEANUP"),
+        (&["--peer=x"], "needs NAME=PREPARE|RUN|CLEANUP"),
         (&["--image=nowhere"], "no image"),
         (&["--nonsense"], "unknown argument"),
         (&["--rounds"], "has no value"),

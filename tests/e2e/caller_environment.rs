@@ -129,14 +129,15 @@ fn scripts_find_programs_outside_the_path_of_cron() {
     // The scripts and programs are installed in one directory.
     let place = format!("/run/{}", name());
     let link = format!(
-        "mkdir {place}; ln -s {}/nspawn-* {place}; cp {} {place}",
+        "mkdir -p {place}/bin {place}/lib/nspawn-ci; ln -s {0}/nspawn-* {place}/bin; \
+         cp {1} {place}/bin; cp $(dirname {1})/../lib.sh {place}/lib/nspawn-ci",
         programs(),
         exec.trim_end()
     );
     sh(&link).expect(0);
     let cron = Caller::of(&["env", "-i", "PATH=/usr/bin:/bin"]);
     let done = cron.call(&[
-        &format!("{place}/nspawn-exec"),
+        &format!("{place}/bin/nspawn-exec"),
         "--init=stub",
         &image(),
         "sh",

@@ -11,8 +11,6 @@ mod machine;
 mod persistence;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -85,56 +83,6 @@ impl Cell<'_> {
         machine::check_size(self);
         persistence::check_killed_machine(self, &machine);
         persistence::check_killed_run(self, other, sleep);
-    }
-}
-
-/// A command in the background, which has printed `on`.
-pub struct BackgroundCommand {
-    child: Child,
-    output: BufReader<ChildStdout>,
-}
-
-impl BackgroundCommand {
-    #[track_caller]
-    pub fn start(machine: &Machine, script: &str) -> Self {
-        Self::start_command(&mut machine.command(["sh", "-c", script]))
-    }
-
-    #[track_caller]
-    pub fn start_command(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        if line != "on\n" {
-            panic!(
-                "the first line is {line:?}: {}",
-                Self { child, output }.end().describe()
-            );
-        }
-        Self { child, output }
-    }
-
-    #[track_caller]
-    pub fn signal(&self, signal: &str) {
-        call(
-            "kill",
-            [&format!("-{signal}"), &self.child.id().to_string()],
-        )
-        .expect(0);
-    }
-
-    /// Waits until the command ends, and returns its result.
-    pub fn end(mut self) -> Done {
-        let mut stdout = Vec::new();
-        self.output.read_to_end(&mut stdout).unwrap();
-        let rest = self.child.wait_with_output().unwrap();
-        Done::new("a background command".to_owned(), Output { stdout, ..rest })
     }
 }
 

@@ -156,8 +156,8 @@ fn defects_of_the_network_are_reported_with_their_remedies() {
         ),
         (
             replace_file("/etc/resolv.conf", "search example.test\n"),
-            "note  no resolver",
-            "name one there",
+            "note  no name server",
+            "add one there",
         ),
     ]);
 }

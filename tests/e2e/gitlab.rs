@@ -25,7 +25,7 @@ mod scripts;
 mod services;
 mod untrusted_input;
 
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{image, sh};
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 
 use crate::cell::{Cell, Sleep, unit_properties};

@@ -1,6 +1,6 @@
 //! Isolation of machines: layer size, privileges, files of the host, and what a job may change.
 
-use nspawn_tests::sequencer::{Job, Outcome, Report, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Report, Runner};
 use nspawn_tests::{Machine, call, image, sh};
 
 #[test]

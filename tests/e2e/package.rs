@@ -257,9 +257,7 @@ fn check_upgrade(started: &str) {
 fn check_removal_under_a_machine(started: &str) {
     let removed = call("dpkg", ["--remove", "nspawn-ci"]).expect(0);
     let errors = removed.err();
-    let machines = errors
-        .lines()
-        .find(|line| line.contains("these machines go on"));
+    let machines = errors.lines().find(|line| line.contains("still run"));
     assert!(
         machines.is_some_and(|line| line.contains(&format!(" nspawn-{NAME}"))),
         "{}",

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use nspawn_tests::sequencer::{Job, Outcome};
+use nspawn_tests::gitlab_runner::{Job, Outcome};
 use nspawn_tests::{Machine, call, image, left_of, sh, wait_until};
 
 /// Limits the number of processes of the machine's agent.

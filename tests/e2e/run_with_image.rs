@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use nspawn_tests::{call, finish, image, left_of, random, sh, wait_until};
+use nspawn_tests::{BackgroundCommand, call, finish, image, left_of, random, sh, wait_until};
 
-use crate::cell::{BackgroundCommand, Sleep};
+use crate::cell::Sleep;
 
 #[test]
 fn command_runs_in_a_machine_of_the_image() {
@@ -77,7 +77,7 @@ fn machine_ends_with_its_command() {
         if !signal.is_empty() {
             running.signal(signal);
         }
-        drop(running.end());
+        drop(running.wait());
         assert!(!sleep.is_running());
         assert_eq!(left_of(&name), "");
     }
@@ -98,7 +98,7 @@ fn machine_of_a_killed_run_ends_and_is_stale() {
     });
     let name = sleep.machine();
     running.signal("KILL");
-    drop(running.end());
+    drop(running.wait());
     wait_until("the command has ended", Duration::from_secs(5), || {
         !sleep.is_running()
     });

@@ -7,9 +7,9 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use nspawn_tests::{Machine, call, finish, image, left_of, wait_until};
+use nspawn_tests::{BackgroundCommand, Machine, call, finish, image, left_of, wait_until};
 
-use crate::cell::{BackgroundCommand, Cell, Sleep, is_registered, unit_properties};
+use crate::cell::{Cell, Sleep, is_registered, unit_properties};
 
 /// Stand-in for a CI job: prints the name of its machine and exits with 5.
 const JOB: &str = "echo in $(hostname); exit 5";
@@ -268,7 +268,7 @@ fn unit_notifies_readiness_and_limits_its_payload() {
     );
     call("nspawn-cleanup", [&machine.name]).expect(0);
     assert_eq!(left_of(&machine.name), "");
-    running.end().expect_error(125, "");
+    running.wait().expect_error(125, "");
 }
 
 /// Approach: `DevicePolicy=` of the unit.

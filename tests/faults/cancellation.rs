@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner, Then};
 use nspawn_tests::image;
-use nspawn_tests::sequencer::{Job, Outcome, Runner, Then};
 
 use crate::suite::Suite;
 

@@ -1,7 +1,7 @@
 //! The result of a command is the status or the signal that it ends with.
 
+use nspawn_tests::gitlab_runner::{Attempt, Failure, Job, Runner};
 use nspawn_tests::image;
-use nspawn_tests::sequencer::{Attempt, Failure, Job, Runner};
 
 use crate::suite::{Suite, machine};
 

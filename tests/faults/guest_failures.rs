@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::suite::{Running, Suite};
+use nspawn_tests::BackgroundCommand;
+
+use crate::suite::Suite;
 
 /// Time limit for the result of a command that has ended.
 const RESULT_LIMIT: Duration = Duration::from_secs(2);
@@ -46,12 +48,13 @@ pub fn rows(suite: &mut Suite) {
             let waiting = format!(
                 "echo on; until [ -e /run/go ]; do sleep 0.02; done; rm /run/go; exit {code}"
             );
-            let running = Running::start(machine, &waiting);
+            let running = BackgroundCommand::start(machine, &waiting);
             machine
                 .sh(&format!("{{ {fault}; }} >/dev/null 2>&1"))
                 .expect(0);
             machine.run(["touch", "/run/go"]).expect(0);
-            let (status, stderr, took) = running.wait();
+            let (done, took) = running.wait_timed();
+            let (status, stderr) = (done.status.code(), done.err());
             assert_eq!((status, &*stderr), (Some(code), ""));
             assert!(took < RESULT_LIMIT, "took {took:?}");
             if number + 1 == tries {

@@ -13,9 +13,9 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspawn_common::agent::protocol::{self, Request};
 use nspawn_common::machine::paths::{AGENT_MOUNT_IN_MACHINE, AGENT_SOCKET, MachinePaths};
 use nspawn_common::text;
-use nspawn_tests::{Machine, call, random};
+use nspawn_tests::{BackgroundCommand, Machine, call, random};
 
-use crate::suite::{Running, Suite, machine};
+use crate::suite::{Suite, machine};
 
 /// Option that makes this program a hostile agent, in a machine.
 pub const OPTION: &str = "--hostile-agent";
@@ -45,10 +45,11 @@ pub fn rows(suite: &mut Suite) {
         suite.times(2, 20),
         |_| {
             let machine = machine(&[]);
-            let running = Running::start(&machine, "echo on; sleep 600");
+            let running = BackgroundCommand::start(&machine, "echo on; sleep 600");
             // The command that kills the agent may succeed, or lose its own result.
             machine.sh(&format!("kill -KILL {AGENT}"));
-            let (code, stderr, took) = running.wait();
+            let (done, took) = running.wait_timed();
+            let (code, stderr) = (done.status.code(), done.err());
             assert_eq!(code, Some(125), "{stderr}");
             assert!(
                 stderr.contains("its agent was ended") && took < Duration::from_secs(5),
@@ -63,7 +64,8 @@ pub fn rows(suite: &mut Suite) {
         |_| {
             let machine = machine(&[]);
             machine.sh(&format!("kill -STOP {AGENT}")).expect(0);
-            let (code, stderr, took) = Running::spawn(&machine, "true").wait();
+            let (done, took) = BackgroundCommand::spawn(&machine, "true").wait_timed();
+            let (code, stderr) = (done.status.code(), done.err());
             assert_eq!(code, Some(125), "{stderr}");
             assert!(
                 stderr.contains("does not answer") && took < Duration::from_secs(35),
@@ -79,8 +81,9 @@ pub fn rows(suite: &mut Suite) {
             1,
             |_| {
                 let machine = machine(&[]);
-                let (code, stderr, took) =
-                    Running::start(&machine, "echo on; kill -STOP $PPID; sleep 600").wait();
+                let script = "echo on; kill -STOP $PPID; sleep 600";
+                let (done, took) = BackgroundCommand::start(&machine, script).wait_timed();
+                let (code, stderr) = (done.status.code(), done.err());
                 assert_eq!(code, Some(125), "{stderr}");
                 assert!(
                     stderr.contains("does not answer") && took < Duration::from_secs(130),
@@ -90,20 +93,21 @@ pub fn rows(suite: &mut Suite) {
         );
         suite.row("the machine is frozen for three minutes", 1, |_| {
             let machine = machine(&[]);
-            let running = Running::start(&machine, "echo on; sleep 1; exit 7");
+            let running = BackgroundCommand::start(&machine, "echo on; sleep 1; exit 7");
             let unit = format!("nspawn-{}.service", machine.name);
             call("systemctl", ["freeze", &unit]).expect(0);
             thread::sleep(Duration::from_secs(180));
             call("systemctl", ["thaw", &unit]).expect(0);
-            assert_eq!(running.wait().0, Some(7));
+            assert_eq!(running.wait().status.code(), Some(7));
         });
     }
     for (behaviour, words, limit) in BEHAVIOURS {
         suite.row(&format!("a hostile agent: {behaviour}"), 1, |_| {
             let machine = machine_with_hostile_agent(behaviour);
-            let running = Running::spawn(&machine, "true");
+            let running = BackgroundCommand::spawn(&machine, "true");
             let memory = watch_memory(running.pid());
-            let (code, stderr, took) = running.wait();
+            let (done, took) = running.wait_timed();
+            let (code, stderr) = (done.status.code(), done.err());
             assert_eq!(code, Some(125), "{stderr}");
             assert!(
                 stderr.contains(words) && took < Duration::from_secs(limit),
@@ -115,14 +119,14 @@ pub fn rows(suite: &mut Suite) {
     }
     suite.row("a hostile agent sends file descriptors", 1, |_| {
         let machine = machine_with_hostile_agent("descriptors");
-        let running = Running::spawn(&machine, "true");
+        let running = BackgroundCommand::spawn(&machine, "true");
         thread::sleep(Duration::from_millis(700));
         let open = fs::read_dir(format!("/proc/{}/fd", running.pid()))
             .unwrap()
             .count();
         assert!(open < 30, "{open} descriptors are open");
         // The agent decides the result of a command, which is the job's own.
-        assert_eq!(running.wait().0, Some(3));
+        assert_eq!(running.wait().status.code(), Some(3));
     });
     let minutes = suite.times(0, 10);
     suite.row(

@@ -4,10 +4,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nspawn_tests::sequencer::Job;
-use nspawn_tests::{image, sh};
+use nspawn_tests::gitlab_runner::Job;
+use nspawn_tests::{BackgroundCommand, image, sh};
 
-use crate::suite::{Running, Suite, machine};
+use crate::suite::{Suite, machine};
 
 /// Time limit for the error.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -72,14 +72,15 @@ fn die_outside_gitlab(line: &str, cause: &str, number: u32) {
     let machine = machine(&[]);
     // A shutdown ends cgroups in the order of their names, which are numbers.
     (0..number % 16).for_each(|_| drop(machine.run(["true"]).expect(0)));
-    let running = Running::start(&machine, COMMAND);
+    let running = BackgroundCommand::start(&machine, COMMAND);
     let started = Instant::now();
     // The machine's death may end this command too.
     sh(&format!(
         "({}) >/dev/null 2>&1 &",
         line.replace("NAME", &machine.name)
     ));
-    let (code, stderr, _) = running.wait();
+    let done = running.wait();
+    let (code, stderr) = (done.status.code(), done.err());
     assert_eq!(code, Some(125), "{stderr}");
     assert!(is_named(cause, &stderr), "no {cause:?} in {stderr:?}");
     assert!(started.elapsed() < LIMIT, "took {:?}", started.elapsed());

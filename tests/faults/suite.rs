@@ -1,17 +1,11 @@
 //! The table of faults, and helpers that all of its rows share.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use nspawn_common::sys::pidfd::wait_for_exit;
 use nspawn_tests::harness::{self, Harness, Row};
 use nspawn_tests::{Machine, image, left_of};
 
-/// Time limit for every command of a try.
-const LIMIT: Duration = Duration::from_secs(300);
 /// Width of the column of faults.
 const NAME_WIDTH: usize = 66;
 
@@ -98,66 +92,4 @@ pub fn prepare(name: &str) -> Command {
     let mut command = Command::new("nspawn-prepare");
     command.args(["--name", name, &image()]);
     command
-}
-
-/// A running command in a machine.
-pub struct Running {
-    child: Child,
-    pid: u32,
-    stdout: BufReader<std::process::ChildStdout>,
-}
-
-impl Running {
-    /// Starts `script`, and waits until it prints `on`.
-    pub fn start(machine: &Machine, script: &str) -> Self {
-        let mut this = Self::spawn(machine, script);
-        let mut line = String::new();
-        this.stdout.read_line(&mut line).unwrap();
-        assert_eq!(line, "on\n");
-        this
-    }
-
-    /// Starts `script`, and returns at once.
-    pub fn spawn(machine: &Machine, script: &str) -> Self {
-        let mut child = machine
-            .command(["sh", "-c", script])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self {
-            pid: child.id(),
-            child,
-            stdout,
-        }
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// Waits for the end of the command. Returns its exit status, its stderr, and the time that this took.
-    pub fn wait(mut self) -> (Option<i32>, String, Duration) {
-        let started = Instant::now();
-        let pid = i32::try_from(self.pid).unwrap();
-        let watcher = thread::spawn(move || {
-            assert!(
-                wait_for_exit(pid, LIMIT).unwrap_or(true),
-                "nspawn-run does not end"
-            );
-        });
-        let mut stderr = String::new();
-        self.child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut stderr)
-            .unwrap();
-        let status = self.child.wait().unwrap();
-        let took = started.elapsed();
-        watcher.join().unwrap();
-        (status.code(), stderr, took)
-    }
 }

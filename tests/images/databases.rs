@@ -1,7 +1,7 @@
 //! Services of jobs with real databases and their clients.
 
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::left_of;
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
 use serde_json::json;
 
 use crate::lab::{FULL, Image, script};

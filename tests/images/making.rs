@@ -93,7 +93,7 @@ fn words_of_a_description_are_not_expanded() {
     expect_failure(image.run("create", &[]), "there is no file $(touch ");
     for (text, words) in [
         ("--from-tar 'open", "a quote in it is not closed"),
-        ("plain", "'plain' is none"),
+        ("plain", "'plain' is not one"),
         ("--script /nowhere", "there is no file /nowhere"),
     ] {
         write(text);
@@ -243,15 +243,18 @@ fn invalid_arguments_are_refused_with_a_reason() {
     for (words, part) in [
         (&["create"][..], "NAME is missing"),
         (&["create", "a", "b"], "'b' is too much"),
-        (&["create", "../a"], "can't be an image's name"),
-        (&["create", "a.v"], "can't be an image's name"),
-        (&["create", "a", "--keep=1"], "no option of this command"),
+        (&["create", "../a"], "can't be the name of an image"),
+        (&["create", "a.v"], "can't be the name of an image"),
+        (
+            &["create", "a", "--keep=1"],
+            "not an option of this command",
+        ),
         (
             &["update", "a", "--script", "x"],
-            "no option of this command",
+            "not an option of this command",
         ),
         (&["prune", "--keep=some"], "needs a number"),
-        (&["pull", "here", "a"], "no URL"),
+        (&["pull", "here", "a"], "is not the URL"),
         (&["nonsense"], "unknown command"),
         (&["list", "--nonsense"], "unknown option"),
         (&["create", "a", "--release"], "--release needs a value"),

@@ -159,7 +159,10 @@ fn broken_update_changes_nothing_and_names_the_cause() {
     for (lines, words) in [
         ("echo 'words of mine'; exit 9", "its last lines"),
         (unit, "its units fail: bad.service"),
-        ("rm /usr/lib/systemd/systemd", "it has no systemd any more"),
+        (
+            "rm /usr/lib/systemd/systemd",
+            "the new version has no systemd any more",
+        ),
         ("cp /bin/false /usr/lib/systemd/systemd", "it does not boot"),
     ] {
         write_script(&customization, lines);

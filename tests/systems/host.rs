@@ -9,13 +9,14 @@ use nspawn_tests::install;
 
 const PACKAGES: &str =
     "autopkgtest buildbot buildbot-worker debci git munge slurm-client slurmctld slurmd";
-/// Paths of the programs in the repository.
-const PROGRAMS: [&str; 5] = [
-    "target/release/nspawn-prepare",
-    "target/release/nspawn-run",
-    "target/release/nspawn-cleanup",
-    "scripts/bin/nspawn-exec",
-    "scripts/bin/autopkgtest-virt-nspawn-ci",
+/// Files of the repository, and the directories in which they are installed.
+const PROGRAMS: [(&str, &str); 6] = [
+    ("target/release/nspawn-prepare", "/usr/local/bin"),
+    ("target/release/nspawn-run", "/usr/local/bin"),
+    ("target/release/nspawn-cleanup", "/usr/local/bin"),
+    ("scripts/bin/nspawn-exec", "/usr/local/bin"),
+    ("scripts/bin/autopkgtest-virt-nspawn-ci", "/usr/local/bin"),
+    ("scripts/lib.sh", "/usr/local/lib/nspawn-ci"),
 ];
 
 /// Time limit for a step of a system.
@@ -45,7 +46,7 @@ impl Drop for Host {
         *users -= 1;
         if *users == 0 {
             for program in PROGRAMS {
-                let _ = fs::remove_file(installed(program));
+                let _ = fs::remove_file(installed(&program));
             }
         }
     }
@@ -54,13 +55,14 @@ impl Drop for Host {
 // Copies the programs. Links would break in services with a private /tmp if the repository is there.
 fn install_programs() {
     for program in PROGRAMS {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(program);
-        fs::copy(file, installed(program)).unwrap();
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(program.0);
+        fs::create_dir_all(program.1).unwrap();
+        fs::copy(file, installed(&program)).unwrap();
     }
 }
 
-fn installed(program: &str) -> PathBuf {
-    Path::new("/usr/local/bin").join(Path::new(program).file_name().unwrap())
+fn installed((file, directory): &(&str, &str)) -> PathBuf {
+    Path::new(directory).join(Path::new(file).file_name().unwrap())
 }
 
 /// Returns the path of a file of the recipe for `system`, which its users copy.

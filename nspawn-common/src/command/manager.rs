@@ -71,7 +71,7 @@ pub(super) fn repeat_if_lost(
 
 fn is_lost(outcome: &Outcome) -> bool {
     let is_in_stderr = |message: &&str| outcome.stderr.contains(*message);
-    !outcome.status.success() && LOST_CONNECTION.iter().any(|message| is_in_stderr(message))
+    !outcome.status.success() && LOST_CONNECTION.iter().any(is_in_stderr)
 }
 
 // Returns the command that starts the unit of the systemd-run command `argv` if it exists, and that

@@ -3,9 +3,9 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use nspawn_tests::{Machine, call, finish, random, wait_until};
+use nspawn_tests::{BackgroundCommand, Machine, call, finish, random, wait_until};
 
-use super::{BackgroundCommand, SOON, Sleep};
+use super::{SOON, Sleep};
 
 pub fn check(machine: &Machine) {
     check_exit_statuses(machine);
@@ -121,7 +121,7 @@ fn check_cancel(machine: &Machine) {
             command.is_running() && started.is_running()
         });
         running.signal(signal);
-        assert_eq!(running.end().status.signal(), Some(number));
+        assert_eq!(running.wait().status.signal(), Some(number));
         wait_until("both processes have ended", SOON, || {
             !command.is_running() && !started.is_running()
         });

@@ -4,9 +4,9 @@ use std::fs;
 use std::sync::OnceLock;
 
 use nspawn_common::config::private_users::RANGE_SIZE;
-use nspawn_tests::{Machine, sh, wait_until};
+use nspawn_tests::{BackgroundCommand, Machine, sh, wait_until};
 
-use super::{BackgroundCommand, Cell, Sleep, is_registered, unit_properties};
+use super::{Cell, Sleep, is_registered, unit_properties};
 
 pub fn check(cell: &Cell, machine: &Machine, other: &Machine) {
     check_users(machine, other);
@@ -110,7 +110,7 @@ fn check_unit_of_running_command(cell: &Cell, machine: &Machine) {
     }
     assert!(is_registered(machine));
     running.signal("TERM");
-    drop(running.end());
+    drop(running.wait());
     assert_eq!(is_registered(machine), cell.is_running_between_runs());
 }
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nspawn_tests::{Machine, call, left_of, sh, wait_until};
+use nspawn_tests::{BackgroundCommand, Machine, call, left_of, sh, wait_until};
 
-use super::{BackgroundCommand, Cell, SOON, Sleep, unit_properties};
+use super::{Cell, SOON, Sleep, unit_properties};
 
 /// Time limit for the end of a machine without an init whose nspawn-run was killed.
 ///
@@ -82,9 +82,9 @@ fn check_concurrent_commands(cell: &Cell, machine: &Machine) {
         machine,
         &format!("touch /tmp/second; echo on; {}; exit 4", wait("third")),
     );
-    first.end().expect(3);
+    first.wait().expect(3);
     machine.run(["touch", "/tmp/third"]).expect(0);
-    second.end().expect(4);
+    second.wait().expect(4);
     let state = unit_properties(machine, "ActiveState");
     assert_eq!(
         state == "ActiveState=active\n",
@@ -115,7 +115,7 @@ pub fn kill_run(cell: &Cell, machine: &Machine) -> Sleep {
         let running =
             BackgroundCommand::start(machine, &format!("echo on; exec {}", sleep.command()));
         running.signal("KILL");
-        drop(running.end());
+        drop(running.wait());
     }
     sleep
 }
@@ -141,7 +141,7 @@ pub fn check_killed_run(cell: &Cell, machine: Machine, sleep: Sleep) {
     let running = BackgroundCommand::start(&machine, &format!("echo on; {}", sleep.command()));
     call("nspawn-cleanup", [&machine.name]).expect(0);
     assert_eq!(left_of(&machine.name), "");
-    running.end().expect_error(125, "");
+    running.wait().expect_error(125, "");
     assert!(!sleep.is_running());
     machine.run(["true"]).expect_error(125, "no machine");
 }
@@ -159,7 +159,7 @@ pub fn check_killed_machine(cell: &Cell, machine: &Machine) {
     ))
     .expect(0);
     running
-        .end()
+        .wait()
         .expect_error(125, "(SIGKILL) ended its systemd-nspawn");
     wait_until("the process has ended", SOON, || !sleep.is_running());
     let next = machine.run(["test", "-e", "/root/before"]);

@@ -14,10 +14,9 @@ use nspawn_common::agent::protocol::{Program, Request};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::pidfd::wait_for_exit;
-use nspawn_tests::{Machine, sh};
+use nspawn_tests::{BackgroundCommand, Machine, sh};
 
 use super::{LIVING_SLEEP, NO_SLEEP};
-use crate::cell::BackgroundCommand;
 
 #[test]
 fn command_ends_when_nspawn_run_is_killed() {
@@ -79,7 +78,7 @@ fn signal_ends_the_command_and_its_descendants() {
         let running = start(&[], &machine, script);
         let started = Instant::now();
         running.signal(signal);
-        let done = running.end();
+        let done = running.wait();
         let took = started.elapsed();
         assert_eq!(
             (&*done.out(), done.status.signal()),
@@ -98,7 +97,7 @@ fn command_that_ignores_sigterm_is_killed_after_the_grace_period() {
     let running = start(&["--stop-timeout=2s"], &machine, IGNORES_SIGTERM);
     let started = Instant::now();
     running.signal("TERM");
-    assert_eq!(running.end().status.signal(), Some(15));
+    assert_eq!(running.wait().status.signal(), Some(15));
     let took = started.elapsed();
     assert!((2..4).contains(&took.as_secs()), "took {took:?}");
     machine.sh(LIVING_SLEEP).expect(1);
@@ -113,7 +112,7 @@ fn command_that_ignores_sigterm_is_killed_by_a_second_signal() {
     // Signals that are sent together may arrive in either order.
     thread::sleep(Duration::from_millis(500));
     running.signal("INT");
-    assert_eq!(running.end().status.signal(), Some(2));
+    assert_eq!(running.wait().status.signal(), Some(2));
     let took = started.elapsed();
     assert!(took < Duration::from_secs(5), "took {took:?}");
     machine.sh(NO_SLEEP).expect(0);
@@ -128,14 +127,14 @@ fn command_in_another_cgroup_is_ended() {
     let running = start(&["--stop-timeout=2s"], &machine, &script);
     let started = Instant::now();
     running.signal("TERM");
-    assert_eq!(running.end().status.signal(), Some(15));
+    assert_eq!(running.wait().status.signal(), Some(15));
     let took = started.elapsed();
     assert!(took < Duration::from_secs(4), "took {took:?}");
     machine.sh(LIVING_SLEEP).expect(1);
     let script = format!("{away}; setsid sleep 300 & sleep 0.1; echo on; wait");
     let running = start(&[], &machine, &script);
     running.signal("KILL");
-    drop(running.end());
+    drop(running.wait());
     machine.sh(NO_SLEEP).expect(0);
 }
 

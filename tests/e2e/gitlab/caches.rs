@@ -4,7 +4,7 @@ mod removal;
 
 use std::fs;
 
-use nspawn_tests::sequencer::{Attempt, Job, Outcome, Report, Runner};
+use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Report, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 
 /// A project with a unique number, whose caches are deleted at the end of the test.

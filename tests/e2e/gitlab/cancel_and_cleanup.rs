@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nspawn_tests::sequencer::{
+use nspawn_tests::gitlab_runner::{
     Attempt, Failure, Interruption, Job, Outcome, Report, Runner, Then, When,
 };
 use nspawn_tests::{image, left_of, sh};

@@ -15,8 +15,8 @@ mod files;
 mod outcomes;
 mod runner;
 
-use nspawn_tests::api::{GitLab, Known, Work};
-use nspawn_tests::left_of;
+use nspawn_tests::gitlab_server::{GitLab, ServerJob};
+use nspawn_tests::{Job, left_of};
 
 use runner::Runner;
 
@@ -25,7 +25,7 @@ const SECRET: &str = "never-log-this";
 
 /// Runs the jobs one after the other, and returns their results.
 #[track_caller]
-fn run_all(gitlab: &GitLab, work: Vec<Work>, options: &[&str]) -> Vec<Known> {
+fn run_all(gitlab: &GitLab, work: Vec<Job>, options: &[&str]) -> Vec<ServerJob> {
     let most = format!("--max-builds={}", work.len());
     let jobs: Vec<_> = work.into_iter().map(|work| gitlab.add(work)).collect();
     Runner::start(gitlab, &[&[&*most], options].concat()).finish();
@@ -33,7 +33,7 @@ fn run_all(gitlab: &GitLab, work: Vec<Work>, options: &[&str]) -> Vec<Known> {
 }
 
 #[track_caller]
-fn run(work: Work) -> Known {
+fn run(work: Job) -> ServerJob {
     run_all(&GitLab::new(), vec![work], &[]).remove(0)
 }
 
@@ -41,7 +41,7 @@ fn run(work: Work) -> Known {
 ///
 /// Checks that nothing is left of the job, and that its log has no secret.
 #[track_caller]
-fn result_of(gitlab: &GitLab, id: u64) -> Known {
+fn result_of(gitlab: &GitLab, id: u64) -> ServerJob {
     let job = gitlab.job(id);
     assert_eq!(left_of(&format!("gitlab-{id}-")), "", "{}", job.describe());
     assert!(

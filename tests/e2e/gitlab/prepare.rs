@@ -1,6 +1,6 @@
 //! Preparation of jobs: images, retries, and remains of earlier attempts.
 
-use nspawn_tests::sequencer::{Attempt, Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Runner};
 use nspawn_tests::{image, left_of, sh};
 
 #[test]

@@ -1,6 +1,6 @@
 //! The result of a job, which is the result of its script.
 
-use nspawn_tests::sequencer::{Attempt, Job, Outcome, Report, Runner};
+use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Report, Runner};
 use nspawn_tests::{image, sh};
 
 fn result_of(line: &str) -> Report {

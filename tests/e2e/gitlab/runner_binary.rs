@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{call, finish, image, sh};
 
 /// Makes an executable file named gitlab-runner.

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nspawn_common::sys::pidfd::wait_for_exit;
-use nspawn_tests::sequencer::{Job, Outcome, Report, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Report, Runner};
 use nspawn_tests::{Machine, image, sh};
 use serde_json::{Value, json};
 

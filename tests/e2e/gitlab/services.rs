@@ -3,7 +3,7 @@
 mod failures;
 
 use nspawn_common::shell;
-use nspawn_tests::sequencer::{Attempt, Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 use serde_json::{Value, json};
 

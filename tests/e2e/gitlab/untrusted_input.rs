@@ -1,6 +1,6 @@
 //! Input that a job controls: forged variables, malformed job responses, names with paths.
 
-use nspawn_tests::sequencer::{Attempt, Job, Outcome, Response, Runner};
+use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Response, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 
 fn with_forged_variables(job: Job) -> Job {

@@ -1,6 +1,6 @@
 //! Disk images of each kind, made of the test host's own image with Debian's tools.
 
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 
 use super::Name;

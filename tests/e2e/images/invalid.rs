@@ -3,7 +3,7 @@
 //! Prepare fails with one clear line and leaves nothing. GitLab Runner gets a script failure if the
 //! job can choose another image, else a system failure.
 
-use nspawn_tests::sequencer::{Job, Outcome};
+use nspawn_tests::gitlab_runner::{Job, Outcome};
 use nspawn_tests::{finish, left_of, sh};
 
 use super::Name;

@@ -1,7 +1,7 @@
 //! Images of a few files: busybox with users and commands, and busybox as the only program.
 
 use nspawn_tests::call;
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 
 use super::Name;
 

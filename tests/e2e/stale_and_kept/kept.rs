@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{Done, Machine, call, image, left_of, sh};
 
 use super::stale;

@@ -4,10 +4,10 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use nspawn_tests::{Machine, call, finish, image, left_of, sh, wait_until};
+use nspawn_tests::{BackgroundCommand, Machine, call, finish, image, left_of, sh, wait_until};
 
 use super::stale;
-use crate::cell::{BackgroundCommand, Cell, Sleep};
+use crate::cell::{Cell, Sleep};
 
 #[test]
 fn only_dead_and_half_made_machines_are_stale() {
@@ -128,7 +128,7 @@ fn machines_between_runs_are_not_stale() {
         "the machine of a running command was removed"
     );
     running.signal("KILL");
-    drop(running.end());
+    drop(running.wait());
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert_eq!(left_of(&name), "");
     for (machine, layer) in waiting.iter().zip(["disk", "tmpfs", "none"]) {

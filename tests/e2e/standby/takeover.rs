@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{Machine, call, image, left_of, sh};
 
 use super::{Pool, origin};

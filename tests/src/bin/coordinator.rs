@@ -1,10 +1,12 @@
-//! The GitLab of a fleet, for `tests/fleet`: it has many jobs, and knows how each of them is to end, though one of
-//! the hosts that take them is killed.
+//! GitLab server of a fleet, for `tests/fleet`. It has many jobs, and checks how each of them ends although one of the
+//! hosts that take them is killed.
 //!
-//! Usage: `coordinator DOOMED JOBS IMAGE…`. Its jobs ask for the images in turn. It says, a line each: its URL, the
-//! runners' token, which takes `-HOST`, and how the names of its jobs' machines begin; `middle` when the host DOOMED is
-//! to be killed; `over` when all jobs are; and a table. It answers the runners until its stdin ends. Its exit status
-//! tells whether each job has ended as it should; if not, it says on stderr which has not.
+//! Usage: `coordinator DOOMED JOBS IMAGE…`. The jobs ask for the images in turn.
+//!
+//! The program writes these lines to stdout: first its URL, the token of the runners, which accepts a suffix `-HOST`,
+//! and the prefix of the machines' names; `middle` when the host DOOMED is to be killed; `over` when all jobs have
+//! ended; and a table. It answers runners until its stdin ends. Its exit status is 0 if each job ended as it should.
+//! Otherwise its stderr lists the jobs that did not.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,12 +14,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nspawn_tests::api::{GitLab, Known, RUNNER_TOKEN, STUCK, Status, Work};
+use nspawn_tests::Job;
+use nspawn_tests::gitlab_server::{GitLab, RUNNER_TOKEN, STUCK, ServerJob, Status};
 
-/// A runner that lives says something every five seconds.
+/// Time without a request after which a runner counts as dead. A runner sends a request at least every five seconds.
 const SILENCE: Duration = Duration::from_secs(15);
-/// What the jobs exit with, in turn.
+/// Exit codes of the jobs, in turn.
 const CODES: [i64; 10] = [0, 0, 1, 0, 42, 0, 0, 137, 0, 255];
+/// Exit codes that `allow_failure:exit_codes` allows.
 const ALLOWED: [i64; 1] = [42];
 
 fn main() -> ExitCode {
@@ -35,13 +39,13 @@ fn coordinate(words: &[String]) -> Result<()> {
     let [doomed, count, images @ ..] = words else {
         bail!("usage: coordinator DOOMED JOBS IMAGE…")
     };
-    ensure!(!images.is_empty(), "there is no image");
+    ensure!(!images.is_empty(), "no image is given");
     let count: usize = count
         .parse()
-        .with_context(|| format!("{count} is no number of jobs"))?;
+        .with_context(|| format!("{count} is not a number of jobs"))?;
     let gitlab = GitLab::new();
     let ids: Vec<_> = (0..count)
-        .map(|number| gitlab.add(work(&images[number % images.len()], number)))
+        .map(|number| gitlab.add(job(&images[number % images.len()], number)))
         .collect();
     println!(
         "{} {RUNNER_TOKEN} gitlab-{}",
@@ -50,32 +54,31 @@ fn coordinate(words: &[String]) -> Result<()> {
     );
     ensure!(
         gitlab.wait_for_all(SILENCE, |jobs| is_middle(jobs, doomed, count)),
-        "{doomed} never has a job half-way"
+        "no job on {doomed} has reached its script within the time limit"
     );
     println!("middle");
     let is_over = gitlab.wait_for_all(SILENCE, |jobs| jobs.iter().all(|job| job.is_over()));
     println!("over");
     let jobs = gitlab.all();
     print_table(&jobs);
-    io::copy(&mut io::stdin(), &mut io::sink()).context("stdin can't be read")?;
-    ensure!(is_over, "not all jobs came to their end in time");
+    io::copy(&mut io::stdin(), &mut io::sink()).context("can't read stdin")?;
+    ensure!(is_over, "not all jobs ended within the time limit");
     check(&jobs, &ids, doomed)
 }
 
-/// The job of this number, which comes anew only if its host dies.
-fn work(image: &str, number: usize) -> Work {
+/// Returns the job of this number, which is retried only if its host dies.
+fn job(image: &str, number: usize) -> Job {
     let exit = format!("exit {}", code(number));
     let pause = if number % 3 == 0 { "sleep 1" } else { ":" };
-    let work = Work::new(image)
+    let job = Job::new(image)
         .variable("NUMBER", &format!("this is {number}"))
-        .retry(2, &[STUCK]);
-    let work = work
+        .retry(2, &[STUCK])
         .allow_failure(&ALLOWED)
         .script(&["echo $NUMBER | tee number", pause, &exit]);
     if has_artifacts(number) {
-        work.artifacts(&["number"], "always")
+        job.artifacts(&["number"], "always")
     } else {
-        work
+        job
     }
 }
 
@@ -87,17 +90,17 @@ fn has_artifacts(number: usize) -> bool {
     number % 4 == 0
 }
 
-/// Whether a good part of the jobs is over, and the host to be killed is amidst some.
-fn is_middle(jobs: &[&Known], doomed: &str, count: usize) -> bool {
-    let is_amidst = |job: &&&Known| job.runner == doomed && job.status.is_open();
-    let is_in_script = |job: &&Known| job.log().contains("\nthis is ");
-    let amidst: Vec<_> = jobs.iter().filter(is_amidst).copied().collect();
+/// Returns whether two fifths of the jobs have ended, and the host to be killed runs several jobs, one in its script.
+fn is_middle(jobs: &[&ServerJob], doomed: &str, count: usize) -> bool {
+    let is_on_doomed = |job: &&&ServerJob| job.runner == doomed && job.status.is_open();
+    let is_in_script = |job: &&ServerJob| job.log().contains("\nthis is ");
+    let on_doomed: Vec<_> = jobs.iter().filter(is_on_doomed).copied().collect();
     jobs.iter().filter(|job| job.is_over()).count() * 5 >= count * 2
-        && amidst.len() > 1
-        && amidst.iter().any(is_in_script)
+        && on_doomed.len() > 1
+        && on_doomed.iter().any(is_in_script)
 }
 
-fn check(jobs: &[Known], ids: &[u64], doomed: &str) -> Result<()> {
+fn check(jobs: &[ServerJob], ids: &[u64], doomed: &str) -> Result<()> {
     let mut wrong = 0;
     for (number, id) in ids.iter().enumerate() {
         if let Err(error) = check_job(jobs, *id, number, doomed) {
@@ -113,19 +116,19 @@ fn check(jobs: &[Known], ids: &[u64], doomed: &str) -> Result<()> {
     );
     ensure!(
         lost > 0,
-        "no job was lost with {doomed}, which was not killed in their middle"
+        "no job was lost with {doomed}, so it was not killed while it ran jobs"
     );
     ensure!(
         jobs.len() == ids.len() + lost,
-        "{} jobs were made of {} and {lost} lost ones",
+        "there are {} jobs, not {} and retries of {lost} lost ones",
         jobs.len(),
         ids.len()
     );
     Ok(())
 }
 
-/// Checks how a job has ended, and the one as which it came anew if its host has died.
-fn check_job(jobs: &[Known], id: u64, number: usize, doomed: &str) -> Result<()> {
+/// Checks how a job has ended, or its retry if its host has died.
+fn check_job(jobs: &[ServerJob], id: u64, number: usize, doomed: &str) -> Result<()> {
     let find = |id| {
         jobs.iter()
             .find(|job| job.id == id)
@@ -135,26 +138,26 @@ fn check_job(jobs: &[Known], id: u64, number: usize, doomed: &str) -> Result<()>
     if first.reason != STUCK {
         ensure!(
             first.retried_as.is_none(),
-            "it came anew, but its host lives: {}",
+            "it was retried, but its host is alive: {}",
             first.describe()
         );
         return check_end(first, number);
     }
     ensure!(
         first.status == Status::Failed && first.runner == doomed,
-        "its host lives: {}",
+        "its host is alive: {}",
         first.describe()
     );
-    let second = find(first.retried_as.context("it is lost")?)?;
+    let second = find(first.retried_as.context("it was not retried")?)?;
     ensure!(
         second.runner != doomed,
-        "it was given to a host that is dead: {}",
+        "its retry was given to a dead host: {}",
         second.describe()
     );
     check_end(second, number)
 }
 
-fn check_end(job: &Known, number: usize) -> Result<()> {
+fn check_end(job: &ServerJob, number: usize) -> Result<()> {
     let code = code(number);
     let (status, reason) = if code == 0 {
         (Status::Success, "")
@@ -167,21 +170,21 @@ fn check_end(job: &Known, number: usize) -> Result<()> {
         "it should have ended with {status:?} and {code}: {}",
         job.describe()
     );
-    let said = job.log().matches(&format!("\nthis is {number}\n")).count();
+    let count = job.log().matches(&format!("\nthis is {number}\n")).count();
     ensure!(
-        said == 1,
-        "its script has run {said} times: {}",
+        count == 1,
+        "its script has run {count} times: {}",
         job.describe()
     );
     ensure!(
         job.artifacts.is_some() == has_artifacts(number),
-        "its artifacts are not right: {}",
+        "its artifacts are wrong: {}",
         job.describe()
     );
     Ok(())
 }
 
-fn print_table(jobs: &[Known]) {
+fn print_table(jobs: &[ServerJob]) {
     println!(
         "{:<10} {:>7} {:>10} {:>8} {:>9} {:>6}",
         "host", "taken", "succeeded", "failed", "allowed", "lost"
@@ -199,11 +202,12 @@ fn print_table(jobs: &[Known]) {
     print_line("total", &jobs.iter().collect::<Vec<_>>());
 }
 
-fn print_line(title: &str, jobs: &[&Known]) {
-    let count = |is_it: &dyn Fn(&Known) -> bool| jobs.iter().filter(|job| is_it(job)).count();
+fn print_line(title: &str, jobs: &[&ServerJob]) {
+    let count =
+        |condition: &dyn Fn(&ServerJob) -> bool| jobs.iter().filter(|job| condition(job)).count();
     let succeeded = count(&|job| job.status == Status::Success);
     let (allowed, lost) = (
-        count(&Known::is_allowed_to_fail),
+        count(&ServerJob::is_allowed_to_fail),
         count(&|job| job.reason == STUCK),
     );
     let failed = count(&|job| job.status == Status::Failed) - allowed - lost;

@@ -1,5 +1,5 @@
-//! See [`nspawn_tests::stand_in`].
+//! The stand-in for gitlab-runner. See [`nspawn_tests::gitlab_runner::program`].
 
 fn main() -> std::process::ExitCode {
-    nspawn_tests::stand_in::main()
+    nspawn_tests::gitlab_runner::program::main()
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use nspawn_tests::sequencer::{Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Outcome, Runner};
 use nspawn_tests::{call, sh};
 
 use super::Project;

@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use nspawn_tests::api::{GitLab, Status, Work};
-use nspawn_tests::{call, image, left_of, wait_until};
+use nspawn_tests::gitlab_server::{GitLab, Status};
+use nspawn_tests::{Job, call, image, left_of, wait_until};
 
 use super::result_of;
 use super::runner::Runner;
@@ -22,7 +22,7 @@ fn concurrent_jobs_have_separate_results() {
             "echo $NUMBER > number; cat number",
             &exit,
         ];
-        let work = Work::new(&image())
+        let work = Job::new(&image())
             .sources(&project)
             .variable("NUMBER", &format!("this is {number}"));
         work.script(&script).artifacts(&["number"], "always")
@@ -64,7 +64,7 @@ fn concurrent_jobs_have_separate_results() {
 fn machines_of_killed_runners_are_stale() {
     let gitlab = GitLab::new();
     let work = || {
-        Work::new(&image())
+        Job::new(&image())
             .script(&["echo n''ow; sleep 600"])
             .after_script(&["true"])
     };

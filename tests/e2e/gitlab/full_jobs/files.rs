@@ -1,7 +1,7 @@
 //! Sources, artifacts, caches and variables of jobs.
 
-use nspawn_tests::api::{GitLab, Status, Work};
-use nspawn_tests::{image, sh};
+use nspawn_tests::gitlab_server::{GitLab, Status};
+use nspawn_tests::{Job, image, sh};
 
 use super::{run, run_all};
 
@@ -16,7 +16,7 @@ fn sources_include_submodules() {
     let show =
         "cat file library/file library/inner/file; git rev-list --count HEAD; git status --short";
     let work = |strategy: &str, depth: &str| {
-        let work = Work::new(&image())
+        let work = Job::new(&image())
             .sources(&project)
             .variable("GIT_SUBMODULE_STRATEGY", "recursive");
         work.variable("GIT_STRATEGY", strategy)
@@ -39,7 +39,7 @@ fn sources_include_submodules() {
 fn failed_fetch_of_sources_is_retried() {
     let gitlab = GitLab::new();
     let project = gitlab.repository("group/project", &[("file", "here at last\n")]);
-    let work = || Work::new(&image()).sources(&project).script(&["cat file"]);
+    let work = || Job::new(&image()).sources(&project).script(&["cat file"]);
     gitlab.fail_git(1);
     let job = run_all(
         &gitlab,
@@ -75,7 +75,7 @@ fn artifacts_are_passed_to_the_next_job() {
         "echo 'echo it r''uns' > out/tool; chmod 755 out/tool; ln -s tool out/link",
         "echo no > other",
     ];
-    let first = Work::new(&image())
+    let first = Job::new(&image())
         .script(&[make, more].concat())
         .artifacts(&["out/"], "on_success");
     let first = gitlab.add(first.artifacts(&["other"], "on_failure"));
@@ -84,7 +84,7 @@ fn artifacts_are_passed_to_the_next_job() {
         "out/link",
         "ls",
     ];
-    let second = gitlab.add(Work::new(&image()).needs(first).script(&use_it));
+    let second = gitlab.add(Job::new(&image()).needs(first).script(&use_it));
     super::Runner::start(&gitlab, &["--max-builds=2"]).finish();
     let [first, second] = [first, second].map(|id| super::result_of(&gitlab, id));
     assert_eq!(first.status, Status::Success, "{}", first.describe());
@@ -110,7 +110,7 @@ fn artifacts_are_passed_to_the_next_job() {
 
 #[test]
 fn failed_job_uploads_artifacts() {
-    let work = Work::new(&image()).script(&["echo why > why", "exit 3"]);
+    let work = Job::new(&image()).script(&["echo why > why", "exit 3"]);
     let job = run(work.artifacts(&["why"], "on_failure"));
     assert_eq!(
         (job.status, job.exit_code),
@@ -125,7 +125,7 @@ fn failed_job_uploads_artifacts() {
 fn caches_are_shared_within_one_project() {
     let number = u64::from(std::process::id()) * 100;
     let work = |project: u64, policy: &str| {
-        let work = Work::new(&image()).project_number(number + project).cache(
+        let work = Job::new(&image()).project(number + project).cache(
             "key-$CI_JOB_NAME",
             &["kept"],
             policy,
@@ -164,7 +164,7 @@ fn file_variables_and_large_variables_arrive() {
     // The runner passes the variable in the driver's environment, whose strings are limited to 128
     // KiB.
     let large = "0123456789abcdef".repeat(6400);
-    let work = Work::new(&image())
+    let work = Job::new(&image())
         .variable("LARGE", &large)
         .file_variable("SETTINGS", "a 'b'\n\"$c\" \\d\n");
     let job = run(work.script(&[

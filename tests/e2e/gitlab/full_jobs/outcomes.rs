@@ -3,8 +3,10 @@
 //! A log also shows the commands. So words to wait for have quotes in the commands, such as
 //! `n''ow`.
 
-use nspawn_tests::api::{GitLab, Known, Status, Work};
-use nspawn_tests::image;
+use std::time::Duration;
+
+use nspawn_tests::gitlab_server::{GitLab, ServerJob, Status};
+use nspawn_tests::{Job, image};
 
 use super::runner::Runner;
 use super::{result_of, run, run_all};
@@ -17,13 +19,13 @@ const AFTER: [&str; 1] = ["echo \"after it was $CI_JOB_STATUS in $PWD\"; cat /ro
 const MARK: &str = "echo the same mach''ine > /root/mark";
 
 #[track_caller]
-fn expect(job: &Known, status: Status, reason: &str, exit_code: i64) {
+fn expect(job: &ServerJob, status: Status, reason: &str, exit_code: i64) {
     let is = (job.status, &*job.reason, job.exit_code);
     assert_eq!(is, (status, reason, exit_code), "{}", job.describe());
 }
 
 #[track_caller]
-fn expect_after_script(job: &Known, status: &str) {
+fn expect_after_script(job: &ServerJob, status: &str) {
     let shown = format!("\nafter it was {status} in /builds/group/project\nthe same machine\n");
     assert!(
         job.log().contains(&shown),
@@ -35,7 +37,7 @@ fn expect_after_script(job: &Known, status: &str) {
 #[test]
 fn after_script_runs_after_success_and_failure() {
     let work = |line: &str| {
-        Work::new(&image())
+        Job::new(&image())
             .script(&[MARK, line])
             .after_script(&AFTER)
     };
@@ -51,7 +53,7 @@ fn after_script_runs_after_success_and_failure() {
 fn after_script_runs_after_a_cancel() {
     let gitlab = GitLab::new();
     let job = gitlab.add(
-        Work::new(&image())
+        Job::new(&image())
             .script(&[MARK, WAIT])
             .after_script(&AFTER),
     );
@@ -68,7 +70,7 @@ fn after_script_runs_after_a_cancel() {
 #[test]
 fn no_stage_runs_after_the_job_is_dropped() {
     let gitlab = GitLab::new();
-    let job = gitlab.add(Work::new(&image()).script(&[WAIT]).after_script(&AFTER));
+    let job = gitlab.add(Job::new(&image()).script(&[WAIT]).after_script(&AFTER));
     let runner = Runner::start(&gitlab, &["--max-builds=1"]);
     gitlab.wait_for_log(job, "\nnow\n");
     gitlab.abort(job);
@@ -79,10 +81,10 @@ fn no_stage_runs_after_the_job_is_dropped() {
 
 #[test]
 fn no_stage_runs_after_the_time_limit() {
-    let job = run(Work::new(&image())
+    let job = run(Job::new(&image())
         .script(&[WAIT])
         .after_script(&AFTER)
-        .timeout(8));
+        .timeout(Duration::from_secs(8)));
     expect(&job, Status::Failed, "job_execution_timeout", 0);
     assert!(
         job.log().contains("\nnow\n") && !job.log().contains("after it was"),
@@ -94,7 +96,7 @@ fn no_stage_runs_after_the_time_limit() {
 #[test]
 fn stopped_runner_leaves_nothing() {
     let gitlab = GitLab::new();
-    let job = gitlab.add(Work::new(&image()).script(&[WAIT]).after_script(&AFTER));
+    let job = gitlab.add(Job::new(&image()).script(&[WAIT]).after_script(&AFTER));
     let runner = Runner::start(&gitlab, &[]);
     gitlab.wait_for_log(job, "\nnow\n");
     runner.signal("TERM");
@@ -107,8 +109,8 @@ fn stopped_runner_leaves_nothing() {
 #[test]
 fn quitting_runner_finishes_its_job() {
     let gitlab = GitLab::new();
-    let job = gitlab.add(Work::new(&image()).script(&["echo n''ow; sleep 1; echo at the e''nd"]));
-    let next = gitlab.add(Work::new(&image()).script(&["true"]));
+    let job = gitlab.add(Job::new(&image()).script(&["echo n''ow; sleep 1; echo at the e''nd"]));
+    let next = gitlab.add(Job::new(&image()).script(&["true"]));
     let runner = Runner::start(&gitlab, &[]);
     gitlab.wait_for_log(job, "\nnow\n");
     runner.signal("QUIT");
@@ -121,14 +123,14 @@ fn quitting_runner_finishes_its_job() {
 
 #[test]
 fn reboot_of_the_machine_is_a_system_failure() {
-    let job = run(Work::new(&image()).script(&["systemctl reboot", "sleep 60"]));
+    let job = run(Job::new(&image()).script(&["systemctl reboot", "sleep 60"]));
     expect(&job, Status::Failed, "runner_system_failure", 0);
     assert!(job.log().contains("it was rebooted"), "{}", job.describe());
 }
 
 #[test]
 fn stdin_is_empty_and_background_processes_do_not_delay_the_end() {
-    let job = run(Work::new(&image()).script(&[
+    let job = run(Job::new(&image()).script(&[
         "cat; read -r line || echo nothing to re''ad",
         "sleep 600 & setsid sleep 600 & (trap '' HUP TERM; exec sleep 600) & echo st''arted",
     ]));
@@ -145,7 +147,7 @@ const LONG: &str = "seq -w 1 2621440; echo that is a''ll";
 
 #[test]
 fn long_log_is_complete() {
-    let work = Work::new(&image()).script(&[LONG]);
+    let work = Job::new(&image()).script(&[LONG]);
     let job = run_all(&GitLab::new(), vec![work], &["--output-limit=32768"]).remove(0);
     expect(&job, Status::Success, "", 0);
     let expected: String = (1..=2_621_440)
@@ -167,7 +169,7 @@ fn long_log_is_complete() {
 
 #[test]
 fn log_beyond_the_limit_does_not_block_the_job() {
-    let job = run(Work::new(&image()).script(&[LONG]));
+    let job = run(Job::new(&image()).script(&[LONG]));
     expect(&job, Status::Success, "", 0);
     assert!(
         job.trace.len() < 5 << 20 && job.log().contains("exceeded limit"),

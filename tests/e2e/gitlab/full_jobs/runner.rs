@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nspawn_common::command;
 use nspawn_common::sys::pidfd::wait_for_exit;
-use nspawn_tests::api::{GitLab, RUNNER_TOKEN};
+use nspawn_tests::gitlab_server::{GitLab, RUNNER_TOKEN};
 
 const LOG: &str = "log";
 /// Time limit for all jobs of a runner.

@@ -1,6 +1,6 @@
 //! Services that fail, and whether that is a script failure or a system failure.
 
-use nspawn_tests::sequencer::{Job, Outcome, Runner};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{call, image, left_of, sh};
 use serde_json::json;
 

@@ -1,0 +1,150 @@
+//! Programs that tests run to their end, and assertions on their results.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io::Write;
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nspawn_common::sys::pidfd::wait_for_exit;
+
+/// Time limit for each command of a test. A command that exceeds it is killed.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// A finished command.
+#[derive(Debug)]
+pub struct Done {
+    argv: String,
+    /// Exit status of the command.
+    pub status: ExitStatus,
+    /// Bytes that the command wrote to stdout.
+    pub stdout: Vec<u8>,
+    /// Bytes that the command wrote to stderr.
+    pub stderr: Vec<u8>,
+}
+
+impl Done {
+    /// Creates the result of a command that was started elsewhere.
+    #[must_use]
+    pub fn new(argv: String, output: Output) -> Self {
+        Self {
+            argv,
+            status: output.status,
+            stdout: output.stdout,
+            stderr: output.stderr,
+        }
+    }
+
+    /// Returns the exit status, and panics if a signal ended the command.
+    #[track_caller]
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        self.status
+            .code()
+            .unwrap_or_else(|| panic!("{}", self.describe()))
+    }
+
+    /// Returns stdout as text.
+    #[must_use]
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Returns stderr as text.
+    #[must_use]
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Fails the test unless the exit status is `code`.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.status.code(), Some(code), "{}", self.describe());
+        self
+    }
+
+    /// Fails the test unless the command failed with `code` and a single line on stderr that contains `words`.
+    ///
+    /// Indented lines may follow, which quote the message of another tool.
+    #[track_caller]
+    pub fn expect_error(self, code: i32, words: &str) -> Self {
+        let done = self.expect(code);
+        let err = done.err();
+        let (line, below) = err.split_once('\n').unwrap_or((&err, ""));
+        assert!(
+            line.starts_with("nspawn-") && line.contains(words),
+            "no {words:?} in the error of {}",
+            done.describe()
+        );
+        assert!(
+            below.lines().all(|line| line.starts_with("  ")),
+            "more than one line: {}",
+            done.describe()
+        );
+        assert!(!err.contains("panicked"), "{}", done.describe());
+        done
+    }
+
+    /// Returns the command line, the exit status, stdout and stderr, for the message of a failed test.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut text = format!("{}\n{}", self.argv, self.status);
+        for (name, bytes) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
+            let _ = write!(text, "\n--- {name}\n{}", String::from_utf8_lossy(bytes));
+        }
+        text
+    }
+}
+
+/// Runs `command` to its end, with `stdin` as its input.
+#[track_caller]
+pub fn finish(command: &mut Command, stdin: &[u8]) -> Done {
+    let argv = format!("{command:?}");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{argv}: {error}"));
+    let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
+    let (mut pipe, input) = (child.stdin.take(), stdin.to_vec());
+    let feeder = thread::spawn(move || pipe.as_mut().map(|pipe| pipe.write_all(&input)));
+    let watcher = thread::spawn(move || {
+        if !wait_for_exit(pid, LIMIT).unwrap_or(true) {
+            let _ = Command::new("kill")
+                .args(["-KILL", &pid.to_string()])
+                .status();
+        }
+    });
+    let output = child
+        .wait_with_output()
+        .unwrap_or_else(|error| panic!("{argv}: {error}"));
+    drop((feeder.join(), watcher.join()));
+    Done::new(argv, output)
+}
+
+/// Runs a program with arguments and an empty stdin to its end.
+#[track_caller]
+pub fn call<Word: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = Word>) -> Done {
+    finish(Command::new(program).args(arguments), b"")
+}
+
+/// Runs a line of shell on the host.
+#[track_caller]
+pub fn sh(line: &str) -> Done {
+    call("sh", ["-c", line])
+}
+
+/// Waits until `condition` holds, and fails the test if it does not within `limit`.
+#[track_caller]
+pub fn wait_until(description: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        assert!(
+            Instant::now() < deadline,
+            "not within {limit:?}: {description}"
+        );
+        thread::sleep(Duration::from_millis(30));
+    }
+}

@@ -1,0 +1,29 @@
+//! Packages, data and shell functions that tests use.
+
+use crate::command::sh;
+
+/// Shell function `flags HEX FILE…` that sets inode flags (`ioctl_iflags(2)`): 10 is immutable, 20 is append-only.
+///
+/// Small images have Perl, but no chattr.
+pub const FLAGS: &str = "flags() { perl -e '$flags = shift; for (@ARGV) { open F, \"<\", $_ or die; \
+    ioctl F, 0x40086602, pack(\"L!\", hex $flags) or die \"$_: $!\" }' \"$@\"; }";
+
+/// Installs Debian packages on this host, unless they are installed already.
+#[track_caller]
+pub fn install(packages: &str) {
+    let options =
+        "--quiet --yes --no-install-recommends --option Dpkg::Options::=--force-unsafe-io";
+    let line = format!(
+        "dpkg --status {packages} >/dev/null 2>&1 || \
+         {{ apt-get --quiet update && DEBIAN_FRONTEND=noninteractive apt-get install {options} {packages}; }}"
+    );
+    sh(&line).expect(0);
+}
+
+/// Returns `count` pseudo-random bytes, which are the same for the same seed.
+#[must_use]
+pub fn random(count: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}

@@ -1,0 +1,19 @@
+//! Leftovers of machines on the host.
+
+use crate::command::sh;
+
+/// Returns the leftovers of all machines whose names begin with `prefix`, one per line.
+///
+/// These are units, mounts, loop devices, layers, state files, registrations, cgroups and processes. A test that ends
+/// with some of them has found a leak.
+#[must_use]
+pub fn left_of(prefix: &str) -> String {
+    let line = format!(
+        "systemctl list-units --all --plain --no-legend 'nspawn-{prefix}*' 'pasta-{prefix}*'; \
+         grep -F '/{prefix}' /proc/mounts; losetup --list --noheadings --output=BACK-FILE | grep -F '/{prefix}'; \
+         ls -d /run/nspawn-ci/{prefix}* /var/lib/nspawn-ci/machines/{prefix}* /run/systemd/machines/{prefix}* \
+         /sys/fs/cgroup/machine.slice/machine-ci.slice/*-{prefix}* 2>/dev/null; \
+         pgrep -a systemd-nspawn | grep -F -e '--machine={prefix}'; true"
+    );
+    sh(&line).out()
+}

@@ -65,10 +65,11 @@ pub fn check_disk_images() -> Result<()> {
     Ok(())
 }
 
-/// Refuses a name whose units would have the names of unit files, such as those of the services of these programs.
+/// Refuses a machine name whose units would have the names of unit files.
 ///
-/// systemd can't create a transient unit with the name of a file, and the cleanup after the error would stop the other
-/// unit.
+/// The services of these programs have such files.
+/// systemd can't create a transient unit with the name of a file, and the cleanup after the error
+/// would stop the other unit.
 pub fn check_units(paths: &MachinePaths) -> Result<()> {
     let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
     if let Some(unit) = units.iter().find(|unit| has_file(unit)) {
@@ -94,7 +95,8 @@ pub fn check_network(network: &Network, users: PrivateUsers) -> Result<()> {
                 "pasta, which connects machines, is not installed; install the package passt, or see --network"
             )
         }
-        // systemd-nspawn enters the user namespace first, and may then not join another network namespace.
+        // systemd-nspawn enters the user namespace first, and may then not join another network
+        // namespace.
         Network::Namespace(_) if users != PrivateUsers::No => {
             bail!("can't use --network={network} with a user namespace; add --private-users=no")
         }
@@ -102,7 +104,9 @@ pub fn check_network(network: &Network, users: PrivateUsers) -> Result<()> {
     }
 }
 
-/// Refuses a host that has reached a limit. A machine would fail to boot, with messages that don't name the limit.
+/// Refuses a host that has reached a limit.
+///
+/// A machine would fail to boot, with messages that don't name the limit.
 pub fn check_limits() -> Result<()> {
     check_inotify()?;
     check_processes()?;
@@ -114,7 +118,8 @@ fn check_ptys() -> Result<()> {
     let [Some(used), Some(max), Some(reserved)] = names.map(read_pty_sysctl) else {
         return Ok(());
     };
-    // The kernel reserves some ptys for the host itself (Documentation/admin-guide/sysctl/kernel.rst, "pty").
+    // The kernel reserves some ptys for the host itself
+    // (Documentation/admin-guide/sysctl/kernel.rst, "pty").
     if used + PTYS > max.saturating_sub(reserved) {
         bail!(
             "the host has {used} of its {max} pseudoterminals in use; allow more: sysctl -w kernel.pty.max={}",
@@ -129,7 +134,9 @@ fn read_pty_sysctl(name: &str) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// Checks that this process can fork. Otherwise it could begin to create a machine, and not remove it again.
+/// Checks that this process can fork.
+///
+/// Otherwise it could begin to create a machine, and not remove it again.
 fn check_processes() -> Result<()> {
     fork::check().map_err(|errno| {
         anyhow!(

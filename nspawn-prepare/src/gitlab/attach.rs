@@ -1,6 +1,7 @@
 //! Attaches a job's cache and services to a machine that is already running.
 //!
-//! A standby machine starts before the job is known, so nothing of the job can be part of its start.
+//! A standby machine starts before the job is known, so nothing of the job can be part of its
+//! start.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -24,7 +25,8 @@ pub const BUILDS_IN_MACHINE: &str = "/builds";
 
 /// Attaches everything that the state of the machine names. A new cache gets `cache_size` bytes.
 ///
-/// Prints errors that the job can tolerate on stdout, from where the parent process forwards them to the job's log.
+/// Prints errors that the job can tolerate on stdout, from where the parent process forwards them
+/// to the job's log.
 pub fn attach(machine: &MachineName, cache_size: u64) -> Result<()> {
     let paths = MachinePaths::new(machine);
     let state = State::read(paths.name())?;
@@ -65,7 +67,7 @@ fn attach_cache(paths: &MachinePaths, state: &State, leader: u32, size: u64) -> 
     namespaces::run_inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))
 }
 
-/// Lets every user of the machine create files in the builds directory, for scripts that don't run as root.
+/// Opens the builds directory to all users of the machine, for scripts that don't run as root.
 fn open_builds() -> Result<()> {
     create_builds().with_context(|| format!("can't create {BUILDS_IN_MACHINE}"))
 }

@@ -1,7 +1,8 @@
 //! Caches of jobs, one for each project.
 //!
-//! A cache is a file system in an image file. The file bounds the cache's size, and deleting it takes no time, whatever is
-//! in the cache. Jobs of one project that run at the same time share the cache.
+//! A cache is a file system in an image file. The file bounds the cache's size, and deleting it
+//! takes no time, whatever is in the cache. Jobs of one project that run at the same time share the
+//! cache.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
@@ -54,10 +55,10 @@ pub fn file(project: &str) -> PathBuf {
     Path::new(CACHE_ROOT).join(format!("{project}.ext4"))
 }
 
-/// Returns a detached mount of the cache in `file`, with its owner IDs mapped as in the user namespace `users`.
+/// Returns a detached mount of the cache in `file`, with owner IDs mapped as in `users`.
 ///
-/// A cache that is missing, full or corrupt is created with this `size` in bytes. This process gets a mount namespace
-/// of its own, in which the cache is mounted on `point`.
+/// A cache that is missing, full or corrupt is created with this `size` in bytes. This process gets
+/// a mount namespace of its own, in which the cache is mounted on `point`.
 pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedFd> {
     DirBuilder::new()
         .recursive(true)

@@ -20,7 +20,9 @@ use crate::layer::size::LayerSize;
 use crate::options::{JobPolicy, MachineOptions, Options};
 use crate::services::network;
 
-/// Refuses an image that matches none of the `allowed` patterns. Without patterns, every image is allowed.
+/// Refuses an image that matches none of the `allowed` patterns.
+///
+/// Without patterns, every image is allowed.
 pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
     let matches = |pattern: &OsString| glob::matches(pattern, &image.name);
     if allowed.is_empty() || allowed.iter().any(matches) {
@@ -37,7 +39,9 @@ pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
     )))
 }
 
-/// Returns the requirements of a job on its machine. `arguments` are those of the call that `options` come from.
+/// Returns the requirements of a job on its machine.
+///
+/// `arguments` are the command line that `options` come from.
 pub fn requirements(
     job: &Job,
     options: &Options,
@@ -122,7 +126,9 @@ pub fn map_image(map: &[(OsString, String)], image: &str) -> String {
     entry.map_or(image, |(_, image)| image).to_owned()
 }
 
-/// Lowers limits as the `NSPAWN_JOB_…` variables of the job ask for. `variable` returns the value of a variable.
+/// Lowers limits as the `NSPAWN_JOB_…` variables of the job ask for.
+///
+/// `variable` returns the value of a variable.
 pub fn apply_job_limits(
     options: &mut MachineOptions,
     variable: impl Fn(&str) -> Option<String>,

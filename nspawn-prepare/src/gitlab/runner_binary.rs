@@ -1,7 +1,7 @@
 //! The host's gitlab-runner program, and the GitLab Runner that called this program.
 //!
-//! The scripts of jobs call gitlab-runner for artifacts and caches. A machine sees the host's program, so that its image
-//! need not have one.
+//! The scripts of jobs call gitlab-runner for artifacts and caches. A machine sees the host's
+//! program, so that its image need not have one.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,20 +20,24 @@ use nspawn_common::systemd::nspawn::Bind;
 use crate::options::Options;
 
 const NAME: &str = "gitlab-runner";
-/// Number of generations between this process and GitLab Runner at most: scripts of the administrator may be between.
+/// Maximum number of generations between this process and GitLab Runner.
+///
+/// Scripts of the administrator may be between them.
 const MAX_GENERATIONS: usize = 16;
 /// Path of the program in a machine, in a directory that is on the PATH of its commands.
 const IN_MACHINE: &str = "/usr/local/bin/gitlab-runner";
 
 /// Adds the program to the bind mounts of the machine, and returns the program's path on the host.
 ///
-/// Without `--gitlab-runner`, the program is added if the machine is for a job, and if the program is found.
+/// Without `--gitlab-runner`, the program is added if the machine is for a job, and if the program
+/// is found.
 pub fn show(options: &mut Options, is_for_job: bool) -> Result<Option<PathBuf>> {
     let requested = options.policy.gitlab_runner.as_deref();
     let Some(program) = find(requested, is_for_job)? else {
         return Ok(None);
     };
-    // Without a user namespace, the machine's root could make the bind mount writable, and overwrite the program.
+    // Without a user namespace, the machine's root could make the bind mount writable, and
+    // overwrite the program.
     if options.machine.private_users == PrivateUsers::No {
         if requested.is_some() {
             bail!(
@@ -70,7 +74,7 @@ fn find_default() -> Option<PathBuf> {
         .or_else(|| command::find_program(NAME))
 }
 
-/// Returns the process of the GitLab Runner that called this program, directly or by a script of the administrator.
+/// Returns the process of the GitLab Runner that called this program, perhaps by a script.
 pub fn caller() -> Option<ProcessId> {
     let (pid, _) = caller_and_program()?;
     ProcessId::from_pid(pid).ok()

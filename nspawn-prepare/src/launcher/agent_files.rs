@@ -1,6 +1,7 @@
 //! The file system that carries the agent into the machine.
 //!
-//! The agent is a copy on a small tmpfs, because the machine may be able to write to its own root, and to fill it.
+//! The agent is a copy on a small tmpfs, because the machine may be able to write to its own root,
+//! and to fill it.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};

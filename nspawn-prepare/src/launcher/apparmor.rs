@@ -1,8 +1,9 @@
 //! Keeps the host's AppArmor profiles from applying to the machine's programs.
 //!
-//! AppArmor attaches profiles to paths, and the path of a program in a machine matches like one on the host: the host's
-//! profile for named would confine `/usr/sbin/named` of every machine. So machines run in an AppArmor policy namespace
-//! of their own, which has no profiles (apparmor(7), aa_change_onexec(2)).
+//! AppArmor attaches profiles to paths, and the path of a program in a machine matches like one on
+//! the host: the host's profile for named would confine `/usr/sbin/named` of every machine. So
+//! machines run in an AppArmor policy namespace of their own, which has no profiles (apparmor(7),
+//! aa_change_onexec(2)).
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,14 +18,16 @@ const DBUS_FEATURE: &str = "/sys/kernel/security/apparmor/features/dbus/mask";
 /// Policy namespace of all machines.
 const NAMESPACE: &str = "nspawn-ci";
 
-/// Moves the next program that this process executes to the policy namespace, if the kernel uses AppArmor.
+/// Moves the next program that this process executes to the policy namespace.
+///
+/// Does nothing if the kernel does not use AppArmor.
 pub fn leave_profiles() -> Result<()> {
     let is_enabled = fs::read_to_string(ENABLED).is_ok_and(|value| value.starts_with('Y'));
     if !is_enabled || !Path::new(NAMESPACES).exists() {
         return Ok(());
     }
-    // With this feature, dbus-daemon would refuse systemd-nspawn's connection, because it can't parse the name of a
-    // label in another namespace (seen with forky, Linux 7.2).
+    // With this feature, dbus-daemon would refuse systemd-nspawn's connection, because it can't
+    // parse the name of a label in another namespace (seen with forky, Linux 7.2).
     if Path::new(DBUS_FEATURE).exists() {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! Units for the machine's systemd that take precedence over those of the image.
 //!
-//! They start the agent, and they shorten the boot without removing anything that the machine needs.
+//! They start the agent, and they shorten the boot without removing anything that the machine
+//! needs.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -16,7 +17,9 @@ use nspawn_common::sys::fs::open_in_root;
 /// The agent as a service of the machine.
 pub const AGENT_UNIT: &str = "nspawn-agent.service";
 
-/// A symlink to this path masks a unit, an entry of a `.wants/` directory (systemd.unit(5)), or a generator
+/// Target of symlinks that mask.
+///
+/// Such a symlink masks a unit, an entry of a `.wants/` directory (systemd.unit(5)), or a generator
 /// (systemd.generator(7)).
 const MASK_TARGET: &str = "/dev/null";
 
@@ -32,7 +35,9 @@ const FILES: [(&str, &str); 3] = [
     ),
 ];
 
-/// Generators and units that have no work in a machine, duplicate another unit, or start on first use.
+/// Generators and units that are not started.
+///
+/// They have no work in a machine, duplicate another unit, or start on first use.
 const MASKS: [&str; 13] = [
     // These generators look for things that containers lack, and each is a process.
     "generators/systemd-bless-boot-generator",
@@ -149,7 +154,7 @@ fn is_name(name: &str) -> bool {
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// Quotes a letter between quotation marks (systemd.syntax(7)), and keeps specifiers from being expanded.
+/// Quotes a letter of a quoted word (systemd.syntax(7)), and escapes specifiers.
 fn quote(letter: char) -> String {
     match letter {
         '\\' | '"' => format!("\\{letter}"),

@@ -1,8 +1,9 @@
-//! The machine's cgroup, with the limits of the machine's unit, so that programs in the machine can read them.
+//! Shows the limits of the machine's unit to programs in the machine.
 //!
-//! The limits are set on the unit's cgroup. systemd-nspawn moves the machine to `payload` below that cgroup, and the
-//! machine sees `payload` as the root of its cgroups. So the launcher creates `payload` before anything of the machine
-//! runs, and sets the same limits there. The files are not delegated: the machine's root can read them, and not write.
+//! The limits are set on the unit's cgroup. systemd-nspawn moves the machine to `payload` below
+//! that cgroup, and the machine sees `payload` as the root of its cgroups. So the launcher creates
+//! `payload` before anything of the machine runs, and sets the same limits there. The files are not
+//! delegated: the machine's root can read them, and not write.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +24,9 @@ const FILES: [&str; 5] = [
 /// Cgroup of this process until systemd-nspawn moves itself to `supervisor`.
 const LAUNCHER: &str = "launcher";
 
-/// Creates the machine's cgroup with the limits of the unit. Does nothing for a unit without limits.
+/// Creates the machine's cgroup with the limits of the unit.
+///
+/// Does nothing for a unit without limits.
 pub fn show_limits(paths: &MachinePaths) -> Result<()> {
     let unit = paths.cgroup();
     let limits = limits_of(&unit);
@@ -52,9 +55,9 @@ fn create_payload(unit: &Path, limits: &[(&str, String)]) -> Result<()> {
     for (file, limit) in limits {
         fs::write(payload.join(file), limit)?;
     }
-    // systemd-nspawn looks for `payload` below its own cgroup. Only from version 254 on it also finds it beside its
-    // cgroup. With this mount, `launcher/payload` is `payload` for all versions. The mount is in the unit's mount
-    // namespace, which the machine does not see.
+    // systemd-nspawn looks for `payload` below its own cgroup. Only from version 254 on it also
+    // finds it beside its cgroup. With this mount, `launcher/payload` is `payload` for all
+    // versions. The mount is in the unit's mount namespace, which the machine does not see.
     nix::mount::mount(
         Some(unit),
         &launcher,
@@ -67,8 +70,8 @@ fn create_payload(unit: &Path, limits: &[(&str, String)]) -> Result<()> {
 
 /// Moves this process to a new cgroup.
 ///
-/// A cgroup that has processes can't enable controllers for the cgroups below it (cgroup.rst, "No Internal Process
-/// Constraint").
+/// A cgroup that has processes can't enable controllers for the cgroups below it (cgroup.rst, "No
+/// Internal Process Constraint").
 fn move_to(cgroup: &Path) -> Result<()> {
     fs::create_dir(cgroup)?;
     fs::write(cgroup.join("cgroup.procs"), "0")?;

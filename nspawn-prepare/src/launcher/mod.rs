@@ -1,7 +1,8 @@
 //! The launcher: mounts the machine's root and becomes systemd-nspawn.
 //!
 //! The launcher is the process that the machine's unit starts. The unit has its own mount namespace
-//! (`PrivateMounts=yes`), so the kernel removes the mounts with the unit's last process, however that ends.
+//! (`PrivateMounts=yes`), so the kernel removes the mounts with the unit's last process, however
+//! that ends.
 //!
 //! | module | contents |
 //! | --- | --- |
@@ -45,13 +46,15 @@ use crate::network::pasta;
 use crate::network::resolvers::RESOLV_CONF;
 use crate::program::print_diagnostic;
 
-/// Environment variable by which systemd-nspawn and a machine's systemd do not watch for memory pressure.
+/// Environment variable that turns off the watch for memory pressure in systemd's programs.
 ///
-/// The kernel takes ten milliseconds to remove a watch, and these programs could release little memory
-/// (systemd's MEMORY_PRESSURE.md).
+/// The kernel takes ten milliseconds to remove a watch, and these programs could release little
+/// memory (systemd's MEMORY_PRESSURE.md).
 pub const NO_PRESSURE: (&str, &str) = ("MEMORY_PRESSURE_WATCH", "/dev/null");
 
-/// Mounts the machine's root and becomes `command`. Returns only after an error, which it records for the caller.
+/// Mounts the machine's root and becomes `command`.
+///
+/// Returns only after an error, which it records for the process that starts the unit.
 pub fn launch(machine: &MachineName, command: &[OsString]) -> Result<()> {
     let [program, options @ ..] = command else {
         bail!("can't launch machine {machine}: there is no command");
@@ -110,7 +113,9 @@ fn mount_root(
     Ok(())
 }
 
-/// Returns the variables that the units of a machine's systemd get. Only the machines of services have any.
+/// Returns the variables that the units of a machine's systemd get.
+///
+/// Only the machines of services have any.
 fn unit_environment(state: &State) -> &[OsString] {
     if state.service.is_some() {
         &state.environment
@@ -138,11 +143,12 @@ fn exec_nspawn(program: &OsString, uid_base: Option<u32>, options: &[OsString]) 
     }
     let error = command
         .args(options)
-        // systemd-nspawn mounts no file system on /tmp, for the same reason for which tmp.mount is masked.
+        // systemd-nspawn mounts no file system on /tmp, for the same reason for which tmp.mount is
+        // masked.
         .env("SYSTEMD_NSPAWN_TMPFS_TMP", "0")
         .env(NO_PRESSURE.0, NO_PRESSURE.1)
-        // systemd-nspawn logs to stderr, which is the unit's stream. The journal may not find the unit of a message
-        // that comes from a process directly, once that process has ended.
+        // systemd-nspawn logs to stderr, which is the unit's stream. The journal may not find the
+        // unit of a message that comes from a process directly, once that process has ended.
         .env("SYSTEMD_LOG_TARGET", "console")
         .exec();
     Error::new(error).context(format!("can't start {program:?}"))

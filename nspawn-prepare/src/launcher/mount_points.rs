@@ -17,9 +17,10 @@ use nspawn_common::systemd::nspawn;
 use crate::layer::OVERLAID;
 use crate::network::resolvers::RESOLV_CONF;
 
-/// Returns the mount points that systemd-nspawn needs and does not create, and whether each is a file.
+/// Returns the mount points that systemd-nspawn does not create, and whether each is a file.
 ///
-/// systemd-nspawn requires /usr, and can't create mount points in a read-only root. `options` are its options.
+/// systemd-nspawn requires /usr, and can't create mount points in a read-only root. `options` are
+/// its options.
 pub fn required(state: &State, options: &[OsString]) -> Vec<(PathBuf, bool)> {
     let mut points = Vec::new();
     if state.init != Init::Systemd {
@@ -33,7 +34,7 @@ pub fn required(state: &State, options: &[OsString]) -> Vec<(PathBuf, bool)> {
     points
 }
 
-/// Creates the mount points that are missing in the tree at `root`, owned by the host's user `owner`.
+/// Creates the missing mount points in the tree at `root`, owned by the host's user `owner`.
 pub fn create(root: &Path, points: &[(PathBuf, bool)], owner: u32) -> Result<()> {
     if points.is_empty() {
         return Ok(());
@@ -66,9 +67,11 @@ pub fn check_overlaid(root: &Path, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Replaces the file `path` in the tree at `root`, as the host's user `owner`, which is the machine's root.
+/// Replaces the file `path` in the tree at `root`, as the host's user `owner`.
 ///
-/// A link is replaced as well, because its target may be missing, or another program may write to it.
+/// The user is the machine's root.
+/// A link is replaced as well, because its target may be missing, or another program may write to
+/// it.
 pub fn replace_file(root: &Path, path: &Path, content: &str, owner: u32) -> Result<()> {
     let write = || {
         setegid(owner.into())?;
@@ -91,7 +94,9 @@ pub fn replace_file(root: &Path, path: &Path, content: &str, owner: u32) -> Resu
     in_tree(root, write).with_context(|| format!("can't write {} in the machine", path.display()))
 }
 
-/// Runs `work` in a child process with the tree as its root directory, so that no link leads out of the tree.
+/// Runs `work` in a child process with the tree as its root directory.
+///
+/// No link in the tree leads out of it then.
 fn in_tree(root: &Path, work: impl FnOnce() -> io::Result<()>) -> Result<()> {
     fork::run(|| {
         chroot(root)?;

@@ -21,7 +21,9 @@ pub struct UpperLayer {
 }
 
 impl UpperLayer {
-    /// Mounts an overlay of `lower` and the layer. `suffix` distinguishes the layer's directories for this overlay.
+    /// Mounts an overlay of `lower` and the layer on `target`.
+    ///
+    /// `suffix` distinguishes the layer's directories for this overlay from others.
     pub fn mount_overlay(&self, lower: &Path, suffix: &str, target: &Path) -> Result<()> {
         let upper = self.create_directory(&format!("upper{suffix}"), mode_of(lower))?;
         let work = self.create_work_directory(&format!("work{suffix}"))?;
@@ -44,7 +46,8 @@ impl UpperLayer {
 
     fn create_work_directory(&self, name: &str) -> Result<PathBuf> {
         let path = self.directory.join(name);
-        // A volatile overlay leaves a mark in its work directory. The kernel refuses to mount it again with the mark.
+        // A volatile overlay leaves a mark in its work directory. The kernel refuses to mount it
+        // again with the mark.
         if self.is_reused && path.exists() {
             fs::remove_dir_all(&path).with_context(|| format!("can't empty {}", path.display()))?;
         }
@@ -68,7 +71,9 @@ impl UpperLayer {
     }
 }
 
-/// Returns the mount options. `volatile` omits all syncs, because the layer is deleted with the machine (kernel 5.10).
+/// Returns the mount options of an overlay.
+///
+/// `volatile` omits all syncs, because the layer is deleted with the machine (kernel 5.10).
 fn overlay_options(lower: &Path, upper: &Path, work: &Path) -> OsString {
     let parts = [
         OsStr::new("volatile,lowerdir="),

@@ -28,7 +28,9 @@ const MOUNT_LIMIT: Duration = Duration::from_secs(60);
 /// Time limit for `systemd-dissect --version`.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
-/// Policy that leaves out the partitions for firmware, which no machine needs (systemd.image-policy(7)).
+/// Policy that leaves out the partitions for firmware (systemd.image-policy(7)).
+///
+/// No machine needs them.
 const IMAGE_POLICY: &str = "--image-policy=esp=ignore:xbootldr=ignore:swap=ignore:\
     =verity+signed+encrypted+unprotected+absent";
 /// First version of systemd that has `--image-policy=`.
@@ -57,7 +59,10 @@ pub fn mount(paths: &MachinePaths, state: &State, uid_base: Option<u32>) -> Resu
     create_bind_sources(&layer, &image, state)
 }
 
-/// Mounts the image on `target`, a path without the commas and colons that the options of an overlay can't have.
+/// Mounts the image on `target`.
+///
+/// The path of `target` has no commas and colons, which the options of an overlay can't have. The
+/// path of the image may have some.
 fn mount_image(source: &Path, target: &Path, uid_base: Option<u32>) -> Result<()> {
     if !source.is_file() {
         return idmapped_mount::bind(source, target, uid_base, Access::ReadOnly);
@@ -91,8 +96,8 @@ fn dissect(options: &[&str], source: &Path, target: &Path) -> Result<()> {
 
 /// Returns whether systemd-dissect has `--image-policy=`.
 ///
-/// The version decides, and not the error message about an unknown option, which may be translated. If the version can't
-/// be read, the error of the call with the option is final.
+/// The version decides, and not the error message about an unknown option, which may be translated.
+/// If the version can't be read, the error of the call with the option is final.
 fn has_image_policy() -> bool {
     let output = command::run_checked(&argv(["systemd-dissect", "--version"]), VERSION_LIMIT);
     let version = output.ok().and_then(|output| parse_version(&output));
@@ -132,8 +137,9 @@ fn mount_memory(size: Option<u64>, target: &Path) -> Result<()> {
     .with_context(|| format!("can't mount on {}", target.display()))
 }
 
-/// Checks that the layer in memory of a machine without an init is still mounted since the machine was created.
+/// Checks that the layer in memory of a machine without an init is still mounted.
 ///
+/// The layer is mounted when the machine is created.
 /// Without the mount, the machine would write to the host's /run, where nothing limits it.
 fn check_memory(paths: &MachinePaths) -> Result<()> {
     let layer = paths.disk_mount();
@@ -150,7 +156,9 @@ fn check_memory(paths: &MachinePaths) -> Result<()> {
     Ok(())
 }
 
-/// Mounts an overlay of the image, and one for each mount inside the image, which the first one does not show.
+/// Mounts an overlay of the image, and one of each mount inside the image.
+///
+/// An overlay does not show what is mounted inside its lower directory.
 fn mount_overlays(layer: &UpperLayer, image: &Path, root: &Path) -> Result<()> {
     layer.mount_overlay(image, "", root)?;
     for (number, lower) in idmapped_mount::nested_mounts(image)?.iter().enumerate() {

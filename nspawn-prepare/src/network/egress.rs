@@ -1,8 +1,8 @@
 //! Keeps machines from connecting to the host, to its links and to the metadata services of clouds.
 //!
-//! A machine's connections are those of its pasta, so a BPF program on the cgroup of pasta decides about
-//! them. systemd's `IPAddressDeny=` is not enough: it does not know ports, and systemd starts a unit without
-//! it if the kernel refuses it. Here, that is an error.
+//! A machine's connections are those of its pasta, so a BPF program on the cgroup of pasta decides
+//! about them. systemd's `IPAddressDeny=` is not enough: it does not know ports, and systemd starts
+//! a unit without it if the kernel refuses it. Here, that is an error.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -36,7 +36,9 @@ const GROUPS: [Destination; 3] = [
     Destination::ipv4_network(Ipv4Addr::BROADCAST, 32),
 ];
 
-/// Metadata services with an instance's secrets, besides 169.254.169.254: those of Amazon and Alibaba.
+/// Metadata services of Amazon and Alibaba, besides 169.254.169.254.
+///
+/// They reveal an instance's secrets.
 const CLOUD_METADATA: [Destination; 2] = [
     Destination::ipv6_network(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
     Destination::ipv4_network(Ipv4Addr::new(100, 100, 100, 200), 32),
@@ -79,7 +81,9 @@ fn ip_address(address: &SockaddrStorage) -> Option<IpAddr> {
     Some(address.as_sockaddr_in6()?.ip().into())
 }
 
-/// Keeps the processes of this process's cgroup from connecting to closed destinations that are not `allowed`.
+/// Refuses connections from this process's cgroup to closed destinations.
+///
+/// Destinations that are `allowed` stay open.
 ///
 /// # Errors
 /// Fails if the kernel has no BPF for cgroups, or refuses it to this process.

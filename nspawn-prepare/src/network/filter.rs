@@ -1,4 +1,6 @@
-//! The BPF program that refuses connections: a list of rules, of which the first one that matches decides.
+//! The BPF program that refuses connections.
+//!
+//! The program is a list of rules, of which the first one that matches decides.
 
 use nspawn_common::sys::bpf::Instruction;
 
@@ -57,7 +59,8 @@ fn verdict(is_allowed: bool) -> [Instruction; 2] {
 
 /// Returns the program for one address family.
 ///
-/// Rules for `allowed` destinations come before those for `denied` ones. All other destinations are allowed.
+/// Rules for `allowed` destinations come before those for `denied` ones. All other destinations are
+/// allowed.
 pub fn assemble(
     is_ipv6: bool,
     allowed: &[Destination],

@@ -1,4 +1,6 @@
-//! Adds names to a machine's /etc/hosts (hosts(5)). Runs inside the machine, to which the file belongs.
+//! Adds names to a machine's /etc/hosts (hosts(5)).
+//!
+//! This code runs inside the machine, to which the file belongs.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,7 +21,9 @@ const MAX_SIZE: u64 = 1 << 20;
 /// Initial content if the file is missing or empty.
 const LOCALHOST: &str = "127.0.0.1 localhost\n::1 localhost\n";
 
-/// Adds the lines that the file lacks. Run this by [`nspawn_common::machine::namespaces::run_inside`].
+/// Adds the lines that the file lacks.
+///
+/// Run this by [`nspawn_common::machine::namespaces::run_inside`].
 pub fn add(lines: &[String]) -> Result<()> {
     let content = read().with_context(|| format!("can't read {HOSTS}"))?;
     let addition = addition(&content, lines);

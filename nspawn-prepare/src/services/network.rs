@@ -1,7 +1,7 @@
 //! The private network of a job's machine and its services.
 //!
-//! The network is a bridge in the network namespace of the job's machine, with a veth link to each service. No other
-//! machine is connected to it.
+//! The network is a bridge in the network namespace of the job's machine, with a veth link to each
+//! service. No other machine is connected to it.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -21,7 +21,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 const BRIDGE: &str = "services";
 /// Interface of the link to the bridge, in a service's machine.
 const PORT: &str = "job";
-/// Addresses of all such networks. They can be the same, because two of them are never connected. They belong to a
+/// Addresses of all such networks.
+///
+/// They can be the same, because two of these networks are never connected. They belong to a
 /// network that is reserved for benchmarks (RFC 2544), so that no other network has them.
 const NETWORK: [u8; 3] = [198, 18, 0];
 const PREFIX_LENGTH: u8 = 24;

@@ -24,12 +24,16 @@ use crate::preflight::LOOK_LIMIT;
 use crate::program::print_diagnostic;
 use crate::services::{network, sockets};
 
-/// Pause between two looks at the sockets. The kernel does not announce that a socket begins to listen.
+/// Pause between two looks at the sockets.
+///
+/// The kernel does not announce that a socket begins to listen.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Starts the commands of the services of the job whose machine is `job`, and waits until the services are ready.
+/// Starts the commands of a job's services, and waits until the services are ready.
 ///
-/// The job's log gets a line for each service. A service that does not become ready is not an error.
+/// `job` is the machine of the job.
+/// The job's log gets a line for each service. A service that does not become ready is not an
+/// error.
 pub fn start(job: &MachineName) -> Result<()> {
     let begin = Begin {
         instant: Instant::now(),
@@ -73,7 +77,9 @@ fn start_command(state: &State, role: &ServiceRole) -> Result<()> {
     Ok(())
 }
 
-/// Returns the command that starts a unit, which runs the service's command. The unit's output is in the host's journal.
+/// Returns the command that starts a unit, which runs the service's command.
+///
+/// The unit's output is in the host's journal.
 fn unit_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString>> {
     let mut argv = command::argv(["systemd-run", "--collect", "--service-type=exec"]);
     argv.push(format!("--unit={}", paths.command_unit()).into());
@@ -106,7 +112,9 @@ fn run_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString>
     Ok(argv)
 }
 
-/// Waits until the service is ready, and writes to the job's log where it is, or why it is not ready.
+/// Waits until the service is ready, and reports it in the job's log.
+///
+/// The log also says why a service is not ready.
 fn wait_and_report(state: &State, role: &ServiceRole, begin: &Begin) -> Result<()> {
     let image = &role.requested_image;
     let Some(cause) = wait(state, role, begin.instant + role.ready_timeout)? else {

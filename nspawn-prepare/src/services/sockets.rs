@@ -14,8 +14,9 @@ const MAPPED_PREFIX: &str = "0000000000000000FFFF0000";
 /// Loopback address of IPv6.
 const LOOPBACK_IPV6: &str = "00000000000000000000000001000000";
 
-/// Returns whether a socket in the network of process `leader` listens where other machines reach it.
+/// Returns whether a socket of the machine listens where other machines reach it.
 ///
+/// `leader` is the PID 1 of the machine.
 /// Without `port`, any port counts.
 pub fn listens(leader: u32, port: Option<u16>) -> bool {
     ["tcp", "tcp6"]
@@ -36,7 +37,9 @@ fn read_table(leader: u32, kind: &str) -> Option<String> {
     Some(table)
 }
 
-/// Returns whether a line of the table is a socket that listens on `port`, or on any port, and not on the loopback.
+/// Returns whether a line of the table is a socket that listens on `port`.
+///
+/// A socket that listens on the loopback does not count. Without `port`, any port does.
 fn is_reachable(socket: &str, port: Option<u16>) -> bool {
     let fields: Vec<_> = socket.split_whitespace().take(4).collect();
     let [_, local, _, state] = fields[..] else {

@@ -1,4 +1,6 @@
-//! Creates the machines of a job's services at the same time as the job's machine, each in a process of its own.
+//! Creates the machines of a job's services.
+//!
+//! They are created at the same time as the job's machine, each in a process of its own.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};

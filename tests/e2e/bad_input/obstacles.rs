@@ -63,7 +63,7 @@ fn foreign_machine_of_the_same_name_goes_on() {
     sh(&format!(
         "systemctl kill --signal=KILL e2e-{name}; systemctl stop e2e-{name}; rm -rf {root}"
     ));
-    refused.expect_error(1, "that these programs did not make");
+    refused.expect_error(1, "another program has registered a machine of that name");
     cleaned.expect(0);
     assert_eq!(alive.expect(0).out(), "running\n");
 }

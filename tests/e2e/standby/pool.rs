@@ -82,7 +82,7 @@ fn standby_machines_can_not_be_used_by_name() {
     let names = pool.names();
     call("nspawn-run", [&*names[0], "true"]).expect_error(125, "stands by");
     call("nspawn-prepare", ["--name", &names[0], &image()])
-        .expect_error(1, "a name for machines that stand by");
+        .expect_error(1, "the name is reserved for standby machines");
     assert_eq!(pool.names(), names);
     // Standby machines do not count for --max-machines.
     pool.prepare(&["--max-machines=1000"])
@@ -105,7 +105,7 @@ fn unsuitable_options_are_refused() {
     );
     refused(
         &["--name=x", &image],
-        "those who take the machines name them",
+        "the caller that takes over a machine names it",
     );
     refused(&["no-such-image"], "no image");
     call("nspawn-prepare", [&*image, &image]).expect_error(1, "only --standby takes several");

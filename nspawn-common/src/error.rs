@@ -5,6 +5,10 @@ use std::fmt;
 use anyhow::Error;
 use nix::sys::signal::Signal;
 
+/// First line of an encoded error that the job has caused, or not.
+const JOB: &str = "job";
+const HOST: &str = "host";
+
 /// Party that has to act on a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -34,6 +38,22 @@ pub fn is_job_fault(error: &Error) -> bool {
 /// Returns whether a signal that asked the program to end caused `error`.
 pub fn is_interrupted(error: &Error) -> bool {
     matches!(Fault::of(error), Some(Fault::Interrupted(_)))
+}
+
+/// Encodes an error and whether the job has caused it, for a file that [`decode`] reads.
+pub fn encode(error: &Error) -> String {
+    let fault = if is_job_fault(error) { JOB } else { HOST };
+    format!("{fault}\n{error:#}")
+}
+
+/// Decodes an error, in another process of these programs.
+pub fn decode(text: &str) -> Option<Error> {
+    let (fault, message) = text.split_once('\n')?;
+    Some(if fault == JOB {
+        Failure::job(message).into()
+    } else {
+        Error::msg(message.to_owned())
+    })
 }
 
 /// Error with a known fault.
@@ -109,5 +129,15 @@ mod tests {
             Some(Fault::Host)
         );
         assert_eq!(Fault::of(&anyhow!("unknown")), None);
+    }
+
+    #[test]
+    fn decoded_error_has_the_same_message_and_fault() {
+        for error in [Failure::job("no\nimage").into(), anyhow!("no disk")] {
+            let decoded = decode(&encode(&error)).unwrap();
+            assert_eq!(decoded.to_string(), error.to_string());
+            assert_eq!(Fault::of(&decoded), Fault::of(&error));
+        }
+        assert!(decode("").is_none());
     }
 }

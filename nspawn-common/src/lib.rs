@@ -1,22 +1,20 @@
-//! What `nspawn-prepare`, `nspawn-run` and `nspawn-cleanup` share.
+//! Common parts of `nspawn-prepare`, `nspawn-run` and `nspawn-cleanup`.
 //!
-//! | module | holds |
+//! The modules are layers, from the lowest to the highest. Each imports only modules of lower layers:
+//!
+//! | module | purpose |
 //! | --- | --- |
-//! | [`name`], [`paths`], [`state`] | what a machine is called, where its things are, what is written down about it |
-//! | [`image`], [`versions`] | finding base images and judging whether they can boot |
-//! | [`modes`] | what runs as a machine's PID 1, and where its writes go |
-//! | [`unit`], [`nspawn`] | the systemd command lines, as pure functions |
-//! | [`users`], [`network`] | what keeps a machine from the host and from the others |
-//! | [`tool`], [`manager`] | running those command lines, bounded in time and output, also while systemd is upgraded |
-//! | [`clock`] | the clocks that bounds are measured by |
-//! | [`caller`] | what the unit that these programs run in takes from them |
-//! | [`interrupt`] | being asked to end while one of them runs |
-//! | [`lock`], [`owner`], [`lifecycle`], [`keep`], [`discard`], [`mounts`], [`subvolumes`], [`registration`] | who may touch a machine, who owns it, and removing it without a trace |
-//! | [`ssh`] | `ssh machine/NAME` |
-//! | [`usage`], [`journal`] | what a machine has used, and what it said |
-//! | [`wire`] | the messages between `nspawn-run` and its agent in the machine |
-//! | [`gitlab`] | the environment that GitLab Runner gives a custom executor |
-//! | [`args`], [`choice`], [`exit`], [`words`] | options from files and environment, words for their values, exit statuses, shell quoting |
+//! | [`error`], [`text`], [`shell`] | error types and whose fault an error is; text for terminals; shell quoting |
+//! | [`sys`] | safe wrappers of Linux interfaces, with all unsafe code |
+//! | [`command`] | external programs, run with a time limit and with captured output |
+//! | [`config`] | values of options, as plain data |
+//! | [`machine`] | names, paths, processes and recorded state of machines |
+//! | [`systemd`] | command lines and services of systemd |
+//! | [`image`], [`agent`] | base images; the connection to the agent in a machine |
+//! | [`lifecycle`] | locks, start, status, stop and removal of machines |
+//! | [`gitlab`] | interface between GitLab Runner and a custom executor |
+//! | [`cli`], [`exit_code`] | sources and values of options; exit statuses |
+//! | [`report`] | results on stdout and diagnostics on stderr |
 
 #![deny(unsafe_code)]
 

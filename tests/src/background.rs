@@ -18,6 +18,7 @@ const TERMINATION_LIMIT: Duration = Duration::from_secs(20);
 const STARTED: &str = "on\n";
 
 /// A command that runs in the background. It is terminated when the value is dropped.
+#[must_use]
 #[derive(Debug)]
 pub struct BackgroundCommand {
     argv: String,
@@ -30,14 +31,12 @@ pub struct BackgroundCommand {
 impl BackgroundCommand {
     /// Starts a shell script in a machine, and waits until it writes the line `on`.
     #[track_caller]
-    #[must_use]
     pub fn start(machine: &Machine, script: &str) -> Self {
         Self::start_command(&mut machine.command(["sh", "-c", script]))
     }
 
     /// Starts a command, and waits until it writes the line `on`.
     #[track_caller]
-    #[must_use]
     pub fn start_command(command: &mut Command) -> Self {
         let mut started = Self::spawn_command(command);
         let mut line = String::new();
@@ -54,14 +53,12 @@ impl BackgroundCommand {
 
     /// Starts a shell script in a machine, and returns at once.
     #[track_caller]
-    #[must_use]
     pub fn spawn(machine: &Machine, script: &str) -> Self {
         Self::spawn_command(&mut machine.command(["sh", "-c", script]))
     }
 
     /// Starts a command, and returns at once.
     #[track_caller]
-    #[must_use]
     pub fn spawn_command(command: &mut Command) -> Self {
         let argv = format!("{command:?}");
         let mut child = command
@@ -79,7 +76,6 @@ impl BackgroundCommand {
     }
 
     /// Returns the process ID of the command.
-    #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
@@ -92,7 +88,8 @@ impl BackgroundCommand {
 
     /// Waits until the command ends, and fails the test if it does not within the time limit.
     ///
-    /// The stdout of the result holds what the command wrote after the line `on`, if the test waited for that line.
+    /// The stdout of the result holds what the command wrote after the line `on`, if the test
+    /// waited for that line.
     #[track_caller]
     pub fn wait(mut self) -> Done {
         self.take_result()

@@ -26,7 +26,6 @@ pub struct Done {
 
 impl Done {
     /// Creates the result of a command that was started elsewhere.
-    #[must_use]
     pub fn new(argv: String, output: Output) -> Self {
         Self {
             argv,
@@ -38,7 +37,6 @@ impl Done {
 
     /// Returns the exit status, and panics if a signal ended the command.
     #[track_caller]
-    #[must_use]
     pub fn code(&self) -> i32 {
         self.status
             .code()
@@ -46,13 +44,11 @@ impl Done {
     }
 
     /// Returns stdout as text.
-    #[must_use]
     pub fn out(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
     /// Returns stderr as text.
-    #[must_use]
     pub fn err(&self) -> String {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
@@ -64,7 +60,7 @@ impl Done {
         self
     }
 
-    /// Fails the test unless the command failed with `code` and a single line on stderr that contains `words`.
+    /// Fails the test unless stderr is a single line with `words`, and the exit status is `code`.
     ///
     /// Indented lines may follow, which quote the message of another tool.
     #[track_caller]
@@ -86,8 +82,7 @@ impl Done {
         done
     }
 
-    /// Returns the command line, the exit status, stdout and stderr, for the message of a failed test.
-    #[must_use]
+    /// Returns the whole result as text, for the message of a failed test.
     pub fn describe(&self) -> String {
         let mut text = format!("{}\n{}", self.argv, self.status);
         for (name, bytes) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {

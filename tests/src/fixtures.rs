@@ -2,9 +2,9 @@
 
 use crate::command::sh;
 
-/// Shell function `flags HEX FILE…` that sets inode flags (`ioctl_iflags(2)`): 10 is immutable, 20 is append-only.
+/// Shell function `flags HEX FILE…` that sets inode flags (`ioctl_iflags(2)`).
 ///
-/// Small images have Perl, but no chattr.
+/// The flag 10 is immutable, and 20 is append-only. Small images have Perl, but no chattr.
 pub const FLAGS: &str = "flags() { perl -e '$flags = shift; for (@ARGV) { open F, \"<\", $_ or die; \
     ioctl F, 0x40086602, pack(\"L!\", hex $flags) or die \"$_: $!\" }' \"$@\"; }";
 
@@ -21,7 +21,6 @@ pub fn install(packages: &str) {
 }
 
 /// Returns `count` pseudo-random bytes, which are the same for the same seed.
-#[must_use]
 pub fn random(count: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; count];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);

@@ -13,9 +13,10 @@ pub const TOKEN: &str = "glcbt-64_never-log-this";
 
 /// Builder of a job, which yields the JSON with which GitLab answers `POST /api/v4/jobs/request`.
 ///
-/// A job reaches a runner in one of two ways. [`GitLab::add`](crate::gitlab_server::GitLab::add) has a server send it.
-/// [`Runner::run`] hands it to the stand-in for GitLab Runner directly; then a test can also intervene in it, for
-/// example cancel it when its log shows a text.
+/// A job reaches a runner in one of two ways. [`GitLab::add`](crate::gitlab_server::GitLab::add)
+/// has a server send it. [`Runner::run`] hands it to the stand-in for GitLab Runner directly; then
+/// a test can also intervene in it, for example cancel it when its log shows a text.
+#[must_use]
 #[derive(Debug)]
 pub struct Job {
     id: u64,
@@ -36,7 +37,6 @@ pub struct Job {
 
 impl Job {
     /// Creates a job with an ID of its own that asks for `image`.
-    #[must_use]
     pub fn new(image: &str) -> Self {
         let mut job = Self::without_image();
         job.description["image"]["name"] = Value::from(image);
@@ -44,7 +44,6 @@ impl Job {
     }
 
     /// Creates a job with an ID of its own that asks for no image.
-    #[must_use]
     pub fn without_image() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         Self {
@@ -61,19 +60,16 @@ impl Job {
     }
 
     /// Returns the ID that the job has if no server gives it another one.
-    #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
     /// Sets the ID that the job has if no server gives it another one.
-    #[must_use]
     pub fn with_id(self, id: u64) -> Self {
         Self { id, ..self }
     }
 
     /// Sets the address of the GitLab from which the job seems to come, if no server sends it.
-    #[must_use]
     pub fn server(self, url: &str) -> Self {
         Self {
             server: url.to_owned(),
@@ -82,21 +78,18 @@ impl Job {
     }
 
     /// Sets the ID of the job's project.
-    #[must_use]
     pub fn project(mut self, project: u64) -> Self {
         self.description["job_info"]["project_id"] = Value::from(project);
         self
     }
 
     /// Marks the job's branch as a protected one.
-    #[must_use]
     pub fn protected(mut self) -> Self {
         self.description["git_info"]["protected"] = Value::from(true);
         self
     }
 
     /// Has the job fetch the newest commit of this repository.
-    #[must_use]
     pub fn sources(mut self, repository: &Repository) -> Self {
         self.project_path.clone_from(&repository.path);
         self.description["git_info"]["sha"] = Value::from(&*repository.commit);
@@ -105,13 +98,11 @@ impl Job {
     }
 
     /// Sets the lines of `script:`.
-    #[must_use]
     pub fn script(self, lines: &[&str]) -> Self {
         self.stage("build_script", lines)
     }
 
     /// Sets the lines of `after_script:`.
-    #[must_use]
     pub fn after_script(self, lines: &[&str]) -> Self {
         self.stage("after_script", lines)
     }
@@ -119,9 +110,9 @@ impl Job {
     /// Sets the lines of a sub-stage of run.
     ///
     /// A stage whose name GitLab Runner 19.4 does not have runs after the script.
-    #[must_use]
     pub fn stage(mut self, name: &str, lines: &[&str]) -> Self {
-        // GitLab sends the script as the step `script`, and GitLab Runner calls the stage `build_script`.
+        // GitLab sends the script as the step `script`, and GitLab Runner calls the stage
+        // `build_script`.
         let step = if name == "build_script" {
             "script"
         } else {
@@ -141,15 +132,15 @@ impl Job {
         self.add("steps", entry)
     }
 
-    /// Adds an entry to `variables:`. Its name may be that of a predefined variable, which the job then forges.
-    #[must_use]
+    /// Adds an entry to `variables:`.
+    ///
+    /// Its name may be that of a predefined variable, which the job then forges.
     pub fn variable(self, name: &str, value: &str) -> Self {
         let entry = json!({ "key": name, "value": value, "public": true });
         self.add("variables", entry)
     }
 
     /// Adds an entry of the type "file" to `variables:`. References in its value are not expanded.
-    #[must_use]
     pub fn file_variable(self, name: &str, value: &str) -> Self {
         let entry =
             json!({ "key": name, "value": value, "public": true, "file": true, "raw": true });
@@ -157,20 +148,17 @@ impl Job {
     }
 
     /// Adds an entry with a name and an alias to `services:`.
-    #[must_use]
     pub fn service(self, name: &str, alias: &str) -> Self {
         let entry = json!({ "name": name, "alias": alias, "entrypoint": null, "command": null, "variables": {} });
         self.service_of(entry)
     }
 
     /// Adds an entry to `services:`, in the form in which GitLab sends it.
-    #[must_use]
     pub fn service_of(self, service: Value) -> Self {
         self.add("services", service)
     }
 
     /// Sets keys of `image:` beside the name, in the form in which GitLab sends them.
-    #[must_use]
     pub fn image_options(mut self, options: Value) -> Self {
         for (name, value) in options.as_object().into_iter().flatten() {
             self.description["image"][name] = value.clone();
@@ -181,7 +169,6 @@ impl Job {
     /// Adds artifacts: the files at these paths, if the script ended as `when` says.
     ///
     /// The values of `when` are `on_success`, `on_failure` and `always`.
-    #[must_use]
     pub fn artifacts(self, paths: &[&str], when: &str) -> Self {
         let entry = json!({
             "name": "product", "untracked": false, "paths": paths, "when": when, "expire_in": "1 day",
@@ -191,7 +178,6 @@ impl Job {
     }
 
     /// Adds a cache with this key. The values of `policy` are `pull-push`, `pull` and `push`.
-    #[must_use]
     pub fn cache(self, key: &str, paths: &[&str], policy: &str) -> Self {
         let entry = json!({
             "key": key, "untracked": false, "paths": paths, "policy": policy, "when": "on_success",
@@ -201,7 +187,6 @@ impl Job {
     }
 
     /// Has the job fetch the artifacts of the earlier job `id`.
-    #[must_use]
     pub fn needs(self, id: u64) -> Self {
         let file = json!({ "filename": "product.zip", "size": 1 });
         let entry = json!({ "id": id, "name": "earlier", "artifacts_file": file });
@@ -209,14 +194,12 @@ impl Job {
     }
 
     /// Sets the time limit of all stages together, which has whole seconds.
-    #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.description["runner_info"]["timeout"] = Value::from(timeout.as_secs());
         self
     }
 
     /// Sets `allow_failure:exit_codes`, which a server looks at.
-    #[must_use]
     pub fn allow_failure(self, exit_codes: &[i64]) -> Self {
         Self {
             allowed_exit_codes: exit_codes.to_vec(),
@@ -225,7 +208,6 @@ impl Job {
     }
 
     /// Sets `retry:max` and `retry:when`, which a server looks at.
-    #[must_use]
     pub fn retry(self, max: u32, when: &[&str]) -> Self {
         Self {
             max_retries: max,
@@ -235,21 +217,18 @@ impl Job {
     }
 
     /// Replaces the whole script file of a stage, which GitLab Runner otherwise generates.
-    #[must_use]
     pub fn stage_file(mut self, stage: &str, text: &str) -> Self {
         self.interventions.replace_script(stage, text);
         self
     }
 
     /// Replaces the file that `JOB_RESPONSE_FILE` names.
-    #[must_use]
     pub fn response(mut self, response: Response) -> Self {
         self.interventions.response = response;
         self
     }
 
     /// Calls `action` once when the moment `when` comes, and does to the job what it returns.
-    #[must_use]
     pub fn at(
         mut self,
         when: When,
@@ -260,7 +239,6 @@ impl Job {
     }
 
     /// Calls `action` once when the log of the job shows `text`.
-    #[must_use]
     pub fn at_log(self, text: &str, action: impl Fn(&Moment) + Send + Sync + 'static) -> Self {
         self.at(When::Log(text.to_owned()), move |moment| {
             action(moment);
@@ -269,7 +247,6 @@ impl Job {
     }
 
     /// Does `then` to the job when its log shows `text`.
-    #[must_use]
     pub fn interrupt_at(self, text: &str, then: Then) -> Self {
         self.at(When::Log(text.to_owned()), move |_| then)
     }

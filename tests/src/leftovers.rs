@@ -4,8 +4,8 @@ use crate::command::sh;
 
 /// Returns the leftovers of all machines whose names begin with `prefix`, one per line.
 ///
-/// These are units, mounts, loop devices, layers, state files, registrations, cgroups and processes. A test that ends
-/// with some of them has found a leak.
+/// These are units, mounts, loop devices, layers, state files, registrations, cgroups and
+/// processes. A test that ends with some of them has found a leak.
 #[must_use]
 pub fn left_of(prefix: &str) -> String {
     let line = format!(

@@ -1,5 +1,4 @@
-//! Library of the end-to-end tests: machines that are removed with their test, and commands whose failure is shown in
-//! full.
+//! Library of the end-to-end tests.
 //!
 //! | module | contents |
 //! | --- | --- |

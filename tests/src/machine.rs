@@ -6,8 +6,7 @@ use std::process::Command;
 
 use crate::command::{Done, call, finish};
 
-/// Returns the name of the image that each test host has, which is of the host's own Debian release.
-#[must_use]
+/// Returns the name of the test host's image, which is of the host's own Debian release.
 pub fn image() -> String {
     assert!(
         fs::exists("/run/systemd/system").unwrap_or(false),
@@ -28,14 +27,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Creates a machine from the image that each test host has.
+    /// Creates a machine from the test host's image.
     #[track_caller]
     #[must_use]
     pub fn new() -> Self {
         Self::with(&[])
     }
 
-    /// Creates a machine from the image that each test host has, with options of `nspawn-prepare`.
+    /// Creates a machine from the test host's image, with options of `nspawn-prepare`.
     #[track_caller]
     #[must_use]
     pub fn with(options: &[&str]) -> Self {
@@ -54,8 +53,7 @@ impl Machine {
         }
     }
 
-    /// Returns `nspawn-run` with the name of this machine and `words`, to be extended by the caller.
-    #[must_use]
+    /// Returns the command line `nspawn-run MACHINE WORDS…`, to which the caller may add.
     pub fn command<Word: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = Word>) -> Command {
         let mut command = Command::new("nspawn-run");
         command.arg(&self.name).args(words);

@@ -1,6 +1,7 @@
 //! Forms with one file (`multipart/form-data`, RFC 7578), by which artifacts are uploaded.
 //!
-//! This is written by hand because the parsers on crates.io are asynchronous or no longer maintained.
+//! This is written by hand because the parsers on crates.io are asynchronous or no longer
+//! maintained.
 
 use crate::http::Request;
 

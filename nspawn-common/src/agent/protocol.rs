@@ -1,20 +1,20 @@
-//! The messages between `nspawn-run` and its agent in the machine.
+//! Messages between `nspawn-run` and its agent in the machine, and their encoding.
 //!
-//! Both directions are frames on a Unix stream socket: a tag byte, the body's length (32 bits,
-//! little endian), the body. Who reads a frame bounds it. The host believes nothing that it reads
-//! here, and takes no descriptors: it reads with read(2), which drops what comes along.
+//! Both directions of a Unix stream socket carry frames: a tag byte, the length of the body (32 bits,
+//! little endian), and the body. The reader limits the size of each frame. The host treats everything
+//! that it reads as untrusted. It accepts no descriptors: it reads with read(2), which drops them.
 //!
-//! | tag | from | body |
+//! | tag | sender | body |
 //! | --- | --- | --- |
 //! | [`HELLO`] | host | none; the agent answers with the same |
-//! | [`RUN`] | host | a [`Request`]; stdin, stdout and stderr come along as descriptors |
-//! | [`RESIZE`] | host | the terminal's rows and columns, 16 bits each |
-//! | [`STOP`] | host | seconds, 32 bits: SIGTERM for all that the command has started, SIGKILL after this time |
-//! | [`PING`] | host | none: while a command runs; the agent answers with the same |
+//! | [`RUN`] | host | a [`Request`], with stdin, stdout and stderr as descriptors |
+//! | [`RESIZE`] | host | rows and columns of the terminal, 16 bits each |
+//! | [`STOP`] | host | grace period in seconds, 32 bits, between SIGTERM and SIGKILL for all processes of the command |
+//! | [`PING`] | host | none, while a command runs; the agent answers with the same |
 //! | [`STARTED`] | agent | none: the command runs |
-//! | [`EXITED`] | agent | the exit status, one byte |
-//! | [`SIGNALED`] | agent | the signal's number, one byte |
-//! | [`REFUSED`] | agent | an exit status for the tool, one byte, and why, as text |
+//! | [`EXITED`] | agent | exit status, one byte |
+//! | [`SIGNALED`] | agent | number of a signal, one byte |
+//! | [`REFUSED`] | agent | exit status for `nspawn-run`, one byte, and the reason, as text |
 //!
 //! The host closes the connection to end the command at once.
 
@@ -25,64 +25,64 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// Asks whether the agent answers.
+/// Checks whether the agent answers.
 pub const HELLO: u8 = b'H';
-/// Asks for a command. The digit is the version of [`Request`]'s format.
+/// Requests a command. The digit is the version of the format of [`Request`].
 pub const RUN: u8 = b'1';
-/// Tells the size of the terminal.
+/// Sets the size of the terminal.
 pub const RESIZE: u8 = b'W';
-/// Asks whether the agent still looks after the command.
+/// Checks whether the agent still supervises the command.
 pub const PING: u8 = b'P';
-/// Asks the command to end, and sees to it.
+/// Ends the command, first by SIGTERM and then by SIGKILL.
 pub const STOP: u8 = b'T';
-/// The command runs.
+/// Reports that the command runs.
 pub const STARTED: u8 = b'S';
-/// The command ended by itself.
+/// Reports that the command has exited.
 pub const EXITED: u8 = b'X';
-/// A signal ended the command.
+/// Reports that a signal has ended the command.
 pub const SIGNALED: u8 = b'K';
-/// The command can't be run.
+/// Reports that the command can't be run.
 pub const REFUSED: u8 = b'N';
 
-/// The largest request, in bytes: arguments and environment (6 MiB at most, see execve(2)) and a
-/// job's script.
+/// Maximum size of a request, in bytes.
+///
+/// It has room for arguments and environment (6 MiB at most, see execve(2)) and a job's script.
 pub const MAX_REQUEST: usize = 64 << 20;
-/// The largest answer of an agent, in bytes.
+/// Maximum size of an agent's answer, in bytes.
 pub const MAX_ANSWER: usize = 4096;
-/// The length of a frame's tag and length, in bytes.
+/// Length of the header of a frame, its tag and its length, in bytes.
 pub const HEADER: usize = 5;
 
-/// What to run.
+/// Program of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// A command and its arguments.
+    /// Command and its arguments.
     Command(Vec<OsString>),
-    /// The user's shell: a login shell on a terminal, else one that reads a script from stdin.
+    /// Shell of the user: a login shell on a terminal, otherwise one that reads a script from stdin.
     Shell,
-    /// The text of a script, run from a file of its own; by these words, if there are any, with the file as the last.
+    /// Text of a script, and the command that runs the script's file. Without a command the file is executed.
     Script(Vec<u8>, Vec<OsString>),
 }
 
-/// A command as the host asks for it.
+/// Request of the host to run a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What to run.
+    /// Program to run.
     pub program: Program,
-    /// `NAME=VALUE`, on top of what a login sets.
+    /// Environment variables as `NAME=VALUE`, in addition to those of a login.
     pub environment: Vec<OsString>,
-    /// A user's name or number; root by default.
+    /// Name or number of the user. The default is root.
     pub user: Option<OsString>,
-    /// A directory; the user's home by default.
+    /// Working directory. The default is the user's home directory.
     pub directory: Option<OsString>,
-    /// Rows and columns of the terminal to run it on.
+    /// Rows and columns of the terminal. Without it the program runs without a terminal.
     pub terminal: Option<(u16, u16)>,
-    /// Whether to end what the command leaves running in the background.
+    /// Whether to kill processes that still run in the background after the end of the program.
     pub kill_remaining: bool,
 }
 
 impl Request {
-    /// The body of a [`RUN`] frame: fields of a tag byte, a length and the value.
-    #[must_use]
+    /// Returns the body of a [`RUN`] frame. Each field has a tag byte, a length and a value.
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         let mut field = |tag: u8, value: &[u8]| body.extend(frame(tag, value));
@@ -112,10 +112,7 @@ impl Request {
         body
     }
 
-    /// Reads what [`Request::encode`] wrote.
-    ///
-    /// # Errors
-    /// A field that is cut off or unknown, or nothing to run.
+    /// Parses the result of [`Request::encode`].
     pub fn decode(mut body: &[u8]) -> Result<Self> {
         let (mut words, mut program) = (Vec::new(), None);
         let mut request = Self {
@@ -137,15 +134,16 @@ impl Request {
                 b'u' => request.user = Some(text()),
                 b'd' => request.directory = Some(text()),
                 b't' => {
-                    request.terminal =
-                        Some(decode_size(value).context("a terminal without a size")?)
+                    request.terminal = Some(
+                        decode_size(value).context("a request has a terminal without a size")?,
+                    )
                 }
                 b'k' => request.kill_remaining = true,
                 _ => bail!("a request has the unknown field {tag}"),
             }
         }
         request.program = match program {
-            None if words.is_empty() => bail!("a request asks for nothing"),
+            None if words.is_empty() => bail!("a request has no program"),
             None => Program::Command(words),
             Some(Program::Script(text, _)) => Program::Script(text, words),
             Some(program) => program,
@@ -154,54 +152,47 @@ impl Request {
     }
 }
 
-/// Rows and columns as a [`RESIZE`] frame has them.
-#[must_use]
+/// Returns the body of a [`RESIZE`] frame.
 pub fn encode_size((rows, columns): (u16, u16)) -> [u8; 4] {
     let ([a, b], [c, d]) = (rows.to_le_bytes(), columns.to_le_bytes());
     [a, b, c, d]
 }
 
-/// Reads what [`encode_size`] wrote; `None` if it is something else.
-#[must_use]
+/// Parses the result of [`encode_size`]. Returns `None` if it is malformed.
 pub fn decode_size(body: &[u8]) -> Option<(u16, u16)> {
     let &[a, b, c, d] = body else { return None };
     Some((u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])))
 }
 
-/// A time as a [`STOP`] frame has it.
-#[must_use]
+/// Returns the body of a [`STOP`] frame.
 pub fn encode_seconds(time: Duration) -> [u8; 4] {
     u32::try_from(time.as_secs())
         .unwrap_or(u32::MAX)
         .to_le_bytes()
 }
 
-/// Reads what [`encode_seconds`] wrote; `None` if it is something else.
-#[must_use]
+/// Parses the result of [`encode_seconds`]. Returns `None` if it is malformed.
 pub fn decode_seconds(body: &[u8]) -> Option<Duration> {
     body.try_into()
         .ok()
         .map(|bytes| Duration::from_secs(u32::from_le_bytes(bytes).into()))
 }
 
-/// A frame's bytes.
-#[must_use]
+/// Returns the bytes of a frame.
 pub fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
     [&[tag][..], &length.to_le_bytes(), body].concat()
 }
 
-/// The tag and the length in a frame's header.
-#[must_use]
+/// Returns the tag and the length in the header of a frame.
 pub fn parse_header(header: [u8; HEADER]) -> (u8, usize) {
     let [tag, a, b, c, d] = header;
     (tag, u32::from_le_bytes([a, b, c, d]) as usize)
 }
 
-/// Takes the first frame out of `bytes`, if it is there as a whole.
+/// Removes the first frame from `bytes`, if it is complete.
 ///
-/// # Errors
-/// One with a body of more than `max` bytes.
+/// Fails if its body is longer than `max` bytes.
 pub fn take_frame(bytes: &mut Vec<u8>, max: usize) -> Result<Option<(u8, Vec<u8>)>> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
         return Ok(None);
@@ -217,10 +208,9 @@ pub fn take_frame(bytes: &mut Vec<u8>, max: usize) -> Result<Option<(u8, Vec<u8>
     Ok(Some((tag, body)))
 }
 
-/// Reads a frame with a body of at most `max` bytes; `None` at the end of the stream.
+/// Reads a frame. Returns `None` at the end of the stream.
 ///
-/// # Errors
-/// A frame that is cut off or too long; the socket's own.
+/// Fails if the frame is cut off, or if its body is longer than `max` bytes.
 pub fn read_frame(stream: &mut impl Read, max: usize) -> io::Result<Option<(u8, Vec<u8>)>> {
     let mut header = [0; HEADER];
     match stream.read_exact(&mut header) {
@@ -232,10 +222,7 @@ pub fn read_frame(stream: &mut impl Read, max: usize) -> io::Result<Option<(u8, 
     read_body(stream, length, max).map(|body| Some((tag, body)))
 }
 
-/// Reads the body that a header announced.
-///
-/// # Errors
-/// As [`read_frame`].
+/// Reads the body of a frame whose header has this `length`: see [`read_frame`].
 pub fn read_body(stream: &mut impl Read, length: usize, max: usize) -> io::Result<Vec<u8>> {
     if length > max {
         return Err(io::Error::new(
@@ -244,7 +231,8 @@ pub fn read_body(stream: &mut impl Read, length: usize, max: usize) -> io::Resul
         ));
     }
     let mut body = Vec::new();
-    // Not allocated ahead: a length costs its sender nothing.
+    // The buffer grows with the data. Allocating `length` bytes at once would let a peer that sends
+    // nothing else occupy memory.
     stream.take(length as u64).read_to_end(&mut body)?;
     if body.len() < length {
         Err(ErrorKind::UnexpectedEof.into())
@@ -294,14 +282,14 @@ mod tests {
     }
 
     #[test]
-    fn requests_come_back_as_they_were() {
+    fn decoded_request_equals_the_encoded_one() {
         for request in requests() {
             assert_eq!(Request::decode(&request.encode()).unwrap(), request);
         }
     }
 
     #[test]
-    fn broken_requests_are_refused() {
+    fn malformed_requests_are_refused() {
         for request in requests() {
             let body = request.encode();
             // A cut between fields may leave a whole, shorter request; none may panic.
@@ -319,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_bounded() {
+    fn long_and_cut_frames_are_refused() {
         let bytes = frame(EXITED, b"12345");
         assert_eq!(
             read_frame(&mut &*bytes, 5).unwrap(),
@@ -328,12 +316,12 @@ mod tests {
         assert!(read_frame(&mut &*bytes, 4).is_err());
         assert!(read_frame(&mut &bytes[..7], 5).is_err());
         assert_eq!(read_frame(&mut &b""[..], 5).unwrap(), None);
-        let lie = [EXITED, 0xff, 0xff, 0xff, 0x7f];
-        assert!(read_frame(&mut &lie[..], usize::MAX).is_err());
+        let oversized = [EXITED, 0xff, 0xff, 0xff, 0x7f];
+        assert!(read_frame(&mut &oversized[..], usize::MAX).is_err());
     }
 
     #[test]
-    fn frames_are_taken_one_by_one_and_whole() {
+    fn complete_frames_are_removed_one_by_one() {
         let mut bytes = [frame(STARTED, b""), frame(EXITED, b"1")].concat();
         bytes.truncate(bytes.len() - 1);
         assert_eq!(

@@ -1,6 +1,6 @@
-//! Subvolumes of btrfs: trees that are made and deleted as a whole.
+//! Subvolumes of btrfs, which are created and deleted as a whole.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,81 +10,69 @@ use nix::sys::statfs::{BTRFS_SUPER_MAGIC, statfs};
 
 use crate::command;
 
-/// The inode number of every subvolume's root, and of nothing else on a btrfs (btrfs-subvolume(8)).
+/// Inode number of the root of each subvolume. No other file on btrfs has it (btrfs-subvolume(8)).
 const ROOT_INODE: u64 = 256;
-/// How long deleting all of a layer's may take.
+/// Time limit for deleting all subvolumes of a layer.
 const DELETE_LIMIT: Duration = Duration::from_secs(600);
 
-/// Whether `path` is one.
-#[must_use]
+/// Returns whether `path` is a btrfs subvolume.
 pub fn is_subvolume(path: &Path) -> bool {
     is_on_btrfs(path)
-        && fs::symlink_metadata(path).is_ok_and(|root| root.is_dir() && root.ino() == ROOT_INODE)
+        && fs::symlink_metadata(path)
+            .is_ok_and(|metadata| metadata.is_dir() && metadata.ino() == ROOT_INODE)
 }
 
-/// Whether one could be made as `path`, whose parents need not be there yet.
-#[must_use]
+/// Returns whether a subvolume can be created at `path`, whose parents may be missing.
 pub fn can_be_below(path: &Path) -> bool {
     path.ancestors()
         .find(|ancestor| ancestor.exists())
         .is_some_and(is_on_btrfs)
 }
 
-/// Deletes `path` if it is one, and those below it that a machine has made. Nothing else may be mounted there. What
-/// remains, and why, whoever deletes the rest will say.
+/// Deletes all subvolumes at and below `path`, where nothing may be mounted.
+///
+/// Errors are ignored. The caller deletes the remaining files, and reports what it can't delete.
 pub fn delete(path: &Path) {
     if !is_on_btrfs(path) {
         return;
     }
-    let command = ["btrfs", "--quiet", "subvolume", "delete"].map(OsStr::new);
-    let one: Vec<_> = command
-        .into_iter()
-        .chain([path.as_os_str()])
-        .map(OsString::from)
-        .collect();
+    let mut command = command::argv(["btrfs", "--quiet", "subvolume", "delete"]);
+    command.push(path.into());
     if is_subvolume(path)
-        && command::run(&one, DELETE_LIMIT).is_ok_and(|outcome| outcome.status.success())
+        && command::run(&command, DELETE_LIMIT).is_ok_and(|outcome| outcome.status.success())
     {
         return;
     }
-    // One with others in it can't go before them.
-    let _ = command::run(
-        &on_each(
-            path,
-            &["-depth"],
-            &["btrfs", "--quiet", "subvolume", "delete", "{}"],
-        ),
-        DELETE_LIMIT,
-    );
+    // A subvolume that contains others can only be deleted after them, so begin with the innermost.
+    let delete = ["btrfs", "--quiet", "subvolume", "delete", "{}"];
+    let _ = command::run(&for_each(path, &["-depth"], &delete), DELETE_LIMIT);
 }
 
-/// Lets what is in subvolumes at and below `path` be changed that a machine has made read-only.
+/// Clears the read-only flag of all subvolumes at and below `path`.
+///
+/// Errors are ignored, as in [`delete`].
 pub fn make_writable(path: &Path) {
-    if is_on_btrfs(path) {
-        let command = [
-            "btrfs", "property", "set", "-f", "-t", "subvol", "{}", "ro", "false",
-        ];
-        let _ = command::run(&on_each(path, &[], &command), DELETE_LIMIT);
+    if !is_on_btrfs(path) {
+        return;
     }
+    let clear = [
+        "btrfs", "property", "set", "-f", "-t", "subvol", "{}", "ro", "false",
+    ];
+    let _ = command::run(&for_each(path, &[], &clear), DELETE_LIMIT);
 }
 
-// Calls `command` with each of them for {}, outer ones first unless `order` says otherwise.
-fn on_each(path: &Path, order: &[&str], command: &[&str]) -> Vec<OsString> {
+// Returns the command that runs `command` for each subvolume, whose path replaces `{}`. Outer
+// subvolumes come first, unless an option of find(1) in `order` changes that.
+fn for_each(path: &Path, order: &[&str], command: &[&str]) -> Vec<OsString> {
     let inode = ROOT_INODE.to_string();
-    let which = ["-type", "d", "-inum", &inode, "-exec"];
-    let words = order
-        .iter()
-        .chain(&which)
-        .chain(command)
-        .chain(&[";"])
-        .map(|word| OsStr::new(*word));
-    [OsStr::new("find"), path.as_os_str()]
-        .into_iter()
-        .chain(words)
-        .map(OsString::from)
-        .collect()
+    let mut find: Vec<OsString> = vec!["find".into(), path.into()];
+    find.extend(order.iter().map(OsString::from));
+    find.extend(["-type", "d", "-inum", &inode, "-exec"].map(OsString::from));
+    find.extend(command.iter().map(OsString::from));
+    find.push(";".into());
+    find
 }
 
 fn is_on_btrfs(path: &Path) -> bool {
-    statfs(path).is_ok_and(|there| there.filesystem_type() == BTRFS_SUPER_MAGIC)
+    statfs(path).is_ok_and(|file_system| file_system.filesystem_type() == BTRFS_SUPER_MAGIC)
 }

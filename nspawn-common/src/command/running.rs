@@ -45,7 +45,7 @@ impl Running {
     ///
     /// The error names the package to install, if the program is missing and its package is known.
     pub fn start(stdin: impl Into<Stdio>, argv: &[OsString]) -> Result<Self> {
-        let (program, arguments) = argv.split_first().context("no command")?;
+        let (program, arguments) = argv.split_first().context("can't run an empty command")?;
         let name = program.to_string_lossy().into_owned();
         let (stdout, stderr) = (create_capture()?, create_capture()?);
         let mut command = Command::new(program);
@@ -130,7 +130,8 @@ pub fn memory_file(content: &str) -> Result<File> {
 // Creates a file in memory for a program's output. In contrast to a pipe, it needs no reader while
 // the program runs, and a process that the program leaves behind does not keep a reader waiting.
 fn create_capture() -> Result<File> {
-    let file = memfd_create("output", MFdFlags::MFD_CLOEXEC).context("memfd_create")?;
+    let file =
+        memfd_create("output", MFdFlags::MFD_CLOEXEC).context("can't create a file in memory")?;
     Ok(File::from(file))
 }
 

@@ -77,7 +77,7 @@ impl Job {
         let image_name = image["name"].as_str().filter(|name| !name.is_empty());
         let timeout = response["runner_info"]["timeout"].as_u64();
         Ok(Self {
-            id: response["id"].as_u64().context("it has no job id")?,
+            id: response["id"].as_u64().context("it has no job ID")?,
             server: server.unwrap_or_default(),
             project: Project::from_response(&response),
             image: image_name.map(|name| variables.expand(name)),

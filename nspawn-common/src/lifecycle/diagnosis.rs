@@ -18,11 +18,6 @@ use crate::sys::clock::Moment;
 use crate::systemd::journal;
 use crate::text;
 
-/// First line of the start error file if the job's author can fix the error.
-const JOB: &str = "job";
-/// First line of the start error file if the error is the host's.
-const HOST: &str = "host";
-
 /// Time limit for a query to a machine that does not boot.
 const QUERY_LIMIT: Duration = Duration::from_secs(5);
 /// Time limit for `systemctl is-active`.
@@ -90,13 +85,8 @@ fn details(state: &State, paths: &MachinePaths, since: Moment) -> String {
 
 /// Records why the launcher could not start the machine, for [`explain`].
 pub fn record_start_error(paths: &MachinePaths, error: &Error) {
-    let kind = if error::is_job_fault(error) {
-        JOB
-    } else {
-        HOST
-    };
     // If the file can't be written, the journal has the error.
-    let _ = fs::write(paths.start_error_file(), format!("{kind}\n{error:#}"));
+    let _ = fs::write(paths.start_error_file(), error::encode(error));
 }
 
 /// Removes the error that an earlier start recorded.
@@ -110,13 +100,7 @@ pub fn remove_start_error(paths: &MachinePaths) -> Result<()> {
 }
 
 fn start_error(paths: &MachinePaths) -> Option<Error> {
-    let text = fs::read_to_string(paths.start_error_file()).ok()?;
-    let (kind, cause) = text.split_once('\n')?;
-    Some(if kind == JOB {
-        Failure::job(cause.to_owned()).into()
-    } else {
-        Error::msg(cause.to_owned())
-    })
+    error::decode(&fs::read_to_string(paths.start_error_file()).ok()?)
 }
 
 // The agent starts early in the boot, so it can run commands in a machine that does not finish booting. The query

@@ -1,37 +1,37 @@
-//! The clocks that bounds are measured by. None of them is the wall clock alone: that jumps, when a board without a
-//! battery hears of the time, and when a virtual machine is restored from a snapshot.
+//! Clocks for time limits and lifetimes.
 //!
-//! | clock | in sleep | used for | because |
+//! The wall clock alone serves none of these purposes, because it jumps: when a board without a battery
+//! gets the time, and when a virtual machine is restored from a snapshot.
+//!
+//! | clock | while the host sleeps | used for | reason |
 //! | --- | --- | --- | --- |
-//! | `CLOCK_MONOTONIC` | stands still | waits, and the lifetime of machines | no process works while the host sleeps; systemd's `RuntimeMaxSec=` and GitLab Runner's time limits use it as well |
-//! | `CLOCK_BOOTTIME` | goes on | the time that a machine is kept | a person waits for the end of that |
-//! | `CLOCK_REALTIME` | jumps after it | journalctl, caches | both outlive a boot; [`Moment`] and `nspawn-cleanup` each allow for jumps |
+//! | `CLOCK_MONOTONIC` | stops | time limits, lifetime of machines | no process works while the host sleeps; systemd's `RuntimeMaxSec=` and GitLab Runner's time limits use it too |
+//! | `CLOCK_BOOTTIME` | continues | time for which a machine is kept | a person waits for its end |
+//! | `CLOCK_REALTIME` | jumps afterwards | journalctl, caches | both outlive a boot; [`Moment`] and `nspawn-cleanup` each allow for jumps |
 //!
-//! A restored snapshot goes on with the first two as they were, and so do processes in it. After a reboot both begin
-//! anew, and /run, where they are written down, is empty.
+//! The first two clocks continue in a restored snapshot, like the processes in it. A reboot restarts
+//! both, and empties /run, where their times are recorded.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Returns the time that the host has been awake since its boot.
-#[must_use]
+/// Returns the time for which the host has been awake since its boot.
 pub fn awake() -> Duration {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
-/// Returns the time since the host's boot, asleep or awake.
-#[must_use]
+/// Returns the time since the host's boot, including sleep.
 pub fn since_boot() -> Duration {
     read(ClockId::CLOCK_BOOTTIME)
 }
 
-// The kernel has each of these clocks (clock_gettime(2)), so this can't fail.
+// Each kernel has these clocks (clock_gettime(2)), so reading them can't fail.
 fn read(clock: ClockId) -> Duration {
     clock_gettime(clock).map(Duration::from).unwrap_or_default()
 }
 
-/// A point in time from which on the journal is asked.
+/// Point in time after which entries of the journal are read.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     wall: SystemTime,
@@ -40,7 +40,6 @@ pub struct Moment {
 
 impl Moment {
     /// Returns the present moment.
-    #[must_use]
     pub fn now() -> Self {
         Self {
             wall: SystemTime::now(),
@@ -48,16 +47,15 @@ impl Moment {
         }
     }
 
-    /// Returns the moment that the wall clock showed as `wall` when the host had been `awake` for this time.
-    #[must_use]
+    /// Returns the moment at which the wall clock was `wall` and the host had been [`awake`] for this time.
     pub fn new(wall: SystemTime, awake: Duration) -> Self {
         Self { wall, awake }
     }
 
-    /// Returns the option of journalctl for entries after the moment, to the microsecond: another machine of the same
-    /// name may have just ended.
-    #[must_use]
-    pub fn since(&self) -> String {
+    /// Returns the option of journalctl for entries after this moment.
+    ///
+    /// It is precise to the microsecond: another machine of the same name may have ended just before.
+    pub fn since_option(&self) -> String {
         let passed = awake().saturating_sub(self.awake);
         let time = earliest(self.wall, SystemTime::now(), passed)
             .duration_since(UNIX_EPOCH)
@@ -66,8 +64,10 @@ impl Moment {
     }
 }
 
-// Entries of before and after a jump of the wall clock carry times of the clock as it was then. Where the clock was set
-// back, the moment is later by it than what came after the moment.
+// Returns the earlier of `wall` and the moment that lies `passed` before `now`.
+//
+// Entries before and after a jump of the wall clock have the time that the clock had then. If the
+// clock was set back, entries after the moment may have an earlier time than `wall`.
 fn earliest(wall: SystemTime, now: SystemTime, passed: Duration) -> SystemTime {
     now.checked_sub(passed)
         .map_or(UNIX_EPOCH, |moment| moment.min(wall))
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_jump_of_the_wall_clock_hides_no_entry() {
+    fn journal_entries_are_found_after_a_jump_of_the_wall_clock() {
         let at = |hours: u64| UNIX_EPOCH + Duration::from_secs(hours * 3600);
         let hour = Duration::from_secs(3600);
         for (wall, now, expected) in [
@@ -92,9 +92,9 @@ mod tests {
     }
 
     #[test]
-    fn clocks_go_on() {
+    fn clocks_advance() {
         let (moment, boot) = (Moment::now(), since_boot());
         assert!(awake() >= moment.awake && since_boot() >= boot && boot >= moment.awake);
-        assert!(moment.since().starts_with("--since=@"));
+        assert!(moment.since_option().starts_with("--since=@"));
     }
 }

@@ -11,7 +11,7 @@ use crate::sys::fork::assert_single_thread;
 /// # Panics
 /// If the name is empty or contains `=`, or if a text contains a NUL byte. In a debug build, also if
 /// this process has several threads.
-pub fn set(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) {
+pub fn set_variable(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) {
     assert_single_thread();
     // SAFETY: no other thread can read the environment at the same time.
     unsafe { env::set_var(name, value) };
@@ -21,7 +21,7 @@ pub fn set(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) {
 ///
 /// # Panics
 /// In a debug build, if this process has several threads.
-pub fn clear() {
+pub fn clear_variables() {
     assert_single_thread();
     for (name, _) in env::vars_os() {
         // SAFETY: no other thread can read the environment at the same time.

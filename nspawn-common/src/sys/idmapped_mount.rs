@@ -108,11 +108,10 @@ fn explain(error: &io::Error, source: &Path) -> Error {
     let source = source.display();
     match error.raw_os_error() {
         Some(libc::EINVAL | libc::ENOSYS | libc::EPERM) => anyhow!(
-            "the file system of {source} can't be shown to a user namespace on this kernel ({error}); have images on one \
-             that can, such as ext4, erofs, xfs or btrfs (squashfs can from Linux 6.2 on), or make machines without: \
-             --private-users=no"
+            "can't map the owners of {source}: its file system does not support that on this kernel ({error}); use ext4, \
+             erofs, xfs, btrfs, or squashfs from Linux 6.2 on, or --private-users=no"
         ),
-        _ => anyhow!("can't show {source}: {error}"),
+        _ => anyhow!("can't map the owners of {source}: {error}"),
     }
 }
 
@@ -192,7 +191,7 @@ fn create_user_namespace(base: u32) -> Result<OwnedFd> {
 fn map_ids(child: Pid, mut created: &File, base: u32) -> Result<OwnedFd> {
     created
         .read_exact(&mut [0])
-        .context("the kernel refuses user namespaces; see --private-users=no")?;
+        .context("the kernel refuses user namespaces; allow them, or use --private-users=no")?;
     for kind in ["uid_map", "gid_map"] {
         fs::write(
             format!("/proc/{child}/{kind}"),

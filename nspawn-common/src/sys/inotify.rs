@@ -30,7 +30,7 @@ pub fn wait_until(
     if is_met() {
         return Ok(true);
     }
-    let directory = path.parent().context("no directory to watch")?;
+    let directory = path.parent().unwrap_or(path);
     let inotify = open()?;
     fs::create_dir_all(directory)
         .and_then(|()| Ok(inotify.add_watch(directory, events)?))

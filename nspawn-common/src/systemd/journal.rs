@@ -28,7 +28,7 @@ pub fn last_words(paths: &MachinePaths, since: Moment) -> Result<String> {
     ]);
     let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
     command.extend(units.map(|unit| format!("--unit={unit}").into()));
-    command.push(since.since().into());
+    command.push(since.since_option().into());
     // The journal may not have them yet.
     command::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
     // systemd 252 shows the first lines since a time, unless it begins at the end.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use nspawn_common::command::ext4::{self, Journal};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::lifecycle::caller;
@@ -13,7 +14,7 @@ use crate::create::start_commands;
 use crate::create::start_commands::StartCommands;
 use crate::create::state;
 use crate::create::step::{Hint, Step};
-use crate::layer::commands::{COPY_HINT, copy_command, format_command, mount_command};
+use crate::layer::commands::{COPY_HINT, copy_command, mount_command};
 use crate::network::pasta;
 use crate::preflight::LOOK_LIMIT;
 use crate::slice;
@@ -102,7 +103,7 @@ fn build_layer(spec: &MachineSpec, state: &State) -> Vec<Step> {
         (Layer::Disk, None) => vec![directory],
         (Layer::Disk, Some(size)) => {
             let disk = paths.disk();
-            let format = format_command(&disk);
+            let format = ext4::format_command(&disk, Journal::None);
             vec![
                 directory,
                 Step::sparse_file(disk, size),

@@ -4,7 +4,6 @@
 //! takes no time, whatever is in the cache. Jobs of one project that run at the same time share the
 //! cache.
 
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -16,7 +15,7 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
 use nspawn_common::command;
-use nspawn_common::command::ext4;
+use nspawn_common::command::ext4::{self, Journal};
 use nspawn_common::lifecycle::lock;
 use nspawn_common::lifecycle::lock::Resource;
 use nspawn_common::machine::paths::CACHE_ROOT;
@@ -32,23 +31,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const FREE_DIVISOR: u64 = 10;
 /// Exit status from which on e2fsck left errors uncorrected (e2fsck(8), "Exit code").
 const UNCORRECTED: i32 = 4;
-
-/// Command that creates the file system, but for the file.
-const FORMAT: [&str; 13] = [
-    "mkfs.ext4",
-    "-q",
-    "-F",
-    "-m",
-    "0",
-    "-i",
-    "8192",
-    "-J",
-    "size=4",
-    "-O",
-    "^resize_inode",
-    "-E",
-    "lazy_itable_init=1,nodiscard",
-];
 
 /// Returns the image file of a project's cache.
 pub fn file(project: &str) -> PathBuf {
@@ -131,9 +113,7 @@ fn create(file: &Path, size: u64) -> Result<()> {
     File::create(&unfinished)
         .and_then(|file| file.set_len(size))
         .with_context(|| format!("can't create {}", unfinished.display()))?;
-    let mut format: Vec<_> = FORMAT.map(OsString::from).into();
-    format.push(unfinished.clone().into());
-    command::run_checked(&format, LIMIT)?;
+    command::run_checked(&ext4::format_command(&unfinished, Journal::Small), LIMIT)?;
     // Without the sync, a crash of the host may leave the name without the content.
     File::open(&unfinished)?.sync_all()?;
     fs::rename(&unfinished, file).with_context(|| format!("can't create {}", file.display()))

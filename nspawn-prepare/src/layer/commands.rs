@@ -17,21 +17,6 @@ pub const COPY_HINT: &str = "the image can't be copied so that it shares its blo
 /// that jobs work in.
 const TEMPORARY: [(&str, &str); 3] = [("/tmp", "1777"), ("/builds", "0755"), ("/cache", "0755")];
 
-/// Options of mkfs.ext4(8). A layer needs no journal, because it does not outlive a crash.
-const FORMAT: [&str; 11] = [
-    "mkfs.ext4",
-    "-q",
-    "-F",
-    "-m",
-    "0",
-    "-i",
-    "8192",
-    "-O",
-    "^has_journal,^resize_inode",
-    "-E",
-    "lazy_itable_init=1,nodiscard",
-];
-
 /// Returns the command that copies the image so that the copy shares its blocks.
 pub fn copy_command(image: &Path, target: &Path) -> Vec<OsString> {
     let words: &[&str] = if btrfs::is_subvolume(image) && btrfs::can_be_below(target) {
@@ -40,11 +25,6 @@ pub fn copy_command(image: &Path, target: &Path) -> Vec<OsString> {
         &["cp", "--archive", "--reflink=always", "--"]
     };
     command(words, &[image, target])
-}
-
-/// Returns the command that makes the file system in the file `disk`.
-pub fn format_command(disk: &Path) -> Vec<OsString> {
-    command(&FORMAT, &[disk])
 }
 
 /// Returns the command that mounts a layer in memory.

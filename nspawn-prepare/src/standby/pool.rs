@@ -128,7 +128,7 @@ impl Pool {
                 continue;
             };
             if env::var_os(name).is_none() {
-                environment::set(name, value);
+                environment::set_variable(name, value);
             }
         }
         let directory = self.record["directory"].as_str().unwrap_or("/");

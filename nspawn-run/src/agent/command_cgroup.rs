@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::ForkResult;
+use nspawn_common::sys::fs::ignore_missing;
 use nspawn_common::sys::{cgroup, fork};
 
 use crate::agent::descendants;
@@ -151,10 +152,7 @@ impl Cgroup {
     /// # Errors
     /// The kernel's.
     pub fn kill(&self) -> Result<()> {
-        match cgroup::kill(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            done => done.context("can't kill the command's processes"),
-        }
+        ignore_missing(cgroup::kill(&self.path)).context("can't kill the command's processes")
     }
 
     /// As [`Cgroup::kill`], with all descendants of this process wherever they are, and waits until they
@@ -259,5 +257,5 @@ fn is_populated(events: &mut File) -> Result<bool> {
         .rewind()
         .and_then(|()| events.read_to_string(&mut text))
         .context("can't read a cgroup's events")?;
-    Ok(text.contains("populated 1"))
+    Ok(cgroup::value(&text, "populated") == Some(1))
 }

@@ -124,13 +124,13 @@ fn set_environment(plan: &Plan) {
         .environment
         .iter()
         .filter_map(|entry| split_entry(entry));
-    environment::clear();
+    environment::clear_variables();
     for (name, value) in login
         .map(|(name, value)| (OsStr::new(name), value))
         .into_iter()
         .chain(asked)
     {
-        environment::set(name, value);
+        environment::set_variable(name, value);
     }
 }
 

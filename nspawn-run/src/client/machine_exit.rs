@@ -76,7 +76,7 @@ impl Journal {
             "--no-tail",
             "--output=json",
             fields,
-            &since.since(),
+            &since.since_option(),
         ]);
         let child = Command::new("journalctl")
             .args(options)

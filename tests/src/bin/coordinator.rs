@@ -1,12 +1,15 @@
-//! GitLab server of a fleet, for `tests/fleet`. It has many jobs, and checks how each of them ends although one of the
-//! hosts that take them is killed.
+//! GitLab server of a fleet of hosts, for `tests/fleet`.
+//!
+//! It has many jobs, and checks how each of them ends although one of the hosts that take them is
+//! killed.
 //!
 //! Usage: `coordinator DOOMED JOBS IMAGE…`. The jobs ask for the images in turn.
 //!
-//! The program writes these lines to stdout: first its URL, the token of the runners, which accepts a suffix `-HOST`,
-//! and the prefix of the machines' names; `middle` when the host DOOMED is to be killed; `over` when all jobs have
-//! ended; and a table. It answers runners until its stdin ends. Its exit status is 0 if each job ended as it should.
-//! Otherwise its stderr lists the jobs that did not.
+//! The program writes these lines to stdout: first its URL, the token of the runners, which accepts
+//! a suffix `-HOST`, and the prefix of the machines' names; `middle` when the host DOOMED is to be
+//! killed; `over` when all jobs have ended; and a table. It answers runners until its stdin ends.
+//! Its exit status is 0 if each job ended as it should. Otherwise its stderr lists the jobs that
+//! did not.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,7 +20,9 @@ use anyhow::{Context, Result, bail, ensure};
 use nspawn_tests::Job;
 use nspawn_tests::gitlab_server::{GitLab, RUNNER_TOKEN, STUCK, ServerJob, Status};
 
-/// Time without a request after which a runner counts as dead. A runner sends a request at least every five seconds.
+/// Time without a request after which a runner counts as dead.
+///
+/// A runner sends a request at least every five seconds.
 const SILENCE: Duration = Duration::from_secs(15);
 /// Exit codes of the jobs, in turn.
 const CODES: [i64; 10] = [0, 0, 1, 0, 42, 0, 0, 137, 0, 255];
@@ -90,7 +95,10 @@ fn has_artifacts(number: usize) -> bool {
     number % 4 == 0
 }
 
-/// Returns whether two fifths of the jobs have ended, and the host to be killed runs several jobs, one in its script.
+/// Returns whether the time has come to kill the host DOOMED.
+///
+/// By then two fifths of the jobs have ended, and the host runs several jobs, one of them in its
+/// script.
 fn is_middle(jobs: &[&ServerJob], doomed: &str, count: usize) -> bool {
     let is_on_doomed = |job: &&&ServerJob| job.runner == doomed && job.status.is_open();
     let is_in_script = |job: &&ServerJob| job.log().contains("\nthis is ");

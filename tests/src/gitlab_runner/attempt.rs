@@ -24,7 +24,9 @@ const STAGE_LIMIT: Duration = Duration::from_secs(120);
 
 /// An attempt at a job.
 ///
-/// Dropping it deletes its temporary directory, and removes the machine that a failed test has left.
+/// Dropping it deletes its temporary directory, and removes the machine that a failed test has
+/// left.
+#[must_use]
 #[derive(Debug)]
 pub struct Attempt<'a> {
     runner: &'a Runner,
@@ -49,13 +51,11 @@ pub struct Moment<'a> {
 
 impl Moment<'_> {
     /// Returns the name of the job's machine.
-    #[must_use]
     pub fn machine(&self) -> &str {
         self.attempt.machine()
     }
 
     /// Calls cleanup while the stage runs.
-    #[must_use]
     pub fn cleanup(&self) -> Record {
         self.attempt.cleanup()
     }
@@ -63,7 +63,6 @@ impl Moment<'_> {
 
 impl<'a> Attempt<'a> {
     /// Creates an attempt at a job without a server, in a new temporary directory.
-    #[must_use]
     pub fn new(runner: &'a Runner, job: &'a Job) -> Self {
         static NO_REMOTE: LazyLock<Remote> = LazyLock::new(Remote::default);
         let received = ReceivedJob::without_server(job);
@@ -89,9 +88,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Creates an attempt and runs it up to `get_sources`. Fails the test if one of the stages fails.
+    /// Creates an attempt and runs it up to `get_sources`, which must succeed.
     #[track_caller]
-    #[must_use]
     pub fn prepared(runner: &'a Runner, job: &'a Job) -> Self {
         let mut attempt = Self::new(runner, job);
         attempt.config().expect();
@@ -139,7 +137,9 @@ impl<'a> Attempt<'a> {
             .unwrap_or_else(|| panic!("the stage {stage} is empty"))
     }
 
-    /// Runs a sub-stage of run, and returns `None` if the stage is empty, because a runner does not call it then.
+    /// Runs a sub-stage of run, or returns `None` if the stage is empty.
+    ///
+    /// A runner does not call an empty stage.
     ///
     /// `status` is the value of `CI_JOB_STATUS` in `after_script`.
     pub(super) fn run(&self, stage: &str, status: &str) -> Option<Record> {
@@ -168,7 +168,6 @@ impl<'a> Attempt<'a> {
     }
 
     /// Returns the name of the job's machine, which config has written, or an empty string.
-    #[must_use]
     pub fn machine(&self) -> &str {
         self.config
             .as_ref()
@@ -188,8 +187,12 @@ impl<'a> Attempt<'a> {
         arguments: &[String],
         time: Duration,
     ) -> DriverResult {
-        let environment =
-            environment::of_driver(self.runner, &self.job, &self.files, self.config.as_ref());
+        let environment = environment::driver_variables(
+            self.runner,
+            &self.job,
+            &self.files,
+            self.config.as_ref(),
+        );
         let mut command = Command::new(program);
         command
             .args(arguments)

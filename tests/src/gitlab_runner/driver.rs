@@ -61,10 +61,11 @@ pub struct DriverResult {
     pub killed: bool,
 }
 
-/// Runs `command` to its end as the leader of a process group of its own, with stdin from /dev/null.
+/// Runs a driver to its end, as the leader of a process group of its own.
 ///
-/// `watch` is called at the start, at each output, and when `remote` makes a request. Its argument is all output so
-/// far, and what it returns is done to the driver.
+/// The stdin of the driver is /dev/null. `watch` is called at the start, at each output, and when
+/// `remote` makes a request. Its argument is all output so far, and what it returns is done to the
+/// driver.
 pub fn supervise(
     command: &mut Command,
     limits: Limits,
@@ -215,7 +216,8 @@ impl Driver {
 
     // The signal is lost if all processes of the group have just ended, which is no error.
     fn signal(&self, name: &str) {
-        // This uses the shell's built-in, because kill of procps 4.0.7 does not accept a group after `--`.
+        // This uses the shell's built-in, because kill of procps 4.0.7 does not accept a group
+        // after `--`.
         let line = format!("kill -s {name} -- -{}", self.group);
         let _ = Command::new("sh")
             .args(["-c", &line])

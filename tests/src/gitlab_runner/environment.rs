@@ -8,10 +8,13 @@ use super::received::ReceivedJob;
 use super::runner::Runner;
 use super::workspace::Workspace;
 
+/// Names and values of variables, in order. If a name occurs twice, the last value counts.
+pub type Variables = Vec<(String, String)>;
+
 /// Returns the variables of the job, after those that the runner predefines.
 ///
-/// If a name occurs twice, the last value counts. The builds directory is unknown until config has ended.
-pub fn job_variables(job: &ReceivedJob, builds_dir: Option<&str>) -> Vec<(String, String)> {
+/// The builds directory is unknown until config has ended.
+pub fn job_variables(job: &ReceivedJob, builds_dir: Option<&str>) -> Variables {
     let project_dir = builds_dir
         .map(|builds_dir| project_dir(job, builds_dir))
         .unwrap_or_default();
@@ -32,17 +35,12 @@ pub fn job_variables(job: &ReceivedJob, builds_dir: Option<&str>) -> Vec<(String
         ("CI_BUILDS_DIR", builds_dir.unwrap_or_default()),
         ("CI_PROJECT_DIR", &project_dir),
     ];
-    let image = job
-        .image
-        .iter()
-        .map(|image| ("CI_JOB_IMAGE".to_owned(), image.clone()));
-    let predefined = predefined
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    predefined
-        .chain(image)
-        .chain(job.variables.iter().cloned())
-        .collect()
+    let mut all = to_variables(&predefined);
+    if let Some(image) = &job.image {
+        all.push(("CI_JOB_IMAGE".to_owned(), image.clone()));
+    }
+    all.extend(job.variables.iter().cloned());
+    all
 }
 
 /// Returns the directory of the job's sources.
@@ -50,57 +48,52 @@ pub fn project_dir(job: &ReceivedJob, builds_dir: &str) -> String {
     format!("{builds_dir}/{}", job.project_path)
 }
 
-/// Returns the whole environment of a driver. If a name occurs twice, the last value counts.
-pub fn of_driver(
+/// Returns the whole environment of a driver.
+pub fn driver_variables(
     runner: &Runner,
     job: &ReceivedJob,
     files: &Workspace,
     config: Option<&Value>,
-) -> Vec<(String, String)> {
-    let mut all = of_runner(runner);
-    all.extend(of_executor(runner, files));
-    all.extend(job_env(config));
+) -> Variables {
+    let mut all = runner_variables(runner);
+    all.extend(executor_variables(runner, files));
+    all.extend(config_variables(config));
     let builds_dir = config.map(|config| runner.builds_dir(config));
-    let variables = job_variables(job, builds_dir.as_deref());
-    all.extend(
-        variables
-            .into_iter()
-            .map(|(name, value)| (format!("CUSTOM_ENV_{name}"), value)),
-    );
+    for (name, value) in job_variables(job, builds_dir.as_deref()) {
+        all.push((format!("CUSTOM_ENV_{name}"), value));
+    }
     all.push(("CUSTOM_ENV_CI_JOB_SERVICES".to_owned(), services(job)));
     all
 }
 
-fn of_runner(runner: &Runner) -> Vec<(String, String)> {
+fn runner_variables(runner: &Runner) -> Variables {
     let path = env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
-    let mut all: Vec<_> = [("PATH", &*path), ("HOME", "/root"), ("USER", "root")]
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
+    let mut all = to_variables(&[("PATH", &path), ("HOME", "/root"), ("USER", "root")]);
     all.extend(runner.environment.iter().cloned());
     all
 }
 
-fn of_executor(runner: &Runner, files: &Workspace) -> Vec<(String, String)> {
-    let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
-    let mut all = vec![
-        ("TMPDIR", text(files.path().to_owned())),
-        ("BUILD_FAILURE_EXIT_CODE", runner.build_failure.to_string()),
-        (
-            "SYSTEM_FAILURE_EXIT_CODE",
-            runner.system_failure.to_string(),
-        ),
-    ];
+fn executor_variables(runner: &Runner, files: &Workspace) -> Variables {
+    let (build_failure, system_failure) = (
+        runner.build_failure.to_string(),
+        runner.system_failure.to_string(),
+    );
+    let mut all = to_variables(&[
+        ("TMPDIR", &files.path().to_string_lossy()),
+        ("BUILD_FAILURE_EXIT_CODE", &build_failure),
+        ("SYSTEM_FAILURE_EXIT_CODE", &system_failure),
+    ]);
     if !runner.is_old {
-        all.push(("BUILD_EXIT_CODE_FILE", text(files.exit_code())));
-        all.push(("JOB_RESPONSE_FILE", text(files.response())));
+        all.extend(to_variables(&[
+            ("BUILD_EXIT_CODE_FILE", &files.exit_code().to_string_lossy()),
+            ("JOB_RESPONSE_FILE", &files.response().to_string_lossy()),
+        ]));
     }
-    all.into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
+    all
 }
 
-fn job_env(config: Option<&Value>) -> Vec<(String, String)> {
+/// Returns the variables that config has set with `job_env`.
+fn config_variables(config: Option<&Value>) -> Variables {
     let entries = config
         .and_then(|config| config["job_env"].as_object())
         .into_iter()
@@ -110,6 +103,14 @@ fn job_env(config: Option<&Value>) -> Vec<(String, String)> {
         .collect()
 }
 
+fn to_variables(pairs: &[(&str, &str)]) -> Variables {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+/// Returns the services as JSON, or an empty string if the job has none.
 fn services(job: &ReceivedJob) -> String {
     if job.services.is_empty() {
         String::new()
@@ -124,10 +125,10 @@ mod tests {
     use crate::job::Job;
 
     /// Returns the environment of a driver for `job`.
-    fn environment(job: &Job, config: Option<&Value>) -> Vec<(String, String)> {
+    fn environment(job: &Job, config: Option<&Value>) -> Variables {
         let job = ReceivedJob::without_server(job);
         let files = Workspace::new(&job.json, &Default::default());
-        of_driver(&Runner::default(), &job, &files, config)
+        driver_variables(&Runner::default(), &job, &files, config)
     }
 
     #[test]

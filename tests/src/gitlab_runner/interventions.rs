@@ -31,7 +31,7 @@ pub enum Then {
     /// The job continues.
     #[default]
     Continue,
-    /// The running stage alone is cancelled. `after_script` and the stages after it still run.
+    /// Only the running stage is cancelled. `after_script` and the stages after it still run.
     Canceling,
     /// The job is aborted, and cleanup follows.
     Abort,

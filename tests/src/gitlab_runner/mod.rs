@@ -1,11 +1,12 @@
-//! Stand-in for GitLab Runner, which calls the programs on PATH in the same way as its custom executor does.
+//! Stand-in for GitLab Runner, which calls the programs as its custom executor does.
 //!
-//! It is modelled on GitLab Runner 19.4 (`executors/custom/`, `common/build.go`, `shells/`). It is stricter in two
-//! points. A driver that leaves a process behind which holds the job's log open fails the test, while GitLab Runner
-//! waits. A `BUILD_EXIT_CODE_FILE` that does not hold a number fails the test as well.
+//! It is modelled on GitLab Runner 19.4 (`executors/custom/`, `common/build.go`, `shells/`). It is
+//! stricter in two points. A driver that leaves a process behind which holds the job's log open
+//! fails the test, while GitLab Runner waits. A `BUILD_EXIT_CODE_FILE` that does not hold a number
+//! fails the test as well.
 //!
-//! Tests use it in two ways: [`Runner::run`] runs a [`Job`](crate::Job) directly, and [`program`] takes jobs from a
-//! server.
+//! Tests use it in two ways: [`Runner::run`] runs a [`Job`](crate::Job) directly, and [`program`]
+//! takes jobs from a server.
 //!
 //! | module | contents |
 //! | --- | --- |

@@ -33,8 +33,8 @@ pub struct ReceivedJob {
     pub json: Value,
     /// True if a server has sent the job.
     ///
-    /// Without a server the job fetches no sources. Its log does not show the commands either, so that tests can
-    /// compare the log as a whole.
+    /// Without a server the job fetches no sources. Its log does not show the commands either, so
+    /// that tests can compare the log as a whole.
     pub is_from_server: bool,
 }
 

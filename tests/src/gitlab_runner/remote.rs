@@ -60,8 +60,8 @@ impl Remote {
 
     /// Returns what the request means for `stage`.
     ///
-    /// A job that is cancelled before its script is aborted, and after the script nothing is left to cancel
-    /// (common/build.go, `executeUserScripts`).
+    /// A job that is cancelled before its script is aborted, and after the script nothing is left
+    /// to cancel (common/build.go, `executeUserScripts`).
     pub(super) fn request_for(&self, stage: &str) -> Then {
         let requested = self.inner().requested;
         match (requested, stage) {

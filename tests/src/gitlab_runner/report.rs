@@ -8,7 +8,7 @@ use std::time::Duration;
 pub enum Outcome {
     /// The job passed.
     Success,
-    /// The job failed through its own fault, with this exit code, which `allow_failure:exit_codes` looks at.
+    /// The job failed with this exit code, which `allow_failure:exit_codes` looks at.
     ScriptFailure(i32),
     /// The job failed through a fault of the host, and GitLab may retry it.
     SystemFailure(String),
@@ -72,7 +72,6 @@ pub struct Record {
 
 impl Record {
     /// Returns stdout and stderr as text.
-    #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.log).into_owned()
     }
@@ -84,7 +83,7 @@ impl Record {
         self
     }
 
-    /// Fails the test unless the stage was a system failure with a single line in the log that contains `words`.
+    /// Fails the test unless the stage was a system failure, and its log is a line with `words`.
     ///
     /// Indented lines may follow, which quote the message of another tool.
     #[track_caller]
@@ -109,8 +108,9 @@ impl Record {
         self
     }
 
-    /// Returns the result and the log without the middle of a long one, for the message of a failed test.
-    #[must_use]
+    /// Returns the result as text, for the message of a failed test.
+    ///
+    /// The middle of a long log is left out.
     pub fn describe(&self) -> String {
         let file = self
             .exit_code_file
@@ -144,7 +144,6 @@ pub struct Report {
 
 impl Report {
     /// Returns the log of the job, which is the output of config, prepare and run.
-    #[must_use]
     pub fn log(&self) -> String {
         self.records
             .iter()
@@ -154,14 +153,12 @@ impl Report {
     }
 
     /// Returns the names of the stages that were called, in order.
-    #[must_use]
     pub fn stages(&self) -> Vec<&str> {
         self.records.iter().map(|record| &*record.stage).collect()
     }
 
     /// Returns the last call of a stage.
     #[track_caller]
-    #[must_use]
     pub fn stage(&self, name: &str) -> &Record {
         let found = self
             .records
@@ -204,7 +201,6 @@ impl Report {
     }
 
     /// Returns the outcome and all stages, for the message of a failed test.
-    #[must_use]
     pub fn describe(&self) -> String {
         let mut text = format!("{:?}, warnings {:?}\n", self.outcome, self.warnings);
         for record in &self.records {

@@ -17,6 +17,7 @@ use crate::job::Job;
 const PREPARATIONS: u32 = 3;
 
 /// A runner, described by the settings of its `config.toml` and by its version.
+#[must_use]
 #[derive(Clone, Debug)]
 pub struct Runner {
     pub(super) build_failure: u8,
@@ -66,8 +67,10 @@ pub struct Directories {
 }
 
 impl Default for Runner {
-    /// Creates a runner with exit codes that differ from those of GitLab Runner, so that a driver with fixed exit
-    /// codes is found out, and without a pause before a retry.
+    /// Creates a runner that does not pause before a retry.
+    ///
+    /// Its exit codes differ from those of GitLab Runner, so that tests find a driver with fixed
+    /// exit codes.
     fn default() -> Self {
         Self {
             build_failure: 81,
@@ -86,8 +89,7 @@ impl Default for Runner {
 }
 
 impl Runner {
-    /// Creates a runner of a version that has neither `JOB_RESPONSE_FILE` nor `BUILD_EXIT_CODE_FILE`.
-    #[must_use]
+    /// Creates a runner of a version without `JOB_RESPONSE_FILE` and `BUILD_EXIT_CODE_FILE`.
     pub fn old() -> Self {
         Self {
             is_old: true,
@@ -96,20 +98,17 @@ impl Runner {
     }
 
     /// Sets a variable of the runner's own environment, which drivers inherit.
-    #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// Sets the programs of all stages.
-    #[must_use]
     pub fn programs(self, programs: Programs) -> Self {
         Self { programs, ..self }
     }
 
     /// Sets `config_args`, `run_args` and `cleanup_args`.
-    #[must_use]
     pub fn other_args(
         self,
         config_args: Vec<String>,
@@ -125,7 +124,6 @@ impl Runner {
     }
 
     /// Sets `prepare_args`.
-    #[must_use]
     pub fn prepare_args(self, arguments: &[&str]) -> Self {
         Self {
             prepare_args: arguments
@@ -137,13 +135,11 @@ impl Runner {
     }
 
     /// Sets the pause before config and prepare are retried. GitLab Runner has 3 s.
-    #[must_use]
     pub fn pause(self, pause: Duration) -> Self {
         Self { pause, ..self }
     }
 
     /// Sets `graceful_kill_timeout`.
-    #[must_use]
     pub fn graceful_kill_timeout(self, graceful: Duration) -> Self {
         Self { graceful, ..self }
     }
@@ -213,7 +209,7 @@ impl Runner {
         None
     }
 
-    /// Returns the result of a stage, by its driver's exit status and the content of `BUILD_EXIT_CODE_FILE`.
+    /// Returns the result of a stage, by exit status and content of `BUILD_EXIT_CODE_FILE`.
     pub(super) fn judge(
         &self,
         code: Option<i32>,

@@ -14,7 +14,9 @@ const WITHOUT_PROJECT_DIR: [&str; 4] = [
     "cleanup_file_variables",
 ];
 
-/// Returns the script of a stage, or `None` if the stage is empty, because a runner does not call it then.
+/// Returns the script of a stage, or `None` if the stage is empty.
+///
+/// A runner does not call an empty stage.
 pub fn generate(
     job: &ReceivedJob,
     stage: &str,
@@ -93,7 +95,7 @@ fn get_sources(job: &ReceivedJob, project_dir: &str) -> Vec<String> {
     lines
 }
 
-/// Returns the lines that write the variables of the type "file" to files, and export the paths of these files.
+/// Returns the lines that write the variables of the type "file", and export the paths.
 fn file_variables(job: &ReceivedJob, project_dir: &str) -> Vec<String> {
     let directory = files_dir(project_dir);
     let mut lines = Vec::new();

@@ -41,7 +41,7 @@ fn fetch(job: &ReceivedJob, project_dir: &str) -> Vec<String> {
 }
 
 fn fetch_command(job: &ReceivedJob, project_dir: &str) -> String {
-    let (secret, depth) = (secret(project_dir), depth(job));
+    let (secret, depth) = (include_secrets(project_dir), depth(job));
     let mut words = vec![
         "git",
         "-c",
@@ -74,25 +74,27 @@ fn write_secrets(job: &ReceivedJob, project_dir: &str) -> String {
         "git",
         "config",
         "--file",
-        &secrets(project_dir),
+        &secrets_file(project_dir),
         &key,
         &plain,
     ])
 }
 
 // The token is in a file of its own, so that no URL that git shows contains it.
-fn secrets(project_dir: &str) -> String {
+fn secrets_file(project_dir: &str) -> String {
     format!("{project_dir}.tmp/git.conf")
 }
 
-fn secret(project_dir: &str) -> String {
-    format!("include.path={}", secrets(project_dir))
+fn include_secrets(project_dir: &str) -> String {
+    format!("include.path={}", secrets_file(project_dir))
 }
 
 // The variable has priority over the setting of the project. A depth of 0 fetches all commits.
 fn depth(job: &ReceivedJob) -> Option<String> {
-    let own = job.value("GIT_DEPTH").and_then(|depth| depth.parse().ok());
-    let depth = own.or(job.json["git_info"]["depth"].as_u64()).unwrap_or(0);
+    let variable = job.value("GIT_DEPTH").and_then(|depth| depth.parse().ok());
+    let depth = variable
+        .or(job.json["git_info"]["depth"].as_u64())
+        .unwrap_or(0);
     (depth > 0).then(|| format!("--depth={depth}"))
 }
 
@@ -109,7 +111,7 @@ fn check_out(job: &ReceivedJob) -> Vec<String> {
 }
 
 fn submodules(job: &ReceivedJob, project_dir: &str, how: &[&str]) -> Vec<String> {
-    let (depth, secret) = (depth(job), secret(project_dir));
+    let (depth, secret) = (depth(job), include_secrets(project_dir));
     let depth: Vec<_> = depth.iter().map(|depth| &**depth).collect();
     vec![
         command(&["echo", "Updating/initializing submodules..."]),
@@ -126,7 +128,7 @@ fn submodules(job: &ReceivedJob, project_dir: &str, how: &[&str]) -> Vec<String>
     ]
 }
 
-/// Returns the lines of `clear_worktree`, which delete the files of a failed attempt at `get_sources`.
+/// Returns the lines of `clear_worktree`, which delete the files of a failed attempt.
 pub fn clear(project_dir: &str) -> Vec<String> {
     vec![
         format!("cd {}", quote(project_dir)),

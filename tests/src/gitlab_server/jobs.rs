@@ -28,7 +28,6 @@ pub enum Status {
 
 impl Status {
     /// Returns the name that GitLab's API gives this state.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -41,7 +40,6 @@ impl Status {
     }
 
     /// Returns whether the server still accepts a runner's requests about the job.
-    #[must_use]
     pub fn is_open(self) -> bool {
         matches!(self, Self::Running | Self::Canceling)
     }
@@ -95,7 +93,6 @@ impl ServerJob {
     }
 
     /// Returns whether the job has ended.
-    #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(
             self.status,
@@ -104,19 +101,16 @@ impl ServerJob {
     }
 
     /// Returns whether the job failed with an exit code that its pipeline allows.
-    #[must_use]
     pub fn is_allowed_to_fail(&self) -> bool {
         self.reason == "script_failure" && self.job.allowed_exit_codes.contains(&self.exit_code)
     }
 
     /// Returns the log as text.
-    #[must_use]
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&self.trace).into_owned()
     }
 
     /// Returns the state and the end of the log, for the message of a failed test.
-    #[must_use]
     pub fn describe(&self) -> String {
         const MAX_CHARS: usize = 8000;
         let log = self.log();
@@ -134,7 +128,7 @@ impl ServerJob {
         )
     }
 
-    /// Takes over the state that the runner sends at the end of the job, and from time to time before.
+    /// Takes over the state that the runner sends, at the end of the job or before.
     pub(super) fn update(&mut self, report: &Value) {
         self.status = match (report["state"].as_str(), self.status) {
             (Some("success" | "failed"), Status::Canceling) => Status::Canceled,
@@ -149,7 +143,9 @@ impl ServerJob {
         self.exit_code = report["exit_code"].as_i64().unwrap_or_default();
     }
 
-    /// Appends a part to the log, and returns whether its `Content-Range` begins where the log ends.
+    /// Appends a part to the log, and returns whether it begins where the log ends.
+    ///
+    /// `range` is the value of `Content-Range`.
     pub(super) fn append(&mut self, range: &str, part: &[u8]) -> bool {
         let start = range.split('-').next().and_then(|start| start.parse().ok());
         if start != Some(self.trace.len()) {
@@ -164,8 +160,8 @@ impl ServerJob {
     fn payload(&self, url: &str) -> Value {
         let mut payload = self.job.to_json(self.id, &self.token, url);
         let mut variables = predefined_variables(self, url);
-        if let Some(own) = payload["variables"].as_array_mut() {
-            variables.append(own);
+        if let Some(job_variables) = payload["variables"].as_array_mut() {
+            variables.append(job_variables);
         }
         payload["variables"] = Value::from(variables);
         payload

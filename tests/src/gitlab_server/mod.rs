@@ -1,10 +1,10 @@
 //! Stand-in for GitLab: the part of its API that runners use, and its repositories.
 //!
-//! It listens at an address of its own, which the machines of jobs reach in the same way as any address outside of the
-//! host. It keeps all that runners send, so that tests can look at it.
+//! It listens at an address of its own, which the machines of jobs reach in the same way as any
+//! address outside of the host. It keeps all that runners send, so that tests can look at it.
 //!
-//! It is modelled on GitLab's API for runners (`lib/api/ci/runner.rb` in GitLab) and on the requests of GitLab
-//! Runner 19.4 (`network/`).
+//! It is modelled on GitLab's API for runners (`lib/api/ci/runner.rb` in GitLab) and on the
+//! requests of GitLab Runner 19.4 (`network/`).
 //!
 //! | module | contents |
 //! | --- | --- |
@@ -111,13 +111,11 @@ impl GitLab {
     }
 
     /// Returns the URL of the server.
-    #[must_use]
     pub fn url(&self) -> String {
         self.shared.jobs().url.clone()
     }
 
     /// Creates the repository `GROUP/PROJECT`, with these files in one commit.
-    #[must_use]
     pub fn repository(&self, path: &str, files: &[(&str, &str)]) -> Repository {
         Repository::new(&self.shared.root, path, files)
     }
@@ -128,7 +126,6 @@ impl GitLab {
     }
 
     /// Adds a job that waits for a runner, and returns its ID.
-    #[must_use]
     pub fn add(&self, job: Job) -> u64 {
         self.shared.jobs().add(Arc::new(job))
     }
@@ -173,21 +170,20 @@ impl GitLab {
 
     /// Returns the present state of a job.
     #[track_caller]
-    #[must_use]
     pub fn job(&self, id: u64) -> ServerJob {
         let job = self.shared.jobs().all.get(&id).cloned();
         job.unwrap_or_else(|| panic!("there is no job {id}"))
     }
 
     /// Returns the present state of all jobs.
-    #[must_use]
     pub fn all(&self) -> Vec<ServerJob> {
         self.shared.jobs().all.values().cloned().collect()
     }
 
-    /// Waits until `condition` holds for all jobs together, and returns whether it does so within the time limit.
+    /// Waits until `condition` holds, and returns whether it does within the time limit.
     ///
-    /// Meanwhile jobs fail whose runners send nothing for `silence`.
+    /// The argument of `condition` is all jobs. Meanwhile jobs fail whose runners send nothing for
+    /// `silence`.
     #[must_use]
     pub fn wait_for_all(
         &self,

@@ -1,8 +1,9 @@
 //! Network namespace in which the server listens, so that it is outside of the host.
 //!
-//! A real GitLab is outside of the host too, and the machines of jobs can't reach the host's own addresses. A pair of
-//! veth links joins the namespace to the host's. The namespace has no name, so the kernel removes it, and with it the
-//! links, when its last socket is closed. Nothing remains of it even if the tests are killed.
+//! A real GitLab is outside of the host too, and the machines of jobs can't reach the host's own
+//! addresses. A pair of veth links joins the namespace to the host's. The namespace has no name, so
+//! the kernel removes it, and with it the links, when its last socket is closed. Nothing remains of
+//! it even if the tests are killed.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
@@ -38,7 +39,8 @@ impl Place {
             link,
             address: (address, PORT).into(),
         };
-        // The host's side of the link needs no address, and an address would have to be kept from the machines.
+        // The host's side of the link needs no address, and an address would have to be kept from
+        // the machines.
         ip(&format!("link set {} up", place.link));
         ip(&format!("route add {address}/32 dev {}", place.link));
         let _ = to_inside.send(address);
@@ -77,7 +79,8 @@ fn listen(to_outside: &Sender<String>, from_outside: &Receiver<Ipv4Addr>) -> Tcp
     TcpListener::bind((address, PORT)).unwrap_or_else(|error| panic!("{address}: {error}"))
 }
 
-// The name of the link reserves the address of the same number. The addresses are those for documentation (RFC 5737).
+// The name of the link reserves the address of the same number. The addresses are those for
+// documentation (RFC 5737).
 fn join(thread: &str) -> (String, Ipv4Addr) {
     let first = u8::try_from(std::process::id() % 256).unwrap_or(0);
     for count in 1..=254 {

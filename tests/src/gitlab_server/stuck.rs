@@ -1,4 +1,6 @@
-//! Jobs whose runners have fallen silent, because their hosts may have died, and retries of failed jobs.
+//! Jobs whose runners have fallen silent, and retries of failed jobs.
+//!
+//! A runner falls silent when its host dies.
 //!
 //! In GitLab these are `Ci::StuckBuilds`, which gives a runner an hour, and `Ci::RetryJobService`.
 
@@ -33,7 +35,7 @@ impl Jobs {
             .min()
     }
 
-    /// Adds a failed job anew if its `retry:` asks for this, and if it has not been added anew before.
+    /// Adds a retry of a failed job, if `retry:` asks for it and the job has none.
     pub fn retry(&mut self, id: u64) {
         let Some(failed) = self.all.get(&id) else {
             return;
@@ -65,7 +67,7 @@ mod tests {
     const SILENCE: Duration = Duration::from_secs(10);
 
     /// Adds a job, which a runner takes, and returns its ID.
-    fn taken(jobs: &mut Jobs, job: Job) -> u64 {
+    fn add_taken(jobs: &mut Jobs, job: Job) -> u64 {
         let id = jobs.add(Arc::new(job));
         assert_eq!(jobs.next("host").unwrap()["id"], id);
         id
@@ -74,7 +76,7 @@ mod tests {
     #[test]
     fn job_fails_and_is_retried_when_its_runner_falls_silent() {
         let mut jobs = Jobs::default();
-        let first = taken(&mut jobs, Job::new("a").retry(1, &[STUCK]));
+        let first = add_taken(&mut jobs, Job::new("a").retry(1, &[STUCK]));
         let contact = jobs.all[&first].last_contact;
         assert_eq!(jobs.next_stuck(SILENCE), Some(contact + SILENCE));
         jobs.fail_stuck(SILENCE, contact + SILENCE - Duration::from_millis(1));
@@ -105,7 +107,7 @@ mod tests {
             ("success", "", 0),
             ("running", "", 0),
         ] {
-            let id = taken(
+            let id = add_taken(
                 &mut jobs,
                 Job::new("a").retry(2, &[STUCK, "runner_system_failure"]),
             );

@@ -1,9 +1,9 @@
 //! A server that answers one request per connection.
 //!
-//! It is written by hand, on the parser `httparse`, because the small synchronous library for servers does not suffice.
-//! tiny_http 0.12 takes a chunked body that ends too early for a complete one. It aborts the process on an absurd
-//! `Content-Length`, because it allocates what is left of the body (`EqualReader::drop`). It has no time limit for
-//! clients that fall silent.
+//! It is written by hand, on the parser `httparse`, because the small synchronous library for
+//! servers does not suffice. tiny_http 0.12 takes a chunked body that ends too early for a complete
+//! one. It aborts the process on an absurd `Content-Length`, because it allocates what is left of
+//! the body (`EqualReader::drop`). It has no time limit for clients that fall silent.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -30,7 +30,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server on `listener`, which sends what `answer` returns, and then calls `after_response`.
+    /// Starts a server on `listener`, which sends what `answer` returns.
+    ///
+    /// After each response it calls `after_response`.
     pub fn start(
         listener: TcpListener,
         answer: impl Fn(&Request) -> Response + Send + Sync + 'static,
@@ -45,7 +47,8 @@ impl Server {
                 let callbacks = Arc::clone(&callbacks);
                 thread::spawn(move || {
                     let (answer, after_response) = &*callbacks;
-                    // A client may end in the middle, because tests kill it. This is no error of the server.
+                    // A client may end in the middle, because tests kill it. This is no error of
+                    // the server.
                     let _ = serve(&stream, answer);
                     let _ = stream.shutdown(Shutdown::Both);
                     after_response();

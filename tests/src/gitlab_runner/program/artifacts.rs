@@ -1,4 +1,6 @@
-//! `artifacts-uploader` and `artifacts-downloader`, which the scripts of jobs call in the directory of the project.
+//! Commands `artifacts-uploader` and `artifacts-downloader`.
+//!
+//! The scripts of jobs call them in the directory of the project.
 
 use std::io::Cursor;
 use std::path::Path;

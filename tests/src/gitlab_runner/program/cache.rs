@@ -1,4 +1,6 @@
-//! `cache-archiver` and `cache-extractor`, which the scripts of jobs call in the directory of the project.
+//! Commands `cache-archiver` and `cache-extractor`.
+//!
+//! The scripts of jobs call them in the directory of the project.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

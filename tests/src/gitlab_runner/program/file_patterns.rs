@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::options::Options;
 
-/// Returns the files below the working directory that the options `--path`, `--untracked` and `--exclude` select.
+/// Returns the files that the options `--path`, `--untracked` and `--exclude` select.
 pub fn from_options(options: &Options) -> Result<BTreeSet<PathBuf>> {
     let root = Path::new(".");
     let mut files = find(root, &options.all("path"), options.is_given("untracked"))?;
@@ -19,7 +19,9 @@ pub fn from_options(options: &Options) -> Result<BTreeSet<PathBuf>> {
     Ok(files)
 }
 
-/// Returns the files and symbolic links below `root` that match one of `patterns`, or are in a directory that does.
+/// Returns the files and symbolic links below `root` that `patterns` select.
+///
+/// A pattern that matches a directory selects everything in it.
 ///
 /// `untracked` adds the files that git does not track.
 fn find(root: &Path, patterns: &[String], untracked: bool) -> Result<BTreeSet<PathBuf>> {
@@ -79,7 +81,9 @@ fn untracked_files(root: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// Returns whether a pattern matches a path, part by part. The part `**` matches any number of parts.
+/// Returns whether a pattern matches a path, part by part.
+///
+/// The part `**` matches any number of parts.
 fn matches(pattern: &[&str], path: &Path) -> bool {
     let parts: Vec<_> = path
         .iter()

@@ -1,11 +1,11 @@
 //! Stand-in for the program `gitlab-runner`, for hosts without the real one.
 //!
-//! It has the commands that jobs and tests need, with the options of the real program. `run-single` runs jobs as
-//! [`gitlab_runner`](crate::gitlab_runner) does.
+//! It has the commands that jobs and tests need, with the options of the real program. `run-single`
+//! runs jobs as [`gitlab_runner`](crate::gitlab_runner) does.
 //!
-//! It is modelled on GitLab Runner 19.4 (`commands/`, `network/`), and differs in these points. It accepts a server only
-//! by its numeric address and without TLS. It sends the log sooner. It does not mask anything in the log, so that a test
-//! sees a token that gets there.
+//! It is modelled on GitLab Runner 19.4 (`commands/`, `network/`), and differs in these points. It
+//! accepts a server only by its numeric address and without TLS. It sends the log sooner. It does
+//! not mask anything in the log, so that a test sees a token that gets there.
 //!
 //! | module | contents |
 //! | --- | --- |
@@ -34,7 +34,6 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 /// Runs the program.
-#[must_use]
 pub fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match run_command(&words) {

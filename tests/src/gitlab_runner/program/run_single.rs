@@ -1,4 +1,4 @@
-//! `run-single` (commands/single.go), which takes jobs from the server and runs them one after the other.
+//! Command `run-single` (commands/single.go), which runs jobs from the server one by one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -171,8 +171,8 @@ impl Ending {
     }
 }
 
-// After SIGQUIT the program takes no more jobs. SIGTERM and SIGINT also abort the running job, and a second one of these
-// signals ends the program at once.
+// After SIGQUIT the program takes no more jobs. SIGTERM and SIGINT also abort the running job, and
+// a second one of these signals ends the program at once.
 fn watch_signals(ending: &Arc<Ending>) -> Result<()> {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]
         .into_iter()

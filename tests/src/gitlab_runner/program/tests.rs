@@ -1,4 +1,6 @@
-//! Tests of the program together with the stand-in for GitLab. Drivers that are shell scripts run the jobs on this host.
+//! Tests of the program together with the stand-in for GitLab.
+//!
+//! Drivers that are shell scripts run the jobs on this host.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

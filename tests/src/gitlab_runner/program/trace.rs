@@ -71,7 +71,9 @@ impl Trace {
         self.changed.notify_all();
     }
 
-    /// Sends the log as it grows, until the end, and passes the server's requests to cancel the job to `remote`.
+    /// Sends the log as it grows, until its end.
+    ///
+    /// When the server answers that the job is cancelled, `remote` passes this on to the job.
     pub fn send(&self, remote: &Remote) -> Result<()> {
         while let Some((from, part)) = self.next_part() {
             let response = if part.is_empty() {
@@ -100,7 +102,7 @@ impl Trace {
         self.changed.notify_all();
     }
 
-    /// Returns the part that is to be sent next, after its offset, or `None` if the whole log has been sent.
+    /// Returns the next part and its offset, or `None` if the whole log has been sent.
     fn next_part(&self) -> Option<(usize, Vec<u8>)> {
         let is_waiting = |log: &mut Log| log.text.len() == log.sent && !log.is_over;
         let wait = self
@@ -158,7 +160,7 @@ impl Trace {
     }
 }
 
-/// Returns the state, the reason of failure and the exit code (common/network.go, `JobFailureReason`).
+/// Returns state, reason of failure and exit code (common/network.go, `JobFailureReason`).
 fn state_and_reason(outcome: &Outcome) -> (&'static str, &'static str, i32) {
     match outcome {
         Outcome::Success => ("success", "", 0),

@@ -1,4 +1,4 @@
-//! Zip archives of artifacts and caches, with modes and symbolic links, as GitLab Runner makes them.
+//! Zip archives of artifacts and caches, with modes and symbolic links.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};

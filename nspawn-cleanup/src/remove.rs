@@ -66,7 +66,7 @@ fn remove_services(job: &MachineName, options: &Options) -> Result<()> {
 }
 
 fn remove_selected(name: &MachineName, selection: Selection, options: &Options) -> Result<()> {
-    let paths = MachinePaths::new(name);
+    let paths = State::paths_of(name);
     let parts = list::existing_parts(&paths).join(", ");
     if parts.is_empty() || status::is_taken_over(&paths) {
         return Ok(());
@@ -127,7 +127,7 @@ fn keep_if_requested(name: &MachineName, paths: &MachinePaths, dry_run: bool) ->
     let Ok(state) = State::read(name) else {
         return Ok(false);
     };
-    let is_running = processes::is_running(paths);
+    let is_running = processes::is_running(&state.paths());
     if !state.keep.applies_to(retention::has_failed(paths))
         || !retention::is_inspectable(&state, is_running)
     {

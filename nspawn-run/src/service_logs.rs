@@ -6,7 +6,6 @@ use anyhow::Result;
 use nspawn_common::gitlab::log_section;
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::report;
@@ -24,7 +23,7 @@ pub fn tell_ended(job: &MachineName) -> Result<()> {
         else {
             continue;
         };
-        let paths = MachinePaths::new(&service.name);
+        let paths = service.paths();
         let line = format!(
             "the service {} has ended before the job; its log is below",
             role.requested_image
@@ -42,6 +41,6 @@ pub fn tell_ended(job: &MachineName) -> Result<()> {
 }
 
 fn has_ended(service: &State, role: &ServiceRole) -> bool {
-    let paths = MachinePaths::new(&service.name);
+    let paths = service.paths();
     !processes::is_running(&paths) || (!role.command.is_empty() && !paths.command_cgroup().exists())
 }

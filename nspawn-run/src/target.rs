@@ -47,7 +47,7 @@ impl Machine {
     /// Calls `body` with the machine `name`, which is started for that if it has no init.
     pub fn with<T>(name: &MachineName, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let state = State::read(name)?;
-        if Status::of(&MachinePaths::new(name)) == Status::Standby {
+        if Status::of(&MachinePaths::named(name)) == Status::Standby {
             bail!("machine {name} stands by, for an nspawn-prepare to take it");
         }
         if state.init != Init::None {
@@ -58,7 +58,7 @@ impl Machine {
             });
         }
         caller::check_writable()?;
-        let part = RunGuard::acquire(&MachinePaths::new(name))?;
+        let part = RunGuard::acquire(&MachinePaths::named(name))?;
         Self {
             state,
             part: Some(part),
@@ -82,7 +82,7 @@ impl Machine {
             .collect();
         signals::catch()?;
         prepare(&arguments, MAKE_LIMIT).or_else(|error| unmake(&name).and(Err(error)))?;
-        let part = RunGuard::acquire(&MachinePaths::new(&name))?;
+        let part = RunGuard::acquire(&MachinePaths::named(&name))?;
         Self {
             state: State::read(&name)?,
             part: Some(part),
@@ -108,7 +108,7 @@ impl Machine {
 
     fn start(&self) -> Result<()> {
         let print = |line: &str| report::print_diagnostic(PROGRAM, OsStr::new(line));
-        start::start(&MachinePaths::new(self.name()), print).map_err(as_host_error)
+        start::start(self.name(), print).map_err(as_host_error)
     }
 
     // Whoever is the last to leave ends it.
@@ -116,7 +116,7 @@ impl Machine {
         // A signal must not keep from that.
         signals::catch()?;
         signals::ignore();
-        let paths = MachinePaths::new(self.name());
+        let paths = MachinePaths::named(self.name());
         let is_last = || self.part.as_ref().is_some_and(RunGuard::is_last);
         if !is_last() {
             return Ok(());
@@ -124,7 +124,7 @@ impl Machine {
         match Lock::try_acquire_of_existing(&paths)? {
             // It may have been made anew by then.
             Some(lock) if is_last() && self.is_own => remove::remove_machine(self.name(), lock),
-            Some(_lock) if is_last() => stop::stop_machine(&paths),
+            Some(_lock) if is_last() => stop::stop_machine(self.name()),
             // Somebody else is removing it, or has removed it, or makes it anew.
             _ => Ok(()),
         }
@@ -142,7 +142,7 @@ fn as_host_error(error: Error) -> Error {
 // One whose nspawn-prepare was killed in its midst.
 fn unmake(name: &MachineName) -> Result<()> {
     signals::ignore();
-    remove::remove_machine(name, Lock::acquire(&MachinePaths::new(name))?)
+    remove::remove_machine(name, Lock::acquire(&MachinePaths::named(name))?)
 }
 
 // What it says on stderr is for whoever called this program, a failure in its words.

@@ -32,7 +32,7 @@ pub fn rows(suite: &mut Suite, fixture: &Fixture) {
     suite.row(
         "state, layers and roots of machines, by another user of the host",
         || {
-            let paths = MachinePaths::new(&MachineName::new(&fixture.attacker.name).unwrap());
+            let paths = MachinePaths::named(&MachineName::new(&fixture.attacker.name).unwrap());
             let supervisor = processes::supervisor(&paths).unwrap();
             let places = [
                 paths.state_dir(),

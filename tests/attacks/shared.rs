@@ -146,7 +146,7 @@ fn host_programs_stay_in_the_machine(fixture: &Fixture, script: &str) -> Control
 
 /// Returns the path of the agent's directory on the host. A machine would have to guess the number.
 fn agent_directory(machine: &Machine) -> String {
-    let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
+    let paths = MachinePaths::named(&MachineName::new(&machine.name).unwrap());
     format!(
         "/proc/{}/root{}",
         processes::supervisor(&paths).unwrap(),

@@ -15,7 +15,7 @@ fn links(machine: &Machine) -> Vec<String> {
 }
 
 fn paths(machine: &Machine) -> MachinePaths {
-    MachinePaths::new(&MachineName::new(&machine.name).unwrap())
+    MachinePaths::named(&MachineName::new(&machine.name).unwrap())
 }
 
 /// A network object of the host that exists for one test.

@@ -86,8 +86,11 @@ impl Drop for Pool {
 
 /// Returns the name that the machine had in its pool, if it comes from one.
 fn origin(machine: &Machine) -> Option<String> {
-    let link = fs::read_link(format!("/run/nspawn-ci/{}/origin", machine.name)).ok()?;
-    Some(link.to_str().unwrap().to_owned())
+    let state = fs::read(format!("/run/nspawn-ci/{}/state.json", machine.name)).ok()?;
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    let unit = state["unit"].as_str().unwrap();
+    let name = unit.strip_prefix("nspawn-")?.strip_suffix(".service")?;
+    (name != machine.name).then(|| name.to_owned())
 }
 
 fn wait_until_removed(name: &str) {

@@ -33,7 +33,7 @@ fn base(machine: &Machine) -> u32 {
 
 /// Returns a path to the machine's root, in the mount namespace of its supervisor.
 fn root(machine: &Machine) -> PathBuf {
-    let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
+    let paths = MachinePaths::named(&MachineName::new(&machine.name).unwrap());
     format!(
         "/proc/{}/root{}",
         processes::supervisor(&paths).unwrap(),

@@ -161,7 +161,7 @@ fn machine_with_hostile_agent(behaviour: &str) -> Machine {
         format!("systemctl stop nspawn-agent; exec {PROGRAM_IN_MACHINE} {OPTION} {behaviour}");
     machine.run(["systemd-run", "--quiet", "--no-block", "sh", "-c", &replace]);
     let name = nspawn_common::machine::name::MachineName::new(&machine.name).unwrap();
-    let paths = MachinePaths::new(&name);
+    let paths = MachinePaths::named(&name);
     // The directory is mounted in the mount namespace of the machine's unit only.
     let supervisor = nspawn_common::machine::processes::supervisor(&paths).unwrap();
     let ready_file = format!(

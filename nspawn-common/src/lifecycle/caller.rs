@@ -13,7 +13,7 @@ use nix::unistd::{AccessFlags, access};
 use crate::error;
 use crate::machine::paths::{LAYER_ROOT, STATE_ROOT};
 use crate::sys;
-use crate::systemd::transient_unit::unexpanded;
+use crate::systemd::transient_unit::TransientUnit;
 
 /// The capabilities without which no machine can be made or reached: name and number (capabilities(7)).
 const CAPABILITIES: [(&str, u32); 3] = [
@@ -182,19 +182,9 @@ pub fn on_host(command: Vec<OsString>) -> Vec<OsString> {
     if !has_own_mounts() {
         return command;
     }
-    let run = [
-        "systemd-run",
-        "--quiet",
-        "--collect",
-        "--wait",
-        "--pipe",
-        "--service-type=exec",
-        "--",
-    ];
-    run.into_iter()
-        .map(OsString::from)
-        .chain(command.iter().map(|word| unexpanded(word)))
-        .collect()
+    let unit = TransientUnit::new("exec");
+    unit.options(["--quiet", "--wait", "--pipe"])
+        .command(command)
 }
 
 /// Returns what the unit that this runs in takes from it, if anything, instead of the `error` that this has caused.

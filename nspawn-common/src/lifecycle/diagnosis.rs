@@ -27,7 +27,7 @@ const SYSTEMCTL_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// Queries the machine if it runs. `since` is when the start began.
 pub fn explain(state: &State, error: Error, since: Moment) -> Error {
-    let paths = MachinePaths::new(&state.name);
+    let paths = State::paths_of(&state.name);
     if let Some(cause) = start_error(&paths) {
         return did_not_start(state, &cause);
     }

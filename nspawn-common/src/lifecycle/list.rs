@@ -17,7 +17,7 @@ pub fn all() -> Result<Vec<MachineName>> {
     let mut names = names_of_directories(STATE_ROOT)?;
     names.extend(names_of_directories(LAYER_ROOT)?);
     names.extend(names_of_units()?);
-    names.retain(|name| !status::is_taken_over(&MachinePaths::new(name)));
+    names.retain(|name| !status::is_taken_over(&MachinePaths::named(name)));
     names.sort_unstable();
     names.dedup();
     Ok(names)

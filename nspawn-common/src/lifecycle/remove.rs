@@ -10,11 +10,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::command;
 use crate::command::btrfs;
+use crate::lifecycle::deferred_unmount::DeferredUnmount;
 use crate::lifecycle::lock::Lock;
 use crate::lifecycle::unmount;
-use crate::lifecycle::{deferred_unmount, ssh, stop};
+use crate::lifecycle::{ssh, stop};
 use crate::machine::name::MachineName;
 use crate::machine::paths::MachinePaths;
+use crate::machine::state::State;
 use crate::sys::fs::remove_file_if_present;
 use crate::sys::mountinfo;
 use crate::systemd::machined;
@@ -29,9 +31,8 @@ const DELETE_LIMIT: Duration = Duration::from_secs(3600);
 /// # Errors
 /// Fails if a process of the machine survives, or if a file can't be deleted. The next call finds what remains.
 pub fn remove_machine(name: &MachineName, lock: Lock) -> Result<()> {
-    let paths = MachinePaths::new(name);
-    remove_contents(&paths, &lock)?;
-    remove_state_directory(&paths)
+    remove_contents(name, &lock)?;
+    remove_state_directory(&MachinePaths::named(name))
 }
 
 /// Removes the state directory of a machine that consists of its lock only, which the caller holds.
@@ -46,7 +47,8 @@ pub fn remove_state_directory(paths: &MachinePaths) -> Result<()> {
 }
 
 /// Removes the machine like [`remove_machine`], but keeps its lock and the otherwise empty state directory.
-pub fn remove_contents(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
+pub fn remove_contents(name: &MachineName, _lock: &Lock) -> Result<()> {
+    let paths = &State::paths_of(name);
     let files = state_files(paths)?;
     // If a standby machine has no files left, the unit of that name belongs to the machine that took it over.
     let has_unit = !paths.name().is_for_standby() && !stop::existing_cgroups(paths).is_empty();
@@ -58,8 +60,8 @@ pub fn remove_contents(paths: &MachinePaths, _lock: &Lock) -> Result<()> {
     remove_file_if_present(&paths.kept_mark())?;
     remove_file_if_present(&paths.fingerprint_file())?;
     remove_file_if_present(&paths.standby_mark())?;
-    let _held = deferred_unmount::hold(paths);
-    stop::stop_machine(paths)?;
+    let _deferred = DeferredUnmount::begin(paths);
+    stop::stop_machine(name)?;
     ssh::unpublish(paths)?;
     unmount::detach(&paths.disk_mount())?;
     delete_trees(&[paths.snapshot(), paths.layer()])?;

@@ -79,7 +79,7 @@ pub fn is_inspectable(state: &State, is_running: bool) -> bool {
 
 // A machine that does not run is a layer over an image. Together they are shown, read-only.
 fn look_command(state: &State) -> OsString {
-    let paths = MachinePaths::new(&state.name);
+    let paths = state.paths();
     if state.layer == Layer::Snapshot {
         return look(&[&nspawn::assign("--directory", paths.snapshot().as_os_str())]);
     }

@@ -27,7 +27,7 @@ pub fn publish(paths: &MachinePaths) -> Result<()> {
     let Some(supervisor) = processes::supervisor(paths) else {
         return Ok(());
     };
-    for (exported, directory) in exports(&paths.origin())
+    for (exported, directory) in exports(paths.start_name())
         .into_iter()
         .zip(exports(paths.name()))
     {
@@ -61,7 +61,7 @@ pub fn publish(paths: &MachinePaths) -> Result<()> {
 /// # Errors
 /// A link or a directory can't be removed.
 pub fn unpublish(paths: &MachinePaths) -> Result<()> {
-    for directory in [paths.name(), &paths.origin()]
+    for directory in [paths.name(), paths.start_name()]
         .into_iter()
         .flat_map(exports)
     {

@@ -15,6 +15,7 @@ use crate::lifecycle::limits;
 use crate::lifecycle::lock::Lock;
 use crate::lifecycle::ssh;
 use crate::lifecycle::stop;
+use crate::machine::name::MachineName;
 use crate::machine::paths::MachinePaths;
 use crate::machine::processes;
 use crate::machine::state::State;
@@ -30,21 +31,22 @@ const AGENT_LIMIT: Duration = Duration::from_secs(20);
 /// Starts a machine with `--init=none` by the commands in its state, unless it already runs.
 ///
 /// Calls `print` with the output of each command that has any.
-pub fn start(paths: &MachinePaths, print: impl Fn(&str)) -> Result<()> {
+pub fn start(name: &MachineName, print: impl Fn(&str)) -> Result<()> {
     caller::check()?;
     // If the machine does not exist, reading its state reports that.
-    let lock = Lock::acquire_of_existing(paths)?;
-    let state = State::read(paths.name())?;
+    let lock = Lock::acquire_of_existing(&MachinePaths::named(name))?;
+    let state = State::read(name)?;
     let Some(_lock) = lock else {
-        bail!("machine {} is being made", paths.name())
+        bail!("machine {name} is being made")
     };
+    let paths = &state.paths();
     if processes::is_running(paths) && client::ping(paths, AGENT_LIMIT).is_ok() {
         return Ok(());
     }
-    stop::stop_machine(paths)?;
+    stop::stop_machine(name)?;
     diagnosis::remove_start_error(paths)?;
     let begin = Moment::now();
-    let Err(error) = retry(paths, || run_start_commands(paths, &state, &print)) else {
+    let Err(error) = retry(name, || run_start_commands(&state, &print)) else {
         return Ok(());
     };
     let error = if error::is_interrupted(&error) {
@@ -53,11 +55,11 @@ pub fn start(paths: &MachinePaths, print: impl Fn(&str)) -> Result<()> {
         diagnosis::explain(&state, error, begin)
     };
     signals::ignore();
-    stop::stop_machine(paths)?;
+    stop::stop_machine(name)?;
     Err(error)
 }
 
-fn run_start_commands(paths: &MachinePaths, state: &State, print: impl Fn(&str)) -> Result<()> {
+fn run_start_commands(state: &State, print: impl Fn(&str)) -> Result<()> {
     for command in &state.start {
         let output = command::run_checked(command, state.timeout)?;
         if !output.is_empty() {
@@ -65,27 +67,25 @@ fn run_start_commands(paths: &MachinePaths, state: &State, print: impl Fn(&str))
         }
         signals::check()?;
     }
-    confirm(paths, &state.properties).map(drop)
+    confirm(&state.name, &state.properties).map(drop)
 }
 
 /// Calls `start`, and calls it again if it fails because systemd-machined was restarted.
 ///
 /// An upgrade of systemd restarts systemd-machined. A systemd-nspawn that is registering its machine at that moment
 /// gives up before anything runs in the machine.
-pub fn retry<T>(paths: &MachinePaths, start: impl Fn() -> Result<T>) -> Result<T> {
+pub fn retry<T>(name: &MachineName, start: impl Fn() -> Result<T>) -> Result<T> {
+    let start_error = MachinePaths::named(name).start_error_file();
     for _ in 1..ATTEMPTS {
         let machined = machined::invocation();
         let error = match start() {
             Err(error) if machined::is_restarted(machined.as_deref()) => error,
             result => return result,
         };
-        if error::is_interrupted(&error)
-            || error.is::<TimedOut>()
-            || paths.start_error_file().exists()
-        {
+        if error::is_interrupted(&error) || error.is::<TimedOut>() || start_error.exists() {
             return Err(error);
         }
-        stop::stop_machine(paths)?;
+        stop::stop_machine(name)?;
     }
     start()
 }
@@ -93,10 +93,12 @@ pub fn retry<T>(paths: &MachinePaths, start: impl Fn() -> Result<T>) -> Result<T
 /// Checks that a started machine accepts commands, is registered, and has the limits in `properties`.
 ///
 /// Returns the default limits that the kernel does not enforce.
-pub fn confirm(paths: &MachinePaths, properties: &[OsString]) -> Result<Vec<&'static str>> {
+pub fn confirm(name: &MachineName, properties: &[OsString]) -> Result<Vec<&'static str>> {
+    // A machine that was taken over just now has another name than its unit.
+    let paths = &State::paths_of(name);
     client::wait_until_ready(paths, AGENT_LIMIT).context("it booted but takes no commands")?;
     // systemd-nspawn 262 continues when it can't register the machine.
-    if !paths.registration().exists() {
+    if !paths.registration_file().exists() {
         bail!("it is not registered with systemd-machined, so other tools can't find it");
     }
     ssh::publish(paths)?;

@@ -91,7 +91,7 @@ fn is_expected(paths: &MachinePaths) -> Result<bool> {
         Ok(state) => state,
         // Only the other version of these programs knows the machine's lifetime and owner.
         Err(error) if error.is::<OtherVersion>() => return Ok(true),
-        Err(_) => return is_active(paths),
+        Err(_) => return is_active(&State::paths_of(paths.name())),
     };
     if state.init == Init::None {
         return Ok(is_within_time(&state));
@@ -100,10 +100,10 @@ fn is_expected(paths: &MachinePaths) -> Result<bool> {
         return Ok(false);
     }
     // A standby machine's unit was started without RuntimeMaxSec=, so its lifetime is checked here.
-    if paths.origin_link().is_symlink() && !is_within_time(&state) {
+    if state.is_taken_over() && !is_within_time(&state) {
         return Ok(false);
     }
-    is_active(paths)
+    is_active(&state.paths())
 }
 
 /// Returns whether the job of a service is in use. Any other machine has no job to check.
@@ -111,7 +111,7 @@ fn job_is_in_use(state: &State) -> Result<bool> {
     let Some(service) = &state.service else {
         return Ok(true);
     };
-    let job = MachinePaths::new(&service.job);
+    let job = MachinePaths::named(&service.job);
     Ok(Lock::is_held(&job) || is_in_use(&job)?)
 }
 

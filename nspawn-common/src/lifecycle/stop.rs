@@ -8,8 +8,10 @@ use anyhow::{Result, bail};
 
 use crate::command;
 use crate::command::argv;
+use crate::machine::name::MachineName;
 use crate::machine::paths::{MachinePaths, PAYLOAD_CGROUP, SUPERVISOR_CGROUP};
 use crate::machine::processes;
+use crate::machine::state::State;
 use crate::sys::cgroup;
 use crate::text;
 
@@ -20,7 +22,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Fails if processes of the machine survive SIGKILL.
-pub fn stop_machine(paths: &MachinePaths) -> Result<()> {
+pub fn stop_machine(name: &MachineName) -> Result<()> {
+    let paths = &State::paths_of(name);
     let unit = paths.unit();
     let was_frozen = processes::is_frozen(paths);
     let killed = kill(&paths.cgroup());

@@ -33,7 +33,7 @@ pub fn allocate(paths: &MachinePaths, asked: PrivateUsers) -> Result<Option<u32>
         .and_then(|base| base.parse().ok());
     let asked = earlier.map_or(asked, PrivateUsers::Base);
     for name in list::all()? {
-        taken.extend(range_of(&MachinePaths::new(&name)).filter(|_| name != *paths.name()));
+        taken.extend(range_of(&MachinePaths::named(&name)).filter(|_| name != *paths.name()));
     }
     let base = choose(asked, &taken)?;
     let path = paths.uid_range_file();

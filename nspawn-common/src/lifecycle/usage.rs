@@ -5,7 +5,6 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crate::machine::name::MachineName;
-use crate::machine::paths::MachinePaths;
 use crate::machine::state::State;
 use crate::sys::cgroup;
 
@@ -13,7 +12,7 @@ use crate::sys::cgroup;
 /// does not count is left out (cgroup.rst: `memory.peak` is there since kernel 5.19).
 #[must_use]
 pub fn describe(name: &MachineName) -> String {
-    let paths = MachinePaths::new(name);
+    let paths = State::paths_of(name);
     let read = |file: &str| fs::read_to_string(paths.cgroup().join(file)).ok();
     let age = State::read(name).ok().and_then(|state| state.age());
     let cpu = read("cpu.stat")

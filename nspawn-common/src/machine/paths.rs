@@ -1,7 +1,6 @@
 //! Where a machine's things are on the host.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -55,17 +54,43 @@ pub fn name_of_unit(unit: &OsStr) -> Option<&OsStr> {
         .map(OsStr::from_bytes)
 }
 
-/// All paths and names that follow from a machine's name.
+/// Returns the name of the unit of a machine that is started under this name.
+#[must_use]
+pub fn unit_of(name: &MachineName) -> String {
+    format!("{UNIT_PREFIX}{name}{UNIT_SUFFIX}")
+}
+
+/// Files, units and cgroups of a machine.
+///
+/// A standby machine gets another name when it is taken over, but its units can't be renamed. So the units are named
+/// after the name that the machine was started under, which the machine's state records. Of an existing machine use
+/// [`crate::machine::state::State::paths`] or [`crate::machine::State::paths_of`].
 #[derive(Clone, Debug)]
 pub struct MachinePaths {
     name: MachineName,
+    started_as: MachineName,
 }
 
 impl MachinePaths {
-    /// The paths of the machine `name`.
+    /// Returns the paths of a machine that is started under its own name, or of which only files matter.
     #[must_use]
-    pub fn new(name: &MachineName) -> Self {
-        Self { name: name.clone() }
+    pub fn named(name: &MachineName) -> Self {
+        Self::started_as(name, name)
+    }
+
+    /// Returns the paths of the machine `name`, whose units are named after `started_as`.
+    #[must_use]
+    pub fn started_as(name: &MachineName, started_as: &MachineName) -> Self {
+        Self {
+            name: name.clone(),
+            started_as: started_as.clone(),
+        }
+    }
+
+    /// Returns the name that the machine was started under.
+    #[must_use]
+    pub fn start_name(&self) -> &MachineName {
+        &self.started_as
     }
 
     /// The machine's name.
@@ -111,21 +136,10 @@ impl MachinePaths {
         self.state_dir().join("specification")
     }
 
-    /// A link to the name that the machine was started under, where that was another: it stood by. Units can't be
-    /// renamed.
+    /// The properties that a standby machine is registered with: see [`crate::systemd::machined`].
     #[must_use]
-    pub fn origin_link(&self) -> PathBuf {
-        self.state_dir().join("origin")
-    }
-
-    /// Returns the name that the machine was started under. The link is read each time, since the machine may have been
-    /// taken over or removed meanwhile.
-    #[must_use]
-    pub fn origin(&self) -> MachineName {
-        let origin = fs::read_link(self.origin_link())
-            .ok()
-            .and_then(|origin| MachineName::new(origin).ok());
-        origin.unwrap_or_else(|| self.name.clone())
+    pub fn registration_record(&self) -> PathBuf {
+        self.state_dir().join("registration")
     }
 
     /// Why its unit could not start it.
@@ -234,7 +248,7 @@ impl MachinePaths {
     /// The unit that is the machine.
     #[must_use]
     pub fn unit(&self) -> String {
-        format!("{UNIT_PREFIX}{}{UNIT_SUFFIX}", self.origin())
+        unit_of(&self.started_as)
     }
 
     /// The unit's file, there as long as systemd knows the unit (org.freedesktop.systemd1(5), transient units).
@@ -246,13 +260,13 @@ impl MachinePaths {
     /// The unit that connects it, where it has a network of its own.
     #[must_use]
     pub fn network_unit(&self) -> String {
-        format!("{NETWORK_PREFIX}{}{UNIT_SUFFIX}", self.origin())
+        format!("{NETWORK_PREFIX}{}{UNIT_SUFFIX}", self.started_as)
     }
 
     /// The unit that runs what a machine is for, where it is a service of a job.
     #[must_use]
     pub fn command_unit(&self) -> String {
-        format!("{COMMAND_PREFIX}{}{UNIT_SUFFIX}", self.origin())
+        format!("{COMMAND_PREFIX}{}{UNIT_SUFFIX}", self.started_as)
     }
 
     /// The unit's cgroup.
@@ -273,9 +287,9 @@ impl MachinePaths {
         Path::new(SLICE_CGROUP).join(self.command_unit())
     }
 
-    /// systemd-machined's note of the machine, there as long as it is registered (see sd-login(3)).
+    /// The file of systemd-machined that exists as long as the machine is registered (sd-login(3)).
     #[must_use]
-    pub fn registration(&self) -> PathBuf {
+    pub fn registration_file(&self) -> PathBuf {
         Path::new("/run/systemd/machines").join(self.name.as_str())
     }
 }
@@ -286,7 +300,7 @@ mod tests {
 
     #[test]
     fn units_have_the_names_of_their_machines() {
-        let paths = MachinePaths::new(&MachineName::new("a.b").unwrap());
+        let paths = MachinePaths::named(&MachineName::new("a.b").unwrap());
         assert_eq!(name_of_unit(paths.unit().as_ref()).unwrap(), "a.b");
         assert_eq!(name_of_unit(paths.network_unit().as_ref()).unwrap(), "a.b");
         assert_eq!(name_of_unit(paths.command_unit().as_ref()).unwrap(), "a.b");

@@ -21,13 +21,14 @@ use crate::config::network::Network;
 use crate::config::private_users::PrivateUsers;
 use crate::config::retention::Retention;
 use crate::machine::name::MachineName;
+use crate::machine::paths;
 use crate::machine::paths::MachinePaths;
 use crate::sys::clock;
 use crate::sys::clock::Moment;
 use crate::sys::process::ProcessId;
 
 /// Version of the file's format.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 /// A state file is small; what is larger is not ours. Bytes.
 const MAX_SIZE: u64 = 4 << 20;
 
@@ -57,6 +58,8 @@ impl std::error::Error for OtherVersion {}
 pub struct State {
     /// The machine's name.
     pub name: MachineName,
+    /// Name that the machine was started under, after which its units are named.
+    pub started_as: MachineName,
     /// The image's name.
     pub image: String,
     /// Where the image was found.
@@ -128,13 +131,12 @@ impl State {
     /// The file's content.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let paths = MachinePaths::new(&self.name);
         json!({
             "version": VERSION,
             "name": self.name.as_str(),
             "image": self.image,
             "image_path": bytes_to_json(self.image_path.as_os_str()),
-            "unit": paths.unit(),
+            "unit": self.paths().unit(),
             "init": self.init.to_string(),
             "layer": self.layer.to_string(),
             "environment": list_to_json(&self.environment),
@@ -157,10 +159,38 @@ impl State {
         })
     }
 
+    /// Returns the machine's paths.
+    #[must_use]
+    pub fn paths(&self) -> MachinePaths {
+        MachinePaths::started_as(&self.name, &self.started_as)
+    }
+
+    /// Returns the paths of the machine `name`, of which anything or nothing may exist.
+    ///
+    /// The name of the unit is read from the state, also from one of another version. A machine without a readable state
+    /// has its own name's unit, if any.
+    #[must_use]
+    pub fn paths_of(name: &MachineName) -> MachinePaths {
+        let paths = MachinePaths::named(name);
+        let text = read_bounded(&paths.state_file()).unwrap_or_default();
+        let value: Value = serde_json::from_slice(&text).unwrap_or_default();
+        match started_as(&value) {
+            Some(started_as) => MachinePaths::started_as(name, &started_as),
+            None => paths,
+        }
+    }
+
+    /// Returns whether the machine was taken over from a standby pool.
+    #[must_use]
+    pub fn is_taken_over(&self) -> bool {
+        self.name != self.started_as
+    }
+
     /// Where the directories of its layer are.
     #[must_use]
     pub fn layer_root(&self) -> PathBuf {
-        MachinePaths::new(&self.name).layer_root(self.layer, self.layer_size.is_some())
+        self.paths()
+            .layer_root(self.layer, self.layer_size.is_some())
     }
 
     /// Returns how long the machine has been there, without the time that the host slept.
@@ -180,8 +210,7 @@ impl State {
     /// Returns the moment from which on the journal has entries of the machine.
     #[must_use]
     pub fn begin(&self) -> Moment {
-        let written = fs::metadata(MachinePaths::new(&self.name).state_file())
-            .and_then(|file| file.modified());
+        let written = fs::metadata(self.paths().state_file()).and_then(|file| file.modified());
         Moment::new(
             written.unwrap_or(UNIX_EPOCH),
             self.created.unwrap_or_default(),
@@ -193,7 +222,7 @@ impl State {
     /// # Errors
     /// No such machine; a file that is truncated, not ours, or of a later version.
     pub fn read(name: &MachineName) -> Result<Self> {
-        let path = MachinePaths::new(name).state_file();
+        let path = MachinePaths::named(name).state_file();
         let text = match read_bounded(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -215,7 +244,7 @@ impl State {
     /// `None` if its state has no such path.
     #[must_use]
     pub fn image_path_of(name: &MachineName) -> Option<PathBuf> {
-        Self::parse_image_path(&read_bounded(&MachinePaths::new(name).state_file()).ok()?)
+        Self::parse_image_path(&read_bounded(&MachinePaths::named(name).state_file()).ok()?)
     }
 
     // The field has the same name and form in every version of the format.
@@ -246,6 +275,7 @@ impl State {
             .iter();
         Ok(Self {
             name: name.clone(),
+            started_as: started_as(&value).context("no valid \"unit\"")?,
             image: text("image")?.to_owned(),
             image_path: field("image_path")?.into(),
             environment: list("environment")?,
@@ -288,15 +318,15 @@ impl State {
 impl ServiceRole {
     fn to_json(&self) -> Value {
         json!({
-            "of": self.job.as_str(),
+            "job": self.job.as_str(),
             "number": self.number,
-            "asked": self.requested_image,
+            "requested_image": self.requested_image,
             "aliases": self.aliases,
             "command": list_to_json(&self.command),
             "user": self.user,
             "directory": self.directory.as_ref().map(|directory| bytes_to_json(directory)),
             "port": self.port,
-            "patience_seconds": self.ready_timeout.as_secs(),
+            "ready_timeout_seconds": self.ready_timeout.as_secs(),
         })
     }
 
@@ -306,9 +336,12 @@ impl ServiceRole {
             .and_then(|number| u8::try_from(number).ok());
         let aliases = value["aliases"].as_array().into_iter().flatten();
         Ok(Self {
-            job: MachineName::new(value["of"].as_str().context("no valid \"of\"")?)?,
+            job: MachineName::new(value["job"].as_str().context("no valid \"job\"")?)?,
             number: number.context("no valid \"number\"")?,
-            requested_image: value["asked"].as_str().unwrap_or_default().to_owned(),
+            requested_image: value["requested_image"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
             aliases: aliases
                 .filter_map(|alias| alias.as_str().map(str::to_owned))
                 .collect(),
@@ -319,10 +352,15 @@ impl ServiceRole {
                 .as_u64()
                 .and_then(|port| u16::try_from(port).ok()),
             ready_timeout: Duration::from_secs(
-                value["patience_seconds"].as_u64().unwrap_or_default(),
+                value["ready_timeout_seconds"].as_u64().unwrap_or_default(),
             ),
         })
     }
+}
+
+fn started_as(state: &Value) -> Option<MachineName> {
+    let unit = state["unit"].as_str()?;
+    MachineName::new(paths::name_of_unit(unit.as_ref())?).ok()
 }
 
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -367,6 +405,7 @@ mod tests {
     fn sample() -> State {
         State {
             name: MachineName::new("m").unwrap(),
+            started_as: MachineName::new("standby-1").unwrap(),
             image: "bookworm".into(),
             image_path: "/var/lib/machines/bookworm".into(),
             environment: vec!["A=1".into(), OsStr::from_bytes(b"B=\xff").into()],
@@ -481,7 +520,7 @@ mod tests {
                 "{cut}"
             );
         }
-        let later = text.replace("\"version\":2", "\"version\":3");
+        let later = text.replace("\"version\":3", "\"version\":4");
         let error = State::parse(&sample().name, later.as_bytes()).unwrap_err();
         assert!(
             error.is::<OtherVersion>() && format!("{error:#}").starts_with("a newer version"),

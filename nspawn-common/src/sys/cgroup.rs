@@ -22,10 +22,11 @@ pub fn kill(cgroup: &Path) -> io::Result<()> {
     fs::write(cgroup.join("cgroup.kill"), "1")
 }
 
-/// Returns the ID of the first process in the cgroup itself.
-pub fn first_process(cgroup: &Path) -> Option<u32> {
-    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).ok()?;
-    processes.lines().next()?.parse().ok()
+/// Returns the IDs of the processes in the cgroup itself.
+pub fn processes(cgroup: &Path) -> Vec<u32> {
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let lines = processes.lines();
+    lines.filter_map(|line| line.parse().ok()).collect()
 }
 
 /// Returns whether process `pid` is in the cgroup or below it.
@@ -69,7 +70,7 @@ mod tests {
     fn missing_cgroup_is_empty() {
         let missing = Path::new("/sys/fs/cgroup/no/such/cgroup");
         assert!(!is_populated(missing) && !is_frozen(missing));
-        assert!(first_process(missing).is_none());
+        assert!(processes(missing).is_empty());
         assert!(!contains(missing, std::process::id()));
     }
 }

@@ -1,113 +1,161 @@
-//! The transient unit that is a machine.
+//! Command lines of systemd-run(1) for transient units.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 use crate::machine::name::MachineName;
-use crate::machine::paths::{MachinePaths, SLICE};
+use crate::machine::paths;
+use crate::machine::paths::SLICE;
 
-/// What the unit of every machine has, and why. Users override by `--property`, which comes later.
-const PROPERTIES: [&str; 10] = [
-    "KillMode=mixed",    // a stop asks the machine's PID 1, then kills all that is left
-    "Delegate=yes",      // the machine's systemd makes cgroups below the unit's
+/// Properties of every machine's unit. The user's `--property` options come later, and override these.
+const MACHINE_PROPERTIES: [&str; 10] = [
+    "KillMode=mixed", // a stop signals the machine's PID 1, then kills all other processes
+    "Delegate=yes",   // the machine's systemd makes cgroups below the unit's
     "PrivateMounts=yes", // the machine's root is mounted where the host can't see it
-    "DevicePolicy=closed", // null, zero, full, random, urandom, tty, ptmx, and these two:
+    "DevicePolicy=closed", // allows null, zero, full, random, urandom, tty and ptmx, and these two:
     "DeviceAllow=/dev/net/tun rwm", // as in systemd-nspawn@.service
     "DeviceAllow=char-pts rw", // the machine's console
-    "RestrictAddressFamilies=~AF_VSOCK", // of no namespace: it reaches what runs a host that is a virtual machine
-    "TimeoutStopSec=10s",                // a stop is asked for when nobody waits for an orderly end
-    "OOMPolicy=continue",                // a process killed for memory is the job's matter
-    "IgnoreSIGPIPE=no",                  // the machine's processes start as on any system
+    // AF_VSOCK has no namespaces. On a virtual machine it reaches the hypervisor.
+    "RestrictAddressFamilies=~AF_VSOCK",
+    "TimeoutStopSec=10s", // a stop is requested when no caller waits for an orderly end
+    "OOMPolicy=continue", // a process killed for lack of memory is the job's matter
+    "IgnoreSIGPIPE=no",   // the machine's processes start as on any system
 ];
 
-/// As systemd allows them to units with `RootImage=` (systemd.exec(5)); the last are partitions.
+/// Devices that systemd allows to units with `RootImage=` (systemd.exec(5)). The last are partitions.
 const LOOP_DEVICES: [&str; 3] = [
     "DeviceAllow=/dev/loop-control rw",
     "DeviceAllow=block-loop rw",
     "DeviceAllow=block-blkext r",
 ];
 
-/// A machine's unit.
+/// A transient service, as systemd-run(1) starts it. It vanishes when it ends, also if it fails.
 #[derive(Clone, Debug)]
-pub struct Unit<'a> {
-    /// The machine.
-    pub name: &'a MachineName,
-    /// The image's name, for the description.
-    pub image: &'a str,
-    /// How long the machine may take to boot.
-    pub timeout: Duration,
-    /// How long it may run; systemd ends it then, whoever has forgotten it.
-    pub lifetime: Option<Duration>,
-    /// Whether it mounts file systems in files.
-    pub has_disks: bool,
-    /// Whether the command returns when the unit is ready, or when it has begun.
-    pub is_waited_for: bool,
-    /// More properties (`systemd.exec(5)`, `systemd.resource-control(5)`), as `NAME=VALUE`.
-    pub properties: &'a [OsString],
+pub struct TransientUnit {
+    argv: Vec<OsString>,
 }
 
-impl Unit<'_> {
-    /// The command that starts `payload` as the unit's process and returns when it is ready.
+impl TransientUnit {
+    /// Returns a service of this type (`Type=` in systemd.service(5)).
     #[must_use]
-    pub fn start_command(&self, payload: &[OsString]) -> Vec<OsString> {
-        let mut argv: Vec<OsString> = ["systemd-run", "--collect", "--service-type=notify"]
-            .map(OsString::from)
-            .into();
-        if !self.is_waited_for {
-            argv.push("--no-block".into());
+    pub fn new(service_type: &str) -> Self {
+        let argv = ["systemd-run", "--collect"].map(OsString::from).to_vec();
+        Self { argv }.option(format!("--service-type={service_type}"))
+    }
+
+    /// Adds an option of systemd-run(1).
+    #[must_use]
+    pub fn option(mut self, option: impl Into<OsString>) -> Self {
+        self.argv.push(option.into());
+        self
+    }
+
+    /// Adds options of systemd-run(1).
+    #[must_use]
+    pub fn options<const N: usize>(mut self, options: [&str; N]) -> Self {
+        self.argv.extend(options.map(OsString::from));
+        self
+    }
+
+    /// Sets the unit's name.
+    #[must_use]
+    pub fn named(self, unit: &str) -> Self {
+        self.option(format!("--unit={unit}"))
+    }
+
+    /// Puts the unit in the slice of machines.
+    #[must_use]
+    pub fn in_slice_of_machines(self) -> Self {
+        self.option(format!("--slice={SLICE}"))
+    }
+
+    /// Sets the unit's description, which is one line.
+    #[must_use]
+    pub fn described(self, description: &str) -> Self {
+        self.option(format!("--description={}", description.escape_debug()))
+    }
+
+    /// Adds properties (systemd.exec(5), systemd.resource-control(5)), each as `NAME=VALUE`.
+    #[must_use]
+    pub fn properties(mut self, properties: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        for property in properties {
+            let mut option = OsString::from("--property=");
+            option.push(property);
+            self.argv.push(option);
         }
-        argv.push(format!("--unit={}", MachinePaths::new(self.name).unit()).into());
-        argv.push(format!("--slice={SLICE}").into());
-        argv.push(
-            format!(
-                "--description=CI machine {} of image {}",
-                self.name,
-                escaped(self.image)
-            )
-            .into(),
-        );
-        argv.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
-        if self.has_disks {
-            argv.extend(LOOP_DEVICES.map(|property| format!("--property={property}").into()));
-        }
-        argv.push(format!("--property=TimeoutStartSec={}s", self.timeout.as_secs()).into());
-        argv.extend(
-            self.lifetime
-                .map(|time| format!("--property=RuntimeMaxSec={}s", time.as_secs()).into()),
-        );
-        argv.extend(
-            self.properties
-                .iter()
-                .map(|property| join("--property=", property)),
-        );
-        argv.push("--".into());
-        argv.extend(payload.iter().map(|word| unexpanded(word)));
-        argv
+        self
+    }
+
+    /// Returns the command that starts the unit, whose process runs `payload`.
+    #[must_use]
+    pub fn command(
+        mut self,
+        payload: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Vec<OsString> {
+        self.argv.push("--".into());
+        let words = payload.into_iter();
+        self.argv.extend(words.map(|word| escaped(word.as_ref())));
+        self.argv
     }
 }
 
-fn join(option: &str, value: &OsString) -> OsString {
-    let mut joined = OsString::from(option);
-    joined.push(value);
-    joined
+/// Returns a word of a service's command so that systemd leaves it as it is.
+///
+/// systemd replaces `$NAME` in such a word. `$$` is one dollar in every version.
+fn escaped(word: &OsStr) -> OsString {
+    let mut bytes = Vec::with_capacity(word.len());
+    for byte in word.as_bytes() {
+        bytes.push(*byte);
+        if *byte == b'$' {
+            bytes.push(b'$');
+        }
+    }
+    OsString::from_vec(bytes)
 }
 
-/// A word of a service's command as it is: systemd replaces `$NAME` there, and `$$` is one dollar in every version.
-#[must_use]
-pub fn unexpanded(word: &OsStr) -> OsString {
-    let dollars = |byte: &u8| usize::from(*byte == b'$') + 1;
-    OsString::from_vec(
-        word.as_bytes()
-            .iter()
-            .flat_map(|byte| std::iter::repeat_n(*byte, dollars(byte)))
-            .collect(),
-    )
+/// The unit of a machine.
+#[derive(Clone, Debug)]
+pub struct MachineUnit<'a> {
+    /// The machine's name.
+    pub name: &'a MachineName,
+    /// The image's name, for the description.
+    pub image: &'a str,
+    /// Time limit for the boot.
+    pub timeout: Duration,
+    /// Time after which systemd stops the machine, even if every caller has forgotten it.
+    pub lifetime: Option<Duration>,
+    /// Whether the unit mounts file systems in files.
+    pub has_disks: bool,
+    /// Whether the command returns when the unit is ready, instead of when its start has begun.
+    pub is_waited_for: bool,
+    /// More properties, as `NAME=VALUE`.
+    pub properties: &'a [OsString],
 }
 
-// A description is one line; `%` and `$` mean something to systemd elsewhere, not here.
-fn escaped(text: &str) -> String {
-    text.escape_debug().to_string()
+impl MachineUnit<'_> {
+    /// Returns the command that starts the unit, whose process runs `payload`.
+    #[must_use]
+    pub fn start_command(&self, payload: &[OsString]) -> Vec<OsString> {
+        let mut unit = TransientUnit::new("notify");
+        if !self.is_waited_for {
+            unit = unit.option("--no-block");
+        }
+        let description = format!("CI machine {} of image {}", self.name, self.image);
+        unit = unit
+            .named(&paths::unit_of(self.name))
+            .in_slice_of_machines()
+            .described(&description)
+            .properties(MACHINE_PROPERTIES);
+        if self.has_disks {
+            unit = unit.properties(LOOP_DEVICES);
+        }
+        unit = unit.properties([format!("TimeoutStartSec={}s", self.timeout.as_secs())]);
+        if let Some(lifetime) = self.lifetime {
+            unit = unit.properties([format!("RuntimeMaxSec={}s", lifetime.as_secs())]);
+        }
+        unit.properties(self.properties).command(payload)
+    }
 }
 
 #[cfg(test)]
@@ -115,10 +163,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_properties_come_last_and_the_payload_after_all_options() {
+    fn user_properties_come_last_and_the_payload_after_all_options() {
         let name = MachineName::new("m").unwrap();
         let properties = [OsString::from("TasksMax=5")];
-        let unit = Unit {
+        let unit = MachineUnit {
             name: &name,
             image: "trixie",
             timeout: Duration::from_secs(90),
@@ -139,5 +187,11 @@ mod tests {
         assert!(place("--property=TimeoutStartSec=90s") < place("--"));
         assert!(place("--property=RuntimeMaxSec=7s") < place("--property=TasksMax=5"));
         assert_eq!(argv[argv.len() - 2..], ["/bin/true", "--x=$$HOME"]);
+    }
+
+    #[test]
+    fn descriptions_are_one_line() {
+        let argv = TransientUnit::new("exec").described("a\nb").command(["x"]);
+        assert_eq!(argv[3], "--description=a\\nb");
     }
 }

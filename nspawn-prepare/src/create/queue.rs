@@ -75,11 +75,14 @@ fn count_other_machines(this: &MachinePaths, changes: &Inotify) -> Result<usize>
         if name.is_for_standby() || is_service(&name) {
             continue;
         }
-        let paths = MachinePaths::new(&name);
+        let paths = MachinePaths::named(&name);
         if paths.state_dir() == this.state_dir() {
             continue;
         }
-        watch_machine(changes, &paths);
+        watch_state(changes, &paths);
+        // A takeover changes the unit of a name, so the unit is looked up after the watch has begun.
+        let paths = State::paths_of(&name);
+        watch_unit(changes, &paths);
         if takes_slot(&paths) {
             count += 1;
         }
@@ -92,13 +95,16 @@ fn is_service(name: &MachineName) -> bool {
 }
 
 // The state file is deleted with its machine, and the lock file is closed when its holder ends.
-fn watch_machine(changes: &Inotify, paths: &MachinePaths) {
-    let events = paths.cgroup().join("cgroup.events");
+fn watch_state(changes: &Inotify, paths: &MachinePaths) {
     watch(
         changes,
         &paths.state_dir(),
         AddWatchFlags::IN_DELETE | AddWatchFlags::IN_CLOSE_WRITE,
     );
+}
+
+fn watch_unit(changes: &Inotify, paths: &MachinePaths) {
+    let events = paths.cgroup().join("cgroup.events");
     watch(changes, &events, AddWatchFlags::IN_MODIFY);
 }
 

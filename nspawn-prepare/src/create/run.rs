@@ -15,6 +15,7 @@ use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::process::ProcessId;
 use nspawn_common::sys::signals;
 use nspawn_common::systemd::machined;
+use nspawn_common::systemd::machined::Registration;
 
 use crate::create::plan::Plan;
 use crate::create::queue;
@@ -95,7 +96,7 @@ impl Creation<'_> {
             lookup::check(&image.name, &image.path, &image.path, options.init)?;
         }
         preflight::check_units(paths)?;
-        if machined::is_foreign(paths) {
+        if machined::is_foreign(&State::paths_of(&self.spec.name)) {
             bail!(
                 "can't make machine {}: another program has registered a machine of that name; choose another --name",
                 self.spec.name
@@ -113,7 +114,7 @@ impl Creation<'_> {
         announce: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         spawn::remove(&self.spec.name)?;
-        remove::remove_contents(&self.spec.paths, lock)?;
+        remove::remove_contents(&self.spec.name, lock)?;
         let queue = self.wait_for_slot(queue)?;
         let services = Services::begin(&self.spec.job.services, self.spec.job.services_limit)?;
         takeover::take(self.spec, standby_lock)?;
@@ -128,6 +129,8 @@ impl Creation<'_> {
         if self.spec.pool.is_none() {
             self.print_warnings(&unenforced);
             self.refill_pools();
+        } else {
+            Registration::record(&self.spec.paths)?;
         }
         signals::check()?;
         if !self.spec.job.runner.is_none_or(ProcessId::is_alive) {
@@ -155,15 +158,15 @@ impl Creation<'_> {
         if is_new {
             self.run_steps(&self.plan.build)?;
         }
-        let MachineSpec { paths, options, .. } = self.spec;
-        start::retry(paths, || {
+        let options = &self.spec.options;
+        start::retry(&self.spec.name, || {
             if is_new {
                 self.run_steps(&self.plan.start)?;
             }
             if options.init == Init::None {
                 limits::check_controllers(&options.properties)
             } else {
-                start::confirm(paths, &options.properties)
+                start::confirm(&self.spec.name, &options.properties)
             }
         })
     }
@@ -249,7 +252,7 @@ impl Creation<'_> {
     fn stop_and_keep(&self, state: &State) -> Result<()> {
         let paths = &self.spec.paths;
         spawn::remove(&self.spec.name)?;
-        stop::stop_machine(paths)?;
+        stop::stop_machine(&self.spec.name)?;
         retention::record_failure(paths)?;
         retention::keep(paths, self.spec.options.keep_for)?;
         print_diagnostic(retention::describe(state, false));

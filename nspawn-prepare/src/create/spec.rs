@@ -80,7 +80,7 @@ impl MachineSpec {
     ) -> Result<Self> {
         let layer_size = options.layer_size.bytes(options.layer)?;
         Ok(Self {
-            paths: MachinePaths::new(&name),
+            paths: MachinePaths::named(&name),
             name,
             image,
             options,

@@ -13,7 +13,7 @@ use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::lifecycle::{caller, limits};
 use nspawn_common::machine::paths::{AGENT_IN_MACHINE, AGENT_MOUNT_IN_MACHINE, UNITS_IN_MACHINE};
 use nspawn_common::systemd::nspawn::{Bind, Nspawn, Payload};
-use nspawn_common::systemd::transient_unit::Unit;
+use nspawn_common::systemd::transient_unit::MachineUnit;
 
 use crate::create::spec::MachineSpec;
 use crate::internal::Internal;
@@ -101,7 +101,7 @@ fn unit(spec: &MachineSpec) -> Result<Vec<OsString>> {
     let options = &spec.options;
     let defaults = limits::DEFAULTS.iter().map(OsString::from);
     let properties: Vec<_> = defaults.chain(options.properties.iter().cloned()).collect();
-    let unit = Unit {
+    let unit = MachineUnit {
         name: &spec.name,
         image: &spec.image.name,
         timeout: options.timeout + START_MARGIN,

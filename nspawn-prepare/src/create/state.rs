@@ -39,5 +39,6 @@ pub fn new(spec: &MachineSpec) -> Result<State> {
         entrypoint: spec.job.entrypoint.clone(),
         cache: spec.job.cache.clone(),
         service: spec.service.clone(),
+        started_as: spec.name.clone(),
     })
 }

@@ -28,8 +28,8 @@ pub const BUILDS_IN_MACHINE: &str = "/builds";
 /// Prints errors that the job can tolerate on stdout, from where the parent process forwards them
 /// to the job's log.
 pub fn attach(machine: &MachineName, cache_size: u64) -> Result<()> {
-    let paths = MachinePaths::new(machine);
-    let state = State::read(paths.name())?;
+    let state = State::read(machine)?;
+    let paths = state.paths();
     let leader = machined::wait_for_leader(&paths, Duration::ZERO)?;
     for warning in connect::connect_services(&paths, leader)? {
         print_warning(&warning);

@@ -60,7 +60,7 @@ pub fn launch(machine: &MachineName, command: &[OsString]) -> Result<()> {
         bail!("can't launch machine {machine}: there is no command");
     };
     refuse_host_mounts()?;
-    let paths = MachinePaths::new(machine);
+    let paths = MachinePaths::named(machine);
     let Err(error) = become_machine(&paths, program, options);
     diagnosis::record_start_error(&paths, &error);
     Err(error)

@@ -18,9 +18,10 @@ use nspawn_common::command;
 use nspawn_common::command::argv;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::namespaces;
-use nspawn_common::machine::paths::{MachinePaths, SLICE};
+use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::namespace;
 use nspawn_common::systemd::machined;
+use nspawn_common::systemd::transient_unit::TransientUnit;
 
 use crate::internal::Internal;
 use crate::network::destination::Destination;
@@ -77,17 +78,16 @@ pub fn command(
     timeout: Duration,
     allowed: &[Destination],
 ) -> Result<Vec<OsString>> {
-    let paths = MachinePaths::new(name);
-    let mut command = argv(["systemd-run", "--collect", "--service-type=forking"]);
-    command.push(format!("--unit={}", paths.network_unit()).into());
-    command.push(format!("--slice={SLICE}").into());
-    command.push(format!("--description=Network of CI machine {name}").into());
-    command.push(format!("--property=BindsTo={}", paths.unit()).into());
-    command.extend(PROPERTIES.map(|property| format!("--property={property}").into()));
-    command.push(format!("--property=TimeoutStartSec={}s", timeout.as_secs()).into());
-    for network in exempt_networks(allowed) {
-        command.push(format!("--property=IPAddressAllow={network}").into());
-    }
+    let paths = MachinePaths::named(name);
+    let exempt = exempt_networks(allowed).into_iter();
+    let unit = TransientUnit::new("forking")
+        .named(&paths.network_unit())
+        .in_slice_of_machines()
+        .described(&format!("Network of CI machine {name}"))
+        .properties([format!("BindsTo={}", paths.unit())])
+        .properties(PROPERTIES)
+        .properties([format!("TimeoutStartSec={}s", timeout.as_secs())])
+        .properties(exempt.map(|network| format!("IPAddressAllow={network}")));
     let form = Internal::Network {
         machine: name.clone(),
         allowed: allowed
@@ -95,9 +95,7 @@ pub fn command(
             .map(|destination| destination.to_string().into())
             .collect(),
     };
-    command.push("--".into());
-    command.extend(form.argv()?);
-    Ok(command)
+    Ok(unit.command(form.argv()?))
 }
 
 /// Returns the networks to which the unit's `IPAddressDeny=` must not apply.
@@ -125,7 +123,7 @@ pub fn resolv_conf() -> Result<String> {
 pub fn connect(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     let resolvers = Resolvers::read()?;
     egress::restrict(&open_destinations(allowed, &resolvers)?)?;
-    let paths = MachinePaths::new(machine);
+    let paths = MachinePaths::named(machine);
     let leader = machined::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
     let [network, users] = namespaces::open(&paths, leader, ["ns/net", "ns/user"])?;
     let uplink = Uplink::look()?;

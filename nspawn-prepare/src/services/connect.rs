@@ -25,7 +25,7 @@ pub fn connect_services(job: &MachinePaths, leader: u32) -> Result<Vec<Error>> {
     let states = list::services_of(job.name())?;
     let services: Vec<_> = states
         .iter()
-        .filter_map(|state| Some((MachinePaths::new(&state.name), state.service.as_ref()?)))
+        .filter_map(|state| Some((state.paths(), state.service.as_ref()?)))
         .collect();
     if services.is_empty() {
         return Ok(Vec::new());

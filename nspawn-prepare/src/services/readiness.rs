@@ -10,14 +10,15 @@ use nspawn_common::config::init::Init;
 use nspawn_common::gitlab::log_section;
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::{MachinePaths, SLICE};
+use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::signals;
 use nspawn_common::systemd::journal;
+use nspawn_common::systemd::machined;
 use nspawn_common::systemd::nspawn::assign;
-use nspawn_common::systemd::{machined, transient_unit};
+use nspawn_common::systemd::transient_unit::TransientUnit;
 
 use crate::preflight;
 use crate::preflight::LOOK_LIMIT;
@@ -65,7 +66,7 @@ struct Begin {
 
 /// Starts the command of a service. An error is written to the job's log.
 fn start_command(state: &State, role: &ServiceRole) -> Result<()> {
-    let started = unit_command(&MachinePaths::new(&state.name), role)
+    let started = unit_command(&state.paths(), role)
         .and_then(|command| command::run_checked(&command, LOOK_LIMIT));
     if let Err(error) = started {
         signals::check()?;
@@ -81,21 +82,12 @@ fn start_command(state: &State, role: &ServiceRole) -> Result<()> {
 ///
 /// The unit's output is in the host's journal.
 fn unit_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString>> {
-    let mut argv = command::argv(["systemd-run", "--collect", "--service-type=exec"]);
-    argv.push(format!("--unit={}", paths.command_unit()).into());
-    argv.push(format!("--slice={SLICE}").into());
-    argv.push(
-        format!(
-            "--description=Service command of CI machine {}",
-            paths.name()
-        )
-        .into(),
-    );
-    argv.push(format!("--property=BindsTo={}", paths.unit()).into());
-    argv.push("--".into());
-    let run = run_command(paths, role)?;
-    argv.extend(run.iter().map(|word| transient_unit::unexpanded(word)));
-    Ok(argv)
+    let unit = TransientUnit::new("exec")
+        .named(&paths.command_unit())
+        .in_slice_of_machines()
+        .described(&format!("Service command of CI machine {}", paths.name()))
+        .properties([format!("BindsTo={}", paths.unit())]);
+    Ok(unit.command(run_command(paths, role)?))
 }
 
 /// Returns the nspawn-run command that runs the service's command in its machine.
@@ -133,15 +125,14 @@ fn wait_and_report(state: &State, role: &ServiceRole, begin: &Begin) -> Result<(
     };
     print_diagnostic(format!("the service {image} {cause}; its log is below"));
     // A log that can't be read is left empty.
-    let log =
-        journal::last_words(&MachinePaths::new(&state.name), begin.moment).unwrap_or_default();
+    let log = journal::last_words(&state.paths(), begin.moment).unwrap_or_default();
     log_section::print(state.name.as_str(), &format!("Log of {image}"), &log);
     Ok(())
 }
 
 /// Waits until the service listens where others reach it. Returns why it does not, for a message.
 fn wait(state: &State, role: &ServiceRole, deadline: Instant) -> Result<Option<String>> {
-    let paths = MachinePaths::new(&state.name);
+    let paths = state.paths();
     let machine_ended = || Ok(Some("has no machine any more".to_owned()));
     let Ok(leader) = machined::wait_for_leader(&paths, Duration::ZERO) else {
         return machine_ended();

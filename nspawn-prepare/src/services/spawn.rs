@@ -78,7 +78,7 @@ fn finish_one(image: &str, process: Running, limit: Duration) -> Result<()> {
 /// Removes the machines of all services of the job whose machine is `job`.
 pub fn remove(job: &MachineName) -> Result<()> {
     for service in list::services_of(job)? {
-        let lock = Lock::acquire(&MachinePaths::new(&service.name))?;
+        let lock = Lock::acquire(&MachinePaths::named(&service.name))?;
         remove::remove_machine(&service.name, lock)?;
     }
     Ok(())

@@ -96,7 +96,7 @@ pub fn compute(spec: &MachineSpec) -> Result<Vec<u8>> {
 fn nominal(spec: &MachineSpec) -> Result<MachineSpec> {
     let name = MachineName::for_standby("nominal")?;
     Ok(MachineSpec {
-        paths: MachinePaths::new(&name),
+        paths: MachinePaths::named(&name),
         name,
         options: MachineOptions {
             timeout: Duration::from_secs(1),

@@ -17,6 +17,7 @@ use nspawn_common::machine::processes;
 use nspawn_common::sys::environment;
 use nspawn_common::sys::fs::remove_file_if_present;
 use nspawn_common::systemd::nspawn;
+use nspawn_common::systemd::transient_unit::TransientUnit;
 use serde_json::{Value, json};
 
 use crate::create::step::Step;
@@ -137,21 +138,15 @@ impl Pool {
 
     fn refill_command(&self) -> Result<Vec<OsString>> {
         // The delay keeps the refill from slowing down the machine that was just taken over.
-        let words = [
-            "systemd-run",
-            "--quiet",
-            "--collect",
-            "--on-active=1s",
-            "--timer-property=AccuracySec=100ms",
-            "--description=Refill of a standby pool of CI machines",
-            "--",
-        ];
+        let timer = ["--on-active=1s", "--timer-property=AccuracySec=100ms"];
+        let unit = TransientUnit::new("exec")
+            .options(["--quiet"])
+            .options(timer)
+            .described("Refill of a standby pool of CI machines");
         let refill = Internal::Refill {
             pool: self.id.clone().into(),
         };
-        let mut command = Vec::from(words.map(OsString::from));
-        command.extend(refill.argv()?);
-        Ok(command)
+        Ok(unit.command(refill.argv()?))
     }
 }
 
@@ -203,7 +198,7 @@ pub fn remove(paths: &MachinePaths) -> Result<()> {
 pub fn machines() -> Result<Vec<MachinePaths>> {
     let names = list::all()?;
     let names = names.iter().filter(|name| name.is_for_standby());
-    Ok(names.map(MachinePaths::new).collect())
+    Ok(names.map(MachinePaths::named).collect())
 }
 
 /// Returns whether this host has any pools.

@@ -1,7 +1,6 @@
 //! Takeover: makes a standby machine the machine that was asked for, with its name.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
@@ -74,7 +73,7 @@ fn take_machine(
         return Ok(false);
     };
     *lock = Some(standby_lock);
-    if let Err(error) = hand_over(from, spec, state.layer_size, &registration) {
+    if let Err(error) = hand_over(from, spec, state, &registration) {
         remove_after_failed_takeover(from, lock);
         return Err(error);
     }
@@ -90,7 +89,7 @@ fn detach(from: &MachinePaths) -> Result<(State, Registration)> {
 // Removes a machine whose takeover failed before the state directories were exchanged. After that, the machine has the
 // name that was asked for, and the caller removes it.
 fn remove_after_failed_takeover(from: &MachinePaths, lock: &mut Option<Lock>) {
-    if !from.origin_link().is_symlink() {
+    if !from.state_file().exists() {
         return;
     }
     if let Some(lock) = lock.take() {
@@ -104,12 +103,11 @@ fn remove_after_failed_takeover(from: &MachinePaths, lock: &mut Option<Lock>) {
 fn hand_over(
     from: &MachinePaths,
     spec: &MachineSpec,
-    layer_size: Option<u64>,
+    standby: State,
     registration: &Registration,
 ) -> Result<()> {
     let to = &spec.paths;
     let failure = || format!("can't take over machine {}", from.name());
-    symlink(from.name().as_str(), from.origin_link()).with_context(failure)?;
     fs::remove_file(from.fingerprint_file()).with_context(failure)?;
     fs::remove_file(from.standby_mark()).with_context(failure)?;
     if from.layer().exists() {
@@ -119,10 +117,12 @@ fn hand_over(
     // The state directory of the standby machine now has only the lock that was made under the new name.
     remove::remove_state_directory(from)?;
     let state = State {
-        layer_size,
+        layer_size: standby.layer_size,
+        started_as: standby.started_as,
         ..state::new(spec)?
     };
     Step::file(to.state_file(), state.to_json().to_string().into_bytes()).run()?;
+    let to = &state.paths();
     set_host_name(to, registration.leader).with_context(failure)?;
     registration.register(to)?;
     ssh::publish(to)

@@ -18,6 +18,7 @@ use nspawn_common::exit_code::Exit;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
+use nspawn_common::machine::state::State;
 use nspawn_common::report;
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::signals;
@@ -64,7 +65,7 @@ pub enum Stdin {
 /// Runs a command to its end. A signal that ends this program ends the command first: SIGTERM, and
 /// SIGKILL after `grace`.
 pub fn run(name: &MachineName, request: &Request, stdin: Stdin, grace: Duration) -> Result<Ended> {
-    let paths = MachinePaths::new(name);
+    let paths = State::paths_of(name);
     let agent = client::connect(&paths, START_LIMIT)
         .with_context(|| format!("machine {name} does not take commands"))?;
     // Before any byte is moved and before there are threads, so that no signal is missed.
@@ -172,7 +173,7 @@ struct Call {
 impl Call {
     fn new(name: &MachineName, agent: UnixStream, grace: Duration) -> Result<Self> {
         Ok(Self {
-            paths: MachinePaths::new(name),
+            paths: State::paths_of(name),
             started: Moment::now(),
             agent,
             said: Vec::new(),

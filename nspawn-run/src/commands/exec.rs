@@ -17,7 +17,6 @@ use nspawn_common::gitlab;
 use nspawn_common::gitlab::{ExitCodes, Job};
 use nspawn_common::lifecycle::{caller, retention, usage};
 use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
@@ -131,7 +130,7 @@ fn run_stage(options: &Options) -> Result<u8> {
 
 // Tells the job's log, since nobody reads what the cleanup stage says.
 fn keep_for_a_look(name: &MachineName) -> Result<()> {
-    let paths = MachinePaths::new(name);
+    let paths = State::paths_of(name);
     let Some(state) = State::read(name)
         .ok()
         .filter(|state| state.keep.applies_to(true))

@@ -90,7 +90,7 @@ fn invalid_state_files_are_refused() {
     fs::create_dir_all(&dir).unwrap();
     for (text, words) in [
         ("", "not a whole JSON document"),
-        ("{\"version\":2,\"name\"", "not a whole JSON document"),
+        ("{\"version\":3,\"name\"", "not a whole JSON document"),
         ("no JSON", "not a whole JSON document"),
         ("[]", "it has no version"),
         (
@@ -98,10 +98,10 @@ fn invalid_state_files_are_refused() {
             "a newer version of these programs made it (format 99",
         ),
         (
-            "{\"version\":1}",
-            "an older version of these programs made it (format 1",
+            "{\"version\":2}",
+            "an older version of these programs made it (format 2",
         ),
-        ("{\"version\":2}", "no valid \"start\""),
+        ("{\"version\":3}", "no valid \"start\""),
     ] {
         fs::write(format!("{dir}/state.json"), text).unwrap();
         call("nspawn-run", [&*name, "true"]).expect_error(125, words);

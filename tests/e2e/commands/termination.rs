@@ -53,7 +53,7 @@ fn command_ends_when_its_client_disconnects_before_the_start() {
             terminal: None,
             kill_remaining: false,
         };
-        let paths = MachinePaths::new(&MachineName::new(&machine.name).unwrap());
+        let paths = MachinePaths::named(&MachineName::new(&machine.name).unwrap());
         let mut agent = client::connect(&paths, Duration::from_secs(10)).unwrap();
         let streams = [(); 3].map(|()| OwnedFd::from(File::open("/dev/null").unwrap()));
         client::send_request(&mut agent, &request, streams).unwrap();

@@ -47,7 +47,7 @@ fn machine_of_another_version_is_not_stale() {
     let machine = Machine::with(&["--init=none"]);
     let state = format!("/run/nspawn-ci/{}/state.json", machine.name);
     let text = fs::read_to_string(&state).unwrap();
-    fs::write(&state, text.replace("\"version\":2", "\"version\":3")).unwrap();
+    fs::write(&state, text.replace("\"version\":3", "\"version\":4")).unwrap();
     call("nspawn-cleanup", ["--stale"]).expect(0);
     machine
         .run(["true"])

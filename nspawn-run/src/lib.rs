@@ -1,14 +1,13 @@
-//! The second stage: runs a command in a machine, and ends as the command ended.
+//! The run stage: runs a command in a machine, and ends with its exit status.
 //!
-//! | module | on which side |
+//! | module | contents |
 //! | --- | --- |
-//! | [`options`], [`run`] | the host: what is asked for, and the verb |
-//! | [`machine`] | the host: the machine there is, or one for this command |
-//! | [`call`] | the host: one call of the agent |
-//! | [`death`], [`memory`], [`tasks`] | the host: why the agent went away; whether the OOM killer was at work; which limit leaves no process |
-//! | [`services`] | the host: services of a job that have ended before it |
-//! | [`streams`], [`terminal`] | the host: stdin, stdout, stderr |
-//! | [`agent`] | the machine: the same program in its hidden form |
+//! | [`cli`] | the command line |
+//! | [`commands`] | a command of the caller, or a stage of a GitLab job |
+//! | [`target`] | the machine for a command: an existing one, or a new one |
+//! | [`client`] | the host's side of a command: its session with the agent, and its streams |
+//! | [`service_logs`] | logs of services that ended before their job |
+//! | [`agent`] | the machine's side of a command: the same program in an internal form |
 
 #![deny(unsafe_code)]
 
@@ -27,29 +26,25 @@ use nspawn_common::exit_code::Exit;
 use nspawn_common::report;
 use nspawn_common::sys::signals;
 
-/// The program's name in messages.
-const PROGRAM: &str = "nspawn-run";
+use agent::IdlePolicy;
+use cli::PROGRAM;
 
-/// The command line's definition, for what is generated from it.
-#[must_use]
+/// Returns the definition of the command line, for generated documentation.
 pub fn command() -> clap::Command {
     sources::with_variables_in_help(&cli::command(true))
 }
 
-/// The program: the command's own status, or one line on stderr and 125.
-#[must_use]
+/// Runs the program and returns the exit status of the command, or 125 after one line on stderr.
 pub fn main() -> ExitCode {
     signals::reset_child_signal();
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let done = match argv.first() {
-        Some(first) if first == agent::OPTION => agent::main(false).map(|()| Exit::Success.code()),
-        Some(first) if first == agent::ONCE_OPTION => {
-            agent::main(true).map(|()| Exit::Success.code())
-        }
-        Some(first) if first == agent::STOP_OPTION => agent::stop().map(|()| Exit::Success.code()),
-        _ => commands::exec::main(&argv),
+    let result = match argv.first().and_then(|word| word.to_str()) {
+        Some(agent::OPTION) => agent::main(IdlePolicy::Stay).map(|()| Exit::Success.code()),
+        Some(agent::ONCE_OPTION) => agent::main(IdlePolicy::Exit).map(|()| Exit::Success.code()),
+        Some(agent::STOP_OPTION) => agent::stop().map(|()| Exit::Success.code()),
+        _ => commands::main(&argv),
     };
-    match done {
+    match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => report::fail(PROGRAM, &error, Exit::RunFailure),
     }

@@ -1,8 +1,8 @@
-//! `nspawn-run`: a command in a machine, as if it ran here.
+//! `nspawn-run` runs a command in a machine as if it ran on the host.
 
 #[cfg(not(target_feature = "crt-static"))]
 compile_error!(
-    "the agent must be static, to run in any image: build from within the repository and without RUSTFLAGS"
+    "can't build a dynamic agent, because it must run in any image; build within the repository and without RUSTFLAGS"
 );
 
 fn main() -> std::process::ExitCode {

@@ -1,4 +1,4 @@
-//! The services of a job that have ended before it.
+//! Logs of services that ended before their job.
 
 use std::ffi::OsStr;
 
@@ -11,36 +11,37 @@ use nspawn_common::machine::state::{ServiceRole, State};
 use nspawn_common::report;
 use nspawn_common::systemd::journal;
 
-use crate::PROGRAM;
+use crate::cli::PROGRAM;
 
-/// Tells the log of the job that has the machine `job`.
-pub fn tell_ended(job: &MachineName) -> Result<()> {
-    for service in list::services_of(job)? {
-        let Some(role) = service
-            .service
-            .as_ref()
-            .filter(|role| has_ended(&service, role))
-        else {
+/// Prints the logs of the ended services of the job with the machine `job`.
+pub fn print_ended(job: &MachineName) -> Result<()> {
+    for state in list::services_of(job)? {
+        let Some(role) = &state.service else {
             continue;
         };
-        let paths = service.paths();
-        let line = format!(
-            "the service {} has ended before the job; its log is below",
-            role.requested_image
-        );
-        report::print_diagnostic(PROGRAM, OsStr::new(&line));
-        // A log that can't be read is left empty.
-        let log = journal::last_words(&paths, service.begin()).unwrap_or_default();
-        log_section::print(
-            &format!("{}-ended", service.name),
-            &format!("Log of {}", role.requested_image),
-            &log,
-        );
+        if has_ended(&state, role) {
+            print_log(&state, role);
+        }
     }
     Ok(())
 }
 
-fn has_ended(service: &State, role: &ServiceRole) -> bool {
-    let paths = service.paths();
+fn print_log(state: &State, role: &ServiceRole) {
+    let image = &role.requested_image;
+    let line = format!("the service {image} has ended before the job; its log is below");
+    report::print_diagnostic(PROGRAM, OsStr::new(&line));
+    // The section of a log that can't be read is empty.
+    let paths = state.paths();
+    let log = journal::last_words(&paths, state.begin()).unwrap_or_default();
+    log_section::print(
+        &format!("{}-ended", state.name),
+        &format!("Log of {image}"),
+        &log,
+    );
+}
+
+// The machine of a service may run on after the service's command has ended.
+fn has_ended(state: &State, role: &ServiceRole) -> bool {
+    let paths = state.paths();
     !processes::is_running(&paths) || (!role.command.is_empty() && !paths.command_cgroup().exists())
 }

@@ -1,5 +1,7 @@
-//! The machine of a command: one that is there, started if it runs for its commands only; or one for this command
-//! alone.
+//! The machine for a command: an existing machine, or a new one that exists for this command only.
+//!
+//! A machine without an init runs only while it has commands. The first command starts it, and the
+//! last command stops it.
 
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
@@ -19,15 +21,15 @@ use nspawn_common::machine::state::State;
 use nspawn_common::sys::signals;
 use nspawn_common::{command, report};
 
-use crate::PROGRAM;
+use crate::cli::PROGRAM;
 
-/// How long making a machine may take that has no layer and is not started.
-const MAKE_LIMIT: Duration = Duration::from_secs(600);
+/// Time limit for the creation of a machine that has no layer and is not started.
+const CREATE_LIMIT: Duration = Duration::from_secs(600);
 
-/// The program that makes machines.
+/// Program that creates machines.
 const PREPARE: &str = "nspawn-prepare";
-/// What a machine for one command is, whatever argument files say.
-const EPHEMERAL: [&str; 5] = [
+/// Options for a machine that exists for one command. They override those of argument files.
+const TEMPORARY_OPTIONS: [&str; 5] = [
     "--init=none",
     "--layer=none",
     "--keep=never",
@@ -35,75 +37,75 @@ const EPHEMERAL: [&str; 5] = [
     "--json=no",
 ];
 
-/// A machine that a command can be run in.
+/// Machine that can run a command.
 pub struct Machine {
     pub state: State,
-    /// This program's part in the use of one without an init.
-    part: Option<RunGuard>,
-    is_own: bool,
+    /// Shared lock that each command in a machine without an init holds.
+    guard: Option<RunGuard>,
+    /// Whether the machine exists for this command only.
+    is_temporary: bool,
 }
 
 impl Machine {
-    /// Calls `body` with the machine `name`, which is started for that if it has no init.
-    pub fn with<T>(name: &MachineName, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+    /// Calls `body` with the machine `name`. A machine without an init is started for that.
+    pub fn with_existing<T>(
+        name: &MachineName,
+        body: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<T> {
         let state = State::read(name)?;
-        if Status::of(&MachinePaths::named(name)) == Status::Standby {
-            bail!("machine {name} stands by, for an nspawn-prepare to take it");
+        let paths = MachinePaths::named(name);
+        if Status::of(&paths) == Status::Standby {
+            bail!(
+                "can't run a command in machine {name}: it is on standby until nspawn-prepare takes it over"
+            );
         }
         if state.init != Init::None {
             return body(&Self {
                 state,
-                part: None,
-                is_own: false,
+                guard: None,
+                is_temporary: false,
             });
         }
         caller::check_writable()?;
-        let part = RunGuard::acquire(&MachinePaths::named(name))?;
-        Self {
+        let guard = RunGuard::acquire(&paths)?;
+        let machine = Self {
             state,
-            part: Some(part),
-            is_own: false,
-        }
-        .start_for(body)
+            guard: Some(guard),
+            is_temporary: false,
+        };
+        machine.start_for(body)
     }
 
-    /// Calls `body` with a machine of `image` that keeps nothing, and is removed after that.
-    pub fn with_own<T>(image: &str, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+    /// Calls `body` with a new read-only machine of `image`, and removes the machine afterwards.
+    pub fn with_new<T>(image: &str, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let name = MachineName::of_image(image)?;
-        let own = [
-            format!("--name={name}"),
-            format!("--image={image}"),
-            format!("--owner={}", std::process::id()),
-        ];
-        let arguments: Vec<&OsStr> = EPHEMERAL
-            .into_iter()
-            .chain(own.iter().map(|it| &**it))
-            .map(OsStr::new)
-            .collect();
         signals::catch()?;
-        prepare(&arguments, MAKE_LIMIT).or_else(|error| unmake(&name).and(Err(error)))?;
-        let part = RunGuard::acquire(&MachinePaths::named(&name))?;
-        Self {
-            state: State::read(&name)?,
-            part: Some(part),
-            is_own: true,
+        if let Err(error) = create(&name, image) {
+            remove_partial(&name)?;
+            return Err(error);
         }
-        .start_for(body)
+        let guard = RunGuard::acquire(&MachinePaths::named(&name))?;
+        let machine = Self {
+            state: State::read(&name)?,
+            guard: Some(guard),
+            is_temporary: true,
+        };
+        machine.start_for(body)
     }
 
-    /// The machine's name.
+    /// Returns the machine's name.
     pub fn name(&self) -> &MachineName {
         &self.state.name
     }
 
     fn start_for<T>(self, body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         signals::catch()?;
-        let done = self.start().and_then(|()| body(&self));
-        if let Err(error) = self.leave() {
-            let error = error.context(format!("machine {} can't be ended", self.name()));
+        let result = self.start().and_then(|()| body(&self));
+        if let Err(error) = self.stop_if_last() {
+            let error = error.context(format!("can't stop machine {}", self.name()));
             report::print_diagnostic(PROGRAM, OsStr::new(&format!("{error:#}")));
         }
-        done
+        result
     }
 
     fn start(&self) -> Result<()> {
@@ -111,27 +113,34 @@ impl Machine {
         start::start(self.name(), print).map_err(as_host_error)
     }
 
-    // Whoever is the last to leave ends it.
-    fn leave(&self) -> Result<()> {
-        // A signal must not keep from that.
+    // Stops the machine, or removes a temporary one, if no other command runs in it.
+    fn stop_if_last(&self) -> Result<()> {
+        // A signal must not interrupt the cleanup.
         signals::catch()?;
         signals::ignore();
         let paths = MachinePaths::named(self.name());
-        let is_last = || self.part.as_ref().is_some_and(RunGuard::is_last);
+        let is_last = || self.guard.as_ref().is_some_and(RunGuard::is_last);
         if !is_last() {
             return Ok(());
         }
-        match Lock::try_acquire_of_existing(&paths)? {
-            // It may have been made anew by then.
-            Some(lock) if is_last() && self.is_own => remove::remove_machine(self.name(), lock),
-            Some(_lock) if is_last() => stop::stop_machine(self.name()),
-            // Somebody else is removing it, or has removed it, or makes it anew.
-            _ => Ok(()),
+        // If the lock is not available, another process removes the machine, has removed it, or
+        // creates it again.
+        let Some(lock) = Lock::try_acquire_of_existing(&paths)? else {
+            return Ok(());
+        };
+        // Another process may have created the machine again before the lock was acquired.
+        if !is_last() {
+            return Ok(());
+        }
+        if self.is_temporary {
+            remove::remove_machine(self.name(), lock)
+        } else {
+            stop::stop_machine(self.name())
         }
     }
 }
 
-// A machine that was created and can't be started is never the error of the job's author.
+// A machine that was created but can't be started is never an error of the job's author.
 fn as_host_error(error: Error) -> Error {
     if error::is_interrupted(&error) {
         return error;
@@ -139,30 +148,44 @@ fn as_host_error(error: Error) -> Error {
     Error::msg(format!("{error:#}"))
 }
 
-// One whose nspawn-prepare was killed in its midst.
-fn unmake(name: &MachineName) -> Result<()> {
+fn create(name: &MachineName, image: &str) -> Result<()> {
+    let own_options = [
+        format!("--name={name}"),
+        format!("--image={image}"),
+        format!("--owner={}", std::process::id()),
+    ];
+    let arguments: Vec<&OsStr> = TEMPORARY_OPTIONS
+        .into_iter()
+        .chain(own_options.iter().map(String::as_str))
+        .map(OsStr::new)
+        .collect();
+    prepare(&arguments, CREATE_LIMIT)
+}
+
+// Removes what a killed nspawn-prepare left behind.
+fn remove_partial(name: &MachineName) -> Result<()> {
     signals::ignore();
     remove::remove_machine(name, Lock::acquire(&MachinePaths::named(name))?)
 }
 
-// What it says on stderr is for whoever called this program, a failure in its words.
+// Runs nspawn-prepare. Its stderr is printed, or is the error, under this program's name.
 fn prepare(arguments: &[&OsStr], limit: Duration) -> Result<()> {
     let mut command: Vec<OsString> = vec![command::find_sibling(PREPARE)?.into()];
     command.extend(arguments.iter().map(OsString::from));
     let outcome = command::run(&command, limit)?;
-    let said = outcome
+    let prefix = format!("{PREPARE}: ");
+    let message = outcome
         .stderr
-        .strip_prefix(&format!("{PREPARE}: "))
+        .strip_prefix(&prefix)
         .unwrap_or(&outcome.stderr);
     if !outcome.status.success() {
-        return Err(Error::msg(if said.is_empty() {
-            format!("{PREPARE} failed ({})", outcome.status)
-        } else {
-            said.to_owned()
-        }));
+        if message.is_empty() {
+            bail!("{PREPARE} failed ({})", outcome.status);
+        }
+        return Err(Error::msg(message.to_owned()));
     }
-    if !said.is_empty() {
-        report::print_diagnostic(PROGRAM, OsStr::new(said));
+    if !message.is_empty() {
+        report::print_diagnostic(PROGRAM, OsStr::new(message));
     }
     Ok(())
 }

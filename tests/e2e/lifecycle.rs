@@ -158,7 +158,7 @@ fn killed_agent_is_restarted() {
     let machine = Machine::new();
     machine
         .sh("kill -KILL $(cat /sys/fs/cgroup/system.slice/nspawn-agent.service/agent/cgroup.procs)")
-        .expect_error(125, "its agent was ended");
+        .expect_error(125, "its agent ended");
     let back = format!(
         "until nspawn-run {} true 2>/dev/null; do sleep 0.05; done",
         machine.name

@@ -34,7 +34,7 @@ const BEHAVIOURS: [(&str, &str, u64); 7] = [
     ("flood", "unknown message", 2),
     ("long", "too long", 2),
     ("short", "result of 2 bytes", 2),
-    ("hangup", "does not answer any more, but runs", 8),
+    ("hangup", "runs, but its agent no longer answers", 8),
     ("silence", "does not answer", 35),
     ("drip", "does not answer", 35),
 ];
@@ -52,7 +52,7 @@ pub fn rows(suite: &mut Suite) {
             let (code, stderr) = (done.status.code(), done.err());
             assert_eq!(code, Some(125), "{stderr}");
             assert!(
-                stderr.contains("its agent was ended") && took < Duration::from_secs(5),
+                stderr.contains("its agent ended") && took < Duration::from_secs(5),
                 "{stderr:?} after {took:?}"
             );
             machine.run(["true"]).expect(0);

@@ -39,7 +39,7 @@ const DEATHS: [(&str, &str, &str); 6] = [
     (
         "SIGKILL of PID 1",
         "kill -KILL $(machinectl show --property=Leader --value NAME)",
-        "its PID 1 was ended",
+        "its PID 1 ended",
     ),
     (
         "its unit is stopped",

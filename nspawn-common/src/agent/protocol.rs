@@ -77,7 +77,7 @@ pub struct Request {
     pub directory: Option<OsString>,
     /// Rows and columns of the terminal. Without it the program runs without a terminal.
     pub terminal: Option<(u16, u16)>,
-    /// Whether to kill processes that still run in the background after the end of the program.
+    /// Kill processes that still run in the background after the end of the program.
     pub kill_remaining: bool,
 }
 

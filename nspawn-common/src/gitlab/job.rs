@@ -30,7 +30,7 @@ pub struct Job {
     pub entrypoint: Vec<String>,
     /// `image:docker:user`: the user that runs the job's scripts.
     pub user: Option<String>,
-    /// Whether an image of the job has `pull_policy: always`.
+    /// True if an image of the job has `pull_policy: always`.
     pub wants_pulls: bool,
     /// `services:` of the job.
     pub services: Vec<Service>,
@@ -42,7 +42,7 @@ pub struct Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Project {
     id: u64,
-    /// Whether the branch or tag of the job is protected.
+    /// True if the branch or tag of the job is protected.
     is_protected: bool,
 }
 

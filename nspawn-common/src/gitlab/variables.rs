@@ -12,9 +12,9 @@ pub struct Variables {
 struct Variable {
     name: String,
     value: String,
-    /// Whether the services of the job may see the variable too.
+    /// True if the services of the job may see the variable too.
     is_public: bool,
-    /// Whether references in the value are not expanded.
+    /// True if references in the value are not expanded.
     is_raw: bool,
 }
 

@@ -112,7 +112,7 @@ fn ret(action: u32) -> sock_filter {
 }
 
 fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    // All codes fit into 16 bits.
+    // The codes of instructions fit into 16 bits.
     sock_filter {
         code: code as u16,
         jt,

@@ -15,7 +15,7 @@ use nix::libc;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, pipe, pipe2, read, setsid};
+use nix::unistd::{ForkResult, Pid, pipe2, read, setsid};
 
 use crate::error::TimedOut;
 use crate::sys::pidfd;
@@ -170,7 +170,7 @@ pub struct HeldOpen {
 ///
 /// The child then closes the file in its own time. This process need not have a single thread.
 pub fn hold_open(file: &File) -> Result<HeldOpen> {
-    let (reader, writer) = pipe()?;
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: until its end the child only makes system calls, which are async-signal-safe.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => {

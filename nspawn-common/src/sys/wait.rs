@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 /// End of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum ProcessEnd {
     /// Exit with this status.
     Exited(u8),
     /// Termination by the signal with this number.
@@ -17,7 +17,7 @@ pub enum End {
 }
 
 /// Waits until `child` ends.
-pub fn wait_for(child: Pid) -> nix::Result<End> {
+pub fn wait_for(child: Pid) -> nix::Result<ProcessEnd> {
     loop {
         match wait(child.as_raw(), 0) {
             Ok(Some((_, end))) => return Ok(end),
@@ -28,11 +28,11 @@ pub fn wait_for(child: Pid) -> nix::Result<End> {
 }
 
 /// Returns a child that has ended, if there is one.
-pub fn next_ended() -> Option<(Pid, End)> {
+pub fn reap_next() -> Option<(Pid, ProcessEnd)> {
     wait(-1, libc::WNOHANG).ok().flatten()
 }
 
-fn wait(which: libc::pid_t, flags: libc::c_int) -> nix::Result<Option<(Pid, End)>> {
+fn wait(which: libc::pid_t, flags: libc::c_int) -> nix::Result<Option<(Pid, ProcessEnd)>> {
     let mut status = 0;
     // SAFETY: waitpid(2) writes one int.
     let pid = Errno::result(unsafe { libc::waitpid(which, &raw mut status, flags) })?;
@@ -40,11 +40,11 @@ fn wait(which: libc::pid_t, flags: libc::c_int) -> nix::Result<Option<(Pid, End)
 }
 
 // An exit status and a signal's number have eight bits at most.
-fn end_of(status: libc::c_int) -> End {
+fn end_of(status: libc::c_int) -> ProcessEnd {
     if libc::WIFEXITED(status) {
-        End::Exited(libc::WEXITSTATUS(status) as u8)
+        ProcessEnd::Exited(libc::WEXITSTATUS(status) as u8)
     } else {
-        End::Signaled(libc::WTERMSIG(status) as u8)
+        ProcessEnd::Signaled(libc::WTERMSIG(status) as u8)
     }
 }
 
@@ -54,10 +54,10 @@ mod tests {
 
     #[test]
     fn exit_and_signal_are_told_apart() {
-        assert_eq!(end_of(42 << 8), End::Exited(42));
-        assert_eq!(end_of(9), End::Signaled(9));
+        assert_eq!(end_of(42 << 8), ProcessEnd::Exited(42));
+        assert_eq!(end_of(9), ProcessEnd::Signaled(9));
         // A core dump, and a real-time signal.
-        assert_eq!(end_of(11 | 0x80), End::Signaled(11));
-        assert_eq!(end_of(34), End::Signaled(34));
+        assert_eq!(end_of(11 | 0x80), ProcessEnd::Signaled(11));
+        assert_eq!(end_of(34), ProcessEnd::Signaled(34));
     }
 }

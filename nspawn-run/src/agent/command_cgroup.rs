@@ -1,4 +1,4 @@
-//! A cgroup for each command, below the agent's own (systemd delegates it: `Delegate=yes`).
+//! A cgroup for each command, below the agent's own, which systemd delegates (`Delegate=yes`).
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -11,128 +11,117 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::unistd::ForkResult;
-use nspawn_common::sys::fs::ignore_missing;
+use nix::unistd::{ForkResult, Pid};
 use nspawn_common::sys::{cgroup, fork};
 
 use crate::agent::descendants;
 use crate::agent::limits;
 use crate::agent::limits::Limit;
 
-/// How long killed processes may take to end.
+/// Time limit for killed processes to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// How long until those that were missed are looked for.
-const KILL_ROUND: Duration = Duration::from_millis(500);
-/// How often descendants outside of the cgroup are looked for.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-
-/// The cgroup of the agent itself and of its sessions, below that of its unit.
-const LEAF: &str = "agent";
-
-/// How often processes are looked for that others have forked while these were asked to end.
+/// Time after which processes that the last round of kills has missed are killed.
+const KILL_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval between searches for descendants outside of the cgroup.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(20);
+/// Maximum number of searches for processes that were forked while others got SIGTERM.
 const TERMINATE_ROUNDS: u32 = 100;
 
-/// The agent's own cgroup.
-pub struct Cgroups {
-    root: PathBuf,
-    used: u64,
+/// Cgroup of the agent itself and of its sessions, below that of the agent's unit.
+const LEAF: &str = "agent";
+
+/// Error of a session whose host has closed the connection.
+pub const HOST_IS_GONE: &str = "the host closed the connection, so its command is ended";
+
+/// Cgroup of the agent's unit.
+pub struct AgentCgroup {
+    path: PathBuf,
+    /// Number of cgroups that commands have got.
+    commands: u64,
     limits: Vec<Limit>,
 }
 
-impl Cgroups {
-    /// Finds the cgroup and moves this process into a leaf of it: cgroups(7) wants processes in
-    /// leaves alone.
+impl AgentCgroup {
+    /// Finds the cgroup, and moves this process into a leaf below it.
     ///
-    /// # Errors
-    /// The cgroup is not delegated, or not one of version 2.
+    /// A cgroup with controllers may have processes only in leaves (cgroups(7)).
     pub fn enter() -> Result<Self> {
-        let own = own()?;
-        // systemd 254 and newer start it there, and spare it the move: see fork_into().
-        let root = if own.ends_with(LEAF) {
-            own.parent().context("a leaf of nothing")?.to_owned()
+        let current = current_cgroup()?;
+        // systemd 254 and newer starts the agent in the leaf. This saves the slow move: see
+        // `fork::fork_into`.
+        let path = if current.ends_with(LEAF) {
+            let parent = current
+                .parent()
+                .context("the agent's cgroup has no parent")?;
+            parent.to_owned()
         } else {
-            let leaf = Cgroup {
-                path: own.join(LEAF),
-                limits: Vec::new(),
-            };
-            leaf.make()?;
-            leaf.add_self()?;
-            own
+            let leaf = current.join(LEAF);
+            create(&leaf)?;
+            fs::write(leaf.join("cgroup.procs"), "0")
+                .with_context(|| format!("can't enter the cgroup {}", leaf.display()))?;
+            current
         };
-        let limits = limits::inherit(&root);
+        let limits = limits::inherit(&path);
         Ok(Self {
-            root,
-            used: 0,
+            path,
+            commands: 0,
             limits,
         })
     }
 
-    /// A name for the next command's cgroup.
-    pub fn next(&mut self) -> Cgroup {
-        self.used += 1;
-        Cgroup {
-            path: self.root.join(format!("command-{}", self.used)),
+    /// Returns the cgroup for the next command, which is not created yet.
+    pub fn next_command(&mut self) -> CommandCgroup {
+        self.commands += 1;
+        CommandCgroup {
+            path: self.path.join(format!("command-{}", self.commands)),
             limits: self.limits.clone(),
         }
     }
 }
 
-fn own() -> Result<PathBuf> {
-    let own = fs::read_to_string("/proc/self/cgroup").context("can't tell the agent's cgroup")?;
-    let path = own
+fn current_cgroup() -> Result<PathBuf> {
+    let cgroups =
+        fs::read_to_string("/proc/self/cgroup").context("can't read the agent's cgroup")?;
+    let path = cgroups
         .lines()
         .find_map(|line| line.strip_prefix("0::"))
         .context("the machine has no cgroups of version 2")?;
     Ok(Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')))
 }
 
-/// Kills the agent and its sessions: all that is in the leaf. Called in the agent's unit, in a cgroup
-/// beside or above that leaf.
-///
-/// # Errors
-/// There is no agent.
-pub fn kill_agent() -> Result<()> {
-    let own = own()?;
-    let leaf = own
-        .ancestors()
-        .map(|ancestor| ancestor.join(LEAF))
-        .find(|leaf| leaf.exists());
-    cgroup::kill(&leaf.context("there is no agent")?).context("can't kill the agent")
+// Creates a cgroup, unless an earlier agent has left it.
+fn create(path: &Path) -> Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.with_context(|| format!("can't create the cgroup {}", path.display())),
+    }
 }
 
-/// The cgroup of one command and of all that it starts.
+/// Kills the agent and its sessions, which are all processes in the leaf.
+///
+/// The caller is a process of the agent's unit, in a cgroup beside the leaf or above it.
+pub fn kill_agent() -> Result<()> {
+    let leaf = current_cgroup()?
+        .ancestors()
+        .map(|ancestor| ancestor.join(LEAF))
+        .find(|leaf| leaf.exists())
+        .context("there is no agent")?;
+    cgroup::kill(&leaf).context("can't kill the agent")
+}
+
+/// Cgroup of a command and of all processes that the command starts.
 #[derive(Clone)]
-pub struct Cgroup {
+pub struct CommandCgroup {
     path: PathBuf,
     limits: Vec<Limit>,
 }
 
-impl Cgroup {
-    /// Makes it; one left by an earlier agent will do.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn make(&self) -> Result<()> {
-        fs::create_dir(&self.path)
-            .or_else(|error| {
-                if error.kind() == io::ErrorKind::AlreadyExists {
-                    Ok(())
-                } else {
-                    Err(error)
-                }
-            })
-            .with_context(|| format!("can't make the cgroup {}", self.path.display()))?;
+impl CommandCgroup {
+    /// Creates the cgroup, unless an earlier agent has left it.
+    pub fn create(&self) -> Result<()> {
+        create(&self.path)?;
         limits::set(&self.path, &self.limits);
         Ok(())
-    }
-
-    /// Moves this process into it.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn add_self(&self) -> Result<()> {
-        fs::write(self.path.join("cgroup.procs"), "0")
-            .with_context(|| format!("can't enter the cgroup {}", self.path.display()))
     }
 
     /// Forks a child that starts in this cgroup: see [`fork::fork_into`].
@@ -141,114 +130,114 @@ impl Cgroup {
         fork::fork_into(&directory)
     }
 
-    /// Removes it if it is empty; `false` while something runs in it.
+    /// Removes the cgroup. Returns `false` if there are still processes in it.
     pub fn remove(&self) -> bool {
         fs::remove_dir(&self.path).is_ok() || !self.path.exists()
     }
 
-    /// Kills all its processes, all at once and those that are being forked too (kernel 5.14). It need not
-    /// be there.
+    /// Kills all processes of the cgroup at once, also those that are being forked (kernel 5.14).
     ///
-    /// # Errors
-    /// The kernel's.
+    /// A cgroup that does not exist is no error.
     pub fn kill(&self) -> Result<()> {
-        ignore_missing(cgroup::kill(&self.path)).context("can't kill the command's processes")
+        match cgroup::kill(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.context("can't kill the command's processes"),
+        }
     }
 
-    /// As [`Cgroup::kill`], with all descendants of this process wherever they are, and waits until they
-    /// are gone.
-    ///
-    /// # Errors
-    /// They don't end in time.
+    /// Kills all processes of the cgroup and all descendants of this process, and waits for their
+    /// end.
     pub fn kill_all(&self) -> Result<()> {
         let deadline = Instant::now() + KILL_LIMIT;
         loop {
             self.kill()?;
             descendants::signal(&descendants::descendants(), &[Signal::SIGKILL]);
-            if self.wait_until_empty(KILL_ROUND, None)? {
+            if self.wait_until_empty(KILL_INTERVAL, None)? {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                bail!("the command's processes do not end");
+                bail!("can't kill the command's processes: they do not end");
             }
         }
     }
 
-    /// Asks all its processes and all descendants of this one to end, and kills those that still run
-    /// after `grace`; a `host` that hangs up meanwhile is an error.
+    /// Sends SIGTERM to all processes of the cgroup and all descendants of this process, and kills
+    /// those that still run after `grace_period`.
     ///
-    /// # Errors
-    /// As [`Cgroup::kill_all`]; the host went away.
-    pub fn stop(&self, grace: Duration, host: BorrowedFd) -> Result<()> {
+    /// Fails if `host` closes the connection meanwhile.
+    pub fn stop(&self, grace_period: Duration, host: BorrowedFd) -> Result<()> {
         self.terminate();
-        if self.wait_until_empty(grace, Some(host))? {
-            Ok(())
-        } else {
-            self.kill_all()
+        if self.wait_until_empty(grace_period, Some(host))? {
+            return Ok(());
         }
+        self.kill_all()
     }
 
-    // What is forked meanwhile is seen in the next round, but not by all that could fork for ever.
+    // A process that is forked meanwhile gets its signal in the next round. The number of rounds is
+    // limited because of processes that fork without end.
     fn terminate(&self) {
-        let mut told = HashSet::new();
+        let mut seen = HashSet::new();
         for _ in 0..TERMINATE_ROUNDS {
-            let all = descendants::below(&self.path)
+            let mut processes = descendants::in_cgroup(&self.path);
+            processes.extend(descendants::descendants());
+            let new: Vec<Pid> = processes
                 .into_iter()
-                .chain(descendants::descendants());
-            let untold: Vec<_> = all.filter(|process| told.insert(*process)).collect();
-            // As systemd does (systemd.kill(5)): one that is stopped could not end.
-            descendants::signal(&untold, &[Signal::SIGTERM, Signal::SIGCONT]);
-            if untold.is_empty() {
+                .filter(|process| seen.insert(*process))
+                .collect();
+            // SIGCONT follows as in systemd (systemd.kill(5)), since a stopped process can't end.
+            descendants::signal(&new, &[Signal::SIGTERM, Signal::SIGCONT]);
+            if new.is_empty() {
                 return;
             }
         }
     }
 
-    // `false` when `limit` has passed first. The end of a descendant elsewhere wakes nobody, so it is
-    // looked for now and then.
+    // Returns `false` if there are still processes after `limit`. No event reports the end of a
+    // descendant outside of the cgroup, so a search for them is repeated.
     fn wait_until_empty(&self, limit: Duration, host: Option<BorrowedFd>) -> Result<bool> {
         let mut events = File::open(self.path.join("cgroup.events")).ok();
         let deadline = Instant::now() + limit;
         loop {
             let is_populated = events.as_mut().map_or(Ok(false), is_populated)?;
-            if !is_populated
-                && !descendants::descendants()
-                    .into_iter()
-                    .any(descendants::is_alive)
-            {
+            if !is_populated && !has_descendants() {
                 return Ok(true);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(false);
             }
-            // A change is an exceptional condition of the file (cgroups(7)).
-            let mut fds: Vec<_> = host
-                .map(|host| PollFd::new(host, PollFlags::empty()))
-                .into_iter()
-                .collect();
-            fds.extend(
-                events
-                    .as_ref()
-                    .map(|events| PollFd::new(events.as_fd(), PollFlags::POLLPRI)),
-            );
             let wait = if is_populated {
                 left
             } else {
-                left.min(LOOK_INTERVAL)
+                left.min(SEARCH_INTERVAL)
             };
-            match poll(
-                &mut fds,
-                PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX),
-            ) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(error).context("can't watch a cgroup"),
-            }
-            if host.is_some() && fds[0].any() == Some(true) {
-                bail!("the host went away, so its command is ended");
-            }
+            wait_for_change(events.as_ref(), host, wait)?;
         }
     }
+}
+
+// Waits until the events of a cgroup change. Fails if the host closes the connection.
+fn wait_for_change(events: Option<&File>, host: Option<BorrowedFd>, limit: Duration) -> Result<()> {
+    let mut fds: Vec<PollFd> = Vec::new();
+    // The kernel reports POLLHUP and POLLERR even if no event is requested.
+    fds.extend(host.map(|host| PollFd::new(host, PollFlags::empty())));
+    // A change of the file is an exceptional condition (cgroups(7)).
+    fds.extend(events.map(|events| PollFd::new(events.as_fd(), PollFlags::POLLPRI)));
+    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error).context("can't watch a cgroup"),
+    }
+    if host.is_some() && fds[0].any() == Some(true) {
+        bail!(HOST_IS_GONE);
+    }
+    Ok(())
+}
+
+fn has_descendants() -> bool {
+    descendants::descendants()
+        .into_iter()
+        .any(descendants::is_alive)
 }
 
 fn is_populated(events: &mut File) -> Result<bool> {
@@ -256,6 +245,6 @@ fn is_populated(events: &mut File) -> Result<bool> {
     events
         .rewind()
         .and_then(|()| events.read_to_string(&mut text))
-        .context("can't read a cgroup's events")?;
-    Ok(cgroup::value(&text, "populated") == Some(1))
+        .context("can't read the events of a cgroup")?;
+    Ok(text.contains("populated 1"))
 }

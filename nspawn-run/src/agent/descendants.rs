@@ -1,7 +1,8 @@
-//! Finding processes: those of a cgroup, and those that descend from this one wherever they have gone.
+//! The processes of a command: those of its cgroup, and the descendants of its session.
 //!
-//! A command can leave its cgroup: `su` does, where logind gives it a session of its own. It can't leave
-//! its ancestors, once this process is the one to which orphans go (`PR_SET_CHILD_SUBREAPER`).
+//! A command can leave its cgroup. For example, logind moves `su` into a session of its own. But a
+//! command can't leave its ancestors, because orphans become children of the session
+//! (`PR_SET_CHILD_SUBREAPER`).
 
 use std::fs;
 use std::path::Path;
@@ -12,38 +13,34 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nspawn_common::sys::process::is_running;
 
-/// Makes this process the one to which the orphans among its descendants go.
-///
-/// # Errors
-/// None that is known.
+/// Makes this process the parent of orphans among its descendants.
 pub fn adopt_orphans() -> Result<()> {
     set_child_subreaper(true).context("can't become the parent of orphans")
 }
 
-/// The processes of a cgroup, and of those that were made below it.
-#[must_use]
-pub fn below(cgroup: &Path) -> Vec<Pid> {
-    let own = numbers(&fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default());
-    let below = fs::read_dir(cgroup).into_iter().flatten().flatten();
-    let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    own.into_iter()
-        .chain(below.flat_map(|entry| self::below(&entry.path())))
-        .collect()
+/// Returns the processes in a cgroup and in the cgroups below it.
+pub fn in_cgroup(cgroup: &Path) -> Vec<Pid> {
+    let mut processes = read_pids(&cgroup.join("cgroup.procs"));
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            processes.extend(in_cgroup(&entry.path()));
+        }
+    }
+    processes
 }
 
-/// The children of this process, their children, and so on.
-#[must_use]
+/// Returns the children of this process, their children, and so on.
 pub fn descendants() -> Vec<Pid> {
     let mut found = children(Pid::this());
-    let mut seen = 0;
-    while let Some(next) = found.get(seen).copied() {
+    let mut visited = 0;
+    while let Some(next) = found.get(visited).copied() {
         found.extend(children(next));
-        seen += 1;
+        visited += 1;
     }
     found
 }
 
-/// Sends signals to processes; one that is gone meanwhile needs none.
+/// Sends `signals` to `processes`. A process that has ended meanwhile is no error.
 pub fn signal(processes: &[Pid], signals: &[Signal]) {
     for process in processes {
         for signal in signals {
@@ -57,24 +54,24 @@ pub fn is_alive(process: Pid) -> bool {
     u32::try_from(process.as_raw()).is_ok_and(is_running)
 }
 
-// Each thread has its own (proc_pid_task(5), "children").
+// Each thread has its own list of children (proc_pid_task(5), "children").
 fn children(parent: Pid) -> Vec<Pid> {
-    let threads = fs::read_dir(format!("/proc/{parent}/task"))
+    let threads = fs::read_dir(format!("/proc/{parent}/task"));
+    threads
         .into_iter()
         .flatten()
-        .flatten();
-    threads
-        .flat_map(|thread| {
-            numbers(&fs::read_to_string(thread.path().join("children")).unwrap_or_default())
-        })
+        .flatten()
+        .flat_map(|thread| read_pids(&thread.path().join("children")))
         .collect()
 }
 
-// A process that this namespace does not see is 0.
-fn numbers(text: &str) -> Vec<Pid> {
-    text.split_whitespace()
+// The kernel shows a process outside of this PID namespace as 0.
+fn read_pids(file: &Path) -> Vec<Pid> {
+    fs::read_to_string(file)
+        .unwrap_or_default()
+        .split_whitespace()
         .filter_map(|word| word.parse().ok())
-        .filter(|number| *number > 0)
+        .filter(|pid| *pid > 0)
         .map(Pid::from_raw)
         .collect()
 }
@@ -86,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn children_of_children_descend_from_us() {
+    fn grandchildren_are_descendants() {
         let mut child = Command::new("sh")
             .args(["-c", "sleep 60 & wait"])
             .stdin(Stdio::null())

@@ -14,57 +14,67 @@ use nix::unistd::{
     setsid, setuid,
 };
 use nspawn_common::exit_code::Exit;
-use nspawn_common::sys::environment;
-use nspawn_common::sys::signals;
+use nspawn_common::sys::{environment, ioctl, signals};
 
-use crate::agent::command_cgroup::Cgroup;
+use crate::agent::command_cgroup::CommandCgroup;
 use crate::agent::passwd::User;
-use crate::agent::pty;
+use crate::agent::script::Words;
 
-/// As systemd gives its services.
+/// Search path of a command, which is that of systemd's services.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The command's stdin, stdout and stderr.
+/// Stdin, stdout and stderr of a command.
 pub enum Stdio {
     Pipes([OwnedFd; 3]),
     Terminal(OwnedFd),
 }
 
-/// All that the process needs to know.
-pub struct Plan<'a> {
-    pub cgroup: &'a Cgroup,
+/// Properties of the process that becomes the command.
+pub struct ExecRequest<'a> {
+    pub cgroup: &'a CommandCgroup,
     pub stdio: Stdio,
     pub user: &'a User,
-    /// Where to run; the user's home, or `/` if that is missing, where none is asked for.
+    /// Working directory. The default is the user's home, or `/` if that does not exist.
     pub directory: Option<OsString>,
     pub environment: Vec<OsString>,
-    /// What to execute: a path, or a name to look up on PATH.
-    pub program: OsString,
-    /// Its arguments, the zeroth included.
-    pub arguments: Vec<OsString>,
+    pub words: Words,
 }
 
-/// Why a command did not start: an exit status and a reason.
+/// Reason why a command did not start.
 pub struct Refusal {
     pub exit: Exit,
-    pub why: String,
+    pub reason: String,
 }
 
 impl Refusal {
-    /// Returns the refusal of a command for which there is no process.
+    /// Returns the refusal of a command for which the machine has no process left.
     pub fn exhausted(errno: Errno) -> Self {
         Self {
             exit: Exit::Exhausted,
-            why: format!("fork: {errno:?}"),
+            reason: format!("fork: {errno:?}"),
         }
     }
 
-    /// Returns the refusal of a command whose process could not be made.
+    /// Returns the refusal of a command whose process could not be created.
     pub fn of_fork(error: anyhow::Error) -> Self {
         match error.downcast_ref() {
             Some(errno @ (Errno::EAGAIN | Errno::ENOMEM)) => Self::exhausted(*errno),
             _ => error.into(),
         }
+    }
+
+    /// Returns the exit status as a byte, followed by the reason.
+    pub fn encode(&self) -> Vec<u8> {
+        [&[self.exit.code()], self.reason.as_bytes()].concat()
+    }
+
+    /// Decodes the output of [`Refusal::encode`]. Returns `None` if there is none.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (code, reason) = bytes.split_first()?;
+        Some(Self {
+            exit: Exit::from_refusal(*code),
+            reason: String::from_utf8_lossy(reason).into_owned(),
+        })
     }
 }
 
@@ -72,38 +82,36 @@ impl From<anyhow::Error> for Refusal {
     fn from(error: anyhow::Error) -> Self {
         Self {
             exit: Exit::RunFailure,
-            why: format!("{error:#}"),
+            reason: format!("{error:#}"),
         }
     }
 }
 
-/// Becomes the command. Called in a process of a single thread, just forked.
-pub fn become_command(plan: Plan) -> Result<Infallible, Refusal> {
+/// Executes the command. This process was just forked and has a single thread.
+pub fn become_command(request: ExecRequest) -> Result<Infallible, Refusal> {
     setsid().context("can't start a session")?;
-    take_stdio(&plan.stdio, plan.user).context("can't set up stdin, stdout and stderr")?;
+    set_stdio(&request.stdio, request.user).context("can't set up stdin, stdout and stderr")?;
     signals::reset_all().context("can't reset signals")?;
     umask(Mode::from_bits_truncate(0o022));
-    set_environment(&plan);
-    become_user(plan.user).with_context(|| format!("can't become user {:?}", plan.user.name))?;
-    enter_directory(&plan)?;
-    execute(&plan)
+    set_environment(&request);
+    become_user(request.user)
+        .with_context(|| format!("can't become user {:?}", request.user.name))?;
+    enter_directory(&request)?;
+    execute(&request.words)
 }
 
-fn take_stdio(stdio: &Stdio, user: &User) -> Result<()> {
-    let (stdin, stdout, stderr) = match stdio {
-        Stdio::Pipes([stdin, stdout, stderr]) => (stdin, stdout, stderr),
+fn set_stdio(stdio: &Stdio, user: &User) -> Result<()> {
+    let [stdin, stdout, stderr] = match stdio {
+        Stdio::Pipes([stdin, stdout, stderr]) => [stdin, stdout, stderr],
         Stdio::Terminal(terminal) => {
-            pty::take_control(terminal)?;
-            (terminal, terminal, terminal)
+            ioctl::set_controlling_terminal(terminal).context("can't take the terminal")?;
+            [terminal; 3]
         }
     };
     for fd in [stdin, stdout, stderr] {
-        // So that the command can open /dev/stderr again by its name.
-        fchown(
-            fd,
-            Some(Uid::from_raw(user.uid)),
-            Some(Gid::from_raw(user.gid)),
-        )?;
+        // As the owner, the command can open /dev/stderr and the like by name.
+        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+        fchown(fd, Some(uid), Some(gid))?;
     }
     dup2_stdin(stdin)?;
     dup2_stdout(stdout)?;
@@ -111,8 +119,9 @@ fn take_stdio(stdio: &Stdio, user: &User) -> Result<()> {
     Ok(())
 }
 
-fn set_environment(plan: &Plan) {
-    let user = plan.user;
+// Replaces the environment by that of a login, and adds the requested variables.
+fn set_environment(request: &ExecRequest) {
+    let user = request.user;
     let login = [
         ("HOME", &*user.home),
         ("USER", &*user.name),
@@ -120,20 +129,19 @@ fn set_environment(plan: &Plan) {
         ("SHELL", &*user.shell),
         ("PATH", OsStr::new(PATH)),
     ];
-    let asked = plan
+    environment::clear_variables();
+    let login = login.map(|(name, value)| (OsStr::new(name), value));
+    let requested = request
         .environment
         .iter()
         .filter_map(|entry| split_entry(entry));
-    environment::clear_variables();
-    for (name, value) in login
-        .map(|(name, value)| (OsStr::new(name), value))
-        .into_iter()
-        .chain(asked)
-    {
+    for (name, value) in login.into_iter().chain(requested) {
+        // `split_entry` returns no empty name, for which this would panic.
         environment::set_variable(name, value);
     }
 }
 
+// Returns the name and the value of a variable, or `None` for an entry that is not a variable.
 fn split_entry(entry: &OsStr) -> Option<(&OsStr, &OsStr)> {
     let bytes = entry.as_bytes();
     let equals = bytes
@@ -157,19 +165,19 @@ fn become_user(user: &User) -> Result<()> {
     Ok(())
 }
 
-fn enter_directory(plan: &Plan) -> Result<()> {
-    match &plan.directory {
+fn enter_directory(request: &ExecRequest) -> Result<()> {
+    match &request.directory {
         Some(directory) => chdir(Path::new(directory))
             .with_context(|| format!("can't enter the directory {directory:?}")),
-        None => chdir(Path::new(&plan.user.home))
+        None => chdir(Path::new(&request.user.home))
             .or_else(|_| chdir("/"))
             .context("can't enter a directory"),
     }
 }
 
-fn execute(plan: &Plan) -> Result<Infallible, Refusal> {
-    let program = c_string(&plan.program)?;
-    let arguments = plan
+fn execute(words: &Words) -> Result<Infallible, Refusal> {
+    let program = c_string(&words.program)?;
+    let arguments = words
         .arguments
         .iter()
         .map(|argument| c_string(argument))
@@ -181,13 +189,13 @@ fn execute(plan: &Plan) -> Result<Infallible, Refusal> {
     };
     Err(Refusal {
         exit,
-        why: format!("can't run {:?}: {}", plan.program, errno.desc()),
+        reason: format!("can't run {:?}: {}", words.program, errno.desc()),
     })
 }
 
 fn c_string(word: &OsStr) -> Result<CString> {
     CString::new(word.to_owned().into_vec())
-        .map_err(|_| anyhow!("an argument has a NUL byte in it"))
+        .map_err(|_| anyhow!("can't run the command: an argument contains a NUL byte"))
 }
 
 #[cfg(test)]
@@ -195,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_that_are_no_variables_are_dropped() {
+    fn entries_without_a_name_or_with_a_nul_byte_are_dropped() {
         assert_eq!(
             split_entry(OsStr::new("A=b=c")),
             Some((OsStr::new("A"), OsStr::new("b=c")))

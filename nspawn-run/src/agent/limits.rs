@@ -1,24 +1,28 @@
 //! The machine's limits on the cgroups of commands.
 //!
-//! The limits of the machine hold for its commands anyway. But some runtimes, such as Go's and Java's before 21, look
-//! for limits in their own cgroup and in none above it, and would size themselves for the whole host.
+//! The limits of the machine apply to its commands in any case. But some runtimes, such as Go's and
+//! Java's before 21, read the limits of their own cgroup and of none above it. Without limits there,
+//! they would use memory and threads as if they had the whole host.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-/// The root of the machine's cgroups, which shows the limits of its unit.
+/// Root of the machine's cgroups. It shows the limits of the machine's unit.
 const ROOT: &str = "/sys/fs/cgroup";
-/// Files of limits that runtimes read, and the controllers that these belong to (cgroup.rst).
+/// Files of the limits that runtimes read (cgroup.rst).
 const FILES: [&str; 2] = ["memory.max", "cpu.max"];
+/// Controllers of these files.
 const CONTROLLERS: &str = "+memory +cpu";
-/// The cgroup of processes that were in the agent's cgroup before the agent: systemd-nspawn's stub init.
+/// Cgroup for processes that were in the agent's cgroup before the agent: systemd-nspawn's stub init.
 const INIT: &str = "init";
 
-/// A file of a limit, and its content.
+/// File of a limit, with its content.
 pub type Limit = (&'static str, String);
 
-/// Returns the limits for the cgroups of commands below `parent`; none where the kernel can't have them there.
+/// Returns the limits for the cgroups of commands below `parent`.
+///
+/// There are none if the kernel can't enforce limits there.
 pub fn inherit(parent: &Path) -> Vec<Limit> {
     let read = |file| Some((file, fs::read_to_string(Path::new(ROOT).join(file)).ok()?));
     let limits: Vec<Limit> = FILES
@@ -27,16 +31,15 @@ pub fn inherit(parent: &Path) -> Vec<Limit> {
         .filter(|(_, limit)| !limit.starts_with("max"))
         .collect();
     if limits.is_empty() || enable_controllers(parent).is_err() {
-        Vec::new()
-    } else {
-        limits
+        return Vec::new();
     }
+    limits
 }
 
 /// Sets the limits of a new cgroup.
 pub fn set(cgroup: &Path, limits: &[Limit]) {
     for (file, limit) in limits {
-        // Without it the machine's limit still holds.
+        // Errors are ignored, since the limit of the machine applies anyway.
         let _ = fs::write(cgroup.join(file), limit);
     }
 }
@@ -47,9 +50,9 @@ fn enable_controllers(parent: &Path) -> io::Result<()> {
     if !processes.is_empty() {
         let init = parent.join(INIT);
         fs::create_dir_all(&init)?;
-        processes
-            .lines()
-            .try_for_each(|process| fs::write(init.join("cgroup.procs"), process))?;
+        for process in processes.lines() {
+            fs::write(init.join("cgroup.procs"), process)?;
+        }
     }
     fs::write(parent.join("cgroup.subtree_control"), CONTROLLERS)
 }

@@ -1,15 +1,17 @@
-//! The agent: this program in its hidden form, inside the machine.
+//! The agent: an internal form of this program that runs in the machine.
 //!
-//! It lives among the job's processes, which may be hostile and are root there. It holds nothing of
-//! the host but the pipes it is handed.
+//! The agent runs among the processes of the job, which may be hostile and have root in the machine.
+//! It has nothing of the host but the pipes that the host sends.
 //!
-//! | module | holds |
+//! | module | contents |
 //! | --- | --- |
-//! | [`session`] | one connection: a command from its request to its end |
-//! | [`child`] | the process that becomes the command |
-//! | [`cgroups`], [`processes`], [`ends`] | a cgroup for each command; its processes; how it ended |
-//! | [`users`] | the machine's `/etc/passwd` and `/etc/group` |
-//! | [`console`] | a terminal for the command |
+//! | [`session`] | a connection: a command from its request to its end |
+//! | [`receive`], [`script`] | the first message of the host, the script of a request |
+//! | [`exec`] | the process that becomes the command |
+//! | [`command_cgroup`], [`limits`] | a cgroup for each command, with the machine's limits |
+//! | [`descendants`], [`reaper`] | processes of a command, and how they end |
+//! | [`passwd`] | `/etc/passwd` and `/etc/group` of the machine |
+//! | [`pty`] | a terminal for the command |
 
 pub mod command_cgroup;
 pub mod descendants;
@@ -18,15 +20,18 @@ pub mod limits;
 pub mod passwd;
 pub mod pty;
 pub mod reaper;
+pub mod receive;
+pub mod script;
 pub mod session;
 
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::exit;
 use std::time::Duration;
@@ -39,149 +44,168 @@ use nix::unistd::{ForkResult, Pid};
 use nspawn_common::machine::paths::{AGENT_MOUNT_IN_MACHINE, AGENT_READY_FIFO, AGENT_SOCKET};
 use nspawn_common::sys::fork::fork;
 
-use command_cgroup::{Cgroup, Cgroups};
+use command_cgroup::{AgentCgroup, CommandCgroup};
 use exec::Refusal;
-use reaper::End;
+use reaper::ProcessEnd;
 
-/// The argument that asks for it.
+/// Argument that starts the agent.
 pub const OPTION: &str = "--agent";
 
-/// The same, of a machine that runs for its commands only: it ends itself when there are none any more.
+/// Argument that starts the agent of a machine that runs for its commands only.
 pub const ONCE_OPTION: &str = "--agent-once";
 
-/// How long it waits for another then. Who begins a command looks first whether the machine runs, and who ends the
-/// last one ends the machine; this is for those who are killed before they can.
-const LINGER: Duration = Duration::from_secs(10);
-
-/// The argument that asks for its end, and that of all its sessions.
+/// Argument that ends the agent and all of its sessions.
 pub const STOP_OPTION: &str = "--agent-stop";
 
-/// Kills the agent and its sessions, and no command.
+/// Time that an idle agent waits for another command before it exits.
+///
+/// A program that starts a command first checks that the machine runs, and the program with the last
+/// command stops the machine. So this limit matters only if these programs are killed before that.
+const IDLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Behaviour of the agent when no command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdlePolicy {
+    /// The agent runs until it is killed.
+    Stay,
+    /// The agent exits after [`IDLE_LIMIT`], which ends the machine.
+    Exit,
+}
+
+/// Kills the agent and its sessions, but no command.
 pub fn stop() -> Result<()> {
     command_cgroup::kill_agent()
 }
 
-/// Serves the host until it is killed: a process for each connection. With `once`, until nobody connects any more.
-pub fn main(once: bool) -> Result<()> {
-    let mut cgroups = Cgroups::enter()?;
-    let shown = Path::new(AGENT_MOUNT_IN_MACHINE);
-    let listener = listen(&shown.join(AGENT_SOCKET))?;
+/// Serves the host, with a process for each connection.
+pub fn main(policy: IdlePolicy) -> Result<()> {
+    let mut cgroup = AgentCgroup::enter()?;
+    let mount = Path::new(AGENT_MOUNT_IN_MACHINE);
+    let listener = listen(&mount.join(AGENT_SOCKET))?;
     let mut sessions = Sessions::new()?;
-    notify_ready()?;
-    tell_host(&shown.join(AGENT_READY_FIFO));
+    notify_systemd()?;
+    notify_host(&mount.join(AGENT_READY_FIFO));
     loop {
-        let mut fds =
-            [listener.as_fd(), sessions.ends.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        let is_idle = once && sessions.running.is_empty();
+        let is_idle = policy == IdlePolicy::Exit && sessions.running.is_empty();
         let limit = if is_idle {
-            PollTimeout::try_from(LINGER)?
+            PollTimeout::try_from(IDLE_LIMIT)?
         } else {
             PollTimeout::NONE
         };
+        let mut fds = [listener.as_fd(), sessions.child_events.as_fd()]
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         if poll(&mut fds, limit).context("can't wait for connections")? == 0 {
             return Ok(());
         }
-        let [connects, ends] = fds.map(|fd| fd.any() == Some(true));
-        if ends {
+        let [has_connection, has_ended_child] = fds.map(|fd| fd.any() == Some(true));
+        if has_ended_child {
             sessions.reap();
         }
-        if connects {
+        if has_connection {
             let (stream, _) = listener.accept().context("can't accept a connection")?;
-            sessions.start(stream, cgroups.next());
+            sessions.start(stream, cgroup.next_command());
         }
     }
 }
 
-/// The sessions that run, and the cgroups in which commands have left something running.
+/// Running sessions, and the cgroups in which ended commands have left processes.
 struct Sessions {
-    ends: SignalFd,
-    running: HashMap<Pid, Cgroup>,
-    left: Vec<Cgroup>,
+    child_events: SignalFd,
+    running: HashMap<Pid, CommandCgroup>,
+    leftover: Vec<CommandCgroup>,
 }
 
 impl Sessions {
     fn new() -> Result<Self> {
         Ok(Self {
-            ends: reaper::watch()?,
+            child_events: reaper::watch()?,
             running: HashMap::new(),
-            left: Vec::new(),
+            leftover: Vec::new(),
         })
     }
 
-    fn start(&mut self, mut stream: UnixStream, cgroup: Cgroup) {
+    fn start(&mut self, mut stream: UnixStream, cgroup: CommandCgroup) {
         match fork() {
             Ok(ForkResult::Child) => exit(serve(stream, &cgroup)),
-            Ok(ForkResult::Parent { child }) => drop(self.running.insert(child, cgroup)),
-            // A host that has gone needs no answer.
-            Err(errno) => drop(session::refuse(&mut stream, &Refusal::exhausted(errno))),
+            Ok(ForkResult::Parent { child }) => {
+                self.running.insert(child, cgroup);
+            }
+            Err(errno) => {
+                // The host may have closed the connection, so a write error is ignored.
+                let _ = session::refuse(&mut stream, &Refusal::exhausted(errno));
+            }
         }
     }
 
     fn reap(&mut self) {
-        while let Ok(Some(_)) = self.ends.read_signal() {}
-        while let Some((pid, end)) = reaper::next_ended() {
+        while let Ok(Some(_)) = self.child_events.read_signal() {}
+        while let Some((pid, end)) = reaper::next() {
             let Some(cgroup) = self.running.remove(&pid) else {
                 continue;
             };
-            // A session that was killed has told the host of no end: then there must be one.
-            if matches!(end, End::Signaled(_)) {
+            // A killed session has not reported the end of its command to the host, so the command
+            // must end as well.
+            if matches!(end, ProcessEnd::Signaled(_)) {
                 let _ = cgroup.kill();
             }
-            self.left.push(cgroup);
+            self.leftover.push(cgroup);
         }
-        self.left.retain(|cgroup| !cgroup.remove());
+        self.leftover.retain(|cgroup| !cgroup.remove());
     }
 }
 
-fn serve(stream: UnixStream, cgroup: &Cgroup) -> i32 {
+// Returns the exit status of the session.
+fn serve(stream: UnixStream, cgroup: &CommandCgroup) -> i32 {
     let Err(error) = session::serve(stream, cgroup) else {
         return 0;
     };
     let _ = writeln!(std::io::stderr(), "{error:#}");
-    // The host has not learnt of the command's end, so there must be one.
+    // The end of the command was not reported to the host, so the command must end as well.
     if let Err(error) = cgroup.kill_all() {
         let _ = writeln!(std::io::stderr(), "{error:#}");
     }
     1
 }
 
-// Who waits for the socket finds one that listens.
+// Binds the socket under another name and renames it, so that a client which finds the socket can
+// connect at once.
 fn listen(path: &Path) -> Result<UnixListener> {
-    let new = path.with_extension("new");
-    match fs::remove_file(&new) {
+    let new_path = path.with_extension("new");
+    match fs::remove_file(&new_path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             return Err(error).context("can't replace the socket");
         }
         _ => {}
     }
-    let listener =
-        UnixListener::bind(&new).with_context(|| format!("can't listen on {}", new.display()))?;
-    fs::rename(&new, path).context("can't replace the socket")?;
+    let listener = UnixListener::bind(&new_path)
+        .with_context(|| format!("can't listen on {}", new_path.display()))?;
+    fs::rename(&new_path, path).context("can't replace the socket")?;
     Ok(listener)
 }
 
-// If it waits for that.
-fn tell_host(sign: &Path) {
-    let sign = OpenOptions::new()
+// Writes to the FIFO. Without a reader the open fails, and nothing needs to be written.
+fn notify_host(fifo: &Path) {
+    let file = OpenOptions::new()
         .write(true)
         .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(sign);
-    let _ = sign.and_then(|mut sign| sign.write_all(b"!"));
+        .open(fifo);
+    let _ = file.and_then(|mut file| file.write_all(b"!"));
 }
 
-// sd_notify(3). Without a socket nobody wants to know.
-fn notify_ready() -> Result<()> {
-    use std::os::linux::net::SocketAddrExt;
+// Tells systemd that the agent is ready (sd_notify(3)). Under another init there is no socket.
+fn notify_systemd() -> Result<()> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return Ok(());
     };
     let address = match path.as_bytes() {
-        [b'@', name @ ..] => std::os::unix::net::SocketAddr::from_abstract_name(name),
-        _ => std::os::unix::net::SocketAddr::from_pathname(&path),
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&path),
     };
-    let socket = UnixDatagram::unbound().context("can't make a socket")?;
+    let address =
+        address.with_context(|| format!("NOTIFY_SOCKET has the invalid value {path:?}"))?;
+    let socket = UnixDatagram::unbound().context("can't create a socket")?;
     socket
-        .send_to_addr(b"READY=1", &address.context("NOTIFY_SOCKET")?)
+        .send_to_addr(b"READY=1", &address)
         .context("can't notify systemd")?;
     Ok(())
 }

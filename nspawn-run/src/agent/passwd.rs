@@ -1,4 +1,4 @@
-//! Users of the machine, read from its own files: a static program has no NSS.
+//! Users of the machine, as its own files list them. A static program has no NSS.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -6,78 +6,73 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use anyhow::{Context, Result};
 
-/// A user, as a login would have it.
+/// User with the attributes of a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     pub name: OsString,
     pub uid: u32,
     pub gid: u32,
-    /// All groups, the first one included.
+    /// All groups, with the primary one.
     pub groups: Vec<u32>,
     pub home: OsString,
     pub shell: OsString,
 }
 
-/// The user of this name or number, which need not be in `/etc/passwd`; behind a colon may be another group than the
-/// user's.
+/// Finds the user of this name or number. A number need not be in `/etc/passwd`.
 ///
-/// # Errors
-/// No user of this name.
+/// A group may follow after a colon, and replaces all groups of the user.
 pub fn find(wanted: &OsStr) -> Result<User> {
-    let read = |path: &str| fs::read(path).unwrap_or_default();
-    find_in(wanted.as_bytes(), &read("/etc/passwd"), &read("/etc/group"))
+    let passwd = fs::read("/etc/passwd").unwrap_or_default();
+    let groups = fs::read("/etc/group").unwrap_or_default();
+    find_in(wanted.as_bytes(), &passwd, &groups)
         .with_context(|| format!("the machine has no user {wanted:?}"))
 }
 
 fn find_in(wanted: &[u8], passwd: &[u8], groups: &[u8]) -> Option<User> {
-    let (name, group) = match wanted.iter().position(|byte| *byte == b':') {
-        Some(colon) => (&wanted[..colon], Some(&wanted[colon + 1..])),
-        None => (wanted, None),
+    let Some(colon) = wanted.iter().position(|byte| *byte == b':') else {
+        return find_user(wanted, passwd, groups);
     };
-    let user = find_named(name, passwd, groups)?;
-    match group {
-        None => Some(user),
-        Some(group) => find_group(group, groups).map(|gid| User {
-            gid,
-            groups: vec![gid],
-            ..user
-        }),
-    }
+    let user = find_user(&wanted[..colon], passwd, groups)?;
+    let gid = find_group(&wanted[colon + 1..], groups)?;
+    Some(User {
+        gid,
+        groups: vec![gid],
+        ..user
+    })
 }
 
-fn find_group(wanted: &[u8], group: &[u8]) -> Option<u32> {
-    let named = group.split(|byte| *byte == b'\n').find_map(|line| {
+fn find_group(wanted: &[u8], groups: &[u8]) -> Option<u32> {
+    let by_name = groups.split(|byte| *byte == b'\n').find_map(|line| {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
         if fields.len() == 4 && fields[0] == wanted {
-            number(fields[2])
+            parse_number(fields[2])
         } else {
             None
         }
     });
-    named.or_else(|| number(wanted))
+    by_name.or_else(|| parse_number(wanted))
 }
 
-fn find_named(wanted: &[u8], passwd: &[u8], group: &[u8]) -> Option<User> {
-    let users = || passwd.split(|byte| *byte == b'\n').filter_map(parse);
-    let number = std::str::from_utf8(wanted)
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let named = users().find(|user| user.name.as_bytes() == wanted);
-    let numbered = || {
-        number.map(|number| {
-            users()
-                .find(|user| user.uid == number)
-                .unwrap_or_else(|| unnamed(number))
-        })
+fn find_user(wanted: &[u8], passwd: &[u8], groups: &[u8]) -> Option<User> {
+    let users = || {
+        passwd
+            .split(|byte| *byte == b'\n')
+            .filter_map(parse_passwd_line)
     };
-    let root = || (wanted == b"root").then(|| unnamed(0));
-    let mut user = named.or_else(numbered).or_else(root)?;
-    user.groups = groups_of(&user, group);
+    let by_name = users().find(|user| user.name.as_bytes() == wanted);
+    let by_number = || {
+        let uid = parse_number(wanted)?;
+        let listed = users().find(|user| user.uid == uid);
+        Some(listed.unwrap_or_else(|| unlisted_user(uid)))
+    };
+    let root = || (wanted == b"root").then(|| unlisted_user(0));
+    let mut user = by_name.or_else(by_number).or_else(root)?;
+    user.groups = groups_of(&user, groups);
     Some(user)
 }
 
-// name:password:uid:gid:comment:home:shell
-fn parse(line: &[u8]) -> Option<User> {
+// The format is name:password:uid:gid:comment:home:shell.
+fn parse_passwd_line(line: &[u8]) -> Option<User> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
     let &[name, _, uid, gid, _, home, shell] = &*fields else {
         return None;
@@ -91,15 +86,16 @@ fn parse(line: &[u8]) -> Option<User> {
     };
     Some(User {
         name: text(name, "root"),
-        uid: number(uid)?,
-        gid: number(gid)?,
+        uid: parse_number(uid)?,
+        gid: parse_number(gid)?,
         groups: Vec::new(),
         home: text(home, "/"),
         shell: text(shell, "/bin/sh"),
     })
 }
 
-fn unnamed(uid: u32) -> User {
+// Returns a user without an entry in /etc/passwd.
+fn unlisted_user(uid: u32) -> User {
     let (name, home) = if uid == 0 {
         ("root".into(), "/root")
     } else {
@@ -115,10 +111,10 @@ fn unnamed(uid: u32) -> User {
     }
 }
 
-// name:password:gid:member,member
-fn groups_of(user: &User, group: &[u8]) -> Vec<u32> {
+// The format of a group is name:password:gid:member,member.
+fn groups_of(user: &User, group_file: &[u8]) -> Vec<u32> {
     let mut groups = vec![user.gid];
-    for line in group.split(|byte| *byte == b'\n') {
+    for line in group_file.split(|byte| *byte == b'\n') {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
         let &[_, _, gid, members] = &*fields else {
             continue;
@@ -127,14 +123,14 @@ fn groups_of(user: &User, group: &[u8]) -> Vec<u32> {
             .split(|byte| *byte == b',')
             .any(|member| member == user.name.as_bytes())
         {
-            groups.extend(number(gid));
+            groups.extend(parse_number(gid));
         }
     }
     groups.dedup();
     groups
 }
 
-fn number(field: &[u8]) -> Option<u32> {
+fn parse_number(field: &[u8]) -> Option<u32> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
@@ -146,7 +142,7 @@ mod tests {
     const GROUP: &[u8] = b"root:x:0:\nsudo:x:27:bob,ann\ndocker:x:999:ann\nusers:x:100:\n";
 
     #[test]
-    fn names_come_before_numbers() {
+    fn name_takes_precedence_over_number() {
         let ann = find_in(b"ann", PASSWD, GROUP).unwrap();
         assert_eq!(
             (ann.uid, ann.gid, &*ann.groups),
@@ -161,12 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn numbers_need_no_entry_and_root_needs_no_file() {
+    fn unlisted_numbers_and_root_are_users() {
         assert_eq!(
             find_in(b"4242", PASSWD, GROUP).unwrap(),
             User {
                 groups: vec![4242],
-                ..unnamed(4242)
+                ..unlisted_user(4242)
             }
         );
         assert_eq!(find_in(b"root", b"", b"").unwrap().home, "/root");
@@ -175,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn another_group_may_be_named() {
+    fn group_after_colon_replaces_the_groups() {
         for (wanted, gid) in [
             (&b"ann:docker"[..], 999),
             (b"4242:7", 7),
@@ -184,8 +180,8 @@ mod tests {
             let user = find_in(wanted, PASSWD, GROUP).unwrap();
             assert_eq!((user.gid, &*user.groups), (gid, &[gid][..]));
         }
-        for none in [&b"ann:"[..], b"ann:nobody", b":0"] {
-            assert_eq!(find_in(none, PASSWD, GROUP), None);
+        for unknown in [&b"ann:"[..], b"ann:nobody", b":0"] {
+            assert_eq!(find_in(unknown, PASSWD, GROUP), None);
         }
     }
 }

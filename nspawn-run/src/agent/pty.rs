@@ -1,4 +1,4 @@
-//! A terminal of the machine's own for a command, moved to and from the host's pipes.
+//! A pseudoterminal for a command, between the host's pipes.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,16 +10,19 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::pty::{PtyMaster, grantpt, posix_openpt, unlockpt};
 use nix::sys::termios::{LocalFlags, tcgetattr};
-use nspawn_common::sys::terminal;
+use nspawn_common::sys::ioctl;
 
-/// What one pass moves, in bytes.
+/// Maximum number of bytes that one read moves.
 const CHUNK: usize = 16 << 10;
-/// What a person types when there is no more (VEOF in termios(3)): a terminal knows no other end.
+/// Character that ends the input (VEOF in termios(3)). A terminal has no other end of file.
 const END_OF_FILE: u8 = 4;
-/// What is kept for one who does not read, the command or the host, in bytes; then the other waits.
-const MOST_PENDING: usize = 64 << 10;
+/// Number of pending bytes in one direction at which the sender has to wait, because the receiver, the
+/// command or the host, does not read.
+const MAX_PENDING: usize = 64 << 10;
+/// Maximum number of reads after the end of the command. Background processes may write without end.
+const LAST_READS: usize = 16;
 
-/// Where something has happened.
+/// Descriptor with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     Terminal,
@@ -27,168 +30,162 @@ pub enum Source {
     Output,
 }
 
-/// The terminal's far side.
-pub struct Console {
+/// Pseudoterminal, with the bytes on their way between the command and the host.
+pub struct Pty {
     master: PtyMaster,
-    /// Kept open: a command may close its terminal for a while and open it again.
-    near_side: OwnedFd,
+    /// Side of the command. It stays open, since a command may close its terminal and open it again.
+    terminal: OwnedFd,
+    /// Pipe from the host, until it ends.
     input: Option<File>,
+    /// Pipe to the host.
     output: File,
-    /// On the way to the command.
-    incoming: VecDeque<u8>,
-    /// On the way to the host.
-    outgoing: VecDeque<u8>,
+    to_command: VecDeque<u8>,
+    to_host: VecDeque<u8>,
 }
 
-impl Console {
-    /// A new terminal between these pipes of the host.
-    ///
-    /// # Errors
-    /// The machine has no terminals left.
+impl Pty {
+    /// Creates a terminal of `size` rows and columns between these pipes of the host.
     pub fn open(size: (u16, u16), input: OwnedFd, output: OwnedFd) -> Result<Self> {
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let master = posix_openpt(flags).context("can't make a terminal")?;
+        let master = posix_openpt(flags).context("can't create a terminal")?;
         grantpt(&master)
             .and_then(|()| unlockpt(&master))
-            .context("can't make a terminal")?;
-        // The write end of a pipe that the host reads: nobody else has it.
+            .context("can't create a terminal")?;
+        // The flag affects nobody else: no other process has the write end of this pipe.
         fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("can't set up a pipe")?;
-        let (near_side, input, output) = (
-            terminal::open_peer(&master).context("can't open the terminal")?,
-            Some(input.into()),
-            output.into(),
-        );
-        let console = Self {
+        let terminal = ioctl::open_pty_peer(&master).context("can't open the terminal")?;
+        let pty = Self {
             master,
-            near_side,
-            input,
-            output,
-            incoming: VecDeque::new(),
-            outgoing: VecDeque::new(),
+            terminal,
+            input: Some(input.into()),
+            output: output.into(),
+            to_command: VecDeque::new(),
+            to_host: VecDeque::new(),
         };
-        console.resize(size);
-        Ok(console)
+        pty.resize(size);
+        Ok(pty)
     }
 
-    /// The near side, for the command.
-    ///
-    /// # Errors
-    /// No descriptors left.
-    pub fn near_side(&self) -> Result<OwnedFd> {
-        self.near_side
-            .try_clone()
-            .context("can't open the terminal")
+    /// Returns the terminal for the command.
+    pub fn terminal(&self) -> Result<OwnedFd> {
+        self.terminal.try_clone().context("can't open the terminal")
     }
 
-    /// Sets the rows and columns. A size that the kernel refuses does no harm.
+    /// Sets the number of rows and columns. Errors are ignored, since the command can run anyway.
     pub fn resize(&self, size: (u16, u16)) {
-        let _ = terminal::set_size(&self.master, size);
+        let _ = ioctl::set_window_size(&self.master, size);
     }
 
-    /// What to wait for: the terminal, the host's input, the host's output.
+    /// Returns the events to wait for.
     pub fn interests(&self) -> Vec<(Source, BorrowedFd<'_>, PollFlags)> {
-        let mut terminal = PollFlags::empty();
-        terminal.set(PollFlags::POLLIN, self.outgoing.len() < MOST_PENDING);
-        terminal.set(PollFlags::POLLOUT, !self.incoming.is_empty());
-        let mut interests = vec![(Source::Terminal, self.master.as_fd(), terminal)];
-        if !self.outgoing.is_empty() {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::POLLIN, self.to_host.len() < MAX_PENDING);
+        flags.set(PollFlags::POLLOUT, !self.to_command.is_empty());
+        let mut interests = vec![(Source::Terminal, self.master.as_fd(), flags)];
+        if !self.to_host.is_empty() {
             interests.push((Source::Output, self.output.as_fd(), PollFlags::POLLOUT));
         }
-        let input = self
-            .input
-            .as_ref()
-            .filter(|_| self.incoming.len() < MOST_PENDING);
-        interests.extend(input.map(|input| (Source::Input, input.as_fd(), PollFlags::POLLIN)));
+        if let Some(input) = &self.input {
+            if self.to_command.len() < MAX_PENDING {
+                interests.push((Source::Input, input.as_fd(), PollFlags::POLLIN));
+            }
+        }
         interests
     }
 
-    /// Moves what can be moved; `false` once nobody will read the output.
-    pub fn serve(&mut self, source: Source, events: PollFlags) -> bool {
+    /// Moves bytes after an event. Returns `false` if the host no longer reads the output.
+    pub fn serve(&mut self, source: Source, flags: PollFlags) -> bool {
         match source {
             Source::Input => {
-                self.take_input();
+                self.read_input();
                 true
             }
-            Source::Output => self.give_output(),
-            Source::Terminal => {
-                if events.contains(PollFlags::POLLOUT) {
-                    self.give_input();
-                }
-                !events.intersects(!PollFlags::POLLOUT) || !self.take_output() || self.give_output()
-            }
+            Source::Output => self.write_output(),
+            Source::Terminal => self.serve_terminal(flags),
         }
     }
 
-    /// Takes what the command had written when it ended; what its background writes may not end.
-    pub fn take_rest(&mut self) {
-        for _ in 0..16 {
-            if !self.take_output() {
+    fn serve_terminal(&mut self, flags: PollFlags) -> bool {
+        if flags.contains(PollFlags::POLLOUT) {
+            self.write_input();
+        }
+        let is_readable = flags.intersects(!PollFlags::POLLOUT);
+        if is_readable && self.read_output() {
+            return self.write_output();
+        }
+        true
+    }
+
+    /// Reads the output that the command had written when it ended.
+    pub fn read_rest(&mut self) {
+        for _ in 0..LAST_READS {
+            if !self.read_output() {
                 return;
             }
         }
     }
 
-    /// Whether all that was taken is delivered.
+    /// Returns whether all output that was read is written to the host.
     pub fn is_delivered(&self) -> bool {
-        self.outgoing.is_empty()
+        self.to_host.is_empty()
     }
 
-    fn take_input(&mut self) {
+    fn read_input(&mut self) {
         let mut buffer = [0; CHUNK];
         match self.input.as_mut().map(|input| input.read(&mut buffer)) {
-            Some(Ok(count)) if count > 0 => self.incoming.extend(&buffer[..count]),
+            Some(Ok(count)) if count > 0 => self.to_command.extend(&buffer[..count]),
             _ => {
                 self.input = None;
-                self.incoming.push_back(END_OF_FILE);
+                self.to_command.push_back(END_OF_FILE);
             }
         }
-        self.give_input();
+        self.write_input();
     }
 
-    fn give_input(&mut self) {
-        while !self.incoming.is_empty() {
-            match (&self.master).write(self.incoming.as_slices().0) {
-                Ok(count) => drop(self.incoming.drain(..count)),
+    fn write_input(&mut self) {
+        while !self.to_command.is_empty() {
+            match (&self.master).write(self.to_command.as_slices().0) {
+                Ok(count) => {
+                    self.to_command.drain(..count);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return,
             }
         }
     }
 
-    // `false` when there is none now.
-    fn take_output(&mut self) -> bool {
+    // Returns `false` if there is no output now.
+    fn read_output(&mut self) -> bool {
         let mut buffer = [0; CHUNK];
         let Ok(count) = (&self.master).read(&mut buffer) else {
             return false;
         };
-        self.outgoing.extend(&buffer[..count]);
-        // Who reads keys one by one, a shell at its prompt, has not seen an end that came while it did not.
-        if self.input.is_none() && self.incoming.is_empty() && self.reads_keys() {
-            self.incoming.push_back(END_OF_FILE);
-            self.give_input();
+        self.to_host.extend(&buffer[..count]);
+        // A program in non-canonical mode, such as a shell at its prompt, has ignored an end of file
+        // that was sent before, so the end of file is sent again.
+        if self.input.is_none() && self.to_command.is_empty() && self.is_noncanonical() {
+            self.to_command.push_back(END_OF_FILE);
+            self.write_input();
         }
         count > 0
     }
 
-    fn reads_keys(&self) -> bool {
-        tcgetattr(&self.near_side)
-            .is_ok_and(|terminal| !terminal.local_flags.contains(LocalFlags::ICANON))
+    fn is_noncanonical(&self) -> bool {
+        tcgetattr(&self.terminal)
+            .is_ok_and(|settings| !settings.local_flags.contains(LocalFlags::ICANON))
     }
 
-    // `false` when nobody will read it.
-    fn give_output(&mut self) -> bool {
-        while !self.outgoing.is_empty() {
-            match self.output.write(self.outgoing.as_slices().0) {
-                Ok(count) => drop(self.outgoing.drain(..count)),
+    // Returns `false` if the host no longer reads.
+    fn write_output(&mut self) -> bool {
+        while !self.to_host.is_empty() {
+            match self.output.write(self.to_host.as_slices().0) {
+                Ok(count) => {
+                    self.to_host.drain(..count);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return error.kind() == ErrorKind::WouldBlock,
             }
         }
         true
     }
-}
-
-/// Makes `terminal` the controlling terminal of this process, which must lead a new session.
-pub fn take_control(terminal: &OwnedFd) -> Result<()> {
-    terminal::make_controlling(terminal).context("can't take the terminal")
 }

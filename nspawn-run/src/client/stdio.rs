@@ -1,9 +1,9 @@
-//! Moving bytes between this program's stdin, stdout, stderr and the pipes that the machine holds.
+//! Streams of a command: movement of bytes between this program's stdin, stdout and stderr, and the
+//! pipes of the machine.
 //!
-//! The machine gets pipes of ours and never the descriptors that we were given: those may be a
-//! terminal or a file whose settings and other direction are not its business.
+//! The machine gets new pipes, and never the descriptors of this program. Those may be a terminal
+//! or a file, whose settings the machine could change, and which it could use in both directions.
 
-use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -12,244 +12,158 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::stat::{SFlag, fstat};
-use nix::unistd::{pipe2, read, write};
-use nspawn_common::sys::pipe::readable_bytes;
+use nix::sys::stat::fstat;
+use nix::unistd::pipe2;
 
-/// The pipes' size and the most that is moved at once, in bytes: what any user may have (pipe(7)).
-const CHUNK: usize = 1 << 20;
-/// What is copied at once, where it must be, in bytes: what fits into a processor's cache.
-const COPY: usize = 128 << 10;
+use crate::client::transfer;
+use crate::client::transfer::MAX_CHUNK;
 
-/// A pipe: where to read, where to write.
-///
-/// # Errors
-/// No descriptors left.
+/// Creates a pipe and returns its read end and its write end.
 pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("can't make a pipe")?;
-    // Refused where pipes take too much of the host's memory: then it stays as it is.
-    let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(CHUNK as i32));
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("can't create a pipe")?;
+    // The pipe keeps its size if pipes already take too much of the host's memory.
+    let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(MAX_CHUNK as i32));
     Ok((reader, writer))
 }
 
-/// Moves stdin into the machine until either side ends. Nobody waits for it; what it returns tells of
-/// a stdin that can't be read.
+/// Starts to move `stdin` into the machine, until either side ends.
 ///
-/// # Errors
-/// No more processes.
-pub fn feed(stdin: OwnedFd, into: OwnedFd) -> Result<Receiver<Error>> {
-    let (sender, failed) = sync_channel(1);
+/// This runs in the background. The returned channel receives an error if stdin can't be read.
+pub fn start_input(stdin: OwnedFd, target: OwnedFd) -> Result<Receiver<Error>> {
+    let (sender, error) = sync_channel(1);
     spawn(move || {
-        loop {
-            match shift(&stdin, into.as_fd(), CHUNK) {
-                Ok(0) | Err(Errno::EPIPE) => return,
-                // nohup(1) leaves one that can be written only; a terminal may be another's, or gone.
-                Err(Errno::EBADF | Errno::EIO) if !is_file(&stdin) => return,
-                Ok(_) => {}
-                // Somebody else who has our stdin open made it so.
-                Err(Errno::EAGAIN) => wait_for(stdin.as_fd(), PollFlags::POLLIN),
-                Err(error) => return drop(sender.send(error.into())),
-            }
+        if let Err(errno) = move_input(&stdin, target.as_fd()) {
+            let _ = sender.send(errno.into());
         }
     })?;
-    Ok(failed)
+    Ok(error)
 }
 
-fn is_file(fd: &OwnedFd) -> bool {
-    kind(fd.as_fd()) == Some(SFlag::S_IFREG)
+fn move_input(stdin: &OwnedFd, target: BorrowedFd) -> nix::Result<()> {
+    loop {
+        match transfer::transfer(stdin, target, MAX_CHUNK) {
+            Ok(0) | Err(Errno::EPIPE) => return Ok(()),
+            // nohup(1) replaces a terminal on stdin by a descriptor that can only be written. A
+            // terminal may also be gone, or be the controlling terminal of another session.
+            Err(Errno::EBADF | Errno::EIO) if !transfer::is_file(stdin) => return Ok(()),
+            Ok(_) => {}
+            // Another process that shares stdin has made it non-blocking.
+            Err(Errno::EAGAIN) => transfer::wait_for(stdin.as_fd(), PollFlags::POLLIN),
+            Err(errno) => return Err(errno),
+        }
+    }
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
     thread::Builder::new()
         .spawn(work)
         .map(drop)
-        .context("can't start a thread; see TasksMax= of the unit that this runs in")
+        .context("can't start a thread; see TasksMax= of the unit that nspawn-run runs in")
 }
 
-/// A pipe out of the machine, and where its bytes go.
-pub type Route = (OwnedFd, OwnedFd);
+/// Route of output: a pipe from the machine, and the descriptor that receives its bytes.
+pub struct Route {
+    source: OwnedFd,
+    target: OwnedFd,
+}
 
-/// The ways to our stdout and stderr, and the two ends that the machine gets. Where both are the same,
-/// as under `2>&1`, so is the way there: what is written in an order arrives in it.
+/// Creates the routes to stdout and stderr, and returns them with the two ends for the machine.
 ///
-/// # Errors
-/// No descriptors left.
-pub fn outputs() -> Result<(Vec<Route>, [OwnedFd; 2])> {
-    let (stdout, stderr) = (
-        io::stdout().as_fd().try_clone_to_owned()?,
-        io::stderr().as_fd().try_clone_to_owned()?,
-    );
-    let (stdout_here, stdout_there) = pipe()?;
-    if is_same(&stdout, &stderr) {
-        let stderr_there = stdout_there.try_clone()?;
-        return Ok((vec![(stdout_here, stdout)], [stdout_there, stderr_there]));
+/// If stdout and stderr are the same file, as after `2>&1`, both use the same pipe. This keeps the
+/// order in which the command writes to them.
+pub fn create_routes() -> Result<(Vec<Route>, [OwnedFd; 2])> {
+    let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+    let stderr = io::stderr().as_fd().try_clone_to_owned()?;
+    let (stdout_reader, stdout_writer) = pipe()?;
+    let stdout_route = |target| Route {
+        source: stdout_reader,
+        target,
+    };
+    if is_same_file(&stdout, &stderr) {
+        let stderr_writer = stdout_writer.try_clone()?;
+        return Ok((vec![stdout_route(stdout)], [stdout_writer, stderr_writer]));
     }
-    let (stderr_here, stderr_there) = pipe()?;
+    let (stderr_reader, stderr_writer) = pipe()?;
+    let stderr_route = Route {
+        source: stderr_reader,
+        target: stderr,
+    };
     Ok((
-        vec![(stdout_here, stdout), (stderr_here, stderr)],
-        [stdout_there, stderr_there],
+        vec![stdout_route(stdout), stderr_route],
+        [stdout_writer, stderr_writer],
     ))
 }
 
-fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
-    let place = |fd: &OwnedFd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino, stat.st_rdev));
-    place(one).is_ok_and(|one| place(other) == Ok(one))
+fn is_same_file(first: &OwnedFd, second: &OwnedFd) -> bool {
+    let identity = |fd: &OwnedFd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino, stat.st_rdev));
+    identity(first).is_ok_and(|first| identity(second) == Ok(first))
 }
 
-/// A stream out of the machine, on its way.
+/// Output of a command that a thread moves along its route.
 pub struct Output {
-    done: Receiver<io::Result<()>>,
-    ended: EventFd,
+    result: Receiver<io::Result<()>>,
+    /// Event that the command has ended.
+    end: EventFd,
 }
 
 impl Output {
-    /// Moves bytes along the way until [`Output::finish`].
-    ///
-    /// # Errors
-    /// No descriptors or processes left.
-    pub fn start((from, to): Route) -> Result<Self> {
-        // The machine can open the pipe's other end too, and read what we are about to.
-        fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("can't set up a pipe")?;
-        let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("can't make an event")?;
-        let watched = ended.as_fd().try_clone_to_owned()?;
-        let (sender, done) = sync_channel(1);
-        spawn(move || drop(sender.send(drain(&from, to.as_fd(), watched.as_fd()))))?;
-        Ok(Self { done, ended })
+    /// Starts to move the bytes, until [`Output::finish`].
+    pub fn start(Route { source, target }: Route) -> Result<Self> {
+        // The machine can also open the read end of the pipe, and read bytes that this program is
+        // about to read. A blocking read would then hang.
+        fcntl(&source, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("can't set up a pipe")?;
+        let end = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("can't create an event")?;
+        let watched_end = end.as_fd().try_clone_to_owned()?;
+        let (sender, result) = sync_channel(1);
+        spawn(move || {
+            let _ = sender.send(move_output(&source, target.as_fd(), watched_end.as_fd()));
+        })?;
+        Ok(Self { result, end })
     }
 
-    /// Delivers what was written until now, and no more: a process in the machine's background may
-    /// hold the stream open and write for ever. A reader may take its time, or `limit`.
+    /// Delivers the bytes that the command has written until now, and no more.
     ///
-    /// # Errors
-    /// The output can't be written. A reader that went away is no error: the command learnt of it.
+    /// A background process in the machine may hold the stream open and write without end. The
+    /// reader may take as long as it likes, or `limit`. If the reader has closed the stream, that
+    /// is not an error, since the command got SIGPIPE or an error of its own.
     pub fn finish(self, limit: Option<Duration>) -> Result<()> {
-        self.ended.write(1).context("can't signal an event")?;
-        let done = match limit {
-            None => self.done.recv().context("moving the output failed")?,
+        self.end.write(1).context("can't signal an event")?;
+        let result = match limit {
+            None => self.result.recv().context("can't move the output")?,
             Some(limit) => self
-                .done
+                .result
                 .recv_timeout(limit)
-                .context("nobody reads the command's output")?,
+                .context("can't deliver the command's output in time")?,
         };
-        done.or_else(|error| {
-            if error.kind() == io::ErrorKind::BrokenPipe {
-                Ok(())
-            } else {
-                Err(error)
-            }
-        })
-        .context("can't write the command's output")
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.context("can't write the command's output"),
+        }
     }
 }
 
-fn drain(from: &OwnedFd, to: BorrowedFd, ended: BorrowedFd) -> io::Result<()> {
+fn move_output(source: &OwnedFd, target: BorrowedFd, end: BorrowedFd) -> io::Result<()> {
     loop {
         let mut fds = [
-            PollFd::new(from.as_fd(), PollFlags::POLLIN),
-            PollFd::new(ended, PollFlags::POLLIN),
+            PollFd::new(source.as_fd(), PollFlags::POLLIN),
+            PollFd::new(end, PollFlags::POLLIN),
         ];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) if fds[1].any() == Some(true) => {
-                return shift_exactly(from, to, readable_bytes(from)?);
+                return transfer::transfer_contents(source, target);
             }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        match shift(from, to, CHUNK) {
+        match transfer::transfer(source, target, MAX_CHUNK) {
             Ok(0) => return Ok(()),
             Ok(_) | Err(Errno::EAGAIN) => {}
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn shift_exactly(from: &OwnedFd, to: BorrowedFd, mut count: usize) -> io::Result<()> {
-    while count > 0 {
-        match shift(from, to, count) {
-            Ok(0) => break,
-            Ok(moved) => count -= moved,
-            // The machine took back what it had written.
-            Err(Errno::EAGAIN) if readable_bytes(from)? == 0 => break,
-            Err(Errno::EAGAIN) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-// Moves up to `most` bytes; 0 at the end, EAGAIN if there is nothing now. Between pipes, and from a file
-// on a disk, the kernel need not copy them. Others must not be spliced: splice(2) locks the pipe while
-// it waits for them, and the machine's processes would hang at the lock, unkillable.
-fn shift(from: &OwnedFd, to: BorrowedFd, most: usize) -> nix::Result<usize> {
-    if !is_pipe(to) || !(is_pipe(from.as_fd()) || is_file(from)) {
-        return copy(from, to, most);
-    }
-    let moved = retry(|| splice(from, None, to, None, most.min(CHUNK), SpliceFFlags::empty()));
-    // Some files, as those of /proc, can't.
-    if moved == Err(Errno::EINVAL) {
-        return copy(from, to, most);
-    }
-    // From a pipe that does not block, splice(2) does not wait for room either.
-    if moved == Err(Errno::EAGAIN) {
-        wait_for(to, PollFlags::POLLOUT);
-    }
-    moved
-}
-
-fn is_pipe(fd: BorrowedFd) -> bool {
-    kind(fd) == Some(SFlag::S_IFIFO)
-}
-
-fn kind(fd: BorrowedFd) -> Option<SFlag> {
-    fstat(fd)
-        .ok()
-        .map(|stat| SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()))
-}
-
-thread_local! {
-    // Of each thread that moves bytes, made once: filling it with zeroes costs as much as a copy.
-    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; COPY]);
-}
-
-fn copy(from: &OwnedFd, to: BorrowedFd, most: usize) -> nix::Result<usize> {
-    BUFFER.with_borrow_mut(|buffer| copy_through(buffer, from, to, most))
-}
-
-fn copy_through(
-    buffer: &mut [u8],
-    from: &OwnedFd,
-    to: BorrowedFd,
-    most: usize,
-) -> nix::Result<usize> {
-    let most = most.min(buffer.len());
-    let count = retry(|| read(from, &mut buffer[..most]))?;
-    let mut rest = &buffer[..count];
-    while !rest.is_empty() {
-        match retry(|| write(to, rest)) {
-            Ok(written) => rest = &rest[written..],
-            // Somebody else who has our output open made it so.
-            Err(Errno::EAGAIN) => wait_for(to, PollFlags::POLLOUT),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(count)
-}
-
-fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> nix::Result<usize> {
-    loop {
-        match call() {
-            Err(Errno::EINTR) => {}
-            done => return done,
-        }
-    }
-}
-
-// Errors show in the next call on the descriptor.
-fn wait_for(fd: BorrowedFd, event: PollFlags) {
-    let _ = poll(&mut [PollFd::new(fd, event)], PollTimeout::NONE);
 }
 
 #[cfg(test)]
@@ -260,60 +174,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_was_written_is_delivered_though_the_pipe_stays_open() {
-        let (from, writer) = pipe().unwrap();
-        let (reader, to) = pipe().unwrap();
-        let output = Output::start((from, to)).unwrap();
+    fn written_bytes_are_delivered_while_the_pipe_stays_open() {
+        let (source, writer) = pipe().unwrap();
+        let (reader, target) = pipe().unwrap();
+        let output = Output::start(Route { source, target }).unwrap();
         let mut held_open = File::from(writer);
         held_open.write_all(&[7; 100_000]).unwrap();
         output.finish(None).unwrap();
-        let mut got = Vec::new();
-        File::from(reader).read_to_end(&mut got).unwrap();
-        assert_eq!(got, [7; 100_000]);
+        let mut received = Vec::new();
+        File::from(reader).read_to_end(&mut received).unwrap();
+        assert_eq!(received, [7; 100_000]);
     }
 
     #[test]
-    fn more_than_a_pipe_holds_is_delivered_though_nobody_reads_yet() {
-        let (from, writer) = pipe().unwrap();
-        let (reader, to) = pipe().unwrap();
-        let output = Output::start((from, to)).unwrap();
+    fn more_than_a_pipe_holds_is_delivered_to_a_late_reader() {
+        let (source, writer) = pipe().unwrap();
+        let (reader, target) = pipe().unwrap();
+        let output = Output::start(Route { source, target }).unwrap();
         let mut writer = File::from(writer);
-        writer.write_all(&[7; 2 * CHUNK]).unwrap();
+        writer.write_all(&[7; 2 * MAX_CHUNK]).unwrap();
         let finishing = thread::spawn(|| output.finish(None));
-        let mut got = vec![0; 2 * CHUNK];
-        File::from(reader).read_exact(&mut got).unwrap();
+        let mut received = vec![0; 2 * MAX_CHUNK];
+        File::from(reader).read_exact(&mut received).unwrap();
         finishing.join().unwrap().unwrap();
-        assert!(got.iter().all(|byte| *byte == 7));
+        assert!(received.iter().all(|byte| *byte == 7));
     }
 
     #[test]
-    fn streams_that_do_not_block_lose_nothing() {
-        let (from, to) = (File::open("/dev/zero").unwrap(), pipe().unwrap());
-        fcntl(&to.1, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        let reader = thread::spawn(move || {
-            let mut got = vec![1; 4 * CHUNK];
-            File::from(to.0).read_exact(&mut got).map(|()| got)
-        });
-        let from = OwnedFd::from(from);
-        for _ in 0..4 * CHUNK / COPY {
-            assert_eq!(shift(&from, to.1.as_fd(), CHUNK).unwrap(), COPY);
-        }
-        assert!(
-            reader
-                .join()
-                .unwrap()
-                .unwrap()
-                .iter()
-                .all(|byte| *byte == 0)
-        );
-    }
-
-    #[test]
-    fn a_reader_that_goes_away_ends_the_writer() {
-        let (from, writer) = pipe().unwrap();
-        let (reader, to) = pipe().unwrap();
+    fn writer_ends_when_the_reader_goes_away() {
+        let (source, writer) = pipe().unwrap();
+        let (reader, target) = pipe().unwrap();
         drop(reader);
-        let output = Output::start((from, to)).unwrap();
+        let output = Output::start(Route { source, target }).unwrap();
         let mut writer = File::from(writer);
         while writer.write_all(&[0; 1000]).is_ok() {}
         output.finish(None).unwrap();

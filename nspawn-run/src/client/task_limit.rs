@@ -1,4 +1,4 @@
-//! Which limit leaves a machine without a process for another command.
+//! The limit that prevents a machine from starting another process.
 
 use std::fs;
 use std::path::Path;
@@ -7,8 +7,9 @@ use anyhow::{Error, anyhow};
 use nspawn_common::error::Failure;
 use nspawn_common::machine::paths::{MachinePaths, SLICE, SLICE_CGROUP};
 
-/// Returns the error of a command that the machine has no process for. `reason` is the agent's.
-#[must_use]
+/// Returns the error of a command for which the machine has no process left.
+///
+/// `reason` is the agent's description of the failure.
 pub fn exhausted(paths: &MachinePaths, reason: &str) -> Error {
     explain(
         &paths.cgroup(),
@@ -19,33 +20,33 @@ pub fn exhausted(paths: &MachinePaths, reason: &str) -> Error {
 }
 
 fn explain(cgroup: &Path, slice: &Path, unit: &str, reason: &str) -> Error {
-    // What other machines have used up is not the job's fault.
-    if let (None, Some(most)) = (used_up(cgroup), used_up(slice)) {
+    let machine_limit = reached_limit(cgroup);
+    // The job is not at fault if other machines have used up the limit of all machines.
+    if let (None, Some(limit)) = (machine_limit, reached_limit(slice)) {
         return anyhow!(
-            "no process is left for it: TasksMax={most} of {SLICE} is used up by all machines together"
+            "no process is left for it: all machines together have reached TasksMax={limit} of {SLICE}"
         );
     }
-    let limit = used_up(cgroup).map_or_else(
-        || format!("a limit inside the machine is reached ({reason})"),
-        |most| format!("TasksMax={most} of its unit {unit} is used up"),
-    );
-    let remedy =
-        "end what earlier commands have left running, or allow more by --property=TasksMax=";
-    Failure::job(format!("no process is left for it: {limit}; {remedy}")).into()
+    let cause = match machine_limit {
+        Some(limit) => format!("TasksMax={limit} of its unit {unit} is reached"),
+        None => format!("a limit inside the machine is reached ({reason})"),
+    };
+    Failure::job(format!(
+        "no process is left for it: {cause}; end the processes that earlier commands left running, or \
+         raise the limit with --property=TasksMax="
+    ))
+    .into()
 }
 
-// The limit of the cgroup, if no other process fits into it (cgroup.rst, "PID"). The agent's process for the command may
-// have taken the last place, and have ended by now.
-fn used_up(cgroup: &Path) -> Option<u64> {
-    let number = |file: &str| {
-        fs::read_to_string(cgroup.join(file))
-            .ok()?
-            .trim()
-            .parse::<u64>()
-            .ok()
+// Returns the limit of a cgroup if no other process fits into the cgroup (cgroup.rst, "PID"). The
+// agent's process for the command may have taken the last place, and may have ended by now.
+fn reached_limit(cgroup: &Path) -> Option<u64> {
+    let read = |file: &str| {
+        let text = fs::read_to_string(cgroup.join(file)).ok()?;
+        text.trim().parse::<u64>().ok()
     };
-    let (used, most) = (number("pids.current")?, number("pids.max")?);
-    (used + 1 >= most).then_some(most)
+    let (current, limit) = (read("pids.current")?, read("pids.max")?);
+    (current + 1 >= limit).then_some(limit)
 }
 
 #[cfg(test)]
@@ -55,20 +56,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_that_is_used_up_is_named() {
+    fn reached_limit_is_named() {
         let root = std::env::temp_dir().join(format!("nspawn-tasks-{}", std::process::id()));
         let [unit, slice] = ["unit", "slice"].map(|level| root.join(level));
-        let write = |level: &Path, used: &str, most: &str| {
+        let write = |level: &Path, current: &str, limit: &str| {
             fs::create_dir_all(level).unwrap();
-            fs::write(level.join("pids.current"), used).unwrap();
-            fs::write(level.join("pids.max"), most).unwrap();
+            fs::write(level.join("pids.current"), current).unwrap();
+            fs::write(level.join("pids.max"), limit).unwrap();
         };
-        for (of_unit, of_slice, is_of_job, words) in [
+        for (of_unit, of_slice, is_job_fault, message) in [
             (
                 ("80\n", "80\n"),
                 ("90\n", "max\n"),
                 true,
-                "TasksMax=80 of its unit x.service is used up; end",
+                "TasksMax=80 of its unit x.service is reached; end",
             ),
             (
                 ("79\n", "80\n"),
@@ -80,7 +81,7 @@ mod tests {
                 ("7\n", "80\n"),
                 ("90\n", "90\n"),
                 false,
-                "TasksMax=90 of machine-ci.slice is used up by all",
+                "all machines together have reached TasksMax=90 of machine-ci.slice",
             ),
             (
                 ("7\n", "max\n"),
@@ -92,8 +93,8 @@ mod tests {
             write(&unit, of_unit.0, of_unit.1);
             write(&slice, of_slice.0, of_slice.1);
             let error = explain(&unit, &slice, "x.service", "no fork");
-            assert!(error.to_string().contains(words), "{error}");
-            assert_eq!(error::is_job_fault(&error), is_of_job, "{error}");
+            assert!(error.to_string().contains(message), "{error}");
+            assert_eq!(error::is_job_fault(&error), is_job_fault, "{error}");
         }
         fs::remove_dir_all(&root).unwrap();
     }

@@ -1,50 +1,51 @@
-//! The terminal that this program was started on.
+//! The caller's terminal.
 
 use std::io::{IsTerminal, stdin, stdout};
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use nspawn_common::sys::terminal;
+use nspawn_common::sys::ioctl;
 
-/// Whether a person sits in front of both stdin and stdout.
-#[must_use]
+/// Number of rows and columns if there is no terminal.
+const DEFAULT_SIZE: (u16, u16) = (24, 80);
+
+/// Returns whether stdin and stdout are both terminals, so that a person can use a shell.
 pub fn is_interactive() -> bool {
     stdin().is_terminal() && stdout().is_terminal()
 }
 
-/// Returns the rows and columns of the terminal, or 24 and 80 if its size is unknown.
+/// Returns the number of rows and columns of the terminal.
 pub fn size() -> (u16, u16) {
-    match terminal::size(stdin()) {
+    match ioctl::window_size(stdin()) {
         Ok((rows, columns)) if rows > 0 && columns > 0 => (rows, columns),
-        _ => (24, 80),
+        _ => DEFAULT_SIZE,
     }
 }
 
-/// Raw mode: every key goes to the machine. Dropping it restores the terminal.
-pub struct Raw {
-    before: Termios,
+/// Raw mode of the terminal on stdin, in which every key reaches the machine. The drop restores the
+/// previous mode.
+pub struct RawMode {
+    previous: Termios,
 }
 
-impl Raw {
-    /// Makes stdin raw, if it is a terminal.
-    ///
-    /// # Errors
-    /// The terminal refuses.
+impl RawMode {
+    /// Enters raw mode. Returns `None` if stdin is not a terminal.
     pub fn enter() -> Result<Option<Self>> {
         if !stdin().is_terminal() {
             return Ok(None);
         }
-        let before = tcgetattr(stdin()).context("can't read the terminal's settings")?;
-        let mut raw = before.clone();
+        let previous = tcgetattr(stdin()).context("can't read the terminal's settings")?;
+        let mut raw = previous.clone();
         cfmakeraw(&mut raw);
-        tcsetattr(stdin(), SetArg::TCSADRAIN, &raw).context("can't set the terminal")?;
-        Ok(Some(Self { before }))
+        tcsetattr(stdin(), SetArg::TCSADRAIN, &raw)
+            .context("can't change the terminal's settings")?;
+        Ok(Some(Self { previous }))
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawMode {
     fn drop(&mut self) {
-        let _ = tcsetattr(stdin().as_fd(), SetArg::TCSADRAIN, &self.before);
+        let _ = tcsetattr(stdin().as_fd(), SetArg::TCSADRAIN, &self.previous);
     }
 }

@@ -1,3 +1,40 @@
-//! One module for each way to call the program.
+//! The ways to call the program.
 
-pub mod exec;
+mod exec;
+mod gitlab_stage;
+mod request;
+
+use std::ffi::OsString;
+
+use anyhow::{Result, bail};
+use nspawn_common::exit_code::Exit;
+use nspawn_common::gitlab;
+use nspawn_common::lifecycle::caller;
+use nspawn_common::machine::name::MachineName;
+
+use crate::cli;
+use crate::target::Machine;
+
+/// Parses the command line, runs the command and returns the exit status.
+pub fn main(argv: &[OsString]) -> Result<u8> {
+    let Some(options) = cli::parse(argv)? else {
+        return Ok(Exit::Success.code());
+    };
+    if !caller::is_root() {
+        bail!("only root can reach machines; try sudo");
+    }
+    let result = match (&options.image, gitlab::is_active()) {
+        (Some(_), true) => {
+            bail!("--image is not for GitLab jobs: nspawn-prepare creates their machines")
+        }
+        (Some(image), false) => {
+            Machine::with_new(image, |machine| exec::run_command(machine, &options))
+        }
+        (None, true) => gitlab_stage::run_stage(&options),
+        (None, false) => {
+            let name = MachineName::new(&options.machine)?;
+            Machine::with_existing(&name, |machine| exec::run_command(machine, &options))
+        }
+    };
+    result.map_err(caller::explain)
+}

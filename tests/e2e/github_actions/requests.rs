@@ -33,7 +33,7 @@ fn unsupported_requests_are_refused() {
         (
             "prepare_job",
             with_value(job.clone(), "/services", json!([{ "image": "redis" }])),
-            "'services:' can't be had",
+            "'services:' are not supported",
         ),
         (
             "prepare_job",
@@ -100,7 +100,7 @@ fn unsupported_requests_are_refused() {
         (
             "run_container_step",
             with_value(action.clone(), "/dockerfile", json!("Dockerfile")),
-            "of a Dockerfile",
+            "from a Dockerfile",
         ),
         ("run_container_step", action.clone(), "names no command"),
         (
@@ -113,7 +113,11 @@ fn unsupported_requests_are_refused() {
             with_value(step.clone(), "/environmentVariables", large),
             "Argument list too long",
         ),
-        ("run_script_step", Value::Null, "none of GitHub's runner"),
+        (
+            "run_script_step",
+            Value::Null,
+            "not a request of GitHub's runner",
+        ),
         ("run_jobs\n", json!({}), r"no command 'run_jobs\n'"),
     ] {
         let done = runner.call(command, &args).expect_error(1, words);
@@ -153,6 +157,6 @@ fn malformed_requests_are_refused() {
         &b"[".repeat(100_000),
     ] {
         let done = wait_for_end(runner.start(runner.raw(bytes)));
-        done.expect_error(1, "none of GitHub's runner");
+        done.expect_error(1, "not a request of GitHub's runner");
     }
 }

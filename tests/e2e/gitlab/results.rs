@@ -118,10 +118,10 @@ fn machine_ended_by_its_job_is_a_system_failure() {
         ("systemctl --force --force poweroff", "it was shut down"),
         ("systemctl exit 0", "it was shut down"),
         ("kill -s RTMIN+14 1", "it was shut down"), // systemd(1): power off at once
-        ("pkill -KILL nspawn-run", "its agent was ended"),
+        ("pkill -KILL nspawn-run", "its agent ended"),
         (
             "systemctl stop nspawn-agent",
-            "it does not answer any more, but runs",
+            "it runs, but its agent no longer answers",
         ),
     ] {
         // The script exits with 0 on each signal that could end it.
@@ -158,11 +158,11 @@ fn machine_ended_by_the_host_is_a_system_failure() {
         ("machinectl poweroff NAME", "it was shut down"),
         (
             "machinectl kill --kill-whom=leader --signal=KILL NAME",
-            "its PID 1 was ended",
+            "its PID 1 ended",
         ),
         (
             "kill -KILL $(machinectl show --property=Leader --value NAME)",
-            "its PID 1 was ended",
+            "its PID 1 ended",
         ),
         ("systemctl stop nspawn-NAME.service", "its unit was stopped"),
         (

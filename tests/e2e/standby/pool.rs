@@ -80,7 +80,7 @@ fn pool_has_the_size_of_the_last_request() {
 fn standby_machines_can_not_be_used_by_name() {
     let pool = Pool::new("unused", 1, &["--network=none", "--init=stub"]);
     let names = pool.names();
-    call("nspawn-run", [&*names[0], "true"]).expect_error(125, "stands by");
+    call("nspawn-run", [&*names[0], "true"]).expect_error(125, "is on standby");
     call("nspawn-prepare", ["--name", &names[0], &image()])
         .expect_error(1, "the name is reserved for standby machines");
     assert_eq!(pool.names(), names);

@@ -71,8 +71,8 @@ pub const FAILURE: &str =
 
 /// Returns the command that starts the machine's network unit.
 ///
-/// The command returns when the machine is connected.
-/// `allowed` are the destinations on the host that the machine may connect to.
+/// The command returns when the machine is connected. `allowed` are the destinations on the host
+/// that the machine may connect to.
 pub fn command(
     name: &MachineName,
     timeout: Duration,
@@ -118,8 +118,8 @@ pub fn resolv_conf() -> Result<String> {
 
 /// Connects the machine by pasta, and configures the machine's interface.
 ///
-/// Waits until the machine has a network namespace.
-/// `allowed` are the destinations on the host that the machine may connect to.
+/// Waits until the machine has a network namespace. `allowed` are the destinations on the host that
+/// the machine may connect to.
 pub fn connect(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     let resolvers = Resolvers::read()?;
     egress::restrict(&open_destinations(allowed, &resolvers)?)?;
@@ -194,8 +194,8 @@ fn start_pasta(
 
 /// Replaces /etc in this unit's mount namespace by a directory with a resolv.conf(5).
 ///
-/// That is the only file in /etc that pasta needs.
-/// The AppArmor profile of Debian 12 does not let pasta read /etc/resolv.conf if that is a link.
+/// That is the only file in /etc that pasta needs. The AppArmor profile of Debian 12 does not let
+/// pasta read /etc/resolv.conf if that is a link.
 fn replace_etc(resolver: IpAddr) -> Result<()> {
     mount_tmpfs(Path::new("/etc"))?;
     fs::write(RESOLV_CONF, format!("nameserver {resolver}\n"))?;

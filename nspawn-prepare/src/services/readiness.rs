@@ -32,9 +32,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Starts the commands of a job's services, and waits until the services are ready.
 ///
-/// `job` is the machine of the job.
-/// The job's log gets a line for each service. A service that does not become ready is not an
-/// error.
+/// `job` is the machine of the job. The job's log gets a line for each service. A service that does
+/// not become ready is not an error.
 pub fn start(job: &MachineName) -> Result<()> {
     let begin = Begin {
         instant: Instant::now(),

@@ -15,7 +15,7 @@ use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::fork;
 
 /// Time limit for a query to a system service.
-pub const LOOK_LIMIT: Duration = Duration::from_secs(10);
+pub const QUERY_LIMIT: Duration = Duration::from_secs(10);
 
 /// Directories of units that are not transient (systemd.unit(5), "Unit File Load Path").
 const UNIT_DIRECTORIES: [&str; 10] = [

@@ -112,7 +112,7 @@ fn exempt_networks(allowed: &[Destination]) -> Vec<String> {
 
 /// Returns the resolv.conf(5) of a machine that is connected by pasta.
 pub fn resolv_conf() -> Result<String> {
-    let gateway = Uplink::look()?.gateway();
+    let gateway = Uplink::detect()?.gateway();
     Ok(Resolvers::read()?.machine_resolv_conf(gateway))
 }
 
@@ -126,7 +126,7 @@ pub fn connect(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     let paths = MachinePaths::named(machine);
     let leader = machined::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
     let [network, users] = namespaces::open(&paths, leader, ["ns/net", "ns/user"])?;
-    let uplink = Uplink::look()?;
+    let uplink = Uplink::detect()?;
     if let Err(error) = start_pasta(&uplink, resolvers.forwarded(), &network, &users) {
         // passt of 2023 can't use the loopback interface. The machine could not reach anything by
         // it anyway.

@@ -21,7 +21,7 @@ use nspawn_common::systemd::nspawn::assign;
 use nspawn_common::systemd::transient_unit::TransientUnit;
 
 use crate::preflight;
-use crate::preflight::LOOK_LIMIT;
+use crate::preflight::QUERY_LIMIT;
 use crate::program::print_diagnostic;
 use crate::services::{network, sockets};
 
@@ -66,7 +66,7 @@ struct Begin {
 /// Starts the command of a service. An error is written to the job's log.
 fn start_command(state: &State, role: &ServiceRole) -> Result<()> {
     let started = unit_command(&state.paths(), role)
-        .and_then(|command| command::run_checked(&command, LOOK_LIMIT));
+        .and_then(|command| command::run_checked(&command, QUERY_LIMIT));
     if let Err(error) = started {
         signals::check()?;
         print_diagnostic(format!(

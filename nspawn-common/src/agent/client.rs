@@ -18,8 +18,9 @@ use nix::sys::socket::{
 use nix::unistd::{Gid, Uid, fchown};
 
 use crate::agent::protocol::{
-    HEADER, HELLO, MAX_ANSWER, MAX_REQUEST, REFUSED, RUN, Request, frame, read_frame,
+    HEADER, HELLO, MAX_ANSWER, MAX_REQUEST, REFUSED, RUN, frame, read_frame,
 };
+use crate::agent::request::Request;
 use crate::machine::paths::{AGENT_READY_FIFO, AGENT_SOCKET, MachinePaths};
 use crate::machine::processes;
 use crate::sys::fs::open_beneath;

@@ -270,7 +270,7 @@ fn parse_owner(text: &str) -> Result<ProcessId> {
     ProcessId::from_pid(text.parse()?)
 }
 
-// In bytes; `None` for no caches.
+// Returns the size in bytes, or `None` for no caches.
 fn parse_cache_size(text: &str) -> Result<Option<u64>> {
     match text {
         "no" => Ok(None),

@@ -1,4 +1,4 @@
-//! What the host must have.
+//! Checks that the host can run a machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use nspawn_common::lifecycle::caller;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::fork;
 
-/// How long looking something up may take.
+/// Time limit for a query to a system service.
 pub const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Directories of units that are not transient (systemd.unit(5), "Unit File Load Path").
@@ -31,12 +31,12 @@ const UNIT_DIRECTORIES: [&str; 10] = [
     "/run/systemd/generator.late",
 ];
 
-/// How many inotify instances a booted machine has (measured on systemd 252 to 262).
+/// Number of inotify instances of a booted machine (measured with systemd 252 to 262).
 const INOTIFY_INSTANCES: usize = 10;
-/// How many pseudoterminals a machine takes at first: its console.
+/// Number of ptys that a new machine takes: one for its console.
 const PTYS: u32 = 1;
 
-/// Refuses all but root: others can't even see the images.
+/// Refuses to run as another user than root. Only root can see the images.
 pub fn check_root() -> Result<()> {
     if !caller::is_root() {
         bail!("only root can make machines; try sudo");
@@ -44,7 +44,7 @@ pub fn check_root() -> Result<()> {
     Ok(())
 }
 
-/// Refuses a host that can't run machines, and says what it lacks.
+/// Refuses a host that lacks systemd or systemd-nspawn.
 pub fn check_host() -> Result<()> {
     if !Path::new("/run/systemd/system").is_dir() {
         bail!("this host does not run systemd, which machines need");
@@ -65,29 +65,29 @@ pub fn check_disk_images() -> Result<()> {
     Ok(())
 }
 
-/// Refuses a name whose units the host has files of, such as those of these programs' own services. A unit with a file
-/// can't be transient, and undoing the attempt would stop it.
+/// Refuses a machine name whose units would have the names of unit files.
+///
+/// The services of these programs have such files.
+/// systemd can't create a transient unit with the name of a file, and the cleanup after the error
+/// would stop the other unit.
 pub fn check_units(paths: &MachinePaths) -> Result<()> {
-    let is_there = |unit: &String| {
-        UNIT_DIRECTORIES
-            .iter()
-            .any(|directory| is_entry(&Path::new(directory).join(unit)))
-    };
     let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
-    match units.iter().find(|unit| is_there(unit)) {
-        Some(unit) => bail!(
-            "can't make machine {}: this host has a unit {unit}; choose another --name",
+    if let Some(unit) = units.iter().find(|unit| has_file(unit)) {
+        bail!(
+            "can't create machine {}: this host has a unit {unit}; choose another --name",
             paths.name()
-        ),
-        None => Ok(()),
+        );
     }
+    Ok(())
 }
 
-fn is_entry(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok()
+fn has_file(unit: &str) -> bool {
+    UNIT_DIRECTORIES
+        .iter()
+        .any(|directory| fs::symlink_metadata(Path::new(directory).join(unit)).is_ok())
 }
 
-/// Refuses a network that can't be had.
+/// Refuses a network that this host or these options don't support.
 pub fn check_network(network: &Network, users: PrivateUsers) -> Result<()> {
     match network {
         Network::Nat if command::find_program("pasta").is_none() => {
@@ -95,40 +95,48 @@ pub fn check_network(network: &Network, users: PrivateUsers) -> Result<()> {
                 "pasta, which connects machines, is not installed; install the package passt, or see --network"
             )
         }
-        // It enters the user namespace first, and may then no longer join another's network.
+        // systemd-nspawn enters the user namespace first, and may then not join another network
+        // namespace.
         Network::Namespace(_) if users != PrivateUsers::No => {
-            bail!("--network={network} can't be had with a user namespace; add --private-users=no")
+            bail!("can't use --network={network} with a user namespace; add --private-users=no")
         }
         _ => Ok(()),
     }
 }
 
-/// Refuses a host that has come to a limit which a booting machine only fails at in dark words.
+/// Refuses a host that has reached a limit.
+///
+/// A machine would fail to boot, with messages that don't name the limit.
 pub fn check_limits() -> Result<()> {
     check_inotify()?;
     check_processes()?;
-    let number = |name: &str| -> Option<u32> {
-        fs::read_to_string(format!("/proc/sys/kernel/pty/{name}"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+    check_ptys()
+}
+
+fn check_ptys() -> Result<()> {
+    let names = ["nr", "max", "reserve"];
+    let [Some(used), Some(max), Some(reserved)] = names.map(read_pty_sysctl) else {
+        return Ok(());
     };
-    // The kernel reserves some for the host itself (Documentation/admin-guide/sysctl/kernel.rst, "pty").
-    if let (Some(used), Some(most), Some(reserved)) =
-        (number("nr"), number("max"), number("reserve"))
-    {
-        if used + PTYS > most.saturating_sub(reserved) {
-            bail!(
-                "the host has {used} of its {most} pseudoterminals in use; allow more: sysctl -w kernel.pty.max={}",
-                2 * most
-            );
-        }
+    // The kernel reserves some ptys for the host itself
+    // (Documentation/admin-guide/sysctl/kernel.rst, "pty").
+    if used + PTYS > max.saturating_sub(reserved) {
+        bail!(
+            "the host has {used} of its {max} pseudoterminals in use; allow more: sysctl -w kernel.pty.max={}",
+            2 * max
+        );
     }
     Ok(())
 }
 
-// By trying: with no process to spare, a machine could be begun and not be removed again.
+fn read_pty_sysctl(name: &str) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/sys/kernel/pty/{name}")).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Checks that this process can fork.
+///
+/// Otherwise it could begin to create a machine, and not remove it again.
 fn check_processes() -> Result<()> {
     fork::check().map_err(|errno| {
         anyhow!(
@@ -138,28 +146,27 @@ fn check_processes() -> Result<()> {
     })
 }
 
-// By trying, since the kernel tells nobody how many a user has.
+/// Checks that a machine can open its inotify instances.
+///
+/// Opening some is the only way to know, because the kernel does not report how many a user has.
 fn check_inotify() -> Result<()> {
-    let tried: nix::Result<Vec<_>> = (0..INOTIFY_INSTANCES)
+    let opened: nix::Result<Vec<_>> = (0..INOTIFY_INSTANCES)
         .map(|_| Inotify::init(InitFlags::IN_CLOEXEC))
         .collect();
-    match tried {
-        Err(Errno::EMFILE) => {
-            let most =
-                fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap_or_default();
-            let most: u32 = most.trim().parse().unwrap_or(128);
-            bail!(
-                "the host's root has almost all of its {most} inotify instances in use, of which a machine needs about \
-                 {INOTIFY_INSTANCES}; allow more: sysctl -w fs.inotify.max_user_instances={}",
-                (8 * most).max(1024)
-            )
-        }
-        // Another limit is another matter, and will be told where it is met.
-        _ => Ok(()),
+    // Any other error has another cause, and is reported by the step that it affects.
+    if !matches!(opened, Err(Errno::EMFILE)) {
+        return Ok(());
     }
+    let max = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap_or_default();
+    let max: u32 = max.trim().parse().unwrap_or(128);
+    bail!(
+        "the host's root has almost all of its {max} inotify instances in use, of which a machine needs about \
+         {INOTIFY_INSTANCES}; allow more: sysctl -w fs.inotify.max_user_instances={}",
+        (8 * max).max(1024)
+    )
 }
 
-/// The agent is nspawn-run itself.
+/// Returns the path of the agent's program, which is nspawn-run.
 pub fn agent_program() -> Result<PathBuf> {
     command::find_sibling("nspawn-run")
 }

@@ -42,7 +42,7 @@ pub struct Machine {
     pub state: State,
     /// Shared lock that each command in a machine without an init holds.
     guard: Option<RunGuard>,
-    /// Whether the machine exists for this command only.
+    /// True if the machine exists for this command only.
     is_temporary: bool,
 }
 
@@ -93,8 +93,7 @@ impl Machine {
         machine.start_for(body)
     }
 
-    /// Returns the machine's name.
-    pub fn name(&self) -> &MachineName {
+    fn name(&self) -> &MachineName {
         &self.state.name
     }
 

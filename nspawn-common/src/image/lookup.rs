@@ -1,4 +1,4 @@
-//! Base images: where they are, what a name means, and whether a machine can be made of one.
+//! Finds images by name, and checks whether a machine can be made of one.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -16,12 +16,12 @@ use crate::error::Failure;
 use crate::image::version;
 use crate::sys::fs::open_in_root;
 
-/// How often an image that is removed meanwhile is looked for anew.
+/// Number of attempts to find an image that is removed meanwhile.
 const LOCK_ATTEMPTS: u32 = 10;
 /// Time limit for another process that removes the image.
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
-/// The directories that systemd-machined searches, in its order (systemd 252 to 262).
+/// Directories that systemd-machined searches, in its order (systemd 252 to 262).
 pub const SEARCH_PATH: [&str; 6] = [
     "/etc/machines",
     "/run/machines",
@@ -34,20 +34,20 @@ pub const SEARCH_PATH: [&str; 6] = [
 /// A base OS tree that machines start from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// What `machinectl list-images` calls it.
+    /// Name of the image, as in `machinectl list-images`.
     pub name: String,
     /// The directory or the disk image, without symbolic links.
     pub path: PathBuf,
 }
 
 impl Image {
-    /// Whether it is a disk image.
+    /// Returns whether the image is a disk image.
     #[must_use]
     pub fn is_disk(&self) -> bool {
         self.path.is_file()
     }
 
-    /// Its name, and its version where it has one.
+    /// Returns the image's name, and its version if it has one.
     #[must_use]
     pub fn describe(&self) -> String {
         match self
@@ -61,13 +61,14 @@ impl Image {
     }
 }
 
-/// Finds the image that `reference` means: a plain name, or a docker-style one by the rule of
-/// [`candidates`]. As systemd-machined has it, a name stands for a directory of that name, for `NAME.raw`, or for
-/// the newest version in `NAME.v/` or `NAME.raw.v/`, in this order, in the first directory that has any of these;
-/// what is called so and is none of them is passed over.
+/// Finds the image for a plain name, or for a docker-style reference by the rule of [`candidates`].
+///
+/// As for systemd-machined, a name stands for a directory of that name, for `NAME.raw`, or for the newest version in
+/// `NAME.v/` or `NAME.raw.v/`, in this order, in the first directory that has any of these. Other files of such a name
+/// are passed over.
 ///
 /// # Errors
-/// A [`JobError`] that lists the images there are, when none fits or the one that fits is no image.
+/// Fails with the job's error if no image fits, and lists the existing images.
 pub fn find(reference: &str) -> Result<Image> {
     find_in(&SEARCH_PATH.map(Path::new), reference)
 }
@@ -81,7 +82,7 @@ fn find_in(directories: &[&Path], reference: &str) -> Result<Image> {
                 return Ok(image);
             }
         }
-        // The name means this and no other.
+        // A file that has the name and is not an image is an error, even if a later name would fit.
         if let Some(why) = refused {
             bail!(Failure::job(why));
         }
@@ -89,10 +90,7 @@ fn find_in(directories: &[&Path], reference: &str) -> Result<Image> {
     bail!(Failure::job(unknown(directories, reference, &names)))
 }
 
-/// As [`find`], with a lock under which nobody removes the image: see [`ImageLock`].
-///
-/// # Errors
-/// As [`find`]; it is removed as often as it is found.
+/// Finds an image like [`find`], and locks it against removal.
 pub fn find_and_lock(reference: &str) -> Result<(Image, ImageLock)> {
     for _ in 0..LOCK_ATTEMPTS {
         let image = find(reference)?;
@@ -124,11 +122,11 @@ impl ImageLock {
     }
 }
 
-/// The names that `reference` may stand for, best first:
+/// Returns the image names that `reference` may stand for, best first:
 ///
-/// 1. as written;
-/// 2. the last component, the tag after a dash: `registry.example/x/debian:bookworm` is
-///    `debian-bookworm`; the tag `latest` and a digest count as none;
+/// 1. the reference as it is;
+/// 2. the last component, with the tag after a dash: `registry.example/x/debian:bookworm` is
+///    `debian-bookworm`; the tag `latest` and a digest are left out;
 /// 3. for `debian` and `ubuntu`, whose tags name releases, the tag alone: `bookworm`.
 #[must_use]
 pub fn candidates(reference: &str) -> Vec<String> {
@@ -179,7 +177,8 @@ fn exists_in(root: &OwnedFd, path: &str) -> bool {
     open_in_root(root, path, OFlag::O_PATH).is_ok()
 }
 
-// What the name stands for in this directory. Why the first thing of that name is no image is noted in `refused`.
+/// Returns the image of this name in the directory. Sets `refused` to the reason why a file of that name is not an
+/// image, unless it has a reason already.
 fn open(directory: &Path, name: &str, refused: &mut Option<String>) -> Result<Option<Image>> {
     for suffix in ["", ".raw", ".v", ".raw.v"] {
         let path = directory.join(format!("{name}{suffix}"));
@@ -199,7 +198,7 @@ fn open(directory: &Path, name: &str, refused: &mut Option<String>) -> Result<Op
             }
             _ => (
                 is_of_kind(&path, suffix).then(|| path.clone()),
-                format!("{} {NO_IMAGE}", path.display()),
+                format!("can't use {} as an image: {NO_IMAGE}", path.display()),
             ),
         };
         if let Some(path) = found {
@@ -215,8 +214,8 @@ fn open(directory: &Path, name: &str, refused: &mut Option<String>) -> Result<Op
     Ok(None)
 }
 
-const NO_IMAGE: &str = "is no image: that is a directory NAME, a file NAME.raw, or a directory NAME.v or NAME.raw.v of \
-    versions of these";
+const NO_IMAGE: &str =
+    "it must be a directory NAME, a file NAME.raw, or a directory NAME.v or NAME.raw.v of versions";
 
 fn is_of_kind(path: &Path, suffix: &str) -> bool {
     match suffix {
@@ -268,7 +267,7 @@ fn list(directories: &[&Path]) -> Vec<String> {
     names
 }
 
-// What an entry of a directory of images is called, if it is one.
+/// Returns the image's name of a directory entry, if the entry is an image.
 fn name_of(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
     let name = match (path.is_dir(), file.strip_suffix(".v")) {
@@ -284,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn docker_style_names() {
+    fn docker_style_references_have_candidates() {
         assert_eq!(candidates("bookworm"), ["bookworm"]);
         assert_eq!(
             candidates("registry.example:5000/x/debian:bookworm"),
@@ -296,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_no_file_names_mean_nothing() {
+    fn references_that_are_not_file_names_have_no_candidates() {
         for reference in ["", ".", "..", "a/..", "/", ".hidden", "a\nb", "../../etc"] {
             let names = candidates(reference);
             assert!(
@@ -307,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_image_lists_the_known_ones() {
+    fn error_of_an_unknown_image_lists_the_known_ones() {
         let dir = std::env::temp_dir().join(format!("nspawn-image-{}", std::process::id()));
         fs::create_dir_all(dir.join("bookworm")).unwrap();
         for other in [".building", "trixie.v/trixie_1", "trixie.v/trixie_2"] {
@@ -333,6 +332,9 @@ mod tests {
             newest.path.ends_with("trixie.v/trixie_2")
                 && chosen.path.ends_with("trixie.v/trixie_1")
         );
-        assert!(file.to_string().contains("is no image"), "{file}");
+        assert!(
+            file.to_string().contains("as an image: it must be"),
+            "{file}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Versioned images: of a directory `NAME.v/` of trees, or `NAME.raw.v/` of disk images, the newest version counts
+//! Chooses the newest version of an image in a directory `NAME.v/` of trees, or `NAME.raw.v/` of disk images
 //! (systemd.v(7), since systemd 256).
 
 use std::cmp::Ordering;
@@ -9,23 +9,25 @@ use anyhow::{Context, Result, bail};
 
 use crate::error::Failure;
 
-/// The architectures that run here, best first, as systemd calls them (ConditionArchitecture= in systemd.unit(5)).
+/// Architectures that this host can run, best first, by their names in systemd (ConditionArchitecture= in
+/// systemd.unit(5)).
 const OURS: &[&str] = match std::env::consts::ARCH.as_bytes() {
     b"x86_64" => &["x86-64", "x86"],
     b"aarch64" => &["arm64", "arm"],
     _ => &[std::env::consts::ARCH],
 };
-/// All of them.
+/// All architectures that systemd knows.
 const ARCHITECTURES: &str = "x86 x86-64 ppc ppc-le ppc64 ppc64-le ia64 parisc parisc64 s390 s390x sparc sparc64 mips \
     mips-le mips64 mips64-le alpha arm arm-be arm64 arm64-be sh sh64 loongarch64 m68k tilegx cris nios2 riscv32 \
     riscv64 arc arc-be";
 
-/// The newest version of the image `name` in `directory`: of the directories `NAME_VERSION`, or of the files
-/// `NAME_VERSION.raw` where the `suffix` says so. Behind the version may be an architecture and the boot counter
-/// `+LEFT[-DONE]`. `None` where there is none.
+/// Returns the newest version of the image `name` in `directory`, or `None` if there is no version.
+///
+/// Versions are directories `NAME_VERSION`, or files `NAME_VERSION.raw` if `suffix` is `.raw`. An architecture and the
+/// boot counter `+LEFT[-DONE]` may follow the version.
 ///
 /// # Errors
-/// There are two of the same version, or the newest is a link that leads nowhere.
+/// Fails if two entries have the same version, or if the newest is a dangling link.
 pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<Option<PathBuf>> {
     let entries =
         fs::read_dir(directory).with_context(|| format!("can't read {}", directory.display()))?;
@@ -72,10 +74,11 @@ pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<Option<PathB
 #[derive(Debug)]
 struct Entry {
     version: String,
-    /// The place of its architecture among [`OURS`], from the end; 0 for none that is known.
+    /// Position of the architecture in [`OURS`], from the end. 0 if the name has no known architecture.
     fit: usize,
-    /// How often it may still be tried, and was without success (systemd.v(7)).
+    /// Number of attempts that are left (systemd.v(7)).
     left: u64,
+    /// Number of attempts that failed.
     done: u64,
 }
 
@@ -86,7 +89,7 @@ impl Entry {
             .rsplit_once('+')
             .and_then(|(rest, counter)| Some((rest, parse_counter(counter)?)));
         let (rest, (left, done)) = counted.unwrap_or((rest, (u64::MAX, u64::MAX)));
-        // What stands there counts as no part of the version, whatever it is.
+        // Everything behind the last underscore is an architecture, known or not, and no part of the version.
         let (version, architecture) = rest.rsplit_once('_').unwrap_or((rest, ""));
         let fit = OURS
             .iter()
@@ -103,7 +106,7 @@ impl Entry {
     }
 
     fn compare(&self, other: &Self) -> Ordering {
-        // What was tried too often comes after all others.
+        // A version without attempts left comes after all others.
         let tries = (self.left > 0).cmp(&(other.left > 0));
         let counters = || {
             self.left
@@ -131,7 +134,7 @@ fn parse_counter(text: &str) -> Option<(u64, u64)> {
     }
 }
 
-/// Compares versions by the UAPI group's Version Format Specification, as systemd does.
+/// Compares versions by the Version Format Specification of the UAPI group, as systemd does.
 #[must_use]
 pub fn compare(one: &str, other: &str) -> Ordering {
     let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
@@ -174,7 +177,7 @@ fn skip_others(text: &[u8]) -> &[u8] {
     &text[text.iter().position(counts).unwrap_or(text.len())..]
 }
 
-// Whichever alone has the mark comes first. Both having it, it is skipped.
+/// Skips the mark if both texts begin with it. If only one text does, that one comes first.
 fn step(one: &mut &[u8], other: &mut &[u8], mark: u8) -> Option<Ordering> {
     match (one.strip_prefix(&[mark]), other.strip_prefix(&[mark])) {
         (Some(a), Some(b)) => {
@@ -193,7 +196,7 @@ fn take<'a>(text: &mut &'a [u8], is_part: fn(&u8) -> bool) -> &'a [u8] {
     part
 }
 
-// A number comes after no number.
+/// Compares two numbers of any length. A number comes after an empty text.
 fn compare_numbers(one: &[u8], other: &[u8]) -> Ordering {
     let significant = |digits: &[u8]| {
         digits
@@ -217,7 +220,7 @@ mod tests {
 
     /// The specification's own examples, and what systemd-analyze(1) compare-versions says.
     #[test]
-    fn versions_are_ordered() {
+    fn versions_are_ordered_as_in_the_specification() {
         let ordered = [
             "122.1",
             "123~rc1-1",
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn names_hold_versions() {
+    fn file_names_are_parsed() {
         let version = |file: &str| {
             Entry::parse(file, "a").map(|entry| (entry.version, entry.left, entry.done))
         };
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn of_one_version_there_is_a_best() {
+    fn entries_of_one_version_are_ordered_by_fit_and_attempts() {
         let names = [
             "a_9+0",
             "a_1+1-2",
@@ -294,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_is_found() {
+    fn newest_version_is_found() {
         let dir = std::env::temp_dir().join(format!("nspawn-versions-{}", std::process::id()));
         for version in ["a_9", "a_10", "a_11+0", ".a_12", "b_13"] {
             fs::create_dir_all(dir.join(version)).unwrap();

@@ -1,4 +1,4 @@
-//! What the unit that these programs run in takes from them, for example a hardened one of GitLab Runner.
+//! Checks the unit that these programs run in, for example a hardened unit of GitLab Runner.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use crate::machine::paths::{LAYER_ROOT, STATE_ROOT};
 use crate::sys;
 use crate::systemd::transient_unit::TransientUnit;
 
-/// The capabilities without which no machine can be made or reached: name and number (capabilities(7)).
+/// Capabilities that making and reaching a machine requires: name and number (capabilities(7)).
 const CAPABILITIES: [(&str, u32); 3] = [
     ("CAP_CHOWN", 0),
     ("CAP_DAC_OVERRIDE", 1),
@@ -23,7 +23,7 @@ const CAPABILITIES: [(&str, u32); 3] = [
 ];
 /// The cgroup of the host's PID 1, as systemd makes it.
 const INIT_CGROUP: &str = "/init.scope";
-/// The least that must be free in [`STATE_ROOT`] for a machine's state and systemd's notes of it, in bytes.
+/// Minimum of free space in [`STATE_ROOT`] for a machine's state and systemd's files about it, in bytes.
 const STATE_ROOM: u64 = 256 << 10;
 
 /// Returns whether this process runs as root, which making and removing machines requires.
@@ -96,7 +96,7 @@ fn check_cgroups(is_unified: bool, of_init: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-// Of the text of proc_pid_status(5).
+/// Checks the capabilities in a text of proc_pid_status(5).
 fn check_capabilities(status: &str) -> Result<()> {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let Some(effective) = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()) else {

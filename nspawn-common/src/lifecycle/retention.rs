@@ -1,4 +1,4 @@
-//! Machines that are kept for a look when something went wrong in them.
+//! Keeps machines for inspection, after something in them failed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -15,27 +15,21 @@ use crate::shell;
 use crate::sys::clock;
 use crate::systemd::nspawn;
 
-/// Clock of the time in a mark of a kept machine: a person's hour also passes while the host sleeps.
+/// Clock of the time in the mark of a kept machine. An hour of retention also passes while the host sleeps.
 const CLOCK: &str = "boottime ";
 
-/// Notes that something in the machine has failed.
-///
-/// # Errors
-/// The file system's.
+/// Records that something in the machine has failed.
 pub fn record_failure(paths: &MachinePaths) -> Result<()> {
     write(&paths.failure_mark(), "")
 }
 
-/// Whether something has.
+/// Returns whether something in the machine has failed.
 #[must_use]
 pub fn has_failed(paths: &MachinePaths) -> bool {
     paths.failure_mark().exists()
 }
 
-/// Keeps the machine for `time` from now on; it is stale then.
-///
-/// # Errors
-/// The file system's.
+/// Keeps the machine for `time` from now on. After that the machine is stale.
 pub fn keep(paths: &MachinePaths, time: Duration) -> Result<()> {
     write(
         &paths.kept_mark(),
@@ -43,7 +37,7 @@ pub fn keep(paths: &MachinePaths, time: Duration) -> Result<()> {
     )
 }
 
-/// Whether the machine is kept, and its time is not over.
+/// Returns whether the machine is kept, and the time for that has not passed.
 #[must_use]
 pub fn is_kept(paths: &MachinePaths) -> bool {
     fs::read_to_string(paths.kept_mark()).is_ok_and(|mark| is_ahead(&mark, clock::since_boot()))
@@ -56,32 +50,32 @@ fn is_ahead(mark: &str, now: Duration) -> bool {
     until.is_some_and(|until| now < Duration::from_secs(until))
 }
 
-/// For a person: for how long the machine is kept, how to enter and how to remove it.
+/// Returns a line that says for how long the machine is kept, how to enter it, and how to remove it.
 #[must_use]
 pub fn describe(state: &State, is_running: bool) -> String {
     let (name, minutes) = (&state.name, state.keep_for.as_secs().div_ceil(60));
     let enter = if is_running || state.init == Init::None {
         format!("nspawn-run {name}").into()
     } else {
-        look_command(state)
+        inspect_command(state)
     };
     let enter = enter.to_string_lossy();
     format!(
-        "machine {name} is kept for {minutes} min; look into it: {enter}; remove it: nspawn-cleanup {name}"
+        "machine {name} is kept for {minutes} min; inspect it: {enter}; remove it: nspawn-cleanup {name}"
     )
 }
 
-/// Whether a look is worth while: of a machine that had its layer in memory and has ended, nothing is left.
+/// Returns whether there is anything to inspect. A stopped machine with an in-memory layer leaves nothing behind.
 #[must_use]
 pub fn is_inspectable(state: &State, is_running: bool) -> bool {
     is_running || state.init == Init::None || !state.layer.is_in_memory()
 }
 
-// A machine that does not run is a layer over an image. Together they are shown, read-only.
-fn look_command(state: &State) -> OsString {
+/// Returns a command that shows the files of a stopped machine, its layer over its image, read-only.
+fn inspect_command(state: &State) -> OsString {
     let paths = state.paths();
     if state.layer == Layer::Snapshot {
-        return look(&[&nspawn::assign("--directory", paths.snapshot().as_os_str())]);
+        return read_only_nspawn(&[&nspawn::assign("--directory", paths.snapshot().as_os_str())]);
     }
     let is_disk_image = state.image_path.is_file();
     let image = if is_disk_image {
@@ -91,7 +85,7 @@ fn look_command(state: &State) -> OsString {
     };
     let both = nspawn::joined(&[&image, &state.layer_root().join("upper"), Path::new("/")]);
     let tree = nspawn::assign("--directory", image.as_os_str());
-    let look = look(&[&tree, &nspawn::assign("--overlay-ro", &both)]);
+    let nspawn = read_only_nspawn(&[&tree, &nspawn::assign("--overlay-ro", &both)]);
     let mount_image = [
         OsStr::new("systemd-dissect"),
         "--mount".as_ref(),
@@ -117,11 +111,11 @@ fn look_command(state: &State) -> OsString {
         .filter_map(|(is_needed, command)| is_needed.then_some(command))
         .collect();
     if mounts.is_empty() {
-        return look;
+        return nspawn;
     }
     let mut script = mounts.join(OsStr::new(" && "));
     script.push(" && exec ");
-    script.push(look);
+    script.push(nspawn);
     script.push(" \"$@\"");
     shell::join([
         OsStr::new("unshare"),
@@ -133,7 +127,7 @@ fn look_command(state: &State) -> OsString {
     ])
 }
 
-fn look(options: &[&OsStr]) -> OsString {
+fn read_only_nspawn(options: &[&OsStr]) -> OsString {
     shell::join(
         [OsStr::new("systemd-nspawn"), "--read-only".as_ref()]
             .iter()

@@ -18,11 +18,9 @@ use crate::sys::fs::remove_file_if_present;
 /// The socket's name, given by systemd-ssh-generator(8).
 const SOCKET: &str = "ssh";
 
-/// Makes the socket reachable for the host's root under the machine's name. Does nothing where systemd-nspawn exports
-/// nothing.
+/// Makes the socket reachable for the host's root under the machine's name.
 ///
-/// # Errors
-/// The link can't be made.
+/// Does nothing if this version of systemd-nspawn exports no socket.
 pub fn publish(paths: &MachinePaths) -> Result<()> {
     let Some(supervisor) = processes::supervisor(paths) else {
         return Ok(());
@@ -56,10 +54,7 @@ pub fn publish(paths: &MachinePaths) -> Result<()> {
     Ok(())
 }
 
-/// Removes what there is of this for a machine that has ended.
-///
-/// # Errors
-/// A link or a directory can't be removed.
+/// Removes the links and directories of a machine that has ended.
 pub fn unpublish(paths: &MachinePaths) -> Result<()> {
     for directory in [paths.name(), paths.start_name()]
         .into_iter()
@@ -76,7 +71,7 @@ pub fn unpublish(paths: &MachinePaths) -> Result<()> {
     Ok(())
 }
 
-// Directories for the exports of the machine: of systemd 262, and of the versions before.
+/// Returns the directories for the exports of a machine: that of systemd 262, and that of the versions before.
 fn exports(name: &MachineName) -> [PathBuf; 2] {
     let root = Path::new("/run/systemd/nspawn");
     [

@@ -1,4 +1,4 @@
-//! User namespaces: the host's user ids that a machine's users are.
+//! Allocates UID ranges of the host for the machines' user namespaces.
 
 use std::fs;
 
@@ -10,32 +10,33 @@ use crate::lifecycle::lock;
 use crate::lifecycle::lock::Resource;
 use crate::machine::paths::MachinePaths;
 
-/// The first of the ranges that machines are given. What lies from here to [`LAST`] belongs to nobody:
-/// systemd-nspawn picks below 0x7000_0000 (systemd's UIDS-GIDS.md), sssd maps below 2 000 200 000
-/// (sssd-ad(5), `ldap_idmap_range_max`), and systemd's foreign users come after.
+/// First UID range for machines. No other program uses the IDs from here to [`LAST`]: systemd-nspawn picks below
+/// 0x7000_0000 (systemd's UIDS-GIDS.md), sssd maps below 2 000 200 000 (sssd-ad(5), `ldap_idmap_range_max`), and
+/// systemd's foreign UID range comes after them.
 const FIRST: u32 = 0x7739_0000;
+/// Last UID range for machines.
 const LAST: u32 = 0x7ffd_0000;
 
-/// Takes a range of user ids for the machine, until its state is removed. Returns the first of them; `None`
-/// for the host's own.
+/// Allocates a UID range for the machine, until its state is removed. Returns the first ID of the range, or `None` for
+/// the IDs of the host.
 ///
 /// # Errors
-/// Another machine, or a user of the host by subuid(5), has it; none is free.
-pub fn allocate(paths: &MachinePaths, asked: PrivateUsers) -> Result<Option<u32>> {
-    if asked == PrivateUsers::No {
+/// Fails if another machine, or a user of the host by subuid(5), has the requested range, or if no range is free.
+pub fn allocate(paths: &MachinePaths, requested: PrivateUsers) -> Result<Option<u32>> {
+    if requested == PrivateUsers::No {
         return Ok(None);
     }
     let _lock = lock::host(Resource::UidRanges, lock::UID_RANGES_LIMIT)?;
     let mut taken = subordinate_ranges();
-    // What an earlier start of it has written belongs to the users that it had then.
+    // Files that the machine wrote after an earlier start belong to the range that it had at that time.
     let earlier = fs::read_to_string(paths.uid_range_file())
         .ok()
         .and_then(|base| base.parse().ok());
-    let asked = earlier.map_or(asked, PrivateUsers::Base);
+    let requested = earlier.map_or(requested, PrivateUsers::Base);
     for name in list::all()? {
         taken.extend(range_of(&MachinePaths::named(&name)).filter(|_| name != *paths.name()));
     }
-    let base = choose(asked, &taken)?;
+    let base = choose(requested, &taken)?;
     let path = paths.uid_range_file();
     fs::write(&path, base.to_string())
         .with_context(|| format!("can't write {}", path.display()))?;
@@ -50,24 +51,24 @@ fn range_of(paths: &MachinePaths) -> Option<(u64, u64)> {
     Some((base.into(), RANGE_SIZE.into()))
 }
 
-fn choose(asked: PrivateUsers, taken: &[(u64, u64)]) -> Result<u32> {
+fn choose(requested: PrivateUsers, taken: &[(u64, u64)]) -> Result<u32> {
     let is_free = |base: &u32| {
         let (base, end) = (u64::from(*base), u64::from(*base) + u64::from(RANGE_SIZE));
         taken
             .iter()
             .all(|(first, count)| end <= *first || first.saturating_add(*count) <= base)
     };
-    match asked {
+    match requested {
         PrivateUsers::Base(base) if is_free(&base) => Ok(base),
         PrivateUsers::Base(base) => {
             bail!(
-                "--private-users={base}: another machine, or /etc/subuid or /etc/subgid, has users in that range"
+                "can't use --private-users={base}: another machine, /etc/subuid or /etc/subgid has IDs in that range"
             )
         }
         _ => (FIRST..=LAST)
             .step_by(RANGE_SIZE as usize)
             .find(is_free)
-            .context("no range of users is free on this host"),
+            .context("no UID range is free on this host"),
     }
 }
 
@@ -79,7 +80,7 @@ fn subordinate_ranges() -> Vec<(u64, u64)> {
         .collect()
 }
 
-// user:first:count
+/// Parses a line of subuid(5): user, first ID and number of IDs.
 fn subordinate_range(line: &str) -> Option<(u64, u64)> {
     let mut fields = line.split(':').skip(1).map(str::parse);
     Some((fields.next()?.ok()?, fields.next()?.ok()?))
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_that_others_have_are_not_taken() {
+    fn ranges_in_use_are_skipped() {
         let first = u64::from(FIRST);
         let next = |taken: &[(u64, u64)]| choose(PrivateUsers::Pick, taken).unwrap();
         assert_eq!(next(&[]), FIRST);
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn subordinate_users_are_read() {
+    fn subordinate_ranges_are_parsed() {
         assert_eq!(
             subordinate_range("ann:100000:65536"),
             Some((100_000, 65536))

@@ -1,4 +1,4 @@
-//! What a machine has used so far, in a line for a person.
+//! Describes the resource usage of a machine in one line.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,8 +8,9 @@ use crate::machine::name::MachineName;
 use crate::machine::state::State;
 use crate::sys::cgroup;
 
-/// Time since it was asked for, CPU time, memory at its peak, and what its layer takes; what the host's kernel
-/// does not count is left out (cgroup.rst: `memory.peak` is there since kernel 5.19).
+/// Returns the machine's age, CPU time, peak of memory, and the disk space of its layer.
+///
+/// Values that the host's kernel does not count are left out (cgroup.rst: `memory.peak` exists since kernel 5.19).
 #[must_use]
 pub fn describe(name: &MachineName) -> String {
     let paths = State::paths_of(name);
@@ -49,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_for_people() {
+    fn sizes_are_in_mib_or_gib() {
         assert_eq!(size(1), "1 MiB");
         assert_eq!(size(10_239 << 20), "10239 MiB");
         assert_eq!(size(20 << 30), "20 GiB");

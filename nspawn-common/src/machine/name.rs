@@ -1,4 +1,4 @@
-//! Machine names, validated once at the edge.
+//! Machine names, which are validated when they are made.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -6,20 +6,19 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-/// The longest name that Linux takes as a host name (`HOST_NAME_MAX`), in bytes.
+/// Maximum length of a host name on Linux (`HOST_NAME_MAX`), in bytes.
 pub const MAX_LEN: usize = 64;
 const STANDBY_PREFIX: &str = "standby-";
 
-/// The name of a machine: a valid host name, hence safe as a file name and in a unit name.
+/// The name of a machine. It is a valid host name, and therefore safe as a file name and in a unit name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MachineName(String);
 
 impl MachineName {
-    /// Takes `raw` if systemd-machined would take it as a machine's name
-    /// (`machine_name_is_valid` in systemd 252 to 262).
+    /// Validates a name by the rules of systemd-machined (`machine_name_is_valid` in systemd 252 to 262).
     ///
     /// # Errors
-    /// Says which rule is broken; the name is shown escaped.
+    /// Names the rule that `raw` breaks, and shows `raw` escaped.
     pub fn new(raw: impl AsRef<OsStr>) -> Result<Self> {
         let raw = raw.as_ref();
         match raw.to_str().map(|name| (name, fault(name))) {
@@ -29,10 +28,7 @@ impl MachineName {
         }
     }
 
-    /// A name that no machine has, for one of this image.
-    ///
-    /// # Errors
-    /// The kernel makes up nothing.
+    /// Returns a new name for a machine of this image.
     pub fn of_image(image: &str) -> Result<Self> {
         let (stem, unique) = (sanitize(image, 40), random_uuid()?);
         Self::new(format!(
@@ -42,29 +38,23 @@ impl MachineName {
         ))
     }
 
-    /// A name for a machine that stands by, which `unique` makes its own.
-    ///
-    /// # Errors
-    /// `unique` is not fit for a part of a name.
+    /// Returns the name of the standby machine that `unique` identifies.
     pub fn for_standby(unique: &str) -> Result<Self> {
         Self::new(format!("{STANDBY_PREFIX}{unique}"))
     }
 
-    /// Whether it is a name for machines that stand by.
+    /// Returns whether the name is one of a standby machine.
     #[must_use]
     pub fn is_for_standby(&self) -> bool {
         self.0.starts_with(STANDBY_PREFIX)
     }
 
-    /// A name for the service `number` of the job that has this machine.
-    ///
-    /// # Errors
-    /// It is too long.
+    /// Returns the name for service `number` of the job in this machine.
     pub fn of_service(&self, number: u8) -> Result<Self> {
         Self::new(format!("{}-{number}", self.0))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -96,17 +86,14 @@ fn fault(name: &str) -> Option<&'static str> {
     }
 }
 
-/// What no other name has in it: 36 characters, of which the first eight will mostly do.
-///
-/// # Errors
-/// The kernel gives none.
+/// Returns a random UUID. Its first eight characters are enough for a name suffix.
 pub fn random_uuid() -> Result<String> {
     let unique =
-        fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't make up a name")?;
+        fs::read_to_string("/proc/sys/kernel/random/uuid").context("can't get a random UUID")?;
     Ok(unique.trim_end().to_owned())
 }
 
-/// A part of a machine's name made from any text: other characters become `-`.
+/// Makes a part of a machine's name from any text. Characters that are not allowed become `-`.
 #[must_use]
 pub fn sanitize(text: &str, max_len: usize) -> String {
     let dashed: String = text
@@ -124,14 +111,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_host_names() {
+    fn host_names_are_accepted() {
         for name in ["a", "bookworm-1f", "ci-12.example", &"x".repeat(64)] {
             assert_eq!(MachineName::new(name).unwrap().as_str(), name);
         }
     }
 
     #[test]
-    fn refuses_what_could_escape_or_confuse() {
+    fn names_that_could_escape_or_confuse_are_refused() {
         let long = "x".repeat(65);
         for name in [
             "", ".", "..", "../x", "a/b", "a\nb", ".a", "-a", "a-", "a..b", "a b", "a_b", "ä",
@@ -143,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn sanitized_text_is_a_name() {
+    fn sanitized_text_is_a_part_of_a_name() {
         assert_eq!(sanitize("debian_12/slim.", 20), "debian-12-slim");
         assert_eq!(sanitize("...", 20), "");
     }

@@ -1,4 +1,4 @@
-//! Where a machine's things are on the host.
+//! Files, units and cgroups of a machine on the host.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -7,35 +7,35 @@ use std::path::{Path, PathBuf};
 use crate::config::layer::Layer;
 use crate::machine::name::MachineName;
 
-/// State of machines; on a tmpfs, so that a reboot of the host forgets them.
+/// Directory of the machines' states, on a tmpfs, so that a reboot of the host clears them.
 pub const STATE_ROOT: &str = "/run/nspawn-ci";
-/// Layers of machines.
+/// Directory of the machines' layers.
 pub const LAYER_ROOT: &str = "/var/lib/nspawn-ci/machines";
-/// Caches of jobs, each a file system in a file.
+/// Directory of the caches of jobs, each a file system in a file.
 pub const CACHE_ROOT: &str = "/var/cache/nspawn-ci";
-/// Argument files of the administrator.
+/// Directory of the administrator's argument files.
 pub const CONFIG_ROOT: &str = "/etc/nspawn-ci";
-/// The slice that holds all our machines.
+/// The slice of all machines.
 pub const SLICE: &str = "machine-ci.slice";
 /// The slice's cgroup.
 pub const SLICE_CGROUP: &str = "/sys/fs/cgroup/machine.slice/machine-ci.slice";
-/// The cgroup below the unit's that systemd-nspawn moves the machine to.
+/// Name of the cgroup below the unit's to which systemd-nspawn moves the machine.
 pub const PAYLOAD_CGROUP: &str = "payload";
-/// The cgroup below the unit's that systemd-nspawn moves itself to, after the machine.
+/// Name of the cgroup below the unit's to which systemd-nspawn moves itself, after the machine.
 pub const SUPERVISOR_CGROUP: &str = "supervisor";
-/// What machines are kept ready: a directory that no machine's name can be.
+/// Directory of the standby pools. No machine can have its name.
 pub const POOL_ROOT: &str = "/run/nspawn-ci/.standby";
-/// Where the machine sees [`MachinePaths::agent_mount`].
+/// Path of [`MachinePaths::agent_mount`] in the machine.
 pub const AGENT_MOUNT_IN_MACHINE: &str = "/run/nspawn-ci";
-/// Where the machine's systemd finds the agent's unit.
+/// Directory of the agent's unit file in the machine.
 pub const UNITS_IN_MACHINE: &str = "/run/nspawn-ci/units";
-/// Where the machine has the agent's program.
+/// Path of the agent's program in the machine.
 pub const AGENT_IN_MACHINE: &str = "/run/nspawn-ci/nspawn-run";
 /// The directory of the agent's socket, in [`MachinePaths::agent_mount`].
 pub const AGENT_DIRECTORY: &str = "agent";
-/// The agent's socket, there.
+/// The agent's socket, in [`MachinePaths::agent_mount`].
 pub const AGENT_SOCKET: &str = "agent/socket";
-/// A pipe, there, that the agent writes to once it listens.
+/// FIFO in [`MachinePaths::agent_mount`] that the agent writes to once it accepts connections.
 pub const AGENT_READY_FIFO: &str = "agent/listens";
 
 const UNIT_PREFIX: &str = "nspawn-";
@@ -43,7 +43,7 @@ const NETWORK_PREFIX: &str = "pasta-";
 const COMMAND_PREFIX: &str = "command-";
 const UNIT_SUFFIX: &str = ".service";
 
-/// The name of the machine that this unit belongs to.
+/// Returns the name of the machine that a unit belongs to.
 #[must_use]
 pub fn name_of_unit(unit: &OsStr) -> Option<&OsStr> {
     let name = unit.as_bytes().strip_suffix(UNIT_SUFFIX.as_bytes())?;
@@ -105,32 +105,32 @@ impl MachinePaths {
         Path::new(STATE_ROOT).join(self.name.as_str())
     }
 
-    /// What is written down about the machine: see [`crate::machine::state`]. Locked, with others, by every command that
-    /// runs in a machine without an init.
+    /// The machine's recorded state: see [`crate::machine::state`]. Each command in a machine without an init holds a
+    /// shared lock of this file.
     #[must_use]
     pub fn state_file(&self) -> PathBuf {
         self.state_dir().join("state.json")
     }
 
-    /// There from the end of the machine's `nspawn-prepare` to the beginning of its `nspawn-cleanup`.
+    /// Mark that exists from the end of the machine's `nspawn-prepare` to the beginning of its `nspawn-cleanup`.
     #[must_use]
     pub fn ready_mark(&self) -> PathBuf {
         self.state_dir().join("ready")
     }
 
-    /// There once something has failed in the machine: see [`crate::lifecycle::retention`].
+    /// Mark that exists once something has failed in the machine: see [`crate::lifecycle::retention`].
     #[must_use]
     pub fn failure_mark(&self) -> PathBuf {
         self.state_dir().join("failed")
     }
 
-    /// There while the machine stands by, or is made for that: which of [`POOL_ROOT`] it belongs to.
+    /// Mark that exists while the machine is a standby machine, or is made as one. It names the pool in [`POOL_ROOT`].
     #[must_use]
     pub fn standby_mark(&self) -> PathBuf {
         self.state_dir().join("standby")
     }
 
-    /// What a machine that stands by was made of: there once it may be taken.
+    /// Fingerprint of a standby machine, which exists while the machine can be taken over.
     #[must_use]
     pub fn fingerprint_file(&self) -> PathBuf {
         self.state_dir().join("specification")
@@ -142,52 +142,52 @@ impl MachinePaths {
         self.state_dir().join("registration")
     }
 
-    /// Why its unit could not start it.
+    /// File in which the launcher records why it failed.
     #[must_use]
     pub fn start_error_file(&self) -> PathBuf {
         self.state_dir().join("refusal")
     }
 
-    /// Until when the machine is kept: see [`crate::lifecycle::retention`].
+    /// Mark of a kept machine, with the time until which it is kept: see [`crate::lifecycle::retention`].
     #[must_use]
     pub fn kept_mark(&self) -> PathBuf {
         self.state_dir().join("kept")
     }
 
-    /// Held while the machine is made or removed.
+    /// Lock that a process holds while it makes or removes the machine.
     #[must_use]
     pub fn lock_file(&self) -> PathBuf {
         self.state_dir().join("lock")
     }
 
-    /// The range of user ids that the machine has: see [`crate::lifecycle::uid_range`].
+    /// The machine's UID range: see [`crate::lifecycle::uid_range`].
     #[must_use]
     pub fn uid_range_file(&self) -> PathBuf {
         self.state_dir().join("users")
     }
 
-    // What is mounted is mounted in the unit's own mount namespace alone; elsewhere these are empty.
+    // The mounts exist only in the unit's mount namespace. Elsewhere the mount points are empty.
 
-    /// Mount point of what the machine is shown of these programs: a small file system of its own, which
-    /// its root may fill and change without harm to anybody else.
+    /// Mount point of the small tmpfs that carries the agent into the machine. The machine's root can fill and change it
+    /// without an effect on the host.
     #[must_use]
     pub fn agent_mount(&self) -> PathBuf {
         self.state_dir().join("shown")
     }
 
-    /// The directory that the agent listens in, shown writable to the machine.
+    /// Directory of the agent's socket, which is writable in the machine.
     #[must_use]
     pub fn agent_dir(&self) -> PathBuf {
         self.agent_mount().join(AGENT_DIRECTORY)
     }
 
-    /// The agent's program, shown to the machine.
+    /// The agent's program.
     #[must_use]
     pub fn agent_program(&self) -> PathBuf {
         self.agent_mount().join("nspawn-run")
     }
 
-    /// The directory of the agent's unit file, shown to the machine.
+    /// Directory of the agent's unit file.
     #[must_use]
     pub fn agent_units(&self) -> PathBuf {
         self.agent_mount().join("units")
@@ -239,31 +239,32 @@ impl MachinePaths {
         self.state_dir().join("disk")
     }
 
-    /// Mount point of the project's cache, before it is shown to the machine.
+    /// Mount point of the project's cache, before it is mounted in the machine.
     #[must_use]
     pub fn cache_mount(&self) -> PathBuf {
         self.state_dir().join("cache")
     }
 
-    /// The unit that is the machine.
+    /// The machine's unit.
     #[must_use]
     pub fn unit(&self) -> String {
         unit_of(&self.started_as)
     }
 
-    /// The unit's file, there as long as systemd knows the unit (org.freedesktop.systemd1(5), transient units).
+    /// File of the machine's unit, which exists as long as the unit is loaded (org.freedesktop.systemd1(5), transient
+    /// units).
     #[must_use]
     pub fn unit_file(&self) -> PathBuf {
         Path::new("/run/systemd/transient").join(self.unit())
     }
 
-    /// The unit that connects it, where it has a network of its own.
+    /// The network helper's unit, if pasta connects the machine.
     #[must_use]
     pub fn network_unit(&self) -> String {
         format!("{NETWORK_PREFIX}{}{UNIT_SUFFIX}", self.started_as)
     }
 
-    /// The unit that runs what a machine is for, where it is a service of a job.
+    /// The service command's unit, if the machine is a service of a job.
     #[must_use]
     pub fn command_unit(&self) -> String {
         format!("{COMMAND_PREFIX}{}{UNIT_SUFFIX}", self.started_as)

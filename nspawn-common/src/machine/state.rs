@@ -1,8 +1,8 @@
-//! What is written down about a machine, before anything else of it is made.
+//! State of a machine, which is recorded before any other part of the machine is made.
 //!
-//! Another version of the programs may read it: an upgrade does not end machines. Fields that were added since the
-//! format's version have a default, and unknown fields are ignored. Whatever an older program must not ignore raises
-//! the version, and the older program then refuses the machine.
+//! Another version of the programs may read the state, since an upgrade does not stop machines. Fields that were added
+//! since the format's version have a default, and unknown fields are ignored. A field that an older program must not
+//! ignore raises the version, and the older program then refuses the machine.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -29,10 +29,10 @@ use crate::sys::process::ProcessId;
 
 /// Version of the file's format.
 const VERSION: u64 = 3;
-/// A state file is small; what is larger is not ours. Bytes.
+/// Maximum size of a state file, in bytes.
 const MAX_SIZE: u64 = 4 << 20;
 
-/// The error of a state in another version of the format: there is a machine, of which this program knows nothing.
+/// Error for a state in another version of the format. The machine exists, but this program can't read its state.
 #[derive(Debug)]
 pub struct OtherVersion(u64);
 
@@ -62,73 +62,73 @@ pub struct State {
     pub started_as: MachineName,
     /// The image's name.
     pub image: String,
-    /// Where the image was found.
+    /// The image's path.
     pub image_path: PathBuf,
-    /// `NAME=VALUE` for every command in the machine.
+    /// Environment of every command in the machine, as `NAME=VALUE`.
     pub environment: Vec<OsString>,
-    /// Whose users its users are.
+    /// The user namespace that was requested.
     pub private_users: PrivateUsers,
-    /// What network it has, as [`Network::parse`] reads it.
+    /// The machine's network.
     pub network: Network,
-    /// What runs as its PID 1.
+    /// The program that runs as PID 1.
     pub init: Init,
-    /// Where its writes go.
+    /// The kind of layer.
     pub layer: Layer,
-    /// How large its layer may become, in bytes; `None` for as large as the host's file system or memory.
+    /// Maximum size of the layer, in bytes. `None` if only the host's file system or memory limits it.
     pub layer_size: Option<u64>,
-    /// The commands that start it, where each run does.
+    /// Commands that start the machine, if each command in it does so.
     pub start: Vec<Vec<OsString>>,
-    /// How long each of them may take.
+    /// Time limit for each start command.
     pub timeout: Duration,
-    /// When the machine was asked for, as [`clock::awake`] has it.
+    /// Time of the request for the machine, by [`clock::awake`].
     pub created: Option<Duration>,
-    /// How long a machine may be there that is not removed.
+    /// Time after which the machine is stale.
     pub lifetime: Option<Duration>,
-    /// Whose end is its end too.
+    /// Process with whose end the machine is stale.
     pub owner: Option<ProcessId>,
-    /// Properties of its unit that were asked for.
+    /// Properties of the unit that were requested.
     pub properties: Vec<OsString>,
-    /// Whether it runs containers of its own.
+    /// Set if the machine runs containers of its own.
     pub nesting: bool,
-    /// When the machine is kept for a look.
+    /// Policy that says when the machine is kept for inspection.
     pub keep: Retention,
-    /// For how long then.
+    /// Time for which the machine is kept.
     pub keep_for: Duration,
-    /// The user that a job's scripts run as, where it is not root.
+    /// User of the job's scripts, unless that is root.
     pub user: Option<String>,
-    /// What a job's own scripts are run by, where it says so.
+    /// Command that runs the job's own scripts, if the job names one.
     pub entrypoint: Vec<OsString>,
-    /// The file of the cache that the machine is shown.
+    /// File of the cache that is mounted in the machine.
     pub cache: Option<PathBuf>,
-    /// What it is to a job that it is a service of.
+    /// Role of the machine, if it is a service of a job.
     pub service: Option<ServiceRole>,
 }
 
-/// What a machine is to the job that it is a service of.
+/// Role of a machine as a service of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceRole {
     /// The job's machine.
     pub job: MachineName,
-    /// Which of the job's services it is, from 1 on.
+    /// Number of the service in its job, from 1 on.
     pub number: u8,
-    /// The image that the job asks for.
+    /// The image as the job names it.
     pub requested_image: String,
-    /// The names that it is reached by.
+    /// Host names of the service.
     pub aliases: Vec<String>,
-    /// What it runs, beside what its image does by itself.
+    /// Command of the service, in addition to the programs that the image starts itself.
     pub command: Vec<OsString>,
-    /// Whom it runs that as, where it is not root.
+    /// User of the command, unless that is root.
     pub user: Option<String>,
-    /// Where it runs that, where it is not the user's home.
+    /// Working directory of the command, unless that is the user's home.
     pub directory: Option<OsString>,
-    /// The TCP port that it is ready on.
+    /// TCP port that accepts connections once the service is ready.
     pub port: Option<u16>,
-    /// How long the job waits for that.
+    /// Time limit for the service to become ready.
     pub ready_timeout: Duration,
 }
 
 impl State {
-    /// The file's content.
+    /// Returns the content of the state file.
     #[must_use]
     pub fn to_json(&self) -> Value {
         json!({
@@ -186,20 +186,20 @@ impl State {
         self.name != self.started_as
     }
 
-    /// Where the directories of its layer are.
+    /// Returns the directory of the layer's directories.
     #[must_use]
     pub fn layer_root(&self) -> PathBuf {
         self.paths()
             .layer_root(self.layer, self.layer_size.is_some())
     }
 
-    /// Returns how long the machine has been there, without the time that the host slept.
+    /// Returns the machine's age, without the time that the host slept.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         Some(clock::awake().saturating_sub(self.created?))
     }
 
-    /// Returns whether the machine has been there for longer than its lifetime. Without one, or an age, it has not.
+    /// Returns whether the machine is older than its lifetime. Without a lifetime, or an age, it is not.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.lifetime
@@ -207,7 +207,7 @@ impl State {
             .is_some_and(|(lifetime, age)| age >= lifetime)
     }
 
-    /// Returns the moment from which on the journal has entries of the machine.
+    /// Returns the moment since which the journal has entries of the machine.
     #[must_use]
     pub fn begin(&self) -> Moment {
         let written = fs::metadata(self.paths().state_file()).and_then(|file| file.modified());
@@ -220,7 +220,7 @@ impl State {
     /// Reads the state of the machine `name`.
     ///
     /// # Errors
-    /// No such machine; a file that is truncated, not ours, or of a later version.
+    /// Fails with [`OtherVersion`] if another version of these programs made the machine.
     pub fn read(name: &MachineName) -> Result<Self> {
         let path = MachinePaths::named(name).state_file();
         let text = match read_bounded(&path) {
@@ -371,7 +371,7 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-// JSON holds text. Bytes that are no text are an array of numbers.
+/// Returns a JSON string, or an array of numbers if the bytes are not UTF-8.
 fn bytes_to_json(bytes: &OsStr) -> Value {
     bytes
         .to_str()
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_it_wrote() {
+    fn state_survives_a_round_trip() {
         let text = sample().to_json().to_string();
         assert_eq!(
             State::parse(&sample().name, text.as_bytes()).unwrap(),
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_later_programs_are_ignored_and_those_that_are_missing_have_defaults() {
+    fn unknown_fields_are_ignored_and_added_fields_have_defaults() {
         let mut value = sample().to_json();
         value["later"] = json!({ "any": [1] });
         assert_eq!(
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_over_when_its_lifetime_is() {
+    fn machine_is_over_after_its_lifetime() {
         let aged = |seconds: u64, lifetime: Option<u64>| {
             let created = clock::awake().checked_sub(Duration::from_secs(seconds));
             State {
@@ -500,7 +500,7 @@ mod tests {
         };
         assert!(aged(1, Some(1)).is_over() && aged(0, Some(0)).is_over());
         assert!(!aged(1, Some(60)).is_over() && !aged(1, None).is_over());
-        // Without a time of its creation, none is removed for its age.
+        // A machine without a recorded time of creation is never removed for its age.
         assert!(
             !State {
                 created: None,
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_whole_or_not_known() {
+    fn truncated_and_unknown_states_are_refused() {
         let text = sample().to_json().to_string();
         for cut in 0..text.len() {
             assert!(

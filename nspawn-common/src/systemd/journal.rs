@@ -1,4 +1,4 @@
-//! What the host's journal has of a machine.
+//! Reads the entries of a machine from the host's journal.
 
 use std::time::Duration;
 
@@ -10,13 +10,10 @@ use crate::machine::paths::MachinePaths;
 use crate::sys::clock::Moment;
 use crate::text;
 
-/// How long looking something up may take.
-const LOOK_LIMIT: Duration = Duration::from_secs(10);
+/// Time limit for a query.
+const QUERY_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the machine's console and its units said last, since then.
-///
-/// # Errors
-/// journalctl's own.
+/// Returns the last lines of the machine's console and its units since that moment.
 pub fn last_words(paths: &MachinePaths, since: Moment) -> Result<String> {
     let mut command = argv([
         "journalctl",
@@ -30,9 +27,9 @@ pub fn last_words(paths: &MachinePaths, since: Moment) -> Result<String> {
     command.extend(units.map(|unit| format!("--unit={unit}").into()));
     command.push(since.since_option().into());
     // The journal may not have them yet.
-    command::run(&argv(["journalctl", "--sync"]), LOOK_LIMIT)?;
+    command::run(&argv(["journalctl", "--sync"]), QUERY_LIMIT)?;
     // systemd 252 shows the first lines since a time, unless it begins at the end.
-    let said: Vec<_> = command::run(&command, LOOK_LIMIT)?
+    let said: Vec<_> = command::run(&command, QUERY_LIMIT)?
         .stdout
         .lines()
         .rev()

@@ -11,53 +11,53 @@ use crate::machine::name::MachineName;
 /// Option for the limit at which the kernel makes no core dump, and runs no program for one either (core(5)).
 pub const NO_CORES: &str = "--rlimit=CORE=1";
 
-/// One thing of the host shown in the machine.
+/// A bind mount from the host into the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bind {
-    /// `SOURCE[:DESTINATION[:OPTIONS]]`, writable.
+    /// A writable bind mount, as `SOURCE[:DESTINATION[:OPTIONS]]`.
     Writable(OsString),
-    /// The same, read-only.
+    /// A read-only bind mount, in the same form.
     ReadOnly(OsString),
 }
 
 /// A machine as systemd-nspawn runs it.
 #[derive(Clone, Debug)]
 pub struct Nspawn<'a> {
-    /// The machine.
+    /// The machine's name.
     pub name: &'a MachineName,
-    /// Its root, mounted.
+    /// Mount point of the machine's root.
     pub root: PathBuf,
-    /// What it is shown.
+    /// The bind mounts.
     pub binds: Vec<Bind>,
-    /// Its network.
+    /// The machine's network.
     pub network: &'a Network,
-    /// Whether its root can't be written to.
+    /// Set if the machine's root is read-only.
     pub is_read_only: bool,
-    /// More options, as they are.
+    /// More options of systemd-nspawn(1).
     pub options: Vec<OsString>,
-    /// What it runs.
+    /// The machine's processes.
     pub payload: Payload,
 }
 
-/// What a machine runs.
+/// The first process of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// Its systemd, with words that it takes as a kernel's command line (`systemd.wants=…`).
+    /// The image's systemd, with words for its kernel command line (`systemd.wants=…`).
     Boot(Vec<String>),
-    /// systemd-nspawn's stub init, and this command.
+    /// This command, below the stub init of systemd-nspawn.
     Command(Vec<String>),
 }
 
 impl Nspawn<'_> {
-    /// The command that runs the machine as part of the unit it is started in.
+    /// Returns the command that runs the machine in the current unit.
     #[must_use]
     pub fn command(&self) -> Vec<OsString> {
         let mut argv: Vec<OsString> = [
             "systemd-nspawn",
             "--quiet",
-            "--settings=no",       // what a machine is follows from our options alone
+            "--settings=no",       // only these options define the machine
             "--keep-unit",         // the payload stays in the unit's cgroup: its limits bind
-            "--link-journal=no",   // images share a machine ID at times
+            "--link-journal=no",   // images may share a machine ID
             "--console=read-only", // the boot's messages go to the unit's journal
         ]
         .map(OsString::from)
@@ -76,7 +76,7 @@ impl Nspawn<'_> {
         argv.extend(self.is_read_only.then(|| "--read-only".into()));
         argv.extend(self.options.iter().cloned());
         let (options, words) = match &self.payload {
-            // Ready is when the machine says so.
+            // The machine's systemd reports when it is ready.
             Payload::Boot(words) => (["--notify-ready=yes", "--boot", "--"].as_slice(), words),
             Payload::Command(words) => (["--as-pid2", "--"].as_slice(), words),
         };
@@ -110,8 +110,8 @@ fn network_options(network: &Network, is_read_only: bool) -> [Option<OsString>; 
 }
 
 impl Bind {
-    /// The same for a machine whose users are not the host's: its root is to be who owns the source, unless
-    /// the bind's options say otherwise (systemd-nspawn(1), `--bind=`).
+    /// Returns the bind mount for a machine with a user namespace. There the machine's root owns the files of the
+    /// source's owner, unless the options set an ID mapping already (systemd-nspawn(1), `--bind=`).
     #[must_use]
     pub fn with_owner(self) -> Self {
         match self {
@@ -120,8 +120,8 @@ impl Bind {
         }
     }
 
-    /// Shows the program `source` as `destination`, with the owner that it has on disk, so that its file system need not
-    /// know id-mapped mounts.
+    /// Returns a read-only bind mount of the program `source` without an ID mapping, which not every file system
+    /// supports.
     #[must_use]
     pub fn unmapped(source: &Path, destination: &Path) -> Self {
         let mut spec = pair(source, destination);
@@ -129,7 +129,7 @@ impl Bind {
         Self::ReadOnly(spec)
     }
 
-    /// What of the host it shows; `None` if that is a new directory.
+    /// Returns the source on the host. Returns `None` if the source is a new directory or a file of the machine.
     #[must_use]
     pub fn source(&self) -> Option<PathBuf> {
         let (Self::Writable(spec) | Self::ReadOnly(spec)) = self;
@@ -137,14 +137,15 @@ impl Bind {
         Some(PathBuf::from(source)).filter(|source| source.is_absolute())
     }
 
-    /// Shows the file or directory `source` as `destination`, writable.
+    /// Returns a writable bind mount of the file or directory `source`.
     #[must_use]
     pub fn writable(source: &Path, destination: &Path) -> Self {
         Self::Writable(pair(source, destination))
     }
 }
 
-/// Where in a machine's root the options of a [`Nspawn::command`] mount something, and whether that is a file.
+/// Returns the mount points that the options of a [`Nspawn::command`] need in the machine's root, each with whether
+/// it is a file.
 #[must_use]
 pub fn mount_points(argv: &[OsString]) -> Vec<(PathBuf, bool)> {
     let path = |field: &[u8]| PathBuf::from(OsString::from_vec(unescaped(field)));
@@ -173,7 +174,7 @@ pub fn mount_points(argv: &[OsString]) -> Vec<(PathBuf, bool)> {
 
 fn with_owner(spec: OsString) -> OsString {
     let fields = split(spec.as_bytes());
-    // A source of the machine's own, a new directory, or what systemd-nspawn will refuse.
+    // The source is in the machine or a new directory, or systemd-nspawn will refuse the specification.
     if matches!(spec.as_bytes().first(), Some(b'+' | b':') | None) || fields.len() > 3 {
         return spec;
     }
@@ -217,7 +218,7 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
     std::iter::from_fn(next).collect()
 }
 
-// The fields between colons that no backslash escapes.
+/// Splits a specification at the colons that no backslash escapes.
 fn split(spec: &[u8]) -> Vec<&[u8]> {
     let mut is_escaped = false;
     let fields = spec.split(|byte| {
@@ -232,8 +233,7 @@ fn pair(source: &Path, destination: &Path) -> OsString {
     joined(&[source, destination])
 }
 
-/// Paths as the options `--bind=` and `--overlay=` take them: between colons, and a colon in a path
-/// is written `\:` (systemd-nspawn(1)).
+/// Joins paths for `--bind=` and `--overlay=`: with colons, and a colon in a path as `\:` (systemd-nspawn(1)).
 #[must_use]
 pub fn joined(paths: &[&Path]) -> OsString {
     let escaped = paths.iter().map(|path| {
@@ -251,7 +251,7 @@ pub fn joined(paths: &[&Path]) -> OsString {
     OsString::from_vec(escaped.collect::<Vec<Vec<u8>>>().join(&b':'))
 }
 
-/// `OPTION=VALUE`.
+/// Returns the word `OPTION=VALUE`.
 #[must_use]
 pub fn assign(option: &str, value: &OsStr) -> OsString {
     [OsStr::new(option), OsStr::new("="), value]
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn binds_are_given_an_owner() {
+    fn owner_option_is_added_to_binds_without_id_mapping() {
         for (spec, expected) in [
             ("/a", "/a:/a:rootidmap"),
             ("/a:/b", "/a:/b:rootidmap"),
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn mount_points_are_found() {
+    fn mount_points_of_binds_and_tmpfs_are_found() {
         let argv = [
             "x",
             "--tmpfs=/a\\:b:size=1",

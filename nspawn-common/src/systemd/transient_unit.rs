@@ -125,9 +125,9 @@ pub struct MachineUnit<'a> {
     pub timeout: Duration,
     /// Time after which systemd stops the machine, even if every caller has forgotten it.
     pub lifetime: Option<Duration>,
-    /// Whether the unit mounts file systems in files.
+    /// Set if the unit mounts file systems in files.
     pub has_disks: bool,
-    /// Whether the command returns when the unit is ready, instead of when its start has begun.
+    /// Set if the command returns when the unit is ready. Otherwise it returns when the start has begun.
     pub is_waited_for: bool,
     /// More properties, as `NAME=VALUE`.
     pub properties: &'a [OsString],

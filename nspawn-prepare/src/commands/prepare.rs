@@ -93,7 +93,7 @@ fn prepare_job(arguments: &[OsString], mut options: Options, image: &str, job: &
         plan: &plan,
         verbose: options.output.verbose,
     };
-    // With --gitlab-runner=no the administrator does without.
+    // An administrator who sets --gitlab-runner=no needs no hint that the program is missing.
     let has_runner = runner.is_some() || options.policy.gitlab_runner.is_some();
     creation.run(None, || {
         config_stage::report_ready_machine(&spec, job, begin, has_runner);

@@ -18,8 +18,9 @@ use crate::gitlab::runner_binary;
 use crate::options;
 use crate::options::Options;
 use crate::program::print_diagnostic;
-use crate::standby::pool::{Members, Pool};
-use crate::standby::{fingerprint, pool};
+use crate::standby::machines::Members;
+use crate::standby::pool::Pool;
+use crate::standby::{fingerprint, machines, pool};
 
 /// Records a pool for the images of these arguments, and fills it.
 pub fn run(arguments: &[OsString], options: &Options) -> Result<()> {
@@ -91,7 +92,7 @@ fn remove_others(mark: &str, fingerprint: &[u8], count: usize) -> Result<usize> 
     let kept = count.min(members.usable.len());
     members.obsolete.extend(members.usable.drain(kept..));
     for paths in &members.obsolete {
-        if let Err(error) = pool::remove(paths) {
+        if let Err(error) = machines::remove(paths) {
             print_diagnostic(format!("{error:#}"));
         }
     }

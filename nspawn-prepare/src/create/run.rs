@@ -36,7 +36,7 @@ use crate::standby::takeover;
 pub struct Creation<'a> {
     pub spec: &'a MachineSpec,
     pub plan: &'a Plan,
-    /// Whether each step is printed on stderr.
+    /// Flag to print each step on stderr.
     pub verbose: bool,
 }
 

@@ -179,7 +179,7 @@ fn container_binds(spec: &MachineSpec) -> Vec<Bind> {
 fn other_options(spec: &MachineSpec) -> Vec<OsString> {
     let mut options = Vec::new();
     if spec.options.init == Init::Systemd {
-        // These directories come before the usual ones (systemd.unit(5), systemd.generator(7)).
+        // systemd searches these directories before its own (systemd.unit(5), systemd.generator(7)).
         options.push(format!("--setenv=SYSTEMD_UNIT_PATH={UNITS_IN_MACHINE}:").into());
         options
             .push(format!("--setenv=SYSTEMD_GENERATOR_PATH={UNITS_IN_MACHINE}/generators:").into());

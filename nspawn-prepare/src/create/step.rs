@@ -38,7 +38,7 @@ enum Action {
 #[derive(Clone, Copy, Debug)]
 pub struct Hint {
     pub text: &'static str,
-    /// Whether the explanation is true only while the machine runs. If it has ended, that is the cause.
+    /// Condition of the explanation: if the machine has ended, its end is the cause.
     pub needs_running_machine: bool,
 }
 

@@ -1,58 +1,64 @@
-//! What a job's machine gets once it runs, also one that stood by and knew of no job: its project's cache, and its
-//! services.
+//! Attaches a job's cache and services to a machine that is already running.
+//!
+//! A standby machine starts before the job is known, so nothing of the job can be part of its
+//! start.
 
 use std::fs::{self, DirBuilder, Permissions};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::namespaces;
 use nspawn_common::machine::paths::MachinePaths;
-use nspawn_common::machine::state::{ServiceRole, State};
+use nspawn_common::machine::state::State;
 use nspawn_common::systemd::machined;
 
 use crate::gitlab::cache;
-use crate::services::etc_hosts;
-use crate::services::network;
-use crate::services::network::{Link, Member};
+use crate::services::connect;
 
-/// How long a machine's files may take to be used.
+/// Time limit for work on the machine's files.
 const INSIDE_LIMIT: Duration = Duration::from_secs(20);
-/// Where a job's sources are, as the config stage says.
+/// Directory of the job's sources, which the config stage announces.
 pub const BUILDS_IN_MACHINE: &str = "/builds";
 
-/// Attaches to the machine what its state names. A new cache has `cache_size` bytes.
+/// Attaches everything that the state of the machine names. A new cache gets `cache_size` bytes.
+///
+/// Prints errors that the job can tolerate on stdout, from where the parent process forwards them
+/// to the job's log.
 pub fn attach(machine: &MachineName, cache_size: u64) -> Result<()> {
-    let paths = State::paths_of(machine);
-    let state = State::read(paths.name())?;
-    let leader = leader(&paths)?;
-    connect(&paths, leader)?;
+    let state = State::read(machine)?;
+    let paths = state.paths();
+    let leader = machined::wait_for_leader(&paths, Duration::ZERO)?;
+    for warning in connect::connect_services(&paths, leader)? {
+        print_warning(&warning);
+    }
     if state.user.is_some() {
-        told(namespaces::run_inside(
+        warn_if_err(namespaces::run_inside(
             &paths,
             leader,
             INSIDE_LIMIT,
             open_builds,
         ));
     }
-    // A job must do without a cache at any time.
-    told(
-        show_cache(&paths, &state, leader, cache_size)
-            .context("the job goes without its project's cache"),
-    );
+    // A job must work without a cache, because a cache may be deleted at any time.
+    let attached = attach_cache(&paths, &state, leader, cache_size);
+    warn_if_err(attached.context("the job goes without its project's cache"));
     Ok(())
 }
 
-// What a job can do without, or has spoilt itself. Whoever has the machine equipped passes it on.
-fn told(done: Result<()>) {
-    if let Err(error) = done {
-        println!("{error:#}");
+fn warn_if_err(result: Result<()>) {
+    if let Err(error) = result {
+        print_warning(&error);
     }
 }
 
-fn show_cache(paths: &MachinePaths, state: &State, leader: u32, size: u64) -> Result<()> {
+fn print_warning(error: &anyhow::Error) {
+    println!("{error:#}");
+}
+
+fn attach_cache(paths: &MachinePaths, state: &State, leader: u32, size: u64) -> Result<()> {
     let Some(file) = &state.cache else {
         return Ok(());
     };
@@ -61,71 +67,15 @@ fn show_cache(paths: &MachinePaths, state: &State, leader: u32, size: u64) -> Re
     namespaces::run_inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))
 }
 
-fn leader(paths: &MachinePaths) -> Result<u32> {
-    machined::wait_for_leader(paths, Duration::ZERO)
-}
-
-// A service that has ended meanwhile is none; its job goes on.
-fn connect(job: &MachinePaths, leader_of_job: u32) -> Result<()> {
-    let states = list::services_of(job.name())?;
-    let roles: Vec<_> = states
-        .iter()
-        .filter_map(|state| state.service.as_ref().map(|role| (state, role)))
-        .collect();
-    if roles.is_empty() {
-        return Ok(());
-    }
-    let link = Link::make(&Member {
-        paths: job,
-        leader: leader_of_job,
-        number: 0,
-    })?;
-    let lines: Vec<_> = roles
-        .iter()
-        .filter(|(_, role)| !role.aliases.is_empty())
-        .map(|(_, role)| line(role))
-        .collect();
-    told(namespaces::run_inside(
-        job,
-        leader_of_job,
-        INSIDE_LIMIT,
-        || etc_hosts::add(&lines),
-    ));
-    for (state, role) in roles {
-        let paths = state.paths();
-        let join = || {
-            let member = Member {
-                paths: &paths,
-                leader: leader(&paths)?,
-                number: role.number,
-            };
-            link.connect(&member)?;
-            namespaces::run_inside(&paths, member.leader, INSIDE_LIMIT, || {
-                etc_hosts::add(&lines)
-            })
-        };
-        told(
-            join()
-                .with_context(|| format!("the service {} is not connected", role.requested_image)),
-        );
-    }
-    Ok(())
-}
-
-fn line(role: &ServiceRole) -> String {
-    format!(
-        "{} {}",
-        network::address(role.number),
-        role.aliases.join(" ")
-    )
-}
-
-// For scripts that don't run as root.
+/// Opens the builds directory to all users of the machine, for scripts that don't run as root.
 fn open_builds() -> Result<()> {
-    let made = DirBuilder::new()
+    create_builds().with_context(|| format!("can't create {BUILDS_IN_MACHINE}"))
+}
+
+fn create_builds() -> io::Result<()> {
+    DirBuilder::new()
         .recursive(true)
         .mode(0o755)
-        .create(BUILDS_IN_MACHINE);
-    made.and_then(|()| fs::set_permissions(BUILDS_IN_MACHINE, Permissions::from_mode(0o1777)))
-        .with_context(|| format!("can't make {BUILDS_IN_MACHINE}"))
+        .create(BUILDS_IN_MACHINE)?;
+    fs::set_permissions(BUILDS_IN_MACHINE, Permissions::from_mode(0o1777))
 }

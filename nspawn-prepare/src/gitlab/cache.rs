@@ -1,7 +1,9 @@
-//! The caches of jobs: one for each project, a file system in a file, which bounds it and is deleted at once, whatever
-//! is in it. Jobs of one project that run at the same time share it.
+//! Caches of jobs, one for each project.
+//!
+//! A cache is a file system in an image file. The file bounds the cache's size, and deleting it
+//! takes no time, whatever is in the cache. Jobs of one project that run at the same time share the
+//! cache.
 
-use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -18,33 +20,48 @@ use nspawn_common::lifecycle::lock;
 use nspawn_common::lifecycle::lock::Resource;
 use nspawn_common::machine::paths::CACHE_ROOT;
 use nspawn_common::sys::fs::remove_file_if_present;
-
 use nspawn_common::sys::idmapped_mount;
 
-/// Where a job's machine has it, as the config stage says.
+/// Directory of the cache in a job's machine, which the config stage announces.
 pub const IN_MACHINE: &str = "/cache";
 
-/// How long each step may take.
+/// Time limit for creating or checking a file system.
 const LIMIT: Duration = Duration::from_secs(60);
-/// A cache of which less than one in so many blocks, or inodes, is free begins anew.
-const FREE_PART: u64 = 10;
-/// e2fsck(8), "Exit code"
+/// Divisor for the free part: a cache is full if less than a tenth of its blocks or inodes is free.
+const FREE_DIVISOR: u64 = 10;
+/// Exit status from which on e2fsck left errors uncorrected (e2fsck(8), "Exit code").
 const UNCORRECTED: i32 = 4;
 
-/// The file of the cache of a project.
+/// Returns the image file of a project's cache.
 pub fn file(project: &str) -> PathBuf {
     Path::new(CACHE_ROOT).join(format!("{project}.ext4"))
 }
 
-/// The cache in `file`, mounted nowhere yet, with its owners as `users` has them; made if there is none, or none of
-/// use, with this `size` in bytes. It is mounted in a mount namespace that this process has to itself from here on.
+/// Returns a detached mount of the cache in `file`, with owner IDs mapped as in `users`.
+///
+/// A cache that is missing, full or corrupt is created with this `size` in bytes. This process gets
+/// a mount namespace of its own, in which the cache is mounted on `point`.
 pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedFd> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(point)?;
     let _lock = lock::host(Resource::Caches, lock::CACHES_LIMIT)?;
-    unshare(CloneFlags::CLONE_NEWNS).context("can't have mounts of its own")?;
+    enter_mount_namespace()?;
+    if file.exists() && (mount_cache(file, point).is_err() || !has_room(point)) {
+        discard(file, point)?;
+    }
+    if !file.exists() {
+        create(file, size)?;
+        mount_cache(file, point)?;
+    }
+    // The time tells when the cache was last used.
+    File::open(file)?.set_modified(SystemTime::now())?;
+    idmapped_mount::clone_mapped(point, users)
+}
+
+fn enter_mount_namespace() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("can't create a mount namespace")?;
     mount(
         None::<&str>,
         "/",
@@ -52,76 +69,68 @@ pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedF
         MsFlags::MS_REC | MsFlags::MS_PRIVATE,
         None::<&str>,
     )?;
-    if file.exists() && (mount_it(file, point).is_err() || !has_room(point)) {
-        discard(file, point)?;
-    }
-    if !file.exists() {
-        make(file, size)?;
-        mount_it(file, point)?;
-    }
-    File::open(file)?.set_modified(SystemTime::now())?;
-    idmapped_mount::clone_mapped(point, users)
+    Ok(())
 }
 
-// What is full begins anew, and what is broken; but not what there is only no means to mount now.
+/// Deletes a cache that is full or corrupt. Keeps one that merely can't be mounted right now.
 fn discard(file: &Path, point: &Path) -> Result<()> {
-    if umount(point).is_err() {
-        let command = ["e2fsck", "-p"]
-            .map(OsStr::new)
-            .into_iter()
-            .chain([file.as_os_str()])
-            .map(OsString::from);
-        let checked = command::run(&command.collect::<Vec<_>>(), LIMIT)?;
-        // e2fsck(8): less is right, or is so now.
-        if checked.status.code().is_some_and(|code| code < UNCORRECTED) {
-            return mount_it(file, point);
-        }
+    let is_mounted = umount(point).is_ok();
+    if !is_mounted && is_sound(file)? {
+        return mount_cache(file, point);
     }
     remove_file_if_present(file)
 }
 
-/// Mounts it. For [`nspawn_common::machine::namespaces::run_inside`].
+/// Checks the file system, and repairs what can be repaired safely.
+fn is_sound(file: &Path) -> Result<bool> {
+    let mut check = command::argv(["e2fsck", "-p"]);
+    check.push(file.into());
+    let status = command::run(&check, LIMIT)?.status;
+    Ok(status.code().is_some_and(|code| code < UNCORRECTED))
+}
+
+/// Mounts the cache in the machine. Run this by [`nspawn_common::machine::namespaces::run_inside`].
 pub fn attach(cache: &OwnedFd) -> Result<()> {
-    let show = || -> Result<()> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(IN_MACHINE)?;
-        idmapped_mount::attach(cache, Path::new(IN_MACHINE))?;
-        // Only a repair of the file system needs it, which makes it then.
-        let _ = fs::remove_dir(Path::new(IN_MACHINE).join("lost+found"));
-        // A job's scripts may run as somebody else.
-        Ok(fs::set_permissions(
-            IN_MACHINE,
-            fs::Permissions::from_mode(0o1777),
-        )?)
-    };
-    show().with_context(|| format!("can't show the project's cache at {IN_MACHINE}"))
+    mount_in_machine(cache)
+        .with_context(|| format!("can't mount the project's cache on {IN_MACHINE}"))
 }
 
-fn make(file: &Path, size: u64) -> Result<()> {
+fn mount_in_machine(cache: &OwnedFd) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(IN_MACHINE)?;
+    idmapped_mount::attach(cache, Path::new(IN_MACHINE))?;
+    // Only e2fsck(8) needs this directory, and creates it then.
+    let _ = fs::remove_dir(Path::new(IN_MACHINE).join("lost+found"));
+    // The job's scripts may run as another user than root.
+    fs::set_permissions(IN_MACHINE, fs::Permissions::from_mode(0o1777))?;
+    Ok(())
+}
+
+fn create(file: &Path, size: u64) -> Result<()> {
     let unfinished = file.with_extension("new");
-    let made = File::create(&unfinished).and_then(|file| file.set_len(size));
-    made.with_context(|| format!("can't make {}", unfinished.display()))?;
-    let command = ext4::format_command(&unfinished, Journal::Small);
-    command::run_checked(&command, LIMIT)?;
-    // Or a crash of the host may leave the name and not what it stands for.
+    File::create(&unfinished)
+        .and_then(|file| file.set_len(size))
+        .with_context(|| format!("can't create {}", unfinished.display()))?;
+    command::run_checked(&ext4::format_command(&unfinished, Journal::Small), LIMIT)?;
+    // Without the sync, a crash of the host may leave the name without the content.
     File::open(&unfinished)?.sync_all()?;
-    fs::rename(&unfinished, file).with_context(|| format!("can't make {}", file.display()))
+    fs::rename(&unfinished, file).with_context(|| format!("can't create {}", file.display()))
 }
 
-fn mount_it(file: &Path, point: &Path) -> Result<()> {
+fn mount_cache(file: &Path, point: &Path) -> Result<()> {
     ext4::mount(file, point).with_context(|| {
         format!(
-            "can't mount the cache {}; delete it, and the next job makes a new one",
+            "can't mount the cache {}; delete it, and the next job creates a new one",
             file.display()
         )
     })
 }
 
 fn has_room(point: &Path) -> bool {
-    statvfs(point).is_ok_and(|there| {
-        let has_blocks = there.blocks_available() > there.blocks() / FREE_PART;
-        has_blocks && there.files_available() > there.files() / FREE_PART
+    statvfs(point).is_ok_and(|free| {
+        let has_blocks = free.blocks_available() > free.blocks() / FREE_DIVISOR;
+        has_blocks && free.files_available() > free.files() / FREE_DIVISOR
     })
 }

@@ -13,7 +13,7 @@ use nspawn_common::report;
 use crate::create::spec::MachineSpec;
 use crate::gitlab::{attach, cache};
 use crate::options::MachineOptions;
-use crate::program::PROGRAM;
+use crate::program::print_diagnostic;
 
 /// Prints the settings that GitLab Runner reads in the config stage.
 ///
@@ -49,7 +49,7 @@ pub fn check_modes(options: &MachineOptions) -> Result<()> {
 pub fn report_ready_machine(machine: &MachineSpec, job: &Job, started: Instant, has_runner: bool) {
     let seconds = started.elapsed().as_secs_f32();
     let image = machine.image.describe();
-    print_diagnostic(&format!(
+    print_diagnostic(format!(
         "machine {} of image {image} is ready after {seconds:.1} s",
         machine.name
     ));
@@ -63,8 +63,4 @@ pub fn report_ready_machine(machine: &MachineSpec, job: &Job, started: Instant, 
             "no gitlab-runner is shown in it, so artifacts and caches need the image's own; see --gitlab-runner",
         );
     }
-}
-
-fn print_diagnostic(line: &str) {
-    report::print_diagnostic(PROGRAM, OsStr::new(line));
 }

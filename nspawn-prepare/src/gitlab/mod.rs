@@ -1,4 +1,14 @@
-//! The parts of a machine that only GitLab jobs need.
+//! Features of a machine that only GitLab jobs need.
+//!
+//! | module | contents |
+//! | --- | --- |
+//! | [`policy`] | images and services that a job may use |
+//! | [`job_limits`] | limits that a job may lower |
+//! | [`runner_binary`] | the gitlab-runner program in the machine |
+//! | [`cache`] | the caches of projects |
+//! | [`attach`] | attaches the cache and the services to the running machine |
+//! | [`config_stage`] | the config stage, and lines for the job's log |
+//! | [`server_lookup`] | a warning if the GitLab server runs on this host |
 
 pub mod attach;
 pub mod cache;

@@ -1,8 +1,8 @@
-//! What a GitLab job may ask for: less than the administrator gives, and nothing else.
+//! Policy for GitLab jobs: images and services that a job may use, and limits that it may lower.
 
 use std::ffi::OsString;
 
-use anyhow::{Error, Result, bail};
+use anyhow::{Result, bail};
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
@@ -14,23 +14,24 @@ use nspawn_common::image::lookup::Image;
 use nspawn_common::sys::glob;
 
 use crate::create::spec::{JobRequirements, ServiceCommand};
-use crate::gitlab::cache;
-use crate::gitlab::{job_limits, runner_binary};
+use crate::gitlab::{cache, job_limits, runner_binary};
 use crate::internal::Internal;
 use crate::layer::size::LayerSize;
 use crate::options::{JobPolicy, MachineOptions, Options};
 use crate::services::network;
 
-/// Refuses an image that is not among the `allowed` ones; none means all.
+/// Refuses an image that matches none of the `allowed` patterns.
+///
+/// Without patterns, every image is allowed.
 pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
-    if allowed.is_empty()
-        || allowed
-            .iter()
-            .any(|pattern| glob::matches(pattern, &image.name))
-    {
+    let matches = |pattern: &OsString| glob::matches(pattern, &image.name);
+    if allowed.is_empty() || allowed.iter().any(matches) {
         return Ok(());
     }
-    let allowed: Vec<_> = allowed.iter().map(|glob| glob.to_string_lossy()).collect();
+    let allowed: Vec<_> = allowed
+        .iter()
+        .map(|pattern| pattern.to_string_lossy())
+        .collect();
     bail!(Failure::job(format!(
         "the image {} is not allowed on this runner; allowed are {}",
         image.name,
@@ -38,7 +39,9 @@ pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
     )))
 }
 
-/// Returns the requirements of a job on its machine. `arguments` are those of the call that `options` come from.
+/// Returns the requirements of a job on its machine.
+///
+/// `arguments` are the command line that `options` come from.
 pub fn requirements(
     job: &Job,
     options: &Options,
@@ -64,7 +67,7 @@ pub fn requirements(
     })
 }
 
-// Before any machine of a service is created.
+/// Checks the services of a job before any of their machines is created.
 fn check_services(job: &Job, options: &Options) -> Result<()> {
     if !job.services.is_empty() {
         network::check(&options.machine.network)?;
@@ -101,61 +104,68 @@ fn service_command(
 pub fn image_of_service(policy: &JobPolicy, service: &Service) -> Result<Image> {
     if service.image.is_empty() {
         bail!(Failure::job(
-            "a service of the job names no image; add name: to it".to_owned()
+            "a service of the job names no image; add name: to it"
         ));
     }
-    lookup::find(&map_image(&policy.image_map, &service.image)).map_err(|error: Error| {
+    lookup::find(&map_image(&policy.image_map, &service.image)).map_err(|error| {
         if !error::is_job_fault(&error) {
             return error;
         }
-        let text = format!("the service {} can't be had: {error:#}", service.image);
-        Failure::job(text).into()
+        let name = &service.image;
+        Failure::job(format!("can't use the service {name}: {error:#}")).into()
     })
 }
 
-/// Returns the image for a job that asks for `image`: that of the first pattern that matches.
+/// Returns the name of the host's image for a job that asks for `image`.
+///
+/// The first pattern that matches decides. Without a match, the name is `image` itself.
 pub fn map_image(map: &[(OsString, String)], image: &str) -> String {
-    let found = map
+    let entry = map
         .iter()
         .find(|(pattern, _)| glob::matches(pattern, image));
-    found.map_or(image, |(_, image)| image).to_owned()
+    entry.map_or(image, |(_, image)| image).to_owned()
 }
 
-/// Lowers limits as the job's `NSPAWN_JOB_…` variables say.
+/// Lowers limits as the `NSPAWN_JOB_…` variables of the job ask for.
+///
+/// `variable` returns the value of a variable.
 pub fn apply_job_limits(
     options: &mut MachineOptions,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<()> {
     let properties = job_limits::properties(&options.properties, &variable)?;
     options.properties.extend(properties);
-    // Some layers can't have a size: see layer::parse().
-    let has_size =
-        options.layer_size != LayerSize::Infinity || options.private_users != PrivateUsers::No;
-    let has_size = has_size && options.layer != Layer::Snapshot;
-    if let Some(asked) = variable("NSPAWN_JOB_LAYER_SIZE").filter(|_| has_size) {
-        options.layer_size = smaller(options.layer, options.layer_size, &asked)?;
+    if let Some(size) = variable("NSPAWN_JOB_LAYER_SIZE").filter(|_| has_layer_size(options)) {
+        options.layer_size = lower_layer_size(options.layer, options.layer_size, &size)?;
     }
     match variable("NSPAWN_JOB_NETWORK").as_deref() {
         None => {}
         Some("none") => options.network = Network::None,
-        Some(asked) => bail!(Failure::job(format!(
-            "the job's NSPAWN_JOB_NETWORK={asked} can only be none"
+        Some(value) => bail!(Failure::job(format!(
+            "can't use the job's NSPAWN_JOB_NETWORK={value}: the only value is none"
         ))),
     }
     Ok(())
 }
 
-fn smaller(layer: Layer, most: LayerSize, asked: &str) -> Result<LayerSize> {
+/// Returns whether the layer can have a size limit: see `layer::parse()`.
+fn has_layer_size(options: &MachineOptions) -> bool {
+    let has_file =
+        options.layer_size != LayerSize::Infinity || options.private_users != PrivateUsers::No;
+    has_file && options.layer != Layer::Snapshot
+}
+
+fn lower_layer_size(layer: Layer, limit: LayerSize, value: &str) -> Result<LayerSize> {
     let refuse =
-        |why: String| Failure::job(format!("the job's NSPAWN_JOB_LAYER_SIZE={asked} {why}"));
+        |cause: String| Failure::job(format!("the job's NSPAWN_JOB_LAYER_SIZE={value} {cause}"));
     let size =
-        LayerSize::parse(asked).map_err(|error| refuse(format!("can't be had: {error:#}")))?;
-    match (size.bytes(layer)?, most.bytes(layer)?) {
-        (Some(asked), Some(most)) if asked > most => {
-            bail!(refuse(format!("is more than this runner gives, {most}")))
+        LayerSize::parse(value).map_err(|error| refuse(format!("can't be used: {error:#}")))?;
+    match (size.bytes(layer)?, limit.bytes(layer)?) {
+        (None, Some(limit)) => bail!(refuse(format!("is more than this runner gives, {limit}"))),
+        (Some(size), Some(limit)) if size > limit => {
+            bail!(refuse(format!("is more than this runner gives, {limit}")))
         }
-        (None, Some(most)) => bail!(refuse(format!("is more than this runner gives, {most}"))),
-        (asked, _) => Ok(asked.map_or(LayerSize::Infinity, LayerSize::Bytes)),
+        (size, _) => Ok(size.map_or(LayerSize::Infinity, LayerSize::Bytes)),
     }
 }
 
@@ -171,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_allowed_by_globs() {
+    fn images_are_allowed_by_patterns() {
         let allowed = ["debian-*", "trixie"].map(OsString::from);
         for name in ["debian-12", "trixie"] {
             check_image(&allowed, &image(name)).unwrap();
@@ -185,32 +195,32 @@ mod tests {
     }
 
     #[test]
-    fn the_first_pattern_that_matches_names_the_image() {
+    fn first_pattern_that_matches_determines_the_image() {
         let map = [("ruby:3.*", "ruby"), ("*/node:*", "node"), ("*", "other")];
         let map = map.map(|(glob, image)| (OsString::from(glob), image.to_owned()));
-        for (asked, image) in [
+        for (requested, image) in [
             ("ruby:3.2", "ruby"),
             ("x.example/a/node:22", "node"),
             ("ruby:2", "other"),
         ] {
-            assert_eq!(map_image(&map, asked), image);
+            assert_eq!(map_image(&map, requested), image);
         }
         assert_eq!(map_image(&map[..1], "debian:trixie"), "debian:trixie");
     }
 
     #[test]
-    fn a_layer_can_only_be_smaller() {
-        let most = LayerSize::Bytes(1 << 30);
-        let smaller = |most, asked| smaller(Layer::Disk, most, asked);
-        assert_eq!(smaller(most, "100M").unwrap(), LayerSize::Bytes(100 << 20));
-        for asked in ["2G", "infinity", "x", "1K"] {
+    fn layer_size_can_only_be_lowered() {
+        let limit = LayerSize::Bytes(1 << 30);
+        let lower = |limit, value| lower_layer_size(Layer::Disk, limit, value);
+        assert_eq!(lower(limit, "100M").unwrap(), LayerSize::Bytes(100 << 20));
+        for value in ["2G", "infinity", "x", "1K"] {
             assert!(
-                error::is_job_fault(&smaller(most, asked).unwrap_err()),
-                "{asked}"
+                error::is_job_fault(&lower(limit, value).unwrap_err()),
+                "{value}"
             );
         }
         assert_eq!(
-            smaller(LayerSize::Infinity, "100M").unwrap(),
+            lower(LayerSize::Infinity, "100M").unwrap(),
             LayerSize::Bytes(100 << 20)
         );
     }

@@ -1,5 +1,7 @@
-//! The host's gitlab-runner, which the scripts of jobs call for artifacts and caches: shown in their machines, so that
-//! any image will do.
+//! The host's gitlab-runner program, and the GitLab Runner that called this program.
+//!
+//! The scripts of jobs call gitlab-runner for artifacts and caches. A machine sees the host's
+//! program, so that its image need not have one.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,72 +20,85 @@ use nspawn_common::systemd::nspawn::Bind;
 use crate::options::Options;
 
 const NAME: &str = "gitlab-runner";
-/// So many processes may be between it and this one.
-const MAX_STEPS: usize = 16;
-/// Where it is in a machine: on the PATH of its commands.
+/// Maximum number of generations between this process and GitLab Runner.
+///
+/// Scripts of the administrator may be between them.
+const MAX_GENERATIONS: usize = 16;
+/// Path of the program in a machine, in a directory that is on the PATH of its commands.
 const IN_MACHINE: &str = "/usr/local/bin/gitlab-runner";
 
-/// Adds it to what the machine is shown, if it was asked for, or if this is for a job and it is found. Returns where.
+/// Adds the program to the bind mounts of the machine, and returns the program's path on the host.
+///
+/// Without `--gitlab-runner`, the program is added if the machine is for a job, and if the program
+/// is found.
 pub fn show(options: &mut Options, is_for_job: bool) -> Result<Option<PathBuf>> {
-    let Some(program) = find(options.policy.gitlab_runner.as_deref(), is_for_job)? else {
+    let requested = options.policy.gitlab_runner.as_deref();
+    let Some(program) = find(requested, is_for_job)? else {
         return Ok(None);
     };
-    // A machine's root that is the host's could make it writable, and overwrite it.
+    // Without a user namespace, the machine's root could make the bind mount writable, and
+    // overwrite the program.
     if options.machine.private_users == PrivateUsers::No {
-        if options.policy.gitlab_runner.is_some() {
+        if requested.is_some() {
             bail!(
-                "--gitlab-runner can't be had with --private-users=no: jobs could overwrite the host's program"
+                "can't use --gitlab-runner with --private-users=no: jobs could overwrite the host's program"
             );
         }
         return Ok(None);
     }
-    options
-        .machine
-        .binds
-        .push(Bind::unmapped(&program, Path::new(IN_MACHINE)));
+    let bind = Bind::unmapped(&program, Path::new(IN_MACHINE));
+    options.machine.binds.push(bind);
     Ok(Some(program))
 }
 
-fn find(asked: Option<&OsStr>, is_for_job: bool) -> Result<Option<PathBuf>> {
-    match asked {
-        Some(asked) if asked == "no" => Ok(None),
-        Some(asked) if Path::new(asked).is_absolute() && is_program(Path::new(asked)) => {
-            Ok(Some(asked.into()))
-        }
-        Some(asked) => {
-            bail!("--gitlab-runner={asked:?}: there is no such program; name its whole path")
-        }
-        None if is_for_job => Ok(of_caller().or_else(|| command::find_program(NAME))),
-        None => Ok(None),
+fn find(requested: Option<&OsStr>, is_for_job: bool) -> Result<Option<PathBuf>> {
+    let Some(requested) = requested else {
+        return Ok(if is_for_job { find_default() } else { None });
+    };
+    if requested == "no" {
+        return Ok(None);
     }
+    let path = Path::new(requested);
+    if !path.is_absolute() || !is_program(path) {
+        bail!(
+            "can't use --gitlab-runner={requested:?}: there is no such program; give its absolute path"
+        );
+    }
+    Ok(Some(path.to_owned()))
 }
 
-/// The GitLab Runner that this program was called by, itself or by a script of the administrator's.
-pub fn caller() -> Option<ProcessId> {
-    caller_and_program().and_then(|(process, _)| ProcessId::from_pid(process).ok())
-}
-
-fn of_caller() -> Option<PathBuf> {
-    caller_and_program()
-        .map(|(_, program)| program)
+fn find_default() -> Option<PathBuf> {
+    let caller = caller_and_program().map(|(_, program)| program);
+    caller
         .filter(|program| is_program(program))
+        .or_else(|| command::find_program(NAME))
+}
+
+/// Returns the process of the GitLab Runner that called this program, perhaps by a script.
+pub fn caller() -> Option<ProcessId> {
+    let (pid, _) = caller_and_program()?;
+    ProcessId::from_pid(pid).ok()
 }
 
 fn caller_and_program() -> Option<(u32, PathBuf)> {
-    let mut process = u32::try_from(getppid().as_raw()).ok()?;
-    for _ in 0..MAX_STEPS {
-        let program = fs::read_link(format!("/proc/{process}/exe")).ok()?;
-        if program
-            .file_name()
-            .is_some_and(|name| name.as_bytes().starts_with(NAME.as_bytes()))
-        {
-            return Some((process, program));
+    let mut pid = u32::try_from(getppid().as_raw()).ok()?;
+    for _ in 0..MAX_GENERATIONS {
+        let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        if is_gitlab_runner(&program) {
+            return Some((pid, program));
         }
-        process = process::parent(process)?;
+        pid = process::parent(pid)?;
     }
     None
 }
 
+fn is_gitlab_runner(program: &Path) -> bool {
+    program
+        .file_name()
+        .is_some_and(|name| name.as_bytes().starts_with(NAME.as_bytes()))
+}
+
 fn is_program(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|there| there.is_file() && there.permissions().mode() & 0o111 != 0)
+    fs::metadata(path)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }

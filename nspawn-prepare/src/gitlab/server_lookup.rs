@@ -1,4 +1,6 @@
-//! Finds out whether the GitLab server runs on this host, to which machines can't connect by default.
+//! Finds out whether the GitLab server runs on this host.
+//!
+//! Machines can't connect to the host by default.
 
 use std::net::IpAddr;
 use std::process::Stdio;

@@ -1,5 +1,7 @@
-//! What the machine is shown of these programs: copies on a small file system of its own, since its root
-//! may be able to write to them, and to fill it.
+//! The file system that carries the agent into the machine.
+//!
+//! The agent is a copy on a small tmpfs, because the machine may be able to write to its own root,
+//! and to fill it.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -12,16 +14,15 @@ use nspawn_common::machine::paths::{AGENT_READY_FIFO, MachinePaths};
 
 use crate::preflight;
 
-/// Mounts it, with the machine's root, the host's user `owner`, as its owner.
+/// Mounts the file system. Its owner is the machine's root, which is the host's user `owner`.
 pub fn mount(paths: &MachinePaths, owner: u32) -> Result<()> {
     let target = paths.agent_mount();
     let options = format!("size=8M,nr_inodes=256,mode=0755,uid={owner},gid={owner}");
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     nix::mount::mount(
         Some("nspawn-ci"),
         &target,
         Some("tmpfs"),
-        flags,
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
         Some(&*options),
     )
     .with_context(|| format!("can't mount on {}", target.display()))?;
@@ -29,13 +30,13 @@ pub fn mount(paths: &MachinePaths, owner: u32) -> Result<()> {
 }
 
 fn fill(paths: &MachinePaths, owner: u32) -> Result<()> {
+    let fifo = paths.agent_mount().join(AGENT_READY_FIFO);
     fs::copy(preflight::agent_program()?, paths.agent_program())?;
     fs::create_dir(paths.agent_dir())?;
-    let sign = paths.agent_mount().join(AGENT_READY_FIFO);
-    mkfifo(&sign, Mode::empty())?;
+    mkfifo(&fifo, Mode::empty())?;
     for (path, mode) in [
         (paths.agent_program(), 0o755),
-        (sign, 0o600),
+        (fifo, 0o600),
         (paths.agent_dir(), 0o700),
     ] {
         fs::set_permissions(&path, Permissions::from_mode(mode))?;

@@ -1,5 +1,7 @@
-//! What the machine's systemd is given before the image's own units: the agent, and what makes its boot short without
-//! taking anything from it.
+//! Units for the machine's systemd that take precedence over those of the image.
+//!
+//! They start the agent, and they shorten the boot without removing anything that the machine
+//! needs.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -12,11 +14,14 @@ use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use nspawn_common::sys::fs::open_in_root;
 
-/// Unit of the agent in the machine.
+/// The agent as a service of the machine.
 pub const AGENT_UNIT: &str = "nspawn-agent.service";
 
-/// Links to this mask a unit, one unit's wish for another (systemd.unit(5)), or a generator (systemd.generator(7)).
-const NOTHING: &str = "/dev/null";
+/// Target of symlinks that mask.
+///
+/// Such a symlink masks a unit, an entry of a `.wants/` directory (systemd.unit(5)), or a generator
+/// (systemd.generator(7)).
+const MASK_TARGET: &str = "/dev/null";
 
 const FILES: [(&str, &str); 3] = [
     (AGENT_UNIT, include_str!("boot_units/nspawn-agent.service")),
@@ -30,9 +35,11 @@ const FILES: [(&str, &str); 3] = [
     ),
 ];
 
-/// What has nothing to do in a machine, what another does as well, or what starts when it is first used.
+/// Generators and units that are not started.
+///
+/// They have no work in a machine, duplicate another unit, or start on first use.
 const MASKS: [&str; 13] = [
-    // These look for what no container has, and are as many programs to start.
+    // These generators look for things that containers lack, and each is a process.
     "generators/systemd-bless-boot-generator",
     "generators/systemd-cryptsetup-generator",
     "generators/systemd-factory-reset-generator",
@@ -45,115 +52,127 @@ const MASKS: [&str; 13] = [
     "systemd-tmpfiles-setup-dev.service",
     "systemd-tmpfiles-setup-dev-early.service",
     "multi-user.target.wants/dbus.service",
-    // Nobody is kept from logging in while it boots: see tmpfiles.conf.
+    // This unit allows logins after the boot. tmpfiles.conf already allows them during the boot.
     "multi-user.target.wants/systemd-user-sessions.service",
 ];
 
-/// Starts when it is first used too, but begins with the sessions of users that linger.
+/// logind is D-Bus activated, but must start at boot if users linger: it starts their sessions.
 const LOGIND: &str = "multi-user.target.wants/systemd-logind.service";
-/// Who does (systemd-logind.service(8)).
+/// Directory with one file for each lingering user (systemd-logind.service(8)).
 const LINGERING: &str = "var/lib/systemd/linger";
 
-/// What all services have, where the machine is one to a job.
+/// Drop-in for all services of the machine, if the machine is a service of a job.
 const ENVIRONMENT: &str = "service.d/00-nspawn.conf";
 
-/// Writes it to the directory `units`, for the machine whose tree is `root`, with `owner` as its owner. Its services are
-/// given the `environment`.
+/// Writes the units to the directory `units`, for the machine whose tree is `root`.
+///
+/// Their owner is the host's user `owner`. All services of the machine get the `environment`.
 pub fn write(units: &Path, root: &Path, owner: u32, environment: &[OsString]) -> Result<()> {
-    let place = Place { units, owner };
-    let write = || -> io::Result<()> {
-        place.directory("")?;
-        FILES
-            .iter()
-            .try_for_each(|(name, content)| place.file(name, content))?;
-        MASKS.iter().try_for_each(|name| place.mask(name))?;
-        if !environment.is_empty() {
-            place.file(ENVIRONMENT, &settings(environment))?;
-        }
-        if has_lingering_users(root) {
-            Ok(())
-        } else {
-            place.mask(LOGIND)
-        }
-    };
-    write().with_context(|| format!("can't write to {}", units.display()))
+    UnitDirectory { path: units, owner }
+        .fill(root, environment)
+        .with_context(|| format!("can't write to {}", units.display()))
 }
 
-struct Place<'a> {
-    units: &'a Path,
+/// A directory of units that belongs to the machine's root.
+struct UnitDirectory<'a> {
+    path: &'a Path,
     owner: u32,
 }
 
-impl Place<'_> {
-    fn directory(&self, name: &str) -> io::Result<()> {
-        let path = self.units.join(name);
+impl UnitDirectory<'_> {
+    fn fill(&self, root: &Path, environment: &[OsString]) -> io::Result<()> {
+        self.create_directory("")?;
+        for (name, content) in FILES {
+            self.write_file(name, content)?;
+        }
+        for name in MASKS {
+            self.mask(name)?;
+        }
+        if !environment.is_empty() {
+            self.write_file(ENVIRONMENT, &environment_settings(environment))?;
+        }
+        if !has_lingering_users(root) {
+            self.mask(LOGIND)?;
+        }
+        Ok(())
+    }
+
+    fn create_directory(&self, name: &str) -> io::Result<()> {
+        let path = self.path.join(name);
         if path.exists() {
             return Ok(());
         }
         DirBuilder::new().mode(0o755).create(&path)?;
         fs::set_permissions(&path, Permissions::from_mode(0o755))?;
-        self.own(&path)
+        self.set_owner(&path)
     }
 
-    fn file(&self, name: &str, content: &str) -> io::Result<()> {
-        let path = self.units.join(name);
-        self.parent(name)?;
+    fn write_file(&self, name: &str, content: &str) -> io::Result<()> {
+        let path = self.path.join(name);
+        self.create_parent(name)?;
         fs::write(&path, content)?;
         fs::set_permissions(&path, Permissions::from_mode(0o644))?;
-        self.own(&path)
+        self.set_owner(&path)
     }
 
     fn mask(&self, name: &str) -> io::Result<()> {
-        let path = self.units.join(name);
-        self.parent(name)?;
-        symlink(NOTHING, &path)?;
-        self.own(&path)
+        let path = self.path.join(name);
+        self.create_parent(name)?;
+        symlink(MASK_TARGET, &path)?;
+        self.set_owner(&path)
     }
 
-    fn parent(&self, name: &str) -> io::Result<()> {
-        name.split_once('/')
-            .map_or(Ok(()), |(parent, _)| self.directory(parent))
+    fn create_parent(&self, name: &str) -> io::Result<()> {
+        match name.split_once('/') {
+            Some((parent, _)) => self.create_directory(parent),
+            None => Ok(()),
+        }
     }
 
-    fn own(&self, path: &Path) -> io::Result<()> {
+    fn set_owner(&self, path: &Path) -> io::Result<()> {
         lchown(path, Some(self.owner), Some(self.owner))
     }
 }
 
-// systemd.exec(5), Environment=; systemd.syntax(7), quoting. It takes text only.
-fn settings(environment: &[OsString]) -> String {
-    let is_name = |name: &str| {
-        name.bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    };
-    let entries = environment.iter().filter_map(|entry| entry.to_str());
-    let entries =
-        entries.filter(|entry| entry.split_once('=').is_some_and(|(name, _)| is_name(name)));
-    let escaped = |letter: char| match letter {
+/// Returns a drop-in with `Environment=` (systemd.exec(5)).
+///
+/// Entries that are not UTF-8, or whose name is not one of a variable, are left out.
+fn environment_settings(environment: &[OsString]) -> String {
+    let mut settings = String::from("[Service]\n");
+    for entry in environment.iter().filter_map(|entry| entry.to_str()) {
+        let is_variable = entry.split_once('=').is_some_and(|(name, _)| is_name(name));
+        if is_variable {
+            let quoted: String = entry.chars().map(quote).collect();
+            settings.push_str(&format!("Environment=\"{quoted}\"\n"));
+        }
+    }
+    settings
+}
+
+fn is_name(name: &str) -> bool {
+    name.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Quotes a letter of a quoted word (systemd.syntax(7)), and escapes specifiers.
+fn quote(letter: char) -> String {
+    match letter {
         '\\' | '"' => format!("\\{letter}"),
         '%' => "%%".to_owned(),
-        // Some of them end a line.
+        // Some control characters end a line.
         control if control.is_ascii_control() => format!("\\x{:02x}", control as u32),
         other => other.to_string(),
-    };
-    let quoted = |entry: &str| {
-        format!(
-            "Environment=\"{}\"\n",
-            entry.chars().map(escaped).collect::<String>()
-        )
-    };
-    ["[Service]\n".to_owned()]
-        .into_iter()
-        .chain(entries.map(quoted))
-        .collect()
+    }
 }
 
 fn has_lingering_users(root: &Path) -> bool {
-    let there =
-        File::open(root).and_then(|root| Ok(open_in_root(root, LINGERING, OFlag::O_DIRECTORY)?));
-    let users =
-        there.and_then(|there| fs::read_dir(format!("/proc/self/fd/{}", there.as_raw_fd())));
-    users.is_ok_and(|mut users| users.next().is_some())
+    let read = || -> io::Result<bool> {
+        let root = File::open(root)?;
+        let directory = open_in_root(root, LINGERING, OFlag::O_DIRECTORY)?;
+        let mut users = fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+        Ok(users.next().is_some())
+    };
+    read().unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -161,10 +180,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn services_get_variables_as_they_are() {
+    fn services_get_variables_unchanged() {
         let environment = ["A=1 2", "B=\"x\\\n\r%h$Y\u{e4}", "C-D=no"].map(OsString::from);
         assert_eq!(
-            settings(&environment),
+            environment_settings(&environment),
             "[Service]\nEnvironment=\"A=1 2\"\nEnvironment=\"B=\\\"x\\\\\\x0a\\x0d%%h$Y\u{e4}\"\n"
         );
     }

@@ -1,8 +1,9 @@
-//! The machine's cgroup with the limits of its unit, so that programs in the machine can read them.
+//! Shows the limits of the machine's unit to programs in the machine.
 //!
-//! The limits stand on the unit's cgroup. systemd-nspawn moves the machine to `payload` below that cgroup, and the
-//! machine sees `payload` as the root of its cgroups. So `payload` is made here, before anything of the machine runs,
-//! and gets the same limits. They are not delegated: the machine's root can read and not write them.
+//! The limits are set on the unit's cgroup. systemd-nspawn moves the machine to `payload` below
+//! that cgroup, and the machine sees `payload` as the root of its cgroups. So the launcher creates
+//! `payload` before anything of the machine runs, and sets the same limits there. The files are not
+//! delegated: the machine's root can read them, and not write.
 
 use std::fs;
 use std::path::Path;
@@ -20,17 +21,19 @@ const FILES: [&str; 5] = [
     "pids.max",
 ];
 
-/// The cgroup of this process until systemd-nspawn moves itself to `supervisor`.
+/// Cgroup of this process until systemd-nspawn moves itself to `supervisor`.
 const LAUNCHER: &str = "launcher";
 
-/// Makes the machine's cgroup with the limits of the unit's. A unit without limits is left as it is.
+/// Creates the machine's cgroup with the limits of the unit.
+///
+/// Does nothing for a unit without limits.
 pub fn show_limits(paths: &MachinePaths) -> Result<()> {
     let unit = paths.cgroup();
     let limits = limits_of(&unit);
     if limits.is_empty() {
         return Ok(());
     }
-    make_cgroup(&unit, &limits)
+    create_payload(&unit, &limits)
         .with_context(|| format!("can't show the limits of {} in the machine", paths.unit()))
 }
 
@@ -43,26 +46,18 @@ fn limits_of(unit: &Path) -> Vec<(&'static str, String)> {
         .collect()
 }
 
-fn make_cgroup(unit: &Path, limits: &[(&str, String)]) -> Result<()> {
-    // A cgroup whose controllers are enabled for those below it can't have processes (cgroup.rst, "No Internal Process
-    // Constraint").
+fn create_payload(unit: &Path, limits: &[(&str, String)]) -> Result<()> {
     let launcher = unit.join(LAUNCHER);
-    fs::create_dir(&launcher)?;
-    fs::write(launcher.join("cgroup.procs"), "0")?;
-    let controllers = fs::read_to_string(unit.join("cgroup.controllers"))?;
-    let enable: Vec<_> = controllers
-        .split_whitespace()
-        .map(|controller| format!("+{controller}"))
-        .collect();
-    fs::write(unit.join("cgroup.subtree_control"), enable.join(" "))?;
+    move_to(&launcher)?;
+    enable_controllers(unit)?;
     let payload = unit.join(PAYLOAD_CGROUP);
     fs::create_dir(&payload)?;
     for (file, limit) in limits {
         fs::write(payload.join(file), limit)?;
     }
-    // systemd-nspawn looks for `payload` below the cgroup that it is started in. Only from version 254 on it can be
-    // started in a cgroup beside `payload`. With this mount, `launcher/payload` is `payload` to all versions. The mount
-    // is in the unit's mount namespace, which the machine does not see.
+    // systemd-nspawn looks for `payload` below its own cgroup. Only from version 254 on it also
+    // finds it beside its cgroup. With this mount, `launcher/payload` is `payload` for all
+    // versions. The mount is in the unit's mount namespace, which the machine does not see.
     nix::mount::mount(
         Some(unit),
         &launcher,
@@ -70,5 +65,25 @@ fn make_cgroup(unit: &Path, limits: &[(&str, String)]) -> Result<()> {
         MsFlags::MS_BIND,
         None::<&str>,
     )?;
+    Ok(())
+}
+
+/// Moves this process to a new cgroup.
+///
+/// A cgroup that has processes can't enable controllers for the cgroups below it (cgroup.rst, "No
+/// Internal Process Constraint").
+fn move_to(cgroup: &Path) -> Result<()> {
+    fs::create_dir(cgroup)?;
+    fs::write(cgroup.join("cgroup.procs"), "0")?;
+    Ok(())
+}
+
+fn enable_controllers(cgroup: &Path) -> Result<()> {
+    let controllers = fs::read_to_string(cgroup.join("cgroup.controllers"))?;
+    let enable: Vec<_> = controllers
+        .split_whitespace()
+        .map(|controller| format!("+{controller}"))
+        .collect();
+    fs::write(cgroup.join("cgroup.subtree_control"), enable.join(" "))?;
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! Core dumps of the machine's processes.
 //!
-//! If the host's `core_pattern` is a pipe (systemd-coredump, apport), its program runs on the host. It
-//! writes the memory, the environment and the command line of a job's process to the host's disk and
-//! journal. The limit of core dumps prevents that, so nothing in the machine may change the limit.
+//! If the host's `core_pattern` is a pipe (systemd-coredump, apport), its program runs on the host.
+//! It writes the memory, the environment and the command line of a job's process to the host's disk
+//! and journal. The limit of core dumps prevents that, so nothing in the machine may change the
+//! limit.
 
 use std::ffi::OsString;
 

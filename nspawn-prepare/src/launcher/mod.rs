@@ -1,191 +1,155 @@
-//! The hidden launch form: the unit's process, until it becomes systemd-nspawn.
+//! The launcher: mounts the machine's root and becomes systemd-nspawn.
 //!
-//! What is mounted here lives in the unit's own mount namespace (`PrivateMounts=yes`): the kernel
-//! takes it away with the unit's last process, whatever ends that.
+//! The launcher is the process that the machine's unit starts. The unit has its own mount namespace
+//! (`PrivateMounts=yes`), so the kernel removes the mounts with the unit's last process, however
+//! that ends.
 //!
-//! | module | holds |
+//! | module | contents |
 //! | --- | --- |
-//! | [`root`] | the machine's root: its layer over the image |
-//! | [`shown`] | what the machine is shown of these programs |
-//! | [`units`] | what its systemd is given beside the image's units |
-//! | [`points`] | mount points and files that are missing in it |
-//! | [`cgroups`] | its cgroup, with the limits of the unit's |
-//! | [`cores`] | no core dumps of its processes |
-//! | [`apparmor`] | its programs out of reach of the host's AppArmor profiles |
+//! | [`root`] | the machine's root |
+//! | [`overlay`] | overlays of the image and the machine's layer |
+//! | [`mount_points`] | mount points and files that the root lacks |
+//! | [`agent_files`] | the file system that carries the agent into the machine |
+//! | [`boot_units`] | units and masks for the machine's systemd |
+//! | [`tmp`] | a /tmp that systemd-nspawn can use |
+//! | [`cgroups`] | the machine's cgroup, with the limits of the unit |
+//! | [`cores`] | no core dumps of the machine's processes |
+//! | [`apparmor`] | keeps the host's AppArmor profiles from the machine's programs |
 
-pub mod agent_files;
-pub mod apparmor;
+mod agent_files;
+mod apparmor;
 pub mod boot_units;
-pub mod cgroups;
-pub mod cores;
-pub mod mount_points;
-pub mod root;
+mod cgroups;
+mod cores;
+mod mount_points;
+mod overlay;
+mod root;
+mod tmp;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder};
-use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-use nix::mount::MsFlags;
+use anyhow::{Context, Error, Result, bail};
 use nspawn_common::config::init::Init;
-use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::RANGE_SIZE;
-use nspawn_common::lifecycle::diagnosis;
-use nspawn_common::lifecycle::uid_range;
+use nspawn_common::lifecycle::{diagnosis, uid_range};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
-use nspawn_common::systemd::nspawn;
 
-use crate::layer::OVERLAID;
 use crate::network::pasta;
 use crate::network::resolvers::RESOLV_CONF;
+use crate::program::print_diagnostic;
 
-/// To forget a watch for memory pressure takes the kernel ten milliseconds, and what systemd-nspawn and a machine's
-/// systemd could give back then is little (systemd's MEMORY_PRESSURE.md).
+/// Environment variable that turns off the watch for memory pressure in systemd's programs.
+///
+/// The kernel takes ten milliseconds to remove a watch, and these programs could release little
+/// memory (systemd's MEMORY_PRESSURE.md).
 pub const NO_PRESSURE: (&str, &str) = ("MEMORY_PRESSURE_WATCH", "/dev/null");
 
-/// Mounts the machine's root and becomes `command`, which is systemd-nspawn.
+/// Mounts the machine's root and becomes `command`.
+///
+/// Returns only after an error, which it records for the process that starts the unit.
 pub fn launch(machine: &MachineName, command: &[OsString]) -> Result<()> {
-    let Some((program, rest)) = command.split_first() else {
-        bail!("can't launch machine {machine}: its command is missing")
+    let [program, options @ ..] = command else {
+        bail!("can't launch machine {machine}: there is no command");
     };
-    refuse_the_hosts_mounts()?;
+    refuse_host_mounts()?;
     let paths = MachinePaths::named(machine);
-    let started = mount(&paths, rest).and_then(|base| {
-        confine(&paths, rest)?;
-        become_nspawn(program, base, rest)
-    });
-    let Err(error) = started else { return Ok(()) };
+    let Err(error) = become_machine(&paths, program, options);
     diagnosis::record_start_error(&paths, &error);
     Err(error)
 }
 
-// Returns where the machine's users begin.
-fn mount(paths: &MachinePaths, options: &[OsString]) -> Result<Option<u32>> {
+/// Refuses to mount in the mount namespace of the host.
+fn refuse_host_mounts() -> Result<()> {
+    let namespace = |process: &str| {
+        fs::read_link(format!("/proc/{process}/ns/mnt")).context("can't compare mount namespaces")
+    };
+    if namespace("self")? == namespace("1")? {
+        bail!("can't launch a machine in the host's mount namespace: only the machine's unit may");
+    }
+    Ok(())
+}
+
+fn become_machine(
+    paths: &MachinePaths,
+    program: &OsString,
+    options: &[OsString],
+) -> Result<Infallible> {
     let state = State::read(paths.name())?;
-    provide_tmp()?;
-    let base = uid_range::allocate(paths, state.private_users)?;
-    root::mount(paths, &state, base)?;
-    mount_points::make(
-        &paths.root_mount(),
-        &mount_points(&state, options),
-        base.unwrap_or(0),
-    )?;
+    tmp::provide()?;
+    let uid_base = uid_range::allocate(paths, state.private_users)?;
+    mount_root(paths, &state, uid_base, options)?;
+    confine(paths, options)?;
+    Err(exec_nspawn(program, uid_base, options))
+}
+
+/// Mounts the machine's root, and adds the files that the image lacks.
+fn mount_root(
+    paths: &MachinePaths,
+    state: &State,
+    uid_base: Option<u32>,
+    options: &[OsString],
+) -> Result<()> {
+    let root = paths.root_mount();
+    let owner = uid_base.unwrap_or(0);
+    root::mount(paths, state, uid_base)?;
+    mount_points::create(&root, &mount_points::required(state, options), owner)?;
     if state.network == Network::Nat {
         let content = pasta::resolv_conf()?;
-        mount_points::replace_file(
-            &paths.root_mount(),
-            Path::new(RESOLV_CONF),
-            &content,
-            base.unwrap_or(0),
-        )?;
+        mount_points::replace_file(&root, Path::new(RESOLV_CONF), &content, owner)?;
     }
-    check_overlaid(paths, &state)?;
-    agent_files::mount(paths, base.unwrap_or(0))?;
+    mount_points::check_overlaid(&root, state)?;
+    agent_files::mount(paths, owner)?;
     if state.init == Init::Systemd {
-        let environment = if state.service.is_some() {
-            &*state.environment
-        } else {
-            &[]
-        };
-        boot_units::write(
-            &paths.agent_units(),
-            &paths.root_mount(),
-            base.unwrap_or(0),
-            environment,
-        )?;
+        boot_units::write(&paths.agent_units(), &root, owner, unit_environment(state))?;
     }
-    Ok(base)
+    Ok(())
 }
 
-// systemd-nspawn of 262 makes a directory in /tmp. Where the host's /tmp takes none, this unit has another.
-fn provide_tmp() -> Result<()> {
-    let probe = Path::new("/tmp").join(format!("nspawn-probe-{}", std::process::id()));
-    let made = DirBuilder::new()
-        .mode(0o700)
-        .create(&probe)
-        .and_then(|()| fs::remove_dir(&probe));
-    let Err(error) = made else { return Ok(()) };
-    if error.kind() == ErrorKind::AlreadyExists {
-        return Ok(());
+/// Returns the variables that the units of a machine's systemd get.
+///
+/// Only the machines of services have any.
+fn unit_environment(state: &State) -> &[OsString] {
+    if state.service.is_some() {
+        &state.environment
+    } else {
+        &[]
     }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(
-        Some("nspawn-ci"),
-        "/tmp",
-        Some("tmpfs"),
-        flags,
-        Some("size=1M,mode=1777"),
-    )
-    .with_context(|| format!("can't mount on /tmp, which takes no directory ({error})"))
 }
 
-// After all other programs that this process runs.
+/// Limits this process, and so the machine. Comes after all other programs that this process runs.
 fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
     cgroups::show_limits(paths)?;
     if let Err(error) = apparmor::leave_profiles() {
-        eprintln!(
-            "nspawn-prepare: {error:#}; the host's AppArmor profiles apply to programs in the machine"
-        );
+        print_diagnostic(format!(
+            "{error:#}; the host's AppArmor profiles apply to programs in the machine"
+        ));
     }
     cores::forbid(options)
 }
 
-fn become_nspawn(program: &OsString, base: Option<u32>, options: &[OsString]) -> Result<()> {
-    let error = Command::new(program)
-        .args(base.map(|base| format!("--private-users={base}:{RANGE_SIZE}")))
-        .args(base.map(|_| "--private-users-ownership=off"))
+fn exec_nspawn(program: &OsString, uid_base: Option<u32>, options: &[OsString]) -> Error {
+    let mut command = Command::new(program);
+    if let Some(base) = uid_base {
+        command.arg(format!("--private-users={base}:{RANGE_SIZE}"));
+        command.arg("--private-users-ownership=off");
+    }
+    let error = command
         .args(options)
-        // No file system of nspawn's own on /tmp either: see the mask of tmp.mount.
+        // systemd-nspawn mounts no file system on /tmp, for the same reason for which tmp.mount is
+        // masked.
         .env("SYSTEMD_NSPAWN_TMPFS_TMP", "0")
         .env(NO_PRESSURE.0, NO_PRESSURE.1)
-        // By the unit's own stream: what a process sends to the journal itself is nobody's once it has ended.
+        // systemd-nspawn logs to stderr, which is the unit's stream. The journal may not find the
+        // unit of a message that comes from a process directly, once that process has ended.
         .env("SYSTEMD_LOG_TARGET", "console")
         .exec();
-    Err(error).with_context(|| format!("can't start {program:?}"))
-}
-
-// systemd-nspawn wants a /usr; in a root that is read-only it can make none at all.
-fn mount_points(state: &State, options: &[OsString]) -> Vec<(PathBuf, bool)> {
-    let mut points = Vec::new();
-    if state.init != Init::Systemd {
-        points.push(("/usr".into(), false));
-    }
-    if state.layer == Layer::None {
-        points.extend(OVERLAID.map(|name| (Path::new("/").join(name), false)));
-        points.extend([RESOLV_CONF, "/etc/hosts"].map(|file| (file.into(), true)));
-        points.extend(nspawn::mount_points(options));
-    }
-    points
-}
-
-// Their paths are the host's to systemd-nspawn, and so would be what a link leads to.
-fn check_overlaid(paths: &MachinePaths, state: &State) -> Result<()> {
-    for name in OVERLAID.iter().filter(|_| state.layer == Layer::None) {
-        let there = fs::symlink_metadata(paths.root_mount().join(name));
-        if !there.is_ok_and(|there| there.is_dir()) {
-            bail!(
-                "/{name} in the image {} is no directory, which --layer=none needs",
-                state.image
-            );
-        }
-    }
-    Ok(())
-}
-
-fn refuse_the_hosts_mounts() -> Result<()> {
-    let namespace = |process: &str| {
-        fs::read_link(format!("/proc/{process}/ns/mnt"))
-            .context("can't tell mount namespaces apart")
-    };
-    if namespace("self")? == namespace("1")? {
-        bail!("can't launch a machine outside of its unit: it would mount into the host");
-    }
-    Ok(())
+    Error::new(error).context(format!("can't start {program:?}"))
 }

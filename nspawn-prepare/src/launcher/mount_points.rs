@@ -1,37 +1,87 @@
-//! Files in the machine's tree that must be there before systemd-nspawn starts.
+//! Mount points and files that the machine's tree must have before systemd-nspawn starts.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, chroot};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::unistd::{chdir, setegid, seteuid};
+use nspawn_common::config::init::Init;
+use nspawn_common::config::layer::Layer;
+use nspawn_common::machine::state::State;
 use nspawn_common::sys::fork;
+use nspawn_common::systemd::nspawn;
 
-/// Makes the mount points that are missing of `points` in the tree at `root`, directories and, where it says so, files,
-/// for the host's user `owner`.
-pub fn make(root: &Path, points: &[(PathBuf, bool)], owner: u32) -> Result<()> {
+use crate::layer::OVERLAID;
+use crate::network::resolvers::RESOLV_CONF;
+
+/// Returns the mount points that systemd-nspawn does not create, and whether each is a file.
+///
+/// systemd-nspawn requires /usr, and can't create mount points in a read-only root. `options` are
+/// its options.
+pub fn required(state: &State, options: &[OsString]) -> Vec<(PathBuf, bool)> {
+    let mut points = Vec::new();
+    if state.init != Init::Systemd {
+        points.push(("/usr".into(), false));
+    }
+    if state.layer == Layer::None {
+        points.extend(OVERLAID.map(|name| (Path::new("/").join(name), false)));
+        points.extend([RESOLV_CONF, "/etc/hosts"].map(|file| (file.into(), true)));
+        points.extend(nspawn::mount_points(options));
+    }
+    points
+}
+
+/// Creates the missing mount points in the tree at `root`, owned by the host's user `owner`.
+pub fn create(root: &Path, points: &[(PathBuf, bool)], owner: u32) -> Result<()> {
     if points.is_empty() {
         return Ok(());
     }
-    let make = || {
+    let create = || {
         points
             .iter()
-            .try_for_each(|(point, is_file)| make_one(point, *is_file, owner))
+            .try_for_each(|(point, is_file)| create_one(point, *is_file, owner))
     };
-    in_tree(root, make).with_context(|| format!("can't make a mount point in {}", root.display()))
+    in_tree(root, create)
+        .with_context(|| format!("can't create a mount point in {}", root.display()))
 }
 
-/// Writes the file `path` in the tree at `root` in the place of what is there, as the host's user `owner`, who is the
-/// machine's root. A link there is replaced, since what it leads to may be missing, or written by another program.
+/// Checks that the directories to be overlaid are directories of the image.
+///
+/// systemd-nspawn resolves their paths on the host, and would follow a link out of the tree.
+pub fn check_overlaid(root: &Path, state: &State) -> Result<()> {
+    if state.layer != Layer::None {
+        return Ok(());
+    }
+    for name in OVERLAID {
+        let metadata = fs::symlink_metadata(root.join(name));
+        if !metadata.is_ok_and(|metadata| metadata.is_dir()) {
+            bail!(
+                "can't use the image {} with --layer=none: its /{name} is not a directory; choose another --layer",
+                state.image
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Replaces the file `path` in the tree at `root`, as the host's user `owner`.
+///
+/// The user is the machine's root.
+/// A link is replaced as well, because its target may be missing, or another program may write to
+/// it.
 pub fn replace_file(root: &Path, path: &Path, content: &str, owner: u32) -> Result<()> {
     let write = || {
         setegid(owner.into())?;
         seteuid(owner.into())?;
-        path.parent().map_or(Ok(()), |parent| {
-            DirBuilder::new().recursive(true).mode(0o755).create(parent)
-        })?;
+        if let Some(parent) = path.parent() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(parent)?;
+        }
         match fs::remove_file(path) {
             Err(error) if error.kind() == ErrorKind::IsADirectory => fs::remove_dir(path)?,
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -44,9 +94,10 @@ pub fn replace_file(root: &Path, path: &Path, content: &str, owner: u32) -> Resu
     in_tree(root, write).with_context(|| format!("can't write {} in the machine", path.display()))
 }
 
-// Runs `work` in a child process with the tree as its root directory. So no link in the tree leads
-// out of it.
-fn in_tree(root: &Path, work: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
+/// Runs `work` in a child process with the tree as its root directory.
+///
+/// No link in the tree leads out of it then.
+fn in_tree(root: &Path, work: impl FnOnce() -> io::Result<()>) -> Result<()> {
     fork::run(|| {
         chroot(root)?;
         chdir("/")?;
@@ -54,17 +105,17 @@ fn in_tree(root: &Path, work: impl FnOnce() -> std::io::Result<()>) -> Result<()
     })
 }
 
-fn make_one(point: &Path, is_file: bool, owner: u32) -> std::io::Result<()> {
+fn create_one(point: &Path, is_file: bool, owner: u32) -> io::Result<()> {
     if point.exists() {
         return Ok(());
     }
-    point
-        .parent()
-        .map_or(Ok(()), |parent| make_one(parent, false, owner))?;
+    if let Some(parent) = point.parent() {
+        create_one(parent, false, owner)?;
+    }
     if is_file {
-        File::create_new(point).map(drop)
+        File::create_new(point)?;
     } else {
-        fs::create_dir(point)
-    }?;
+        fs::create_dir(point)?;
+    }
     chown(point, Some(owner), Some(owner))
 }

@@ -1,17 +1,16 @@
-//! The machine's root: its layer over the image, or its copy of the image.
+//! The machine's root: its layer over the image, or its snapshot of the image.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, Permissions};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::MsFlags;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nspawn_common::command;
-use nspawn_common::command::ext4;
+use nspawn_common::command::{argv, ext4};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::image::lookup;
@@ -20,85 +19,104 @@ use nspawn_common::machine::state::State;
 use nspawn_common::sys::idmapped_mount;
 use nspawn_common::sys::idmapped_mount::Access;
 
+use crate::launcher::overlay::{UpperLayer, mode_of};
 use crate::layer::commands::memory_options;
 use crate::layer::{CONTAINER_DIRECTORIES, OVERLAID};
 
-/// How long mounting may take.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Time limit for mounting an image.
+const MOUNT_LIMIT: Duration = Duration::from_secs(60);
+/// Time limit for `systemd-dissect --version`.
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
-/// No machine starts from what firmware reads (systemd.image-policy(7)).
-const USED_PARTITIONS: &str = "--image-policy=esp=ignore:xbootldr=ignore:swap=ignore:\
+/// Policy that leaves out the partitions for firmware (systemd.image-policy(7)).
+///
+/// No machine needs them.
+const IMAGE_POLICY: &str = "--image-policy=esp=ignore:xbootldr=ignore:swap=ignore:\
     =verity+signed+encrypted+unprotected+absent";
+/// First version of systemd that has `--image-policy=`.
+const IMAGE_POLICY_VERSION: u32 = 254;
 
-/// Mounts the root of the machine, whose users begin at `base`.
-pub fn mount(paths: &MachinePaths, state: &State, base: Option<u32>) -> Result<()> {
+/// Mounts the machine's root. Its users are those of the range that begins at `uid_base`.
+pub fn mount(paths: &MachinePaths, state: &State, uid_base: Option<u32>) -> Result<()> {
     if state.layer == Layer::Snapshot {
         return idmapped_mount::bind(
             &paths.snapshot(),
             &paths.root_mount(),
-            base,
+            uid_base,
             Access::Writable,
         );
     }
     let image = paths.image_mount();
-    show_image(&state.image_path, &image, base)?;
+    mount_image(&state.image_path, &image, uid_base)?;
     lookup::check(&state.image, &state.image_path, &image, state.init)?;
     mount_layer(paths, state)?;
-    let layer = Stack {
-        layer: state.layer_root(),
-        owner: base.unwrap_or(0),
-        is_kept: state.init == Init::None,
+    let layer = UpperLayer {
+        directory: state.layer_root(),
+        owner: uid_base.unwrap_or(0),
+        is_reused: state.init == Init::None,
     };
-    layer.overlay(&image, "", &paths.root_mount())?;
-    // What is mounted in an image, an overlay of it does not show.
-    for (number, below) in idmapped_mount::nested_mounts(&image)?.iter().enumerate() {
-        let place = below.strip_prefix(&image).unwrap_or(below);
-        layer.overlay(below, &number.to_string(), &paths.root_mount().join(place))?;
+    mount_overlays(&layer, &image, &paths.root_mount())?;
+    create_bind_sources(&layer, &image, state)
+}
+
+/// Mounts the image on `target`.
+///
+/// The path of `target` has no commas and colons, which the options of an overlay can't have. The
+/// path of the image may have some.
+fn mount_image(source: &Path, target: &Path, uid_base: Option<u32>) -> Result<()> {
+    if !source.is_file() {
+        return idmapped_mount::bind(source, target, uid_base, Access::ReadOnly);
     }
-    for name in CONTAINER_DIRECTORIES.iter().filter(|_| state.nesting) {
-        layer.directory(name, 0o711)?;
+    mount_disk_image(source, target)
+        .with_context(|| format!("can't mount the disk image {}", source.display()))?;
+    match uid_base {
+        Some(base) => idmapped_mount::remap_recursively(target, source, base),
+        None => Ok(()),
     }
-    for name in OVERLAID.iter().filter(|_| state.layer == Layer::None) {
-        layer.directory(name, mode_of(&image.join(name)))?;
+}
+
+fn mount_disk_image(source: &Path, target: &Path) -> Result<()> {
+    let Err(error) = dissect(&[IMAGE_POLICY], source, target) else {
+        return Ok(());
+    };
+    if has_image_policy() {
+        return Err(error);
     }
+    // Without the option, the kernel must know all file systems of the image.
+    dissect(&[], source, target)
+}
+
+fn dissect(options: &[&str], source: &Path, target: &Path) -> Result<()> {
+    let mut command = argv(["systemd-dissect", "--mount", "--read-only"]);
+    command.extend(options.iter().map(OsString::from));
+    command.extend([source.into(), target.into()]);
+    command::run_checked(&command, MOUNT_LIMIT)?;
     Ok(())
 }
 
-// By this mount every path in an overlay's options is one of ours, free of commas and colons.
-fn show_image(source: &Path, target: &Path, base: Option<u32>) -> Result<()> {
-    if !source.is_file() {
-        return idmapped_mount::bind(source, target, base, Access::ReadOnly);
-    }
-    let mount = |options: &[&str]| {
-        let command = ["systemd-dissect", "--mount", "--read-only"]
-            .iter()
-            .chain(options)
-            .map(OsStr::new);
-        let command = command.chain([source.as_os_str(), target.as_os_str()]);
-        command::run_checked(&command.map(OsString::from).collect::<Vec<_>>(), LIMIT)
-    };
-    let mounted = mount(&[USED_PARTITIONS]).or_else(|error| {
-        // systemd before 254 knows no such option, and needs all of an image's file systems in the kernel.
-        if error.to_string().contains("unrecognized option") {
-            mount(&[])
-        } else {
-            Err(error)
-        }
-    });
-    mounted.with_context(|| format!("can't mount the disk image {}", source.display()))?;
-    base.map_or(Ok(()), |base| {
-        idmapped_mount::remap_recursively(target, source, base)
-    })
+/// Returns whether systemd-dissect has `--image-policy=`.
+///
+/// The version decides, and not the error message about an unknown option, which may be translated.
+/// If the version can't be read, the error of the call with the option is final.
+fn has_image_policy() -> bool {
+    let output = command::run_checked(&argv(["systemd-dissect", "--version"]), VERSION_LIMIT);
+    let version = output.ok().and_then(|output| parse_version(&output));
+    version.is_none_or(|version| version >= IMAGE_POLICY_VERSION)
+}
+
+/// Parses the first line of `--version`, such as `systemd 252 (252.39-1~deb12u1)`.
+fn parse_version(output: &str) -> Option<u32> {
+    let word = output.strip_prefix("systemd ")?.split_whitespace().next()?;
+    let digits = word.split(|letter: char| !letter.is_ascii_digit()).next()?;
+    digits.parse().ok()
 }
 
 fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {
     match (state.layer, state.layer_size) {
         (Layer::Disk, Some(_)) => {
-            ext4::mount(&paths.disk(), &paths.disk_mount()).with_context(|| {
-                format!(
-                    "can't mount the layer {}; see --layer-size",
-                    paths.disk().display()
-                )
+            let disk = paths.disk();
+            ext4::mount(&disk, &paths.disk_mount()).with_context(|| {
+                format!("can't mount the layer {}; see --layer-size", disk.display())
             })
         }
         (Layer::Tmpfs, _) if state.init == Init::None => check_memory(paths),
@@ -119,74 +137,66 @@ fn mount_memory(size: Option<u64>, target: &Path) -> Result<()> {
     .with_context(|| format!("can't mount on {}", target.display()))
 }
 
-// The layer of a machine without an init is mounted when the machine is made. Without the mount, the host's /run would
-// be written to, and nothing would bound that.
+/// Checks that the layer in memory of a machine without an init is still mounted.
+///
+/// The layer is mounted when the machine is created.
+/// Without the mount, the machine would write to the host's /run, where nothing limits it.
 fn check_memory(paths: &MachinePaths) -> Result<()> {
-    let (layer, state) = (paths.disk_mount(), paths.state_dir());
-    let device = |path: &Path| fs::metadata(path).map(|there| there.dev());
-    let is_mounted =
-        matches!((device(&layer), device(&state)), (Ok(layer), Ok(state)) if layer != state);
-    if !is_mounted || statfs(&layer)?.filesystem_type() != TMPFS_MAGIC {
+    let layer = paths.disk_mount();
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    let (layer_device, state_device) = (device(&layer), device(&paths.state_dir()));
+    let is_mount_point =
+        layer_device.is_some() && state_device.is_some() && layer_device != state_device;
+    if !is_mount_point || statfs(&layer)?.filesystem_type() != TMPFS_MAGIC {
         bail!(
-            "the layer in memory is not mounted on {} any more; make the machine anew",
+            "the layer in memory is not mounted on {} any more; create the machine again",
             layer.display()
         );
     }
     Ok(())
 }
 
-/// A layer that overlays are made of.
-struct Stack {
-    layer: PathBuf,
-    /// The host's user that is the machine's root.
-    owner: u32,
-    /// Whether it may have been mounted before.
-    is_kept: bool,
+/// Mounts an overlay of the image, and one of each mount inside the image.
+///
+/// An overlay does not show what is mounted inside its lower directory.
+fn mount_overlays(layer: &UpperLayer, image: &Path, root: &Path) -> Result<()> {
+    layer.mount_overlay(image, "", root)?;
+    for (number, lower) in idmapped_mount::nested_mounts(image)?.iter().enumerate() {
+        let place = lower.strip_prefix(image).unwrap_or(lower);
+        layer.mount_overlay(lower, &number.to_string(), &root.join(place))?;
+    }
+    Ok(())
 }
 
-impl Stack {
-    // With directories of the layer that end in `suffix`.
-    fn overlay(&self, lower: &Path, suffix: &str, target: &Path) -> Result<()> {
-        let upper = self.directory(&format!("upper{suffix}"), mode_of(lower))?;
-        let work = self.layer.join(format!("work{suffix}"));
-        // A volatile overlay leaves a mark there, with which the kernel would not mount it again.
-        if self.is_kept && work.exists() {
-            fs::remove_dir_all(&work).with_context(|| format!("can't empty {}", work.display()))?;
+/// Creates the directories of the layer that systemd-nspawn mounts in the machine.
+fn create_bind_sources(layer: &UpperLayer, image: &Path, state: &State) -> Result<()> {
+    if state.nesting {
+        for name in CONTAINER_DIRECTORIES {
+            layer.create_directory(name, 0o711)?;
         }
-        let work = self.directory(&format!("work{suffix}"), 0o700)?;
-        // volatile: no syncs for a layer that is thrown away (kernel 5.10).
-        let options = [
-            OsStr::new("volatile,lowerdir="),
-            lower.as_ref(),
-            OsStr::new(",upperdir="),
-            upper.as_ref(),
-            OsStr::new(",workdir="),
-            work.as_ref(),
-        ];
-        let options: OsString = options.into_iter().collect();
-        let flags = MsFlags::empty();
-        nix::mount::mount(Some("overlay"), target, Some("overlay"), flags, Some(options.as_bytes())).with_context(|| {
-            format!(
-                "can't mount the overlay of {} and {}; the latter's file system must be one that overlayfs can write to",
-                lower.display(),
-                upper.display()
-            )
-        })
     }
-
-    fn directory(&self, name: &str, mode: u32) -> Result<PathBuf> {
-        let path = self.layer.join(name);
-        if self.is_kept && path.is_dir() {
-            return Ok(path);
+    if state.layer == Layer::None {
+        for name in OVERLAID {
+            layer.create_directory(name, mode_of(&image.join(name)))?;
         }
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        made.and_then(|()| chown(&path, Some(self.owner), Some(self.owner)))
-            .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)))
-            .with_context(|| format!("can't make the directory {}", path.display()))?;
-        Ok(path)
     }
+    Ok(())
 }
 
-fn mode_of(directory: &Path) -> u32 {
-    fs::metadata(directory).map_or(0o755, |directory| directory.permissions().mode() & 0o7777)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_is_the_number_after_the_name() {
+        for (output, expected) in [
+            ("systemd 252 (252.39-1~deb12u1)\n+PAM +AUDIT\n", Some(252)),
+            ("systemd 257.8 (257.8-1)\n", Some(257)),
+            ("systemd 262~rc1 (262~rc1-2)\n", Some(262)),
+            ("systemd\n", None),
+            ("dissect 1\n", None),
+        ] {
+            assert_eq!(parse_version(output), expected, "{output}");
+        }
+    }
 }

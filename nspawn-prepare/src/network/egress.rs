@@ -1,8 +1,8 @@
 //! Keeps machines from connecting to the host, to its links and to the metadata services of clouds.
 //!
-//! A machine's connections are those of its pasta, so a BPF program on the cgroup of pasta decides about
-//! them. systemd's `IPAddressDeny=` is not enough: it does not know ports, and systemd starts a unit without
-//! it if the kernel refuses it. Here, that is an error.
+//! A machine's connections are those of its pasta, so a BPF program on the cgroup of pasta decides
+//! about them. systemd's `IPAddressDeny=` is not enough: it does not know ports, and systemd starts
+//! a unit without it if the kernel refuses it. Here, that is an error.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,9 +11,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
+use nspawn_common::sys::bpf;
+use nspawn_common::sys::bpf::Hook;
 
-use crate::network::bpf;
 use crate::network::destination::Destination;
+use crate::network::filter;
 
 /// Networks that are the host itself or one of its links, on every host.
 const LOCAL: [Destination; 6] = [
@@ -34,10 +36,20 @@ const GROUPS: [Destination; 3] = [
     Destination::ipv4_network(Ipv4Addr::BROADCAST, 32),
 ];
 
-/// Metadata services with an instance's secrets, besides 169.254.169.254: those of Amazon and Alibaba.
+/// Metadata services of Amazon and Alibaba, besides 169.254.169.254.
+///
+/// They reveal an instance's secrets.
 const CLOUD_METADATA: [Destination; 2] = [
     Destination::ipv6_network(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
     Destination::ipv4_network(Ipv4Addr::new(100, 100, 100, 200), 32),
+];
+
+/// Events at which the kernel calls a filter, and whether the filter is for IPv6.
+const HOOKS: [(Hook, bool); 4] = [
+    (Hook::Inet4Connect, false),
+    (Hook::Inet6Connect, true),
+    (Hook::Udp4Sendmsg, false),
+    (Hook::Udp6Sendmsg, true),
 ];
 
 /// Returns whether an address is the host itself or one of its links, on every host.
@@ -69,7 +81,9 @@ fn ip_address(address: &SockaddrStorage) -> Option<IpAddr> {
     Some(address.as_sockaddr_in6()?.ip().into())
 }
 
-/// Keeps the processes of this process's cgroup from connecting to closed destinations that are not `allowed`.
+/// Refuses connections from this process's cgroup to closed destinations.
+///
+/// Destinations that are `allowed` stay open.
 ///
 /// # Errors
 /// Fails if the kernel has no BPF for cgroups, or refuses it to this process.
@@ -78,12 +92,18 @@ pub fn restrict(allowed: &[Destination]) -> Result<()> {
     for address in HostAddresses::list()?.0 {
         denied.push(Destination::new(address, None));
     }
-    own_cgroup()
-        .and_then(|cgroup| bpf::filter_connections(&cgroup, allowed, &denied))
-        .context(
-            "the kernel can't filter the machine's connections (it needs CONFIG_CGROUP_BPF), so that the host would \
-             be open to it; choose --network=none, or --network=host for jobs that may reach the host",
-        )
+    attach_filters(allowed, &denied).context(
+        "the kernel can't filter the machine's connections (it needs CONFIG_CGROUP_BPF), so that the host would be \
+         open to it; choose --network=none, or --network=host for jobs that may reach the host",
+    )
+}
+
+fn attach_filters(allowed: &[Destination], denied: &[Destination]) -> Result<()> {
+    let cgroup = own_cgroup()?;
+    for (hook, is_ipv6) in HOOKS {
+        bpf::attach(&cgroup, hook, &filter::assemble(is_ipv6, allowed, denied))?;
+    }
+    Ok(())
 }
 
 fn own_cgroup() -> Result<File> {

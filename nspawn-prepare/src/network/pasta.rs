@@ -1,7 +1,7 @@
 //! pasta, which connects a machine to the host's network.
 //!
-//! pasta carries the machine's connections over sockets of the host. It runs in a unit of its own, which ends with
-//! the machine's unit.
+//! pasta carries the machine's connections over sockets of the host. It runs in a unit of its own,
+//! which ends with the machine's unit.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -29,7 +29,9 @@ use crate::network::egress;
 use crate::network::resolvers::{self, RESOLV_CONF, Resolvers};
 use crate::network::uplink::Uplink;
 
-/// Time limit for systemd-nspawn to create the network namespace. The unit's own time limit is shorter.
+/// Time limit for systemd-nspawn to create the network namespace.
+///
+/// The unit's own time limit is shorter.
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(3600);
 /// Time limit for configuring the interface.
 const CONFIGURATION_LIMIT: Duration = Duration::from_secs(20);
@@ -45,25 +47,31 @@ const PROPERTIES: [&str; 10] = [
     "MemoryMax=256M",
     "MemorySwapMax=0",
     "CPUQuota=100%",
-    // A second filter behind that of `egress`, for all packets: clouds reveal secrets at 169.254.169.254.
+    // A second filter behind that of `egress`, for all packets: clouds reveal secrets at
+    // 169.254.169.254.
     "IPAddressDeny=link-local",
     "IPAddressDeny=multicast",
     "IPAddressDeny=localhost",
 ];
 
-/// Options of pasta(1): the machine reaches neither ports nor the loopback of the host. pasta need not watch for the
-/// end of the namespace, because its unit ends with the machine's unit.
+/// Options of pasta(1).
+///
+/// The machine reaches neither ports nor the loopback of the host. pasta need not watch for the end
+/// of the namespace, because its unit ends with the machine's unit.
 const PASTA: &str = "--quiet --no-netns-quit --runas 0 --no-map-gw -t none -u none -T none -U none";
 
-/// Directory in which pasta may open namespaces by both AppArmor profiles that Debian's passt has had.
+/// Directory in which pasta may open namespaces.
+///
+/// Both AppArmor profiles that Debian's passt has had allow it.
 const NAMESPACES: &str = "/run/user/0/netns";
 
 /// Context of an error of [`command`].
 pub const FAILURE: &str =
     "can't connect the machine to the host's network (--network=none needs no connection)";
 
-/// Returns the command that starts the machine's network unit and returns when the machine is connected.
+/// Returns the command that starts the machine's network unit.
 ///
+/// The command returns when the machine is connected.
 /// `allowed` are the destinations on the host that the machine may connect to.
 pub fn command(
     name: &MachineName,
@@ -108,8 +116,9 @@ pub fn resolv_conf() -> Result<String> {
     Ok(Resolvers::read()?.machine_resolv_conf(gateway))
 }
 
-/// Waits for the machine's network namespace, starts pasta for it, and configures the machine's interface.
+/// Connects the machine by pasta, and configures the machine's interface.
 ///
+/// Waits until the machine has a network namespace.
 /// `allowed` are the destinations on the host that the machine may connect to.
 pub fn connect(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     let resolvers = Resolvers::read()?;
@@ -119,7 +128,8 @@ pub fn connect(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     let [network, users] = namespaces::open(&paths, leader, ["ns/net", "ns/user"])?;
     let uplink = Uplink::look()?;
     if let Err(error) = start_pasta(&uplink, resolvers.forwarded(), &network, &users) {
-        // passt of 2023 can't use the loopback interface. The machine could not reach anything by it anyway.
+        // passt of 2023 can't use the loopback interface. The machine could not reach anything by
+        // it anyway.
         return if uplink.is_loopback() {
             Ok(())
         } else {
@@ -129,7 +139,9 @@ pub fn connect(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     configure_interface(&uplink, &network)
 }
 
-/// Returns the destinations on the host that the machine may connect to: the `allowed` ones, and resolvers.
+/// Returns the destinations on the host that the machine may connect to.
+///
+/// These are the `allowed` ones, and the resolvers that the machine can't reach without pasta.
 fn open_destinations(allowed: &[OsString], resolvers: &Resolvers) -> Result<Vec<Destination>> {
     let mut open = Vec::new();
     for word in allowed {
@@ -180,8 +192,9 @@ fn start_pasta(
     Ok(())
 }
 
-/// Replaces /etc in this unit's mount namespace by a directory with a resolv.conf(5), the only file that pasta needs.
+/// Replaces /etc in this unit's mount namespace by a directory with a resolv.conf(5).
 ///
+/// That is the only file in /etc that pasta needs.
 /// The AppArmor profile of Debian 12 does not let pasta read /etc/resolv.conf if that is a link.
 fn replace_etc(resolver: IpAddr) -> Result<()> {
     mount_tmpfs(Path::new("/etc"))?;

@@ -1,7 +1,7 @@
 //! The host's DNS resolvers, and the resolv.conf(5) that a machine gets from them.
 //!
-//! A machine can't reach a resolver on the host itself or on one of its links. pasta forwards queries to such a
-//! resolver, and the machine's resolv.conf(5) names pasta's address instead.
+//! A machine can't reach a resolver on the host itself or on one of its links. pasta forwards
+//! queries to such a resolver, and the machine's resolv.conf(5) names pasta's address instead.
 
 use std::fs;
 use std::net::IpAddr;
@@ -41,8 +41,9 @@ impl Resolvers {
         &self.near
     }
 
-    /// Returns the resolver that pasta must forward to; `None` if the machine reaches all resolvers.
+    /// Returns the resolver that pasta must forward to, if there is one.
     ///
+    /// `None` means that the machine reaches all resolvers.
     /// pasta forwards to the first resolver only.
     pub fn forwarded(&self) -> Option<IpAddr> {
         if self.near.is_empty() {

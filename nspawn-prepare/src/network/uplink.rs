@@ -1,8 +1,8 @@
 //! The host's uplink, and the addresses that a machine has behind it.
 //!
-//! Every machine has the same addresses of its own, which pasta translates. By default, pasta would give the
-//! machine the host's addresses. The machine could then not reach the host, and `ssh MACHINE` would connect to
-//! the host (nss-mymachines(8)).
+//! Every machine has the same addresses of its own, which pasta translates. By default, pasta would
+//! give the machine the host's addresses. The machine could then not reach the host, and `ssh
+//! MACHINE` would connect to the host (nss-mymachines(8)).
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,11 +11,15 @@ use anyhow::{Context, Result};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
+use crate::network::host_routes;
+
 /// Loopback interface of the host.
 const LOOPBACK: &str = "lo";
 /// Network interface of the machine.
 const INTERFACE: &str = "eth0";
-/// IPv4 addresses of the machine and of pasta, in a network that is reserved for benchmarks (RFC 2544).
+/// IPv4 addresses of the machine and of pasta.
+///
+/// They belong to a network that is reserved for benchmarks (RFC 2544).
 const IPV4: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 19, 0, 2), Ipv4Addr::new(198, 19, 0, 1)];
 const IPV4_PREFIX: u8 = 30;
 /// IPv6 addresses of the machine and of pasta, in a unique local network (RFC 4193).
@@ -26,13 +30,6 @@ const IPV6: [Ipv6Addr; 2] = [
 const IPV6_PREFIX: u8 = 64;
 /// Size of the largest packet that pasta carries, in bytes (passt(1), `--mtu`).
 const MTU: u32 = 65520;
-/// Flags of a route in `/proc/net/route` and `/proc/net/ipv6_route` (`linux/route.h`).
-const ROUTE_UP: u32 = 0x1;
-const ROUTE_REJECT: u32 = 0x200;
-
-/// Scope of a link-local address in `/proc/net/if_inet6` (`net/ipv6.h`, `IPV6_ADDR_LINKLOCAL`).
-const SCOPE_LINK: &str = "20";
-
 /// The host's connection to the outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
@@ -46,7 +43,7 @@ impl Uplink {
     /// Reads the host's routes and interfaces.
     pub fn look() -> Result<Self> {
         let read = |name: &str| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
-        let has_ipv4 = has_ipv4_route(&read("route"));
+        let has_ipv4 = host_routes::has_ipv4_default(&read("route"));
         let has_ipv6 = has_ipv6(has_ipv4, &read("ipv6_route"), &read("if_inet6"));
         if has_ipv4 || has_ipv6 {
             return Ok(Self {
@@ -78,8 +75,8 @@ impl Uplink {
 
     /// Returns the options of pasta(1) for the addresses and the interface.
     ///
-    /// With `forwards_dns`, pasta asks the host's first resolver for the machine. pasta of 2023 then also answers
-    /// questions that the machine sends to that resolver directly.
+    /// With `forwards_dns`, pasta asks the host's first resolver for the machine. pasta of 2023
+    /// then also answers questions that the machine sends to that resolver directly.
     pub fn options(&self, forwards_dns: bool) -> Vec<String> {
         let mut options = vec![format!("--ns-ifname={INTERFACE}")];
         if self.has_ipv4 {
@@ -101,8 +98,9 @@ impl Uplink {
 
     /// Returns the commands of ip(8) that configure the interface in the machine.
     ///
-    /// The addresses are marked as deprecated, so that systemd-machined does not announce them: the host can't reach
-    /// the machine by them. The machine itself uses them nevertheless, because it has no others.
+    /// The addresses are marked as deprecated, so that systemd-machined does not announce them: the
+    /// host can't reach the machine by them. The machine itself uses them nevertheless, because it
+    /// has no others.
     pub fn configuration(&self) -> String {
         let address = |address: IpAddr, prefix: u8, flags: &str| {
             format!("address add {address}/{prefix} dev {INTERFACE} {flags} preferred_lft 0\n")
@@ -142,7 +140,8 @@ fn address_options([machine, gateway]: [IpAddr; 2], forwards_dns: bool) -> Vec<S
 
 /// Returns the interface that pasta must use on a host without a default route.
 ///
-/// pasta of 2023 refuses to start without a route, unless it is given an interface. The host may get a route later.
+/// pasta of 2023 refuses to start without a route, unless it is given an interface. The host may
+/// get a route later.
 fn interface_without_route() -> Result<String> {
     let interfaces = getifaddrs().context("can't list the host's network interfaces")?;
     let is_loopback = InterfaceFlags::IFF_LOOPBACK;
@@ -160,54 +159,19 @@ pub fn is_missing() -> bool {
     network("self") == network("1") && Uplink::look().is_ok_and(|uplink| uplink.is_loopback())
 }
 
-/// Returns whether the machine can use IPv6, given the content of `/proc/net/ipv6_route` and `/proc/net/if_inet6`.
+/// Returns whether the machine can use IPv6.
 ///
-/// pasta turns IPv6 off if the interface of the default route has no link-local address. The machine would have an IPv6
-/// address and a default route, and every connection would fail with "No route to host". This was measured with passt
-/// of 2023. A host without IPv4 has nothing better than to try.
+/// `routes` is the content of `/proc/net/ipv6_route`, and `addresses` that of `/proc/net/if_inet6`.
+/// pasta turns IPv6 off if the interface of the default route has no link-local address. The
+/// machine would have an IPv6 address and a default route, and every connection would fail with "No
+/// route to host". This was measured with passt of 2023. A host without IPv4 has nothing better
+/// than to try.
 fn has_ipv6(has_ipv4: bool, routes: &str, addresses: &str) -> bool {
-    let interfaces = ipv6_default_interfaces(routes);
+    let interfaces = host_routes::ipv6_default_interfaces(routes);
     let has_link_local = interfaces
         .iter()
-        .any(|interface| has_link_local_address(addresses, interface));
+        .any(|interface| host_routes::has_link_local_address(addresses, interface));
     has_link_local || (!has_ipv4 && !interfaces.is_empty())
-}
-
-// The columns are: interface, destination, gateway, flags, …, mask as the eighth.
-fn has_ipv4_route(table: &str) -> bool {
-    table.lines().any(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        fields.get(1) == Some(&"00000000")
-            && fields.get(7) == Some(&"00000000")
-            && fields.get(3).is_some_and(|flags| is_usable(flags))
-    })
-}
-
-/// Returns the interfaces of the usable IPv6 default routes.
-fn ipv6_default_interfaces(table: &str) -> Vec<&str> {
-    table.lines().filter_map(ipv6_default_interface).collect()
-}
-
-// The columns are: destination, its prefix, source, its prefix, next hop, metric, …, flags as the ninth, interface.
-fn ipv6_default_interface(line: &str) -> Option<&str> {
-    let fields: Vec<_> = line.split_whitespace().collect();
-    let destination = fields.first()?;
-    let is_default = destination.bytes().all(|byte| byte == b'0') && fields.get(1) == Some(&"00");
-    let interface = *fields.last()?;
-    (is_default && interface != LOOPBACK && is_usable(fields.get(8)?)).then_some(interface)
-}
-
-// The columns are: address, interface number, prefix, scope, flags, interface.
-fn has_link_local_address(table: &str, interface: &str) -> bool {
-    table.lines().any(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        fields.get(3) == Some(&SCOPE_LINK) && fields.get(5) == Some(&interface)
-    })
-}
-
-fn is_usable(flags: &str) -> bool {
-    u32::from_str_radix(flags, 16)
-        .is_ok_and(|flags| flags & ROUTE_UP != 0 && flags & ROUTE_REJECT == 0)
 }
 
 #[cfg(test)]
@@ -215,38 +179,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ipv4_default_routes_are_found() {
-        let heading =
-            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
-        let link = "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
-        assert!(!has_ipv4_route(&format!("{heading}{link}")));
-        let default = "eth0\t00000000\tFE0200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
-        assert!(has_ipv4_route(&format!("{heading}{link}{default}")));
-        let unreachable = "*\t00000000\t00000000\t0201\t0\t0\t0\t00000000\t0\t0\t0\n";
-        assert!(!has_ipv4_route(&format!("{heading}{unreachable}")));
-    }
-
-    const ZERO: &str = "00000000000000000000000000000000";
-    const ROUTER: &str = "20010db8000000000000000000000254";
-
-    #[test]
-    fn ipv6_default_routes_are_found() {
-        let unreachable =
-            format!("{ZERO} 00 {ZERO} 00 {ZERO} ffffffff 00000001 00000000 00200200       lo\n");
-        assert!(ipv6_default_interfaces(&unreachable).is_empty());
-        let network =
-            format!("{ROUTER} 40 {ZERO} 00 {ZERO} 00000100 00000001 00000000 00000001     eth0\n");
-        assert!(ipv6_default_interfaces(&network).is_empty());
-        let default =
-            format!("{ZERO} 00 {ZERO} 00 {ROUTER} 00000400 00000003 00000000 00000003     eth0\n");
-        let all = format!("{unreachable}{network}{default}");
-        assert_eq!(ipv6_default_interfaces(&all), ["eth0"]);
-    }
-
-    #[test]
     fn ipv6_needs_a_link_local_address_on_the_interface_of_the_default_route() {
+        let zero = "00000000000000000000000000000000";
+        let router = "20010db8000000000000000000000254";
         let route =
-            format!("{ZERO} 00 {ZERO} 00 {ROUTER} 00000400 00000003 00000000 00000003     eth0\n");
+            format!("{zero} 00 {zero} 00 {router} 00000400 00000003 00000000 00000003     eth0\n");
         let global = "20010db8000000000000000000000002 02 40 00 80     eth0\n\
                       00000000000000000000000000000001 01 80 10 80       lo\n\
                       fe80000000000000000000fffe000003 03 40 20 80     eth1\n";

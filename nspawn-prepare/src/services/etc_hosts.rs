@@ -1,5 +1,6 @@
-//! The names that a job and its services reach each other by: lines of hosts(5), added inside their machines, whose
-//! file it is.
+//! Adds names to a machine's /etc/hosts (hosts(5)).
+//!
+//! This code runs inside the machine, to which the file belongs.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -11,41 +12,35 @@ use nix::libc::O_NONBLOCK;
 use nix::mount::{MsFlags, mount};
 use nspawn_common::sys::fs::remove_file_if_present;
 
-/// The file, in a machine.
+/// The file in the machine.
 const HOSTS: &str = "/etc/hosts";
-/// What is shown in its place where it can't be written to.
+/// File that is mounted over a read-only /etc/hosts.
 const COPY: &str = "/run/nspawn-hosts";
-/// It is read up to this size, in bytes.
-const MOST: u64 = 1 << 20;
-/// What is in one that is not there, or empty.
+/// Number of bytes that are read of the file at most.
+const MAX_SIZE: u64 = 1 << 20;
+/// Initial content if the file is missing or empty.
 const LOCALHOST: &str = "127.0.0.1 localhost\n::1 localhost\n";
 
-/// Adds the lines that are not there. For [`nspawn_common::machine::namespaces::run_inside`].
+/// Adds the lines that the file lacks.
+///
+/// Run this by [`nspawn_common::machine::namespaces::run_inside`].
 pub fn add(lines: &[String]) -> Result<()> {
-    let there = read().with_context(|| format!("can't read {HOSTS}"))?;
-    let missing = lines
-        .iter()
-        .filter(|line| !there.lines().any(|old| old == **line));
-    let missing: String = missing.map(|line| format!("{line}\n")).collect();
-    if missing.is_empty() {
+    let content = read().with_context(|| format!("can't read {HOSTS}"))?;
+    let addition = addition(&content, lines);
+    if addition.is_empty() {
         return Ok(());
     }
-    let gap = match &*there {
-        "" => LOCALHOST,
-        there if there.ends_with('\n') => "",
-        _ => "\n",
-    };
-    match append(&format!("{gap}{missing}")) {
+    match append(&addition) {
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
-            show(&format!("{there}{gap}{missing}"))
-                .with_context(|| format!("can't show another {HOSTS}"))
+            replace(&format!("{content}{addition}"))
+                .with_context(|| format!("can't mount a file on {HOSTS}"))
         }
-        done => done.with_context(|| format!("can't write to {HOSTS}")),
+        result => result.with_context(|| format!("can't write to {HOSTS}")),
     }
 }
 
 fn read() -> Result<String> {
-    // What is no file must not keep this waiting.
+    // O_NONBLOCK keeps a FIFO in the place of the file from blocking this process.
     let file = match OpenOptions::new()
         .read(true)
         .custom_flags(O_NONBLOCK)
@@ -55,11 +50,29 @@ fn read() -> Result<String> {
         file => file?,
     };
     if !file.metadata()?.is_file() {
-        bail!("it is no file");
+        bail!("it is not a regular file");
     }
     let mut text = Vec::new();
-    file.take(MOST).read_to_end(&mut text)?;
+    file.take(MAX_SIZE).read_to_end(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Returns the text to append so that the file has all `lines`.
+fn addition(content: &str, lines: &[String]) -> String {
+    let missing: String = lines
+        .iter()
+        .filter(|line| !content.lines().any(|present| present == **line))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    if missing.is_empty() {
+        return missing;
+    }
+    let separator = match content {
+        "" => LOCALHOST,
+        content if content.ends_with('\n') => "",
+        _ => "\n",
+    };
+    format!("{separator}{missing}")
 }
 
 fn append(text: &str) -> io::Result<()> {
@@ -70,21 +83,38 @@ fn append(text: &str) -> io::Result<()> {
         .open(HOSTS)?
         .write_all(text.as_bytes())?;
     if is_new {
-        fs::set_permissions(HOSTS, Permissions::from_mode(0o644))
-    } else {
-        Ok(())
+        fs::set_permissions(HOSTS, Permissions::from_mode(0o644))?;
     }
+    Ok(())
 }
 
-fn show(text: &str) -> Result<()> {
+/// Mounts a file with this text over /etc/hosts.
+fn replace(text: &str) -> Result<()> {
     remove_file_if_present(Path::new(COPY))?;
     File::create_new(COPY)?.write_all(text.as_bytes())?;
     fs::set_permissions(COPY, Permissions::from_mode(0o644))?;
-    Ok(mount(
+    mount(
         Some(COPY),
         HOSTS,
         None::<&str>,
         MsFlags::MS_BIND,
         None::<&str>,
-    )?)
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_missing_lines_are_added() {
+        let lines = ["198.18.0.2 db", "198.18.0.3 web"].map(str::to_owned);
+        assert_eq!(
+            addition("", &lines),
+            "127.0.0.1 localhost\n::1 localhost\n198.18.0.2 db\n198.18.0.3 web\n"
+        );
+        assert_eq!(addition("198.18.0.2 db", &lines), "\n198.18.0.3 web\n");
+        assert_eq!(addition("198.18.0.3 web\n198.18.0.2 db\n", &lines), "");
+    }
 }

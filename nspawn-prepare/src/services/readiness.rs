@@ -1,12 +1,11 @@
-//! What a job's services run, and when they are ready.
+//! Starts the commands of a job's services, and waits until the services are ready.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
+use std::ffi::OsString;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use nspawn_common::command;
 use nspawn_common::config::init::Init;
 use nspawn_common::gitlab::log_section;
 use nspawn_common::lifecycle::list;
@@ -20,206 +19,162 @@ use nspawn_common::systemd::journal;
 use nspawn_common::systemd::machined;
 use nspawn_common::systemd::nspawn::assign;
 use nspawn_common::systemd::transient_unit::TransientUnit;
-use nspawn_common::{command, report};
 
 use crate::preflight;
 use crate::preflight::LOOK_LIMIT;
-use crate::program::PROGRAM;
-use crate::services::network;
+use crate::program::print_diagnostic;
+use crate::services::{network, sockets};
 
-/// The kernel tells nobody of a socket that begins to listen.
+/// Pause between two looks at the sockets.
+///
+/// The kernel does not announce that a socket begins to listen.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A machine's table of sockets is read up to this size, in bytes.
-const MAX_SOCKETS: u64 = 4 << 20;
-/// The state of a socket that listens (proc_pid_net(5)).
-const LISTENS: &str = "0A";
-/// The end of a loopback address of IPv4, the beginning of one as IPv6 has it, and IPv6's own.
-const LOOPBACK_END: &str = "7F";
-const MAPPED: &str = "0000000000000000FFFF0000";
-const LOOPBACK_6: &str = "00000000000000000000000001000000";
 
-/// Starts what the services of the job that has the machine `job` run, and waits until they are ready; the job's log
-/// says which are not, and why.
+/// Starts the commands of a job's services, and waits until the services are ready.
+///
+/// `job` is the machine of the job.
+/// The job's log gets a line for each service. A service that does not become ready is not an
+/// error.
 pub fn start(job: &MachineName) -> Result<()> {
-    let begun = (Instant::now(), Moment::now());
+    let begin = Begin {
+        instant: Instant::now(),
+        moment: Moment::now(),
+    };
     let states = list::services_of(job)?;
     let mut services: Vec<_> = states
         .iter()
         .filter_map(|state| Some((state, state.service.as_ref()?)))
         .collect();
     services.sort_by_key(|(_, role)| role.number);
-    for (state, role) in services.iter().filter(|(_, role)| !role.command.is_empty()) {
-        let started = unit_command(&state.paths(), role);
-        if let Err(error) = started.and_then(|command| command::run_checked(&command, LOOK_LIMIT)) {
-            signals::check()?;
-            report::print_diagnostic(
-                PROGRAM,
-                OsStr::new(&format!(
-                    "the service {} can't be started: {error:#}",
-                    role.requested_image
-                )),
-            );
+    for (state, role) in &services {
+        if !role.command.is_empty() {
+            start_command(state, role)?;
         }
     }
-    services
-        .iter()
-        .try_for_each(|(state, role)| attend(state, role, begun))
+    for (state, role) in services {
+        wait_and_report(state, role, &begin)?;
+    }
+    Ok(())
 }
 
-// Its output is the unit's, and so in the host's journal.
+/// The time at which the commands of all services were started.
+struct Begin {
+    instant: Instant,
+    /// The same time for the journal.
+    moment: Moment,
+}
+
+/// Starts the command of a service. An error is written to the job's log.
+fn start_command(state: &State, role: &ServiceRole) -> Result<()> {
+    let started = unit_command(&state.paths(), role)
+        .and_then(|command| command::run_checked(&command, LOOK_LIMIT));
+    if let Err(error) = started {
+        signals::check()?;
+        print_diagnostic(format!(
+            "can't start the command of the service {}: {error:#}",
+            role.requested_image
+        ));
+    }
+    Ok(())
+}
+
+/// Returns the command that starts a unit, which runs the service's command.
+///
+/// The unit's output is in the host's journal.
 fn unit_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString>> {
     let unit = TransientUnit::new("exec")
         .named(&paths.command_unit())
         .in_slice_of_machines()
         .described(&format!("Service command of CI machine {}", paths.name()))
         .properties([format!("BindsTo={}", paths.unit())]);
-    let mut command: Vec<OsString> = vec![preflight::agent_program()?.into()];
-    command.extend(role.user.iter().map(|user| format!("--uid={user}").into()));
-    command.extend(
-        role.directory
-            .iter()
-            .map(|directory| assign("--working-directory", directory)),
-    );
-    command.extend(["--".into(), paths.name().as_str().into()]);
-    command.extend(role.command.iter().cloned());
-    Ok(unit.command(command))
+    Ok(unit.command(run_command(paths, role)?))
 }
 
-fn attend(state: &State, role: &ServiceRole, (begun, time): (Instant, Moment)) -> Result<()> {
-    let paths = state.paths();
-    let Some(why) = wait(state, role, begun + role.ready_timeout)? else {
+/// Returns the nspawn-run command that runs the service's command in its machine.
+fn run_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString>> {
+    let mut argv: Vec<OsString> = vec![preflight::agent_program()?.into()];
+    if let Some(user) = &role.user {
+        argv.push(format!("--uid={user}").into());
+    }
+    if let Some(directory) = &role.directory {
+        argv.push(assign("--working-directory", directory));
+    }
+    argv.extend(["--".into(), paths.name().as_str().into()]);
+    argv.extend(role.command.iter().cloned());
+    Ok(argv)
+}
+
+/// Waits until the service is ready, and reports it in the job's log.
+///
+/// The log also says why a service is not ready.
+fn wait_and_report(state: &State, role: &ServiceRole, begin: &Begin) -> Result<()> {
+    let image = &role.requested_image;
+    let Some(cause) = wait(state, role, begin.instant + role.ready_timeout)? else {
         let names = if role.aliases.is_empty() {
             String::new()
         } else {
             format!(" as {}", role.aliases.join(", "))
         };
-        let (address, spent) = (network::address(role.number), begun.elapsed().as_secs_f32());
-        let line = format!(
-            "service {} of image {} is at {address}{names} after {spent:.1} s",
-            role.requested_image, state.image
-        );
-        report::print_diagnostic(PROGRAM, OsStr::new(&line));
+        let address = network::address(role.number);
+        let seconds = begin.instant.elapsed().as_secs_f32();
+        print_diagnostic(format!(
+            "service {image} of image {} is at {address}{names} after {seconds:.1} s",
+            state.image
+        ));
         return Ok(());
     };
-    report::print_diagnostic(
-        PROGRAM,
-        OsStr::new(&format!(
-            "the service {} {why}; its log is below",
-            role.requested_image
-        )),
-    );
+    print_diagnostic(format!("the service {image} {cause}; its log is below"));
     // A log that can't be read is left empty.
-    let log = journal::last_words(&paths, time).unwrap_or_default();
-    let header = format!("Log of {}", role.requested_image);
-    log_section::print(state.name.as_str(), &header, &log);
+    let log = journal::last_words(&state.paths(), begin.moment).unwrap_or_default();
+    log_section::print(state.name.as_str(), &format!("Log of {image}"), &log);
     Ok(())
 }
 
-// Until it listens where others reach it; what keeps it from that, if something does.
+/// Waits until the service listens where others reach it. Returns why it does not, for a message.
 fn wait(state: &State, role: &ServiceRole, deadline: Instant) -> Result<Option<String>> {
     let paths = state.paths();
-    let is_gone = || Ok(Some("has lost its machine".to_owned()));
+    let machine_ended = || Ok(Some("has no machine any more".to_owned()));
     let Ok(leader) = machined::wait_for_leader(&paths, Duration::ZERO) else {
-        return is_gone();
+        return machine_ended();
     };
     loop {
         signals::check()?;
-        if listens(leader, role.port) || (role.command.is_empty() && role.port.is_none()) {
+        if is_ready(role, leader) {
             return Ok(None);
         }
         if !processes::is_member(&paths, leader) {
-            return is_gone();
+            return machine_ended();
         }
-        // One that has an init may have been told to start something else.
-        let is_final = role.port.is_none() || state.init != Init::Systemd;
-        if !role.command.is_empty() && is_final && !paths.command_cgroup().exists() {
+        if has_ended(state, role, &paths) {
             return Ok(Some("has ended".to_owned()));
         }
         if Instant::now() >= deadline {
-            let what = role.port.map_or_else(
-                || "on any port".to_owned(),
-                |port| format!("on port {port}"),
-            );
-            let limit = role.ready_timeout.as_secs();
-            return Ok(Some(format!(
-                "does not listen {what} after {limit} s, see --service-timeout"
-            )));
+            return Ok(Some(timeout_message(role)));
         }
         thread::sleep(PAUSE);
     }
 }
 
-fn listens(leader: u32, port: Option<u16>) -> bool {
-    ["tcp", "tcp6"].iter().any(|kind| {
-        let mut table = String::new();
-        let file = File::open(format!("/proc/{leader}/net/{kind}"));
-        let read = file.and_then(|file| file.take(MAX_SOCKETS).read_to_string(&mut table));
-        read.is_ok() && table.lines().skip(1).any(|socket| is_open(socket, port))
-    })
+/// Returns whether the service listens. Without a command and a port, it has nothing to wait for.
+fn is_ready(role: &ServiceRole, leader: u32) -> bool {
+    sockets::listens(leader, role.port) || (role.command.is_empty() && role.port.is_none())
 }
 
-// Whether the line of a table is of a socket that listens on this port, or on any.
-fn is_open(socket: &str, port: Option<u16>) -> bool {
-    let fields: Vec<_> = socket.split_whitespace().take(4).collect();
-    let [_, local, _, state] = fields[..] else {
-        return false;
-    };
-    let Some((address, number)) = local.split_once(':') else {
-        return false;
-    };
-    let is_loopback_4 = |address: &str| address.len() == 8 && address.ends_with(LOOPBACK_END);
-    let is_loopback =
-        address == LOOPBACK_6 || is_loopback_4(address.strip_prefix(MAPPED).unwrap_or(address));
-    let is_it = port.is_none_or(|port| u16::from_str_radix(number, 16) == Ok(port));
-    state == LISTENS && !is_loopback && is_it
+/// Returns whether the service's command has ended, and nothing else can open its port.
+///
+/// In a machine with systemd, the command may have started a unit that opens the port.
+fn has_ended(state: &State, role: &ServiceRole, paths: &MachinePaths) -> bool {
+    let is_final = role.port.is_none() || state.init != Init::Systemd;
+    !role.command.is_empty() && is_final && !paths.command_cgroup().exists()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sockets_that_others_reach_are_told_from_the_rest() {
-        let socket = |local: &str, state: &str| {
-            format!("   0: {local} 00000000:0000 {state} 00000000:00000000 00:0 0 0 1")
-        };
-        for (local, state, port, expected) in [
-            ("00000000:1538", "0A", Some(5432), true),
-            ("00000000:1538", "0A", None, true),
-            ("00000000:1538", "0A", Some(80), false),
-            ("00000000:1538", "01", Some(5432), false),
-            ("0100007F:1538", "0A", None, false),
-            (
-                "00000000000000000000000000000000:1538",
-                "0A",
-                Some(5432),
-                true,
-            ),
-            (
-                "00000000000000000000000001000000:1538",
-                "0A",
-                Some(5432),
-                false,
-            ),
-            (
-                "0000000000000000FFFF00000100007F:1538",
-                "0A",
-                Some(5432),
-                false,
-            ),
-            (
-                "0000000000000000FFFF0000011200C6:1538",
-                "0A",
-                Some(5432),
-                true,
-            ),
-        ] {
-            assert_eq!(
-                is_open(&socket(local, state), port),
-                expected,
-                "{local} {state} {port:?}"
-            );
-        }
-        assert!(!is_open("", None) && !is_open("1 2 3 0A", None));
-    }
+fn timeout_message(role: &ServiceRole) -> String {
+    let port = match role.port {
+        Some(port) => format!("on port {port}"),
+        None => "on any port".to_owned(),
+    };
+    format!(
+        "does not listen {port} after {} s, see --service-timeout",
+        role.ready_timeout.as_secs()
+    )
 }

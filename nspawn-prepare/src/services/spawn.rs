@@ -1,7 +1,7 @@
-//! The services of a job, each a machine of its own: made at the same time as the job's machine, each by a process of
-//! its own.
+//! Creates the machines of a job's services.
+//!
+//! They are created at the same time as the job's machine, each in a process of its own.
 
-use std::ffi::OsStr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -15,71 +15,71 @@ use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::lifecycle::remove;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
-use nspawn_common::report;
 
 use crate::create::spec::ServiceCommand;
-use crate::program::PROGRAM;
+use crate::program::{PROGRAM, print_diagnostic};
 
-/// Those that are being made.
+/// Processes that create the machines of services.
 pub struct Services {
-    makers: Vec<(String, Running)>,
+    /// Each process with the image that the job asks for.
+    processes: Vec<(String, Running)>,
     deadline: Instant,
 }
 
 impl Services {
-    /// Has them made, within `limit`.
+    /// Starts the processes, which must end within `limit`.
     pub fn begin(commands: &[ServiceCommand], limit: Duration) -> Result<Self> {
-        let make = |command: &ServiceCommand| {
-            Ok((
-                command.image.clone(),
-                Running::start(Stdio::null(), &command.argv)?,
-            ))
-        };
+        let mut processes = Vec::with_capacity(commands.len());
+        for command in commands {
+            let process = Running::start(Stdio::null(), &command.argv)?;
+            processes.push((command.image.clone(), process));
+        }
         Ok(Self {
-            makers: commands.iter().map(make).collect::<Result<_>>()?,
+            processes,
             deadline: Instant::now() + limit,
         })
     }
 
-    /// Waits until all are there, and passes on what their makers say.
+    /// Waits until all machines are created, and forwards the messages of the processes.
     ///
     /// # Errors
-    /// One can't be made; whose fault that is, its maker knows.
+    /// Fails if a machine can't be created. The exit status of the process tells the fault.
     pub fn finish(self) -> Result<()> {
-        for (image, maker) in self.makers {
+        for (image, process) in self.processes {
             let left = self.deadline.saturating_duration_since(Instant::now());
-            let done = maker
-                .finish(left)
-                .map_err(|error| match error::is_interrupted(&error) {
-                    true => error,
-                    false => Failure::host(format!("the service {image} can't be made: {error:#}"))
-                        .into(),
-                })?;
-            let said = done
-                .stderr
-                .strip_prefix(&format!("{PROGRAM}: "))
-                .unwrap_or(&done.stderr);
-            if done.status.success() {
-                if !said.is_empty() {
-                    report::print_diagnostic(PROGRAM, OsStr::new(said));
-                }
-                continue;
-            }
-            let text = format!("the service {image} can't be had: {said}");
-            let fault = ExitCodes::from_env().fault(done.status.code());
-            return Err(Failure::new(fault, text).into());
+            finish_one(&image, process, left)?;
         }
         Ok(())
     }
 }
 
-/// Removes the services of the job that has the machine `job`, whoever has made them.
+fn finish_one(image: &str, process: Running, limit: Duration) -> Result<()> {
+    let outcome = process.finish(limit).map_err(|error| {
+        if error::is_interrupted(&error) {
+            return error;
+        }
+        Failure::host(format!("can't create the service {image}: {error:#}")).into()
+    })?;
+    let messages = outcome
+        .stderr
+        .strip_prefix(&format!("{PROGRAM}: "))
+        .unwrap_or(&outcome.stderr);
+    if !outcome.status.success() {
+        let fault = ExitCodes::from_env().fault(outcome.status.code());
+        let text = format!("can't create the service {image}: {messages}");
+        return Err(Failure::new(fault, text).into());
+    }
+    if !messages.is_empty() {
+        print_diagnostic(messages);
+    }
+    Ok(())
+}
+
+/// Removes the machines of all services of the job whose machine is `job`.
 pub fn remove(job: &MachineName) -> Result<()> {
     for service in list::services_of(job)? {
-        remove::remove_machine(
-            &service.name,
-            Lock::acquire(&MachinePaths::named(&service.name))?,
-        )?;
+        let lock = Lock::acquire(&MachinePaths::named(&service.name))?;
+        remove::remove_machine(&service.name, lock)?;
     }
     Ok(())
 }

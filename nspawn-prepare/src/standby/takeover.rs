@@ -19,7 +19,7 @@ use nspawn_common::systemd::machined::Registration;
 use crate::create::spec::MachineSpec;
 use crate::create::state;
 use crate::create::step::Step;
-use crate::standby::{fingerprint, pool};
+use crate::standby::{fingerprint, machines, pool};
 
 /// Time limit for the agent of a standby machine to answer.
 const AGENT_LIMIT: Duration = Duration::from_secs(2);
@@ -33,11 +33,11 @@ pub fn take(spec: &MachineSpec, lock: &mut Option<Lock>) -> Result<()> {
         return Ok(());
     }
     let fingerprint = fingerprint::compute(spec)?;
-    let machines = pool::machines()?;
+    let candidates = machines::all()?;
     // The first pass skips locked machines. A lock's holder does not always take the machine over, so the second pass
     // waits for those.
     for waits in [false, true] {
-        for from in &machines {
+        for from in &candidates {
             if !is_match(from, &fingerprint) || (!waits && Lock::is_held(from)) {
                 continue;
             }
@@ -50,7 +50,7 @@ pub fn take(spec: &MachineSpec, lock: &mut Option<Lock>) -> Result<()> {
 }
 
 fn is_match(paths: &MachinePaths, fingerprint: &[u8]) -> bool {
-    pool::has_content(&paths.fingerprint_file(), fingerprint)
+    machines::has_content(&paths.fingerprint_file(), fingerprint)
 }
 
 // Returns whether the machine was taken over. If another process has it, or it does not answer, it was not.

@@ -5,8 +5,10 @@
 //!
 //! | module | contents |
 //! | --- | --- |
-//! | [`session`] | a connection: a command from its request to its end |
-//! | [`receive`], [`script`] | the first message of the host, the script of a request |
+//! | [`session`] | a connection of the host |
+//! | [`receive`], [`reply`] | the first message of the host, the replies to it |
+//! | [`running_command`] | a command from its start to its end |
+//! | [`script`] | the script of a request |
 //! | [`exec`] | the process that becomes the command |
 //! | [`command_cgroup`], [`limits`] | a cgroup for each command, with the machine's limits |
 //! | [`descendants`], [`reaper`] | processes of a command, and how they end |
@@ -21,6 +23,8 @@ pub mod passwd;
 pub mod pty;
 pub mod reaper;
 pub mod receive;
+pub mod reply;
+pub mod running_command;
 pub mod script;
 pub mod session;
 
@@ -132,7 +136,7 @@ impl Sessions {
             }
             Err(errno) => {
                 // The host may have closed the connection, so a write error is ignored.
-                let _ = session::refuse(&mut stream, &Refusal::exhausted(errno));
+                let _ = reply::refuse(&mut stream, &Refusal::exhausted(errno));
             }
         }
     }

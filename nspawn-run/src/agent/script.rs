@@ -17,7 +17,7 @@ use crate::agent::passwd::User;
 /// The script is in a file so that its commands can read stdin.
 pub struct Script {
     path: PathBuf,
-    /// Whether the first line names bash as the interpreter. Scripts of GitLab Runner do, but also
+    /// True if the first line names bash as the interpreter. Scripts of GitLab Runner do, but also
     /// run in a POSIX shell.
     wants_bash: bool,
 }
@@ -102,5 +102,45 @@ impl Words {
             program: user.shell.clone(),
             arguments: vec![[OsStr::new("-"), name].into_iter().collect()],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user() -> User {
+        User {
+            name: "root".into(),
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            home: "/root".into(),
+            shell: "/bin/bash".into(),
+        }
+    }
+
+    #[test]
+    fn shell_on_a_terminal_is_a_login_shell() {
+        let words = Words::of_program(&Program::Shell, &user(), None, true);
+        assert_eq!(words.program, "/bin/bash");
+        assert_eq!(words.arguments, ["-bash"]);
+        let words = Words::of_program(&Program::Shell, &user(), None, false);
+        assert_eq!(words.arguments, ["/bin/bash"]);
+    }
+
+    #[test]
+    fn entrypoint_gets_the_script_as_last_argument() {
+        let script = Script {
+            path: "/nonexistent/script".into(),
+            wants_bash: false,
+        };
+        let program = Program::Script(Vec::new(), vec!["/entry".into(), "-x".into()]);
+        let words = Words::of_program(&program, &user(), Some(&script), false);
+        assert_eq!(words.program, "/entry");
+        assert_eq!(words.arguments, ["/entry", "-x", "/nonexistent/script"]);
+        let program = Program::Script(Vec::new(), Vec::new());
+        let words = Words::of_program(&program, &user(), Some(&script), false);
+        assert_eq!(words.arguments, ["/nonexistent/script"]);
     }
 }

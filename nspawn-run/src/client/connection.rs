@@ -62,7 +62,7 @@ pub struct Connection {
     raw_mode: Option<RawMode>,
     /// Time by which the agent must have sent a message.
     deadline: Instant,
-    /// Whether the missed deadline is a failure. Otherwise the host pings the agent.
+    /// True if it is a failure to miss the deadline. Otherwise the host then pings the agent.
     deadline_is_final: bool,
     grace_period: Duration,
     /// Error of a signal that asked this program to end.

@@ -12,10 +12,8 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nspawn_common::agent::client;
 use nspawn_common::agent::request::Request;
-use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
-use nspawn_common::machine::state::State;
 use nspawn_common::report;
 use nspawn_common::sys::signals;
 
@@ -37,59 +35,90 @@ pub enum Stdin {
     Empty,
 }
 
-/// Runs a command until it has ended and its output is delivered.
+/// Runs a command in the machine with these paths, until it has ended and its output is delivered.
 ///
 /// A signal that asks this program to end stops the command first, with SIGTERM, and with SIGKILL
 /// after `grace_period`.
 pub fn run(
-    name: &MachineName,
+    paths: MachinePaths,
     request: &Request,
     stdin: Stdin,
     grace_period: Duration,
 ) -> Result<Outcome> {
-    let paths = State::paths_of(name);
-    let agent = client::connect(&paths, START_LIMIT)
-        .with_context(|| format!("machine {name} does not accept commands"))?;
-    // Signals are caught before any byte is moved and before there are threads, so that no signal
-    // is missed.
-    signals::catch()?;
-    let mut connection = Connection::new(paths.clone(), agent, grace_period)?;
-    let oom_watch = oom::Watch::start(&paths);
-    let (stdin_reader, stdin_writer) = stdio::pipe()?;
-    let (routes, [stdout_writer, stderr_writer]) = stdio::create_routes()?;
-    let streams = [stdin_reader, stdout_writer, stderr_writer];
-    send_request(&mut connection, request, streams)
-        .with_context(|| format!("machine {name} does not accept the command"))?;
-    if request.terminal.is_some() {
-        connection.enter_raw_mode()?;
-    }
-    let outputs: Vec<Output> = routes
-        .into_iter()
-        .map(Output::start)
-        .collect::<Result<_>>()?;
-    let stdin_error = start_input(stdin, stdin_writer)?;
+    Session::start(paths, request, stdin, grace_period)?.finish()
+}
 
-    let outcome = connection.wait_for_outcome();
-    connection.leave_raw_mode();
-    if let Some(interruption) = connection.take_interruption() {
-        // A reader that does not read must not delay the end that the caller asked for.
-        let _ = deliver(outputs, Some(STOP_MARGIN));
-        return Err(interruption);
+/// Command whose request the agent has received.
+struct Session {
+    paths: MachinePaths,
+    connection: Connection,
+    outputs: Vec<Output>,
+    /// Channel that receives an error if this program's stdin can't be read.
+    stdin_error: Option<Receiver<Error>>,
+    oom_watch: oom::Watch,
+}
+
+impl Session {
+    fn start(
+        paths: MachinePaths,
+        request: &Request,
+        stdin: Stdin,
+        grace_period: Duration,
+    ) -> Result<Self> {
+        let name = paths.name();
+        let agent = client::connect(&paths, START_LIMIT)
+            .with_context(|| format!("machine {name} does not accept commands"))?;
+        // Signals are caught before any byte is moved and before there are threads, so that no
+        // signal is missed.
+        signals::catch()?;
+        let mut connection = Connection::new(paths.clone(), agent, grace_period)?;
+        let oom_watch = oom::Watch::start(&paths);
+        let (stdin_reader, stdin_writer) = stdio::pipe()?;
+        let (routes, [stdout_writer, stderr_writer]) = stdio::create_routes()?;
+        let streams = [stdin_reader, stdout_writer, stderr_writer];
+        send_request(&mut connection, request, streams)
+            .with_context(|| format!("machine {name} does not accept the command"))?;
+        if request.terminal.is_some() {
+            connection.enter_raw_mode()?;
+        }
+        let outputs = routes
+            .into_iter()
+            .map(Output::start)
+            .collect::<Result<_>>()?;
+        let stdin_error = start_input(stdin, stdin_writer)?;
+        Ok(Self {
+            paths,
+            connection,
+            outputs,
+            stdin_error,
+            oom_watch,
+        })
     }
-    // The delivery may take as long as the reader likes. A signal ends it.
-    signals::restore()?;
-    let delivery = deliver(outputs, None);
-    if !matches!(outcome, Ok(Outcome::Exited(0))) {
-        print_oom_report(&oom_watch);
+
+    fn finish(mut self) -> Result<Outcome> {
+        let outcome = self.connection.wait_for_outcome();
+        self.connection.leave_raw_mode();
+        if let Some(interruption) = self.connection.take_interruption() {
+            // A reader that does not read must not delay the end that the caller asked for.
+            let _ = deliver(self.outputs, Some(STOP_MARGIN));
+            return Err(interruption);
+        }
+        // The delivery may take as long as the reader likes. A signal ends it.
+        signals::restore()?;
+        let delivery = deliver(self.outputs, None);
+        if !matches!(outcome, Ok(Outcome::Exited(0))) {
+            print_oom_report(&self.oom_watch);
+        }
+        let name = self.paths.name();
+        let outcome = outcome
+            .and_then(|outcome| check_machine(outcome, &self.paths, &self.connection))
+            .with_context(|| format!("machine {name} returned no result for the command"))?;
+        if let Some(Ok(error)) = self.stdin_error.map(|receiver| receiver.try_recv()) {
+            return Err(error).context("can't read stdin");
+        }
+        delivery?;
+        Ok(outcome)
     }
-    let outcome = outcome
-        .and_then(|outcome| check_machine(outcome, &paths, &connection))
-        .with_context(|| format!("machine {name} returned no result for the command"))?;
-    if let Some(Ok(error)) = stdin_error.map(|receiver| receiver.try_recv()) {
-        return Err(error).context("can't read stdin");
-    }
-    delivery?;
-    Ok(outcome)
 }
 
 // An agent that has no process for the command closes the connection after it has sent the reason.

@@ -117,7 +117,12 @@ fn run_script(machine: &Machine, options: &Options, exit_code_file: Option<&Path
     if request.user.is_none() {
         request.user = machine.state.user.clone().map(OsString::from);
     }
-    let outcome = session::run(machine.name(), &request, Stdin::Empty, options.stop_timeout)?;
+    let outcome = session::run(
+        machine.state.paths(),
+        &request,
+        Stdin::Empty,
+        options.stop_timeout,
+    )?;
     let code = match outcome {
         Outcome::Exited(0) => return Ok(0),
         Outcome::Exited(code) => code,

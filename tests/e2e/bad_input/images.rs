@@ -65,7 +65,7 @@ fn unusable_images_are_refused() {
     let file = FakeImage::new("file");
     fs::remove_dir(&file.0).unwrap();
     fs::write(&file.0, "").unwrap();
-    file.expect_refused("is no image: that is a directory");
+    file.expect_refused("as an image: it must be a directory");
     // This image passes all checks and still can't boot.
     FakeImage::new("fake")
         .file("usr/lib/systemd/systemd")

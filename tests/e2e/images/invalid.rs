@@ -74,16 +74,16 @@ fn disk_images_without_an_os_tree_are_refused() {
 fn paths_that_are_not_images_are_refused() {
     let name = Name::new("odd");
     for (lines, words) in [
-        ("mkdir $name.raw", "is no image"),
-        (": >$name", "is no image"),
-        ("ln -s nowhere $name", "is no image"),
-        ("ln -s nowhere $name.raw", "is no image"),
-        ("ln -s $name $name", "is no image"),
-        ("mkfifo $name.raw", "is no image"),
+        ("mkdir $name.raw", "as an image: it must be"),
+        (": >$name", "as an image: it must be"),
+        ("ln -s nowhere $name", "as an image: it must be"),
+        ("ln -s nowhere $name.raw", "as an image: it must be"),
+        ("ln -s $name $name", "as an image: it must be"),
+        ("mkfifo $name.raw", "as an image: it must be"),
         ("mkdir $name.v", "has no version"),
         ("mkdir $name.raw.v", "has no version"),
         ("mkdir -p $name.v; : >$name.v/${name}_1", "has no version"),
-        (": >$name.v", "is no image"),
+        (": >$name.v", "as an image: it must be"),
         (
             "mkdir $name.v; ln -s nowhere $name.v/${name}_2",
             "leads nowhere",

@@ -89,7 +89,7 @@ fn check_inspection(name: &str, message: &str) {
         "{layer} && echo seen >/mnt/upper/mark; umount /mnt"
     ))
     .expect(0);
-    let (_, rest) = message.split_once("look into it: ").unwrap();
+    let (_, rest) = message.split_once("inspect it: ").unwrap();
     let (command, _) = rest.split_once("; remove it").unwrap();
     let seen = sh(&format!(
         "{command} --quiet --pipe --register=no cat /mark /etc/hostname.none /etc/os-release"

@@ -186,7 +186,7 @@ fn failed_service_is_blamed_on_the_job_or_the_host() {
     let job = || Job::new(&image());
     let unknown = job().service("no-such-image:1", "x");
     assert_eq!(
-        fails(unknown, &[], "the service no-such-image:1 can't be had: "),
+        fails(unknown, &[], "can't use the service no-such-image:1: "),
         Outcome::ScriptFailure(1)
     );
     let refused = job().service(&image(), "x");
@@ -217,7 +217,7 @@ fn damaged_files_of_a_job_affect_nothing_else() {
     for (damage, message) in [
         (
             "rm /etc/hosts; mkfifo /etc/hosts; echo 'hosts: dns' >/etc/nsswitch.conf",
-            "it is no file",
+            "it is not a regular file",
         ),
         (
             "rm /etc/hosts; ln -s /dev/tty /etc/hosts",

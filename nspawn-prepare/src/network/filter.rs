@@ -1,15 +1,10 @@
-//! Instructions of the program: a list of rules, of which the first one that matches decides.
+//! The BPF program that refuses connections.
+//!
+//! The program is a list of rules, of which the first one that matches decides.
+
+use nspawn_common::sys::bpf::Instruction;
 
 use crate::network::destination::Destination;
-
-/// BPF instruction (`struct bpf_insn`, on a little-endian processor).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    value: i32,
-}
 
 // Registers.
 /// Argument of the program, a `struct bpf_sock_addr`.
@@ -26,63 +21,46 @@ const USER_IP4: i16 = 4;
 const USER_IP6: i16 = 8;
 const USER_PORT: i16 = 24;
 
-impl Instruction {
-    fn new(code: u8, target: u8, source: u8, offset: i16, value: u32) -> Self {
-        Self {
-            code,
-            registers: target | source << 4,
-            offset,
-            value: i32::from_ne_bytes(value.to_ne_bytes()),
-        }
+fn instruction(code: u8, target: u8, source: u8, offset: i16, value: u32) -> Instruction {
+    Instruction {
+        code,
+        registers: target | source << 4,
+        offset,
+        value: i32::from_ne_bytes(value.to_ne_bytes()),
     }
+}
 
-    /// Returns the bytes of `struct bpf_insn`.
-    pub fn to_bytes(self) -> [u8; 8] {
-        let [offset_low, offset_high] = self.offset.to_ne_bytes();
-        let [a, b, c, d] = self.value.to_ne_bytes();
-        [
-            self.code,
-            self.registers,
-            offset_low,
-            offset_high,
-            a,
-            b,
-            c,
-            d,
-        ]
-    }
+/// Loads 32 bits at `offset` of the context.
+fn load(target: u8, offset: i16) -> Instruction {
+    instruction(0x61, target, CONTEXT, offset, 0)
+}
 
-    /// Loads 32 bits at `offset` of the context.
-    fn load(target: u8, offset: i16) -> Self {
-        Self::new(0x61, target, CONTEXT, offset, 0)
-    }
+fn copy(target: u8, source: u8) -> Instruction {
+    instruction(0xbc, target, source, 0, 0)
+}
 
-    fn copy(target: u8, source: u8) -> Self {
-        Self::new(0xbc, target, source, 0, 0)
-    }
+fn and(target: u8, mask: u32) -> Instruction {
+    instruction(0x54, target, 0, 0, mask)
+}
 
-    fn and(target: u8, mask: u32) -> Self {
-        Self::new(0x54, target, 0, 0, mask)
-    }
+/// Skips `count` instructions unless the register has the value.
+fn skip_unless(register: u8, value: u32, count: usize) -> Instruction {
+    let count = i16::try_from(count).unwrap_or(i16::MAX);
+    instruction(0x56, register, 0, count, value)
+}
 
-    /// Skips `count` instructions unless the register has the value.
-    fn skip_unless(register: u8, value: u32, count: usize) -> Self {
-        let count = i16::try_from(count).unwrap_or(i16::MAX);
-        Self::new(0x56, register, 0, count, value)
-    }
-
-    /// Ends the program with the result 1, which allows the connection, or 0.
-    fn verdict(is_allowed: bool) -> [Self; 2] {
-        [
-            Self::new(0xb7, 0, 0, 0, is_allowed.into()),
-            Self::new(0x95, 0, 0, 0, 0),
-        ]
-    }
+/// Ends the program with the result 1, which allows the connection, or 0.
+fn verdict(is_allowed: bool) -> [Instruction; 2] {
+    [
+        instruction(0xb7, 0, 0, 0, is_allowed.into()),
+        instruction(0x95, 0, 0, 0, 0),
+    ]
 }
 
 /// Returns the program for one address family.
 ///
-/// Rules for `allowed` destinations come before those for `denied` ones. All other destinations are allowed.
+/// Rules for `allowed` destinations come before those for `denied` ones. All other destinations are
+/// allowed.
 pub fn assemble(
     is_ipv6: bool,
     allowed: &[Destination],
@@ -96,26 +74,26 @@ pub fn assemble(
             continue;
         }
         let rule = rule(is_ipv6, destination, is_allowed);
-        let matches_all = rule == Instruction::verdict(is_allowed);
+        let matches_all = rule == verdict(is_allowed);
         program.extend(rule);
         // The kernel refuses programs with unreachable instructions.
         if matches_all {
             return program;
         }
     }
-    program.extend(Instruction::verdict(true));
+    program.extend(verdict(true));
     program
 }
 
 fn load_destination(is_ipv6: bool) -> Vec<Instruction> {
-    let mut program = vec![Instruction::load(PORT, USER_PORT)];
+    let mut program = vec![load(PORT, USER_PORT)];
     if is_ipv6 {
         for word in 0..4_u8 {
             let offset = USER_IP6 + 4 * i16::from(word);
-            program.push(Instruction::load(ADDRESS + word, offset));
+            program.push(load(ADDRESS + word, offset));
         }
     } else {
-        program.push(Instruction::load(ADDRESS + 3, USER_IP4));
+        program.push(load(ADDRESS + 3, USER_IP4));
     }
     program
 }
@@ -129,17 +107,17 @@ struct Test {
 
 /// Returns the instructions that end the program with a verdict if the destination matches.
 fn rule(is_ipv6: bool, destination: &Destination, is_allowed: bool) -> Vec<Instruction> {
-    let mut rule = Instruction::verdict(is_allowed).to_vec();
+    let mut rule = verdict(is_allowed).to_vec();
     // A failed test skips the rest of the rule, so the rule is assembled from its end.
     for test in tests(is_ipv6, destination).into_iter().rev() {
         let mut instructions = Vec::new();
         let mut register = test.register;
         if test.mask != u32::MAX {
             register = SCRATCH;
-            instructions.push(Instruction::copy(SCRATCH, test.register));
-            instructions.push(Instruction::and(SCRATCH, test.mask));
+            instructions.push(copy(SCRATCH, test.register));
+            instructions.push(and(SCRATCH, test.mask));
         }
-        instructions.push(Instruction::skip_unless(register, test.value, rule.len()));
+        instructions.push(skip_unless(register, test.value, rule.len()));
         instructions.extend(rule);
         rule = instructions;
     }
@@ -283,7 +261,7 @@ mod tests {
         let loads = 2;
         assert_eq!(
             assemble(false, &all, &all).len(),
-            loads + Instruction::verdict(true).len()
+            loads + verdict(true).len()
         );
         assert!(!run(
             &assemble(false, &[], &all),

@@ -48,7 +48,8 @@ pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
     Ok(stream)
 }
 
-// Opens the directory of the agent. It is mounted in the mount namespace of the machine's unit alone.
+// Opens the directory of the agent. It is mounted in the mount namespace of the machine's unit
+// alone.
 fn open_agent_mount(paths: &MachinePaths) -> Result<File> {
     let supervisor = processes::supervisor(paths).context("it does not run")?;
     let mount = format!("/proc/{supervisor}/root{}", paths.agent_mount().display());

@@ -1,8 +1,9 @@
 //! Messages between `nspawn-run` and its agent in the machine, and their encoding.
 //!
-//! Both directions of a Unix stream socket carry frames: a tag byte, the length of the body (32 bits,
-//! little endian), and the body. The reader limits the size of each frame. The host treats everything
-//! that it reads as untrusted. It accepts no descriptors: it reads with read(2), which drops them.
+//! Both directions of a Unix stream socket carry frames: a tag byte, the length of the body (32
+//! bits, little endian), and the body. The reader limits the size of each frame. The host treats
+//! everything that it reads as untrusted. It accepts no descriptors: it reads with read(2), which
+//! drops them.
 //!
 //! | tag | sender | body |
 //! | --- | --- | --- |

@@ -1,4 +1,5 @@
-//! Request of a command, and its encoding as the body of a [`RUN`](crate::agent::protocol::RUN) frame.
+//! Request of a command, and its encoding as the body of a [`RUN`](crate::agent::protocol::RUN)
+//! frame.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -12,9 +13,11 @@ use crate::agent::protocol::{HEADER, decode_size, encode_size, frame, parse_head
 pub enum Program {
     /// Command and its arguments.
     Command(Vec<OsString>),
-    /// Shell of the user: a login shell on a terminal, otherwise one that reads a script from stdin.
+    /// Shell of the user: a login shell on a terminal, otherwise one that reads a script from
+    /// stdin.
     Shell,
-    /// Text of a script, and the command that runs the script's file. Without a command the file is executed.
+    /// Text of a script, and the command that runs the script's file. Without a command, the file
+    /// itself is executed.
     Script(Vec<u8>, Vec<OsString>),
 }
 

@@ -1,12 +1,6 @@
 //! `--init=`: the program that runs as a machine's PID 1.
 
-use std::fmt;
-
-use anyhow::Result;
-use clap::ValueEnum;
-use clap::builder::PossibleValue;
-
-use crate::config::parse_keyword;
+use crate::config::keyword::keywords;
 
 /// Value of `--init=`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,49 +14,20 @@ pub enum Init {
     None,
 }
 
-impl Init {
-    /// Parses the value of the option.
-    pub fn parse(word: &str) -> Result<Self> {
-        parse_keyword(word)
-    }
-
-    fn keyword(self) -> &'static str {
-        match self {
-            Self::Systemd => "systemd",
-            Self::Stub => "stub",
-            Self::None => "none",
-        }
-    }
-}
-
-impl ValueEnum for Init {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Systemd, Self::Stub, Self::None]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.keyword()))
-    }
-}
-
-impl fmt::Display for Init {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.keyword())
-    }
-}
+keywords!(Init {
+    Systemd => "systemd",
+    Stub => "stub",
+    None => "none",
+});
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::keyword;
 
     #[test]
     fn parse_accepts_exactly_the_printed_keywords() {
-        for init in Init::value_variants() {
-            assert_eq!(Init::parse(&init.to_string()).unwrap(), *init);
-        }
-        for bad in ["", "Systemd", "disk", "overlay"] {
-            assert!(Init::parse(bad).is_err(), "{bad}");
-        }
+        keyword::check::<Init>(&["", "Systemd", "disk", "overlay"]);
         let error = Init::parse("x").unwrap_err().to_string();
         assert_eq!(error, "\"x\" must be one of systemd, stub, none");
     }

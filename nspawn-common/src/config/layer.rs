@@ -1,12 +1,6 @@
 //! `--layer=`: where a machine's writes go.
 
-use std::fmt;
-
-use anyhow::Result;
-use clap::ValueEnum;
-use clap::builder::PossibleValue;
-
-use crate::config::parse_keyword;
+use crate::config::keyword::keywords;
 
 /// Value of `--layer=`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,54 +17,27 @@ pub enum Layer {
 }
 
 impl Layer {
-    /// Parses the value of the option.
-    pub fn parse(word: &str) -> Result<Self> {
-        parse_keyword(word)
-    }
-
     /// Returns whether the machine's writes are lost when it stops.
     #[must_use]
     pub fn is_in_memory(self) -> bool {
         matches!(self, Self::Tmpfs | Self::None)
     }
-
-    fn keyword(self) -> &'static str {
-        match self {
-            Self::Disk => "disk",
-            Self::Tmpfs => "tmpfs",
-            Self::Snapshot => "snapshot",
-            Self::None => "none",
-        }
-    }
 }
 
-impl ValueEnum for Layer {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Disk, Self::Tmpfs, Self::Snapshot, Self::None]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.keyword()))
-    }
-}
-
-impl fmt::Display for Layer {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.keyword())
-    }
-}
+keywords!(Layer {
+    Disk => "disk",
+    Tmpfs => "tmpfs",
+    Snapshot => "snapshot",
+    None => "none",
+});
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::keyword;
 
     #[test]
     fn parse_accepts_exactly_the_printed_keywords() {
-        for layer in Layer::value_variants() {
-            assert_eq!(Layer::parse(&layer.to_string()).unwrap(), *layer);
-        }
-        for bad in ["", "Disk", "disk:", "overlay"] {
-            assert!(Layer::parse(bad).is_err(), "{bad}");
-        }
+        keyword::check::<Layer>(&["", "Disk", "disk:", "overlay"]);
     }
 }

@@ -1,12 +1,6 @@
 //! `--keep=`: when a machine is kept for inspection.
 
-use std::fmt;
-
-use anyhow::Result;
-use clap::ValueEnum;
-use clap::builder::PossibleValue;
-
-use crate::config::parse_keyword;
+use crate::config::keyword::keywords;
 
 /// Value of `--keep=`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,11 +15,6 @@ pub enum Retention {
 }
 
 impl Retention {
-    /// Parses the value of the option.
-    pub fn parse(word: &str) -> Result<Self> {
-        parse_keyword(word)
-    }
-
     /// Returns whether the policy keeps a machine, given whether something in it failed.
     #[must_use]
     pub fn applies_to(self, failed: bool) -> bool {
@@ -35,49 +24,22 @@ impl Retention {
             Self::Always => true,
         }
     }
-
-    /// Returns the keyword of the value, which is also its default's form in `--help`.
-    #[must_use]
-    pub fn keyword(self) -> &'static str {
-        match self {
-            Self::Never => "never",
-            Self::Failure => "failure",
-            Self::Always => "always",
-        }
-    }
 }
 
-impl ValueEnum for Retention {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Never, Self::Failure, Self::Always]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.keyword()))
-    }
-}
-
-impl fmt::Display for Retention {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.keyword())
-    }
-}
+keywords!(Retention {
+    Never => "never",
+    Failure => "failure",
+    Always => "always",
+});
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::keyword;
 
     #[test]
     fn parse_accepts_exactly_the_printed_keywords() {
-        for retention in Retention::value_variants() {
-            assert_eq!(
-                Retention::parse(&retention.to_string()).unwrap(),
-                *retention
-            );
-        }
-        for bad in ["", "Never", "on-failure"] {
-            assert!(Retention::parse(bad).is_err(), "{bad}");
-        }
+        keyword::check::<Retention>(&["", "Never", "on-failure"]);
     }
 
     #[test]

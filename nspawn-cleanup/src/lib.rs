@@ -25,8 +25,7 @@ use nspawn_common::gitlab::Job;
 use nspawn_common::lifecycle::caller;
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
-use nspawn_common::report;
-use nspawn_common::sys::signals;
+use nspawn_common::program;
 
 use cli::{Options, PROGRAM};
 use remove::Selection;
@@ -38,12 +37,7 @@ pub fn command() -> clap::Command {
 
 /// Runs the program. Every failure is one line on stderr.
 pub fn main() -> ExitCode {
-    signals::reset_child_signal();
-    let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
-    match cleanup(&argv) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => ExitCode::from(report::print_error(PROGRAM, &error, Exit::Failure)),
-    }
+    program::main(PROGRAM, Exit::Failure, cleanup)
 }
 
 fn cleanup(argv: &[OsString]) -> Result<u8> {

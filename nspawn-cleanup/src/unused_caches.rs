@@ -7,7 +7,6 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +17,7 @@ use nspawn_common::lifecycle::lock::Resource;
 use nspawn_common::machine::paths::CACHE_ROOT;
 use nspawn_common::machine::state::State;
 use nspawn_common::report;
-use nspawn_common::sys::fs::remove_file_if_present;
+use nspawn_common::sys::fs::{if_present, remove_file_if_present};
 
 /// Age at which an unused cache is removed.
 const UNUSED_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -30,9 +29,10 @@ const LAST_CHECK_FILE: &str = ".looked";
 
 /// Deletes unused caches, or only prints their paths in a dry run.
 pub fn remove_unused(dry_run: bool) -> Result<()> {
-    let entries = match fs::read_dir(CACHE_ROOT) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        entries => entries.with_context(|| format!("can't read {CACHE_ROOT}"))?,
+    let entries =
+        if_present(fs::read_dir(CACHE_ROOT)).with_context(|| format!("can't read {CACHE_ROOT}"))?;
+    let Some(entries) = entries else {
+        return Ok(());
     };
     // The lock prevents that a job begins to use a cache during the check.
     let _lock = lock::host(Resource::Caches, lock::CACHES_LIMIT)?;

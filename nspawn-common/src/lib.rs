@@ -15,6 +15,7 @@
 //! | [`gitlab`] | interface between GitLab Runner and a custom executor |
 //! | [`cli`], [`exit_code`] | sources and values of options; exit statuses |
 //! | [`report`] | results on stdout and diagnostics on stderr |
+//! | [`program`] | frame of the programs |
 
 #![deny(unsafe_code)]
 
@@ -28,6 +29,7 @@ pub mod gitlab;
 pub mod image;
 pub mod lifecycle;
 pub mod machine;
+pub mod program;
 pub mod report;
 pub mod shell;
 pub mod sys;

@@ -3,14 +3,12 @@
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::process::ExitCode;
 
 use anyhow::{Context, Error, Result};
 
 use crate::error::Fault;
 use crate::exit_code::Exit;
 use crate::gitlab;
-use crate::sys::signals;
 
 /// Prints `error` and returns the exit status of the program.
 ///
@@ -24,18 +22,6 @@ pub fn print_error(program: &str, error: &Error, exit: Exit) -> u8 {
     } else {
         exit.code()
     }
-}
-
-/// Prints `error` and returns the exit status, or ends the process by the signal behind `error`.
-///
-/// The caller then learns about the signal from the wait status. GitLab Runner gets an exit status
-/// in every case.
-pub fn fail(program: &str, error: &Error, exit: Exit) -> ExitCode {
-    let code = print_error(program, error, exit);
-    if let (Some(Fault::Interrupted(signal)), false) = (Fault::of(error), gitlab::is_active()) {
-        signals::die_by(signal);
-    }
-    ExitCode::from(code)
 }
 
 /// Prints a line on stderr, behind the program's name.

@@ -38,8 +38,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 use nspawn_common::cli::sources;
 use nspawn_common::exit_code::Exit;
-use nspawn_common::report;
-use nspawn_common::sys::signals;
 
 use internal::Internal;
 use program::PROGRAM;
@@ -51,12 +49,10 @@ pub fn command() -> clap::Command {
 
 /// Runs the program. A failure is one line on stderr and an exit status.
 pub fn main() -> ExitCode {
-    signals::reset_child_signal();
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    match run(&arguments) {
-        Ok(()) => ExitCode::from(Exit::Success.code()),
-        Err(error) => report::fail(PROGRAM, &error, Exit::Failure),
-    }
+    nspawn_common::program::main(PROGRAM, Exit::Failure, |arguments| {
+        run(arguments)?;
+        Ok(Exit::Success.code())
+    })
 }
 
 fn run(arguments: &[OsString]) -> Result<()> {

@@ -21,10 +21,10 @@ mod target;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use nspawn_common::cli::sources;
 use nspawn_common::exit_code::Exit;
-use nspawn_common::report;
-use nspawn_common::sys::signals;
+use nspawn_common::program;
 
 use agent::IdlePolicy;
 use cli::PROGRAM;
@@ -36,16 +36,15 @@ pub fn command() -> clap::Command {
 
 /// Runs the program and returns the exit status of the command, or 125 after one line on stderr.
 pub fn main() -> ExitCode {
-    signals::reset_child_signal();
-    let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let result = match argv.first().and_then(|word| word.to_str()) {
-        Some(agent::OPTION) => agent::main(IdlePolicy::Stay).map(|()| Exit::Success.code()),
-        Some(agent::ONCE_OPTION) => agent::main(IdlePolicy::Exit).map(|()| Exit::Success.code()),
-        Some(agent::STOP_OPTION) => agent::stop().map(|()| Exit::Success.code()),
-        _ => commands::main(&argv),
-    };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => report::fail(PROGRAM, &error, Exit::RunFailure),
+    program::main(PROGRAM, Exit::RunFailure, run)
+}
+
+fn run(argv: &[OsString]) -> Result<u8> {
+    match argv.first().and_then(|word| word.to_str()) {
+        Some(agent::OPTION) => agent::main(IdlePolicy::Stay)?,
+        Some(agent::ONCE_OPTION) => agent::main(IdlePolicy::Exit)?,
+        Some(agent::STOP_OPTION) => agent::stop()?,
+        _ => return commands::main(argv),
     }
+    Ok(Exit::Success.code())
 }

@@ -24,6 +24,7 @@ const COMMON: Layers = &[
     &["gitlab"],
     &["exit_code"],
     &["report"],
+    &["program"],
     &[ROOT],
 ];
 

@@ -5,7 +5,6 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
@@ -13,6 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::shell;
+use crate::sys::fs::if_present;
 
 /// Heading of options that no environment variable sets, since their meaning differs between
 /// programs.
@@ -64,11 +64,9 @@ pub fn with_variables_in_help(command: &Command) -> Command {
 
 // Returns the words of an argument file. A missing file has none.
 fn words_of_file(path: &Path) -> Result<Vec<OsString>> {
-    let text = match fs::read(path) {
-        Ok(text) => OsString::from_vec(text),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
-    };
+    let text =
+        if_present(fs::read(path)).with_context(|| format!("can't read {}", path.display()))?;
+    let text = OsString::from_vec(text.unwrap_or_default());
     shell::split(&text).with_context(|| format!("can't split {} into options", path.display()))
 }
 

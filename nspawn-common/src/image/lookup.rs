@@ -1,7 +1,6 @@
 //! Finds images by name, and checks whether a machine can be made of one.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use crate::command::flock::Kind;
 use crate::config::init::Init;
 use crate::error::Failure;
 use crate::image::version;
-use crate::sys::fs::open_in_root;
+use crate::sys::fs::{if_present, open_in_root};
 
 /// Number of attempts to find an image that is removed meanwhile.
 const LOCK_ATTEMPTS: u32 = 10;
@@ -112,9 +111,10 @@ pub struct ImageLock {
 impl ImageLock {
     /// Waits until no process removes the image at `path`. Returns `None` if the image is missing by then.
     fn acquire(path: &Path) -> Result<Option<Self>> {
-        let file = match File::open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file.with_context(|| format!("can't open the image {}", path.display()))?,
+        let file = if_present(File::open(path))
+            .with_context(|| format!("can't open the image {}", path.display()))?;
+        let Some(file) = file else {
+            return Ok(None);
         };
         let file = flock::lock(file, Kind::Shared, LOCK_LIMIT)
             .with_context(|| format!("can't lock the image {}", path.display()))?;

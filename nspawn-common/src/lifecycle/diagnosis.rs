@@ -1,7 +1,6 @@
 //! Explains why a machine did not start.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow};
@@ -15,6 +14,7 @@ use crate::machine::paths::MachinePaths;
 use crate::machine::processes;
 use crate::machine::state::State;
 use crate::sys::clock::Moment;
+use crate::sys::fs::ignore_missing;
 use crate::systemd::journal;
 use crate::text;
 
@@ -91,12 +91,8 @@ pub fn record_start_error(paths: &MachinePaths, error: &Error) {
 
 /// Removes the error that an earlier start recorded.
 pub fn remove_start_error(paths: &MachinePaths) -> Result<()> {
-    match fs::remove_file(paths.start_error_file()) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).context("can't remove the recorded error of an earlier start")
-        }
-        _ => Ok(()),
-    }
+    ignore_missing(fs::remove_file(paths.start_error_file()))
+        .context("can't remove the recorded error of an earlier start")
 }
 
 fn start_error(paths: &MachinePaths) -> Option<Error> {

@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::ErrorKind;
 
 use anyhow::{Context, Result};
 
@@ -11,6 +10,7 @@ use crate::machine::name::MachineName;
 use crate::machine::paths;
 use crate::machine::paths::{LAYER_ROOT, MachinePaths, POOL_ROOT, SLICE_CGROUP, STATE_ROOT};
 use crate::machine::state::State;
+use crate::sys::fs::{if_present, ignore_missing};
 
 /// Returns the names of all machines of which anything exists on this host, sorted.
 pub fn all() -> Result<Vec<MachineName>> {
@@ -58,12 +58,8 @@ pub fn existing_parts(paths: &MachinePaths) -> Vec<&'static str> {
 
 /// Deletes all standby pools, so that they are not filled again.
 pub fn delete_pools() -> Result<()> {
-    match fs::remove_dir_all(POOL_ROOT) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("can't remove {POOL_ROOT}"))
-        }
-        _ => Ok(()),
-    }
+    ignore_missing(fs::remove_dir_all(POOL_ROOT))
+        .with_context(|| format!("can't remove {POOL_ROOT}"))
 }
 
 fn names_of_directories(root: &str) -> Result<Vec<MachineName>> {
@@ -84,9 +80,9 @@ fn machine_of_unit(unit: &OsStr) -> Option<MachineName> {
 
 /// Returns the names of the directories in `root`, which may be missing.
 fn directories(root: &str) -> Result<Vec<OsString>> {
-    let entries = match fs::read_dir(root) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| format!("can't read {root}"))?,
+    let entries = if_present(fs::read_dir(root)).with_context(|| format!("can't read {root}"))?;
+    let Some(entries) = entries else {
+        return Ok(Vec::new());
     };
     let mut names = Vec::new();
     for entry in entries {

@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::command::flock;
 use crate::command::flock::Kind;
 use crate::machine::paths::{CACHE_ROOT, LAYER_ROOT, MachinePaths, POOL_ROOT, STATE_ROOT};
+use crate::sys::fs::if_present;
 use crate::sys::signals;
 
 /// Time limit for another process that makes or removes the machine.
@@ -247,12 +248,8 @@ fn obstacle(root: &Path, paths: &MachinePaths) -> Option<PathBuf> {
 fn open_existing(paths: &MachinePaths) -> Result<Option<File>> {
     let path = paths.lock_file();
     signals::check()?;
-    match OpenOptions::new().write(true).open(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        file => file
-            .map(Some)
-            .with_context(|| format!("can't open {}", path.display())),
-    }
+    if_present(OpenOptions::new().write(true).open(&path))
+        .with_context(|| format!("can't open {}", path.display()))
 }
 
 fn make_private_dir(path: &Path) -> io::Result<()> {

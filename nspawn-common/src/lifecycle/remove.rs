@@ -17,7 +17,7 @@ use crate::lifecycle::{ssh, stop};
 use crate::machine::name::MachineName;
 use crate::machine::paths::MachinePaths;
 use crate::machine::state::State;
-use crate::sys::fs::remove_file_if_present;
+use crate::sys::fs::{ignore_missing, remove_file_if_present};
 use crate::sys::mountinfo;
 use crate::systemd::machined;
 
@@ -41,8 +41,7 @@ pub fn remove_state_directory(paths: &MachinePaths) -> Result<()> {
     match fs::remove_dir(paths.state_dir()) {
         // Another process has just made a lock of its own there, so the name belongs to that process.
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed.context("can't remove the machine's state directory"),
+        removed => ignore_missing(removed).context("can't remove the machine's state directory"),
     }
 }
 
@@ -88,14 +87,13 @@ fn state_files(paths: &MachinePaths) -> Result<Vec<PathBuf>> {
 fn delete_flat(path: &Path) -> io::Result<()> {
     let delete = |path: &Path| fs::remove_file(path).or_else(|_| fs::remove_dir(path));
     match delete(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
             for entry in fs::read_dir(path)? {
                 delete(&entry?.path())?;
             }
             fs::remove_dir(path)
         }
-        deleted => deleted,
+        deleted => ignore_missing(deleted),
     }
 }
 

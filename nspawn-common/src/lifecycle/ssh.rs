@@ -4,7 +4,6 @@
 //! is mounted in the unit's own mount namespace, which ssh on the host does not see. A link leads there.
 
 use std::fs::{self, DirBuilder};
-use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::machine::name::MachineName;
 use crate::machine::paths::MachinePaths;
 use crate::machine::processes;
-use crate::sys::fs::remove_file_if_present;
+use crate::sys::fs::{ignore_missing, remove_file_if_present};
 
 /// The socket's name, given by systemd-ssh-generator(8).
 const SOCKET: &str = "ssh";
@@ -61,12 +60,8 @@ pub fn unpublish(paths: &MachinePaths) -> Result<()> {
         .flat_map(exports)
     {
         remove_file_if_present(&directory.join(SOCKET))?;
-        match fs::remove_dir(&directory) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("can't remove {}", directory.display()))?;
-            }
-            _ => {}
-        }
+        ignore_missing(fs::remove_dir(&directory))
+            .with_context(|| format!("can't remove {}", directory.display()))?;
     }
     Ok(())
 }

@@ -17,9 +17,14 @@ pub fn remove_file_if_present(path: &Path) -> Result<()> {
 
 /// Turns the error that a file is missing into success.
 pub fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    if_present(result).map(|_| ())
+}
+
+/// Turns the error that a file is missing into `None`.
+pub fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
     }
 }
 

@@ -12,6 +12,7 @@ use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::fork;
+use nspawn_common::sys::fs::ignore_missing;
 use nspawn_common::systemd::nspawn;
 
 use crate::layer::OVERLAID;
@@ -83,8 +84,7 @@ pub fn replace_file(root: &Path, path: &Path, content: &str, owner: u32) -> Resu
         }
         match fs::remove_file(path) {
             Err(error) if error.kind() == ErrorKind::IsADirectory => fs::remove_dir(path)?,
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
+            removed => ignore_missing(removed)?,
         }
         let mut file = File::create_new(path)?;
         file.set_permissions(Permissions::from_mode(0o644))?;

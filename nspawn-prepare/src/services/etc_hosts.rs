@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use nix::libc::O_NONBLOCK;
 use nix::mount::{MsFlags, mount};
-use nspawn_common::sys::fs::remove_file_if_present;
+use nspawn_common::sys::fs::{if_present, remove_file_if_present};
 
 /// The file in the machine.
 const HOSTS: &str = "/etc/hosts";
@@ -41,13 +41,12 @@ pub fn add(lines: &[String]) -> Result<()> {
 
 fn read() -> Result<String> {
     // O_NONBLOCK keeps a FIFO in the place of the file from blocking this process.
-    let file = match OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .custom_flags(O_NONBLOCK)
-        .open(HOSTS)
-    {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
-        file => file?,
+        .open(HOSTS);
+    let Some(file) = if_present(file)? else {
+        return Ok(String::new());
     };
     if !file.metadata()?.is_file() {
         bail!("it is not a regular file");

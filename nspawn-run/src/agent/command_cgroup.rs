@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
+use nspawn_common::sys::fs::ignore_missing;
 use nspawn_common::sys::{cgroup, fork};
 
 use crate::agent::descendants;
@@ -139,10 +140,7 @@ impl CommandCgroup {
     ///
     /// A cgroup that does not exist is no error.
     pub fn kill(&self) -> Result<()> {
-        match cgroup::kill(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.context("can't kill the command's processes"),
-        }
+        ignore_missing(cgroup::kill(&self.path)).context("can't kill the command's processes")
     }
 
     /// Kills all processes of the cgroup and all descendants of this process, and waits for their

@@ -30,7 +30,7 @@ pub mod session;
 
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -47,6 +47,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Pid};
 use nspawn_common::machine::paths::{AGENT_MOUNT_IN_MACHINE, AGENT_READY_FIFO, AGENT_SOCKET};
 use nspawn_common::sys::fork::fork;
+use nspawn_common::sys::fs::ignore_missing;
 
 use command_cgroup::{AgentCgroup, CommandCgroup};
 use exec::Refusal;
@@ -175,12 +176,7 @@ fn serve(stream: UnixStream, cgroup: &CommandCgroup) -> i32 {
 // connect at once.
 fn listen(path: &Path) -> Result<UnixListener> {
     let new_path = path.with_extension("new");
-    match fs::remove_file(&new_path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).context("can't replace the socket");
-        }
-        _ => {}
-    }
+    ignore_missing(fs::remove_file(&new_path)).context("can't replace the socket")?;
     let listener = UnixListener::bind(&new_path)
         .with_context(|| format!("can't listen on {}", new_path.display()))?;
     fs::rename(&new_path, path).context("can't replace the socket")?;

@@ -16,7 +16,8 @@ use crate::lifecycle::lock::Lock;
 use crate::lifecycle::retention;
 use crate::machine::paths::{MachinePaths, POOL_ROOT};
 use crate::machine::processes;
-use crate::machine::state::{OtherVersion, State};
+use crate::machine::state::State;
+use crate::machine::state::json::OtherVersion;
 use crate::sys::process::ProcessId;
 use crate::text;
 

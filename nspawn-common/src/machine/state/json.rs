@@ -1,4 +1,4 @@
-//! State of a machine, which is recorded before any other part of the machine is made.
+//! JSON form of the state.
 //!
 //! Another version of the programs may read the state, since an upgrade does not stop machines. Fields that were added
 //! since the format's version have a default, and unknown fields are ignored. A field that an older program must not
@@ -6,11 +6,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs;
-use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -22,15 +20,11 @@ use crate::config::private_users::PrivateUsers;
 use crate::config::retention::Retention;
 use crate::machine::name::MachineName;
 use crate::machine::paths;
-use crate::machine::paths::MachinePaths;
-use crate::sys::clock;
-use crate::sys::clock::Moment;
+use crate::machine::state::{ServiceRole, State};
 use crate::sys::process::ProcessId;
 
 /// Version of the file's format.
 const VERSION: u64 = 3;
-/// Maximum size of a state file, in bytes.
-const MAX_SIZE: u64 = 4 << 20;
 
 /// Error for a state in another version of the format. The machine exists, but this program can't read its state.
 #[derive(Debug)]
@@ -52,80 +46,6 @@ impl fmt::Display for OtherVersion {
 }
 
 impl std::error::Error for OtherVersion {}
-
-/// A machine as `nspawn-prepare` made it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
-    /// The machine's name.
-    pub name: MachineName,
-    /// Name that the machine was started under, after which its units are named.
-    pub started_as: MachineName,
-    /// The image's name.
-    pub image: String,
-    /// The image's path.
-    pub image_path: PathBuf,
-    /// Environment of every command in the machine, as `NAME=VALUE`.
-    pub environment: Vec<OsString>,
-    /// The user namespace that was requested.
-    pub private_users: PrivateUsers,
-    /// The machine's network.
-    pub network: Network,
-    /// The program that runs as PID 1.
-    pub init: Init,
-    /// The kind of layer.
-    pub layer: Layer,
-    /// Maximum size of the layer, in bytes. `None` if only the host's file system or memory limits it.
-    pub layer_size: Option<u64>,
-    /// Commands that start the machine, if each command in it does so.
-    pub start: Vec<Vec<OsString>>,
-    /// Time limit for each start command.
-    pub timeout: Duration,
-    /// Time of the request for the machine, by [`clock::awake`].
-    pub created: Option<Duration>,
-    /// Time after which the machine is stale.
-    pub lifetime: Option<Duration>,
-    /// Process with whose end the machine is stale.
-    pub owner: Option<ProcessId>,
-    /// Properties of the unit that were requested.
-    pub properties: Vec<OsString>,
-    /// Set if the machine runs containers of its own.
-    pub nesting: bool,
-    /// Policy that says when the machine is kept for inspection.
-    pub keep: Retention,
-    /// Time for which the machine is kept.
-    pub keep_for: Duration,
-    /// User of the job's scripts, unless that is root.
-    pub user: Option<String>,
-    /// Command that runs the job's own scripts, if the job names one.
-    pub entrypoint: Vec<OsString>,
-    /// File of the cache that is mounted in the machine.
-    pub cache: Option<PathBuf>,
-    /// Role of the machine, if it is a service of a job.
-    pub service: Option<ServiceRole>,
-}
-
-/// Role of a machine as a service of a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceRole {
-    /// The job's machine.
-    pub job: MachineName,
-    /// Number of the service in its job, from 1 on.
-    pub number: u8,
-    /// The image as the job names it.
-    pub requested_image: String,
-    /// Host names of the service.
-    pub aliases: Vec<String>,
-    /// Command of the service, in addition to the programs that the image starts itself.
-    pub command: Vec<OsString>,
-    /// User of the command, unless that is root.
-    pub user: Option<String>,
-    /// Working directory of the command, unless that is the user's home.
-    pub directory: Option<OsString>,
-    /// TCP port that accepts connections once the service is ready.
-    pub port: Option<u16>,
-    /// Time limit for the service to become ready.
-    pub ready_timeout: Duration,
-}
 
 impl State {
     /// Returns the content of the state file.
@@ -159,101 +79,13 @@ impl State {
         })
     }
 
-    /// Returns the machine's paths.
-    #[must_use]
-    pub fn paths(&self) -> MachinePaths {
-        MachinePaths::started_as(&self.name, &self.started_as)
-    }
-
-    /// Returns the paths of the machine `name`, of which anything or nothing may exist.
-    ///
-    /// The name of the unit is read from the state, also from one of another version. A machine without a readable state
-    /// has its own name's unit, if any.
-    #[must_use]
-    pub fn paths_of(name: &MachineName) -> MachinePaths {
-        let paths = MachinePaths::named(name);
-        let text = read_bounded(&paths.state_file()).unwrap_or_default();
-        let value: Value = serde_json::from_slice(&text).unwrap_or_default();
-        match started_as(&value) {
-            Some(started_as) => MachinePaths::started_as(name, &started_as),
-            None => paths,
-        }
-    }
-
-    /// Returns whether the machine was taken over from a standby pool.
-    #[must_use]
-    pub fn is_taken_over(&self) -> bool {
-        self.name != self.started_as
-    }
-
-    /// Returns the directory of the layer's directories.
-    #[must_use]
-    pub fn layer_root(&self) -> PathBuf {
-        self.paths()
-            .layer_root(self.layer, self.layer_size.is_some())
-    }
-
-    /// Returns the machine's age, without the time that the host slept.
-    #[must_use]
-    pub fn age(&self) -> Option<Duration> {
-        Some(clock::awake().saturating_sub(self.created?))
-    }
-
-    /// Returns whether the machine is older than its lifetime. Without a lifetime, or an age, it is not.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.lifetime
-            .zip(self.age())
-            .is_some_and(|(lifetime, age)| age >= lifetime)
-    }
-
-    /// Returns the moment since which the journal has entries of the machine.
-    #[must_use]
-    pub fn begin(&self) -> Moment {
-        let written = fs::metadata(self.paths().state_file()).and_then(|file| file.modified());
-        Moment::new(
-            written.unwrap_or(UNIX_EPOCH),
-            self.created.unwrap_or_default(),
-        )
-    }
-
-    /// Reads the state of the machine `name`.
-    ///
-    /// # Errors
-    /// Fails with [`OtherVersion`] if another version of these programs made the machine.
-    pub fn read(name: &MachineName) -> Result<Self> {
-        let path = MachinePaths::named(name).state_file();
-        let text = match read_bounded(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                bail!("no machine {name} here; nspawn-prepare --name={name} IMAGE makes one")
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("can't read {}", path.display()));
-            }
-        };
-        Self::parse(name, &text).with_context(|| {
-            format!(
-                "{} can't be used; nspawn-cleanup {name} removes the machine",
-                path.display()
-            )
-        })
-    }
-
-    /// Returns the path of the image of the machine `name`, also if another version of these programs made the machine;
-    /// `None` if its state has no such path.
-    #[must_use]
-    pub fn image_path_of(name: &MachineName) -> Option<PathBuf> {
-        Self::parse_image_path(&read_bounded(&MachinePaths::named(name).state_file()).ok()?)
-    }
-
     // The field has the same name and form in every version of the format.
-    fn parse_image_path(text: &[u8]) -> Option<PathBuf> {
+    pub(super) fn parse_image_path(text: &[u8]) -> Option<PathBuf> {
         let value: Value = serde_json::from_slice(text).ok()?;
         json_to_bytes(&value["image_path"]).map(PathBuf::from)
     }
 
-    fn parse(name: &MachineName, text: &[u8]) -> Result<Self> {
+    pub(super) fn parse(name: &MachineName, text: &[u8]) -> Result<Self> {
         let value: Value = serde_json::from_slice(text).context("not a whole JSON document")?;
         match value["version"].as_u64() {
             Some(VERSION) => {}
@@ -358,17 +190,9 @@ impl ServiceRole {
     }
 }
 
-fn started_as(state: &Value) -> Option<MachineName> {
+pub(super) fn started_as(state: &Value) -> Option<MachineName> {
     let unit = state["unit"].as_str()?;
     MachineName::new(paths::name_of_unit(unit.as_ref())?).ok()
-}
-
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    fs::File::open(path)?
-        .take(MAX_SIZE)
-        .read_to_end(&mut text)?;
-    Ok(text)
 }
 
 /// Returns a JSON string, or an array of numbers if the bytes are not UTF-8.
@@ -401,44 +225,7 @@ fn json_to_bytes(value: &Value) -> Option<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sample() -> State {
-        State {
-            name: MachineName::new("m").unwrap(),
-            started_as: MachineName::new("standby-1").unwrap(),
-            image: "bookworm".into(),
-            image_path: "/var/lib/machines/bookworm".into(),
-            environment: vec!["A=1".into(), OsStr::from_bytes(b"B=\xff").into()],
-            private_users: PrivateUsers::Base(655_360),
-            network: Network::Bridge("br0".into()),
-            init: Init::None,
-            layer: Layer::Tmpfs,
-            layer_size: Some(1 << 30),
-            start: vec![vec!["a".into(), OsStr::from_bytes(b"\xff").into()], vec![]],
-            timeout: Duration::from_secs(90),
-            created: Some(Duration::from_micros(1_500_000)),
-            lifetime: Some(Duration::from_secs(5)),
-            owner: Some(ProcessId::parse("1 2").unwrap()),
-            properties: vec!["TasksMax=5".into()],
-            nesting: true,
-            keep: Retention::Failure,
-            keep_for: Duration::from_secs(60),
-            user: Some("u".into()),
-            entrypoint: vec!["/bin/x".into()],
-            cache: Some("/c".into()),
-            service: Some(ServiceRole {
-                job: MachineName::new("j").unwrap(),
-                number: 2,
-                requested_image: "db:1".into(),
-                aliases: vec!["db".into()],
-                command: vec!["run".into(), "".into()],
-                user: Some("db".into()),
-                directory: Some("/db".into()),
-                port: Some(5432),
-                ready_timeout: Duration::from_secs(30),
-            }),
-        }
-    }
+    use crate::machine::state::tests::sample;
 
     #[test]
     fn state_survives_a_round_trip() {
@@ -486,29 +273,6 @@ mod tests {
             (None, Retention::Never, false, &None)
         );
         assert!(!read.is_over());
-    }
-
-    #[test]
-    fn machine_is_over_after_its_lifetime() {
-        let aged = |seconds: u64, lifetime: Option<u64>| {
-            let created = clock::awake().checked_sub(Duration::from_secs(seconds));
-            State {
-                created,
-                lifetime: lifetime.map(Duration::from_secs),
-                ..sample()
-            }
-        };
-        assert!(aged(1, Some(1)).is_over() && aged(0, Some(0)).is_over());
-        assert!(!aged(1, Some(60)).is_over() && !aged(1, None).is_over());
-        // A machine without a recorded time of creation is never removed for its age.
-        assert!(
-            !State {
-                created: None,
-                lifetime: Some(Duration::ZERO),
-                ..sample()
-            }
-            .is_over()
-        );
     }
 
     #[test]

@@ -1,0 +1,70 @@
+//! The file of the state.
+
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::machine::name::MachineName;
+use crate::machine::paths::MachinePaths;
+use crate::machine::state::{State, json};
+
+/// Maximum size of a state file, in bytes.
+const MAX_SIZE: u64 = 4 << 20;
+
+impl State {
+    /// Reads the state of the machine `name`.
+    ///
+    /// # Errors
+    /// Fails with [`OtherVersion`](json::OtherVersion) if another version of these programs made the machine.
+    pub fn read(name: &MachineName) -> Result<Self> {
+        let path = MachinePaths::named(name).state_file();
+        let text = match read_bounded(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                bail!("no machine {name} here; nspawn-prepare --name={name} IMAGE makes one")
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("can't read {}", path.display()));
+            }
+        };
+        Self::parse(name, &text).with_context(|| {
+            format!(
+                "{} can't be used; nspawn-cleanup {name} removes the machine",
+                path.display()
+            )
+        })
+    }
+
+    /// Returns the path of the image of the machine `name`, also if another version of these programs made the machine;
+    /// `None` if its state has no such path.
+    #[must_use]
+    pub fn image_path_of(name: &MachineName) -> Option<PathBuf> {
+        Self::parse_image_path(&read_bounded(&MachinePaths::named(name).state_file()).ok()?)
+    }
+
+    /// Returns the paths of the machine `name`, of which anything or nothing may exist.
+    ///
+    /// The name of the unit is read from the state, also from one of another version. A machine without a readable state
+    /// has its own name's unit, if any.
+    #[must_use]
+    pub fn paths_of(name: &MachineName) -> MachinePaths {
+        let paths = MachinePaths::named(name);
+        let text = read_bounded(&paths.state_file()).unwrap_or_default();
+        let value: Value = serde_json::from_slice(&text).unwrap_or_default();
+        match json::started_as(&value) {
+            Some(started_as) => MachinePaths::started_as(name, &started_as),
+            None => paths,
+        }
+    }
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    fs::File::open(path)?
+        .take(MAX_SIZE)
+        .read_to_end(&mut text)?;
+    Ok(text)
+}

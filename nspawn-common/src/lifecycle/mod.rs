@@ -3,6 +3,7 @@
 pub mod caller;
 pub mod deferred_unmount;
 pub mod diagnosis;
+pub mod limit_enforcement;
 pub mod limits;
 pub mod list;
 pub mod lock;

@@ -11,7 +11,7 @@ use crate::error;
 use crate::error::TimedOut;
 use crate::lifecycle::caller;
 use crate::lifecycle::diagnosis;
-use crate::lifecycle::limits;
+use crate::lifecycle::limit_enforcement;
 use crate::lifecycle::lock::Lock;
 use crate::lifecycle::ssh;
 use crate::lifecycle::stop;
@@ -102,5 +102,5 @@ pub fn confirm(name: &MachineName, properties: &[OsString]) -> Result<Vec<&'stat
         bail!("it is not registered with systemd-machined, so other tools can't find it");
     }
     ssh::publish(paths)?;
-    limits::check(paths, properties)
+    limit_enforcement::check(paths, properties)
 }

@@ -8,7 +8,7 @@ use nspawn_common::error;
 use nspawn_common::error::{Failure, Fault};
 use nspawn_common::image::lookup;
 use nspawn_common::lifecycle::lock::Lock;
-use nspawn_common::lifecycle::{diagnosis, limits, remove, retention, start, stop};
+use nspawn_common::lifecycle::{diagnosis, limit_enforcement, remove, retention, start, stop};
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::clock::Moment;
@@ -164,7 +164,7 @@ impl Creation<'_> {
                 self.run_steps(&self.plan.start)?;
             }
             if options.init == Init::None {
-                limits::check_controllers(&options.properties)
+                limit_enforcement::check_controllers(&options.properties)
             } else {
                 start::confirm(&self.spec.name, &options.properties)
             }

@@ -7,19 +7,28 @@ use nspawn_tests::{finish, sh};
 use crate::probe::{Place, Probe};
 use crate::suite::{Control, Fixture, Outside, Suite};
 
-/// Creates block device nodes in each directory that the machine can write to, and reads them.
-const NODES: &str = r#"
-for node in "$@"; do
-    for directory in /dev /root /tmp /run /dev/shm /run/nspawn-ci; do
-        path=$directory/attack-$$
-        attempt mknod "$path" ${node%%:*} $(echo ${node#*:} | tr : ' ') || continue
-        perl -e 'exit(!(sysopen(F, shift, 2048) && sysread(F, $_, 512)))' "$path" && bytes=yes || bytes=
-        rm -f "$path"
-        [ -z "$bytes" ] || got_in "$node in $directory"
+/// Shell function that creates device nodes in each directory that the machine can write to, and tests
+/// them with the command `works PATH`.
+const CREATE_NODES: &str = r#"
+create_nodes() {
+    for node in "$@"; do
+        for directory in /dev /root /tmp /run /dev/shm /run/nspawn-ci; do
+            path=$directory/attack-$$
+            attempt mknod "$path" ${node%%:*} $(echo ${node#*:} | tr : ' ') || continue
+            works "$path" && result=yes || result=
+            rm -f "$path"
+            [ -z "$result" ] || got_in "$node in $directory"
+        done
     done
-done
+}
+"#;
+
+/// Creates block device nodes and reads them, and reads all block device nodes that exist.
+const READ_BLOCKS: &str = r#"
+works() { perl -e 'exit(!(sysopen(F, shift, 2048) && sysread(F, $_, 512)))' "$1"; }
+create_nodes "$@"
 for path in $(find /dev /run -type b); do
-    perl -e 'exit(!(sysopen(F, shift, 2048) && sysread(F, $_, 512)))' "$path" && got_in "$path"
+    works "$path" && got_in "$path"
 done
 kept_out "$why"
 "#;
@@ -32,16 +41,9 @@ const CHARACTERS: [&str; 9] = [
 ];
 
 /// Creates character device nodes, and opens them.
-const OPEN: &str = r#"
-for node in "$@"; do
-    for directory in /dev /root /tmp /run; do
-        path=$directory/attack-$$
-        attempt mknod "$path" ${node%%:*} $(echo ${node#*:} | tr : ' ') || continue
-        perl -e 'exit(!sysopen(F, shift, 2048))' "$path" && opens=yes || opens=
-        rm -f "$path"
-        [ -z "$opens" ] || got_in "$node in $directory"
-    done
-done
+const OPEN_CHARACTERS: &str = r#"
+works() { perl -e 'exit(!sysopen(F, shift, 2048))' "$1"; }
+create_nodes "$@"
 kept_out "$why"
 "#;
 
@@ -72,7 +74,7 @@ pub fn rows(suite: &mut Suite, fixture: &Fixture) {
     suite.probe(
         "the host's disk by a new device node",
         Control::Host,
-        &Probe::shell(NODES, &[&disk]),
+        &Probe::shell(&[CREATE_NODES, READ_BLOCKS].concat(), &[&disk]),
         fixture,
     );
     let loops: Vec<String> = (0..64).map(|number| format!("b:7:{number}")).collect();
@@ -80,13 +82,13 @@ pub fn rows(suite: &mut Suite, fixture: &Fixture) {
     suite.probe(
         "layers of other machines by new nodes of loop devices",
         Control::Host,
-        &Probe::shell(NODES, &loops),
+        &Probe::shell(&[CREATE_NODES, READ_BLOCKS].concat(), &loops),
         fixture,
     );
     suite.probe(
         "the kernel's other devices: mem, kmsg, kvm, loop-control, and more",
         Control::Host,
-        &Probe::shell(OPEN, &CHARACTERS),
+        &Probe::shell(&[CREATE_NODES, OPEN_CHARACTERS].concat(), &CHARACTERS),
         fixture,
     );
     suite.probe(

@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_tests::gitlab_runner::{Job, Outcome};
 use nspawn_tests::{Machine, finish, image, sh};
@@ -32,7 +30,7 @@ pub fn rows(suite: &mut Suite, fixture: &Fixture) {
     suite.row(
         "state, layers and roots of machines, by another user of the host",
         || {
-            let paths = MachinePaths::named(&MachineName::new(&fixture.attacker.name).unwrap());
+            let paths = fixture.attacker.paths();
             let supervisor = processes::supervisor(&paths).unwrap();
             let places = [
                 paths.state_dir(),

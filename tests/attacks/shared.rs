@@ -4,9 +4,6 @@ use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::MachinePaths;
-use nspawn_common::machine::processes;
 use nspawn_tests::{Machine, call, left_of, sh};
 
 use crate::network::Server;
@@ -146,12 +143,8 @@ fn host_programs_stay_in_the_machine(fixture: &Fixture, script: &str) -> Control
 
 /// Returns the path of the agent's directory on the host. A machine would have to guess the number.
 fn agent_directory(machine: &Machine) -> String {
-    let paths = MachinePaths::named(&MachineName::new(&machine.name).unwrap());
-    format!(
-        "/proc/{}/root{}",
-        processes::supervisor(&paths).unwrap(),
-        paths.agent_dir().display()
-    )
+    let path = machine.path_at_supervisor(&machine.paths().agent_dir());
+    path.display().to_string()
 }
 
 /// Runs a command that leaves a file where it runs.

@@ -5,10 +5,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use nspawn_tests::harness::{self, Harness, Row};
 use nspawn_tests::{Machine, sh};
+
+pub use nspawn_tests::harness::{machine, name, prefix};
 
 use crate::network::Addresses;
 use crate::probe::{Place, Probe};
@@ -120,22 +121,6 @@ impl Suite {
     pub fn finish(self) -> ExitCode {
         self.harness.finish("held", "broken")
     }
-}
-
-/// Returns the prefix of the names of all machines of this run.
-pub fn prefix() -> String {
-    format!("attack-{}", std::process::id())
-}
-
-/// Returns a unique name.
-pub fn name() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("{}-{}", prefix(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Creates a machine for a single row.
-pub fn machine(options: &[&str]) -> Machine {
-    Machine::with(&[&["--name", &*name()], options].concat())
 }
 
 /// A directory of the host with a secret in it, which must not change.

@@ -6,6 +6,15 @@ use clap::Command;
 
 use crate::{repository, script};
 
+/// Names of the scripts with a single command, and of their files.
+const SCRIPTS: [(&str, &str); 5] = [
+    ("nspawn-exec", "nspawn-exec"),
+    ("autopkgtest-virt-nspawn-ci", "autopkgtest-virt-nspawn-ci"),
+    ("nspawn-check-host", "check-host"),
+    ("nspawn-gitlab-runner-config", "gitlab-runner-config"),
+    ("nspawn-github-actions-hook", "github-actions-hook"),
+];
+
 /// A program with a man page and completions.
 pub struct Program {
     /// The definition for the man page.
@@ -41,30 +50,13 @@ pub fn all() -> Vec<Program> {
         completed: script::with_commands("nspawn-image"),
         directory: "scripts/man",
     };
-    vec![
+    let mut programs = vec![
         Program::new("nspawn-prepare", nspawn_prepare::command()),
         Program::new("nspawn-run", nspawn_run::command()),
         Program::new("nspawn-cleanup", nspawn_cleanup::command()),
         images,
-        Program::new(
-            "scripts/man",
-            script::definition("nspawn-exec", "nspawn-exec"),
-        ),
-        Program::new(
-            "scripts/man",
-            script::definition("autopkgtest-virt-nspawn-ci", "autopkgtest-virt-nspawn-ci"),
-        ),
-        Program::new(
-            "scripts/man",
-            script::definition("nspawn-check-host", "check-host"),
-        ),
-        Program::new(
-            "scripts/man",
-            script::definition("nspawn-gitlab-runner-config", "gitlab-runner-config"),
-        ),
-        Program::new(
-            "scripts/man",
-            script::definition("nspawn-github-actions-hook", "github-actions-hook"),
-        ),
-    ]
+    ];
+    let scripts = SCRIPTS.map(|(name, file)| script::definition(name, file));
+    programs.extend(scripts.map(|script| Program::new("scripts/man", script)));
+    programs
 }

@@ -3,10 +3,9 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use nspawn_tests::{call, image, left_of, sh};
+use nspawn_tests::{call, image, left_of, scratch, sh};
 
 /// A virtualization server, driven by the protocol of autopkgtest.
 struct Server {
@@ -67,12 +66,6 @@ impl Server {
     }
 }
 
-fn scratch(name: &str) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("e2e-autopkgtest-{name}-{}", std::process::id()));
-    fs::create_dir_all(&path).unwrap();
-    path
-}
-
 #[test]
 fn testbed_is_opened_reverted_and_closed() {
     let name = format!("autopkgtest-{}", std::process::id());
@@ -120,7 +113,7 @@ fn testbed_is_removed_when_its_caller_disconnects() {
 #[test]
 fn files_and_trees_are_copied_both_ways() {
     let mut server = Server::start(&["--init=stub"]);
-    let (place, here) = (server.request("open"), scratch("files"));
+    let (place, here) = (server.request("open"), scratch("autopkgtest-files"));
     let odd = here.join("a b,c%d");
     fs::write(&odd, b"\0bytes\n").unwrap();
     fs::set_permissions(&odd, fs::Permissions::from_mode(0o751)).unwrap();
@@ -170,7 +163,7 @@ fn invalid_requests_end_the_server() {
         let mut command = Command::new("autopkgtest-virt-nspawn-ci");
         let done =
             nspawn_tests::finish(command.arg(image), format!("{line}\n").as_bytes()).expect(16);
-        assert!(done.err().contains(words), "{}", done.describe());
+        done.expect_err(words);
     }
     call("autopkgtest-virt-nspawn-ci", ["a", "b"]).expect(16);
 }

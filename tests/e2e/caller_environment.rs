@@ -148,11 +148,7 @@ fn scripts_find_programs_outside_the_path_of_cron() {
     let _ = done.expect(3);
     let cron = Caller::of(&["env", "-i", &format!("PATH=/usr/bin:/bin:{}", programs())]);
     let checked = cron.call(&[checker.trim_end(), "--no-boot"]);
-    assert!(
-        checked.out().contains("ok    all programs"),
-        "{}",
-        checked.describe()
-    );
+    checked.expect_out("ok    all programs");
     let _ = cron.call(&[image_script.trim_end(), "list"]).expect(0);
 }
 

@@ -11,10 +11,11 @@ mod machine;
 mod persistence;
 
 use std::fs;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use nspawn_tests::{Done, Machine, call, sh};
+use nspawn_tests::{BackgroundCommand, Done, Machine, call, sh, wait_until};
 
 /// Time limit for what happens at once, on a busy host.
 const SOON: Duration = Duration::from_secs(20);
@@ -101,6 +102,20 @@ impl Sleep {
 
     pub fn command(&self) -> &str {
         &self.0
+    }
+
+    /// Starts a command in a machine of its own, and waits until the command prints `on` and the sleep runs.
+    #[track_caller]
+    pub fn start_with_image(&self, image: &str, command: &[&str]) -> BackgroundCommand {
+        let running = BackgroundCommand::start_command(
+            Command::new("nspawn-run")
+                .args(["--image", image])
+                .args(command),
+        );
+        wait_until("the command sleeps", Duration::from_secs(5), || {
+            self.is_running()
+        });
+        running
     }
 
     pub fn process(&self) -> Option<u32> {

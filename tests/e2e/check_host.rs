@@ -33,12 +33,7 @@ fn replace_file(path: &str, text: &str) -> String {
 fn suitable_host_passes() {
     let done = call("check-host", [image()]).expect(0);
     assert!(!done.out().contains("bad "), "{}", done.describe());
-    assert!(
-        done.out()
-            .contains(&format!("a machine of {} runs a command", image())),
-        "{}",
-        done.describe()
-    );
+    done.expect_out(&format!("a machine of {} runs a command", image()));
 }
 
 /// A defect of the host: commands that cause it, the line of `check-host`, words of the remedy.
@@ -248,12 +243,7 @@ fn image_that_does_not_start_is_reported() {
     fs::create_dir(&path).unwrap();
     let done = call("check-host", [&name]).expect(1);
     fs::remove_dir(&path).unwrap();
-    assert!(
-        done.out()
-            .contains(&format!("bad   no machine of {name}: nspawn-prepare: ")),
-        "{}",
-        done.describe()
-    );
+    done.expect_out(&format!("bad   no machine of {name}: nspawn-prepare: "));
 }
 
 #[test]

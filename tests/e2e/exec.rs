@@ -40,11 +40,7 @@ fn errors_have_the_conventional_exit_status() {
     )
     .expect(125);
     let done = call("nspawn-exec", [&image()]).expect(125);
-    assert!(
-        done.err().contains("a COMMAND are needed"),
-        "{}",
-        done.describe()
-    );
+    done.expect_err("a COMMAND are needed");
     call("nspawn-exec", ["--init=stub", &image(), "no-such-command"]).expect(127);
 }
 

@@ -136,12 +136,7 @@ fn prepare_without_a_response_file_leaves_no_machine() {
     let runner = Runner::new();
     let request = json!({ "command": "prepare_job", "args": runner.job(), "responseFile": "/nowhere/response" });
     let done = wait_for_end(runner.start(runner.raw(request.to_string().as_bytes()))).expect(1);
-    assert!(
-        done.err()
-            .contains("No such file or directory: '/nowhere/response'"),
-        "{}",
-        done.describe()
-    );
+    done.expect_err("No such file or directory: '/nowhere/response'");
     assert_eq!(runner.machines(), "");
 }
 

@@ -51,7 +51,7 @@ fn check(init: &'static str, layer: &'static str) {
         "/var/lib/nspawn-ci on one file system that can (btrfs, xfs)",
         "--layer=disk needs none",
     ] {
-        assert!(done.err().contains(words), "{}", done.describe());
+        done.expect_err(words);
     }
     done.expect_error(1, "can't be copied so that it shares its blocks");
     assert_eq!(left_of(&name), "");

@@ -7,7 +7,7 @@ use nspawn_tests::{Machine, call, image, sh};
 fn layer_size_limits_the_layer() {
     let machine = Machine::with(&["--layer-size=64M"]);
     let done = machine.sh("head -c 100M /dev/zero >/root/big").expect(1);
-    assert!(done.err().contains("No space left"), "{}", done.describe());
+    done.expect_err("No space left");
     machine.sh("rm /root/big; echo more >/root/small").expect(0);
     assert!((50..=64).contains(&size_of_root(&machine)));
 }
@@ -127,11 +127,7 @@ fn job_can_not_raise_its_limits() {
         ("NSPAWN_JOB_NETWORK", "host"),
     ] {
         let report = run_with_limit(name, value);
-        assert!(
-            report.log().contains(&format!("the job's {name}={value}")),
-            "{}",
-            report.describe()
-        );
+        report.expect_log(&format!("the job's {name}={value}"));
         let _ = report.expect(&Outcome::ScriptFailure(1));
     }
 }
@@ -167,13 +163,7 @@ fn allow_image_restricts_the_images_of_jobs() {
         .run(&job())
         .expect(&Outcome::Success);
     let report = runner("other-*").run(&job());
-    assert!(
-        report
-            .log()
-            .contains("is not allowed on this runner; allowed are other-*"),
-        "{}",
-        report.describe()
-    );
+    report.expect_log("is not allowed on this runner; allowed are other-*");
     report.expect(&Outcome::ScriptFailure(1));
 }
 

@@ -52,39 +52,17 @@ fn systemd_tools_work_on_the_machine() {
         ],
     )
     .expect(42);
-    let shell = format!("machinectl --quiet shell {name} /bin/sh -c 'echo shell in $(hostname)'");
-    let done = call(
-        "script",
-        ["--quiet", "--return", "--command", &shell, "/dev/null"],
-    )
-    .expect(0);
-    assert!(
-        done.out().contains(&format!("shell in {name}")),
-        "{}",
-        done.describe()
-    );
+    machine.check_machinectl_shell();
     let status = call("machinectl", ["status", "--no-pager", name]).expect(0);
-    assert!(
-        status.out().contains(&format!("Unit: {unit}")),
-        "{}",
-        status.describe()
-    );
+    status.expect_out(&format!("Unit: {unit}"));
     assert!(call("machinectl", ["list"]).out().contains(name));
     let status = call("systemctl", ["status", "--no-pager", "--full", &unit]).expect(0);
-    assert!(
-        status.out().contains("nspawn-agent.service"),
-        "no payload in {}",
-        status.describe()
-    );
+    status.expect_out("nspawn-agent.service");
     let journal = sh(&format!(
         "journalctl --sync; journalctl --no-pager --unit={unit}"
     ))
     .expect(0);
-    assert!(
-        journal.out().contains("Welcome to "),
-        "no boot in {}",
-        journal.describe()
-    );
+    journal.expect_out("Welcome to ");
 }
 
 #[test]

@@ -5,17 +5,11 @@ use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::MachinePaths;
 use nspawn_tests::{Machine, call, finish, image, left_of, sh};
 
 fn links(machine: &Machine) -> Vec<String> {
     let list = machine.sh("ls /sys/class/net").expect(0).out();
     list.split_whitespace().map(str::to_owned).collect()
-}
-
-fn paths(machine: &Machine) -> MachinePaths {
-    MachinePaths::named(&MachineName::new(&machine.name).unwrap())
 }
 
 /// A network object of the host that exists for one test.
@@ -38,7 +32,7 @@ impl Drop for HostObject {
 fn network_none_has_only_a_loopback() {
     let machine = Machine::with(&["--network=none"]);
     assert_eq!(links(&machine), ["lo"]);
-    assert!(!paths(&machine).network_cgroup().exists());
+    assert!(!machine.paths().network_cgroup().exists());
 }
 
 #[test]
@@ -87,7 +81,7 @@ fn pasta_ends_with_its_machine() {
         "systemctl kill --signal=KILL nspawn-NAME",
     ] {
         let machine = Machine::new();
-        let cgroup = paths(&machine).network_cgroup();
+        let cgroup = machine.paths().network_cgroup();
         assert!(cgroup.exists());
         sh(&end.replace("NAME", &machine.name)).expect(0);
         let wait = format!(

@@ -124,7 +124,7 @@ fn check_examples() {
     fs::create_dir("/var/lib/machines/web").unwrap();
     let done = call("env", [PATH, "unshare", "--mount", "sh", "-c", &line]);
     fs::remove_dir("/var/lib/machines/web").unwrap();
-    assert!(done.out().contains("MemoryMax=8G"), "{}", done.describe());
+    done.expect_out("MemoryMax=8G");
     done.expect(0);
 }
 
@@ -265,11 +265,7 @@ fn check_removal_under_a_machine(started: &str) {
     );
     assert_eq!(state_of_units("is-active"), "inactive inactive inactive ");
     let purged = call("dpkg", ["--purge", "nspawn-ci"]).expect(0);
-    assert!(
-        purged.err().contains("machines still run"),
-        "{}",
-        purged.describe()
-    );
+    purged.expect_err("machines still run");
     assert_eq!(start_time(), started);
     call("nspawn-cleanup", [NAME]).expect(0);
 }

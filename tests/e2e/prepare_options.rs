@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use nspawn_tests::{Machine, call, finish, image, left_of, sh};
+use nspawn_tests::{Machine, call, expect_lines, finish, image, left_of, sh};
+
+use crate::cell::unit_properties;
 
 #[test]
 fn dry_run_prints_commands_that_work() {
@@ -62,27 +64,16 @@ fn binds_and_properties_are_applied() {
     assert_eq!(fs::read_to_string(dir.join("back")).unwrap(), "back\n");
     fs::remove_dir_all(&dir).unwrap();
     let unit = format!("nspawn-{}.service", machine.name);
-    let shown = call(
-        "systemctl",
-        [
-            "show",
-            "--property=TimeoutStopUSec,Nice,DevicePolicy,Slice",
-            &unit,
+    let shown = unit_properties(&machine, "TimeoutStopUSec,Nice,DevicePolicy,Slice");
+    expect_lines(
+        &shown,
+        &[
+            "TimeoutStopUSec=7s",
+            "Nice=3",
+            "DevicePolicy=closed",
+            "Slice=machine-ci.slice",
         ],
-    )
-    .expect(0)
-    .out();
-    for line in [
-        "TimeoutStopUSec=7s",
-        "Nice=3",
-        "DevicePolicy=closed",
-        "Slice=machine-ci.slice",
-    ] {
-        assert!(
-            shown.lines().any(|shown| shown == line),
-            "no {line} in {shown}"
-        );
-    }
+    );
     // The payload is in the unit's cgroup, where these properties apply.
     let leader = call(
         "machinectl",

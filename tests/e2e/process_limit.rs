@@ -65,10 +65,6 @@ fn job_that_exhausts_its_processes_is_a_script_failure() {
         .stage("get_sources", &[exhaust])
         .script(&["true"]);
     let report = job.run();
-    assert!(
-        report.log().contains("no process is left for it"),
-        "{}",
-        report.describe()
-    );
+    report.expect_log("no process is left for it");
     let _ = report.expect(&Outcome::ScriptFailure(1));
 }

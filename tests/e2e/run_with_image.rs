@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use nspawn_tests::{BackgroundCommand, call, finish, image, left_of, random, sh, wait_until};
+use nspawn_tests::{call, finish, image, left_of, random, sh, wait_until};
 
 use crate::cell::Sleep;
 
@@ -61,12 +61,7 @@ fn machine_ends_with_its_command() {
             sleep.command(),
             if signal.is_empty() { "sleep 1" } else { "wait" }
         );
-        let running = BackgroundCommand::start_command(
-            Command::new("nspawn-run").args(["--image", &image, "bash", "-c", &script]),
-        );
-        wait_until("the command sleeps", Duration::from_secs(5), || {
-            sleep.is_running()
-        });
+        let running = sleep.start_with_image(&image, &["bash", "-c", &script]);
         let name = sleep.machine();
         assert!(
             sh("machinectl list --no-legend")
@@ -90,12 +85,7 @@ fn machine_ends_with_its_command() {
 fn machine_of_a_killed_run_ends_and_is_stale() {
     let (image, sleep) = (image(), Sleep::new());
     let script = format!("echo on; {}", sleep.command());
-    let running = BackgroundCommand::start_command(
-        Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]),
-    );
-    wait_until("the command sleeps", Duration::from_secs(5), || {
-        sleep.is_running()
-    });
+    let running = sleep.start_with_image(&image, &["sh", "-c", &script]);
     let name = sleep.machine();
     running.signal("KILL");
     drop(running.wait());

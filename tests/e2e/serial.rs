@@ -46,11 +46,7 @@ fn prepare_fails_clearly_without_machined() {
     let done = call("nspawn-prepare", ["--name", name, &image()]);
     sh("systemctl unmask --runtime systemd-machined.service systemd-machined.socket; systemctl start systemd-machined")
         .expect(0);
-    assert!(
-        done.err().contains("systemd-machined is not running"),
-        "{}",
-        done.describe()
-    );
+    done.expect_err("systemd-machined is not running");
     done.expect_error(1, "did not start");
     assert_eq!(left_of(name), "");
 }

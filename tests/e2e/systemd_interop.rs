@@ -7,7 +7,9 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use nspawn_tests::{BackgroundCommand, Machine, call, finish, image, left_of, wait_until};
+use nspawn_tests::{
+    BackgroundCommand, Machine, call, expect_lines, finish, image, left_of, wait_until,
+};
 
 use crate::cell::{Cell, Sleep, is_registered, unit_properties};
 
@@ -121,12 +123,7 @@ fn machinectl_manages_images_and_machines() {
         assert!(is_registered(machine));
         let shown = call("machinectl", ["show", &machine.name]).expect(0).out();
         let unit = format!("Unit=nspawn-{}.service", machine.name);
-        for line in ["Class=container", "State=running", &unit] {
-            assert!(
-                shown.lines().any(|shown| shown == line),
-                "no {line} in {shown}"
-            );
-        }
+        expect_lines(&shown, &["Class=container", "State=running", &unit]);
     }
     let [one, other, stub] = &machines;
     call(
@@ -153,11 +150,7 @@ fn machinectl_manages_images_and_machines() {
 fn machinectl_shell_works_and_nspawn_run_adds_the_exit_status() {
     let machine = Machine::new();
     let done = call_machinectl_shell(&machine).expect(0);
-    assert!(
-        done.out().contains(&format!("in {}", machine.name)),
-        "{}",
-        done.describe()
-    );
+    done.expect_out(&format!("in {}", machine.name));
     let command = format!("nspawn-run {}", machine.name);
     let terminal = ["--quiet", "--return", "--command", &command, "/dev/null"];
     let done = finish(
@@ -166,7 +159,7 @@ fn machinectl_shell_works_and_nspawn_run_adds_the_exit_status() {
     )
     .expect(5);
     for shown in ["/dev/pts/", &machine.name] {
-        assert!(done.out().contains(shown), "{}", done.describe());
+        done.expect_out(shown);
     }
 }
 
@@ -195,7 +188,7 @@ fn systemd_run_and_nspawn_run_agree_on_streams_and_status() {
         let machine = Machine::new();
         let done = machine.sh(end);
         assert!(![0, 255].contains(&done.code()), "{}", done.describe());
-        assert!(done.err().contains(cause), "{}", done.describe());
+        done.expect_err(cause);
     }
 }
 
@@ -213,7 +206,7 @@ fn commands_run_as_soon_as_prepare_returns() {
             1 => drop(call_systemd_run(&machine, JOB, b"").expect(5)),
             _ => {
                 let done = call_machinectl_shell(&machine).expect(0);
-                assert!(done.out().contains(&machine.name), "{}", done.describe());
+                done.expect_out(&machine.name);
             }
         }
     }

@@ -5,9 +5,6 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use nspawn_common::config::private_users::RANGE_SIZE;
-use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::MachinePaths;
-use nspawn_common::machine::processes;
 use nspawn_tests::{Machine, call, image, left_of};
 
 /// Returns the first UID of the machine's range on the host.
@@ -33,13 +30,7 @@ fn base(machine: &Machine) -> u32 {
 
 /// Returns a path to the machine's root, in the mount namespace of its supervisor.
 fn root(machine: &Machine) -> PathBuf {
-    let paths = MachinePaths::named(&MachineName::new(&machine.name).unwrap());
-    format!(
-        "/proc/{}/root{}",
-        processes::supervisor(&paths).unwrap(),
-        paths.root_mount().display()
-    )
-    .into()
+    machine.path_at_supervisor(&machine.paths().root_mount())
 }
 
 #[test]
@@ -191,11 +182,7 @@ fn chosen_uid_range_is_given_to_one_machine() {
     let name = format!("{}-too", machine.name);
     let second = || call("nspawn-prepare", ["--name", &name, &option, &image()]);
     let done = second();
-    assert!(
-        done.err().contains("another machine, /etc/subuid"),
-        "{}",
-        done.describe()
-    );
+    done.expect_err("another machine, /etc/subuid");
     done.expect_error(1, "");
     assert_eq!(left_of(&name), "");
     drop(machine);

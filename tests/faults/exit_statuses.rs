@@ -1,19 +1,11 @@
 //! The result of a command is the status or the signal that it ends with.
 
 use nspawn_tests::gitlab_runner::{Attempt, Failure, Job, Runner};
-use nspawn_tests::image;
+use nspawn_tests::{SIGNALS, image};
 
 use crate::suite::{Suite, machine};
 
 const CODES: [i32; 9] = [1, 2, 42, 125, 126, 127, 128, 254, 255];
-const SIGNALS: [(&str, i32); 6] = [
-    ("HUP", 1),
-    ("INT", 2),
-    ("KILL", 9),
-    ("SEGV", 11),
-    ("PIPE", 13),
-    ("TERM", 15),
-];
 
 pub fn rows(suite: &mut Suite) {
     let tries = suite.times(2, 20);
@@ -23,14 +15,7 @@ pub fn rows(suite: &mut Suite) {
         |_| {
             let machine = machine(&[]);
             machine.sh("exit 0").expect(0);
-            for code in CODES {
-                machine.sh(&format!("exit {code}")).expect(code);
-            }
-            for (signal, number) in SIGNALS {
-                machine
-                    .sh(&format!("ulimit -c 0; kill -{signal} $$"))
-                    .expect(128 + number);
-            }
+            machine.check_exit_statuses(&CODES);
         },
     );
     suite.row(

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nspawn_common::agent::protocol;
 use nspawn_common::agent::request::Request;
-use nspawn_common::machine::paths::{AGENT_MOUNT_IN_MACHINE, AGENT_SOCKET, MachinePaths};
+use nspawn_common::machine::paths::{AGENT_MOUNT_IN_MACHINE, AGENT_SOCKET};
 use nspawn_common::text;
 use nspawn_tests::{BackgroundCommand, Machine, call, random};
 
@@ -161,14 +161,8 @@ fn machine_with_hostile_agent(behaviour: &str) -> Machine {
     let replace =
         format!("systemctl stop nspawn-agent; exec {PROGRAM_IN_MACHINE} {OPTION} {behaviour}");
     machine.run(["systemd-run", "--quiet", "--no-block", "sh", "-c", &replace]);
-    let name = nspawn_common::machine::name::MachineName::new(&machine.name).unwrap();
-    let paths = MachinePaths::named(&name);
     // The directory is mounted in the mount namespace of the machine's unit only.
-    let supervisor = nspawn_common::machine::processes::supervisor(&paths).unwrap();
-    let ready_file = format!(
-        "/proc/{supervisor}/root{}/{READY_FILE}",
-        paths.agent_dir().display()
-    );
+    let ready_file = machine.path_at_supervisor(&machine.paths().agent_dir().join(READY_FILE));
     let deadline = Instant::now() + Duration::from_secs(20);
     while !fs::exists(&ready_file).unwrap() {
         assert!(

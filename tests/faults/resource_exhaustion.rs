@@ -48,7 +48,7 @@ pub fn rows(suite: &mut Suite) {
         let _small = SmallFileSystem::mount("/var/lib/nspawn-ci/machines", "64m");
         let machine = machine(&[]);
         let done = machine.sh("head -c 100M /dev/zero >/root/big").expect(1);
-        assert!(done.err().contains("No space left"), "{}", done.describe());
+        done.expect_err("No space left");
         machine.sh("rm /root/big; echo more >/root/small").expect(0);
         call("nspawn-cleanup", [&machine.name]).expect(0);
     });

@@ -1,10 +1,11 @@
 //! The table of faults, and helpers that all of its rows share.
 
 use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use nspawn_tests::harness::{self, Harness, Row};
-use nspawn_tests::{Machine, image, left_of};
+use nspawn_tests::{image, left_of};
+
+pub use nspawn_tests::harness::{machine, name, prefix};
 
 /// Width of the column of faults.
 const NAME_WIDTH: usize = 66;
@@ -69,22 +70,6 @@ impl Suite {
     pub fn finish(self) -> ExitCode {
         self.harness.finish("passed", "failed")
     }
-}
-
-/// Returns the prefix of the names of all machines of this run.
-pub fn prefix() -> String {
-    format!("fault-{}", std::process::id())
-}
-
-/// Returns a name for a machine that no other has.
-pub fn name() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("{}-{}", prefix(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Creates a machine, which is removed at the end of its try.
-pub fn machine(options: &[&str]) -> Machine {
-    Machine::with(&[&["--name", &*name()], options].concat())
 }
 
 /// Returns the `nspawn-prepare` command for a machine of this name.

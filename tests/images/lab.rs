@@ -3,11 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nspawn_tests::{Done, call, finish, image, sh};
+use nspawn_tests::{Done, call, expect_message, finish, image, sh};
 
 /// A system without systemd. Creating an image from it is fast.
 pub static SMALL: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -107,6 +107,13 @@ impl Image {
         command
     }
 
+    /// Starts an update in the background, without its diagnostics.
+    #[track_caller]
+    pub fn start_update(&self, options: &[&str]) -> Child {
+        let mut update = self.command("update", options);
+        update.stderr(Stdio::null()).spawn().unwrap()
+    }
+
     /// Returns the path of a file in the current version.
     pub fn file(&self, name: &str) -> PathBuf {
         Path::new("/var/lib/machines").join(&self.name).join(name)
@@ -175,21 +182,18 @@ impl Drop for Image {
 pub fn expect_failure(done: Done, words: &str) -> Done {
     let done = done.expect(1);
     let err = done.err();
-    let mut lines = err
+    let lines = err
         .lines()
         .skip_while(|line| line.starts_with("nspawn-image: ["));
-    let line = lines.next().unwrap_or_default();
-    assert!(
-        line.starts_with("nspawn-image: ") && line.contains(words),
-        "no {words:?} in {}",
-        done.describe()
-    );
-    assert!(
-        lines.all(|line| line.starts_with("  ")),
-        "more than one line: {}",
-        done.describe()
-    );
+    expect_message(lines, "nspawn-image: ", words, &done.describe());
     done
+}
+
+/// Waits until a shell command succeeds.
+#[track_caller]
+pub fn wait_for(condition: &str) {
+    let line = format!("until {condition}; do sleep 0.05; done");
+    call("timeout", ["20", "sh", "-c", &line]).expect(0);
 }
 
 /// Returns the number of tries of a test with random moments.

@@ -40,11 +40,7 @@ fn playbooks_and_packages_change_only_the_image() {
         image.run("update", &["--no-upgrade"]),
         "is as it was: the playbook",
     );
-    assert!(
-        done.err().contains("non-zero return code"),
-        "{}",
-        done.describe()
-    );
+    done.expect_err("non-zero return code");
     assert_eq!(
         (image.current(), image.leftovers()),
         (before, String::new())

@@ -156,7 +156,7 @@ fn exported_image_is_pulled_only_with_a_trusted_signature() {
     Key::new().trust();
     key.trust();
     let good = pull(&[]).expect(0);
-    assert!(good.err().contains("is now"), "{}", good.describe());
+    good.expect_err("is now");
     assert_eq!(
         pulled.current().rsplit('_').next(),
         image.current().rsplit('_').next()

@@ -1,13 +1,12 @@
 //! Updates while jobs run, broken updates, and killed updates.
 
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nspawn_tests::{Machine, call, random, sh};
 
-use crate::lab::{BOOTS, Image, SMALL, expect_failure, script, times, write_script};
+use crate::lab::{BOOTS, Image, SMALL, expect_failure, script, times, wait_for, write_script};
 
 /// Writes one time stamp to two files. A version in which they differ is incomplete.
 const STAMP: &str = "date +%s.%N >/etc/stamp; cp /etc/stamp /usr/lib/stamp";
@@ -88,11 +87,7 @@ fn killed_update_leaves_a_complete_image_and_prune_removes_the_rest() {
             u64::from(u32::from_le_bytes(moment.try_into().unwrap())) % whole,
         );
         let before = (image.current(), image.read("etc/stamp"));
-        let mut update = image
-            .command("update", &["--no-upgrade"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut update = image.start_update(&["--no-upgrade"]);
         thread::sleep(moment);
         update.kill().unwrap();
         update.wait().unwrap();
@@ -127,16 +122,8 @@ fn update_ended_by_a_signal_leaves_nothing() {
     let slow = script("sleep $(cat /seconds 2>/dev/null || echo 0); echo 30 >/seconds");
     let image = Image::from_tar("ended", &SMALL, &["--script", slow.to_str().unwrap()]);
     for signal in ["TERM", "INT", "HUP"] {
-        let mut update = image
-            .command("update", &["--no-upgrade"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let at_work = format!(
-            "until pgrep -f '[.]{}[.]nspawn-.*/script'; do sleep 0.05; done",
-            image.name
-        );
-        call("timeout", ["20", "sh", "-c", &at_work]).expect(0);
+        let mut update = image.start_update(&["--no-upgrade"]);
+        wait_for(&format!("pgrep -f '[.]{}[.]nspawn-.*/script'", image.name));
         sh(&format!("kill -{signal} {}", update.id())).expect(0);
         assert!(!update.wait().unwrap().success());
         assert_eq!(image.leftovers(), "", "{signal}");
@@ -167,7 +154,7 @@ fn broken_update_changes_nothing_and_names_the_cause() {
     ] {
         write_script(&customization, lines);
         let done = expect_failure(image.run("update", &["--no-upgrade"]), "is as it was: ");
-        assert!(done.err().contains(words), "{}", done.describe());
+        done.expect_err(words);
         assert_eq!(
             (image.current(), image.versions().len(), image.leftovers()),
             (before.clone(), 1, String::new())
@@ -177,6 +164,6 @@ fn broken_update_changes_nothing_and_names_the_cause() {
     let done = image
         .run("update", &["--no-upgrade", "--accept-degraded"])
         .expect(0);
-    assert!(done.err().contains("bad.service"), "{}", done.describe());
+    done.expect_err("bad.service");
     assert_ne!(image.current(), before);
 }

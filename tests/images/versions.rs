@@ -1,11 +1,11 @@
 //! Adding, withdrawing and deleting versions.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nspawn_tests::{Machine, call, finish, sh};
 
-use crate::lab::{BOOTS, Image, SMALL, expect_failure, listed, script, write_script};
+use crate::lab::{BOOTS, Image, SMALL, expect_failure, listed, script, wait_for, write_script};
 
 /// Options for an update without the steps that take long.
 const FAST: [&str; 2] = ["--no-upgrade", "--no-boot-test"];
@@ -79,12 +79,7 @@ fn rollback_never_returns_to_a_withdrawn_version() {
     ))
     .expect(0);
     let done = image.run("update", &FAST).expect(0);
-    assert!(
-        done.err()
-            .contains("stays for the machines that use it: one in the making"),
-        "{}",
-        done.describe()
-    );
+    done.expect_err("stays for the machines that use it: one in the making");
     assert_eq!(image.versions().len(), 3);
     image.run("rollback", &[]).expect(0);
     assert_eq!(image.current(), good);
@@ -142,16 +137,8 @@ fn only_one_command_at_a_time_changes_an_image() {
     let image = Image::from_tar("busy", &SMALL, &["--script", slow.to_str().unwrap()]);
     image.run("update", &FAST).expect(0);
     write_script(&slow, "sleep 12");
-    let mut first = image
-        .command("update", &FAST)
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let partial = format!(
-        "until ls -d /var/lib/machines/.{}.*/tree; do sleep 0.05; done",
-        image.name
-    );
-    call("timeout", ["20", "sh", "-c", &partial]).expect(0);
+    let mut first = image.start_update(&FAST);
+    wait_for(&format!("ls -d /var/lib/machines/.{}.*/tree", image.name));
     for verb in ["update", "rollback"] {
         expect_failure(image.run(verb, &[]), "another nspawn-image is at work on");
     }

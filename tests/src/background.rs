@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use nspawn_common::sys::pidfd::wait_for_exit;
 
-use crate::command::{Done, call};
+use crate::command;
+use crate::command::{Done, call, kill};
 use crate::machine::Machine;
 
 /// Time limit for the end of a command, from the moment on which a test waits for it.
@@ -60,13 +61,7 @@ impl BackgroundCommand {
     /// Starts a command, and returns at once.
     #[track_caller]
     pub fn spawn_command(command: &mut Command) -> Self {
-        let argv = format!("{command:?}");
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{argv}: {error}"));
+        let (argv, mut child) = command::spawn(command, Stdio::null());
         Self {
             argv,
             pid: child.id(),
@@ -153,12 +148,6 @@ impl Drop for BackgroundCommand {
             let _ = child.wait();
         }
     }
-}
-
-fn kill(pid: i32, signal: &str) {
-    let _ = Command::new("kill")
-        .args([&format!("-{signal}"), &pid.to_string()])
-        .status();
 }
 
 #[cfg(test)]

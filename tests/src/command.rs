@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write;
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,26 +60,28 @@ impl Done {
         self
     }
 
-    /// Fails the test unless stderr is a single line with `words`, and the exit status is `code`.
+    /// Fails the test unless stderr is a message with `words`, and the exit status is `code`.
     ///
-    /// Indented lines may follow, which quote the message of another tool.
+    /// [`expect_message`] describes messages.
     #[track_caller]
     pub fn expect_error(self, code: i32, words: &str) -> Self {
         let done = self.expect(code);
         let err = done.err();
-        let (line, below) = err.split_once('\n').unwrap_or((&err, ""));
-        assert!(
-            line.starts_with("nspawn-") && line.contains(words),
-            "no {words:?} in the error of {}",
-            done.describe()
-        );
-        assert!(
-            below.lines().all(|line| line.starts_with("  ")),
-            "more than one line: {}",
-            done.describe()
-        );
+        expect_message(err.lines(), "nspawn-", words, &done.describe());
         assert!(!err.contains("panicked"), "{}", done.describe());
         done
+    }
+
+    /// Fails the test unless stdout contains `words`.
+    #[track_caller]
+    pub fn expect_out(&self, words: &str) {
+        expect_words(&self.out(), words, || self.describe());
+    }
+
+    /// Fails the test unless stderr contains `words`.
+    #[track_caller]
+    pub fn expect_err(&self, words: &str) {
+        expect_words(&self.err(), words, || self.describe());
     }
 
     /// Returns the whole result as text, for the message of a failed test.
@@ -92,24 +94,74 @@ impl Done {
     }
 }
 
-/// Runs `command` to its end, with `stdin` as its input.
+/// Fails the test unless `lines` are a single line with `words`, which begins with `program`.
+///
+/// Indented lines may follow, which quote the message of another tool.
 #[track_caller]
-pub fn finish(command: &mut Command, stdin: &[u8]) -> Done {
+pub fn expect_message<'a>(
+    mut lines: impl Iterator<Item = &'a str>,
+    program: &str,
+    words: &str,
+    description: &str,
+) {
+    let line = lines.next().unwrap_or_default();
+    assert!(
+        line.starts_with(program) && line.contains(words),
+        "no {words:?} in the error of {description}"
+    );
+    assert!(
+        lines.all(|line| line.starts_with("  ")),
+        "more than one line: {description}"
+    );
+}
+
+/// Fails the test unless `text` contains `words`. `describe` describes the origin of the text.
+#[track_caller]
+pub(crate) fn expect_words(text: &str, words: &str, describe: impl FnOnce() -> String) {
+    assert!(text.contains(words), "no {words:?} in {}", describe());
+}
+
+/// Fails the test unless `text` has each of `lines`.
+#[track_caller]
+pub fn expect_lines(text: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(
+            text.lines().any(|found| found == *line),
+            "no {line} in {text}"
+        );
+    }
+}
+
+/// Starts `command` with pipes for its output. Returns its command line as well.
+#[track_caller]
+pub(crate) fn spawn(command: &mut Command, stdin: Stdio) -> (String, Child) {
     let argv = format!("{command:?}");
-    let mut child = command
-        .stdin(Stdio::piped())
+    let child = command
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{argv}: {error}"));
+    (argv, child)
+}
+
+/// Sends a signal to a process, which may have ended.
+pub(crate) fn kill(pid: i32, signal: &str) {
+    let _ = Command::new("kill")
+        .args([&format!("-{signal}"), &pid.to_string()])
+        .status();
+}
+
+/// Runs `command` to its end, with `stdin` as its input.
+#[track_caller]
+pub fn finish(command: &mut Command, stdin: &[u8]) -> Done {
+    let (argv, mut child) = spawn(command, Stdio::piped());
     let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
     let (mut pipe, input) = (child.stdin.take(), stdin.to_vec());
     let feeder = thread::spawn(move || pipe.as_mut().map(|pipe| pipe.write_all(&input)));
     let watcher = thread::spawn(move || {
         if !wait_for_exit(pid, LIMIT).unwrap_or(true) {
-            let _ = Command::new("kill")
-                .args(["-KILL", &pid.to_string()])
-                .status();
+            kill(pid, "KILL");
         }
     });
     let output = child

@@ -1,5 +1,8 @@
 //! Packages, data and shell functions that tests use.
 
+use std::fs;
+use std::path::PathBuf;
+
 use crate::command::sh;
 
 /// Shell function `flags HEX FILE…` that sets inode flags (`ioctl_iflags(2)`).
@@ -18,6 +21,14 @@ pub fn install(packages: &str) {
          {{ apt-get --quiet update && DEBIAN_FRONTEND=noninteractive apt-get install {options} {packages}; }}"
     );
     sh(&line).expect(0);
+}
+
+/// Creates a directory for temporary files of the test `name`.
+#[track_caller]
+pub fn scratch(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("e2e-{name}-{}", std::process::id()));
+    fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    path
 }
 
 /// Returns `count` pseudo-random bytes, which are the same for the same seed.

@@ -6,6 +6,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::machine::Machine;
 
 /// The result of a test.
 pub struct Row {
@@ -116,6 +119,24 @@ impl Harness {
 /// Runs a part of a test. Returns `None` if it panics, whose message is on stderr then.
 pub fn attempt<Value>(work: impl FnOnce() -> Value) -> Option<Value> {
     catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
+/// Returns the prefix of the names of all machines of this run.
+#[must_use]
+pub fn prefix() -> String {
+    format!("suite-{}", std::process::id())
+}
+
+/// Returns a unique name.
+pub fn name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{}-{}", prefix(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Creates a machine with a unique name, which is removed when the value is dropped.
+#[track_caller]
+pub fn machine(options: &[&str]) -> Machine {
+    Machine::with(&[&["--name", &*name()], options].concat())
 }
 
 #[cfg(test)]

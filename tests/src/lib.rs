@@ -12,6 +12,7 @@
 //! | [`gitlab_server`] | stand-in for GitLab |
 //! | [`gitlab_runner`] | stand-in for GitLab Runner |
 //! | `http`, `multipart` | HTTP between the two |
+//! | `program` | frame of the programs of this crate: [`run_program`] |
 
 mod background;
 mod command;
@@ -24,10 +25,12 @@ mod job;
 mod leftovers;
 mod machine;
 mod multipart;
+mod program;
 
 pub use background::BackgroundCommand;
-pub use command::{Done, call, finish, sh, wait_until};
-pub use fixtures::{FLAGS, install, random};
+pub use command::{Done, call, expect_lines, expect_message, finish, sh, wait_until};
+pub use fixtures::{FLAGS, install, random, scratch};
 pub use job::Job;
 pub use leftovers::left_of;
-pub use machine::{Machine, image};
+pub use machine::{Machine, SIGNALS, image};
+pub use program::run_program;

@@ -2,7 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 
 use crate::command::{Done, call, finish};
 
@@ -18,6 +23,16 @@ pub fn image() -> String {
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     name.unwrap_or("bookworm").to_owned()
 }
+
+/// Signals by which commands end, with their numbers.
+pub const SIGNALS: [(&str, i32); 6] = [
+    ("HUP", 1),
+    ("INT", 2),
+    ("KILL", 9),
+    ("SEGV", 11),
+    ("PIPE", 13),
+    ("TERM", 15),
+];
 
 /// A machine that is removed when the value is dropped.
 #[derive(Debug)]
@@ -64,6 +79,45 @@ impl Machine {
     #[track_caller]
     pub fn run<Word: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = Word>) -> Done {
         finish(&mut self.command(words), b"")
+    }
+
+    /// Returns the machine's paths.
+    #[track_caller]
+    pub fn paths(&self) -> MachinePaths {
+        MachinePaths::named(&MachineName::new(&self.name).expect("the name is valid"))
+    }
+
+    /// Returns the path by which the host reaches `path` in the mount namespace of the supervisor.
+    #[track_caller]
+    pub fn path_at_supervisor(&self, path: &Path) -> PathBuf {
+        let supervisor = processes::supervisor(&self.paths()).expect("the machine runs");
+        format!("/proc/{supervisor}/root{}", path.display()).into()
+    }
+
+    /// Checks that `machinectl shell` runs commands in the machine.
+    #[track_caller]
+    pub fn check_machinectl_shell(&self) {
+        let name = &self.name;
+        let shell =
+            format!("machinectl --quiet shell {name} /bin/sh -c 'echo shell in $(hostname)'");
+        let done = call(
+            "script",
+            ["--quiet", "--return", "--command", &shell, "/dev/null"],
+        )
+        .expect(0);
+        done.expect_out(&format!("shell in {name}"));
+    }
+
+    /// Checks that a command's exit status is one of `codes`, or belongs to one of [`SIGNALS`].
+    #[track_caller]
+    pub fn check_exit_statuses(&self, codes: &[i32]) {
+        for code in codes {
+            self.sh(&format!("exit {code}")).expect(*code);
+        }
+        for (signal, number) in SIGNALS {
+            self.sh(&format!("ulimit -c 0; kill -{signal} $$"))
+                .expect(128 + number);
+        }
     }
 
     /// Runs a line of shell in the machine.

@@ -84,14 +84,9 @@ fn check_host_notes_that_profiles_confine_machines() {
         "ok    AppArmor, whose profiles confine no program in a machine"
     };
     let done = sh(check);
-    assert!(done.out().contains(expected), "{}", done.describe());
+    done.expect_out(expected);
     let done = sh(&format!(
         "unshare --mount sh -c 'umount --lazy /sys/kernel/security; {check}'"
     ));
-    assert!(
-        done.out()
-            .contains("note  AppArmor's profiles of the host confine"),
-        "{}",
-        done.describe()
-    );
+    done.expect_out("note  AppArmor's profiles of the host confine");
 }

@@ -32,6 +32,13 @@ const ROUTES: &str = "
     ip -6 route replace default via 2001:db8::254
 ";
 
+/// Changes the routes or the uplink of [`outside`].
+#[track_caller]
+fn change_routes(apply: &str) -> Change {
+    outside::ensure();
+    Change::make(apply, ROUTES)
+}
+
 fn machine() -> Machine {
     outside::ensure();
     Machine::with(&["--init=stub"])
@@ -59,6 +66,14 @@ fn resolves(machine: &Machine) -> String {
         .next()
         .unwrap_or_default()
         .to_owned()
+}
+
+/// Waits until the host resolves [`NAME`].
+#[track_caller]
+fn wait_for_resolver() {
+    wait_until("the host resolves names", Duration::from_secs(30), || {
+        sh(&format!("getent hosts {NAME}")).code() == 0
+    });
 }
 
 #[test]
@@ -92,11 +107,7 @@ fn machine_name_never_resolves_to_the_host() {
 
 #[test]
 fn host_without_a_default_route_works() {
-    outside::ensure();
-    let _change = Change::make(
-        "ip route delete default; ip -6 route delete default",
-        ROUTES,
-    );
+    let _change = change_routes("ip route delete default; ip -6 route delete default");
     let machine = machine();
     machine.run(["true"]).expect(0);
     // The outside is on the host's own link.
@@ -105,10 +116,8 @@ fn host_without_a_default_route_works() {
 
 #[test]
 fn uplink_may_come_and_go_while_a_machine_runs() {
-    outside::ensure();
-    let change = Change::make(
+    let change = change_routes(
         "ip route delete default; ip -6 route delete default; ip link set uplink down",
-        ROUTES,
     );
     let machine = machine();
     assert_eq!(answer(&machine, SERVER, PORT), "");
@@ -120,11 +129,8 @@ fn uplink_may_come_and_go_while_a_machine_runs() {
 
 #[test]
 fn host_with_ipv6_alone_works() {
-    outside::ensure();
-    let _change = Change::make(
-        "ip route delete default; ip address delete 192.0.2.1/24 dev uplink",
-        ROUTES,
-    );
+    let _change =
+        change_routes("ip route delete default; ip address delete 192.0.2.1/24 dev uplink");
     let machine = machine();
     expect_answer(&machine, SERVER_IPV6, PORT);
 }
@@ -157,9 +163,7 @@ fn resolver_at(address: &str) -> Change {
          echo nameserver {address} >/etc/resolv.conf"
     ))
     .expect(0);
-    wait_until("the host resolves names", Duration::from_secs(30), || {
-        sh(&format!("getent hosts {NAME}")).code() == 0
-    });
+    wait_for_resolver();
     Change("systemctl stop host-dns; mv /run/resolv.conf.before /etc/resolv.conf")
 }
 
@@ -196,9 +200,7 @@ fn systemd_resolved_serves_machines() {
     let _change = Change(
         "rm /etc/resolv.conf; mv /run/resolv.conf.before /etc/resolv.conf; systemctl stop systemd-resolved",
     );
-    wait_until("the host resolves names", Duration::from_secs(30), || {
-        sh(&format!("getent hosts {NAME}")).code() == 0
-    });
+    wait_for_resolver();
     for options in [&["--init=stub"][..], &[]] {
         assert_eq!(resolves(&Machine::with(options)), SERVER, "{options:?}");
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MsFlags, mount};
 
 /// Removes the file at `path`. A missing file is not an error.
 pub fn remove_file_if_present(path: &Path) -> Result<()> {
@@ -44,6 +45,17 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
         fs::rename(&new, path)
     };
     write().with_context(|| format!("can't write {}", path.display()))
+}
+
+/// Mounts the file or directory `source` over `target` too.
+pub fn bind_mount(source: &Path, target: &Path) -> nix::Result<()> {
+    mount(
+        Some(source),
+        target,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
 }
 
 /// Opens a file below `directory` without following any link and without crossing a mount point.

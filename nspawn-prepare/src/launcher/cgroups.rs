@@ -9,8 +9,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nix::mount::MsFlags;
 use nspawn_common::machine::paths::{MachinePaths, PAYLOAD_CGROUP};
+use nspawn_common::sys::fs::bind_mount;
 
 /// Files of limits that programs read to size themselves (cgroup.rst).
 const FILES: [&str; 5] = [
@@ -58,13 +58,7 @@ fn create_payload(unit: &Path, limits: &[(&str, String)]) -> Result<()> {
     // systemd-nspawn looks for `payload` below its own cgroup. Only from version 254 on it also
     // finds it beside its cgroup. With this mount, `launcher/payload` is `payload` for all
     // versions. The mount is in the unit's mount namespace, which the machine does not see.
-    nix::mount::mount(
-        Some(unit),
-        &launcher,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )?;
+    bind_mount(unit, &launcher)?;
     Ok(())
 }
 

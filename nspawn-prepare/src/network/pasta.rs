@@ -19,6 +19,7 @@ use nspawn_common::command::argv;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::namespaces;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::sys::fs::bind_mount;
 use nspawn_common::sys::namespace;
 use nspawn_common::systemd::machined;
 use nspawn_common::systemd::transient_unit::TransientUnit;
@@ -235,12 +236,6 @@ fn mount_namespace(namespace: &File, name: &str) -> Result<PathBuf> {
 fn bind_namespace(namespace: &File, target: &Path) -> Result<()> {
     File::create(target)?;
     let source = format!("/proc/self/fd/{}", namespace.as_raw_fd());
-    mount(
-        Some(&*source),
-        target,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )?;
+    bind_mount(Path::new(&source), target)?;
     Ok(())
 }

@@ -9,8 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::libc::O_NONBLOCK;
-use nix::mount::{MsFlags, mount};
-use nspawn_common::sys::fs::{if_present, remove_file_if_present};
+use nspawn_common::sys::fs::{bind_mount, if_present, remove_file_if_present};
 
 /// The file in the machine.
 const HOSTS: &str = "/etc/hosts";
@@ -92,13 +91,7 @@ fn replace(text: &str) -> Result<()> {
     remove_file_if_present(Path::new(COPY))?;
     File::create_new(COPY)?.write_all(text.as_bytes())?;
     fs::set_permissions(COPY, Permissions::from_mode(0o644))?;
-    mount(
-        Some(COPY),
-        HOSTS,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )?;
+    bind_mount(Path::new(COPY), Path::new(HOSTS))?;
     Ok(())
 }
 

@@ -173,29 +173,31 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn written_bytes_are_delivered_while_the_pipe_stays_open() {
+    /// Starts an output between two pipes. Returns their other ends as well.
+    fn start() -> (File, Output, File) {
         let (source, writer) = pipe().unwrap();
         let (reader, target) = pipe().unwrap();
         let output = Output::start(Route { source, target }).unwrap();
-        let mut held_open = File::from(writer);
+        (writer.into(), output, reader.into())
+    }
+
+    #[test]
+    fn written_bytes_are_delivered_while_the_pipe_stays_open() {
+        let (mut held_open, output, mut reader) = start();
         held_open.write_all(&[7; 100_000]).unwrap();
         output.finish(None).unwrap();
         let mut received = Vec::new();
-        File::from(reader).read_to_end(&mut received).unwrap();
+        reader.read_to_end(&mut received).unwrap();
         assert_eq!(received, [7; 100_000]);
     }
 
     #[test]
     fn more_than_a_pipe_holds_is_delivered_to_a_late_reader() {
-        let (source, writer) = pipe().unwrap();
-        let (reader, target) = pipe().unwrap();
-        let output = Output::start(Route { source, target }).unwrap();
-        let mut writer = File::from(writer);
+        let (mut writer, output, mut reader) = start();
         writer.write_all(&[7; 2 * MAX_CHUNK]).unwrap();
         let finishing = thread::spawn(|| output.finish(None));
         let mut received = vec![0; 2 * MAX_CHUNK];
-        File::from(reader).read_exact(&mut received).unwrap();
+        reader.read_exact(&mut received).unwrap();
         finishing.join().unwrap().unwrap();
         assert!(received.iter().all(|byte| *byte == 7));
     }

@@ -59,17 +59,13 @@ fn values_that_systemd_refuses_are_named() {
         ["--name", &name, "--property=NoSuchProperty=1", &image],
     )
     .expect_error(1, "did not start");
-    assert!(done.err().contains("NoSuchProperty"), "{}", done.describe());
+    done.expect_err("NoSuchProperty");
     let done = call(
         "nspawn-prepare",
         ["--name", &name, "--bind=/no/such/source", &image],
     )
     .expect_error(1, "did not start");
-    assert!(
-        done.err().contains("/no/such/source"),
-        "{}",
-        done.describe()
-    );
+    done.expect_err("/no/such/source");
     assert_eq!(left_of(&name), "");
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::OnceLock;
 
 use nspawn_common::config::private_users::RANGE_SIZE;
-use nspawn_tests::{BackgroundCommand, Machine, sh, wait_until};
+use nspawn_tests::{BackgroundCommand, Machine, expect_lines, sh, wait_until};
 
 use super::{Cell, Sleep, is_registered, unit_properties};
 
@@ -72,19 +72,17 @@ fn check_unit_of_running_command(cell: &Cell, machine: &Machine) {
     let names =
         "ActiveState,TimeoutStopUSec,Nice,DevicePolicy,Slice,Delegate,MemoryMax,TasksMax,Id";
     let shown = unit_properties(machine, names);
-    for line in [
-        "ActiveState=active",
-        "TimeoutStopUSec=7s",
-        "Nice=3",
-        "DevicePolicy=closed",
-        "Slice=machine-ci.slice",
-        "Delegate=yes",
-    ] {
-        assert!(
-            shown.lines().any(|shown| shown == line),
-            "no {line} in {shown}"
-        );
-    }
+    expect_lines(
+        &shown,
+        &[
+            "ActiveState=active",
+            "TimeoutStopUSec=7s",
+            "Nice=3",
+            "DevicePolicy=closed",
+            "Slice=machine-ci.slice",
+            "Delegate=yes",
+        ],
+    );
     for unlimited in ["MemoryMax=infinity", "TasksMax=infinity"] {
         assert!(!shown.contains(unlimited), "{shown}");
     }
@@ -130,6 +128,6 @@ pub fn check_size(cell: &Cell) {
             "head -c 60M /dev/zero >{place}/big && exit 9; rm {place}/big && echo more >{place}/small"
         );
         let done = machine.sh(&script).expect(0);
-        assert!(done.err().contains("No space left"), "{}", done.describe());
+        done.expect_err("No space left");
     }
 }

@@ -92,9 +92,5 @@ fn check_shell_on_stdin(machine: &Machine) {
         b"echo $((6*7)); tty\n",
     )
     .expect(0);
-    assert!(
-        done.out().contains("42\r\n/dev/pts/"),
-        "{}",
-        done.describe()
-    );
+    done.expect_out("42\r\n/dev/pts/");
 }

@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 use nspawn_common::agent::client;
 use nspawn_common::agent::request::{Program, Request};
-use nspawn_common::machine::name::MachineName;
-use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::pidfd::wait_for_exit;
 use nspawn_tests::{BackgroundCommand, Machine, sh};
 
@@ -53,7 +51,7 @@ fn command_ends_when_its_client_disconnects_before_the_start() {
             terminal: None,
             kill_remaining: false,
         };
-        let paths = MachinePaths::named(&MachineName::new(&machine.name).unwrap());
+        let paths = machine.paths();
         let mut agent = client::connect(&paths, Duration::from_secs(10)).unwrap();
         let streams = [(); 3].map(|()| OwnedFd::from(File::open("/dev/null").unwrap()));
         client::send_request(&mut agent, &request, streams).unwrap();

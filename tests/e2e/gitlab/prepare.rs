@@ -42,7 +42,7 @@ fn missing_image_is_a_script_failure_without_a_default() {
         "{}",
         report.describe()
     );
-    assert!(report.log().contains("image"), "{}", report.describe());
+    report.expect_log("image");
     let default = Runner::default().prepare_args(&["--default-image", &image()]);
     let _ = default.run(&job()).expect(&Outcome::Success);
     let _ = Runner::default()
@@ -115,11 +115,7 @@ fn invalid_options_are_a_system_failure() {
         let report = runner
             .run(&Job::new(&image()).script(&["echo too far"]))
             .expect_system_failure();
-        assert!(
-            report.log().contains("nspawn-prepare: "),
-            "{}",
-            report.describe()
-        );
+        report.expect_log("nspawn-prepare: ");
     }
 }
 

@@ -39,13 +39,7 @@ fn scripts_can_call_but_not_change_the_runner_of_the_host() {
         .prepare_args(&[&option])
         .run(&job)
         .expect(&Outcome::Success);
-    assert!(
-        report
-            .log()
-            .contains("the host's: artifacts-uploader --name x"),
-        "{}",
-        report.describe()
-    );
+    report.expect_log("the host's: artifacts-uploader --name x");
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     remove(&path);
 }
@@ -55,7 +49,7 @@ fn missing_runner_is_reported_to_the_job() {
     let notice = "no gitlab-runner is shown";
     let job = || Job::new(&image()).script(&["! command -v gitlab-runner"]);
     let report = Runner::default().run(&job()).expect(&Outcome::Success);
-    assert!(report.log().contains(notice), "{}", report.describe());
+    report.expect_log(notice);
     // --gitlab-runner=no silences the notice.
     let report = Runner::default()
         .prepare_args(&["--gitlab-runner=no"])

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use nspawn_tests::{Done, call, finish, sh};
+use nspawn_tests::{Done, call, finish, scratch, sh};
 use serde_json::{Value, json};
 
 const TOKEN: &str = "glrt-abc.DEF_1-2";
@@ -42,12 +42,6 @@ fn parse_toml(text: &[u8]) -> Value {
         "import json, sys, tomllib; json.dump(tomllib.load(sys.stdin.buffer), sys.stdout)";
     let done = finish(Command::new("python3").args(["-c", program]), text).expect(0);
     serde_json::from_slice(&done.stdout).unwrap()
-}
-
-fn scratch(name: &str) -> PathBuf {
-    let directory = std::env::temp_dir().join(format!("e2e-config-{}-{name}", std::process::id()));
-    fs::create_dir_all(&directory).unwrap();
-    directory
 }
 
 #[test]
@@ -139,7 +133,7 @@ fn output_has_only_keys_that_gitlab_runner_knows() {
 
 #[test]
 fn runner_is_added_to_an_existing_file() {
-    let file = scratch("add").join("config.toml");
+    let file = scratch("config-add").join("config.toml");
     let path = file.to_str().unwrap();
     let before =
         "concurrent = 4\n[[runners]]\n  name = \"old\"\n  [runners.docker]\n    image = \"x\"";
@@ -184,7 +178,7 @@ fn check_file_count(file: &Path, count: usize) {
 
 #[test]
 fn same_token_is_not_added_twice() {
-    let file = scratch("twice").join("config.toml");
+    let file = scratch("config-twice").join("config.toml");
     let path = file.to_str().unwrap();
     configure(&["--add", path], TOKEN).expect(0);
     let before = fs::read(&file).unwrap();
@@ -197,7 +191,7 @@ fn same_token_is_not_added_twice() {
 /// The file is secret, since it has a token.
 #[test]
 fn new_file_is_accessible_to_root_only() {
-    let file = scratch("new").join("config.toml");
+    let file = scratch("config-new").join("config.toml");
     configure(&["--add", file.to_str().unwrap()], TOKEN).expect(0);
     assert_eq!(
         fs::metadata(&file).unwrap().permissions().mode() & 0o777,
@@ -209,7 +203,7 @@ fn new_file_is_accessible_to_root_only() {
 
 #[test]
 fn invalid_input_adds_nothing() {
-    let directory = scratch("bad");
+    let directory = scratch("config-bad");
     let file = directory.join("config.toml");
     let path = file.to_str().unwrap();
     for (arguments, token) in [

@@ -291,11 +291,7 @@ fn unknown_user_of_the_image_is_a_script_failure() {
         .image_options(user_option("no-such-user"))
         .script(&["true"]);
     let report = job.run().expect(&Outcome::ScriptFailure(1));
-    assert!(
-        report.log().contains("no-such-user"),
-        "{}",
-        report.describe()
-    );
+    report.expect_log("no-such-user");
 }
 
 #[test]

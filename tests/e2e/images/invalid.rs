@@ -3,32 +3,31 @@
 //! Prepare fails with one clear line and leaves nothing. GitLab Runner gets a script failure if the
 //! job can choose another image, else a system failure.
 
-use nspawn_tests::gitlab_runner::{Job, Outcome};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Report};
 use nspawn_tests::{finish, left_of, sh};
 
 use super::Name;
 
+/// Expects an error of `nspawn-prepare`, and the same error in a job, whose report it returns.
+#[track_caller]
+fn refused_job(name: &Name, words: &str) -> Report {
+    name.expect_refused(&["--init=stub"], words);
+    let report = Job::new(&name.0).script(&["echo too far"]).run();
+    report.expect_log(words);
+    report
+}
+
 /// Expects an error when the machine's unit mounts the image, which is a system failure.
 #[track_caller]
 fn expect_mount_error(name: &Name, words: &str) {
-    name.expect_refused(&["--init=stub"], words);
-    let report = Job::new(&name.0)
-        .script(&["echo too far"])
-        .run()
-        .expect_system_failure();
-    assert!(report.log().contains(words), "{}", report.describe());
+    refused_job(name, words).expect_system_failure();
     assert_eq!(name.loop_devices(), "");
 }
 
 /// Expects an error before anything is mounted, which is a script failure.
 #[track_caller]
 fn expect_script_failure(name: &Name, words: &str) {
-    name.expect_refused(&["--init=stub"], words);
-    let report = Job::new(&name.0)
-        .script(&["echo too far"])
-        .run()
-        .expect(&Outcome::ScriptFailure(1));
-    assert!(report.log().contains(words), "{}", report.describe());
+    let report = refused_job(name, words).expect(&Outcome::ScriptFailure(1));
     assert_eq!(
         report.stages(),
         ["config", "prepare", "cleanup"],

@@ -88,11 +88,7 @@ fn job_that_would_lose_its_sources_expect_refused() {
     let name = bare("forgetful");
     let runner = Runner::default().prepare_args(&["--init=none", "--layer=none"]);
     let report = runner.run(&job(&name)).expect_system_failure();
-    assert!(
-        report.log().contains("choose --layer=tmpfs"),
-        "{}",
-        report.describe()
-    );
+    report.expect_log("choose --layer=tmpfs");
 }
 
 #[test]
@@ -165,10 +161,6 @@ fn image_without_systemd_is_not_booted() {
             .script(&["true"])
             .run()
             .expect(&Outcome::ScriptFailure(1));
-        assert!(
-            report.log().contains("--init=stub"),
-            "{}",
-            report.describe()
-        );
+        report.expect_log("--init=stub");
     }
 }

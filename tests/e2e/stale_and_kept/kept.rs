@@ -50,11 +50,7 @@ fn hanging_boot_reports_pending_jobs() {
         "multi-user.target",
         "[  OK  ] ",
     ] {
-        assert!(
-            done.err().contains(words),
-            "no {words:?} in {}",
-            done.describe()
-        );
+        done.expect_err(words);
     }
     assert_eq!(left_of(&name), "");
 }
@@ -107,11 +103,7 @@ fn hanging_boot_of_a_job_reports_pending_jobs() {
     let report = Runner::default()
         .prepare_args(&[&unit.bind, "--timeout=3s"])
         .run(&Job::new(&image()));
-    assert!(
-        report.log().contains("still waits for these jobs"),
-        "{}",
-        report.describe()
-    );
+    report.expect_log("still waits for these jobs");
     let _ = report.expect_system_failure();
 }
 
@@ -123,11 +115,7 @@ fn machine_of_a_job_with_a_hanging_boot_can_be_kept() {
         .prepare_args(&[&unit.bind, "--timeout=3s", "--keep=failure"])
         .run(&Job::new(&image()));
     drop(unit);
-    assert!(
-        report.log().contains("is kept for 60 min"),
-        "{}",
-        report.describe()
-    );
+    report.expect_log("is kept for 60 min");
     assert!(
         fs::exists(format!(
             "/var/lib/nspawn-ci/machines/{}/disk",

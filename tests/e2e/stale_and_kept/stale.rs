@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
 
-use nspawn_tests::{BackgroundCommand, Machine, call, finish, image, left_of, sh, wait_until};
+use nspawn_tests::{Machine, call, finish, image, left_of, sh};
 
 use super::stale;
 use crate::cell::{Cell, Sleep};
@@ -115,12 +114,7 @@ fn machines_between_runs_are_not_stale() {
     }
     let sleep = Sleep::new();
     let script = format!("echo on; {}", sleep.command());
-    let running = BackgroundCommand::start_command(
-        Command::new("nspawn-run").args(["--image", &image, "sh", "-c", &script]),
-    );
-    wait_until("the command sleeps", Duration::from_secs(5), || {
-        sleep.is_running()
-    });
+    let running = sleep.start_with_image(&image, &["sh", "-c", &script]);
     let name = sleep.machine();
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert!(

@@ -46,13 +46,7 @@ fn check_systemd_tools(machine: &Machine, first_name: &str) {
     let list = call("machinectl", ["list"]).expect(0).out();
     assert!(list.contains(name) && !list.contains(first_name), "{list}");
     let status = call("machinectl", ["status", "--no-pager", name]).expect(0);
-    assert!(
-        status
-            .out()
-            .contains(&format!("Unit: nspawn-{first_name}.service")),
-        "{}",
-        status.describe()
-    );
+    status.expect_out(&format!("Unit: nspawn-{first_name}.service"));
     let option = format!("--machine={name}");
     let hostname = call(
         "systemd-run",
@@ -60,17 +54,7 @@ fn check_systemd_tools(machine: &Machine, first_name: &str) {
     )
     .expect(0);
     assert_eq!(hostname.out(), format!("{name}\n"));
-    let shell = format!("machinectl --quiet shell {name} /bin/sh -c 'echo shell in $(hostname)'");
-    let done = call(
-        "script",
-        ["--quiet", "--return", "--command", &shell, "/dev/null"],
-    )
-    .expect(0);
-    assert!(
-        done.out().contains(&format!("shell in {name}")),
-        "{}",
-        done.describe()
-    );
+    machine.check_machinectl_shell();
 }
 
 /// Checks that the first name has no machine, and that cleanups of it leave the machine alone.
@@ -136,20 +120,14 @@ fn gitlab_job_takes_over_a_standby_machine() {
         .prepare_args(&["--network=none"])
         .run(&job)
         .expect(&Outcome::Success);
-    assert!(
-        report
-            .log()
-            .contains(&format!("running\n{}\n", report.machine)),
-        "{}",
-        report.describe()
-    );
+    report.expect_log(&format!("running\n{}\n", report.machine));
     let message = format!(
         "machine {} of image {} ({}) is ready",
         report.machine,
         pool.image,
         image()
     );
-    assert!(report.log().contains(&message), "{}", report.describe());
+    report.expect_log(&message);
     pool.wait_for(1);
     assert_ne!(pool.names(), before);
     assert_eq!(left_of(&report.machine), "");

@@ -17,8 +17,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nspawn_tests::Job;
 use nspawn_tests::gitlab_server::{GitLab, RUNNER_TOKEN, STUCK, ServerJob, Status};
+use nspawn_tests::{Job, run_program};
 
 /// Time without a request after which a runner counts as dead.
 ///
@@ -30,14 +30,7 @@ const CODES: [i64; 10] = [0, 0, 1, 0, 42, 0, 0, 137, 0, 255];
 const ALLOWED: [i64; 1] = [42];
 
 fn main() -> ExitCode {
-    let words: Vec<_> = std::env::args().skip(1).collect();
-    match coordinate(&words) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("coordinator: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run_program("coordinator", coordinate)
 }
 
 fn coordinate(words: &[String]) -> Result<()> {

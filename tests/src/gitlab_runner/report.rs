@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::command::{expect_message, expect_words};
+
 /// The outcome of a job, as GitLab shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -83,28 +85,17 @@ impl Record {
         self
     }
 
-    /// Fails the test unless the stage was a system failure, and its log is a line with `words`.
+    /// Fails the test unless the stage was a system failure, and its log is a message with `words`.
     ///
-    /// Indented lines may follow, which quote the message of another tool.
+    /// [`expect_message`] describes messages.
     #[track_caller]
     pub fn expect_system_failure(self, words: &str) -> Self {
-        let text = self.text();
-        let (line, below) = text.split_once('\n').unwrap_or((&text, ""));
         assert!(
             matches!(self.result, Err(Failure::System(_))),
             "{}",
             self.describe()
         );
-        assert!(
-            line.starts_with("nspawn-") && line.contains(words),
-            "no {words:?} in {}",
-            self.describe()
-        );
-        assert!(
-            below.lines().all(|line| line.starts_with("  ")),
-            "more than one line: {}",
-            self.describe()
-        );
+        expect_message(self.text().lines(), "nspawn-", words, &self.describe());
         self
     }
 
@@ -150,6 +141,12 @@ impl Report {
             .filter(|record| record.stage != "cleanup")
             .map(Record::text)
             .collect()
+    }
+
+    /// Fails the test unless the log contains `words`.
+    #[track_caller]
+    pub fn expect_log(&self, words: &str) {
+        expect_words(&self.log(), words, || self.describe());
     }
 
     /// Returns the names of the stages that were called, in order.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::command::expect_words;
 use crate::job::Job;
 use crate::multipart::FormFile;
 
@@ -108,6 +109,12 @@ impl ServerJob {
     /// Returns the log as text.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&self.trace).into_owned()
+    }
+
+    /// Fails the test unless the log contains `words`.
+    #[track_caller]
+    pub fn expect_log(&self, words: &str) {
+        expect_words(&self.log(), words, || self.describe());
     }
 
     /// Returns the state and the end of the log, for the message of a failed test.

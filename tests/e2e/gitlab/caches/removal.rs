@@ -64,13 +64,7 @@ fn job_runs_without_a_cache_that_can_not_be_mounted() {
     let file = project.files()[0].clone();
     sh(&format!("mv {file} {file}.away && mkdir {file}")).expect(0);
     let report = project.run(&["true"]);
-    assert!(
-        report
-            .log()
-            .contains("the job goes without its project's cache: "),
-        "{}",
-        report.describe()
-    );
+    report.expect_log("the job goes without its project's cache: ");
     sh(&format!("rmdir {file} && mv {file}.away {file}")).expect(0);
     let _ = project.run(&["test -e /cache/kept"]);
 }
@@ -89,11 +83,7 @@ fn unused_cache_is_stale_after_30_days() {
     // The directory has a lost+found if it is a separate file system.
     sh("mkdir -p /var/cache/nspawn-ci/lost+found; touch --date='-31 days' /var/cache/nspawn-ci/lost+found").expect(0);
     let dry = call("nspawn-cleanup", ["--stale", "--dry-run"]).expect(0);
-    assert!(
-        dry.out().contains(&project.files()[0]),
-        "{}",
-        dry.describe()
-    );
+    dry.expect_out(&project.files()[0]);
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert!(project.files().is_empty());
     sh("rmdir /var/cache/nspawn-ci/lost+found").expect(0);

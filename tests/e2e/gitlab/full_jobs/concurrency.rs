@@ -47,11 +47,7 @@ fn concurrent_jobs_have_separate_results() {
             "{}",
             job.describe()
         );
-        assert!(
-            job.log().contains(&format!("\nthis is {number}\n")),
-            "{}",
-            job.describe()
-        );
+        job.expect_log(&format!("\nthis is {number}\n"));
         assert!(
             job.artifacts.is_some() && job.log().contains(&format!("\ngitlab-{id}-")),
             "{}",

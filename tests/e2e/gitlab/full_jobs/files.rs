@@ -26,12 +26,7 @@ fn sources_include_submodules() {
     let jobs = run_all(&gitlab, vec![work("fetch", "0"), work("clone", "1")], &[]);
     for (job, commits) in jobs.iter().zip([2, 1]) {
         assert_eq!(job.status, Status::Success, "{}", job.describe());
-        assert!(
-            job.log()
-                .contains(&format!("\nproject\nlibrary\ninner\n{commits}\n")),
-            "{}",
-            job.describe()
-        );
+        job.expect_log(&format!("\nproject\nlibrary\ninner\n{commits}\n"));
     }
 }
 
@@ -151,11 +146,7 @@ fn caches_are_shared_within_one_project() {
         .zip([String::new(), by(0), String::new(), String::new(), by(2)])
     {
         assert_eq!(job.status, Status::Success, "{}", job.describe());
-        assert!(
-            job.log().contains(&format!("\nfound: {found}\n")),
-            "no {found:?} in {}",
-            job.describe()
-        );
+        job.expect_log(&format!("\nfound: {found}\n"));
     }
 }
 
@@ -178,10 +169,6 @@ fn file_variables_and_large_variables_arrive() {
         "\na 'b'\n\"$c\" \\d\n",
         "\nin its place\n",
     ] {
-        assert!(
-            job.log().contains(shown),
-            "no {shown:?} in {}",
-            job.describe()
-        );
+        job.expect_log(shown);
     }
 }

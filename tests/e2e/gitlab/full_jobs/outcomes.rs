@@ -27,11 +27,22 @@ fn expect(job: &ServerJob, status: Status, reason: &str, exit_code: i64) {
 #[track_caller]
 fn expect_after_script(job: &ServerJob, status: &str) {
     let shown = format!("\nafter it was {status} in /builds/group/project\nthe same machine\n");
-    assert!(
-        job.log().contains(&shown),
-        "no {shown:?} in {}",
-        job.describe()
-    );
+    job.expect_log(&shown);
+}
+
+/// Runs a job, and interrupts it as soon as its log shows the line `now`.
+#[track_caller]
+fn interrupted(
+    gitlab: &GitLab,
+    job: u64,
+    options: &[&str],
+    interrupt: impl FnOnce(&Runner),
+) -> ServerJob {
+    let runner = Runner::start(gitlab, options);
+    gitlab.wait_for_log(job, "\nnow\n");
+    interrupt(&runner);
+    runner.finish();
+    result_of(gitlab, job)
 }
 
 #[test]
@@ -57,11 +68,7 @@ fn after_script_runs_after_a_cancel() {
             .script(&[MARK, WAIT])
             .after_script(&AFTER),
     );
-    let runner = Runner::start(&gitlab, &["--max-builds=1"]);
-    gitlab.wait_for_log(job, "\nnow\n");
-    gitlab.cancel(job);
-    runner.finish();
-    let job = result_of(&gitlab, job);
+    let job = interrupted(&gitlab, job, &["--max-builds=1"], |_| gitlab.cancel(job));
     expect(&job, Status::Canceled, "job_canceled", 0);
     expect_after_script(&job, "canceled");
     assert!(!job.log().contains("too far"), "{}", job.describe());
@@ -71,11 +78,7 @@ fn after_script_runs_after_a_cancel() {
 fn no_stage_runs_after_the_job_is_dropped() {
     let gitlab = GitLab::new();
     let job = gitlab.add(Job::new(&image()).script(&[WAIT]).after_script(&AFTER));
-    let runner = Runner::start(&gitlab, &["--max-builds=1"]);
-    gitlab.wait_for_log(job, "\nnow\n");
-    gitlab.abort(job);
-    runner.finish();
-    let job = result_of(&gitlab, job);
+    let job = interrupted(&gitlab, job, &["--max-builds=1"], |_| gitlab.abort(job));
     assert!(!job.log().contains("after it was"), "{}", job.describe());
 }
 
@@ -97,11 +100,7 @@ fn no_stage_runs_after_the_time_limit() {
 fn stopped_runner_leaves_nothing() {
     let gitlab = GitLab::new();
     let job = gitlab.add(Job::new(&image()).script(&[WAIT]).after_script(&AFTER));
-    let runner = Runner::start(&gitlab, &[]);
-    gitlab.wait_for_log(job, "\nnow\n");
-    runner.signal("TERM");
-    runner.finish();
-    let job = result_of(&gitlab, job);
+    let job = interrupted(&gitlab, job, &[], |runner| runner.signal("TERM"));
     expect(&job, Status::Failed, "runner_system_failure", 0);
     assert!(!job.log().contains("after it was"), "{}", job.describe());
 }
@@ -111,13 +110,9 @@ fn quitting_runner_finishes_its_job() {
     let gitlab = GitLab::new();
     let job = gitlab.add(Job::new(&image()).script(&["echo n''ow; sleep 1; echo at the e''nd"]));
     let next = gitlab.add(Job::new(&image()).script(&["true"]));
-    let runner = Runner::start(&gitlab, &[]);
-    gitlab.wait_for_log(job, "\nnow\n");
-    runner.signal("QUIT");
-    runner.finish();
-    let job = result_of(&gitlab, job);
+    let job = interrupted(&gitlab, job, &[], |runner| runner.signal("QUIT"));
     expect(&job, Status::Success, "", 0);
-    assert!(job.log().contains("\nat the end\n"), "{}", job.describe());
+    job.expect_log("\nat the end\n");
     assert_eq!(gitlab.job(next).status, Status::Pending);
 }
 
@@ -125,7 +120,7 @@ fn quitting_runner_finishes_its_job() {
 fn reboot_of_the_machine_is_a_system_failure() {
     let job = run(Job::new(&image()).script(&["systemctl reboot", "sleep 60"]));
     expect(&job, Status::Failed, "runner_system_failure", 0);
-    assert!(job.log().contains("it was rebooted"), "{}", job.describe());
+    job.expect_log("it was rebooted");
 }
 
 #[test]

@@ -69,13 +69,7 @@ fn services_are_refused_with_the_network_of_the_host() {
             "{}",
             report.describe()
         );
-        assert!(
-            report
-                .log()
-                .contains("services need a network of the machine's own"),
-            "{}",
-            report.describe()
-        );
+        report.expect_log("services need a network of the machine's own");
     }
     assert_eq!(links(), "0\n");
 }
@@ -89,11 +83,7 @@ fn failed_service_leaves_nothing_despite_keep() {
     let report = runner
         .run(&job.script(&["true"]))
         .expect(&Outcome::ScriptFailure(1));
-    assert!(
-        report.log().contains("has nothing to run"),
-        "{}",
-        report.describe()
-    );
+    report.expect_log("has nothing to run");
     assert_eq!(left_of(&report.machine), "");
 }
 
@@ -101,22 +91,12 @@ fn failed_service_leaves_nothing_despite_keep() {
 fn invalid_services_are_refused() {
     let many = (0..17).fold(Job::new(&image()), |job, _| job.service(&image(), "x"));
     let report = many.run().expect(&Outcome::ScriptFailure(1));
-    assert!(
-        report
-            .log()
-            .contains("17 services, and this runner gives 16"),
-        "{}",
-        report.describe()
-    );
+    report.expect_log("17 services, and this runner gives 16");
     let report = Job::new(&image())
         .service_of(json!({ "alias": "x" }))
         .run()
         .expect(&Outcome::ScriptFailure(1));
-    assert!(
-        report.log().contains("names no image"),
-        "{}",
-        report.describe()
-    );
+    report.expect_log("names no image");
 }
 
 #[test]
@@ -131,7 +111,7 @@ fn service_that_does_not_listen_is_reported_with_its_log() {
             .prepare_args(&["--init=stub", "--service-timeout=2s"])
             .run(&job);
         let report = report.expect(&Outcome::Success);
-        assert!(report.log().contains("went on"), "{}", report.describe());
+        report.expect_log("went on");
         report.log()
     };
     let log = run("echo my last words; exit 3");
@@ -174,11 +154,7 @@ fn failed_service_is_blamed_on_the_job_or_the_host() {
         let report = Runner::default()
             .prepare_args(arguments)
             .run(&job.script(&["echo too far"]));
-        assert!(
-            report.log().contains(words),
-            "no {words:?}: {}",
-            report.describe()
-        );
+        report.expect_log(words);
         assert!(!report.log().contains("too far"));
         assert_eq!(left_of(&report.machine), "");
         report.outcome

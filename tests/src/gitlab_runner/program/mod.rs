@@ -33,16 +33,11 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+use crate::program::run_program;
+
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    match run_command(&words) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("FATAL: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run_program("FATAL", run_command)
 }
 
 fn run_command(words: &[String]) -> Result<()> {

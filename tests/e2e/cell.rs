@@ -137,6 +137,19 @@ impl Sleep {
         fs::read_to_string(format!("/proc/{}/cgroup", self.process().unwrap())).unwrap()
     }
 
+    /// Checks that the cgroup of the process is the payload of the machine, or is below it.
+    ///
+    /// `payload` is the part of the path from the payload on.
+    #[track_caller]
+    pub fn check_cgroup(&self, machine: &Machine, payload: &str) {
+        let cgroup = self.cgroup();
+        let expected = format!(
+            "/machine-ci.slice/nspawn-{}.service/{payload}",
+            machine.name
+        );
+        assert!(cgroup.contains(&expected), "{cgroup}");
+    }
+
     /// Returns the name of the machine in which the process runs.
     #[track_caller]
     pub fn machine(&self) -> String {

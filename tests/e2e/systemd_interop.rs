@@ -251,14 +251,7 @@ fn unit_notifies_readiness_and_limits_its_payload() {
     wait_until("the process runs", Duration::from_secs(20), || {
         sleep.is_running()
     });
-    let place = sleep.cgroup();
-    assert!(
-        place.contains(&format!(
-            "/machine-ci.slice/nspawn-{}.service/payload/",
-            machine.name
-        )),
-        "{place}"
-    );
+    sleep.check_cgroup(&machine, "payload/");
     call("nspawn-cleanup", [&machine.name]).expect(0);
     assert_eq!(left_of(&machine.name), "");
     running.wait().expect_error(125, "");

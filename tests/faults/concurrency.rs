@@ -1,7 +1,6 @@
 //! Many programs run at the same time.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -10,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use nspawn_common::machine::paths::SLICE_CGROUP;
-use nspawn_tests::{call, finish, left_of};
+use nspawn_tests::{call, finish, first_line, left_of};
 
 use crate::suite::{Suite, name, prefix, prepare};
 
@@ -100,10 +99,7 @@ impl Waiting {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stderr.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        let line = first_line(child.stderr.take());
         assert!(
             line.contains("waiting ") && line.contains("(--max-machines=1)"),
             "{line}"

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -169,6 +169,17 @@ pub fn finish(command: &mut Command, stdin: &[u8]) -> Done {
         .unwrap_or_else(|error| panic!("{argv}: {error}"));
     drop((feeder.join(), watcher.join()));
     Done::new(argv, output)
+}
+
+/// Reads the first line of a process's output, and closes the pipe.
+#[track_caller]
+pub fn first_line(pipe: Option<impl Read>) -> String {
+    let pipe = pipe.expect("the output is a pipe");
+    let mut line = String::new();
+    BufReader::new(pipe)
+        .read_line(&mut line)
+        .expect("the pipe can be read");
+    line
 }
 
 /// Runs a program with arguments and an empty stdin to its end.

@@ -28,7 +28,7 @@ mod multipart;
 mod program;
 
 pub use background::BackgroundCommand;
-pub use command::{Done, call, expect_lines, expect_message, finish, sh, wait_until};
+pub use command::{Done, call, expect_lines, expect_message, finish, first_line, sh, wait_until};
 pub use fixtures::{FLAGS, install, random, scratch};
 pub use job::Job;
 pub use leftovers::left_of;

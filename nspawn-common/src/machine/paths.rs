@@ -64,7 +64,7 @@ pub fn unit_of(name: &MachineName) -> String {
 ///
 /// A standby machine gets another name when it is taken over, but its units can't be renamed. So the units are named
 /// after the name that the machine was started under, which the machine's state records. Of an existing machine use
-/// [`crate::machine::state::State::paths`] or [`crate::machine::State::paths_of`].
+/// [`crate::machine::state::State::paths`] or [`crate::machine::state::State::paths_of`].
 #[derive(Clone, Debug)]
 pub struct MachinePaths {
     name: MachineName,

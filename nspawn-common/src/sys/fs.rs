@@ -47,7 +47,7 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
     write().with_context(|| format!("can't write {}", path.display()))
 }
 
-/// Mounts the file or directory `source` over `target` too.
+/// Mounts the file or directory `source` at `target` as well.
 pub fn bind_mount(source: &Path, target: &Path) -> nix::Result<()> {
     mount(
         Some(source),

@@ -87,14 +87,7 @@ fn check_unit_of_running_command(cell: &Cell, machine: &Machine) {
         assert!(!shown.contains(unlimited), "{shown}");
     }
     wait_until("the command sleeps", super::SOON, || sleep.is_running());
-    let place = sleep.cgroup();
-    assert!(
-        place.contains(&format!(
-            "machine-ci.slice/nspawn-{}.service/payload",
-            machine.name
-        )),
-        "{place}"
-    );
+    sleep.check_cgroup(machine, "payload");
     // The limits apply to that cgroup, if this kernel has the controllers.
     for file in ["memory.max", "pids.max"] {
         let unit = format!(

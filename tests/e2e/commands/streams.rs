@@ -1,11 +1,10 @@
 //! Streams of a command.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nspawn_tests::{Machine, call, finish, random, sh};
+use nspawn_tests::{Machine, call, finish, first_line, random, sh};
 
 use super::LIVING_SLEEP;
 
@@ -137,9 +136,6 @@ fn command_ends_by_sigpipe_when_its_reader_closes() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    let line = first_line(child.stdout.take());
     assert_eq!((&*line, child.wait().unwrap().code()), ("y\n", Some(141)));
 }

@@ -9,7 +9,7 @@ use crate::agent::client;
 use crate::command;
 use crate::error;
 use crate::error::TimedOut;
-use crate::lifecycle::caller;
+use crate::lifecycle::calling_unit;
 use crate::lifecycle::diagnosis;
 use crate::lifecycle::limits;
 use crate::lifecycle::lock::Lock;
@@ -32,7 +32,7 @@ const AGENT_LIMIT: Duration = Duration::from_secs(20);
 ///
 /// Calls `print` with the output of each command that has any.
 pub fn start(name: &MachineName, print: impl Fn(&str)) -> Result<()> {
-    caller::check()?;
+    calling_unit::check()?;
     // If the machine does not exist, reading its state reports that.
     let lock = Lock::acquire_of_existing(&MachinePaths::named(name))?;
     let state = State::read(name)?;

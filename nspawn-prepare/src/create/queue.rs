@@ -8,14 +8,14 @@ use anyhow::{Context, Result, bail};
 use nix::sys::inotify::{AddWatchFlags, Inotify};
 use nspawn_common::error;
 use nspawn_common::lifecycle::lock::{Lock, Resource};
-use nspawn_common::lifecycle::{list, lock, status};
+use nspawn_common::lifecycle::{list, lock, stale};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, STATE_ROOT};
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::{inotify, signals};
 
-use crate::program::print_diagnostic;
+use crate::diagnostics::print_diagnostic;
 
 /// Time after which the machines are counted again even if no change was seen.
 const RECOUNT: Duration = Duration::from_secs(5);
@@ -111,7 +111,7 @@ fn watch_unit(changes: &Inotify, paths: &MachinePaths) {
 
 fn takes_slot(paths: &MachinePaths) -> bool {
     paths.state_file().exists()
-        && (Lock::is_held(paths) || processes::is_running(paths) || status::awaits_commands(paths))
+        && (Lock::is_held(paths) || processes::is_running(paths) || stale::awaits_commands(paths))
 }
 
 // A missing file needs no watch: that it appears frees no slot.

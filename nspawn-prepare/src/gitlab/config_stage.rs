@@ -11,9 +11,9 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::report;
 
 use crate::create::spec::MachineSpec;
+use crate::diagnostics::print_diagnostic;
 use crate::gitlab::{attach, cache};
 use crate::options::MachineOptions;
-use crate::program::print_diagnostic;
 
 /// Prints the settings that GitLab Runner reads in the config stage.
 ///

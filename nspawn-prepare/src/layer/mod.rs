@@ -18,7 +18,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::image::lookup::Image;
-use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::calling_unit;
 
 use size::LayerSize;
 
@@ -76,7 +76,7 @@ pub fn check_loop_devices() -> Result<()> {
     let Err(error) = File::open("/dev/loop-control") else {
         return Ok(());
     };
-    if caller::has_own_mounts() && has_loop_devices_on_host() {
+    if calling_unit::has_own_mounts() && has_loop_devices_on_host() {
         return Ok(());
     }
     Err(error).context("this host has no loop devices; see --layer-size=infinity")

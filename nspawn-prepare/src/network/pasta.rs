@@ -23,7 +23,7 @@ use nspawn_common::sys::namespace;
 use nspawn_common::systemd::machined;
 use nspawn_common::systemd::transient_unit::TransientUnit;
 
-use crate::internal::Internal;
+use crate::internal_form::Internal;
 use crate::network::destination::Destination;
 use crate::network::egress;
 use crate::network::resolvers::{self, RESOLV_CONF, Resolvers};

@@ -22,7 +22,7 @@ use crate::cli;
 use crate::layer;
 use crate::layer::size::LayerSize;
 use crate::network::destination::Destination;
-use crate::options::matches::{optional, parsed_list, required};
+use crate::options::clap_matches::{optional, parsed_list, required};
 
 /// System calls that containers in a machine need (the kernel's keyrings and BPF are aware of user namespaces).
 const NESTING: &str = "--system-call-filter=add_key keyctl bpf";

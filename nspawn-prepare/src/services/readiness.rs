@@ -20,9 +20,9 @@ use nspawn_common::systemd::machined;
 use nspawn_common::systemd::nspawn::assign;
 use nspawn_common::systemd::transient_unit::TransientUnit;
 
+use crate::diagnostics::print_diagnostic;
 use crate::preflight;
 use crate::preflight::QUERY_LIMIT;
-use crate::program::print_diagnostic;
 use crate::services::{network, sockets};
 
 /// Pause between two looks at the sockets.

@@ -15,7 +15,7 @@ use nspawn_common::sys::glob;
 
 use crate::create::spec::{JobRequirements, ServiceCommand};
 use crate::gitlab::{cache, job_limits, runner_binary};
-use crate::internal::Internal;
+use crate::internal_form::Internal;
 use crate::layer::size::LayerSize;
 use crate::options::{JobPolicy, MachineOptions, Options};
 use crate::services::network;

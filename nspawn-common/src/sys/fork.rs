@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use nix::libc;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, pipe2, read, setsid};
+use nix::unistd::{ForkResult, Pid, pipe2, setsid};
 
 use crate::error::TimedOut;
 use crate::sys::pidfd;
@@ -160,44 +160,25 @@ pub fn check() -> nix::Result<()> {
     }
 }
 
-/// Copy of a descriptor in a child process, which ends after this is dropped.
-#[derive(Debug)]
-pub struct HeldOpen {
-    _pipe: OwnedFd,
-}
-
-/// Starts a child process that keeps `file` open, and nothing else, until the result is dropped.
+/// Makes the process of `command` independent of the caller of this program.
 ///
-/// The child then closes the file in its own time. This process need not have a single thread.
-pub fn hold_open(file: &File) -> Result<HeldOpen> {
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-    // SAFETY: until its end the child only makes system calls, which are async-signal-safe.
-    match unsafe { nix::unistd::fork() }? {
-        ForkResult::Child => {
-            let _ = setsid();
-            // The child must keep neither locks nor the pipes of a process that waits for the
-            // output of this program.
-            close_all_but([file.as_raw_fd(), reader.as_raw_fd()]);
-            while read(&reader, &mut [0]) == Err(Errno::EINTR) {}
-            // SAFETY: _exit(2) ends the process and runs no code of this program.
-            unsafe { libc::_exit(0) }
-        }
-        ForkResult::Parent { .. } => Ok(HeldOpen { _pipe: writer }),
-    }
-}
-
-// Closes all descriptors but these two, which differ and are not negative.
-fn close_all_but(mut kept: [RawFd; 2]) {
-    kept.sort_unstable();
-    close_range(0, kept[0] - 1);
-    close_range(kept[0] + 1, kept[1] - 1);
-    close_range(kept[1] + 1, RawFd::MAX);
-}
-
-fn close_range(first: RawFd, last: RawFd) {
-    if first <= last {
-        // SAFETY: close_range(2) takes three integers (kernel 5.9). The process that calls this
-        // uses no descriptor in the range afterwards.
-        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    }
+/// The process has a session of its own, and only its stdin, stdout and stderr. It keeps neither locks nor the pipes of
+/// a process that waits for the output of this program.
+pub fn detach(command: &mut Command) {
+    let detach = || {
+        setsid()?;
+        // SAFETY: close_range(2) takes three integers (kernel 5.11 for the flag). The descriptors stay open until
+        // execve(2).
+        unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                3,
+                RawFd::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        Ok(())
+    };
+    // SAFETY: in the child the closure only makes system calls, which are async-signal-safe.
+    unsafe { command.pre_exec(detach) };
 }

@@ -1,6 +1,6 @@
 //! Common parts of `nspawn-prepare`, `nspawn-run` and `nspawn-cleanup`.
 //!
-//! The modules are layers, from the lowest to the highest. Each imports only modules of lower layers:
+//! The modules are layers, from the lowest to the highest. Each imports only lower layers:
 //!
 //! | module | purpose |
 //! | --- | --- |

@@ -15,7 +15,7 @@ use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::fork;
 
 /// Time limit for a query to a system service.
-pub const LOOK_LIMIT: Duration = Duration::from_secs(10);
+pub const QUERY_LIMIT: Duration = Duration::from_secs(10);
 
 /// Directories of units that are not transient (systemd.unit(5), "Unit File Load Path").
 const UNIT_DIRECTORIES: [&str; 10] = [
@@ -67,9 +67,8 @@ pub fn check_disk_images() -> Result<()> {
 
 /// Refuses a machine name whose units would have the names of unit files.
 ///
-/// The services of these programs have such files.
-/// systemd can't create a transient unit with the name of a file, and the cleanup after the error
-/// would stop the other unit.
+/// The services of these programs have such files. systemd can't create a transient unit with the
+/// name of a file, and the cleanup after the error would stop the other unit.
 pub fn check_units(paths: &MachinePaths) -> Result<()> {
     let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
     if let Some(unit) = units.iter().find(|unit| has_file(unit)) {

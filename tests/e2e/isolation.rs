@@ -156,7 +156,7 @@ fn map_image_replaces_the_image_of_a_job() {
 
 #[test]
 fn map_image_without_an_image_is_refused() {
-    call("nspawn-prepare", ["--map-image=x", &image()]).expect_error(1, "no GLOB=IMAGE");
+    call("nspawn-prepare", ["--map-image=x", &image()]).expect_error(1, "it needs GLOB=IMAGE");
 }
 
 #[test]

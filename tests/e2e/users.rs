@@ -192,7 +192,7 @@ fn chosen_uid_range_is_given_to_one_machine() {
     let second = || call("nspawn-prepare", ["--name", &name, &option, &image()]);
     let done = second();
     assert!(
-        done.err().contains("another machine, or /etc/subuid"),
+        done.err().contains("another machine, /etc/subuid"),
         "{}",
         done.describe()
     );

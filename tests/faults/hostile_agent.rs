@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use nspawn_common::agent::protocol::{self, Request};
+use nspawn_common::agent::protocol;
+use nspawn_common::agent::request::Request;
 use nspawn_common::machine::paths::{AGENT_MOUNT_IN_MACHINE, AGENT_SOCKET, MachinePaths};
 use nspawn_common::text;
 use nspawn_tests::{BackgroundCommand, Machine, call, random};

@@ -18,8 +18,9 @@ use nix::sys::socket::{
 use nix::unistd::{Gid, Uid, fchown};
 
 use crate::agent::protocol::{
-    HEADER, HELLO, MAX_ANSWER, MAX_REQUEST, REFUSED, RUN, Request, frame, read_frame,
+    HEADER, HELLO, MAX_ANSWER, MAX_REQUEST, REFUSED, RUN, frame, read_frame,
 };
+use crate::agent::request::Request;
 use crate::machine::paths::{AGENT_READY_FIFO, AGENT_SOCKET, MachinePaths};
 use crate::machine::processes;
 use crate::sys::fs::open_beneath;
@@ -47,7 +48,8 @@ pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
     Ok(stream)
 }
 
-// Opens the directory of the agent. It is mounted in the mount namespace of the machine's unit alone.
+// Opens the directory of the agent. It is mounted in the mount namespace of the machine's unit
+// alone.
 fn open_agent_mount(paths: &MachinePaths) -> Result<File> {
     let supervisor = processes::supervisor(paths).context("it does not run")?;
     let mount = format!("/proc/{supervisor}/root{}", paths.agent_mount().display());

@@ -14,7 +14,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::shell;
 
-/// Heading of options that no environment variable sets, since their meaning differs between programs.
+/// Heading of options that no environment variable sets, since their meaning differs between
+/// programs.
 pub const COMMAND_LINE_ONLY: &str = "Options for the command line only";
 
 /// Parses the options of `command` from argument files, from the environment and from `argv`.

@@ -35,7 +35,8 @@ pub fn format_command(image: &Path, journal: Journal) -> Vec<OsString> {
 
 /// Mounts the file system in `image`. A loop device that already has the image is used again.
 pub fn mount(image: &Path, target: &Path) -> Result<()> {
-    // The inode tables need not be initialized before their use, by a machine that lives for minutes.
+    // The inode tables need not be initialized before their use, by a machine that lives for
+    // minutes.
     let options = "loop,noatime,noinit_itable";
     let mut command = command::argv(["mount", "-t", "ext4", "-o", options]);
     command.extend([image.into(), target.into()]);

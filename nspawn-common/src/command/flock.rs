@@ -1,4 +1,4 @@
-//! Waits for file locks with a time limit, by flock(1). The kernel releases the locks of a process that dies.
+//! File locks with a time limit. The kernel releases the locks of a process that dies.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -41,24 +41,22 @@ impl Kind {
     }
 }
 
-/// Locks the open file, and waits for that for `limit` at most.
-///
-/// # Errors
-/// Fails if another process holds the lock for longer than `limit`.
+/// Locks the open file. Fails if another process holds the lock for longer than `limit`.
 pub fn lock(file: File, kind: Kind, limit: Duration) -> Result<Flock<File>> {
     let file = match Flock::lock(file, kind.nonblocking()) {
-        Ok(locked) => return Ok(locked),
+        Ok(lock) => return Ok(lock),
         Err((file, Errno::EWOULDBLOCK)) => file,
         Err((_, errno)) => return Err(errno.into()),
     };
-    // flock(2) has no time limit, but flock(1) has one. Its stdin is our open file, so its lock is ours.
+    // flock(2) has no time limit, but flock(1) has one. Its stdin is the open file of this process,
+    // so the lock that it takes is the lock of this process.
     let seconds = limit.as_secs().to_string();
     let flock = argv(["flock", kind.option(), "--timeout", &seconds, "0"]);
-    let waited = command::run_with_stdin(file.try_clone()?, &flock, limit + MARGIN)?;
-    if !waited.status.success() {
+    let outcome = command::run_with_stdin(file.try_clone()?, &flock, limit + MARGIN)?;
+    if !outcome.status.success() {
         bail!(
             "another process has been busy with it for {seconds} s{}",
-            text::indent(&waited.stderr)
+            text::indent(&outcome.stderr)
         );
     }
     Flock::lock(file, kind.nonblocking()).map_err(|(_, errno)| errno.into())
@@ -66,8 +64,8 @@ pub fn lock(file: File, kind: Kind, limit: Duration) -> Result<Flock<File>> {
 
 /// Returns whether the open file is still the one at `path`.
 ///
-/// A process that held the lock may have removed the file meanwhile. A lock of that file protects nothing.
-#[must_use]
+/// A process that held the lock may have removed the file meanwhile. A lock of that file protects
+/// nothing.
 pub fn is_at(file: &File, path: &Path) -> bool {
     let (Ok(named), Ok(open)) = (fs::metadata(path), file.metadata()) else {
         return false;

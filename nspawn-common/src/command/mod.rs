@@ -19,7 +19,8 @@ use crate::text;
 pub use programs::{current_program, find_program, find_sibling};
 pub use running::{Outcome, Running, memory_file};
 
-/// Maximum number of lines of a failed program's stderr in an error. The first lines tell the cause.
+/// Maximum number of lines of a failed program's stderr in an error. The first lines tell the
+/// cause.
 const MAX_ERROR_LINES: usize = 12;
 
 /// Runs `argv` with an empty stdin, and kills it after `limit`.

@@ -151,7 +151,7 @@ pub fn candidates(reference: &str) -> Vec<String> {
 /// and says what it lacks.
 ///
 /// # Errors
-/// A [`JobError`] that names what is missing.
+/// Fails with [`Fault::Job`](crate::error::Fault) and names what is missing.
 pub fn check(image: &str, path: &Path, root: &Path, init: Init) -> Result<()> {
     let tree = fs::File::open(root).with_context(|| format!("can't open the image {image}"))?;
     let tree = OwnedFd::from(tree);

@@ -1,7 +1,7 @@
 //! Clocks for time limits and lifetimes.
 //!
-//! The wall clock alone serves none of these purposes, because it jumps: when a board without a battery
-//! gets the time, and when a virtual machine is restored from a snapshot.
+//! The wall clock alone serves none of these purposes, because it jumps: when a board without a
+//! battery gets the time, and when a virtual machine is restored from a snapshot.
 //!
 //! | clock | while the host sleeps | used for | reason |
 //! | --- | --- | --- | --- |
@@ -9,8 +9,8 @@
 //! | `CLOCK_BOOTTIME` | continues | time for which a machine is kept | a person waits for its end |
 //! | `CLOCK_REALTIME` | jumps afterwards | journalctl, caches | both outlive a boot; [`Moment`] and `nspawn-cleanup` each allow for jumps |
 //!
-//! The first two clocks continue in a restored snapshot, like the processes in it. A reboot restarts
-//! both, and empties /run, where their times are recorded.
+//! The first two clocks continue in a restored snapshot, like the processes in it. A reboot
+//! restarts both, and empties /run, where their times are recorded.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,14 +47,15 @@ impl Moment {
         }
     }
 
-    /// Returns the moment at which the wall clock was `wall` and the host had been [`awake`] for this time.
+    /// Returns the moment with this wall clock and this time for which the host has been [`awake`].
     pub fn new(wall: SystemTime, awake: Duration) -> Self {
         Self { wall, awake }
     }
 
     /// Returns the option of journalctl for entries after this moment.
     ///
-    /// It is precise to the microsecond: another machine of the same name may have ended just before.
+    /// It is precise to the microsecond: another machine of the same name may have ended just
+    /// before.
     pub fn since_option(&self) -> String {
         let passed = awake().saturating_sub(self.awake);
         let time = earliest(self.wall, SystemTime::now(), passed)

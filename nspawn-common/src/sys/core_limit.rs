@@ -52,24 +52,25 @@ const ARGUMENTS: [u32; 3] = [16, 24, 32];
 
 /// Sets RLIMIT_CORE to 1, and makes the kernel skip all later changes of this limit.
 ///
-/// If the host's `core_pattern` is a pipe (systemd-coredump, apport), the kernel starts a program on
-/// the host for each core dump. It starts none if the limit is exactly 1. With a limit of 0, which
-/// `ulimit -c 0` and programs with secrets set, it does.
+/// If the host's `core_pattern` is a pipe (systemd-coredump, apport), the kernel starts a program
+/// on the host for each core dump. It starts none if the limit is exactly 1. With a limit of 0,
+/// which `ulimit -c 0` and programs with secrets set, it does.
 pub fn fix_at_one() -> Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 1, 1).context("can't limit core dumps")?;
     install(&mut filter())
         .context("can't keep the limit on core dumps; the kernel needs seccomp filters")
 }
 
-// Returns a filter that skips calls which change the limit. A skipped call returns 0, since programs
-// such as gpg give up if they can't set the limit.
+// Returns a filter that skips calls which change the limit. A skipped call returns 0, since
+// programs such as gpg give up if they can't set the limit.
 fn filter() -> Vec<sock_filter> {
     let mut program: Vec<_> = CALLS.iter().flat_map(block).collect();
     program.push(ret(libc::SECCOMP_RET_ALLOW));
     program
 }
 
-// Returns the instructions for one architecture. They skip the call, or continue with the next block.
+// Returns the instructions for one architecture. They skip the call, or continue with the next
+// block.
 fn block(calls: &Calls) -> [sock_filter; 15] {
     let skip = ret(libc::SECCOMP_RET_ERRNO);
     [

@@ -9,8 +9,8 @@ use crate::sys::fork::assert_single_thread;
 /// Sets a variable.
 ///
 /// # Panics
-/// If the name is empty or contains `=`, or if a text contains a NUL byte. In a debug build, also if
-/// this process has several threads.
+/// If the name is empty or contains `=`, or if a text contains a NUL byte. In a debug build, also
+/// if this process has several threads.
 pub fn set_variable(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) {
     assert_single_thread();
     // SAFETY: no other thread can read the environment at the same time.

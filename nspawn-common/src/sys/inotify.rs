@@ -26,7 +26,8 @@ pub fn wait_until(
     limit: Duration,
     mut is_met: impl FnMut() -> bool,
 ) -> Result<bool> {
-    // The kernel takes ten milliseconds to close an inotify instance, so it is opened only if needed.
+    // The kernel takes ten milliseconds to close an inotify instance, so it is opened only if
+    // needed.
     if is_met() {
         return Ok(true);
     }

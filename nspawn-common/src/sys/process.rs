@@ -75,8 +75,8 @@ impl Stat {
         Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    // Field 2, the program's name in parentheses, may contain any byte, also blanks and parentheses.
-    // So the other fields are counted from the last parenthesis.
+    // Field 2, the program's name in parentheses, may contain any byte, also blanks and
+    // parentheses. So the other fields are counted from the last parenthesis.
     fn parse(text: &[u8]) -> Option<Self> {
         let fields = text.rsplit(|byte| *byte == b')').next()?;
         let mut fields = std::str::from_utf8(fields).ok()?.split_ascii_whitespace();

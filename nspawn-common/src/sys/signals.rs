@@ -1,7 +1,7 @@
 //! Signals that ask a program to end, as errors of the functions that wait.
 //!
-//! SIGTERM, SIGINT and SIGHUP are blocked and read from a signalfd(2). So a program can undo what it
-//! has begun before it ends.
+//! SIGTERM, SIGINT and SIGHUP are blocked and read from a signalfd(2). So a program can undo what
+//! it has begun before it ends.
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
@@ -61,7 +61,8 @@ pub fn catch() -> Result<()> {
     Ok(())
 }
 
-/// Fails with [`Fault::Interrupted`](crate::error::Fault::Interrupted) if a signal has been received.
+/// Fails with [`Fault::Interrupted`](crate::error::Fault::Interrupted) if a signal has been
+/// received.
 ///
 /// Each later call fails too, until [`ignore`].
 pub fn check() -> Result<()> {
@@ -134,8 +135,8 @@ fn watched() -> Option<&'static SignalFd> {
         .filter(|_| !IS_IGNORING.load(Ordering::Relaxed))
 }
 
-// Returns whether the signal is ignored. signal(2) is not used for that: it would set an action, and
-// so discard a signal that has arrived and is blocked.
+// Returns whether the signal is ignored. signal(2) is not used for that: it would set an action,
+// and so discard a signal that has arrived and is blocked.
 fn is_ignored(number: Signal) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: without a new action, sigaction(2) only writes the present one.

@@ -16,7 +16,7 @@ use crate::create::state;
 use crate::create::step::{Hint, Step};
 use crate::layer::commands::{COPY_HINT, copy_command, mount_command};
 use crate::network::pasta;
-use crate::preflight::LOOK_LIMIT;
+use crate::preflight::QUERY_LIMIT;
 use crate::slice;
 
 /// Time limit for copying an image: its blocks are shared, but each file is created.
@@ -92,7 +92,7 @@ fn build(spec: &MachineSpec, state: &State) -> Vec<Step> {
     ];
     let mut steps = Vec::from(mount_points.map(|path| Step::directory(path, 0o700)));
     steps.extend(build_layer(spec, state));
-    steps.extend(slice::limit_command().map(|command| Step::command(command, LOOK_LIMIT)));
+    steps.extend(slice::limit_command().map(|command| Step::command(command, QUERY_LIMIT)));
     steps
 }
 

@@ -1,5 +1,11 @@
 //! Queue for `--max-machines`: waits until fewer machines than that are on the host.
 
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::inotify::{AddWatchFlags, Inotify};
 use nspawn_common::error;
 use nspawn_common::lifecycle::lock::{Lock, Resource};
 use nspawn_common::lifecycle::{list, lock, status};
@@ -8,13 +14,8 @@ use nspawn_common::machine::paths::{MachinePaths, STATE_ROOT};
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::{inotify, signals};
-use std::os::fd::AsFd;
-use std::path::Path;
-use std::time::{Duration, Instant};
 
 use crate::program::print_diagnostic;
-use anyhow::{Context, Result, bail};
-use nix::sys::inotify::{AddWatchFlags, Inotify};
 
 /// Time after which the machines are counted again even if no change was seen.
 const RECOUNT: Duration = Duration::from_secs(5);

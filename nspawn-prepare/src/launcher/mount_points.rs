@@ -69,9 +69,8 @@ pub fn check_overlaid(root: &Path, state: &State) -> Result<()> {
 
 /// Replaces the file `path` in the tree at `root`, as the host's user `owner`.
 ///
-/// The user is the machine's root.
-/// A link is replaced as well, because its target may be missing, or another program may write to
-/// it.
+/// The user is the machine's root. A link is replaced as well, because its target may be missing,
+/// or another program may write to it.
 pub fn replace_file(root: &Path, path: &Path, content: &str, owner: u32) -> Result<()> {
     let write = || {
         setegid(owner.into())?;

@@ -16,7 +16,7 @@ pub struct UpperLayer {
     pub directory: PathBuf,
     /// User of the host that is the machine's root.
     pub owner: u32,
-    /// Whether an earlier start may have mounted the same overlays.
+    /// Set if an earlier start may have mounted the same overlays.
     pub is_reused: bool,
 }
 

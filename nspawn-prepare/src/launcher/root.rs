@@ -139,8 +139,8 @@ fn mount_memory(size: Option<u64>, target: &Path) -> Result<()> {
 
 /// Checks that the layer in memory of a machine without an init is still mounted.
 ///
-/// The layer is mounted when the machine is created.
-/// Without the mount, the machine would write to the host's /run, where nothing limits it.
+/// The layer is mounted when the machine is created. Without the mount, the machine would write to
+/// the host's /run, where nothing limits it.
 fn check_memory(paths: &MachinePaths) -> Result<()> {
     let layer = paths.disk_mount();
     let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();

@@ -71,8 +71,8 @@ pub const FAILURE: &str =
 
 /// Returns the command that starts the machine's network unit.
 ///
-/// The command returns when the machine is connected.
-/// `allowed` are the destinations on the host that the machine may connect to.
+/// The command returns when the machine is connected. `allowed` are the destinations on the host
+/// that the machine may connect to.
 pub fn command(
     name: &MachineName,
     timeout: Duration,
@@ -112,21 +112,21 @@ fn exempt_networks(allowed: &[Destination]) -> Vec<String> {
 
 /// Returns the resolv.conf(5) of a machine that is connected by pasta.
 pub fn resolv_conf() -> Result<String> {
-    let gateway = Uplink::look()?.gateway();
+    let gateway = Uplink::detect()?.gateway();
     Ok(Resolvers::read()?.machine_resolv_conf(gateway))
 }
 
 /// Connects the machine by pasta, and configures the machine's interface.
 ///
-/// Waits until the machine has a network namespace.
-/// `allowed` are the destinations on the host that the machine may connect to.
+/// Waits until the machine has a network namespace. `allowed` are the destinations on the host that
+/// the machine may connect to.
 pub fn connect(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     let resolvers = Resolvers::read()?;
     egress::restrict(&open_destinations(allowed, &resolvers)?)?;
     let paths = MachinePaths::named(machine);
     let leader = machined::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
     let [network, users] = namespaces::open(&paths, leader, ["ns/net", "ns/user"])?;
-    let uplink = Uplink::look()?;
+    let uplink = Uplink::detect()?;
     if let Err(error) = start_pasta(&uplink, resolvers.forwarded(), &network, &users) {
         // passt of 2023 can't use the loopback interface. The machine could not reach anything by
         // it anyway.
@@ -194,8 +194,8 @@ fn start_pasta(
 
 /// Replaces /etc in this unit's mount namespace by a directory with a resolv.conf(5).
 ///
-/// That is the only file in /etc that pasta needs.
-/// The AppArmor profile of Debian 12 does not let pasta read /etc/resolv.conf if that is a link.
+/// That is the only file in /etc that pasta needs. The AppArmor profile of Debian 12 does not let
+/// pasta read /etc/resolv.conf if that is a link.
 fn replace_etc(resolver: IpAddr) -> Result<()> {
     mount_tmpfs(Path::new("/etc"))?;
     fs::write(RESOLV_CONF, format!("nameserver {resolver}\n"))?;

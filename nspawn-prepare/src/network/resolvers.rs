@@ -43,8 +43,8 @@ impl Resolvers {
 
     /// Returns the resolver that pasta must forward to, if there is one.
     ///
-    /// `None` means that the machine reaches all resolvers.
-    /// pasta forwards to the first resolver only.
+    /// `None` means that the machine reaches all resolvers. pasta forwards to the first resolver
+    /// only.
     pub fn forwarded(&self) -> Option<IpAddr> {
         if self.near.is_empty() {
             return None;

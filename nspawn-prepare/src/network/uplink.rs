@@ -41,7 +41,7 @@ pub struct Uplink {
 
 impl Uplink {
     /// Reads the host's routes and interfaces.
-    pub fn look() -> Result<Self> {
+    pub fn detect() -> Result<Self> {
         let read = |name: &str| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
         let has_ipv4 = host_routes::has_ipv4_default(&read("route"));
         let has_ipv6 = has_ipv6(has_ipv4, &read("ipv6_route"), &read("if_inet6"));
@@ -156,7 +156,7 @@ fn interface_without_route() -> Result<String> {
 /// A caller in a network namespace of its own can't know.
 pub fn is_missing() -> bool {
     let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
-    network("self") == network("1") && Uplink::look().is_ok_and(|uplink| uplink.is_loopback())
+    network("self") == network("1") && Uplink::detect().is_ok_and(|uplink| uplink.is_loopback())
 }
 
 /// Returns whether the machine can use IPv6.

@@ -18,9 +18,9 @@ const HOSTS_LIMIT: Duration = Duration::from_secs(20);
 
 /// Connects the machine of the job and the services that run for it.
 ///
-/// Adds the services' names to the /etc/hosts of all these machines.
-/// `leader` is the PID 1 of the job's machine. Returns the errors that the job can tolerate: a
-/// service may have ended since it was created, and a job may have spoilt the files of its machine.
+/// Adds the services' names to the /etc/hosts of all these machines. `leader` is the PID 1 of the
+/// job's machine. Returns the errors that the job can tolerate: a service may have ended since it
+/// was created, and a job may have spoilt the files of its machine.
 pub fn connect_services(job: &MachinePaths, leader: u32) -> Result<Vec<Error>> {
     let states = list::services_of(job.name())?;
     let services: Vec<_> = states

@@ -21,7 +21,7 @@ use nspawn_common::systemd::nspawn::assign;
 use nspawn_common::systemd::transient_unit::TransientUnit;
 
 use crate::preflight;
-use crate::preflight::LOOK_LIMIT;
+use crate::preflight::QUERY_LIMIT;
 use crate::program::print_diagnostic;
 use crate::services::{network, sockets};
 
@@ -32,9 +32,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Starts the commands of a job's services, and waits until the services are ready.
 ///
-/// `job` is the machine of the job.
-/// The job's log gets a line for each service. A service that does not become ready is not an
-/// error.
+/// `job` is the machine of the job. The job's log gets a line for each service. A service that does
+/// not become ready is not an error.
 pub fn start(job: &MachineName) -> Result<()> {
     let begin = Begin {
         instant: Instant::now(),
@@ -67,7 +66,7 @@ struct Begin {
 /// Starts the command of a service. An error is written to the job's log.
 fn start_command(state: &State, role: &ServiceRole) -> Result<()> {
     let started = unit_command(&state.paths(), role)
-        .and_then(|command| command::run_checked(&command, LOOK_LIMIT));
+        .and_then(|command| command::run_checked(&command, QUERY_LIMIT));
     if let Err(error) = started {
         signals::check()?;
         print_diagnostic(format!(

@@ -16,8 +16,7 @@ const LOOPBACK_IPV6: &str = "00000000000000000000000001000000";
 
 /// Returns whether a socket of the machine listens where other machines reach it.
 ///
-/// `leader` is the PID 1 of the machine.
-/// Without `port`, any port counts.
+/// `leader` is the PID 1 of the machine. Without `port`, any port counts.
 pub fn listens(leader: u32, port: Option<u16>) -> bool {
     ["tcp", "tcp6"]
         .iter()

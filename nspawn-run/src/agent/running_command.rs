@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Pid, pipe2};
 use nspawn_common::agent::protocol;
-use nspawn_common::agent::protocol::{Program, Request};
+use nspawn_common::agent::request::{Program, Request};
 
 use crate::agent::command_cgroup::{CommandCgroup, HOST_IS_GONE};
 use crate::agent::exec;

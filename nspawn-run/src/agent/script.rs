@@ -7,7 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nspawn_common::agent::protocol::Program;
+use nspawn_common::agent::request::Program;
 use nspawn_common::command;
 
 use crate::agent::passwd::User;

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, bail};
 use nspawn_common::agent::protocol;
-use nspawn_common::agent::protocol::Request;
+use nspawn_common::agent::request::Request;
 use nspawn_common::exit_code::Exit;
 
 use crate::agent::command_cgroup::CommandCgroup;

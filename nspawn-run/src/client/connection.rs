@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nspawn_common::agent::client;
 use nspawn_common::agent::protocol;
-use nspawn_common::agent::protocol::Request;
+use nspawn_common::agent::request::Request;
 use nspawn_common::exit_code::Exit;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;

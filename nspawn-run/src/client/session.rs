@@ -11,7 +11,7 @@ use anyhow::{Context, Error, Result, bail};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nspawn_common::agent::client;
-use nspawn_common::agent::protocol::Request;
+use nspawn_common::agent::request::Request;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::report;

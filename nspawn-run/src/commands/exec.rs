@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use nspawn_common::agent::protocol::Program;
+use nspawn_common::agent::request::Program;
 use nspawn_common::exit_code;
 
 use crate::cli::Options;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nspawn_common::agent::protocol;
-use nspawn_common::agent::protocol::Program;
+use nspawn_common::agent::request::Program;
 use nspawn_common::error;
 use nspawn_common::exit_code;
 use nspawn_common::exit_code::Exit;

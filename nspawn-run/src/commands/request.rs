@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use nspawn_common::agent::protocol::{Program, Request};
+use nspawn_common::agent::request::{Program, Request};
 use nspawn_common::config::init::Init;
 use nspawn_common::exit_code;
 use nspawn_common::machine::state::State;

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nspawn_common::agent::client;
-use nspawn_common::agent::protocol::{Program, Request};
+use nspawn_common::agent::request::{Program, Request};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::pidfd::wait_for_exit;

@@ -180,7 +180,7 @@ fn refuse<T>(limit: &Limit, value: &OsStr) -> Result<T> {
         None => "",
     };
     bail!(
-        "its limit {}={} did not take: {} in its cgroup does not show it, so this host's kernel does not enforce it{}",
+        "its limit {}={} has no effect: {} in its cgroup does not show it, so this host's kernel does not enforce it{}",
         limit.property,
         value.to_string_lossy(),
         limit.file,

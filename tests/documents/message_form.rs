@@ -107,7 +107,7 @@ fn fault(message: &str) -> Option<&'static str> {
     let is_dialect = |phrase: &&str| words.contains(&format!(" {phrase} "));
     DIALECT
         .iter()
-        .any(|phrase| is_dialect(&phrase))
+        .any(|phrase| is_dialect(phrase))
         .then_some("contains dialect")
 }
 

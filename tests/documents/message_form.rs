@@ -105,10 +105,7 @@ fn fault(message: &str) -> Option<&'static str> {
     let words: Vec<_> = message.split(|letter| !is_letter(letter)).collect();
     let words = format!(" {} ", words.join(" ").to_lowercase());
     let is_dialect = |phrase: &&str| words.contains(&format!(" {phrase} "));
-    DIALECT
-        .iter()
-        .any(|phrase| is_dialect(phrase))
-        .then_some("contains dialect")
+    DIALECT.iter().any(is_dialect).then_some("contains dialect")
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn remove_named(options: &Options) -> Result<u8> {
         return Ok(remove::remove_each(&names, Selection::All, options));
     }
     if !gitlab::is_active() {
-        bail!("name a machine to remove, or use --all or --stale; see --help");
+        bail!("no machine is named; name one, or use --all or --stale; see --help");
     }
     let name = Job::from_env()?.machine_name()?;
     require_root()?;

@@ -69,7 +69,7 @@ fn check(argv: &[OsString], outcome: Outcome) -> Result<String> {
     let mut lines: Vec<&str> = outcome.stderr.lines().collect();
     let omitted = lines.len().saturating_sub(MAX_ERROR_LINES);
     lines.truncate(MAX_ERROR_LINES);
-    let note = format!("and {omitted} lines more");
+    let note = format!("and {omitted} more lines");
     if omitted > 0 {
         lines.push(&note);
     }
@@ -116,7 +116,7 @@ mod tests {
     fn long_stderr_is_cut() {
         let error = run_checked(&argv(["sh", "-c", "seq 20 >&2; exit 1"]), LIMIT).unwrap_err();
         assert!(
-            error.to_string().ends_with("\n  12\n  and 8 lines more"),
+            error.to_string().ends_with("\n  12\n  and 8 more lines"),
             "{error}"
         );
     }

@@ -37,7 +37,7 @@ pub fn start(name: &MachineName, print: impl Fn(&str)) -> Result<()> {
     let lock = Lock::acquire_of_existing(&MachinePaths::named(name))?;
     let state = State::read(name)?;
     let Some(_lock) = lock else {
-        bail!("machine {name} is being made")
+        bail!("machine {name} is still being created; try again")
     };
     let paths = &state.paths();
     if processes::is_running(paths) && client::ping(paths, AGENT_LIMIT).is_ok() {
@@ -96,7 +96,8 @@ pub fn retry<T>(name: &MachineName, start: impl Fn() -> Result<T>) -> Result<T> 
 pub fn confirm(name: &MachineName, properties: &[OsString]) -> Result<Vec<&'static str>> {
     // A machine that was taken over just now has another name than its unit.
     let paths = &State::paths_of(name);
-    client::wait_until_ready(paths, AGENT_LIMIT).context("it booted but takes no commands")?;
+    client::wait_until_ready(paths, AGENT_LIMIT)
+        .context("it booted, but does not accept commands")?;
     // systemd-nspawn 262 continues when it can't register the machine.
     if !paths.registration_file().exists() {
         bail!("it is not registered with systemd-machined, so other tools can't find it");

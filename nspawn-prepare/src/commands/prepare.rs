@@ -136,7 +136,9 @@ fn machine_name(options: &Options, image: &Image) -> Result<MachineName> {
 
 fn job_machine_name(options: &Options, job: &Job) -> Result<MachineName> {
     if options.name.is_some() {
-        bail!("--name is not for GitLab jobs: the other stages know a job's machine by the job");
+        bail!(
+            "can't use --name in a GitLab job: the other stages derive the machine's name from the job"
+        );
     }
     job.machine_name()
 }

@@ -104,8 +104,8 @@ fn command(defaults: &ServiceDefaults, init: Init, service: &Service) -> Result<
     entrypoint.append(&mut command);
     if entrypoint.is_empty() && init != Init::Systemd {
         bail!(Failure::job(format!(
-            "the service {} has nothing to run: add a command: to it in the job, or on this host --service-command in \
-             the image's argument file",
+            "can't run the service {}: it has no command; add command: to it in the job, or \
+             on this host --service-command to the image's argument file",
             service.image
         )));
     }

@@ -134,7 +134,7 @@ impl Creation<'_> {
         }
         signals::check()?;
         if !self.spec.job.runner.is_none_or(ProcessId::is_alive) {
-            bail!("the GitLab Runner that called has ended");
+            bail!("the calling GitLab Runner has ended");
         }
         // The caller must know the machine's name by the time that the machine is in use.
         announce()?;

@@ -48,7 +48,8 @@ pub fn parse(
     match (layer, users) {
         (Layer::Snapshot, _) if is_unlimited => Ok((layer, LayerSize::Infinity)),
         (Layer::Snapshot, _) => bail!(
-            "a copy of the image shares its file system, so --layer=snapshot has no size; add --layer-size=infinity, \
+            "can't limit the size of --layer=snapshot: a copy of the image shares its file system; add \
+             --layer-size=infinity, \
              or choose --layer=disk"
         ),
         // Without a user namespace, a machine's root could open loop devices, and so read the layers of others.

@@ -187,7 +187,7 @@ fn start_pasta(
         .status()
         .context("can't start pasta; install the package passt, or make machines with --network=none or host")?;
     if !status.success() {
-        bail!("pasta failed ({status}); its own message is above");
+        bail!("pasta failed ({status}); its message is above");
     }
     Ok(())
 }

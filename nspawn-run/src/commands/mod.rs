@@ -25,7 +25,7 @@ pub fn main(argv: &[OsString]) -> Result<u8> {
     }
     let result = match (&options.image, gitlab::is_active()) {
         (Some(_), true) => {
-            bail!("--image is not for GitLab jobs: nspawn-prepare creates their machines")
+            bail!("can't use --image in a GitLab job: nspawn-prepare creates the machine")
         }
         (Some(image), false) => {
             Machine::with_new(image, |machine| exec::run_command(machine, &options))

@@ -1,5 +1,5 @@
-//! Documents and sources that must agree: man pages and completions with the programs' options, the page
-//! of troubles with the programs' messages, and the imports of modules with their layers.
+//! Documents and sources that must agree: man pages and completions with the programs' options, the
+//! page on troubleshooting with the programs' messages, and the imports of modules with their layers.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,6 +1,6 @@
-//! Documents and sources that must agree: man pages and completions with the programs' options, the page
-//! of troubles with the programs' messages, and the imports of modules with their layers. Also the form of
-//! the messages.
+//! Documents and sources that must agree: man pages and completions with the programs' options, the
+//! page on troubleshooting with the programs' messages, and the imports of modules with their layers.
+//! Also the form of the messages.
 
 #![allow(clippy::unwrap_used)]
 

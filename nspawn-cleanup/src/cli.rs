@@ -26,10 +26,10 @@ pub struct Options {
 pub fn command() -> Command {
     Command::new(PROGRAM)
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Stops machines that nspawn-prepare made, and deletes everything that belongs to them")
+        .about("Stops machines that nspawn-prepare created, and deletes everything that belongs to them")
         .after_help(
-            "A machine that does not exist is no error. Without a machine's name, in a GitLab job, the \
-             program removes the job's machine, unless nspawn-prepare was called with --keep.
+            "A machine that does not exist is not an error. In a GitLab job, without a machine's name, the \
+             program removes the job's machine, unless --keep of nspawn-prepare keeps it.
 
 \
              Example:
@@ -41,7 +41,7 @@ pub fn command() -> Command {
                 .value_parser(value_parser!(OsString))
                 .help("Names of machines to remove"),
         )
-        .arg(values::flag("all").help("Remove all machines that nspawn-prepare made on this host"))
+        .arg(values::flag("all").help("Remove all machines that nspawn-prepare created on this host"))
         .arg(values::flag("stale").help(
             "Remove what killed programs or a crashed host have left behind, and no machine in use",
         ))

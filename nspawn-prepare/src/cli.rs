@@ -12,8 +12,8 @@ use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::config::retention::Retention;
 use nspawn_common::sys::process::ProcessId;
 
+use crate::diagnostics::PROGRAM;
 use crate::layer::size::{self, LayerSize};
-use crate::program::PROGRAM;
 
 /// Options of systemd-nspawn whose values are passed on: name, form of the value, help.
 pub const PRIVILEGES: [(&str, &str, &str); 3] = [
@@ -35,7 +35,7 @@ pub const PRIVILEGES: [(&str, &str, &str); 3] = [
 ];
 
 const EPILOG: &str = "Options are read from /etc/nspawn-ci/prepare.args and /etc/nspawn-ci/images/IMAGE.args, \
-    then from the environment, then from the command line; the last wins, lists add up.\n\n\
+    then from the environment, then from the command line. The last value wins; options that may be repeated add up.\n\n\
     Example:\n  m=$(nspawn-prepare bookworm) && nspawn-run \"$m\" make test; nspawn-cleanup \"$m\"";
 
 /// Returns the definition of the command line.
@@ -61,14 +61,14 @@ pub fn command() -> Command {
 fn image() -> [Arg; 4] {
     [
         Arg::new("IMAGE").num_args(0..).help(
-            "Name of the image, as machinectl list-images prints it or in the form of docker; several for --standby",
+            "Name of the image, as machinectl list-images prints it or docker-style; --standby accepts several",
         ),
         bytes("name", "NAME")
             .visible_alias("machine")
             .short('M')
-            .help("Name of the machine; replaces a machine of these programs with that name"),
-        text("image", "IMAGE").help("Name of the image, whatever image a GitLab job asks for"),
-        text("default-image", "IMAGE").help("Name of the image if nothing else names one"),
+            .help("Name of the machine; an earlier machine of nspawn-prepare with this name is replaced"),
+        text("image", "IMAGE").help("Name of the image, which overrides the one that a GitLab job requests"),
+        text("default-image", "IMAGE").help("Name of the image if neither the command line nor the job names one"),
     ]
 }
 
@@ -92,25 +92,25 @@ fn services() -> [Arg; 8] {
             "Time for which a GitLab job waits until a service listens; after that, the job starts anyway",
         ),
         text("service-command", "COMMAND").help(
-            "Command that a service of the image runs, in shell quoting, if the job names none",
+            "Command, in shell quoting, that a machine of the image runs as a service, if the job names none",
         ),
         text("service-entrypoint", "COMMAND")
-            .help("Entrypoint of that command or of the job's command"),
+            .help("Entrypoint of a service, which gets the command as arguments, if the job names none"),
         text("service-user", "USER")
-            .help("User that it runs as if the job names none; root by default"),
+            .help("User that the command of a service runs as, if the job names none; root by default"),
         bytes("service-working-directory", "DIR")
-            .help("Directory that it runs in; the user's home by default"),
+            .help("Directory that the command of a service runs in; the user's home by default"),
         text("max-services", "N")
             .default_value("16")
             .value_parser(value_parser!(u8).range(..=253))
             .help("Maximum number of services of a GitLab job"),
         text("service-port", "PORT")
             .value_parser(value_parser!(u16).range(1..))
-            .help("TCP port on which a service of the image is ready [default: any]"),
+            .help("TCP port on which a service of the image listens when it is ready [default: any]"),
         text("cache-size", "SIZE|no")
             .default_value("10G")
             .value_parser(parsed(parse_cache_size))
-            .help("Maximum size of the cache of each GitLab project, or no for no caches"),
+            .help("Maximum size of the cache of each GitLab project; no disables caches"),
     ]
 }
 
@@ -121,7 +121,7 @@ fn files() -> [Arg; 5] {
         ),
         list("bind-ro", "SOURCE[:DESTINATION[:OPTIONS]]").help("Same as --bind, but read-only"),
         bytes("gitlab-runner", "PATH|no").help(
-            "Program for artifacts and caches [default: in GitLab jobs the one that called, or the one on PATH]",
+            "GitLab Runner program for artifacts and caches in the machine; jobs get the calling one by default, or the one on PATH",
         ),
         list("setenv", "NAME[=VALUE]")
             .short('E')
@@ -161,8 +161,8 @@ fn network() -> [Arg; 2] {
             .value_parser(parsed(Network::parse))
             .help("nat, none, host, veth, bridge=NAME, zone=NAME or namespace=PATH"),
         list("allow-host", "ADDRESS[/PREFIX][:PORT]").help(
-            "Let the machine connect to this address of the host, or to this port of it; for --network=nat, which \
-             blocks all addresses of the host",
+            "Let the machine connect to this address of the host, or only to this port of it; with --network=nat, the host \
+             is closed otherwise",
         ),
     ]
 }
@@ -197,12 +197,11 @@ fn layer() -> [Arg; 2] {
 
 fn time_limits() -> [Arg; 2] {
     [
-        duration("timeout", "90s").help(
-            "Time limit for the boot, and for waiting because of --max-machines: 90, 90s, 5min",
-        ),
+        duration("timeout", "90s")
+            .help("Time limit for the boot, and for the wait of --max-machines: 90, 90s, 5min"),
         text("max-machines", "N")
             .value_parser(value_parser!(u32).range(1..))
-            .help("Wait until fewer machines than this are on the host, up to --timeout"),
+            .help("Wait until the host has fewer machines than this, for --timeout at most"),
     ]
 }
 
@@ -213,27 +212,27 @@ fn retention() -> [Arg; 2] {
             .default_value(Retention::Never.keyword())
             .help("Keep a machine that did not boot, or a GitLab job's machine after the job, for inspection"),
         duration("keep-for", "1h")
-            .help("Time for which it is kept; after that nspawn-cleanup --stale removes it"),
+            .help("Time for which --keep keeps a machine; nspawn-cleanup --stale removes it afterwards"),
     ]
 }
 
 fn output() -> [Arg; 4] {
     [
-        values::flag("dry-run").help("Print the commands that would run, and run none"),
+        values::flag("dry-run").help("Print the commands that would run, without running them"),
         values::flag("json")
             .help("Print a description of the machine as JSON instead of its name"),
         values::flag("verbose")
             .short('v')
             .help("Print the commands on stderr as they run"),
         text("owner", "PID").value_parser(parsed(parse_owner)).help(
-            "Process with whose end the machine becomes stale, so that nspawn-cleanup --stale removes it",
+            "Process that owns the machine; when it ends, the machine is stale, and nspawn-cleanup --stale removes it",
         ),
     ]
 }
 
 fn command_line_only() -> [Arg; 2] {
     let standby = text("standby", "N").value_parser(value_parser!(u16)).help(
-        "Keep N machines of each IMAGE started, for callers that ask for one with the same options",
+        "Keep N machines of each IMAGE started, for requests with the same options; 0 removes them",
     );
     let config =
         values::flag("config").help("Print the configuration for GitLab Runner's config stage");

@@ -38,10 +38,10 @@ pub struct Options {
 pub fn command(has_machine: bool) -> Command {
     Command::new(PROGRAM)
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Runs a command in a machine, with its stdin, stdout, stderr and exit status")
+        .about("Runs a command in a machine, with the stdin, stdout, stderr and exit status of nspawn-run")
         .after_help(
-            "Without a command, nspawn-run starts a login shell on a terminal, and otherwise a shell that \
-             reads a script from stdin.\n\
+            "Without a command, nspawn-run starts a login shell if stdin and stdout are terminals, and \
+             otherwise a shell that reads a script from stdin.\n\
              The exit status is the command's, or 128+n if signal n ended the command. It is 125 if \
              nspawn-run itself failed, 126 if the command can't be executed, and 127 if it was not found.\n\n\
              Examples:\n  nspawn-run \"$m\" make test\n  git archive HEAD | nspawn-run \"$m\" tar -xC /src\n  \
@@ -94,7 +94,7 @@ fn command_options() -> [Arg; 6] {
             .value_name("TIME")
             .default_value("10s")
             .value_parser(values::duration)
-            .help("Grace period between SIGTERM and SIGKILL for a command that is to end"),
+            .help("Grace period between SIGTERM and SIGKILL when nspawn-run ends the command"),
         values::flag("kill-remaining")
             .help("Kill the processes that the command leaves running in the background"),
     ]

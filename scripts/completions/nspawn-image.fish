@@ -25,16 +25,16 @@ function __fish_nspawn_image_using_subcommand
 end
 
 complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -s h -l help -d 'Print help'
-complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "adopt" -d 'give a plain directory versions'
-complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "create" -d 'make an image'
+complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "adopt" -d 'turn a plain directory into an image with versions'
+complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "create" -d 'create an image'
 complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "export" -d 'write an image to a file, with checksums, for other hosts'
 complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "list" -d 'list the images'
-complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "login" -d 'change a copy in a shell; \'exit 0\' makes it the current version'
+complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "login" -d 'open a shell in a copy, which \'exit 0\' makes the current version'
 complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "prune" -d 'delete old versions, and leftovers of killed commands'
 complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "pull" -d 'fetch such a file, and check who signed it'
 complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "remove" -d 'delete an image that no machine uses'
 complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "rollback" -d 'go back to the previous version'
-complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "update" -d 'bring images up to date: a new version of each'
+complete -c nspawn-image -n "__fish_nspawn_image_needs_command" -f -a "update" -d 'create a new version of each image, with upgraded packages'
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand adopt" -l directory -d 'the directory of the images (default: /var/lib/machines); images of other directories have no descriptions' -r -f -a "(__fish_complete_directories)"
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand adopt" -s h -l help -d 'Print help'
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l release -d 'the release to install, such as bookworm or noble; also fedora-42 (with dnf) and arch (with pacstrap) (default: NAME if that is a release, else the one of this host)' -r
@@ -48,10 +48,10 @@ complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l scr
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l playbook -d 'run this Ansible playbook on the image, which needs python3; may be repeated' -r -F
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l directory -d 'the directory of the images (default: /var/lib/machines); images of other directories have no descriptions' -r -f -a "(__fish_complete_directories)"
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l build-tools -d 'install what most builds need: build-essential pkg-config cmake ninja-build python3 file'
-complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l minimal -d 'without documentation and translations'
+complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l minimal -d 'leave out documentation and translations'
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l accept-degraded -d 'accept a version although some of its units fail when it boots'
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l no-boot-test -d 'accept a version without a test of its boot'
-complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l unversioned -d '(create) make a plain directory, without versions and description'
+complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -l unversioned -d '(create) plain directory, without versions and description'
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand create" -s h -l help -d 'Print help'
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand export" -l sign -d '(export) sign the checksums with this gpg key' -r
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand export" -l directory -d 'the directory of the images (default: /var/lib/machines); images of other directories have no descriptions' -r -f -a "(__fish_complete_directories)"
@@ -77,7 +77,7 @@ complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand rollback" -s h
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand update" -l keep -d '(update, login, pull, prune) keep N versions before the current one (default: 1)' -r
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand update" -l directory -d 'the directory of the images (default: /var/lib/machines); images of other directories have no descriptions' -r -f -a "(__fish_complete_directories)"
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand update" -l all -d '(update) update all images that have a description'
-complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand update" -l no-upgrade -d '(update) only customize, do not upgrade packages'
+complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand update" -l no-upgrade -d '(update) customize the image without upgrading its packages'
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand update" -l accept-degraded -d 'accept a version although some of its units fail when it boots'
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand update" -l no-boot-test -d 'accept a version without a test of its boot'
 complete -c nspawn-image -n "__fish_nspawn_image_using_subcommand update" -s h -l help -d 'Print help'

@@ -1,8 +1,9 @@
 //! The attack suite: attacks by root in a machine with the default options, on its host and on other
 //! machines. The table has a row for each attack: the isolation has held, or it is broken.
 //!
-//! An attack that never gets in proves nothing. Most attacks are therefore made twice: on the host
-//! itself, or in a machine without isolation, they must get in. The column `control` names that place.
+//! An attack that succeeds nowhere proves nothing. Most attacks therefore also run as a control, on
+//! the host itself or in a machine without isolation, where they must succeed. The column `control`
+//! names that place.
 //!
 //! | module | target |
 //! | --- | --- |

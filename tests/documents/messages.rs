@@ -1,4 +1,4 @@
-//! The messages that the page of troubles explains are messages of the programs.
+//! Checks that the messages on the page on troubleshooting are messages of the programs.
 
 use std::fs;
 use std::path::Path;

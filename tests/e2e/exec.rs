@@ -40,7 +40,7 @@ fn errors_have_the_conventional_exit_status() {
     )
     .expect(125);
     let done = call("nspawn-exec", [&image()]).expect(125);
-    done.expect_err("a COMMAND are needed");
+    done.expect_err("COMMAND is missing");
     call("nspawn-exec", ["--init=stub", &image(), "no-such-command"]).expect(127);
 }
 

@@ -163,7 +163,7 @@ fn allow_image_restricts_the_images_of_jobs() {
         .run(&job())
         .expect(&Outcome::Success);
     let report = runner("other-*").run(&job());
-    report.expect_log("is not allowed on this runner; allowed are other-*");
+    report.expect_log("is not allowed on this runner; allowed images are other-*");
     report.expect(&Outcome::ScriptFailure(1));
 }
 

@@ -43,7 +43,7 @@ fn command_without_a_free_process_fails_clearly() {
         println!("--init={init}");
         machine.run(["true"]).expect_error(
             125,
-            "no process is left for it: a limit inside the machine is reached",
+            "it can't start another process: a limit inside the machine is reached",
         );
         exhaust(&machine, "4000:4000");
         machine.run(["true"]).expect(0);
@@ -65,6 +65,6 @@ fn job_that_exhausts_its_processes_is_a_script_failure() {
         .stage("get_sources", &[exhaust])
         .script(&["true"]);
     let report = job.run();
-    report.expect_log("no process is left for it");
+    report.expect_log("it can't start another process");
     let _ = report.expect(&Outcome::ScriptFailure(1));
 }

@@ -76,6 +76,6 @@ fn update_of_all_images_continues_after_a_failure() {
         "{}",
         done.describe()
     );
-    done.expect_err("missing is described, but not made yet");
+    done.expect_err("missing has a description, but no version yet");
     assert_eq!((good.versions().len(), bad.versions().len()), (2, 1));
 }

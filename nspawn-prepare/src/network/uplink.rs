@@ -30,12 +30,13 @@ const IPV6: [Ipv6Addr; 2] = [
 const IPV6_PREFIX: u8 = 64;
 /// Size of the largest packet that pasta carries, in bytes (passt(1), `--mtu`).
 const MTU: u32 = 65520;
+
 /// The host's connection to the outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     has_ipv4: bool,
     has_ipv6: bool,
-    /// Interface that pasta must use, because the host has no default route to find one by.
+    /// Interface that pasta must use, because the host has no default route that names one.
     interface: Option<String>,
 }
 

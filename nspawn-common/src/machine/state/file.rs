@@ -24,7 +24,7 @@ impl State {
         let text = match read_bounded(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                bail!("no machine {name} here; nspawn-prepare --name={name} IMAGE makes one")
+                bail!("there is no machine {name}; create it: nspawn-prepare --name={name} IMAGE")
             }
             Err(error) => {
                 return Err(error).with_context(|| format!("can't read {}", path.display()));
@@ -32,7 +32,7 @@ impl State {
         };
         Self::parse(name, &text).with_context(|| {
             format!(
-                "{} can't be used; nspawn-cleanup {name} removes the machine",
+                "can't use {} (nspawn-cleanup {name} removes the machine)",
                 path.display()
             )
         })

@@ -50,7 +50,7 @@ fn damaged_cache_is_recreated() {
             .run(&project.job().script(&["test -e /cache/again"]))
             .expect(&Outcome::Success);
         assert!(
-            !report.log().contains("goes without"),
+            !report.log().contains("runs without"),
             "{}",
             report.describe()
         );
@@ -64,7 +64,7 @@ fn job_runs_without_a_cache_that_can_not_be_mounted() {
     let file = project.files()[0].clone();
     sh(&format!("mv {file} {file}.away && mkdir {file}")).expect(0);
     let report = project.run(&["true"]);
-    report.expect_log("the job goes without its project's cache: ");
+    report.expect_log("the job runs without its project's cache: ");
     sh(&format!("rmdir {file} && mv {file}.away {file}")).expect(0);
     let _ = project.run(&["test -e /cache/kept"]);
 }

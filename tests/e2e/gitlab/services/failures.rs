@@ -83,7 +83,7 @@ fn failed_service_leaves_nothing_despite_keep() {
     let report = runner
         .run(&job.script(&["true"]))
         .expect(&Outcome::ScriptFailure(1));
-    report.expect_log("has nothing to run");
+    report.expect_log("it has no command");
     assert_eq!(left_of(&report.machine), "");
 }
 
@@ -91,7 +91,7 @@ fn failed_service_leaves_nothing_despite_keep() {
 fn invalid_services_are_refused() {
     let many = (0..17).fold(Job::new(&image()), |job, _| job.service(&image(), "x"));
     let report = many.run().expect(&Outcome::ScriptFailure(1));
-    report.expect_log("17 services, and this runner gives 16");
+    report.expect_log("17 services, and this runner allows 16");
     let report = Job::new(&image())
         .service_of(json!({ "alias": "x" }))
         .run()
@@ -142,10 +142,10 @@ fn service_that_ends_before_its_job_is_reported_with_its_log() {
     let report = job.run().expect(&Outcome::ScriptFailure(4));
     let last = report.stage("cleanup_file_variables").text();
     assert!(
-        last.contains("has ended before the job") && last.contains("who knocks?"),
+        last.contains("ended before the job") && last.contains("who knocks?"),
         "{last}"
     );
-    assert_eq!(last.matches("has ended before").count(), 1, "{last}");
+    assert_eq!(last.matches("ended before").count(), 1, "{last}");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn failed_service_is_blamed_on_the_job_or_the_host() {
     assert_eq!(outcome, Outcome::ScriptFailure(1));
     let idle = job().service(&image(), "x");
     assert_eq!(
-        fails(idle, &["--init=stub"], "has nothing to run"),
+        fails(idle, &["--init=stub"], "it has no command"),
         Outcome::ScriptFailure(1)
     );
     let outcome = fails(

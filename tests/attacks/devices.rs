@@ -45,7 +45,7 @@ done
 kept_out "$why"
 "#;
 
-/// Mounts every type of file system. Types that are made for namespaces are left out, because they show
+/// Mounts every type of file system. Types that are meant for namespaces are left out, because they show
 /// the machine's own data. So are cgroups, which have a row of their own.
 const FILE_SYSTEMS: &str = r#"
 mkdir -p /tmp/there

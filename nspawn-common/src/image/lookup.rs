@@ -1,4 +1,4 @@
-//! Finds images by name, and checks whether a machine can be made of one.
+//! Finds images by name, and checks whether a machine can start from one.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -147,7 +147,7 @@ pub fn candidates(reference: &str) -> Vec<String> {
     names
 }
 
-/// Refuses an image, found at `path` and with its tree at `root`, of which no machine with this `init` can be made,
+/// Refuses an image, found at `path` and with its tree at `root`, from which no machine with this `init` can start,
 /// and says what it lacks.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use crate::command::flock::Kind;
 use crate::machine::paths::{CACHE_ROOT, LAYER_ROOT, MachinePaths, POOL_ROOT, STATE_ROOT};
 use crate::sys::signals;
 
-/// Time limit for another process that makes or removes the machine.
+/// Time limit for another process that creates or removes the machine.
 const MACHINE_LIMIT: Duration = Duration::from_secs(600);
 /// Time that a process may take between fork(2) and execve(2).
 const EXEC_TIME: Duration = Duration::from_millis(100);
@@ -24,7 +24,7 @@ const EXEC_TIME: Duration = Duration::from_millis(100);
 const STOP_LIMIT: Duration = Duration::from_secs(120);
 /// Time limit for other processes that allocate a UID range.
 pub const UID_RANGES_LIMIT: Duration = Duration::from_secs(10);
-/// Time limit for other processes that make caches and mount them.
+/// Time limit for other processes that create caches and mount them.
 pub const CACHES_LIMIT: Duration = Duration::from_secs(60);
 
 /// A resource that all machines of this host share.
@@ -78,10 +78,10 @@ enum Attempt {
 }
 
 impl Lock {
-    /// Waits for the machine's lock, and makes the machine's state directory if it is missing.
+    /// Waits for the machine's lock, and creates the machine's state directory if it is missing.
     ///
     /// # Errors
-    /// Fails if another process has made or removed the machine for too long.
+    /// Fails if another process takes too long to create or remove the machine.
     pub fn acquire(paths: &MachinePaths) -> Result<Self> {
         loop {
             let Some(file) = open(paths)? else { continue };
@@ -94,7 +94,7 @@ impl Lock {
     /// Waits for the lock of an existing machine. Returns `None` if the machine is missing.
     ///
     /// # Errors
-    /// Fails if another process has made or removed the machine for too long.
+    /// Fails if another process takes too long to create or remove the machine.
     pub fn acquire_of_existing(paths: &MachinePaths) -> Result<Option<Self>> {
         loop {
             let Some(file) = open_existing(paths)? else {
@@ -113,7 +113,7 @@ impl Lock {
         Ok(flock::is_at(&file, path).then_some(Self { _file: file }))
     }
 
-    /// Locks the machine, and makes its state directory if it is missing. Returns `None` if another process holds the
+    /// Locks the machine, and creates its state directory if it is missing. Returns `None` if another process holds the
     /// lock.
     ///
     /// A process that is killed leaves its lock to a child that has not called execve(2) yet. The lock is tried
@@ -130,7 +130,7 @@ impl Lock {
         }
     }
 
-    /// Locks an existing machine like [`Lock::try_acquire`]. Returns `None` also if the machine is missing.
+    /// Locks an existing machine like [`Lock::try_acquire`]. It also returns `None` if the machine is missing.
     pub fn try_acquire_of_existing(paths: &MachinePaths) -> Result<Option<Self>> {
         let deadline = Instant::now() + EXEC_TIME;
         loop {
@@ -176,7 +176,7 @@ impl Lock {
 
 /// A shared lock that each command in an `--init=none` machine holds until it is dropped.
 ///
-/// The lock is of the machine's state file. A file of its own could be made while the machine is removed, and would
+/// The lock is of the machine's state file. A file of its own could be created while the machine is removed, and would
 /// then be left.
 #[derive(Debug)]
 pub struct RunGuard {
@@ -207,7 +207,7 @@ impl RunGuard {
     }
 }
 
-/// Opens the machine's lock file, and makes it if it is missing. Returns `None` if its holder has removed the
+/// Opens the machine's lock file, and creates it if it is missing. Returns `None` if its holder has removed the
 /// directory meanwhile.
 fn open(paths: &MachinePaths) -> Result<Option<File>> {
     let path = paths.lock_file();

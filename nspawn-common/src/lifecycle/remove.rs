@@ -26,7 +26,7 @@ const DELETE_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Stops the machine, waits until it has ended, and deletes everything that belongs to it.
 ///
-/// A machine of which nothing exists is no error.
+/// A machine of which nothing exists is not an error.
 ///
 /// # Errors
 /// Fails if a process of the machine survives, or if a file can't be deleted. The next call finds what remains.
@@ -39,7 +39,7 @@ pub fn remove_machine(name: &MachineName, lock: Lock) -> Result<()> {
 pub fn remove_state_directory(paths: &MachinePaths) -> Result<()> {
     fs::remove_file(paths.lock_file()).context("can't remove the machine's lock")?;
     match fs::remove_dir(paths.state_dir()) {
-        // Another process has just made a lock of its own there, so the name belongs to that process.
+        // Another process has just created a lock of its own there, so the name belongs to that process.
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         removed => removed.context("can't remove the machine's state directory"),
@@ -66,7 +66,7 @@ pub fn remove_contents(name: &MachineName, _lock: &Lock) -> Result<()> {
     unmount::detach(&paths.disk_mount())?;
     delete_trees(&[paths.snapshot(), paths.layer()])?;
     machined::wait_until_gone(paths)?;
-    // The state, which has the unit's name, goes last. List the files again, since the unit may have made more of
+    // The state, which has the unit's name, goes last. List the files again, since the unit may have created more of
     // them before it ended.
     delete_trees(&state_files(paths)?)
 }

@@ -1,4 +1,4 @@
-//! Machine names, which are validated when they are made.
+//! Machine names, which are validated when they are created.
 
 use std::ffi::OsStr;
 use std::fmt;

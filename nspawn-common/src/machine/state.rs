@@ -1,8 +1,9 @@
-//! State of a machine, which is recorded before any other part of the machine is made.
+//! State of a machine, which is recorded before any other part of the machine is created.
 //!
-//! Another version of the programs may read the state, since an upgrade does not stop machines. Fields that were added
-//! since the format's version have a default, and unknown fields are ignored. A field that an older program must not
-//! ignore raises the version, and the older program then refuses the machine.
+//! Another version of the programs may read the state, because an upgrade does not stop machines.
+//! Fields that were added without a new version of the format have a default, and unknown fields are
+//! ignored. A field that an older program must not ignore raises the version, so that the older
+//! program refuses the machine.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -32,7 +33,9 @@ const VERSION: u64 = 3;
 /// Maximum size of a state file, in bytes.
 const MAX_SIZE: u64 = 4 << 20;
 
-/// Error for a state in another version of the format. The machine exists, but this program can't read its state.
+/// Error for a state in another version of the format.
+///
+/// The machine exists, but this program can't read its state.
 #[derive(Debug)]
 pub struct OtherVersion(u64);
 
@@ -53,12 +56,12 @@ impl fmt::Display for OtherVersion {
 
 impl std::error::Error for OtherVersion {}
 
-/// A machine as `nspawn-prepare` made it.
+/// A machine as `nspawn-prepare` created it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     /// The machine's name.
     pub name: MachineName,
-    /// Name that the machine was started under, after which its units are named.
+    /// Name under which the machine was started. Its units have this name.
     pub started_as: MachineName,
     /// The image's name.
     pub image: String,
@@ -74,9 +77,9 @@ pub struct State {
     pub init: Init,
     /// The kind of layer.
     pub layer: Layer,
-    /// Maximum size of the layer, in bytes. `None` if only the host's file system or memory limits it.
+    /// Maximum size of the layer, in bytes, or `None` if only the host's disk or memory limits it.
     pub layer_size: Option<u64>,
-    /// Commands that start the machine, if each command in it does so.
+    /// Commands that start the machine, if it has no init. `nspawn-run` then runs them.
     pub start: Vec<Vec<OsString>>,
     /// Time limit for each start command.
     pub timeout: Duration,
@@ -84,7 +87,7 @@ pub struct State {
     pub created: Option<Duration>,
     /// Time after which the machine is stale.
     pub lifetime: Option<Duration>,
-    /// Process with whose end the machine is stale.
+    /// Process whose end makes the machine stale.
     pub owner: Option<ProcessId>,
     /// Properties of the unit that were requested.
     pub properties: Vec<OsString>,
@@ -165,10 +168,10 @@ impl State {
         MachinePaths::started_as(&self.name, &self.started_as)
     }
 
-    /// Returns the paths of the machine `name`, of which anything or nothing may exist.
+    /// Returns the paths of the machine `name`, which need not exist.
     ///
-    /// The name of the unit is read from the state, also from one of another version. A machine without a readable state
-    /// has its own name's unit, if any.
+    /// The name of the unit is read from the state, even if another version of the programs wrote it.
+    /// Without a readable state, the unit has the machine's own name.
     #[must_use]
     pub fn paths_of(name: &MachineName) -> MachinePaths {
         let paths = MachinePaths::named(name);
@@ -186,20 +189,22 @@ impl State {
         self.name != self.started_as
     }
 
-    /// Returns the directory of the layer's directories.
+    /// Returns the directory that contains the upper and work directories of the layer's overlays.
     #[must_use]
     pub fn layer_root(&self) -> PathBuf {
         self.paths()
             .layer_root(self.layer, self.layer_size.is_some())
     }
 
-    /// Returns the machine's age, without the time that the host slept.
+    /// Returns the machine's age, not counting the time in which the host was suspended.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         Some(clock::awake().saturating_sub(self.created?))
     }
 
-    /// Returns whether the machine is older than its lifetime. Without a lifetime, or an age, it is not.
+    /// Returns whether the machine is older than its lifetime.
+    ///
+    /// A machine without a lifetime or a recorded age never is.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.lifetime
@@ -220,7 +225,7 @@ impl State {
     /// Reads the state of the machine `name`.
     ///
     /// # Errors
-    /// Fails with [`OtherVersion`] if another version of these programs made the machine.
+    /// Fails with [`OtherVersion`] if another version of these programs created the machine.
     pub fn read(name: &MachineName) -> Result<Self> {
         let path = MachinePaths::named(name).state_file();
         let text = match read_bounded(&path) {
@@ -240,8 +245,9 @@ impl State {
         })
     }
 
-    /// Returns the path of the image of the machine `name`, also if another version of these programs made the machine;
-    /// `None` if its state has no such path.
+    /// Returns the path of the image of the machine `name`, or `None` if its state has no such path.
+    ///
+    /// Another version of these programs may have created the machine.
     #[must_use]
     pub fn image_path_of(name: &MachineName) -> Option<PathBuf> {
         Self::parse_image_path(&read_bounded(&MachinePaths::named(name).state_file()).ok()?)
@@ -450,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn the_image_path_is_read_from_any_version() {
+    fn image_path_is_read_from_any_version() {
         let mut value = sample().to_json();
         value["version"] = json!(VERSION + 1);
         value["init"] = json!("of a later version");

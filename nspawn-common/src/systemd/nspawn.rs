@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::config::network::Network;
 use crate::machine::name::MachineName;
 
-/// Option for the limit at which the kernel makes no core dump, and runs no program for one either (core(5)).
+/// Option for the limit at which the kernel writes no core dump, and runs no program for one either (core(5)).
 pub const NO_CORES: &str = "--rlimit=CORE=1";
 
 /// A bind mount from the host into the machine.

@@ -11,7 +11,7 @@ use crate::machine::paths::SLICE;
 /// Properties of every machine's unit. The user's `--property` options come later, and override these.
 const MACHINE_PROPERTIES: [&str; 10] = [
     "KillMode=mixed", // a stop signals the machine's PID 1, then kills all other processes
-    "Delegate=yes",   // the machine's systemd makes cgroups below the unit's
+    "Delegate=yes",   // the machine's systemd creates cgroups below the unit's
     "PrivateMounts=yes", // the machine's root is mounted where the host can't see it
     "DevicePolicy=closed", // allows null, zero, full, random, urandom, tty and ptmx, and these two:
     "DeviceAllow=/dev/net/tun rwm", // as in systemd-nspawn@.service
@@ -30,7 +30,7 @@ const LOOP_DEVICES: [&str; 3] = [
     "DeviceAllow=block-blkext r",
 ];
 
-/// A transient service, as systemd-run(1) starts it. It vanishes when it ends, also if it fails.
+/// A transient service, as systemd-run(1) starts it. It vanishes when it ends, even if it fails.
 #[derive(Clone, Debug)]
 pub struct TransientUnit {
     argv: Vec<OsString>,

@@ -21,7 +21,7 @@ use crate::slice;
 
 /// Time limit for copying an image: its blocks are shared, but each file is created.
 const COPY_LIMIT: Duration = Duration::from_secs(600);
-/// Time limit for making any other layer.
+/// Time limit for creating any other layer.
 const LAYER_LIMIT: Duration = Duration::from_secs(60);
 /// Time limit for attaching a job's cache and services.
 const ATTACH_LIMIT: Duration = Duration::from_secs(300);
@@ -31,7 +31,7 @@ const ATTACH_LIMIT: Duration = Duration::from_secs(300);
 pub struct Plan {
     /// Steps after which the machine counts for `--max-machines`, or in its pool. The state is the first file.
     pub reserve: Vec<Step>,
-    /// Steps that make the mount points, the layer and the slice.
+    /// Steps that create the mount points, the layer and the slice.
     pub build: Vec<Step>,
     /// Steps that start the machine; none for a machine without an init. They can be repeated.
     pub start: Vec<Step>,

@@ -58,7 +58,7 @@ pub struct JobRequirements {
 /// Command that creates the machine of a service.
 #[derive(Clone, Debug)]
 pub struct ServiceCommand {
-    /// Image that the job asks for.
+    /// Image that the job requests.
     pub image: String,
     pub argv: Vec<OsString>,
 }

@@ -1,4 +1,4 @@
-//! Command lines that make a layer, and options of systemd-nspawn for one.
+//! Command lines that create a layer, and options of systemd-nspawn for one.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

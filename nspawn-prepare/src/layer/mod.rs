@@ -60,7 +60,7 @@ pub fn parse(
     }
 }
 
-/// Checks that the layer can be made from this image.
+/// Checks that the layer can be created from this image.
 pub fn check_image(layer: Layer, image: &Image) -> Result<()> {
     if layer == Layer::Snapshot && image.is_disk() {
         bail!(

@@ -48,7 +48,7 @@ pub struct MachineOptions {
     pub init: Init,
     /// Additional arguments for the machine's systemd.
     pub boot_arguments: Vec<String>,
-    /// Process with whose end the machine becomes stale.
+    /// Process whose end makes the machine stale.
     pub owner: Option<ProcessId>,
     pub layer: Layer,
     pub layer_size: LayerSize,

@@ -89,7 +89,7 @@ impl Options {
 /// Parses the options, and returns them with the name of their image.
 ///
 /// The image may have an argument file of its own, so `image_of` finds the name from the other options. Returns `None`
-/// if help was asked for and printed.
+/// if help was requested and printed.
 pub fn parse(
     arguments: &[OsString],
     image_of: impl Fn(&Options) -> Result<String>,

@@ -28,7 +28,7 @@ const COUNT_LIMIT: Duration = Duration::from_secs(60);
 /// Time limit for systemd to start the timer that refills a pool.
 const REFILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// A pool: what one call of `nspawn-prepare --standby` asked for.
+/// Pool of standby machines that one call of `nspawn-prepare --standby` requested.
 pub struct Pool {
     pub id: String,
     record: Value,

@@ -1,4 +1,4 @@
-//! Takeover: makes a standby machine the machine that was asked for, with its name.
+//! Takeover: turns a standby machine into the requested machine, with its name.
 
 use std::fs;
 use std::path::Path;
@@ -26,8 +26,8 @@ const AGENT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Takes over a standby machine as the machine of `spec`, if one has the same fingerprint.
 ///
-/// `lock` becomes the lock of the machine. It is an out parameter, because the caller must hold it also if the takeover
-/// fails after the machine has the name that was asked for.
+/// `lock` becomes the lock of the machine. It is an out parameter, because the caller must hold it even if the takeover
+/// fails after the machine has the requested name.
 pub fn take(spec: &MachineSpec, lock: &mut Option<Lock>) -> Result<()> {
     if spec.pool.is_some() || !pool::exist() || fingerprint::check(spec).is_err() {
         return Ok(());
@@ -87,7 +87,7 @@ fn detach(from: &MachinePaths) -> Result<(State, Registration)> {
 }
 
 // Removes a machine whose takeover failed before the state directories were exchanged. After that, the machine has the
-// name that was asked for, and the caller removes it.
+// requested name, and the caller removes it.
 fn remove_after_failed_takeover(from: &MachinePaths, lock: &mut Option<Lock>) {
     if !from.state_file().exists() {
         return;
@@ -114,7 +114,7 @@ fn hand_over(
         fs::rename(from.layer(), to.layer()).with_context(failure)?;
     }
     exchange(&from.state_dir(), &to.state_dir()).with_context(failure)?;
-    // The state directory of the standby machine now has only the lock that was made under the new name.
+    // The state directory of the standby machine now has only the lock that was created under the new name.
     remove::remove_state_directory(from)?;
     let state = State {
         layer_size: standby.layer_size,

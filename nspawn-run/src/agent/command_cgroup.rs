@@ -137,7 +137,7 @@ impl CommandCgroup {
 
     /// Kills all processes of the cgroup at once, also those that are being forked (kernel 5.14).
     ///
-    /// A cgroup that does not exist is no error.
+    /// A cgroup that does not exist is not an error.
     pub fn kill(&self) -> Result<()> {
         match cgroup::kill(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

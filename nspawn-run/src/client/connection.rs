@@ -65,9 +65,9 @@ pub struct Connection {
     /// True if it is a failure to miss the deadline. Otherwise the host then pings the agent.
     deadline_is_final: bool,
     grace_period: Duration,
-    /// Error of a signal that asked this program to end.
+    /// Error of a signal that interrupted this program.
     interruption: Option<Error>,
-    /// Time from which on another signal ends this program, and thereby the command, at once.
+    /// Time after which another signal ends this program, and with it the command, at once.
     signals_restored_at: Option<Instant>,
 }
 
@@ -105,7 +105,7 @@ impl Connection {
         self.raw_mode = None;
     }
 
-    /// Returns the error of the signal that asked this program to end, if there was one.
+    /// Returns the error of the signal that interrupted this program, if there was one.
     pub fn take_interruption(&mut self) -> Option<Error> {
         self.interruption.take()
     }

@@ -22,7 +22,7 @@ use nspawn_common::cli::sources;
 use nspawn_common::exit_code::Exit;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::Job;
-use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::calling_unit;
 use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::report;
@@ -96,7 +96,7 @@ fn remove_named(options: &Options) -> Result<u8> {
         return Ok(remove::remove_each(&names, Selection::All, options));
     }
     if !gitlab::is_active() {
-        bail!("name a machine to remove, or use --all or --stale; see --help");
+        bail!("no machine is named; name one, or use --all or --stale; see --help");
     }
     let name = Job::from_env()?.machine_name()?;
     require_root()?;
@@ -104,7 +104,7 @@ fn remove_named(options: &Options) -> Result<u8> {
 }
 
 fn require_root() -> Result<()> {
-    if !caller::is_root() {
+    if !calling_unit::is_root() {
         bail!("only root can remove machines; try sudo");
     }
     Ok(())

@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 
 use anyhow::{Context, Result};
 use nspawn_common::exit_code::Exit;
-use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::calling_unit;
 use nspawn_common::lifecycle::list;
 use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::lifecycle::remove;
 use nspawn_common::lifecycle::retention;
-use nspawn_common::lifecycle::status;
+use nspawn_common::lifecycle::stale;
 use nspawn_common::lifecycle::usage;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
@@ -68,10 +68,10 @@ fn remove_services(job: &MachineName, options: &Options) -> Result<()> {
 fn remove_selected(name: &MachineName, selection: Selection, options: &Options) -> Result<()> {
     let paths = State::paths_of(name);
     let parts = list::existing_parts(&paths).join(", ");
-    if parts.is_empty() || status::is_taken_over(&paths) {
+    if parts.is_empty() || stale::is_taken_over(&paths) {
         return Ok(());
     }
-    if selection == Selection::Stale && status::is_in_use(&paths)? {
+    if selection == Selection::Stale && stale::is_in_use(&paths)? {
         return Ok(());
     }
     if selection == Selection::EndedJob && keep_if_requested(name, &paths, options.dry_run)? {
@@ -104,8 +104,8 @@ fn print_removal(
 
 // Returns whether the machine was removed.
 fn remove(name: &MachineName, paths: &MachinePaths, selection: Selection) -> Result<bool> {
-    caller::check_view()?;
-    caller::check_writable()?;
+    calling_unit::check_view()?;
+    calling_unit::check_writable()?;
     let lock = match selection {
         Selection::Stale => Lock::try_acquire(paths)?,
         Selection::All | Selection::EndedJob => Some(Lock::acquire(paths)?),
@@ -114,7 +114,7 @@ fn remove(name: &MachineName, paths: &MachinePaths, selection: Selection) -> Res
         return Ok(false);
     };
     // Another process may have created a machine of this name before the lock was acquired.
-    if selection == Selection::Stale && status::is_in_use(paths)? {
+    if selection == Selection::Stale && stale::is_in_use(paths)? {
         return Ok(false);
     }
     remove::remove_machine(name, lock)?;

@@ -12,8 +12,8 @@ use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::config::retention::Retention;
 use nspawn_common::sys::process::ProcessId;
 
+use crate::diagnostics::PROGRAM;
 use crate::layer::size::{self, LayerSize};
-use crate::program::PROGRAM;
 
 /// Options of systemd-nspawn whose values are passed on: name, form of the value, help.
 pub const PRIVILEGES: [(&str, &str, &str); 3] = [

@@ -4,7 +4,7 @@
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | [`program`], [`internal`] | name and diagnostics of the program; its internal forms |
+//! | [`diagnostics`], [`internal_form`] | name and diagnostics of the program; its internal forms |
 //! | [`preflight`], [`slice`] | requirements of the host; limits of all machines together |
 //! | [`layer`], [`network`] | what a machine writes to; how it is connected |
 //! | [`cli`], [`options`] | definition of the command line; the parsed options |
@@ -20,14 +20,14 @@
 mod cli;
 mod commands;
 mod create;
+mod diagnostics;
 mod gitlab;
-mod internal;
+mod internal_form;
 mod launcher;
 mod layer;
 mod network;
 mod options;
 mod preflight;
-mod program;
 mod services;
 mod slice;
 mod standby;
@@ -41,8 +41,8 @@ use nspawn_common::exit_code::Exit;
 use nspawn_common::report;
 use nspawn_common::sys::signals;
 
-use internal::Internal;
-use program::PROGRAM;
+use diagnostics::PROGRAM;
+use internal_form::Internal;
 
 /// Returns the definition of the command line, for the man page and the completions.
 pub fn command() -> clap::Command {

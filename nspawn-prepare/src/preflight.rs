@@ -10,7 +10,7 @@ use nix::sys::inotify::{InitFlags, Inotify};
 use nspawn_common::command;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
-use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::calling_unit;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::fork;
 
@@ -38,7 +38,7 @@ const PTYS: u32 = 1;
 
 /// Refuses to run as another user than root. Only root can see the images.
 pub fn check_root() -> Result<()> {
-    if !caller::is_root() {
+    if !calling_unit::is_root() {
         bail!("only root can make machines; try sudo");
     }
     Ok(())
@@ -52,7 +52,7 @@ pub fn check_host() -> Result<()> {
     if command::find_program("systemd-nspawn").is_none() {
         bail!("systemd-nspawn is not installed; install the package systemd-container");
     }
-    caller::check()
+    calling_unit::check()
 }
 
 /// Refuses a host that can't mount disk images.

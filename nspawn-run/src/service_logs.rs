@@ -28,7 +28,7 @@ pub fn print_ended(job: &MachineName) -> Result<()> {
 
 fn print_log(state: &State, role: &ServiceRole) {
     let image = &role.requested_image;
-    let line = format!("the service {image} has ended before the job; its log is below");
+    let line = format!("the service {image} ended before the job; its log is below");
     report::print_diagnostic(PROGRAM, OsStr::new(&line));
     // The section of a log that can't be read is empty.
     let paths = state.paths();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Error, Result, bail};
 use nspawn_common::config::init::Init;
 use nspawn_common::error;
-use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::calling_unit;
 use nspawn_common::lifecycle::lock::{Lock, RunGuard};
 use nspawn_common::lifecycle::remove;
 use nspawn_common::lifecycle::start;
@@ -66,7 +66,7 @@ impl Machine {
                 is_temporary: false,
             });
         }
-        caller::check_writable()?;
+        calling_unit::check_writable()?;
         let guard = RunGuard::acquire(&paths)?;
         let machine = Self {
             state,

@@ -28,7 +28,7 @@ const COMMON: Layers = &[
 ];
 
 const PREPARE: Layers = &[
-    &["program", "internal", "preflight", "slice"],
+    &["diagnostics", "internal_form", "preflight", "slice"],
     &["layer", "network"],
     &["cli"],
     &["options"],

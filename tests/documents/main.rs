@@ -1,10 +1,12 @@
 //! Documents and sources that must agree: man pages and completions with the programs' options, the
 //! page on troubleshooting with the programs' messages, and the imports of modules with their layers.
+//! Also the form of the messages.
 
 #![allow(clippy::unwrap_used)]
 
 mod completions;
 mod layers;
+mod message_form;
 mod messages;
 mod page;
 mod program;

@@ -165,7 +165,7 @@ fn invalid_requests_end_the_server() {
     for (image, line, words) in [
         ("no-such-image", "open", "make a machine of no-such-image"),
         (&*image(), "juggle", "unknown command 'juggle'"),
-        (&*image(), "copydown x", "takes two paths"),
+        (&*image(), "copydown x", "needs two paths"),
     ] {
         let mut command = Command::new("autopkgtest-virt-nspawn-ci");
         let done =

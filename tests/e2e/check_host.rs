@@ -53,7 +53,7 @@ fn check_defects(defects: &[Defect]) {
             .skip_while(|found| !found.starts_with(line))
             .nth(1);
         assert!(
-            remedy_line.is_some_and(|found| found.contains("mend: ") && found.contains(remedy)),
+            remedy_line.is_some_and(|found| found.contains("remedy: ") && found.contains(remedy)),
             "{line}: {}",
             done.describe()
         );
@@ -72,7 +72,7 @@ fn defects_of_kernel_and_systemd_are_reported_with_their_remedies() {
     check_defects(&[
         (
             replace_file("/usr/bin/systemctl", "#!/bin/sh\necho systemd 251"),
-            "bad   systemd is 251",
+            "bad   the version of systemd is 251",
             "Debian 12",
         ),
         (
@@ -82,7 +82,7 @@ fn defects_of_kernel_and_systemd_are_reported_with_their_remedies() {
         ),
         (
             replace_file("/proc/sys/kernel/osrelease", "6.0.9\n"),
-            "bad   Linux is 6.0.9",
+            "bad   the version of Linux is 6.0.9",
             "6.1",
         ),
         (
@@ -141,17 +141,17 @@ fn defects_of_the_network_are_reported_with_their_remedies() {
     check_defects(&[
         (
             "mount --bind /dev/null /usr/bin/pasta".into(),
-            "bad   pasta is not there",
+            "bad   pasta is not installed",
             "apt-get install passt",
         ),
         (
             "mount --bind /dev/null $(command -v ip)".into(),
-            "note  the kernel makes no bridges",
+            "note  the kernel can't create bridges",
             "modprobe -a bridge",
         ),
         (
             "mount --bind /dev/null $(command -v ip)".into(),
-            "bad   ip is not there",
+            "bad   ip is not installed",
             "apt-get install iproute2",
         ),
         (
@@ -209,12 +209,12 @@ fn defects_of_gitlab_runner_are_reported_with_their_remedies() {
     check_defects(&[
         (
             "true".into(),
-            "note  gitlab-runner is not there",
+            "note  gitlab-runner is not installed",
             "install it",
         ),
         (
             hardened("PrivateUsers=yes\\n"),
-            "bad   gitlab-runner.service takes from its jobs",
+            "bad   gitlab-runner.service denies its jobs",
             "set PrivateUsers=no",
         ),
         (
@@ -249,8 +249,9 @@ fn image_that_does_not_start_is_reported() {
     let done = call("check-host", [&name]).expect(1);
     fs::remove_dir(&path).unwrap();
     assert!(
-        done.out()
-            .contains(&format!("bad   no machine of {name}: nspawn-prepare: ")),
+        done.out().contains(&format!(
+            "bad   can't use a machine of {name}: nspawn-prepare: "
+        )),
         "{}",
         done.describe()
     );

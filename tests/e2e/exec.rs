@@ -41,7 +41,7 @@ fn errors_have_the_conventional_exit_status() {
     .expect(125);
     let done = call("nspawn-exec", [&image()]).expect(125);
     assert!(
-        done.err().contains("a COMMAND are needed"),
+        done.err().contains("COMMAND is missing"),
         "{}",
         done.describe()
     );

@@ -48,12 +48,12 @@ fn check(init: &'static str, layer: &'static str) {
     let name = format!("no-snapshot-{init}-{}", std::process::id());
     let done = cell.prepare(&["--name", &name]);
     for words in [
-        "/var/lib/nspawn-ci on one file system that can (btrfs, xfs)",
-        "--layer=disk needs none",
+        "/var/lib/nspawn-ci on one btrfs or xfs file system",
+        "--layer=disk needs neither",
     ] {
         assert!(done.err().contains(words), "{}", done.describe());
     }
-    done.expect_error(1, "can't be copied so that it shares its blocks");
+    done.expect_error(1, "can't let a copy share the image's blocks");
     assert_eq!(left_of(&name), "");
 }
 

@@ -170,7 +170,7 @@ fn allow_image_restricts_the_images_of_jobs() {
     assert!(
         report
             .log()
-            .contains("is not allowed on this runner; allowed are other-*"),
+            .contains("is not allowed on this runner; allowed images are other-*"),
         "{}",
         report.describe()
     );

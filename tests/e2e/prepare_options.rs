@@ -136,7 +136,7 @@ fn limit_that_is_not_enforced_is_an_error() {
         } else {
             let error = done.expect(1).err();
             assert!(
-                error.contains(&format!("its limit {limit} did not take")),
+                error.contains(&format!("its limit {limit} has no effect")),
                 "{error}"
             );
         }

@@ -43,7 +43,7 @@ fn command_without_a_free_process_fails_clearly() {
         println!("--init={init}");
         machine.run(["true"]).expect_error(
             125,
-            "no process is left for it: a limit inside the machine is reached",
+            "it can't start another process: a limit inside the machine is reached",
         );
         exhaust(&machine, "4000:4000");
         machine.run(["true"]).expect(0);
@@ -66,7 +66,7 @@ fn job_that_exhausts_its_processes_is_a_script_failure() {
         .script(&["true"]);
     let report = job.run();
     assert!(
-        report.log().contains("no process is left for it"),
+        report.log().contains("it can't start another process"),
         "{}",
         report.describe()
     );

@@ -79,7 +79,7 @@ fn cleanup_removes_dead_and_half_made_machines() {
         name("layer")
     ))
     .unwrap();
-    call("nspawn-run", [&name("state"), "true"]).expect_error(125, "state.json can't be used");
+    call("nspawn-run", [&name("state"), "true"]).expect_error(125, "state.json (nspawn-cleanup");
     let names = ["dead", "killed", "state", "layer"].map(name);
     call("nspawn-cleanup", &names).expect(0);
     assert_eq!(left_of(&prefix), "");

@@ -130,7 +130,7 @@ fn unknown_images_and_gitlab_jobs_are_refused() {
         ("SYSTEM_FAILURE_EXIT_CODE", "82"),
     ]);
     finish(job.args(["--image", &image(), "true"]), b"")
-        .expect_error(82, "--image is not for GitLab jobs");
+        .expect_error(82, "can't use --image in a GitLab job");
 }
 
 /// Tests signals at various moments, including while the machine is being created.

@@ -78,7 +78,7 @@ fn update_of_all_images_continues_after_a_failure() {
     );
     assert!(
         done.err()
-            .contains("missing is described, but not made yet"),
+            .contains("missing has a description, but no version yet"),
         "{}",
         done.describe()
     );

@@ -54,7 +54,7 @@ fn image_from_tar_with_scripts_is_described_and_listed() {
     );
     assert_eq!(words[3..], ["0", "yes"], "{line}");
     assert_eq!(image.leftovers(), "");
-    expect_failure(image.run("create", &[]), "exists already");
+    expect_failure(image.run("create", &[]), "already exists");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn words_of_a_description_are_not_expanded() {
     write(&format!("--from-tar \"$(touch {0})\"\n", mark.display()));
     expect_failure(image.run("create", &[]), "there is no file $(touch ");
     for (text, words) in [
-        ("--from-tar 'open", "a quote in it is not closed"),
+        ("--from-tar 'open", "a quote is not closed"),
         ("plain", "'plain' is not one"),
         ("--script /nowhere", "there is no file /nowhere"),
     ] {
@@ -235,14 +235,14 @@ fn unversioned_image_has_no_versions_until_it_is_adopted() {
     assert_eq!(image.versions(), [image.current()]);
     image.run("update", &["--no-upgrade"]).expect(0);
     assert_eq!(image.versions().len(), 2);
-    expect_failure(image.run("adopt", &[]), "is a link already");
+    expect_failure(image.run("adopt", &[]), "it is already a link");
 }
 
 #[test]
 fn invalid_arguments_are_refused_with_a_reason() {
     for (words, part) in [
         (&["create"][..], "NAME is missing"),
-        (&["create", "a", "b"], "'b' is too much"),
+        (&["create", "a", "b"], "can't use 'b': only one NAME"),
         (&["create", "../a"], "can't be the name of an image"),
         (&["create", "a.v"], "can't be the name of an image"),
         (
@@ -271,7 +271,7 @@ fn invalid_arguments_are_refused_with_a_reason() {
                 "--from-oci",
                 "oci:/nowhere",
             ],
-            "goes with --release",
+            "can't use --architecture with",
         ),
         (
             &["create", "a", "--from-tar", "/dev/null", "--from-oci", "x"],

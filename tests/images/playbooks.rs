@@ -38,7 +38,7 @@ fn playbooks_and_packages_change_only_the_image() {
     fs::write(&play, tasks.replace("exit 0", "exit 3")).unwrap();
     let done = expect_failure(
         image.run("update", &["--no-upgrade"]),
-        "is as it was: the playbook",
+        "is unchanged: the playbook",
     );
     assert!(
         done.err().contains("non-zero return code"),
@@ -59,7 +59,7 @@ fn playbooks_and_packages_change_only_the_image() {
         "--playbook",
         play_word,
     ];
-    expect_failure(small.run("create", &options), "has no whole python3");
+    expect_failure(small.run("create", &options), "has no complete python3");
 }
 
 fn packages_are_upgraded_and_added(image: &Image, play: &str) {

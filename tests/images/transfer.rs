@@ -170,7 +170,7 @@ fn exported_image_is_pulled_only_with_a_trusted_signature() {
         .out()
     };
     assert_eq!(list(&pulled), list(&image));
-    assert!(pull(&[]).expect(0).err().contains("is here already"));
+    assert!(pull(&[]).expect(0).err().contains("already exists"));
     pulled.run("remove", &[]).expect(0);
 
     let path = dir.join(&file);

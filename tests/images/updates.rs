@@ -158,15 +158,18 @@ fn broken_update_changes_nothing_and_names_the_cause() {
                 ln -sf ../bad.service /etc/systemd/system/multi-user.target.wants/bad.service";
     for (lines, words) in [
         ("echo 'words of mine'; exit 9", "its last lines"),
-        (unit, "its units fail: bad.service"),
+        (unit, "these units fail: bad.service"),
         (
             "rm /usr/lib/systemd/systemd",
-            "the new version has no systemd any more",
+            "the new version no longer has systemd",
         ),
-        ("cp /bin/false /usr/lib/systemd/systemd", "it does not boot"),
+        (
+            "cp /bin/false /usr/lib/systemd/systemd",
+            "the new version does not boot",
+        ),
     ] {
         write_script(&customization, lines);
-        let done = expect_failure(image.run("update", &["--no-upgrade"]), "is as it was: ");
+        let done = expect_failure(image.run("update", &["--no-upgrade"]), "is unchanged: ");
         assert!(done.err().contains(words), "{}", done.describe());
         assert_eq!(
             (image.current(), image.versions().len(), image.leftovers()),

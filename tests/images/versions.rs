@@ -127,7 +127,7 @@ fn successful_login_becomes_the_next_version() {
     let enter = |lines: &str| finish(&mut image.command("login", &[]), lines.as_bytes());
     expect_failure(
         enter("touch /lost; exit 3"),
-        "is as it was: the shell ended with 3",
+        "is unchanged: the shell ended with exit status 3",
     );
     assert_eq!(image.current(), before);
     enter("touch /found; echo here").expect(0);

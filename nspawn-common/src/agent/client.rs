@@ -51,7 +51,7 @@ pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
 // Opens the directory of the agent. It is mounted in the mount namespace of the machine's unit
 // alone.
 fn open_agent_mount(paths: &MachinePaths) -> Result<File> {
-    let supervisor = processes::supervisor(paths).context("it does not run")?;
+    let supervisor = processes::supervisor(paths).context("it is not running")?;
     let mount = format!("/proc/{supervisor}/root{}", paths.agent_mount().display());
     let directory = File::open(mount).context("it has ended")?;
     // The supervisor may have ended before the open, and another process may have its number.
@@ -105,9 +105,9 @@ pub fn ping(paths: &MachinePaths, limit: Duration) -> Result<()> {
         return Ok(());
     }
     sent?;
-    match answer.context("the agent did not answer in time")? {
-        Some((tag, _)) => bail!("the agent answered with the unknown message {tag}"),
-        None => bail!("the agent closed the connection without an answer"),
+    match answer.context("its agent did not answer in time")? {
+        Some((tag, _)) => bail!("its agent answered with the unknown message {tag}"),
+        None => bail!("its agent closed the connection without an answer"),
     }
 }
 

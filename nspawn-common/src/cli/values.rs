@@ -44,7 +44,7 @@ pub fn list(matches: &ArgMatches, id: &str) -> Vec<OsString> {
 /// All strings in D-Bus are UTF-8, so only such values can be sent to the host's systemd.
 pub fn require_utf8(name: &str, value: OsString) -> Result<OsString> {
     if value.to_str().is_none() {
-        bail!("--{name}={value:?} is not UTF-8, which systemd needs it to be");
+        bail!("can't use --{name}={value:?}: it is not UTF-8, as systemd requires");
     }
     Ok(value)
 }
@@ -52,11 +52,12 @@ pub fn require_utf8(name: &str, value: OsString) -> Result<OsString> {
 /// Returns an entry of `--setenv` as `NAME=VALUE`. A bare name gets the value of this process.
 pub fn complete_variable(entry: OsString) -> Result<OsString> {
     match entry.as_bytes().iter().position(|byte| *byte == b'=') {
-        Some(0) => bail!("--setenv={entry:?} has no name: NAME=VALUE"),
+        Some(0) => bail!("can't use --setenv={entry:?}: it has no name; write NAME=VALUE"),
         Some(_) => Ok(entry),
         None => {
-            let value = env::var_os(&entry)
-                .with_context(|| format!("--setenv={entry:?}: no such variable is set"))?;
+            let value = env::var_os(&entry).with_context(|| {
+                format!("can't use --setenv={entry:?}: no such variable is set; write NAME=VALUE")
+            })?;
             Ok([&*entry, OsStr::new("="), &*value].into_iter().collect())
         }
     }
@@ -69,7 +70,7 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
         "" | "s" => 1,
         "min" => 60,
         "h" => 3600,
-        unit => bail!("{unit:?} is not a unit of time: s, min or h"),
+        unit => bail!("{unit:?} is not a unit of time; use s, min or h"),
     };
     let number: u32 = digits
         .parse()
@@ -94,7 +95,7 @@ pub fn parse_size(text: &str) -> Result<u64> {
         "M" => 20,
         "G" => 30,
         "T" => 40,
-        unit => bail!("{unit:?} is not a unit of size: K, M, G or T"),
+        unit => bail!("{unit:?} is not a unit of size; use K, M, G or T"),
     };
     let number: u64 = digits
         .parse()

@@ -55,7 +55,7 @@ pub fn lock(file: File, kind: Kind, limit: Duration) -> Result<Flock<File>> {
     let outcome = command::run_with_stdin(file.try_clone()?, &flock, limit + MARGIN)?;
     if !outcome.status.success() {
         bail!(
-            "another process has been busy with it for {seconds} s{}",
+            "another process has held the lock for {seconds} s{}",
             text::indent(&outcome.stderr)
         );
     }
@@ -85,7 +85,7 @@ mod tests {
         let held = lock(open(), Kind::Exclusive, second).unwrap();
         for kind in [Kind::Exclusive, Kind::Shared] {
             let error = lock(open(), kind, second).unwrap_err();
-            assert!(error.to_string().contains("busy"), "{error:#}");
+            assert!(error.to_string().contains("held the lock"), "{error:#}");
         }
         drop(held);
         assert!(lock(open(), Kind::Shared, second).is_ok());

@@ -3,9 +3,9 @@
 pub mod btrfs;
 pub mod ext4;
 pub mod flock;
-pub mod manager;
-pub mod programs;
+pub mod program_path;
 pub mod running;
+pub mod systemd_reexec;
 
 use std::ffi::OsString;
 use std::process::Stdio;
@@ -16,7 +16,7 @@ use anyhow::{Result, bail};
 use crate::shell;
 use crate::text;
 
-pub use programs::{current_program, find_program, find_sibling};
+pub use program_path::{current_program, find_program, find_sibling};
 pub use running::{Outcome, Running, memory_file};
 
 /// Maximum number of lines of a failed program's stderr in an error. The first lines tell the
@@ -30,8 +30,8 @@ pub fn run(argv: &[OsString], limit: Duration) -> Result<Outcome> {
     let attempt = |argv: &[OsString]| run_with_stdin(Stdio::null(), argv, limit);
     let outcome = attempt(argv)?;
     let program = argv.first().and_then(|program| program.to_str());
-    if program.is_some_and(manager::is_caller) {
-        manager::repeat_if_lost(argv, outcome, attempt)
+    if program.is_some_and(systemd_reexec::is_caller) {
+        systemd_reexec::repeat_if_lost(argv, outcome, attempt)
     } else {
         Ok(outcome)
     }
@@ -69,7 +69,7 @@ fn check(argv: &[OsString], outcome: Outcome) -> Result<String> {
     let mut lines: Vec<&str> = outcome.stderr.lines().collect();
     let omitted = lines.len().saturating_sub(MAX_ERROR_LINES);
     lines.truncate(MAX_ERROR_LINES);
-    let note = format!("and {omitted} lines more");
+    let note = format!("and {omitted} more lines");
     if omitted > 0 {
         lines.push(&note);
     }
@@ -116,7 +116,7 @@ mod tests {
     fn long_stderr_is_cut() {
         let error = run_checked(&argv(["sh", "-c", "seq 20 >&2; exit 1"]), LIMIT).unwrap_err();
         assert!(
-            error.to_string().ends_with("\n  12\n  and 8 lines more"),
+            error.to_string().ends_with("\n  12\n  and 8 more lines"),
             "{error}"
         );
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::command::programs;
+use crate::command::program_path;
 use crate::error::TimedOut;
 use crate::sys::{fork, pidfd};
 use crate::text;
@@ -52,7 +52,7 @@ impl Running {
         // Programs of this workspace are started by their path, and see the caller's environment.
         if !name.contains('/') {
             command
-                .env("PATH", programs::search_path())
+                .env("PATH", program_path::search_path())
                 .env("LC_ALL", LOCALE);
         }
         // If this program is killed, the programs that it has started must not continue.
@@ -67,7 +67,7 @@ impl Running {
             .stderr(stderr.try_clone()?)
             .spawn()
             .map_err(|error| {
-                let hint = programs::package_hint(&name);
+                let hint = program_path::package_hint(&name);
                 anyhow!("can't start {name}: {error}{hint}")
             })?;
         Ok(Self {

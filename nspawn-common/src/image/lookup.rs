@@ -202,8 +202,9 @@ fn open(directory: &Path, name: &str, refused: &mut Option<String>) -> Result<Op
             ),
         };
         if let Some(path) = found {
-            let real = fs::canonicalize(&path)
-                .with_context(|| format!("can't follow the image {}", path.display()))?;
+            let real = fs::canonicalize(&path).with_context(|| {
+                format!("can't resolve the path of the image {}", path.display())
+            })?;
             return Ok(Some(Image {
                 name: name.to_owned(),
                 path: real,
@@ -238,9 +239,9 @@ fn is_image_name(name: &str) -> bool {
 fn unknown(directories: &[&Path], reference: &str, tried: &[String]) -> String {
     let there = match list(directories) {
         names if names.is_empty() => {
-            "there are none yet; nspawn-image create NAME makes one".to_owned()
+            "this host has no images yet; create one: nspawn-image create NAME".to_owned()
         }
-        names => format!("there are: {}", names.join(", ")),
+        names => format!("this host has these images: {}", names.join(", ")),
     };
     let others: Vec<_> = tried
         .iter()
@@ -250,7 +251,7 @@ fn unknown(directories: &[&Path], reference: &str, tried: &[String]) -> String {
     let looked = if others.is_empty() {
         String::new()
     } else {
-        format!(" (nor {})", others.join(", "))
+        format!(" (also tried: {})", others.join(", "))
     };
     format!("no image {reference:?}{looked}; {there}")
 }
@@ -325,7 +326,7 @@ mod tests {
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(
             error.to_string(),
-            "no image \"sid\"; there are: bookworm, disk, trixie"
+            "no image \"sid\"; this host has these images: bookworm, disk, trixie"
         );
         assert_eq!((found.name, disk.name), ("bookworm".into(), "disk".into()));
         assert!(

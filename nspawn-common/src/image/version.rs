@@ -59,12 +59,12 @@ pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<Option<PathB
     match (newest, twin) {
         (Some((_, path)), None) if !path.exists() => {
             bail!(Failure::job(format!(
-                "the image {name}'s newest version {} leads nowhere; remove it",
+                "can't use the image {name}: its newest version {} is a link to a missing file; remove it",
                 path.display()
             )))
         }
         (Some((_, path)), Some(twin)) => bail!(Failure::job(format!(
-            "the image {name} has one version twice, {} and {}; remove one",
+            "can't use the image {name}: {} and {} are the same version; remove one",
             path.display(),
             twin.display()
         ))),
@@ -325,11 +325,12 @@ mod tests {
         );
         assert_eq!(none.unwrap(), None);
         assert!(
-            error::is_job_fault(&twice) && twice.to_string().contains("twice"),
+            error::is_job_fault(&twice) && twice.to_string().contains("same version"),
             "{twice}"
         );
         assert!(
-            error::is_job_fault(&nowhere) && nowhere.to_string().contains("leads nowhere"),
+            error::is_job_fault(&nowhere)
+                && nowhere.to_string().contains("is a link to a missing file"),
             "{nowhere}"
         );
     }

@@ -5,89 +5,76 @@
 //! gigabyte. The file may be deleted before that, since the kernel keeps a deleted file for as long as it is in use.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::process;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::Result;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::pipe2;
 
-use crate::command;
 use crate::machine::name;
 use crate::machine::paths::MachinePaths;
 use crate::machine::processes;
+use crate::sys::fork;
 use crate::systemd::transient_unit::TransientUnit;
 
 /// Layers smaller than this are unmounted synchronously, in bytes.
 const DEFER_THRESHOLD: u64 = 256 << 20;
-/// Time limit for systemd to queue the start of the unit.
-const QUEUE_LIMIT: Duration = Duration::from_secs(10);
-/// Time that the unit may take to open the mount, in milliseconds.
-const OPEN_LIMIT: u16 = 5000;
 
-/// Script of the unit. It opens the mount, confirms that, and keeps the mount open until the cleanup has ended. Its
-/// arguments are the mount, the pipe that the cleanup closes at its end, and the pipe for the confirmation.
-const SCRIPT: &str = "exec 3<\"$1\" 4<\"$2\" && echo >\"$3\" && exec cat <&4";
+/// Script of the process: it waits for the end of its stdin, and becomes the command in its arguments.
+const SCRIPT: &str = "read -r line; exec \"$@\"";
 
-/// Keeps the layer of a machine mounted until this is dropped. Then a unit of its own unmounts the layer.
+/// Keeps the layer of a machine mounted until this is dropped. Then a process in a scope of its own unmounts the layer.
+///
+/// The process has the mount open as its stdout, and waits for the end of its stdin. Only then it moves to the scope, so
+/// that the removal of the machine does not wait for systemd.
 #[derive(Debug)]
 pub struct DeferredUnmount {
-    /// End of a pipe from which the unit's confirmation can be read.
-    confirmed: OwnedFd,
-    /// Ends of pipes and the mount, which the unit opens by /proc/PID/fd. Closing them releases the unit.
-    _opened_by_unit: (File, OwnedFd, OwnedFd, OwnedFd),
+    /// The mount. If the process has failed, the layer is unmounted when this is closed.
+    _mount: File,
+    /// End of the pipe that the process reads from.
+    _pipe: OwnedFd,
+    /// The process. It ends only after the unmount, so this process does not wait for it.
+    _holder: Child,
 }
 
 impl DeferredUnmount {
     /// Begins to defer the unmount of the machine's layer. Returns `None` if the layer is small, or if that fails.
     ///
-    /// If the unit is killed, it unmounts the layer at that time.
+    /// If the process is killed, the layer is unmounted at that time.
     #[must_use]
     pub fn begin(paths: &MachinePaths) -> Option<Self> {
         let mount = large_mount(paths)?;
-        Self::start_unit(paths, mount).ok()
+        Self::start(paths, mount).ok()
     }
 
-    fn start_unit(paths: &MachinePaths, mount: File) -> Result<Self> {
-        let (released, release) = pipe2(OFlag::O_CLOEXEC)?;
-        let (confirmed, confirm) = pipe2(OFlag::O_CLOEXEC)?;
-        let process = process::id();
-        let path = |fd: i32| format!("/proc/{process}/fd/{fd}");
+    fn start(paths: &MachinePaths, mount: File) -> Result<Self> {
+        let (end, pipe) = pipe2(OFlag::O_CLOEXEC)?;
         let suffix = &name::random_uuid()?[..8];
-        let unit = TransientUnit::new("exec")
-            .options(["--quiet", "--no-block"])
-            .named(&format!("unmount-{}-{suffix}.service", paths.name()))
+        let argv = TransientUnit::scope()
+            .options(["--quiet"])
+            .named(&format!("unmount-{}-{suffix}.scope", paths.name()))
             .described(&format!(
                 "Unmount of the layer of CI machine {}",
                 paths.name()
-            ));
-        let command = unit.command([
-            "sh",
-            "-c",
-            SCRIPT,
-            "sh",
-            &path(mount.as_raw_fd()),
-            &path(released.as_raw_fd()),
-            &path(confirm.as_raw_fd()),
-        ]);
-        command::run_checked(&command, QUEUE_LIMIT)?;
+            ))
+            .command(["true"]);
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", SCRIPT, "sh"])
+            .args(argv)
+            .stdin(end)
+            .stdout(mount.try_clone()?)
+            .stderr(Stdio::null());
+        fork::detach(&mut command);
+        let holder = command.spawn()?;
         Ok(Self {
-            confirmed,
-            _opened_by_unit: (mount, released, release, confirm),
+            _mount: mount,
+            _pipe: pipe,
+            _holder: holder,
         })
-    }
-}
-
-impl Drop for DeferredUnmount {
-    /// Waits until the unit has the mount open. Without that, closing the mount here would unmount the layer.
-    fn drop(&mut self) {
-        let mut events = [PollFd::new(self.confirmed.as_fd(), PollFlags::POLLIN)];
-        // After the time limit, or a signal, the layer is unmounted synchronously.
-        let _ = poll(&mut events, PollTimeout::from(OPEN_LIMIT));
     }
 }
 

@@ -33,7 +33,7 @@ pub fn explain(state: &State, error: Error, since: Moment) -> Error {
     }
     let error = if error.is::<TimedOut>() {
         let limit = state.timeout.as_secs();
-        anyhow!("it did not boot within {limit} s, see --timeout")
+        anyhow!("it did not boot within {limit} s; see --timeout")
     } else {
         error
     };
@@ -68,7 +68,7 @@ fn details(state: &State, paths: &MachinePaths, since: Moment) -> String {
             query("systemctl list-jobs --no-pager --plain --full"),
         ),
         (
-            "its journal warns:",
+            "warnings in its journal:",
             query("journalctl --quiet --no-pager --output=cat --priority=warning --lines=10"),
         ),
         (

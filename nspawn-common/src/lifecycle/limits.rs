@@ -176,11 +176,11 @@ fn is_in(limit: &Limit, properties: &[OsString]) -> bool {
 
 fn refuse<T>(limit: &Limit, value: &OsStr) -> Result<T> {
     let remedy = match disk_key(limit) {
-        Some(_) => "; name a path on a file system that is on one disk",
+        Some(_) => "; name a path whose file system is on a single disk",
         None => "",
     };
     bail!(
-        "its limit {}={} did not take: {} in its cgroup does not show it, so this host's kernel does not enforce it{}",
+        "its limit {}={} has no effect: {} in its cgroup does not show it, so this host's kernel does not enforce it{}",
         limit.property,
         value.to_string_lossy(),
         limit.file,
@@ -281,7 +281,7 @@ mod tests {
         };
         assert!(
             refused("IOWriteBandwidthMax=/proc 1M")
-                .ends_with("name a path on a file system that is on one disk")
+                .ends_with("name a path whose file system is on a single disk")
         );
         assert!(unenforced(&["MemoryMin=1G".into()], |limit| shows_limit(limit, "0\n")).is_err());
         for nothing in [

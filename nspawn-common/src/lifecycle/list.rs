@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 
 use anyhow::{Context, Result};
 
-use crate::lifecycle::status;
+use crate::lifecycle::stale;
 use crate::machine::name::MachineName;
 use crate::machine::paths;
 use crate::machine::paths::{LAYER_ROOT, MachinePaths, POOL_ROOT, SLICE_CGROUP, STATE_ROOT};
@@ -17,7 +17,7 @@ pub fn all() -> Result<Vec<MachineName>> {
     let mut names = names_of_directories(STATE_ROOT)?;
     names.extend(names_of_directories(LAYER_ROOT)?);
     names.extend(names_of_units()?);
-    names.retain(|name| !status::is_taken_over(&MachinePaths::named(name)));
+    names.retain(|name| !stale::is_taken_over(&MachinePaths::named(name)));
     names.sort_unstable();
     names.dedup();
     Ok(names)

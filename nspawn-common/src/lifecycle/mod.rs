@@ -1,6 +1,6 @@
 //! Starting, listing, keeping, stopping and removing machines.
 
-pub mod caller;
+pub mod calling_unit;
 pub mod deferred_unmount;
 pub mod diagnosis;
 pub mod limits;
@@ -9,6 +9,7 @@ pub mod lock;
 pub mod remove;
 pub mod retention;
 pub mod ssh;
+pub mod stale;
 pub mod start;
 pub mod status;
 pub mod stop;

@@ -9,7 +9,7 @@ use crate::agent::client;
 use crate::command;
 use crate::error;
 use crate::error::TimedOut;
-use crate::lifecycle::caller;
+use crate::lifecycle::calling_unit;
 use crate::lifecycle::diagnosis;
 use crate::lifecycle::limits;
 use crate::lifecycle::lock::Lock;
@@ -32,12 +32,12 @@ const AGENT_LIMIT: Duration = Duration::from_secs(20);
 ///
 /// Calls `print` with the output of each command that has any.
 pub fn start(name: &MachineName, print: impl Fn(&str)) -> Result<()> {
-    caller::check()?;
+    calling_unit::check()?;
     // If the machine does not exist, reading its state reports that.
     let lock = Lock::acquire_of_existing(&MachinePaths::named(name))?;
     let state = State::read(name)?;
     let Some(_lock) = lock else {
-        bail!("machine {name} is being made")
+        bail!("machine {name} is still being created; try again")
     };
     let paths = &state.paths();
     if processes::is_running(paths) && client::ping(paths, AGENT_LIMIT).is_ok() {
@@ -96,7 +96,8 @@ pub fn retry<T>(name: &MachineName, start: impl Fn() -> Result<T>) -> Result<T> 
 pub fn confirm(name: &MachineName, properties: &[OsString]) -> Result<Vec<&'static str>> {
     // A machine that was taken over just now has another name than its unit.
     let paths = &State::paths_of(name);
-    client::wait_until_ready(paths, AGENT_LIMIT).context("it booted but takes no commands")?;
+    client::wait_until_ready(paths, AGENT_LIMIT)
+        .context("it booted, but does not accept commands")?;
     // systemd-nspawn 262 continues when it can't register the machine.
     if !paths.registration_file().exists() {
         bail!("it is not registered with systemd-machined, so other tools can't find it");

@@ -62,7 +62,8 @@ fn choose(requested: PrivateUsers, taken: &[(u64, u64)]) -> Result<u32> {
         PrivateUsers::Base(base) if is_free(&base) => Ok(base),
         PrivateUsers::Base(base) => {
             bail!(
-                "can't use --private-users={base}: another machine, /etc/subuid or /etc/subgid has IDs in that range"
+                "can't use --private-users={base}: another machine, /etc/subuid or /etc/subgid has IDs in that range; \
+                 choose another one"
             )
         }
         _ => (FIRST..=LAST)

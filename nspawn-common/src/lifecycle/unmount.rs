@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MntFlags, umount2};
 
 use crate::command;
-use crate::lifecycle::caller;
+use crate::lifecycle::calling_unit;
 use crate::sys::mountinfo;
 
 /// Time limit for an unmount by the host's systemd.
@@ -20,10 +20,10 @@ pub fn detach(point: &Path) -> Result<()> {
     let is_mount_point = |mounts: Vec<PathBuf>| mounts.iter().any(|mount| mount == point);
     let paths = [point.to_owned()];
     // An unmount on the host propagates to most other mount namespaces, so it comes first.
-    if caller::has_own_mounts() && is_mount_point(mountinfo::host_mounts_below(&paths)?) {
+    if calling_unit::has_own_mounts() && is_mount_point(mountinfo::host_mounts_below(&paths)?) {
         let mut command = command::argv(["umount", "--lazy"]);
         command.push(point.into());
-        command::run_checked(&caller::on_host(command), LIMIT)?;
+        command::run_checked(&calling_unit::on_host(command), LIMIT)?;
     }
     let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
     while is_mount_point(mountinfo::mounts_below(&paths)?) {

@@ -23,8 +23,8 @@ impl MachineName {
         let raw = raw.as_ref();
         match raw.to_str().map(|name| (name, fault(name))) {
             Some((name, None)) => Ok(Self(name.to_owned())),
-            Some((_, Some(fault))) => bail!("{raw:?} can't be a machine's name: {fault}"),
-            None => bail!("{raw:?} can't be a machine's name: it is not UTF-8"),
+            Some((_, Some(fault))) => bail!("can't use {raw:?} as a machine's name: {fault}"),
+            None => bail!("can't use {raw:?} as a machine's name: it is not UTF-8"),
         }
     }
 

@@ -43,10 +43,7 @@ pub fn run_inside(
     };
     environment.run(limit, work).map_err(|error| {
         if error.is::<TimedOut>() {
-            anyhow!(
-                "machine {} keeps its own files from being used",
-                paths.name()
-            )
+            anyhow!("can't access the files of machine {} in time", paths.name())
         } else if crate::error::is_interrupted(&error) {
             error
         } else {

@@ -49,7 +49,7 @@ impl fmt::Display for OtherVersion {
         };
         write!(
             out,
-            "{which} version of these programs made it (format {version}, not {VERSION}); use that one"
+            "{which} version of these programs created the machine (format {version}, not {VERSION}); use that version"
         )
     }
 }
@@ -231,7 +231,7 @@ impl State {
         let text = match read_bounded(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                bail!("no machine {name} here; nspawn-prepare --name={name} IMAGE makes one")
+                bail!("there is no machine {name}; create it: nspawn-prepare --name={name} IMAGE")
             }
             Err(error) => {
                 return Err(error).with_context(|| format!("can't read {}", path.display()));
@@ -239,7 +239,7 @@ impl State {
         };
         Self::parse(name, &text).with_context(|| {
             format!(
-                "{} can't be used; nspawn-cleanup {name} removes the machine",
+                "can't use {} (nspawn-cleanup {name} removes the machine)",
                 path.display()
             )
         })
@@ -260,28 +260,30 @@ impl State {
     }
 
     fn parse(name: &MachineName, text: &[u8]) -> Result<Self> {
-        let value: Value = serde_json::from_slice(text).context("not a whole JSON document")?;
+        let value: Value = serde_json::from_slice(text).context("it is not complete JSON")?;
         match value["version"].as_u64() {
             Some(VERSION) => {}
             Some(other) => bail!(OtherVersion(other)),
             None => bail!("it has no version"),
         }
-        let field =
-            |key: &str| json_to_bytes(&value[key]).with_context(|| format!("no valid {key:?}"));
+        let field = |key: &str| {
+            json_to_bytes(&value[key]).with_context(|| format!("it has no valid {key:?}"))
+        };
         let text = |key: &str| {
             value[key]
                 .as_str()
-                .with_context(|| format!("no valid {key:?}"))
+                .with_context(|| format!("it has no valid {key:?}"))
         };
-        let list =
-            |key: &str| json_to_list(&value[key]).with_context(|| format!("no valid {key:?}"));
+        let list = |key: &str| {
+            json_to_list(&value[key]).with_context(|| format!("it has no valid {key:?}"))
+        };
         let start = value["start"]
             .as_array()
-            .context("no valid \"start\"")?
+            .context("it has no valid \"start\"")?
             .iter();
         Ok(Self {
             name: name.clone(),
-            started_as: started_as(&value).context("no valid \"unit\"")?,
+            started_as: started_as(&value).context("it has no valid \"unit\"")?,
             image: text("image")?.to_owned(),
             image_path: field("image_path")?.into(),
             environment: list("environment")?,
@@ -293,11 +295,11 @@ impl State {
             start: start
                 .map(json_to_list)
                 .collect::<Option<_>>()
-                .context("no valid \"start\"")?,
+                .context("it has no valid \"start\"")?,
             timeout: Duration::from_secs(
                 value["timeout_seconds"]
                     .as_u64()
-                    .context("no valid \"timeout_seconds\"")?,
+                    .context("it has no valid \"timeout_seconds\"")?,
             ),
             created: value["created_monotonic_usec"]
                 .as_u64()
@@ -342,8 +344,8 @@ impl ServiceRole {
             .and_then(|number| u8::try_from(number).ok());
         let aliases = value["aliases"].as_array().into_iter().flatten();
         Ok(Self {
-            job: MachineName::new(value["job"].as_str().context("no valid \"job\"")?)?,
-            number: number.context("no valid \"number\"")?,
+            job: MachineName::new(value["job"].as_str().context("it has no valid \"job\"")?)?,
+            number: number.context("it has no valid \"number\"")?,
             requested_image: value["requested_image"]
                 .as_str()
                 .unwrap_or_default()
@@ -351,7 +353,7 @@ impl ServiceRole {
             aliases: aliases
                 .filter_map(|alias| alias.as_str().map(str::to_owned))
                 .collect(),
-            command: json_to_list(&value["command"]).context("no valid \"command\"")?,
+            command: json_to_list(&value["command"]).context("it has no valid \"command\"")?,
             user: value["user"].as_str().map(str::to_owned),
             directory: json_to_bytes(&value["directory"]),
             port: value["port"]

@@ -82,7 +82,8 @@ pub fn attach(cgroup: &File, hook: Hook, program: &[Instruction]) -> Result<()> 
         attach_type: hook as u32,
         attach_flags: BPF_F_ALLOW_MULTI,
     };
-    bpf(BPF_PROG_ATTACH, &attributes).map_err(|error| anyhow!("bpf(BPF_PROG_ATTACH): {error}"))?;
+    bpf(BPF_PROG_ATTACH, &attributes)
+        .map_err(|error| anyhow!("can't attach the filter: {error}"))?;
     Ok(())
 }
 
@@ -96,8 +97,8 @@ fn load(hook: Hook, program: &[Instruction]) -> Result<OwnedFd> {
         expected_attach_type: hook as u32,
         ..LoadAttributes::default()
     };
-    let fd =
-        bpf(BPF_PROG_LOAD, &attributes).map_err(|error| anyhow!("bpf(BPF_PROG_LOAD): {error}"))?;
+    let fd = bpf(BPF_PROG_LOAD, &attributes)
+        .map_err(|error| anyhow!("can't load the filter: {error}"))?;
     // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

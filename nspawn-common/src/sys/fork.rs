@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use nix::libc;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, pipe2};
+use nix::unistd::{ForkResult, Pid, pipe2, setsid};
 
 use crate::error::TimedOut;
 use crate::sys::pidfd;
@@ -158,4 +158,27 @@ pub fn check() -> nix::Result<()> {
         ForkResult::Child => unsafe { libc::_exit(0) },
         ForkResult::Parent { child } => waitpid(child, None).map(drop),
     }
+}
+
+/// Makes the process of `command` independent of the caller of this program.
+///
+/// The process has a session of its own, and only its stdin, stdout and stderr. It keeps neither locks nor the pipes of
+/// a process that waits for the output of this program.
+pub fn detach(command: &mut Command) {
+    let detach = || {
+        setsid()?;
+        // SAFETY: close_range(2) takes three integers (kernel 5.11 for the flag). The descriptors stay open until
+        // execve(2).
+        unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                3,
+                RawFd::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        Ok(())
+    };
+    // SAFETY: in the child the closure only makes system calls, which are async-signal-safe.
+    unsafe { command.pre_exec(detach) };
 }

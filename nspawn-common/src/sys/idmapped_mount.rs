@@ -191,7 +191,8 @@ fn create_user_namespace(base: u32) -> Result<OwnedFd> {
 fn map_ids(child: Pid, mut created: &File, base: u32) -> Result<OwnedFd> {
     created
         .read_exact(&mut [0])
-        .context("the kernel refuses user namespaces; allow them, or use --private-users=no")?;
+        .context("the kernel refuses user namespaces; allow them (sysctl -w user.max_user_namespaces=10000), \
+             or use --private-users=no")?;
     for kind in ["uid_map", "gid_map"] {
         fs::write(
             format!("/proc/{child}/{kind}"),

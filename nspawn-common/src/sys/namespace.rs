@@ -45,7 +45,8 @@ impl Environment {
     pub fn run(&self, limit: Duration, work: impl FnOnce() -> Result<()>) -> Result<()> {
         let has_own_users = !is_own(&self.users, "user")?;
         fork::run_with_limit(limit, || {
-            self.enter(has_own_users).context("can't enter it")?;
+            self.enter(has_own_users)
+                .context("can't enter its namespaces")?;
             work()
         })
     }
@@ -72,6 +73,6 @@ pub fn set_host_name(namespace: &File, name: &str) -> Result<()> {
     fork::run(|| {
         setns(namespace, CloneFlags::CLONE_NEWUTS)
             .and_then(|()| nix::unistd::sethostname(name))
-            .context("can't set its host name")
+            .context("can't set the machine's host name")
     })
 }

@@ -23,7 +23,9 @@ pub fn receive(stream: &UnixStream, buffer: &mut [u8]) -> Result<(usize, Vec<Own
     )
     .context("can't receive a message")?;
     let mut descriptors = Vec::new();
-    let controls = message.cmsgs().context("it has too many descriptors")?;
+    let controls = message
+        .cmsgs()
+        .context("a message has too many descriptors")?;
     for control in controls {
         if let ControlMessageOwned::ScmRights(received) = control {
             // SAFETY: the kernel has just created these descriptors, so nothing else owns them.

@@ -30,7 +30,7 @@ const LOOP_DEVICES: [&str; 3] = [
     "DeviceAllow=block-blkext r",
 ];
 
-/// A transient service, as systemd-run(1) starts it. It vanishes when it ends, even if it fails.
+/// A transient unit, as systemd-run(1) starts it. It vanishes when it ends, even if it fails.
 #[derive(Clone, Debug)]
 pub struct TransientUnit {
     argv: Vec<OsString>,
@@ -42,6 +42,13 @@ impl TransientUnit {
     pub fn new(service_type: &str) -> Self {
         let argv = ["systemd-run", "--collect"].map(OsString::from).to_vec();
         Self { argv }.option(format!("--service-type={service_type}"))
+    }
+
+    /// Returns a scope, to which systemd-run(1) moves itself before it becomes the command.
+    #[must_use]
+    pub fn scope() -> Self {
+        let argv = ["systemd-run", "--collect", "--scope"].map(OsString::from);
+        Self { argv: argv.into() }
     }
 
     /// Adds an option of systemd-run(1).

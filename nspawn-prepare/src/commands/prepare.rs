@@ -20,12 +20,12 @@ use crate::create::plan::Plan;
 use crate::create::run::Creation;
 use crate::create::spec;
 use crate::create::spec::MachineSpec;
+use crate::diagnostics::print_diagnostic;
 use crate::gitlab::server_lookup::ServerLookup;
-use crate::gitlab::{config_stage, policy, runner_binary};
+use crate::gitlab::{config_stage, job_policy, runner_binary};
 use crate::options;
 use crate::options::Options;
 use crate::preflight;
-use crate::program::print_diagnostic;
 
 /// Runs the command with these arguments.
 pub fn run(arguments: &[OsString]) -> Result<()> {
@@ -72,13 +72,13 @@ fn prepare(mut options: Options, image: &str) -> Result<()> {
 fn prepare_job(arguments: &[OsString], mut options: Options, image: &str, job: &Job) -> Result<()> {
     let (image, _lock) = lookup::find_and_lock(image)?;
     if job.image.is_some() && options.image.is_none() {
-        policy::check_image(&options.policy.allowed_images, &image)?;
+        job_policy::check_image(&options.policy.allowed_images, &image)?;
     }
     config_stage::check_modes(&options.machine)?;
-    policy::apply_job_limits(&mut options.machine, gitlab::variable)?;
+    job_policy::apply_job_limits(&mut options.machine, gitlab::variable)?;
     let runner = runner_binary::show(&mut options, true)?;
     let name = job_machine_name(&options, job)?;
-    let requirements = policy::requirements(job, &options, arguments)?;
+    let requirements = job_policy::requirements(job, &options, arguments)?;
     let mut spec = MachineSpec::new(name, image, options.machine, spec::lifetime(job))?;
     spec.job = requirements;
     let plan = Plan::new(&spec)?;
@@ -108,7 +108,7 @@ fn image_reference(options: &Options, job: Option<&Job>) -> Result<String> {
         return Ok(image.clone());
     }
     if let Some(image) = job.and_then(|job| job.image.as_deref()) {
-        return Ok(policy::map_image(&options.policy.image_map, image));
+        return Ok(job_policy::map_image(&options.policy.image_map, image));
     }
     if let Some(image) = &options.default_image {
         return Ok(image.clone());
@@ -136,7 +136,9 @@ fn machine_name(options: &Options, image: &Image) -> Result<MachineName> {
 
 fn job_machine_name(options: &Options, job: &Job) -> Result<MachineName> {
     if options.name.is_some() {
-        bail!("--name is not for GitLab jobs: the other stages know a job's machine by the job");
+        bail!(
+            "can't use --name in a GitLab job: the other stages derive the machine's name from the job"
+        );
     }
     job.machine_name()
 }

@@ -16,7 +16,7 @@ use crate::create::plan::Plan;
 use crate::create::run::Creation;
 use crate::create::spec;
 use crate::create::spec::MachineSpec;
-use crate::gitlab::policy;
+use crate::gitlab::job_policy;
 use crate::options;
 use crate::options::{MachineOptions, Options, ServiceDefaults};
 use crate::services::network;
@@ -27,12 +27,13 @@ pub fn run(number: u8, arguments: &[OsString]) -> Result<()> {
     let index = usize::from(number).checked_sub(1);
     let service = index.and_then(|index| job.services.get(index));
     let service = service.with_context(|| format!("the job has no service {number}"))?;
-    let image_of = |options: &Options| Ok(policy::image_of_service(&options.policy, service)?.name);
+    let image_of =
+        |options: &Options| Ok(job_policy::image_of_service(&options.policy, service)?.name);
     let Some((options, image)) = options::parse(arguments, image_of)? else {
         return Ok(());
     };
     let (image, _lock) = lookup::find_and_lock(&image)?;
-    policy::check_image(&options.policy.allowed_services, &image)?;
+    job_policy::check_image(&options.policy.allowed_services, &image)?;
     network::check(&options.machine.network)?;
     let verbose = options.output.verbose;
     let spec = spec(&job, number, service, image, options)?;
@@ -103,8 +104,8 @@ fn command(defaults: &ServiceDefaults, init: Init, service: &Service) -> Result<
     entrypoint.append(&mut command);
     if entrypoint.is_empty() && init != Init::Systemd {
         bail!(Failure::job(format!(
-            "the service {} has nothing to run: add a command: to it in the job, or on this host --service-command in \
-             the image's argument file",
+            "can't run the service {}: it has no command; add command: to it in the job, or \
+             on this host --service-command to the image's argument file",
             service.image
         )));
     }

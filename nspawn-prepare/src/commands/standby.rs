@@ -14,10 +14,10 @@ use crate::create::plan::Plan;
 use crate::create::run::Creation;
 use crate::create::spec::MachineSpec;
 use crate::create::step::Step;
+use crate::diagnostics::print_diagnostic;
 use crate::gitlab::runner_binary;
 use crate::options;
 use crate::options::Options;
-use crate::program::print_diagnostic;
 use crate::standby::machines::Members;
 use crate::standby::pool::Pool;
 use crate::standby::{fingerprint, machines, pool};
@@ -80,7 +80,10 @@ fn fill(pool: &Pool, arguments: &[OsString], image: &str) -> Result<()> {
         }
         let remaining = attempts.get_or_insert(count);
         *remaining = remaining.checked_sub(1).with_context(|| {
-            format!("standby machines of {image} end, or become obsolete, as fast as they are made")
+            format!(
+                "can't fill the standby pool of {image}: its machines end, or become \
+                 obsolete, as fast as they are created"
+            )
         })?;
         candidate.create(pool.mark(image), fingerprint, queue)?;
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use nspawn_common::command::ext4::{self, Journal};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
-use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::calling_unit;
 use nspawn_common::machine::state::State;
 
 use crate::create::spec::MachineSpec;
@@ -120,7 +120,7 @@ fn build_layer(spec: &MachineSpec, state: &State) -> Vec<Step> {
         }
         // The layer has to outlive the unit, in whose mount namespace the launcher mounts other layers.
         (Layer::Tmpfs, size) if state.init == Init::None => {
-            let mount = caller::on_host(mount_command(size, &paths.disk_mount()));
+            let mount = calling_unit::on_host(mount_command(size, &paths.disk_mount()));
             vec![Step::command(mount, LAYER_LIMIT)]
         }
         (Layer::Tmpfs | Layer::None, _) => Vec::new(),

@@ -8,14 +8,14 @@ use anyhow::{Context, Result, bail};
 use nix::sys::inotify::{AddWatchFlags, Inotify};
 use nspawn_common::error;
 use nspawn_common::lifecycle::lock::{Lock, Resource};
-use nspawn_common::lifecycle::{list, lock, status};
+use nspawn_common::lifecycle::{list, lock, stale};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::{MachinePaths, STATE_ROOT};
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::{inotify, signals};
 
-use crate::program::print_diagnostic;
+use crate::diagnostics::print_diagnostic;
 
 /// Time after which the machines are counted again even if no change was seen.
 const RECOUNT: Duration = Duration::from_secs(5);
@@ -38,14 +38,14 @@ pub fn wait(paths: &MachinePaths, max_machines: u32, limit: Duration) -> Result<
         }
         if !is_announced {
             print_diagnostic(format!(
-                "{count} machines are there; waiting for one to go (--max-machines={max_machines})"
+                "{count} machines exist; waiting until one is removed (--max-machines={max_machines})"
             ));
             is_announced = true;
         }
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() {
             bail!(
-                "{count} machines are there and none has gone in {} s; see --max-machines and --timeout",
+                "{count} machines exist, and none was removed within {} s; see --max-machines and --timeout",
                 limit.as_secs()
             );
         }
@@ -60,10 +60,10 @@ fn lock_queue(max_machines: u32, limit: Duration) -> Result<Lock> {
         result => return result,
     }
     print_diagnostic(format!(
-        "others wait for a machine to go; waiting behind them (--max-machines={max_machines})"
+        "other callers wait too; waiting until a machine is removed (--max-machines={max_machines})"
     ));
     lock::host(Resource::Machines, limit)
-        .context("no machine has gone; see --max-machines and --timeout")
+        .context("no machine was removed in time; see --max-machines and --timeout")
 }
 
 // Watches each machine before looking at it, so that no change is missed.
@@ -111,7 +111,7 @@ fn watch_unit(changes: &Inotify, paths: &MachinePaths) {
 
 fn takes_slot(paths: &MachinePaths) -> bool {
     paths.state_file().exists()
-        && (Lock::is_held(paths) || processes::is_running(paths) || status::awaits_commands(paths))
+        && (Lock::is_held(paths) || processes::is_running(paths) || stale::awaits_commands(paths))
 }
 
 // A missing file needs no watch: that it appears frees no slot.

@@ -22,10 +22,10 @@ use crate::create::queue;
 use crate::create::spec::MachineSpec;
 use crate::create::state;
 use crate::create::step::Step;
+use crate::diagnostics::print_diagnostic;
 use crate::layer;
 use crate::network::uplink;
 use crate::preflight;
-use crate::program::print_diagnostic;
 use crate::services::readiness;
 use crate::services::spawn;
 use crate::services::spawn::Services;
@@ -134,7 +134,7 @@ impl Creation<'_> {
         }
         signals::check()?;
         if !self.spec.job.runner.is_none_or(ProcessId::is_alive) {
-            bail!("the GitLab Runner that called has ended");
+            bail!("the calling GitLab Runner has ended");
         }
         // The caller must know the machine's name by the time that the machine is in use.
         announce()?;

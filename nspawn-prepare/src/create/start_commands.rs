@@ -10,13 +10,13 @@ use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
-use nspawn_common::lifecycle::{caller, limits};
+use nspawn_common::lifecycle::{calling_unit, limits};
 use nspawn_common::machine::paths::{AGENT_IN_MACHINE, AGENT_MOUNT_IN_MACHINE, UNITS_IN_MACHINE};
 use nspawn_common::systemd::nspawn::{Bind, Nspawn, Payload};
 use nspawn_common::systemd::transient_unit::MachineUnit;
 
 use crate::create::spec::MachineSpec;
-use crate::internal::Internal;
+use crate::internal_form::Internal;
 use crate::launcher;
 use crate::launcher::boot_units::AGENT_UNIT;
 use crate::layer;
@@ -86,7 +86,7 @@ pub fn attach(spec: &MachineSpec) -> Result<Vec<OsString>> {
         cache_size: spec.job.cache_size,
     };
     // The caller's unit may hide loop devices by PrivateDevices=, for example.
-    Ok(caller::on_host(form.argv()?))
+    Ok(calling_unit::on_host(form.argv()?))
 }
 
 fn network(spec: &MachineSpec) -> Result<NetworkCommands> {

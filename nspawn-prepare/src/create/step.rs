@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use nspawn_common::sys::fs::write_atomic;
 use nspawn_common::{command, shell};
 
-use crate::program::print_diagnostic;
+use crate::diagnostics::print_diagnostic;
 
 /// A step: an action, and a hint for the message if the action fails.
 #[derive(Debug)]

@@ -44,7 +44,7 @@ pub fn attach(machine: &MachineName, cache_size: u64) -> Result<()> {
     }
     // A job must work without a cache, because a cache may be deleted at any time.
     let attached = attach_cache(&paths, &state, leader, cache_size);
-    warn_if_err(attached.context("the job goes without its project's cache"));
+    warn_if_err(attached.context("the job runs without its project's cache"));
     Ok(())
 }
 

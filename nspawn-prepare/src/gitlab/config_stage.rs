@@ -11,9 +11,9 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::report;
 
 use crate::create::spec::MachineSpec;
+use crate::diagnostics::print_diagnostic;
 use crate::gitlab::{attach, cache};
 use crate::options::MachineOptions;
-use crate::program::print_diagnostic;
 
 /// Prints the settings that GitLab Runner reads in the config stage.
 ///
@@ -36,8 +36,8 @@ pub fn print_config(job: Option<&Job>) -> Result<()> {
 pub fn check_modes(options: &MachineOptions) -> Result<()> {
     if options.init == Init::None && options.layer == Layer::None {
         bail!(
-            "--init=none with --layer=none keeps nothing from one stage of a job to the next; choose --layer=tmpfs, \
-             or --init=stub"
+            "can't use --init=none with --layer=none in a GitLab job: each stage needs the files of the \
+             one before; choose --layer=tmpfs, or --init=stub"
         );
     }
     Ok(())
@@ -55,12 +55,13 @@ pub fn report_ready_machine(machine: &MachineSpec, job: &Job, started: Instant, 
     ));
     if job.wants_pulls {
         print_diagnostic(
-            "images are this host's, which updates them itself; pull_policy: always changes nothing",
+            "pull_policy: always has no effect, because this host updates its images itself",
         );
     }
     if !has_runner {
         print_diagnostic(
-            "no gitlab-runner is shown in it, so artifacts and caches need the image's own; see --gitlab-runner",
+            "no gitlab-runner of the host is mounted in the machine, so artifacts and caches need \
+             one in the image; see --gitlab-runner",
         );
     }
 }

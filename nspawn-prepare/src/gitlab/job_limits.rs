@@ -24,8 +24,9 @@ pub fn properties(
             continue;
         };
         let number = check(property, &value, min, properties);
-        let number =
-            number.map_err(|error| Failure::job(format!("the job's {name}={value} {error}")))?;
+        let number = number.map_err(|error| {
+            Failure::job(format!("can't use the job's {name}={value}: {error}"))
+        })?;
         let unit = if property == "CPUQuota" { "%" } else { "" };
         lowered.push(format!("{property}={number}{unit}").into());
     }
@@ -35,14 +36,14 @@ pub fn properties(
 fn check(property: &str, value: &str, min: u64, properties: &[OsString]) -> Result<u64> {
     let number = limits::amount(property, OsStr::new(value)).filter(|number| *number >= min);
     let Some(number) = number else {
-        bail!("can't be used: it needs a value for {property}= of {min} or more");
+        bail!("{property}= needs {min} or more");
     };
     let Some(max) = limits::configured_value(property, properties) else {
         return Ok(number);
     };
     match limits::amount(property, &max) {
-        None => bail!("can't be compared with this runner's own {property}="),
-        Some(max) if number > max => bail!("is more than this runner gives, {max}"),
+        None => bail!("it can't be compared with this runner's {property}="),
+        Some(max) if number > max => bail!("this runner allows {max} at most"),
         Some(_) => Ok(number),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | module | contents |
 //! | --- | --- |
-//! | [`policy`] | images and services that a job may use |
+//! | [`job_policy`] | images and services that a job may use |
 //! | [`job_limits`] | limits that a job may lower |
 //! | [`runner_binary`] | the gitlab-runner program in the machine |
 //! | [`cache`] | the caches of projects |
@@ -14,6 +14,6 @@ pub mod attach;
 pub mod cache;
 pub mod config_stage;
 pub mod job_limits;
-pub mod policy;
+pub mod job_policy;
 pub mod runner_binary;
 pub mod server_lookup;

@@ -13,14 +13,14 @@
 //! | [`boot_units`] | units and masks for the machine's systemd |
 //! | [`tmp`] | a /tmp that systemd-nspawn can use |
 //! | [`cgroups`] | the machine's cgroup, with the limits of the unit |
-//! | [`cores`] | no core dumps of the machine's processes |
+//! | [`core_dumps`] | no core dumps of the machine's processes |
 //! | [`apparmor`] | keeps the host's AppArmor profiles from the machine's programs |
 
 mod agent_files;
 mod apparmor;
 pub mod boot_units;
 mod cgroups;
-mod cores;
+mod core_dumps;
 mod mount_points;
 mod overlay;
 mod root;
@@ -42,9 +42,9 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
 
+use crate::diagnostics::print_diagnostic;
 use crate::network::pasta;
 use crate::network::resolvers::RESOLV_CONF;
-use crate::program::print_diagnostic;
 
 /// Environment variable that turns off the watch for memory pressure in systemd's programs.
 ///
@@ -132,7 +132,7 @@ fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
             "{error:#}; the host's AppArmor profiles apply to programs in the machine"
         ));
     }
-    cores::forbid(options)
+    core_dumps::forbid(options)
 }
 
 fn exec_nspawn(program: &OsString, uid_base: Option<u32>, options: &[OsString]) -> Error {

@@ -149,7 +149,7 @@ fn check_memory(paths: &MachinePaths) -> Result<()> {
         layer_device.is_some() && state_device.is_some() && layer_device != state_device;
     if !is_mount_point || statfs(&layer)?.filesystem_type() != TMPFS_MAGIC {
         bail!(
-            "the layer in memory is not mounted on {} any more; create the machine again",
+            "the layer in memory is no longer mounted on {}; create the machine again",
             layer.display()
         );
     }

@@ -10,8 +10,8 @@ use nspawn_common::systemd::nspawn;
 use crate::layer::OVERLAID;
 
 /// Explains why the command of [`copy_command`] failed.
-pub const COPY_HINT: &str = "the image can't be copied so that it shares its blocks: --layer=snapshot needs it and \
-    /var/lib/nspawn-ci on one file system that can (btrfs, xfs); --layer=disk needs none";
+pub const COPY_HINT: &str = "can't let a copy share the image's blocks (--layer=snapshot needs the image and \
+    /var/lib/nspawn-ci on one btrfs or xfs file system; --layer=disk needs neither)";
 
 /// Directories where a machine with a read-only root can write, besides /run, with their modes: temporary ones, and those
 /// that jobs work in.

@@ -18,7 +18,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::image::lookup::Image;
-use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::calling_unit;
 
 use size::LayerSize;
 
@@ -48,7 +48,8 @@ pub fn parse(
     match (layer, users) {
         (Layer::Snapshot, _) if is_unlimited => Ok((layer, LayerSize::Infinity)),
         (Layer::Snapshot, _) => bail!(
-            "a copy of the image shares its file system, so --layer=snapshot has no size; add --layer-size=infinity, \
+            "can't limit the size of --layer=snapshot: a copy of the image shares its file system; add \
+             --layer-size=infinity, \
              or choose --layer=disk"
         ),
         // Without a user namespace, a machine's root could open loop devices, and so read the layers of others.
@@ -76,7 +77,7 @@ pub fn check_loop_devices() -> Result<()> {
     let Err(error) = File::open("/dev/loop-control") else {
         return Ok(());
     };
-    if caller::has_own_mounts() && has_loop_devices_on_host() {
+    if calling_unit::has_own_mounts() && has_loop_devices_on_host() {
         return Ok(());
     }
     Err(error).context("this host has no loop devices; see --layer-size=infinity")

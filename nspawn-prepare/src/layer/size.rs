@@ -38,7 +38,7 @@ impl LayerSize {
         if let Some(percent) = text.strip_suffix('%') {
             return match percent.parse() {
                 Ok(percent @ 1..=100) => Ok(Self::Percent(percent)),
-                _ => bail!("can't use {text}: a percentage is between 1% and 100%"),
+                _ => bail!("{text} is not between 1% and 100%"),
             };
         }
         parse_bytes(text).map(Self::Bytes)
@@ -72,7 +72,7 @@ fn free_space_for_layers() -> Result<u64> {
         .with_context(|| format!("can't determine the free space in {LAYER_ROOT}"))?;
     if free < MIN {
         bail!(
-            "No space left for a layer: {} KiB are free in {LAYER_ROOT}, make it {} MiB",
+            "can't create a layer: {LAYER_ROOT} has only {} KiB of free space; free {} MiB",
             free >> 10,
             MIN >> 20
         );

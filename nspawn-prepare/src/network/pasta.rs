@@ -23,7 +23,7 @@ use nspawn_common::sys::namespace;
 use nspawn_common::systemd::machined;
 use nspawn_common::systemd::transient_unit::TransientUnit;
 
-use crate::internal::Internal;
+use crate::internal_form::Internal;
 use crate::network::destination::Destination;
 use crate::network::egress;
 use crate::network::resolvers::{self, RESOLV_CONF, Resolvers};
@@ -187,7 +187,7 @@ fn start_pasta(
         .status()
         .context("can't start pasta; install the package passt, or make machines with --network=none or host")?;
     if !status.success() {
-        bail!("pasta failed ({status}); its own message is above");
+        bail!("pasta failed ({status}); its message is above");
     }
     Ok(())
 }

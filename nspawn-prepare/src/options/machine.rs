@@ -22,7 +22,7 @@ use crate::cli;
 use crate::layer;
 use crate::layer::size::LayerSize;
 use crate::network::destination::Destination;
-use crate::options::matches::{optional, parsed_list, required};
+use crate::options::clap_matches::{optional, parsed_list, required};
 
 /// System calls that containers in a machine need (the kernel's keyrings and BPF are aware of user namespaces).
 const NESTING: &str = "--system-call-filter=add_key keyctl bpf";
@@ -169,7 +169,7 @@ fn boot_arguments(matches: &ArgMatches, init: Init) -> Result<Vec<String>> {
 
 fn check_unit(option: &str, unit: OsString, init: Init) -> Result<String> {
     if init != Init::Systemd {
-        bail!("--{option}={unit:?} needs systemd in the machine, but --init={init} starts none")
+        bail!("can't use --{option}={unit:?} with --init={init}: it needs systemd in the machine")
     }
     match unit.to_str() {
         Some(name) if is_unit_name(name) => Ok(name.to_owned()),
@@ -195,7 +195,7 @@ fn parse_destination(word: OsString) -> Result<Destination> {
 fn check_property(property: OsString) -> Result<OsString> {
     if property.as_bytes().starts_with(b"Slice=") {
         bail!(
-            "--property={property:?}: all machines are in machine-ci.slice; set limits of all together there"
+            "can't use --property={property:?}: all machines are in machine-ci.slice; set their common limits on that slice"
         );
     }
     if !property.as_bytes().contains(&b'=') {

@@ -1,7 +1,7 @@
 //! Parsed options, in groups.
 
+mod clap_matches;
 pub mod machine;
-mod matches;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -15,8 +15,8 @@ use nspawn_common::shell;
 
 use crate::cli;
 
+use clap_matches::{optional, parsed_list, required};
 pub use machine::MachineOptions;
-use matches::{optional, parsed_list, required};
 
 /// Time by which a service may exceed its own time limits: it waits for other services, and is removed if it fails.
 const SERVICE_MARGIN: Duration = Duration::from_secs(120);

@@ -20,9 +20,9 @@ use nspawn_common::systemd::machined;
 use nspawn_common::systemd::nspawn::assign;
 use nspawn_common::systemd::transient_unit::TransientUnit;
 
+use crate::diagnostics::print_diagnostic;
 use crate::preflight;
 use crate::preflight::QUERY_LIMIT;
-use crate::program::print_diagnostic;
 use crate::services::{network, sockets};
 
 /// Pause between two looks at the sockets.
@@ -117,7 +117,7 @@ fn wait_and_report(state: &State, role: &ServiceRole, begin: &Begin) -> Result<(
         let address = network::address(role.number);
         let seconds = begin.instant.elapsed().as_secs_f32();
         print_diagnostic(format!(
-            "service {image} of image {} is at {address}{names} after {seconds:.1} s",
+            "service {image} of image {} is ready at {address}{names} after {seconds:.1} s",
             state.image
         ));
         return Ok(());
@@ -132,7 +132,7 @@ fn wait_and_report(state: &State, role: &ServiceRole, begin: &Begin) -> Result<(
 /// Waits until the service listens where others reach it. Returns why it does not, for a message.
 fn wait(state: &State, role: &ServiceRole, deadline: Instant) -> Result<Option<String>> {
     let paths = state.paths();
-    let machine_ended = || Ok(Some("has no machine any more".to_owned()));
+    let machine_ended = || Ok(Some("no longer has a machine".to_owned()));
     let Ok(leader) = machined::wait_for_leader(&paths, Duration::ZERO) else {
         return machine_ended();
     };
@@ -173,7 +173,7 @@ fn timeout_message(role: &ServiceRole) -> String {
         None => "on any port".to_owned(),
     };
     format!(
-        "does not listen {port} after {} s, see --service-timeout",
+        "does not listen {port} after {} s; see --service-timeout",
         role.ready_timeout.as_secs()
     )
 }

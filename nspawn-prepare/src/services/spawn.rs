@@ -17,7 +17,7 @@ use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 
 use crate::create::spec::ServiceCommand;
-use crate::program::{PROGRAM, print_diagnostic};
+use crate::diagnostics::{PROGRAM, print_diagnostic};
 
 /// Processes that create the machines of services.
 pub struct Services {

@@ -34,13 +34,18 @@ const COPIED_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resol
 pub fn check(spec: &MachineSpec) -> Result<()> {
     let options = &spec.options;
     if options.init == Init::None {
-        bail!("with --init=none nothing runs between commands, so there is nothing to start ahead");
+        bail!(
+            "can't keep machines with --init=none on standby: nothing runs in them between commands"
+        );
     }
     if options.owner.is_some() {
-        bail!("a machine with --owner can't be started ahead of its owner");
+        bail!("can't keep machines with --owner on standby: they would exist before their owner");
     }
     if spec.service.is_some() && options.init == Init::Systemd {
-        bail!("the units of a service's machine need the variables of its job at their start");
+        bail!(
+            "can't keep machines of services with systemd on standby: their units need the variables of the \
+             job at the start"
+        );
     }
     let is_timed = |property: &&OsString| {
         TIMED_PROPERTIES
@@ -49,7 +54,7 @@ pub fn check(spec: &MachineSpec) -> Result<()> {
     };
     match options.properties.iter().find(is_timed) {
         Some(property) => bail!(
-            "{} would count while the machine stands by",
+            "can't use {} on standby: its time would pass before a caller takes over the machine",
             property.to_string_lossy()
         ),
         None => Ok(()),

@@ -20,8 +20,8 @@ use nspawn_common::systemd::transient_unit::TransientUnit;
 use serde_json::{Value, json};
 
 use crate::create::step::Step;
-use crate::internal::Internal;
-use crate::program::print_diagnostic;
+use crate::diagnostics::print_diagnostic;
+use crate::internal_form::Internal;
 
 /// Time limit for other processes to count standby machines.
 const COUNT_LIMIT: Duration = Duration::from_secs(60);

@@ -31,7 +31,7 @@ const TERMINATE_ROUNDS: u32 = 100;
 const LEAF: &str = "agent";
 
 /// Error of a session whose host has closed the connection.
-pub const HOST_IS_GONE: &str = "the host closed the connection, so its command is ended";
+pub const HOST_IS_GONE: &str = "the host closed the connection, so its command was stopped";
 
 /// Cgroup of the agent's unit.
 pub struct AgentCgroup {
@@ -105,7 +105,7 @@ pub fn kill_agent() -> Result<()> {
         .ancestors()
         .map(|ancestor| ancestor.join(LEAF))
         .find(|leaf| leaf.exists())
-        .context("there is no agent")?;
+        .context("no agent is running")?;
     cgroup::kill(&leaf).context("can't kill the agent")
 }
 

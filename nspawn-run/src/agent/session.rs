@@ -26,7 +26,7 @@ pub fn serve(mut stream: UnixStream, cgroup: &CommandCgroup) -> Result<()> {
             let body = protocol::read_body(&mut stream, length, protocol::MAX_REQUEST)
                 .context("can't read the request")?;
             let Ok(pipes) = <[OwnedFd; 3]>::try_from(fds) else {
-                bail!("a request came without its three pipes")
+                bail!("a request has no pipes for stdin, stdout and stderr")
             };
             run(stream, cgroup, Request::decode(&body)?, pipes)
         }

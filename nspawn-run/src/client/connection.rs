@@ -250,7 +250,7 @@ impl Connection {
 fn single_byte(body: &[u8]) -> Result<u8> {
     match body {
         [byte] => Ok(*byte),
-        _ => bail!("its agent sent a result of {} bytes", body.len()),
+        _ => bail!("its agent sent an invalid result of {} bytes", body.len()),
     }
 }
 

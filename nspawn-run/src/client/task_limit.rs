@@ -24,7 +24,7 @@ fn explain(cgroup: &Path, slice: &Path, unit: &str, reason: &str) -> Error {
     // The job is not at fault if other machines have used up the limit of all machines.
     if let (None, Some(limit)) = (machine_limit, reached_limit(slice)) {
         return anyhow!(
-            "no process is left for it: all machines together have reached TasksMax={limit} of {SLICE}"
+            "it can't start another process: all machines together have reached TasksMax={limit} of {SLICE}"
         );
     }
     let cause = match machine_limit {
@@ -32,7 +32,7 @@ fn explain(cgroup: &Path, slice: &Path, unit: &str, reason: &str) -> Error {
         None => format!("a limit inside the machine is reached ({reason})"),
     };
     Failure::job(format!(
-        "no process is left for it: {cause}; end the processes that earlier commands left running, or \
+        "it can't start another process: {cause}; end the processes that earlier commands left running, or \
          raise the limit with --property=TasksMax="
     ))
     .into()

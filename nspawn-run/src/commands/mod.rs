@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use anyhow::{Result, bail};
 use nspawn_common::exit_code::Exit;
 use nspawn_common::gitlab;
-use nspawn_common::lifecycle::caller;
+use nspawn_common::lifecycle::calling_unit;
 use nspawn_common::machine::name::MachineName;
 
 use crate::cli;
@@ -20,12 +20,12 @@ pub fn main(argv: &[OsString]) -> Result<u8> {
     let Some(options) = cli::parse(argv)? else {
         return Ok(Exit::Success.code());
     };
-    if !caller::is_root() {
+    if !calling_unit::is_root() {
         bail!("only root can reach machines; try sudo");
     }
     let result = match (&options.image, gitlab::is_active()) {
         (Some(_), true) => {
-            bail!("--image is not for GitLab jobs: nspawn-prepare creates their machines")
+            bail!("can't use --image in a GitLab job: nspawn-prepare creates the machine")
         }
         (Some(image), false) => {
             Machine::with_new(image, |machine| exec::run_command(machine, &options))
@@ -36,5 +36,5 @@ pub fn main(argv: &[OsString]) -> Result<u8> {
             Machine::with_existing(&name, |machine| exec::run_command(machine, &options))
         }
     };
-    result.map_err(caller::explain)
+    result.map_err(calling_unit::explain)
 }

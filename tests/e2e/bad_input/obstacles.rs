@@ -89,19 +89,19 @@ fn invalid_state_files_are_refused() {
     let dir = format!("/run/nspawn-ci/{name}");
     fs::create_dir_all(&dir).unwrap();
     for (text, words) in [
-        ("", "not a whole JSON document"),
-        ("{\"version\":3,\"name\"", "not a whole JSON document"),
-        ("no JSON", "not a whole JSON document"),
+        ("", "it is not complete JSON"),
+        ("{\"version\":3,\"name\"", "it is not complete JSON"),
+        ("no JSON", "it is not complete JSON"),
         ("[]", "it has no version"),
         (
             "{\"version\":99}",
-            "a newer version of these programs made it (format 99",
+            "a newer version of these programs created the machine (format 99",
         ),
         (
             "{\"version\":2}",
-            "an older version of these programs made it (format 2",
+            "an older version of these programs created the machine (format 2",
         ),
-        ("{\"version\":3}", "no valid \"start\""),
+        ("{\"version\":3}", "it has no valid \"start\""),
     ] {
         fs::write(format!("{dir}/state.json"), text).unwrap();
         call("nspawn-run", [&*name, "true"]).expect_error(125, words);

@@ -38,17 +38,17 @@ fn unsupported_requests_are_refused() {
         (
             "prepare_job",
             with_value(job.clone(), "/container/createOptions", json!("--cpus 1")),
-            "'options:' are docker's",
+            "can't use 'options:'",
         ),
         (
             "prepare_job",
             with_value(job.clone(), "/container/portMappings", json!(["80:80"])),
-            "'ports:' are docker's",
+            "can't use 'ports:'",
         ),
         (
             "prepare_job",
             with_value(job.clone(), "/container/userMountVolumes", link.clone()),
-            "'volumes:' are for",
+            "can't use 'volumes:'",
         ),
         (
             "prepare_job",

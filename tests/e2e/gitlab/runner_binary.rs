@@ -52,7 +52,7 @@ fn scripts_can_call_but_not_change_the_runner_of_the_host() {
 
 #[test]
 fn missing_runner_is_reported_to_the_job() {
-    let notice = "no gitlab-runner is shown";
+    let notice = "no gitlab-runner of the host is mounted";
     let job = || Job::new(&image()).script(&["! command -v gitlab-runner"]);
     let report = Runner::default().run(&job()).expect(&Outcome::Success);
     assert!(report.log().contains(notice), "{}", report.describe());

@@ -236,7 +236,7 @@ fn entrypoint_of_the_image_runs_the_scripts() {
     assert_eq!(
         report
             .log()
-            .matches("pull_policy: always changes nothing")
+            .matches("pull_policy: always has no effect")
             .count(),
         1,
         "{}",

@@ -86,11 +86,11 @@ fn paths_that_are_not_images_are_refused() {
         (": >$name.v", "as an image: it must be"),
         (
             "mkdir $name.v; ln -s nowhere $name.v/${name}_2",
-            "leads nowhere",
+            "is a link to a missing file",
         ),
         (
             "mkdir -p $name.v/${name}_1/usr $name.v/${name}_01/usr",
-            "one version twice",
+            "are the same version",
         ),
         ("mkdir $name", "is not an OS tree"),
     ] {

@@ -220,7 +220,7 @@ fn equal_versions_are_refused() {
     name.sh(&format!(
         "{MAKERS} tree $name.v/${{name}}_1 $name.v/${{name}}_01"
     ));
-    let error = name.expect_refused(&["--init=stub"], "one version twice");
+    let error = name.expect_refused(&["--init=stub"], "are the same version");
     assert!(
         error.contains("_01") && error.contains("remove one"),
         "{error}"

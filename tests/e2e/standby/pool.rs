@@ -98,10 +98,13 @@ fn unsuitable_options_are_refused() {
     let image = image();
     refused(&[], "no image is named");
     refused(&["--image", &image], "names of images");
-    refused(&["--init=none", &image], "nothing to start ahead");
+    refused(
+        &["--init=none", &image],
+        "can't keep machines with --init=none on standby",
+    );
     refused(
         &["--property=RuntimeMaxSec=1h", &image],
-        "would count while the machine stands by",
+        "its time would pass before a caller takes over the machine",
     );
     refused(
         &["--name=x", &image],

@@ -50,7 +50,7 @@ fn damaged_cache_is_recreated() {
             .run(&project.job().script(&["test -e /cache/again"]))
             .expect(&Outcome::Success);
         assert!(
-            !report.log().contains("goes without"),
+            !report.log().contains("runs without"),
             "{}",
             report.describe()
         );
@@ -67,7 +67,7 @@ fn job_runs_without_a_cache_that_can_not_be_mounted() {
     assert!(
         report
             .log()
-            .contains("the job goes without its project's cache: "),
+            .contains("the job runs without its project's cache: "),
         "{}",
         report.describe()
     );

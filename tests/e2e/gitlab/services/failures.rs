@@ -90,7 +90,7 @@ fn failed_service_leaves_nothing_despite_keep() {
         .run(&job.script(&["true"]))
         .expect(&Outcome::ScriptFailure(1));
     assert!(
-        report.log().contains("has nothing to run"),
+        report.log().contains("it has no command"),
         "{}",
         report.describe()
     );
@@ -104,7 +104,7 @@ fn invalid_services_are_refused() {
     assert!(
         report
             .log()
-            .contains("17 services, and this runner gives 16"),
+            .contains("17 services, and this runner allows 16"),
         "{}",
         report.describe()
     );
@@ -162,10 +162,10 @@ fn service_that_ends_before_its_job_is_reported_with_its_log() {
     let report = job.run().expect(&Outcome::ScriptFailure(4));
     let last = report.stage("cleanup_file_variables").text();
     assert!(
-        last.contains("has ended before the job") && last.contains("who knocks?"),
+        last.contains("ended before the job") && last.contains("who knocks?"),
         "{last}"
     );
-    assert_eq!(last.matches("has ended before").count(), 1, "{last}");
+    assert_eq!(last.matches("ended before").count(), 1, "{last}");
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn failed_service_is_blamed_on_the_job_or_the_host() {
     assert_eq!(outcome, Outcome::ScriptFailure(1));
     let idle = job().service(&image(), "x");
     assert_eq!(
-        fails(idle, &["--init=stub"], "has nothing to run"),
+        fails(idle, &["--init=stub"], "it has no command"),
         Outcome::ScriptFailure(1)
     );
     let outcome = fails(

@@ -15,7 +15,7 @@ use nspawn_common::sys::glob;
 
 use crate::create::spec::{JobRequirements, ServiceCommand};
 use crate::gitlab::{cache, job_limits, runner_binary};
-use crate::internal::Internal;
+use crate::internal_form::Internal;
 use crate::layer::size::LayerSize;
 use crate::options::{JobPolicy, MachineOptions, Options};
 use crate::services::network;
@@ -33,7 +33,7 @@ pub fn check_image(allowed: &[OsString], image: &Image) -> Result<()> {
         .map(|pattern| pattern.to_string_lossy())
         .collect();
     bail!(Failure::job(format!(
-        "the image {} is not allowed on this runner; allowed are {}",
+        "the image {} is not allowed on this runner; allowed images are {}",
         image.name,
         allowed.join(", ")
     )))
@@ -75,7 +75,7 @@ fn check_services(job: &Job, options: &Options) -> Result<()> {
     let (count, max) = (job.services.len(), options.policy.max_services);
     if count > max.into() {
         bail!(Failure::job(format!(
-            "the job has {count} services, and this runner gives {max} at most"
+            "the job has {count} services, and this runner allows {max} at most"
         )));
     }
     for service in &job.services {
@@ -142,7 +142,7 @@ pub fn apply_job_limits(
         None => {}
         Some("none") => options.network = Network::None,
         Some(value) => bail!(Failure::job(format!(
-            "can't use the job's NSPAWN_JOB_NETWORK={value}: the only value is none"
+            "can't use the job's NSPAWN_JOB_NETWORK={value}: only the value none is allowed"
         ))),
     }
     Ok(())
@@ -156,14 +156,16 @@ fn has_layer_size(options: &MachineOptions) -> bool {
 }
 
 fn lower_layer_size(layer: Layer, limit: LayerSize, value: &str) -> Result<LayerSize> {
-    let refuse =
-        |cause: String| Failure::job(format!("the job's NSPAWN_JOB_LAYER_SIZE={value} {cause}"));
-    let size =
-        LayerSize::parse(value).map_err(|error| refuse(format!("can't be used: {error:#}")))?;
+    let refuse = |cause: String| {
+        Failure::job(format!(
+            "can't use the job's NSPAWN_JOB_LAYER_SIZE={value}: {cause}"
+        ))
+    };
+    let size = LayerSize::parse(value).map_err(|error| refuse(format!("{error:#}")))?;
     match (size.bytes(layer)?, limit.bytes(layer)?) {
-        (None, Some(limit)) => bail!(refuse(format!("is more than this runner gives, {limit}"))),
+        (None, Some(limit)) => bail!(refuse(format!("this runner allows {limit} bytes at most"))),
         (Some(size), Some(limit)) if size > limit => {
-            bail!(refuse(format!("is more than this runner gives, {limit}")))
+            bail!(refuse(format!("this runner allows {limit} bytes at most")))
         }
         (size, _) => Ok(size.map_or(LayerSize::Infinity, LayerSize::Bytes)),
     }

@@ -60,7 +60,7 @@ pub fn find_sibling(program: &str) -> Result<PathBuf> {
         return Ok(beside);
     }
     find_program(program).with_context(|| {
-        format!("{program} is neither beside this program nor on PATH; install it there")
+        format!("can't find {program} beside this program or on PATH; install it there")
     })
 }
 

@@ -82,7 +82,7 @@ fn open_here(root: &File) -> nix::Result<()> {
 fn check_cgroups(is_unified: bool, of_init: Option<&str>) -> Result<()> {
     if !is_unified {
         bail!(
-            "this host's cgroups are not of version 2, which machines need; take systemd.unified_cgroup_hierarchy=0 \
+            "this host's cgroups are not of version 2, which machines need; remove systemd.unified_cgroup_hierarchy=0 \
              from the kernel command line, or add systemd.unified_cgroup_hierarchy=1 there, and reboot"
         );
     }
@@ -137,7 +137,7 @@ fn remedy_for_read_only() -> &'static str {
     if has_own_mounts() {
         "add ReadWritePaths=/run /var/lib /var/cache to the unit that this runs in"
     } else {
-        "mount a file system there that can be written to"
+        "mount a writable file system there"
     }
 }
 

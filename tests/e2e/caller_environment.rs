@@ -1,7 +1,7 @@
 //! Callers with an unusual environment: missing variables, and units with sandboxing options.
 //!
-//! Either a machine is created, used and removed as usual, or the programs name the setting to change
-//! before they create anything.
+//! Either a machine is created, used and removed as usual, or the programs name the setting to
+//! change before they create anything.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};

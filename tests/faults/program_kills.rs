@@ -1,5 +1,5 @@
-//! The programs are killed at a random moment. `nspawn-cleanup --stale` removes what they leave behind,
-//! and a machine of the same name can be created again.
+//! The programs are killed at a random moment. `nspawn-cleanup --stale` removes what they leave
+//! behind, and a machine of the same name can be created again.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -8,7 +8,8 @@ use nspawn_tests::{call, image, left_of, random, sh};
 
 use crate::suite::{Suite, name, prepare};
 
-/// A try: it gets the name of a machine, and the moment of the kill as a share of the usual duration.
+/// A try: it gets the name of a machine, and the moment of the kill as a share of the usual
+/// duration.
 type Try = fn(&str, f64);
 
 /// The killed programs.
@@ -181,8 +182,8 @@ fn fill_pool(count: u32) -> Command {
     command
 }
 
-/// Kills nspawn-prepare while it takes over a standby machine, which then is stale under its old or its
-/// new name, or still in the pool.
+/// Kills nspawn-prepare while it takes over a standby machine, which then is stale under its old or
+/// its new name, or still in the pool.
 fn kill_takeover(name: &str, moment: f64) {
     nspawn_tests::finish(&mut fill_pool(1), b"").expect(0);
     if start_and_kill(&mut prepare(name), after(moment, 25.0)) {

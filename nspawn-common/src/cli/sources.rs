@@ -20,8 +20,8 @@ pub const COMMAND_LINE_ONLY: &str = "Options for the command line only";
 
 /// Parses the options of `command` from argument files, from the environment and from `argv`.
 ///
-/// `argv` does not contain the program's name. If an option requests the
-/// help or the version, prints it and returns `None`.
+/// `argv` does not contain the program's name. If an option requests the help or the version, prints
+/// it and returns `None`.
 pub fn parse(command: &Command, files: &[&Path], argv: &[OsString]) -> Result<Option<ArgMatches>> {
     match try_parse(command, files, argv)? {
         Ok(matches) => Ok(Some(matches)),

@@ -75,8 +75,8 @@ pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<Option<PathB
 #[derive(Debug)]
 struct Entry {
     version: String,
-    /// Preference for the architecture: its position in [`HOST_ARCHITECTURES`], counted from the end.
-    /// 0 if the name has no architecture.
+    /// Preference for the architecture: its position in [`HOST_ARCHITECTURES`], counted from the
+    /// end. 0 if the name has no architecture.
     preference: usize,
     /// Number of boot attempts that are left (systemd.v(7)).
     left: u64,

@@ -10,18 +10,21 @@ use anyhow::{Result, bail};
 use crate::cli::values;
 use crate::machine::paths::MachinePaths;
 
-/// Default limits of a machine, relative to its host. `--property` overrides them, because it comes later.
+/// Default limits of a machine, relative to its host. `--property` overrides them, because it comes
+/// later.
 pub const DEFAULTS: [&str; 3] = [
     "MemoryMax=80%",
     "MemorySwapMax=0", // one machine that swaps slows down all the others
     "TasksMax=15%",    // systemd's default for services
 ];
 
-/// A limit, as a property of a unit (systemd.resource-control(5)) and as a file of its cgroup (cgroup-v2.rst).
+/// A limit, as a property of a unit (systemd.resource-control(5)) and as a file of its cgroup
+/// (cgroup-v2.rst).
 struct Limit {
     property: &'static str,
     file: &'static str,
-    /// Total that a percentage refers to, for example the host's memory; `None` if percentages are absolute.
+    /// Total that a percentage refers to, for example the host's memory; `None` if percentages are
+    /// absolute.
     percent_base: Option<fn() -> Option<u64>>,
 }
 
@@ -132,7 +135,8 @@ pub fn check(paths: &MachinePaths, properties: &[OsString]) -> Result<Vec<&'stat
     unenforced(properties, |limit| is_enforced(&paths.cgroup(), limit))
 }
 
-/// Checks a machine that does not run yet: the kernel must have the controllers for the limits in `properties`.
+/// Checks a machine that does not run yet: the kernel must have the controllers for the limits in
+/// `properties`.
 ///
 /// Returns the default limits for which it has none.
 pub fn check_controllers(properties: &[OsString]) -> Result<Vec<&'static str>> {

@@ -1,4 +1,5 @@
-//! Locks of a machine and of host-wide resources. The kernel releases the locks of a process that dies.
+//! Locks of a machine and of host-wide resources. The kernel releases the locks of a process that
+//! dies.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -113,11 +114,11 @@ impl Lock {
         Ok(flock::is_at(&file, path).then_some(Self { _file: file }))
     }
 
-    /// Locks the machine, and creates its state directory if it is missing. Returns `None` if another process holds the
-    /// lock.
+    /// Locks the machine, and creates its state directory if it is missing. Returns `None` if
+    /// another process holds the lock.
     ///
-    /// A process that is killed leaves its lock to a child that has not called execve(2) yet. The lock is tried
-    /// again for as long as that may take.
+    /// A process that is killed leaves its lock to a child that has not called execve(2) yet. The
+    /// lock is tried again for as long as that may take.
     pub fn try_acquire(paths: &MachinePaths) -> Result<Option<Self>> {
         let deadline = Instant::now() + EXEC_TIME;
         loop {
@@ -130,7 +131,8 @@ impl Lock {
         }
     }
 
-    /// Locks an existing machine like [`Lock::try_acquire`]. It also returns `None` if the machine is missing.
+    /// Locks an existing machine like [`Lock::try_acquire`]. It also returns `None` if the machine
+    /// is missing.
     pub fn try_acquire_of_existing(paths: &MachinePaths) -> Result<Option<Self>> {
         let deadline = Instant::now() + EXEC_TIME;
         loop {
@@ -163,7 +165,8 @@ impl Lock {
     /// Returns whether a process holds the machine's lock. Leaves no trace.
     #[must_use]
     pub fn is_held(paths: &MachinePaths) -> bool {
-        // A file that is open for reading only wakes no process that watches for the end of the lock's holder.
+        // A file that is open for reading only wakes no process that watches for the end of the
+        // lock's holder.
         let Ok(file) = File::open(paths.lock_file()) else {
             return false;
         };
@@ -176,8 +179,8 @@ impl Lock {
 
 /// A shared lock that each command in an `--init=none` machine holds until it is dropped.
 ///
-/// The lock is of the machine's state file. A file of its own could be created while the machine is removed, and would
-/// then be left.
+/// The lock is of the machine's state file. A file of its own could be created while the machine is
+/// removed, and would then be left.
 #[derive(Debug)]
 pub struct RunGuard {
     file: Flock<File>,
@@ -197,9 +200,11 @@ impl RunGuard {
         Ok(Self { file, path })
     }
 
-    /// Returns whether no other command uses the machine. In that case none can begin until the guard is dropped.
+    /// Returns whether no other command uses the machine. In that case none can begin until the
+    /// guard is dropped.
     ///
-    /// Also returns `false` if another machine has the name by now, which this command must not stop.
+    /// Also returns `false` if another machine has the name by now, which this command must not
+    /// stop.
     #[must_use]
     pub fn is_last(&self) -> bool {
         self.file.relock(FlockArg::LockExclusiveNonblock).is_ok()
@@ -207,8 +212,8 @@ impl RunGuard {
     }
 }
 
-/// Opens the machine's lock file, and creates it if it is missing. Returns `None` if its holder has removed the
-/// directory meanwhile.
+/// Opens the machine's lock file, and creates it if it is missing. Returns `None` if its holder has
+/// removed the directory meanwhile.
 fn open(paths: &MachinePaths) -> Result<Option<File>> {
     let path = paths.lock_file();
     signals::check()?;
@@ -229,7 +234,8 @@ fn open(paths: &MachinePaths) -> Result<Option<File>> {
     }
 }
 
-/// Returns the path at which something else is than the directory or the lock file that belongs there.
+/// Returns the path at which something else is than the directory or the lock file that belongs
+/// there.
 ///
 /// A symbolic link that leads nowhere is an example. Every further attempt would fail at it.
 fn obstacle(root: &Path, paths: &MachinePaths) -> Option<PathBuf> {

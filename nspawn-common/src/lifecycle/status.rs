@@ -15,7 +15,8 @@ pub enum Status {
     Kept,
     /// The machine's `nspawn-prepare` has finished, and its `nspawn-cleanup` has not begun.
     Ready,
-    /// The machine is being created or removed, or its creation or removal was interrupted. Its lock shows which.
+    /// The machine is being created or removed, or its creation or removal was interrupted. Its
+    /// lock shows which.
     Incomplete,
 }
 

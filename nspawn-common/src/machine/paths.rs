@@ -63,9 +63,9 @@ pub fn unit_of(name: &MachineName) -> String {
 
 /// Files, units and cgroups of a machine.
 ///
-/// A standby machine gets another name when it is taken over, but its units can't be renamed. So the
-/// units have the name under which the machine was started, which the machine's state records. For
-/// an existing machine, use [`crate::machine::state::State::paths`] or
+/// A standby machine gets another name when it is taken over, but its units can't be renamed. So
+/// the units have the name under which the machine was started, which the machine's state records.
+/// For an existing machine, use [`crate::machine::state::State::paths`] or
 /// [`crate::machine::State::paths_of`].
 #[derive(Clone, Debug)]
 pub struct MachinePaths {

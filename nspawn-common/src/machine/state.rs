@@ -1,8 +1,8 @@
 //! State of a machine, which is recorded before any other part of the machine is created.
 //!
 //! Another version of the programs may read the state, because an upgrade does not stop machines.
-//! Fields that were added without a new version of the format have a default, and unknown fields are
-//! ignored. A field that an older program must not ignore raises the version, so that the older
+//! Fields that were added without a new version of the format have a default, and unknown fields
+//! are ignored. A field that an older program must not ignore raises the version, so that the older
 //! program refuses the machine.
 
 use std::ffi::{OsStr, OsString};
@@ -170,8 +170,8 @@ impl State {
 
     /// Returns the paths of the machine `name`, which need not exist.
     ///
-    /// The name of the unit is read from the state, even if another version of the programs wrote it.
-    /// Without a readable state, the unit has the machine's own name.
+    /// The name of the unit is read from the state, even if another version of the programs wrote
+    /// it. Without a readable state, the unit has the machine's own name.
     #[must_use]
     pub fn paths_of(name: &MachineName) -> MachinePaths {
         let paths = MachinePaths::named(name);
@@ -245,7 +245,8 @@ impl State {
         })
     }
 
-    /// Returns the path of the image of the machine `name`, or `None` if its state has no such path.
+    /// Returns the path of the image of the machine `name`, or `None` if its state has no such
+    /// path.
     ///
     /// Another version of these programs may have created the machine.
     #[must_use]

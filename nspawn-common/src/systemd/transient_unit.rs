@@ -8,7 +8,8 @@ use crate::machine::name::MachineName;
 use crate::machine::paths;
 use crate::machine::paths::SLICE;
 
-/// Properties of every machine's unit. The user's `--property` options come later, and override these.
+/// Properties of every machine's unit. The user's `--property` options come later, and override
+/// these.
 const MACHINE_PROPERTIES: [&str; 10] = [
     "KillMode=mixed", // a stop signals the machine's PID 1, then kills all other processes
     "Delegate=yes",   // the machine's systemd creates cgroups below the unit's
@@ -23,7 +24,8 @@ const MACHINE_PROPERTIES: [&str; 10] = [
     "IgnoreSIGPIPE=no",   // the machine's processes start as on any system
 ];
 
-/// Devices that systemd allows to units with `RootImage=` (systemd.exec(5)). The last are partitions.
+/// Devices that systemd allows to units with `RootImage=` (systemd.exec(5)). The last are
+/// partitions.
 const LOOP_DEVICES: [&str; 3] = [
     "DeviceAllow=/dev/loop-control rw",
     "DeviceAllow=block-loop rw",
@@ -134,7 +136,8 @@ pub struct MachineUnit<'a> {
     pub lifetime: Option<Duration>,
     /// Set if the unit mounts file systems in files.
     pub has_disks: bool,
-    /// Set if the command returns when the unit is ready. Otherwise it returns when the start has begun.
+    /// Set if the command returns when the unit is ready. Otherwise it returns when the start has
+    /// begun.
     pub is_waited_for: bool,
     /// More properties, as `NAME=VALUE`.
     pub properties: &'a [OsString],

@@ -2,8 +2,8 @@
 //!
 //! AppArmor attaches profiles to paths, and makes no difference between a path in a machine and the
 //! same path on the host: the host's profile for the DNS server `named` would confine
-//! `/usr/sbin/named` of every machine. So machines run in an AppArmor policy namespace of their own, which has no profiles (apparmor(7),
-//! aa_change_onexec(2)).
+//! `/usr/sbin/named` of every machine. So machines run in an AppArmor policy namespace of their
+//! own, which has no profiles (apparmor(7), aa_change_onexec(2)).
 
 use std::fs;
 use std::io::ErrorKind;

@@ -37,8 +37,9 @@ pub struct Pool {
 impl Pool {
     /// Records a pool, so that its machines can be created later.
     ///
-    /// `arguments` are those of the call, and `machine_environment` the variables of the machines. A call with the same
-    /// arguments and images, but another count, changes the existing pool. A count of 0 deletes it.
+    /// `arguments` are those of the call, and `machine_environment` the variables of the machines.
+    /// A call with the same arguments and images, but another count, changes the existing pool. A
+    /// count of 0 deletes it.
     pub fn record(
         arguments: &[OsString],
         images: &[String],

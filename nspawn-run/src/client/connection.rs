@@ -200,8 +200,8 @@ impl Connection {
         Ok(())
     }
 
-    // Pings the agent, or fails if the deadline was final. A frozen machine can't answer, so it gets
-    // another ping, unless this program is to end.
+    // Pings the agent, or fails if the deadline was final. A frozen machine can't answer, so it
+    // gets another ping, unless this program is to end.
     fn check_liveness(&mut self) -> Result<()> {
         if self.deadline_is_final
             && (self.interruption.is_some() || !processes::is_frozen(&self.paths))

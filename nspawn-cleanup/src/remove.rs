@@ -44,7 +44,7 @@ pub fn remove_each(names: &[MachineName], selection: Selection, options: &Option
     code
 }
 
-// The processes that make the services of a job end with the job's machine. They may make more
+// The processes that create the services of a job end with the job's machine. They may create more
 // services until then, so services are removed before and after the job's machine.
 fn remove_with_services(name: &MachineName, selection: Selection, options: &Options) -> Result<()> {
     if selection == Selection::Stale {
@@ -89,7 +89,7 @@ fn remove_selected(name: &MachineName, selection: Selection, options: &Options) 
     Ok(())
 }
 
-// A stale machine that another process has locked is being made or removed.
+// A stale machine that another process has locked is being created or removed.
 fn print_removal(
     name: &MachineName,
     paths: &MachinePaths,
@@ -113,7 +113,7 @@ fn remove(name: &MachineName, paths: &MachinePaths, selection: Selection) -> Res
     let Some(lock) = lock else {
         return Ok(false);
     };
-    // Another process may have made a machine of this name before the lock was acquired.
+    // Another process may have created a machine of this name before the lock was acquired.
     if selection == Selection::Stale && stale::is_in_use(paths)? {
         return Ok(false);
     }

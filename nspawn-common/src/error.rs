@@ -16,7 +16,7 @@ pub enum Fault {
     Job,
     /// The administrator of the host. GitLab shows a system failure and may retry the job.
     Host,
-    /// The process that sent this signal: the program was asked to end.
+    /// The process that sent this signal to interrupt the program.
     Interrupted(Signal),
 }
 
@@ -35,7 +35,7 @@ pub fn is_job_fault(error: &Error) -> bool {
     Fault::of(error) == Some(Fault::Job)
 }
 
-/// Returns whether a signal that asked the program to end caused `error`.
+/// Returns whether a signal that interrupted the program caused `error`.
 pub fn is_interrupted(error: &Error) -> bool {
     matches!(Fault::of(error), Some(Fault::Interrupted(_)))
 }
@@ -82,7 +82,7 @@ impl Failure {
         Self::new(Fault::Host, message)
     }
 
-    /// Creates the error of a program that `signal` asked to end.
+    /// Creates the error of a program that `signal` interrupted.
     pub fn interrupted(signal: Signal) -> Self {
         Self::new(
             Fault::Interrupted(signal),

@@ -16,8 +16,8 @@ pub enum Exit {
     NotExecutable,
     /// The command does not exist.
     NotFound,
-    /// The machine has no process left for the command. Only the agent uses this status, in its
-    /// answer to `nspawn-run`; no program exits with it.
+    /// The limit on processes of the machine leaves no process for the command. Only the agent uses
+    /// this status, in its answer to `nspawn-run`; no program exits with it.
     Exhausted,
 }
 
@@ -26,8 +26,8 @@ impl Exit {
     pub const fn code(self) -> u8 {
         match self {
             Self::Success => 0,
-            Self::Exhausted => 75, // EX_TEMPFAIL of sysexits.h(3)
             Self::Failure => 1,
+            Self::Exhausted => 75, // EX_TEMPFAIL of sysexits.h(3)
             Self::RunFailure => 125,
             Self::NotExecutable => 126,
             Self::NotFound => 127,

@@ -1,7 +1,7 @@
 //! Internal forms of `nspawn-prepare`: command lines by which these programs start it again.
 //!
-//! No user calls them, and `--help` does not show them. A form is the first argument, `--internal=FORM`, followed by the
-//! form's own arguments.
+//! No user calls them, and `--help` does not show them. A form is the first argument,
+//! `--internal=FORM`, followed by the form's own arguments.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +16,8 @@ const PREFIX: &[u8] = b"--internal=";
 /// An internal form with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Internal {
-    /// Mounts the machine's root and becomes `command`, which is systemd-nspawn. The machine's unit calls it.
+    /// Mounts the machine's root and becomes `command`, which is systemd-nspawn. The machine's unit
+    /// calls it.
     Launch {
         machine: MachineName,
         command: Vec<OsString>,
@@ -27,21 +28,23 @@ pub enum Internal {
         /// Destinations on the host that the machine may connect to.
         allowed: Vec<OsString>,
     },
-    /// Attaches the job's cache and services to the running machine. The prepare stage of a GitLab job calls it, and for
-    /// a machine without an init each start.
+    /// Attaches the job's cache and services to the running machine. The prepare stage of a GitLab
+    /// job calls it, and for a machine without an init each start.
     Attach {
         machine: MachineName,
         /// Size of a new cache, in bytes.
         cache_size: u64,
     },
-    /// Creates the machine of a service of the job. The prepare stage of the job calls it, once for each service.
+    /// Creates the machine of a service of the job. The prepare stage of the job calls it, once for
+    /// each service.
     Service {
         /// Number of the service among those of the job, from 1 on.
         number: u8,
         /// Options of the calling `nspawn-prepare`.
         options: Vec<OsString>,
     },
-    /// Refills a standby pool. A timer calls it that is started when a machine of the pool is taken over.
+    /// Refills a standby pool. A timer calls it that is started when a machine of the pool is taken
+    /// over.
     Refill { pool: OsString },
 }
 
@@ -90,7 +93,8 @@ impl Internal {
         }
     }
 
-    /// Returns the form that the arguments of this program ask for; `None` if they are those of the public command.
+    /// Returns the form that the arguments of this program ask for; `None` if they are those of the
+    /// public command.
     pub fn parse(arguments: &[OsString]) -> Result<Option<Self>> {
         let Some((first, rest)) = arguments.split_first() else {
             return Ok(None);

@@ -1,4 +1,5 @@
-//! The program `nspawn-prepare`: creates a machine from an image, and returns when the machine accepts commands.
+//! The program `nspawn-prepare`: creates a machine from an image, and returns when the machine
+//! accepts commands.
 //!
 //! The modules, from the lowest to the highest. Each imports only modules that come before it:
 //!

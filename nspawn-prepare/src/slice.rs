@@ -8,8 +8,8 @@ use nspawn_common::machine::paths::SLICE;
 /// Limits of the slice if the administrator has configured nothing for it.
 const DEFAULTS: [&str; 2] = ["MemoryMax=90%", "TasksMax=60%"];
 
-/// Directories of the administrator's unit files and drop-ins (systemd.unit(5)); `systemctl set-property` writes to the
-/// last two.
+/// Directories of the administrator's unit files and drop-ins (systemd.unit(5));
+/// `systemctl set-property` writes to the last two.
 const UNIT_DIRECTORIES: [&str; 6] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -19,7 +19,8 @@ const UNIT_DIRECTORIES: [&str; 6] = [
     "/run/systemd/system.control",
 ];
 
-/// Returns the command that sets the default limits of the slice; `None` if the slice is already configured.
+/// Returns the command that sets the default limits of the slice; `None` if the slice is already
+/// configured.
 pub fn limit_command() -> Option<Vec<OsString>> {
     if is_configured() {
         return None;

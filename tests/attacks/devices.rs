@@ -33,8 +33,8 @@ done
 kept_out "$why"
 "#;
 
-/// Character devices: the kernel's memory, ports and log, loop devices, mappers, virtual machines. The
-/// machine may have /dev/net/tun and the usual devices such as /dev/null.
+/// Character devices: the kernel's memory, ports and log, loop devices, mappers, virtual machines.
+/// The machine may have /dev/net/tun and the usual devices such as /dev/null.
 const CHARACTERS: [&str; 9] = [
     "c:1:1", "c:1:4", "c:1:11", "c:10:229", "c:10:231", "c:10:232", "c:10:236", "c:10:237",
     "c:10:238",
@@ -47,8 +47,8 @@ create_nodes "$@"
 kept_out "$why"
 "#;
 
-/// Mounts every type of file system. Types that are made for namespaces are left out, because they show
-/// the machine's own data. So are cgroups, which have a row of their own.
+/// Mounts every type of file system. Types that are meant for namespaces are left out, because they
+/// show the machine's own data. So are cgroups, which have a row of their own.
 const FILE_SYSTEMS: &str = r#"
 mkdir -p /tmp/there
 for type in $(sed 's/^nodev//' /proc/filesystems); do
@@ -117,7 +117,8 @@ fn disk_images_are_not_mounted(fixture: &Fixture) -> Control {
     Control::Host
 }
 
-/// Returns the number of the host's first disk in /proc/partitions, without RAM disks and loop devices.
+/// Returns the number of the host's first disk in /proc/partitions, without RAM disks and loop
+/// devices.
 fn disk() -> String {
     let table = fs::read_to_string("/proc/partitions").unwrap();
     let fields = table

@@ -173,7 +173,8 @@ attempt mknod device c 1 3
 kept_out "$why"
 "#;
 
-/// Looks for descriptors that were opened on the host: their mount is in no mount table of the machine.
+/// Looks for descriptors that were opened on the host: their mount is in no mount table of the
+/// machine.
 const DESCRIPTORS: &str = r#"
 my (%mounts, $count);
 for (glob "/proc/[0-9]*/mountinfo") {
@@ -284,8 +285,8 @@ fn handle_of(path: &Path) -> String {
     handle[..4].copy_from_slice(&128_u32.to_ne_bytes());
     let mut mount = 0;
     let number = nix::libc::SYS_name_to_handle_at;
-    // SAFETY: the path ends with NUL, the handle's buffer has the size in its first field, and the mount
-    // id is an int.
+    // SAFETY: the path ends with NUL, the handle's buffer has the size in its first field, and the
+    // mount id is an int.
     let done = unsafe {
         nix::libc::syscall(
             number,
@@ -367,7 +368,8 @@ fn descriptors_do_not_leak(fixture: &Fixture) -> Control {
     Control::Host
 }
 
-/// Checks that a command gets three pipes, although nspawn-run's caller has files and a directory open.
+/// Checks that a command gets three pipes, although nspawn-run's caller has files and a directory
+/// open.
 fn descriptors_of_the_caller_stay(machine: &Machine) -> Control {
     let outside = Outside::new();
     let look = "for fd in /proc/self/fd/*; do readlink \"$fd\"; done | sed 's/[0-9]*//g'";

@@ -1,4 +1,5 @@
-//! GitLab jobs that try to change their own machine, with variables that look like those of the runner.
+//! GitLab jobs that try to change their own machine, with variables that look like those of the
+//! runner.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,5 @@
-//! The kernel, which the host and all machines share: its modules, clocks and programs, and a reboot.
+//! The kernel, which the host and all machines share: its modules, clocks and programs, and a
+//! reboot.
 
 use std::fs;
 use std::thread;

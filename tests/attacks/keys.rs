@@ -96,7 +96,8 @@ impl Key {
         let text = std::ffi::CString::new(&*name).unwrap();
         let keyring = libc::KEY_SPEC_USER_KEYRING;
         let number = libc::SYS_add_key;
-        // SAFETY: add_key(2) reads two strings that end with NUL, and `name.len()` bytes of the payload.
+        // SAFETY: add_key(2) reads two strings that end with NUL, and `name.len()` bytes of the
+        // payload.
         let serial = unsafe {
             libc::syscall(
                 number,

@@ -1,5 +1,5 @@
-//! The attack suite: attacks by root in a machine with the default options, on its host and on other
-//! machines. The table has a row for each attack: the isolation has held, or it is broken.
+//! The attack suite: attacks by root in a machine with the default options, on its host and on
+//! other machines. The table has a row for each attack: the isolation has held, or it is broken.
 //!
 //! An attack that succeeds nowhere proves nothing. Most attacks therefore also run as a control, on
 //! the host itself or in a machine without isolation, where they must succeed. The column `control`

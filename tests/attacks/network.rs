@@ -40,8 +40,8 @@ bash -c 'for i in 1 2 3; do echo "$2" >"/dev/udp/$0/$1"; done' "$1" "$2" "$3" 2>
 kept_out 'unless it has arrived'
 "#;
 
-/// Sends the first packet of a TCP connection in a raw frame, past the routes and the filters of the
-/// machine's own kernel.
+/// Sends the first packet of a TCP connection in a raw frame, past the routes and the filters of
+/// the machine's own kernel.
 const FRAME: &str = r#"
 use Socket qw(:DEFAULT inet_pton);
 my ($to, $port) = @ARGV;
@@ -372,7 +372,8 @@ fn connections_fail(fixture: &Fixture, address: &str, targets: &[Option<&str>]) 
     control
 }
 
-/// Checks that a raw frame does not arrive. The control is a machine that may connect to all addresses.
+/// Checks that a raw frame does not arrive. The control is a machine that may connect to all
+/// addresses.
 fn frames_fail(fixture: &Fixture, open: &Machine, address: &str) -> Control {
     let arrives = |machine: &Machine, address: &str| {
         let server = Server::tcp(address, "");

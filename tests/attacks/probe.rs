@@ -66,12 +66,14 @@ impl Probe {
         )
     }
 
-    /// Returns a Perl script that ends with one of these functions. Images have the package perl-base.
+    /// Returns a Perl script that ends with one of these functions. Images have the package
+    /// perl-base.
     pub fn perl(script: &str, arguments: &[&str]) -> Self {
         Self::new(["perl", "-e"], &[PERL, script].concat(), arguments)
     }
 
-    /// Returns a system call with `arguments` in Perl's syntax. It gets in unless the kernel refuses it.
+    /// Returns a system call with `arguments` in Perl's syntax. It gets in unless the kernel
+    /// refuses it.
     pub fn system_call(number: nix::libc::c_long, arguments: &str) -> Self {
         Self::perl(
             &format!("my @arguments = ({arguments}); verdict(syscall({number}, @arguments))"),

@@ -9,7 +9,8 @@ use nspawn_tests::{Machine, call, left_of, sh};
 use crate::network::Server;
 use crate::suite::{Control, Fixture, Outside, Suite, machine};
 
-/// Replacements of the agent's socket or directory, and commands that make them in `/run/nspawn-ci`.
+/// Replacements of the agent's socket or directory, and commands that create them in
+/// `/run/nspawn-ci`.
 const REPLACEMENTS: [(&str, &str); 8] = [
     (
         "a link to a socket of the host in place of the agent's",

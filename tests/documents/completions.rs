@@ -38,8 +38,8 @@ fn without_hidden(command: &Command) -> Command {
         .subcommands(command.get_subcommands().map(without_hidden))
 }
 
-/// Returns an option without the value `yes` of a flag, which is for argument files, and without its
-/// variable, which is for the man page.
+/// Returns an option without the value `yes` of a flag, which is for argument files, and without
+/// its variable, which is for the man page.
 fn simplified(arg: Arg) -> Arg {
     let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
     let help = help.split(" [env: ").next().unwrap_or_default().to_owned();
@@ -70,8 +70,8 @@ pub fn without_start_up_files(shell: Shell) -> &'static [&'static str] {
     }
 }
 
-/// Returns a shell line that prints the completions of `PROGRAM --`. For zsh, which completes only on a
-/// terminal, it prints the loaded function.
+/// Returns a shell line that prints the completions of `PROGRAM --`. For zsh, which completes only
+/// on a terminal, it prints the loaded function.
 pub fn proof(program: &str, shell: Shell, file: &Path) -> String {
     let file = file.display();
     match shell {

@@ -8,8 +8,8 @@ use crate::repository;
 use crate::sources::{self, ROOT, is_in};
 use imports::Imports;
 
-/// Layers of a crate from the bottom up. Each is a list of rooms: a module and all modules below it,
-/// except for those that are listed on their own.
+/// Layers of a crate from the bottom up. Each is a list of rooms: a module and all modules below
+/// it, except for those that are listed on their own.
 type Layers = &'static [&'static [&'static str]];
 
 const COMMON: Layers = &[

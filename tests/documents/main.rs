@@ -1,6 +1,6 @@
 //! Documents and sources that must agree: man pages and completions with the programs' options, the
-//! page on troubleshooting with the programs' messages, and the imports of modules with their layers.
-//! Also the form of the messages.
+//! page on troubleshooting with the programs' messages, and the imports of modules with their
+//! layers. Also the form of the messages.
 
 #![allow(clippy::unwrap_used)]
 
@@ -51,7 +51,8 @@ fn completion_file(program: &Program, shell: Shell) -> PathBuf {
         .join(completions::file_name(program.name(), shell))
 }
 
-/// Returns whether a program is installed. A developer's system may lack a shell or groff, CI may not.
+/// Returns whether a program is installed. A developer's system may lack a shell or groff, CI may
+/// not.
 fn is_installed(program: &str) -> bool {
     let done = Command::new("sh")
         .args(["-c", "command -v \"$0\" >/dev/null", program])

@@ -38,7 +38,8 @@ fn options(command: &Command) -> String {
     let text = String::from_utf8(bytes).unwrap();
     let start = text.find(".SH OPTIONS\n").unwrap();
     let (heading, body) = text[start..].split_once('\n').unwrap();
-    // Groups of options become subsections. The string \*(Aq is defined only at the start of a whole page.
+    // Groups of options become subsections. The string \*(Aq is defined only at the start of a
+    // whole page.
     format!(
         "{heading}\n{NOTE}\n{}",
         body.replace(".SH ", ".SS ").replace(r"\*(Aq", r"\(aq")

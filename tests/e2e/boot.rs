@@ -54,7 +54,7 @@ fn wait_script(condition: &str) -> String {
     format!("timeout 30 sh -c 'until {condition}; do sleep 0.05; done'")
 }
 
-/// Returns a service that makes a file.
+/// Returns a service that creates a file.
 fn touch(file: &str) -> String {
     format!("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=touch {file}\n")
 }

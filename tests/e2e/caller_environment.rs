@@ -1,7 +1,7 @@
 //! Callers with an unusual environment: missing variables, and units with sandboxing options.
 //!
-//! Either a machine is made, used and removed as usual, or the programs name the setting to change
-//! before they make anything.
+//! Either a machine is created, used and removed as usual, or the programs name the setting to
+//! change before they create anything.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -61,7 +61,7 @@ impl Caller {
         finish(Command::new(&self.0[0]).args(&self.0[1..]).args(words), b"")
     }
 
-    /// Makes, uses and removes a machine, and returns the output of `script` in it.
+    /// Creates, uses and removes a machine, and returns the output of `script` in it.
     fn output_of(&self, options: &[&str], script: &str) -> String {
         let (name, image) = (name(), image());
         self.call(&[&["nspawn-prepare", "--name", &name], options, &[&image]].concat())
@@ -74,7 +74,7 @@ impl Caller {
         done.out()
     }
 
-    /// Expects that prepare fails with `words` and makes no machine.
+    /// Expects that prepare fails with `words` and creates no machine.
     ///
     /// An existing machine is either used and removed, or refused with the same words.
     fn expect_refused(&self, options: &[&str], words: &str) {

@@ -1,4 +1,4 @@
-//! `nspawn-exec`, which makes a machine for one command.
+//! `nspawn-exec`, which creates a machine for one command.
 
 use std::fs;
 use std::process::{Command, Stdio};

@@ -5,7 +5,7 @@
 //! | [`disk`] | disk images, with and without partitions |
 //! | [`minimal`] | images of a few files |
 //! | [`lookup`] | the path of the image for a name, as in machinectl |
-//! | [`removal`] | images that are removed while a machine is made |
+//! | [`removal`] | images that are removed while a machine is created |
 //! | [`invalid`] | paths that are not images |
 
 mod disk;
@@ -55,7 +55,7 @@ impl Name {
             .status();
     }
 
-    /// Makes a machine of the image.
+    /// Creates a machine of the image.
     #[track_caller]
     fn machine(&self, options: &[&str]) -> Machine {
         Machine::of(&self.0, options)

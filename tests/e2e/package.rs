@@ -130,8 +130,8 @@ fn check_examples() {
 
 /// Machines that exist during an upgrade, beside the one whose boot time is compared.
 ///
-/// There is one machine with each `--init`, a running command, a machine that is being made, and a
-/// standby machine.
+/// There is one machine with each `--init`, a running command, a machine that is being created, and
+/// a standby machine.
 struct OtherMachines {
     names: Vec<String>,
     running: Child,

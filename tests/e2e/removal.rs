@@ -100,7 +100,7 @@ fn concurrent_prepares_and_cleanups_of_one_name_succeed() {
 #[test]
 fn concurrent_cleanups_of_one_leftover_succeed() {
     let name = format!("fight-{}", std::process::id());
-    // mkdir may fail, when a concurrent cleanup removes the directory that it made.
+    // mkdir may fail, when a concurrent cleanup removes the directory that it created.
     let fight = format!(
         "for j in $(seq 100); do mkdir /run/nspawn-ci/{name} 2>/dev/null; nspawn-cleanup {name} || exit 1; done"
     );

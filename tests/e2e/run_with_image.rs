@@ -1,4 +1,4 @@
-//! `nspawn-run --image`, which makes a machine for one command.
+//! `nspawn-run --image`, which creates a machine for one command.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -123,7 +123,7 @@ fn unknown_images_and_gitlab_jobs_are_refused() {
         .expect_error(82, "can't use --image in a GitLab job");
 }
 
-/// Tests signals at various moments, also while the machine is being made.
+/// Tests signals at various moments, including while the machine is being created.
 #[test]
 fn signal_at_any_moment_ends_command_and_machine() {
     // The names of the machines begin with the name of the image.

@@ -108,7 +108,7 @@ fn options_override_argument_files() {
         fs::write("/etc/nspawn-ci/prepare.args", "--setenv 'open").unwrap();
         call("nspawn-prepare", [&image()])
     };
-    // The last value of an option wins, also when it is `no`.
+    // The last value of an option wins, even when it is `no`.
     fs::write("/etc/nspawn-ci/run.args", "--pty").unwrap();
     let [on, off] = [&[][..], &["--pty=no"]]
         .map(|options| call("nspawn-run", options.iter().chain(&[&*machine.name, "tty"])));

@@ -1,4 +1,4 @@
-//! Upgrades of systemd while machines run, stand by, are made and are removed.
+//! Upgrades of systemd while machines run, stand by, are created and are removed.
 
 use std::fs;
 use std::thread::{self, JoinHandle};

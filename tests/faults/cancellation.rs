@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use nspawn_tests::gitlab_runner::{Job, Outcome, Runner, Then};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Reaction, Runner};
 use nspawn_tests::image;
 
 use crate::suite::Suite;
@@ -37,7 +37,7 @@ pub fn rows(suite: &mut Suite) {
             let runner =
                 Runner::default().variable("NSPAWN_STOP_TIMEOUT", &format!("{}s", GRACE.as_secs()));
             let report = runner
-                .run(&job.interrupt_at("now", Then::Canceling))
+                .run(&job.interrupt_at("now", Reaction::Canceling))
                 .expect(&Outcome::Canceled);
             let script = report.stage("build_script");
             assert!(!script.killed, "{}", report.describe());

@@ -1,5 +1,5 @@
-//! The agent is killed, stopped, or replaced by a hostile program. The job may lose its own result by
-//! that. The host gets a clear error in time, and loses nothing.
+//! The agent is killed, stopped, or replaced by a hostile program. The job may lose its own result
+//! by that. The host gets a clear error in time, and loses nothing.
 
 use std::fs::{self, File};
 use std::io::{IoSlice, Read, Write};
@@ -28,8 +28,8 @@ const READY_FILE: &str = "hostile-agent-ready";
 /// Limit for the memory of nspawn-run under a hostile agent, in KiB.
 const MOST_MEMORY: u64 = 20_000;
 
-/// Behaviours of a hostile agent, a part of nspawn-run's error, and the time limit for it in seconds.
-/// nspawn-run waits half a minute for the start of a command.
+/// Behaviours of a hostile agent, a part of nspawn-run's error, and the time limit for it in
+/// seconds. nspawn-run waits half a minute for the start of a command.
 const BEHAVIOURS: [(&str, &str, u64); 7] = [
     ("garbage", "too long", 2),
     ("flood", "unknown message", 2),

@@ -1,5 +1,5 @@
-//! An attacker wrote the layer. nspawn-cleanup removes it, or refuses that with a reason, and changes
-//! nothing outside of it.
+//! An attacker wrote the layer. nspawn-cleanup removes it, or refuses that with a reason, and
+//! changes nothing outside of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! The machine dies under a command. The error names the cause: status 125 outside of GitLab, a system
-//! failure in a job.
+//! The machine dies under a command. The error names the cause: status 125 outside of GitLab, a
+//! system failure in a job.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use crate::suite::{Suite, machine};
 /// Time limit for the error.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Deaths of a machine, a shell command of the host that causes each, and parts of the error, with `|`
-/// between alternatives.
+/// Deaths of a machine, a shell command of the host that causes each, and parts of the error, with
+/// `|` between alternatives.
 const DEATHS: [(&str, &str, &str); 6] = [
     (
         "poweroff in the machine",

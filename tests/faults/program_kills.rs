@@ -1,5 +1,5 @@
-//! The programs are killed at a random moment. `nspawn-cleanup --stale` removes what they leave behind,
-//! and a machine of the same name can be made again.
+//! The programs are killed at a random moment. `nspawn-cleanup --stale` removes what they leave
+//! behind, and a machine of the same name can be created again.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -8,7 +8,8 @@ use nspawn_tests::{call, image, left_of, random, sh};
 
 use crate::suite::{Suite, name, prepare};
 
-/// A try: it gets the name of a machine, and the moment of the kill as a share of the usual duration.
+/// A try: it gets the name of a machine, and the moment of the kill as a share of the usual
+/// duration.
 type Try = fn(&str, f64);
 
 /// The killed programs.
@@ -164,7 +165,7 @@ fn kill_start(name: &str, moment: f64) {
     assert_eq!(left_of(name), "");
 }
 
-/// Kills nspawn-run while it makes a machine of its own.
+/// Kills nspawn-run while it creates a machine of its own.
 fn kill_run_of_image(name: &str, moment: f64) {
     let mut command = Command::new("nspawn-run");
     command
@@ -181,8 +182,8 @@ fn fill_pool(count: u32) -> Command {
     command
 }
 
-/// Kills nspawn-prepare while it takes over a standby machine, which then is stale under its old or its
-/// new name, or still in the pool.
+/// Kills nspawn-prepare while it takes over a standby machine, which then is stale under its old or
+/// its new name, or still in the pool.
 fn kill_takeover(name: &str, moment: f64) {
     nspawn_tests::finish(&mut fill_pool(1), b"").expect(0);
     if start_and_kill(&mut prepare(name), after(moment, 25.0)) {
@@ -204,7 +205,7 @@ fn kill_standby(_: &str, moment: f64) {
     empty_pool();
 }
 
-/// Kills nspawn-prepare while it makes the machines of a job and of its services.
+/// Kills nspawn-prepare while it creates the machines of a job and of its services.
 fn kill_job(_: &str, moment: f64) {
     let (mut command, response) = (
         Command::new("nspawn-prepare"),
@@ -230,7 +231,7 @@ fn kill_job(_: &str, moment: f64) {
             "3\n"
         );
     }
-    // The processes that make the services may run for a moment longer.
+    // The processes that create the services may run for a moment longer.
     sh("timeout 10 sh -c 'while pgrep -f \"[n]spawn-prepare --[a-z=]*service\"; do sleep 0.05; done' >/dev/null").expect(0);
     let mut cleanup = Command::new("nspawn-cleanup");
     if std::fs::exists(format!("/run/nspawn-ci/{job}811c9dc5/ready")).unwrap() {
@@ -249,7 +250,7 @@ fn kill_job(_: &str, moment: f64) {
 /// Empties the pool, and checks that its machines are gone.
 fn empty_pool() {
     nspawn_tests::finish(&mut fill_pool(0), b"").expect(0);
-    // A process that still makes a machine for the pool removes it itself.
+    // A process that still creates a machine for the pool removes it itself.
     sh("timeout 20 sh -c 'while pgrep -f \"[n]spawn-prepare --[a-z=]*refill\"; do sleep 0.05; done' >/dev/null").expect(0);
     assert_stale_removes("standby-");
 }

@@ -1,5 +1,5 @@
-//! The host runs out of a resource. The programs print one clear line, end with the right status, and
-//! leave nothing behind.
+//! The host runs out of a resource. The programs print one clear line, end with the right status,
+//! and leave nothing behind.
 
 use std::process::Command;
 

@@ -1,5 +1,5 @@
-//! A command moves many bytes, out of a machine and into it. All of them arrive, and about as fast as
-//! with systemd-run.
+//! A command moves many bytes, out of a machine and into it. All of them arrive, and about as fast
+//! as with systemd-run.
 
 use std::time::Instant;
 

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use crate::lab::{FULL, Image, script};
 
-/// Installs PostgreSQL as a unit, and Redis, or Valkey in its place, as a program for a service command.
+/// Installs PostgreSQL as a unit, and Redis, or Valkey in its place, as a program for a service
+/// command.
 const INSTALL: &str = r#"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update

@@ -6,7 +6,8 @@ use nspawn_tests::sh;
 
 use crate::lab::{BOOTS, Image, SMALL, scratch, script};
 
-/// Returns commands that replace each path that nspawn-image changes in a tree by a link to `victim`.
+/// Returns commands that replace each path that nspawn-image changes in a tree by a link to
+/// `victim`.
 fn plant(victim: &str) -> String {
     let links = [
         "etc/resolv.conf file",

@@ -176,8 +176,8 @@ impl Drop for Image {
     }
 }
 
-/// Checks that a command failed with one line that contains `words`. Lines about its steps may precede
-/// that line, and indented lines of another tool may follow it.
+/// Checks that a command failed with one line that contains `words`. Lines about its steps may
+/// precede that line, and indented lines of another tool may follow it.
 #[track_caller]
 pub fn expect_failure(done: Done, words: &str) -> Done {
     let done = done.expect(1);

@@ -12,7 +12,8 @@
 //! | [`btrfs`] | versions as btrfs subvolumes |
 //! | [`installed`] | the installed program and its unit |
 //!
-//! `NSPAWN_TESTS_LONG=yes` in the environment (`scripts/test --long`) repeats tests with random moments more often.
+//! `NSPAWN_TESTS_LONG=yes` in the environment (`scripts/test --long`) repeats tests with random
+//! moments more often.
 
 // A test stops at the first unexpected result.
 #![allow(clippy::unwrap_used)]

@@ -24,7 +24,8 @@ fn image_from_tar_with_scripts_is_described_and_listed() {
     ];
     let image = Image::from_tar("scripts", &SMALL, &options);
     assert_eq!((&*image.read("who"), &*image.read("again")), ("0\n", "0\n"));
-    // The scripts use the host's resolver. Neither it nor the files for the scripts are in the image.
+    // The scripts use the host's resolver. Neither it nor the files for the scripts are in the
+    // image.
     assert_eq!(
         image.read("seen"),
         fs::read_to_string("/etc/resolv.conf").unwrap()

@@ -1,5 +1,5 @@
-//! Customization by Ansible, which runs on the host, and by packages of the image. These tests need the
-//! network.
+//! Customization by Ansible, which runs on the host, and by packages of the image. These tests need
+//! the network.
 
 use std::fs;
 

@@ -15,7 +15,8 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Runs the commands of a page, each block in a directory of its own. A block must leave no machines.
+/// Runs the commands of a page, each block in a directory of its own. A block must leave no
+/// machines.
 fn run_page(page: &str, place: &Place) {
     let mut files = Vec::new();
     for block in block::read(&repository().join(page)) {

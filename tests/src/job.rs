@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::gitlab_runner::{Interventions, Moment, Report, Response, Runner, Then, When};
+use crate::gitlab_runner::{Interventions, Moment, Reaction, Report, Response, Runner, When};
 use crate::gitlab_server::Repository;
 
 /// Token of every job that runs without a server. No log may show it.
@@ -36,14 +36,14 @@ pub struct Job {
 }
 
 impl Job {
-    /// Creates a job with an ID of its own that asks for `image`.
+    /// Creates a job with an ID of its own that requests `image`.
     pub fn new(image: &str) -> Self {
         let mut job = Self::without_image();
         job.description["image"]["name"] = Value::from(image);
         job
     }
 
-    /// Creates a job with an ID of its own that asks for no image.
+    /// Creates a job with an ID of its own that requests no image.
     pub fn without_image() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         Self {
@@ -232,7 +232,7 @@ impl Job {
     pub fn at(
         mut self,
         when: When,
-        action: impl Fn(&Moment) -> Then + Send + Sync + 'static,
+        action: impl Fn(&Moment) -> Reaction + Send + Sync + 'static,
     ) -> Self {
         self.interventions.add_hook(when, action);
         self
@@ -242,13 +242,13 @@ impl Job {
     pub fn at_log(self, text: &str, action: impl Fn(&Moment) + Send + Sync + 'static) -> Self {
         self.at(When::Log(text.to_owned()), move |moment| {
             action(moment);
-            Then::Continue
+            Reaction::Continue
         })
     }
 
-    /// Does `then` to the job when its log shows `text`.
-    pub fn interrupt_at(self, text: &str, then: Then) -> Self {
-        self.at(When::Log(text.to_owned()), move |_| then)
+    /// Lets the runner react with `reaction` when its log shows `text`.
+    pub fn interrupt_at(self, text: &str, reaction: Reaction) -> Self {
+        self.at(When::Log(text.to_owned()), move |_| reaction)
     }
 
     /// Runs the job directly, with a runner that has the usual settings.

@@ -1,5 +1,5 @@
-//! AppArmor profiles of the host. They confine programs of the host that a machine needs, and must not
-//! confine programs in machines.
+//! AppArmor profiles of the host. They confine programs of the host that a machine needs, and must
+//! not confine programs in machines.
 
 use nspawn_tests::{Machine, call, sh};
 
@@ -29,8 +29,8 @@ fn default_machine_works_with_profiles_in_force() {
     assert_nothing_denied();
 }
 
-/// Returns whether dbus-daemon asks the kernel's AppArmor about its clients. Machines can't leave the host's profiles
-/// there: dbus-daemon would refuse systemd-nspawn (see `launch/apparmor.rs`).
+/// Returns whether dbus-daemon asks the kernel's AppArmor about its clients. Machines can't leave
+/// the host's profiles there: dbus-daemon would refuse systemd-nspawn (see `launch/apparmor.rs`).
 fn dbus_is_mediated() -> bool {
     std::fs::exists("/sys/kernel/security/apparmor/features/dbus/mask").unwrap_or(false)
 }

@@ -9,7 +9,8 @@ use nspawn_tests::{Machine, finish, sh, wait_until};
 /// Directory of systemd-coredump.
 const CORES: &str = "/var/lib/systemd/coredump";
 
-/// Runs the shell `script` in the machine with `secret` in its environment. SIGSEGV ends the script.
+/// Runs the shell `script` in the machine with `secret` in its environment. SIGSEGV ends the
+/// script.
 fn crash(machine: &Machine, options: &[&str], secret: &str, script: &str) {
     let mut command = std::process::Command::new("nspawn-run");
     command

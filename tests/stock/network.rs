@@ -152,7 +152,8 @@ fn second_uplink_is_used_by_its_routes() {
     expect_answer(&machine, "198.51.100.254", PORT);
 }
 
-/// Starts a DNS server on the host that knows [`NAME`], at `address`, and makes it the host's only resolver.
+/// Starts a DNS server on the host that knows [`NAME`], at `address`, and makes it the host's only
+/// resolver.
 fn resolver_at(address: &str) -> Change {
     outside::ensure();
     sh(&format!(
@@ -227,7 +228,8 @@ END",
     assert_eq!(resolves(&machine), SERVER);
 }
 
-/// Starts two servers on the host itself, on ports 8001 and 8002, which send [`ANSWER`] to every client.
+/// Starts two servers on the host itself, on ports 8001 and 8002, which send [`ANSWER`] to every
+/// client.
 fn servers_on_the_host() -> Change {
     outside::ensure();
     for port in [8001, 8002] {

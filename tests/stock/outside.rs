@@ -1,5 +1,5 @@
-//! The network around the host: a link to a network namespace with a DNS server and an echo server, which stands for
-//! the rest of the world. The addresses are those of RFC 5737 and RFC 3849.
+//! The network around the host: a link to a network namespace with a DNS server and an echo server,
+//! which stands for the rest of the world. The addresses are those of RFC 5737 and RFC 3849.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -38,8 +38,8 @@ const SET_UP: &str = "
         socat TCP6-LISTEN:8000,ipv6only=0,reuseaddr,fork 'SYSTEM:echo hello from outside'
 ";
 
-/// Sets the network up once, and waits until its servers answer. IPv6 answers later than IPv4, when the
-/// kernel has noticed that the link is up.
+/// Sets the network up once, and waits until its servers answer. IPv6 answers later than IPv4, when
+/// the kernel has noticed that the link is up.
 #[track_caller]
 pub fn ensure() {
     static DONE: OnceLock<()> = OnceLock::new();

@@ -78,7 +78,8 @@ impl Buildbot {
         self.query(query).lines().map(result).collect()
     }
 
-    /// Waits until the log of a build's step has these words. The log may follow the end of the build.
+    /// Waits until the log of a build's step has these words. The log may follow the end of the
+    /// build.
     #[track_caller]
     fn expect_log(&self, build: usize, step: &str, words: &str) {
         let query = format!(

@@ -51,8 +51,8 @@ impl Debci {
         debci
     }
 
-    /// Returns a command that tests the package, with `line` as its test. It runs in a service, which
-    /// systemd can stop like a worker.
+    /// Returns a command that tests the package, with `line` as its test. It runs in a service,
+    /// which systemd can stop like a worker.
     fn test(&self, run: &str, line: &str) -> Command {
         let data = format!("{DIRECTORY}/{run}");
         fs::create_dir(&data).unwrap();

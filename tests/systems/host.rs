@@ -52,7 +52,8 @@ impl Drop for Host {
     }
 }
 
-// Copies the programs. Links would break in services with a private /tmp if the repository is there.
+// Copies the programs. Links would break in services with a private /tmp if the repository is
+// there.
 fn install_programs() {
     for program in PROGRAMS {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(program.0);

@@ -46,8 +46,8 @@ impl Slurm {
         submit
     }
 
-    /// Submits a job whose command handles SIGTERM by a line of output, and continues. Waits until the
-    /// command runs.
+    /// Submits a job whose command handles SIGTERM by a line of output, and continues. Waits until
+    /// the command runs.
     fn running(&self, stop_timeout: &str) -> String {
         let command = "trap 'echo SIGTERM' TERM; echo up; while :; do sleep 0.1; done";
         let _ = fs::remove_file(OUTPUT);

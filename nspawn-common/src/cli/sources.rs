@@ -20,8 +20,8 @@ pub const COMMAND_LINE_ONLY: &str = "Options for the command line only";
 
 /// Parses the options of `command` from argument files, from the environment and from `argv`.
 ///
-/// `argv` does not contain the program's name. Prints the help or the version if an option asks for
-/// it, and then returns `None`.
+/// `argv` does not contain the program's name. If an option requests the help or the version, prints
+/// it and returns `None`.
 pub fn parse(command: &Command, files: &[&Path], argv: &[OsString]) -> Result<Option<ArgMatches>> {
     match try_parse(command, files, argv)? {
         Ok(matches) => Ok(Some(matches)),
@@ -35,7 +35,7 @@ pub fn parse(command: &Command, files: &[&Path], argv: &[OsString]) -> Result<Op
 
 /// Parses options like [`parse`], but prints nothing.
 ///
-/// The inner error is clap's, also if an option asks for the help or the version.
+/// The inner error is clap's, even if an option requests the help or the version.
 pub fn try_parse(
     command: &Command,
     files: &[&Path],
@@ -62,7 +62,7 @@ pub fn with_variables_in_help(command: &Command) -> Command {
     })
 }
 
-// Returns the words of an argument file. A missing file has none.
+// Returns the words of an argument file, or none if the file is missing.
 fn words_of_file(path: &Path) -> Result<Vec<OsString>> {
     let text =
         if_present(fs::read(path)).with_context(|| format!("can't read {}", path.display()))?;
@@ -95,7 +95,7 @@ fn words_of_variable(arg: &Arg) -> Result<Vec<OsString>> {
 }
 
 // Returns the environment variable of an option: NSPAWN_LAYER_SIZE for `--layer-size`. Hidden
-// options have none.
+// options have no variable.
 fn variable_name(arg: &Arg) -> Option<String> {
     if arg.is_hide_set() || arg.get_help_heading() == Some(COMMAND_LINE_ONLY) {
         return None;

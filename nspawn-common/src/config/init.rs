@@ -8,7 +8,8 @@ pub enum Init {
     /// The image's systemd. The machine boots.
     #[default]
     Systemd,
-    /// The stub init of systemd-nspawn (systemd-nspawn(1), `--as-pid2`), which keeps the machine running for the agent.
+    /// The stub init of systemd-nspawn (systemd-nspawn(1), `--as-pid2`), which keeps the machine
+    /// running for the agent.
     Stub,
     /// No process between commands. Each command starts the machine, and the last one stops it.
     None,

@@ -1,4 +1,4 @@
-//! Finds images by name, and checks whether a machine can be made of one.
+//! Finds images by name, and checks whether a machine can start from one.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -62,9 +62,9 @@ impl Image {
 
 /// Finds the image for a plain name, or for a docker-style reference by the rule of [`candidates`].
 ///
-/// As for systemd-machined, a name stands for a directory of that name, for `NAME.raw`, or for the newest version in
-/// `NAME.v/` or `NAME.raw.v/`, in this order, in the first directory that has any of these. Other files of such a name
-/// are passed over.
+/// As for systemd-machined, a name stands for a directory of that name, for `NAME.raw`, or for the
+/// newest version in `NAME.v/` or `NAME.raw.v/`, in this order, in the first directory that has any
+/// of these. Other files of such a name are passed over.
 ///
 /// # Errors
 /// Fails with the job's error if no image fits, and lists the existing images.
@@ -102,14 +102,16 @@ pub fn find_and_lock(reference: &str) -> Result<(Image, ImageLock)> {
 
 /// A shared lock of an image. While it is held `nspawn-image` does not remove the image.
 ///
-/// `nspawn-image` takes an exclusive lock of the image to remove it, and also checks the states of machines.
+/// `nspawn-image` takes an exclusive lock of the image to remove it, and also checks the states of
+/// machines.
 #[derive(Debug)]
 pub struct ImageLock {
     _file: Flock<File>,
 }
 
 impl ImageLock {
-    /// Waits until no process removes the image at `path`. Returns `None` if the image is missing by then.
+    /// Waits until no process removes the image at `path`. Returns `None` if the image is missing
+    /// by then.
     fn acquire(path: &Path) -> Result<Option<Self>> {
         let file = if_present(File::open(path))
             .with_context(|| format!("can't open the image {}", path.display()))?;
@@ -147,8 +149,8 @@ pub fn candidates(reference: &str) -> Vec<String> {
     names
 }
 
-/// Refuses an image, found at `path` and with its tree at `root`, of which no machine with this `init` can be made,
-/// and says what it lacks.
+/// Refuses an image, found at `path` and with its tree at `root`, from which no machine with this
+/// `init` can start, and says what it lacks.
 ///
 /// # Errors
 /// Fails with [`Fault::Job`](crate::error::Fault) and names what is missing.
@@ -177,8 +179,8 @@ fn exists_in(root: &OwnedFd, path: &str) -> bool {
     open_in_root(root, path, OFlag::O_PATH).is_ok()
 }
 
-/// Returns the image of this name in the directory. Sets `refused` to the reason why a file of that name is not an
-/// image, unless it has a reason already.
+/// Returns the image of this name in the directory. Sets `refused` to the reason why a file of that
+/// name is not an image, unless it has a reason already.
 fn open(directory: &Path, name: &str, refused: &mut Option<String>) -> Result<Option<Image>> {
     for suffix in ["", ".raw", ".v", ".raw.v"] {
         let path = directory.join(format!("{name}{suffix}"));

@@ -1,5 +1,5 @@
-//! Chooses the newest version of an image in a directory `NAME.v/` of trees, or `NAME.raw.v/` of disk images
-//! (systemd.v(7), since systemd 256).
+//! Chooses the newest version of an image in a directory `NAME.v/` of trees, or `NAME.raw.v/` of
+//! disk images (systemd.v(7), since systemd 256).
 
 use std::cmp::Ordering;
 use std::fs;
@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::error::Failure;
 
-/// Architectures that this host can run, best first, by their names in systemd (ConditionArchitecture= in
-/// systemd.unit(5)).
-const OURS: &[&str] = match std::env::consts::ARCH.as_bytes() {
+/// Architectures whose programs this host runs, best first, by their names in systemd
+/// (ConditionArchitecture= in systemd.unit(5)).
+const HOST_ARCHITECTURES: &[&str] = match std::env::consts::ARCH.as_bytes() {
     b"x86_64" => &["x86-64", "x86"],
     b"aarch64" => &["arm64", "arm"],
     _ => &[std::env::consts::ARCH],
@@ -23,8 +23,8 @@ const ARCHITECTURES: &str = "x86 x86-64 ppc ppc-le ppc64 ppc64-le ia64 parisc pa
 
 /// Returns the newest version of the image `name` in `directory`, or `None` if there is no version.
 ///
-/// Versions are directories `NAME_VERSION`, or files `NAME_VERSION.raw` if `suffix` is `.raw`. An architecture and the
-/// boot counter `+LEFT[-DONE]` may follow the version.
+/// Versions are directories `NAME_VERSION`, or files `NAME_VERSION.raw` if `suffix` is `.raw`. An
+/// architecture and the boot counter `+LEFT[-DONE]` may follow the version.
 ///
 /// # Errors
 /// Fails if two entries have the same version, or if the newest is a dangling link.
@@ -34,6 +34,7 @@ pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<Option<PathB
     let mut newest: Option<(Entry, PathBuf)> = None;
     let mut twin = None;
     for path in entries.flatten().map(|entry| entry.path()) {
+        // A dangling link counts, so that it is reported.
         let is_of_kind = !path.exists()
             || if suffix.is_empty() {
                 path.is_dir()
@@ -74,11 +75,12 @@ pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<Option<PathB
 #[derive(Debug)]
 struct Entry {
     version: String,
-    /// Position of the architecture in [`OURS`], from the end. 0 if the name has no known architecture.
-    fit: usize,
-    /// Number of attempts that are left (systemd.v(7)).
+    /// Preference for the architecture: its position in [`HOST_ARCHITECTURES`], counted from the
+    /// end. 0 if the name has no architecture.
+    preference: usize,
+    /// Number of boot attempts that are left (systemd.v(7)).
     left: u64,
-    /// Number of attempts that failed.
+    /// Number of boot attempts that failed.
     done: u64,
 }
 
@@ -89,24 +91,26 @@ impl Entry {
             .rsplit_once('+')
             .and_then(|(rest, counter)| Some((rest, parse_counter(counter)?)));
         let (rest, (left, done)) = counted.unwrap_or((rest, (u64::MAX, u64::MAX)));
-        // Everything behind the last underscore is an architecture, known or not, and no part of the version.
+        // The text after the last underscore is an architecture, known or not, and no part of the
+        // version.
         let (version, architecture) = rest.rsplit_once('_').unwrap_or((rest, ""));
-        let fit = OURS
+        let preference = HOST_ARCHITECTURES
             .iter()
             .rev()
-            .position(|ours| *ours == architecture)
+            .position(|known| *known == architecture)
             .map_or(0, |place| place + 1);
-        let is_foreign = fit == 0 && ARCHITECTURES.split(' ').any(|known| known == architecture);
+        let is_foreign =
+            preference == 0 && ARCHITECTURES.split(' ').any(|known| known == architecture);
         (!version.is_empty() && !is_foreign).then(|| Self {
             version: version.to_owned(),
-            fit,
+            preference,
             left,
             done,
         })
     }
 
     fn compare(&self, other: &Self) -> Ordering {
-        // A version without attempts left comes after all others.
+        // All other versions are preferred to one without attempts left.
         let tries = (self.left > 0).cmp(&(other.left > 0));
         let counters = || {
             self.left
@@ -115,12 +119,12 @@ impl Entry {
         };
         tries
             .then_with(|| compare(&self.version, &other.version))
-            .then_with(|| self.fit.cmp(&other.fit))
+            .then_with(|| self.preference.cmp(&other.preference))
             .then_with(counters)
     }
 }
 
-// LEFT[-DONE]
+/// Parses the counter `LEFT[-DONE]`.
 fn parse_counter(text: &str) -> Option<(u64, u64)> {
     let number = |text: &str| -> Option<u64> {
         text.bytes()
@@ -139,9 +143,9 @@ fn parse_counter(text: &str) -> Option<(u64, u64)> {
 pub fn compare(one: &str, other: &str) -> Ordering {
     let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
     loop {
-        (one, other) = (skip_others(one), skip_others(other));
+        (one, other) = (skip_separators(one), skip_separators(other));
         // A tilde comes before the end, which comes before all else.
-        if let Some(order) = step(&mut one, &mut other, b'~') {
+        if let Some(order) = compare_mark(&mut one, &mut other, b'~') {
             return order;
         }
         if one.is_empty() || other.is_empty() {
@@ -149,7 +153,7 @@ pub fn compare(one: &str, other: &str) -> Ordering {
         }
         if let Some(order) = [b'-', b'^', b'.']
             .iter()
-            .find_map(|mark| step(&mut one, &mut other, *mark))
+            .find_map(|mark| compare_mark(&mut one, &mut other, *mark))
         {
             return order;
         }
@@ -160,7 +164,7 @@ pub fn compare(one: &str, other: &str) -> Ordering {
         } else {
             u8::is_ascii_alphabetic
         };
-        let (a, b) = (take(&mut one, is_part), take(&mut other, is_part));
+        let (a, b) = (take_part(&mut one, is_part), take_part(&mut other, is_part));
         let order = if is_number {
             compare_numbers(a, b)
         } else {
@@ -172,13 +176,14 @@ pub fn compare(one: &str, other: &str) -> Ordering {
     }
 }
 
-fn skip_others(text: &[u8]) -> &[u8] {
-    let counts = |byte: &u8| byte.is_ascii_alphanumeric() || b"~-^.".contains(byte);
-    &text[text.iter().position(counts).unwrap_or(text.len())..]
+fn skip_separators(text: &[u8]) -> &[u8] {
+    let is_significant = |byte: &u8| byte.is_ascii_alphanumeric() || b"~-^.".contains(byte);
+    &text[text.iter().position(is_significant).unwrap_or(text.len())..]
 }
 
-/// Skips the mark if both texts begin with it. If only one text does, that one comes first.
-fn step(one: &mut &[u8], other: &mut &[u8], mark: u8) -> Option<Ordering> {
+/// Skips the mark if both texts begin with it. If only one text begins with it, returns that this
+/// text comes first.
+fn compare_mark(one: &mut &[u8], other: &mut &[u8], mark: u8) -> Option<Ordering> {
     match (one.strip_prefix(&[mark]), other.strip_prefix(&[mark])) {
         (Some(a), Some(b)) => {
             (*one, *other) = (a, b);
@@ -190,7 +195,7 @@ fn step(one: &mut &[u8], other: &mut &[u8], mark: u8) -> Option<Ordering> {
     }
 }
 
-fn take<'a>(text: &mut &'a [u8], is_part: fn(&u8) -> bool) -> &'a [u8] {
+fn take_part<'a>(text: &mut &'a [u8], is_part: fn(&u8) -> bool) -> &'a [u8] {
     let (part, rest) = text.split_at(text.iter().take_while(|byte| is_part(byte)).count());
     *text = rest;
     part
@@ -218,7 +223,8 @@ mod tests {
     use super::*;
     use crate::error;
 
-    /// The specification's own examples, and what systemd-analyze(1) compare-versions says.
+    /// The order was compared with the specification's examples and with the output of
+    /// systemd-analyze(1) compare-versions.
     #[test]
     fn versions_are_ordered_as_in_the_specification() {
         let ordered = [
@@ -265,7 +271,7 @@ mod tests {
         let uncounted = |version: &str| Some((version.to_owned(), u64::MAX, u64::MAX));
         assert_eq!(version("a_1.2"), uncounted("1.2"));
         assert_eq!(
-            version(&format!("a_1_{}+3-1", OURS[0])),
+            version(&format!("a_1_{}+3-1", HOST_ARCHITECTURES[0])),
             Some(("1".into(), 3, 1))
         );
         assert_eq!(version("a_1+0"), Some(("1".into(), 0, 0)));
@@ -277,14 +283,14 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_one_version_are_ordered_by_fit_and_attempts() {
+    fn entries_of_one_version_are_ordered_by_architecture_and_attempts() {
         let names = [
             "a_9+0",
             "a_1+1-2",
             "a_1+1-1",
             "a_1+2",
             "a_1",
-            &format!("a_1_{}", OURS[0]),
+            &format!("a_1_{}", HOST_ARCHITECTURES[0]),
             "a_2+1",
         ];
         let entries: Vec<_> = names

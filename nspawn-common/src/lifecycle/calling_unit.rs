@@ -15,24 +15,25 @@ use crate::machine::paths::{LAYER_ROOT, STATE_ROOT};
 use crate::sys;
 use crate::systemd::transient_unit::TransientUnit;
 
-/// Capabilities that making and reaching a machine requires: name and number (capabilities(7)).
+/// Capabilities that creating and reaching a machine requires: name and number (capabilities(7)).
 const CAPABILITIES: [(&str, u32); 3] = [
     ("CAP_CHOWN", 0),
     ("CAP_DAC_OVERRIDE", 1),
     ("CAP_SYS_PTRACE", 19),
 ];
-/// The cgroup of the host's PID 1, as systemd makes it.
+/// The cgroup of the host's PID 1, as systemd creates it.
 const INIT_CGROUP: &str = "/init.scope";
-/// Minimum of free space in [`STATE_ROOT`] for a machine's state and systemd's files about it, in bytes.
+/// Minimum of free space in [`STATE_ROOT`] for a machine's state and systemd's files about it, in
+/// bytes.
 const STATE_ROOM: u64 = 256 << 10;
 
-/// Returns whether this process runs as root, which making and removing machines requires.
+/// Returns whether this process runs as root, which creating and removing machines requires.
 #[must_use]
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Refuses a host, or a unit of it, in which no machine can be made.
+/// Refuses a host, or a unit of it, in which no machine can be created.
 ///
 /// # Errors
 /// One line that names what to change.
@@ -169,7 +170,8 @@ fn check_room() -> Result<()> {
     Ok(())
 }
 
-/// Returns whether what this process mounts stays out of the host's view (`PrivateTmp=` and others, systemd.exec(5)).
+/// Returns whether what this process mounts stays out of the host's view (`PrivateTmp=` and others,
+/// systemd.exec(5)).
 #[must_use]
 pub fn has_own_mounts() -> bool {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt"));
@@ -187,7 +189,8 @@ pub fn on_host(command: Vec<OsString>) -> Vec<OsString> {
         .command(command)
 }
 
-/// Returns what the unit that this runs in takes from it, if anything, instead of the `error` that this has caused.
+/// Returns what the unit that this runs in takes from it, if anything, instead of the `error` that
+/// this has caused.
 #[must_use]
 pub fn explain(error: Error) -> Error {
     if error::is_job_fault(&error) || error::is_interrupted(&error) {

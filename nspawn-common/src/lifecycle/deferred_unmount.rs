@@ -1,8 +1,9 @@
-//! Unmounts large layers in the background, so that a cleanup does not wait for the write-back of data that is about
-//! to be deleted.
+//! Unmounts large layers in the background, so that a cleanup does not wait for the write-back of
+//! data that is about to be deleted.
 //!
-//! When the file system in a file is unmounted, the kernel first writes all dirty data to the file: two seconds for a
-//! gigabyte. The file may be deleted before that, since the kernel keeps a deleted file for as long as it is in use.
+//! When the file system in a file is unmounted, the kernel first writes all dirty data to the file:
+//! two seconds for a gigabyte. The file may be deleted before that, since the kernel keeps a
+//! deleted file for as long as it is in use.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -23,13 +24,15 @@ use crate::systemd::transient_unit::TransientUnit;
 /// Layers smaller than this are unmounted synchronously, in bytes.
 const DEFER_THRESHOLD: u64 = 256 << 20;
 
-/// Script of the process: it waits for the end of its stdin, and becomes the command in its arguments.
+/// Script of the process: it waits for the end of its stdin, and becomes the command in its
+/// arguments.
 const SCRIPT: &str = "read -r line; exec \"$@\"";
 
-/// Keeps the layer of a machine mounted until this is dropped. Then a process in a scope of its own unmounts the layer.
+/// Keeps the layer of a machine mounted until this is dropped. Then a process in a scope of its own
+/// unmounts the layer.
 ///
-/// The process has the mount open as its stdout, and waits for the end of its stdin. Only then it moves to the scope, so
-/// that the removal of the machine does not wait for systemd.
+/// The process has the mount open as its stdout, and waits for the end of its stdin. Only then it
+/// moves to the scope, so that the removal of the machine does not wait for systemd.
 #[derive(Debug)]
 pub struct DeferredUnmount {
     /// The mount. If the process has failed, the layer is unmounted when this is closed.
@@ -41,7 +44,8 @@ pub struct DeferredUnmount {
 }
 
 impl DeferredUnmount {
-    /// Begins to defer the unmount of the machine's layer. Returns `None` if the layer is small, or if that fails.
+    /// Begins to defer the unmount of the machine's layer. Returns `None` if the layer is small, or
+    /// if that fails.
     ///
     /// If the process is killed, the layer is unmounted at that time.
     #[must_use]

@@ -99,8 +99,8 @@ fn start_error(paths: &MachinePaths) -> Option<Error> {
     error::decode(&fs::read_to_string(paths.start_error_file()).ok()?)
 }
 
-// The agent starts early in the boot, so it can run commands in a machine that does not finish booting. The query
-// must not count as a stage of a GitLab job.
+// The agent starts early in the boot, so it can run commands in a machine that does not finish
+// booting. The query must not count as a stage of a GitLab job.
 fn query(paths: &MachinePaths, command: &str) -> Option<String> {
     let mut argv = argv(["env", "--unset=CUSTOM_ENV_CI_JOB_ID"]);
     argv.extend([

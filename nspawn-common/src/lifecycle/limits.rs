@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::cli::values;
 
-/// Default limits of a machine, relative to its host. `--property` overrides them, because it comes later.
+/// Default limits of a machine, relative to its host. `--property` overrides them, because it comes
+/// later.
 pub const DEFAULTS: [&str; 3] = [
     "MemoryMax=80%",
     "MemorySwapMax=0", // one machine that swaps slows down all the others

@@ -1,4 +1,5 @@
-//! Locks of a machine and of host-wide resources. The kernel releases the locks of a process that dies.
+//! Locks of a machine and of host-wide resources. The kernel releases the locks of a process that
+//! dies.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -17,7 +18,7 @@ use crate::machine::paths::{CACHE_ROOT, LAYER_ROOT, MachinePaths, POOL_ROOT, STA
 use crate::sys::fs::if_present;
 use crate::sys::signals;
 
-/// Time limit for another process that makes or removes the machine.
+/// Time limit for another process that creates or removes the machine.
 const MACHINE_LIMIT: Duration = Duration::from_secs(600);
 /// Time that a process may take between fork(2) and execve(2).
 const EXEC_TIME: Duration = Duration::from_millis(100);
@@ -25,7 +26,7 @@ const EXEC_TIME: Duration = Duration::from_millis(100);
 const STOP_LIMIT: Duration = Duration::from_secs(120);
 /// Time limit for other processes that allocate a UID range.
 pub const UID_RANGES_LIMIT: Duration = Duration::from_secs(10);
-/// Time limit for other processes that make caches and mount them.
+/// Time limit for other processes that create caches and mount them.
 pub const CACHES_LIMIT: Duration = Duration::from_secs(60);
 
 /// A resource that all machines of this host share.
@@ -79,10 +80,10 @@ enum Attempt {
 }
 
 impl Lock {
-    /// Waits for the machine's lock, and makes the machine's state directory if it is missing.
+    /// Waits for the machine's lock, and creates the machine's state directory if it is missing.
     ///
     /// # Errors
-    /// Fails if another process has made or removed the machine for too long.
+    /// Fails if another process takes too long to create or remove the machine.
     pub fn acquire(paths: &MachinePaths) -> Result<Self> {
         loop {
             let Some(file) = open(paths)? else { continue };
@@ -95,7 +96,7 @@ impl Lock {
     /// Waits for the lock of an existing machine. Returns `None` if the machine is missing.
     ///
     /// # Errors
-    /// Fails if another process has made or removed the machine for too long.
+    /// Fails if another process takes too long to create or remove the machine.
     pub fn acquire_of_existing(paths: &MachinePaths) -> Result<Option<Self>> {
         loop {
             let Some(file) = open_existing(paths)? else {
@@ -114,11 +115,11 @@ impl Lock {
         Ok(flock::is_at(&file, path).then_some(Self { _file: file }))
     }
 
-    /// Locks the machine, and makes its state directory if it is missing. Returns `None` if another process holds the
-    /// lock.
+    /// Locks the machine, and creates its state directory if it is missing. Returns `None` if
+    /// another process holds the lock.
     ///
-    /// A process that is killed leaves its lock to a child that has not called execve(2) yet. The lock is tried
-    /// again for as long as that may take.
+    /// A process that is killed leaves its lock to a child that has not called execve(2) yet. The
+    /// lock is tried again for as long as that may take.
     pub fn try_acquire(paths: &MachinePaths) -> Result<Option<Self>> {
         let deadline = Instant::now() + EXEC_TIME;
         loop {
@@ -131,7 +132,8 @@ impl Lock {
         }
     }
 
-    /// Locks an existing machine like [`Lock::try_acquire`]. Returns `None` also if the machine is missing.
+    /// Locks an existing machine like [`Lock::try_acquire`]. It also returns `None` if the machine
+    /// is missing.
     pub fn try_acquire_of_existing(paths: &MachinePaths) -> Result<Option<Self>> {
         let deadline = Instant::now() + EXEC_TIME;
         loop {
@@ -164,7 +166,8 @@ impl Lock {
     /// Returns whether a process holds the machine's lock. Leaves no trace.
     #[must_use]
     pub fn is_held(paths: &MachinePaths) -> bool {
-        // A file that is open for reading only wakes no process that watches for the end of the lock's holder.
+        // A file that is open for reading only wakes no process that watches for the end of the
+        // lock's holder.
         let Ok(file) = File::open(paths.lock_file()) else {
             return false;
         };
@@ -177,8 +180,8 @@ impl Lock {
 
 /// A shared lock that each command in an `--init=none` machine holds until it is dropped.
 ///
-/// The lock is of the machine's state file. A file of its own could be made while the machine is removed, and would
-/// then be left.
+/// The lock is of the machine's state file. A file of its own could be created while the machine is
+/// removed, and would then be left.
 #[derive(Debug)]
 pub struct RunGuard {
     file: Flock<File>,
@@ -198,9 +201,11 @@ impl RunGuard {
         Ok(Self { file, path })
     }
 
-    /// Returns whether no other command uses the machine. In that case none can begin until the guard is dropped.
+    /// Returns whether no other command uses the machine. In that case none can begin until the
+    /// guard is dropped.
     ///
-    /// Also returns `false` if another machine has the name by now, which this command must not stop.
+    /// Also returns `false` if another machine has the name by now, which this command must not
+    /// stop.
     #[must_use]
     pub fn is_last(&self) -> bool {
         self.file.relock(FlockArg::LockExclusiveNonblock).is_ok()
@@ -208,8 +213,8 @@ impl RunGuard {
     }
 }
 
-/// Opens the machine's lock file, and makes it if it is missing. Returns `None` if its holder has removed the
-/// directory meanwhile.
+/// Opens the machine's lock file, and creates it if it is missing. Returns `None` if its holder has
+/// removed the directory meanwhile.
 fn open(paths: &MachinePaths) -> Result<Option<File>> {
     let path = paths.lock_file();
     signals::check()?;
@@ -230,7 +235,8 @@ fn open(paths: &MachinePaths) -> Result<Option<File>> {
     }
 }
 
-/// Returns the path at which something else is than the directory or the lock file that belongs there.
+/// Returns the path at which something else is than the directory or the lock file that belongs
+/// there.
 ///
 /// A symbolic link that leads nowhere is an example. Every further attempt would fail at it.
 fn obstacle(root: &Path, paths: &MachinePaths) -> Option<PathBuf> {

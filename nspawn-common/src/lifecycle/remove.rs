@@ -26,10 +26,11 @@ const DELETE_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Stops the machine, waits until it has ended, and deletes everything that belongs to it.
 ///
-/// A machine of which nothing exists is no error.
+/// A machine of which nothing exists is not an error.
 ///
 /// # Errors
-/// Fails if a process of the machine survives, or if a file can't be deleted. The next call finds what remains.
+/// Fails if a process of the machine survives, or if a file can't be deleted. The next call finds
+/// what remains.
 pub fn remove_machine(name: &MachineName, lock: Lock) -> Result<()> {
     remove_contents(name, &lock)?;
     remove_state_directory(&MachinePaths::named(name))
@@ -39,17 +40,20 @@ pub fn remove_machine(name: &MachineName, lock: Lock) -> Result<()> {
 pub fn remove_state_directory(paths: &MachinePaths) -> Result<()> {
     fs::remove_file(paths.lock_file()).context("can't remove the machine's lock")?;
     match fs::remove_dir(paths.state_dir()) {
-        // Another process has just made a lock of its own there, so the name belongs to that process.
+        // Another process has just created a lock of its own there, so the name belongs to that
+        // process.
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
         removed => ignore_missing(removed).context("can't remove the machine's state directory"),
     }
 }
 
-/// Removes the machine like [`remove_machine`], but keeps its lock and the otherwise empty state directory.
+/// Removes the machine like [`remove_machine`], but keeps its lock and the otherwise empty state
+/// directory.
 pub fn remove_contents(name: &MachineName, _lock: &Lock) -> Result<()> {
     let paths = &State::paths_of(name);
     let files = state_files(paths)?;
-    // If a standby machine has no files left, the unit of that name belongs to the machine that took it over.
+    // If a standby machine has no files left, the unit of that name belongs to the machine that
+    // took it over.
     let has_unit = !paths.name().is_for_standby() && !stop::existing_cgroups(paths).is_empty();
     if files.is_empty() && !paths.layer().exists() && !has_unit {
         return Ok(());
@@ -65,8 +69,8 @@ pub fn remove_contents(name: &MachineName, _lock: &Lock) -> Result<()> {
     unmount::detach(&paths.disk_mount())?;
     delete_trees(&[paths.snapshot(), paths.layer()])?;
     machined::wait_until_gone(paths)?;
-    // The state, which has the unit's name, goes last. List the files again, since the unit may have made more of
-    // them before it ended.
+    // The state, which has the unit's name, goes last. List the files again, since the unit may
+    // have created more of them before it ended.
     delete_trees(&state_files(paths)?)
 }
 
@@ -97,10 +101,11 @@ fn delete_flat(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Deletes trees that may have any depth, and subvolumes, immutable files and read-only subvolumes in them.
+/// Deletes trees that may have any depth, and subvolumes, immutable files and read-only subvolumes
+/// in them.
 ///
-/// rm(1) never follows a symbolic link. It crosses no file system, but it would cross a bind mount of the same one,
-/// hence the check of the mount table.
+/// rm(1) never follows a symbolic link. It crosses no file system, but it would cross a bind mount
+/// of the same one, hence the check of the mount table.
 fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     let mounts = mountinfo::mounts_below(paths)?;
     if let Some(mount) = mounts.first() {
@@ -125,7 +130,8 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     for path in paths {
         btrfs::make_writable(path);
     }
-    // chattr ignores symbolic links (chattr(1), -R). rm reports the files that chattr could not change.
+    // chattr ignores symbolic links (chattr(1), -R). rm reports the files that chattr could not
+    // change.
     let chattr = with_paths(&["chattr", "-R", "-f", "-ia", "--"], paths);
     let _ = command::run(&chattr, DELETE_LIMIT);
     for path in paths {

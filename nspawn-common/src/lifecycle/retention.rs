@@ -15,7 +15,8 @@ use crate::shell;
 use crate::sys::clock;
 use crate::systemd::nspawn;
 
-/// Clock of the time in the mark of a kept machine. An hour of retention also passes while the host sleeps.
+/// Clock of the time in the mark of a kept machine. An hour of retention also passes while the host
+/// sleeps.
 const CLOCK: &str = "boottime ";
 
 /// Records that something in the machine has failed.
@@ -50,7 +51,8 @@ fn is_ahead(mark: &str, now: Duration) -> bool {
     until.is_some_and(|until| now < Duration::from_secs(until))
 }
 
-/// Returns a line that says for how long the machine is kept, how to enter it, and how to remove it.
+/// Returns a line that says for how long the machine is kept, how to enter it, and how to remove
+/// it.
 #[must_use]
 pub fn describe(state: &State, is_running: bool) -> String {
     let (name, minutes) = (&state.name, state.keep_for.as_secs().div_ceil(60));
@@ -65,13 +67,15 @@ pub fn describe(state: &State, is_running: bool) -> String {
     )
 }
 
-/// Returns whether there is anything to inspect. A stopped machine with an in-memory layer leaves nothing behind.
+/// Returns whether there is anything to inspect. A stopped machine with an in-memory layer leaves
+/// nothing behind.
 #[must_use]
 pub fn is_inspectable(state: &State, is_running: bool) -> bool {
     is_running || state.init == Init::None || !state.layer.is_in_memory()
 }
 
-/// Returns a command that shows the files of a stopped machine, its layer over its image, read-only.
+/// Returns a command that shows the files of a stopped machine, its layer over its image,
+/// read-only.
 fn inspect_command(state: &State) -> OsString {
     let paths = state.paths();
     if state.layer == Layer::Snapshot {

@@ -1,7 +1,8 @@
 //! `ssh machine/NAME` (systemd-ssh-proxy(1), since systemd 256).
 //!
-//! systemd-nspawn shows the machine a small file system of the host, where the machine's sshd listens on a socket. It
-//! is mounted in the unit's own mount namespace, which ssh on the host does not see. A link leads there.
+//! systemd-nspawn mounts a small file system of the host in the machine, where the machine's sshd
+//! listens on a socket. On the host, this file system is mounted in the mount namespace of the unit
+//! only, so ssh does not find the socket. A link through `/proc` of the supervisor leads to it.
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, symlink};
@@ -31,9 +32,10 @@ pub fn publish(paths: &MachinePaths) -> Result<()> {
         if !exported.is_dir() {
             continue;
         }
-        // The directory must stay: the kernel unmounts what is mounted on a directory that is removed in any namespace.
+        // The directory must stay: the kernel unmounts what is mounted on a directory that is
+        // removed in any namespace.
         remove_file_if_present(&directory.join(SOCKET))?;
-        let made = DirBuilder::new()
+        let created = DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(&directory);
@@ -42,7 +44,8 @@ pub fn publish(paths: &MachinePaths) -> Result<()> {
             .join(supervisor.to_string())
             .join("root")
             .join(inside);
-        made.and_then(|()| symlink(target, directory.join(SOCKET)))
+        created
+            .and_then(|()| symlink(target, directory.join(SOCKET)))
             .with_context(|| {
                 format!(
                     "can't link the machine's ssh socket in {}",
@@ -66,7 +69,8 @@ pub fn unpublish(paths: &MachinePaths) -> Result<()> {
     Ok(())
 }
 
-/// Returns the directories for the exports of a machine: that of systemd 262, and that of the versions before.
+/// Returns the directories for the exports of a machine: that of systemd 262, and that of earlier
+/// versions.
 fn exports(name: &MachineName) -> [PathBuf; 2] {
     let root = Path::new("/run/systemd/nspawn");
     [

@@ -24,8 +24,8 @@ use crate::text;
 /// Time limit for a query to systemd.
 const QUERY_LIMIT: Duration = Duration::from_secs(10);
 
-/// Returns whether the machine is in use: it is ready and running (or waits for its next command), is kept for
-/// inspection, or is in a standby pool.
+/// Returns whether the machine is in use: it is ready and running (or waits for its next command),
+/// is kept for inspection, or is in a standby pool.
 ///
 /// A machine that is neither in use nor locked is stale.
 ///
@@ -40,13 +40,15 @@ pub fn is_in_use(paths: &MachinePaths) -> Result<bool> {
     }
 }
 
-/// Returns whether the name is a standby machine's, and the machine has another name since it was taken over.
+/// Returns whether the name is a standby machine's, and the machine has another name since it was
+/// taken over.
 #[must_use]
 pub fn is_taken_over(paths: &MachinePaths) -> bool {
     paths.name().is_for_standby() && !paths.state_dir().exists() && !paths.layer().exists()
 }
 
-/// Returns whether the machine runs only for its commands, and neither its lifetime nor its owner's has ended.
+/// Returns whether the machine runs only for its commands, and neither its lifetime nor its owner's
+/// has ended.
 #[must_use]
 pub fn awaits_commands(paths: &MachinePaths) -> bool {
     State::read(paths.name()).is_ok_and(|state| state.init == Init::None && is_within_time(&state))
@@ -93,7 +95,8 @@ fn is_within_time(state: &State) -> bool {
 
 /// Returns whether systemd considers the machine's unit active.
 ///
-/// After the death of systemd-nspawn the unit may still have processes, although it is about to end.
+/// After the death of systemd-nspawn the unit may still have processes, although it is about to
+/// end.
 fn is_active(paths: &MachinePaths) -> Result<bool> {
     if !processes::is_running(paths) {
         return Ok(false);

@@ -72,8 +72,8 @@ fn run_start_commands(state: &State, print: impl Fn(&str)) -> Result<()> {
 
 /// Calls `start`, and calls it again if it fails because systemd-machined was restarted.
 ///
-/// An upgrade of systemd restarts systemd-machined. A systemd-nspawn that is registering its machine at that moment
-/// gives up before anything runs in the machine.
+/// An upgrade of systemd restarts systemd-machined. A systemd-nspawn that is registering its
+/// machine at that moment gives up before anything runs in the machine.
 pub fn retry<T>(name: &MachineName, start: impl Fn() -> Result<T>) -> Result<T> {
     let start_error = MachinePaths::named(name).start_error_file();
     for _ in 1..ATTEMPTS {
@@ -90,7 +90,8 @@ pub fn retry<T>(name: &MachineName, start: impl Fn() -> Result<T>) -> Result<T> 
     start()
 }
 
-/// Checks that a started machine accepts commands, is registered, and has the limits in `properties`.
+/// Checks that a started machine accepts commands, is registered, and has the limits in
+/// `properties`.
 ///
 /// Returns the default limits that the kernel does not enforce.
 pub fn confirm(name: &MachineName, properties: &[OsString]) -> Result<Vec<&'static str>> {

@@ -1,6 +1,6 @@
 //! Status of a machine in its life cycle.
 //!
-//! Mark files in the state directory record the status. They are made last and removed first, so
+//! Mark files in the state directory record the status. They are created last and removed first, so
 //! that a machine whose creation or removal was interrupted has none of them.
 
 use crate::lifecycle::retention;
@@ -15,7 +15,8 @@ pub enum Status {
     Kept,
     /// The machine's `nspawn-prepare` has finished, and its `nspawn-cleanup` has not begun.
     Ready,
-    /// The machine is being made or removed, or its creation or removal was interrupted. Its lock tells which.
+    /// The machine is being created or removed, or its creation or removal was interrupted. Its
+    /// lock shows which.
     Incomplete,
 }
 

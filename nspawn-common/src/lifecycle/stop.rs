@@ -36,12 +36,14 @@ pub fn stop_machine(name: &MachineName) -> Result<()> {
         (paths.command_unit(), paths.command_cgroup()),
     ];
     for (_, helper) in &helpers {
-        // Usually the helper does not exist. If it can't be killed, the check below finds its processes.
+        // Usually the helper does not exist. If it can't be killed, the check below finds its
+        // processes.
         let _ = cgroup::kill(helper);
     }
     let stopped = command::run(&argv(["systemctl", "stop", &unit]), STOP_LIMIT)?;
-    // These units may already have stopped, because they are bound to the machine's unit. One `systemctl stop`
-    // for several units stops none of them once one is gone, so stop them one by one.
+    // These units may already have stopped, because they are bound to the machine's unit. One
+    // `systemctl stop` for several units stops none of them once one is gone, so stop them one by
+    // one.
     for (unit, _) in helpers.iter().filter(|(_, cgroup)| cgroup.exists()) {
         command::run(&argv(["systemctl", "stop", unit]), STOP_LIMIT)?;
     }
@@ -75,10 +77,11 @@ pub fn existing_cgroups(paths: &MachinePaths) -> Vec<PathBuf> {
     cgroups.into_iter().filter(|path| path.exists()).collect()
 }
 
-/// Kills all processes of the machine at once, its PID 1 included, since an orderly stop only costs time.
+/// Kills all processes of the machine at once, its PID 1 included, since an orderly stop only costs
+/// time.
 ///
-/// If the payload has begun, this spares the supervisor, which then removes its files in the host's /tmp (since
-/// systemd 257). Stopping the unit kills the rest.
+/// If the payload has begun, this spares the supervisor, which then removes its files in the host's
+/// /tmp (since systemd 257). Stopping the unit kills the rest.
 fn kill(unit: &Path) -> io::Result<()> {
     if unit.join(SUPERVISOR_CGROUP).exists() {
         cgroup::kill(&unit.join(PAYLOAD_CGROUP))

@@ -10,25 +10,27 @@ use crate::lifecycle::lock;
 use crate::lifecycle::lock::Resource;
 use crate::machine::paths::MachinePaths;
 
-/// First UID range for machines. No other program uses the IDs from here to [`LAST`]: systemd-nspawn picks below
-/// 0x7000_0000 (systemd's UIDS-GIDS.md), sssd maps below 2 000 200 000 (sssd-ad(5), `ldap_idmap_range_max`), and
-/// systemd's foreign UID range comes after them.
+/// First ID of the first UID range for machines. No other program uses the IDs from it to the last
+/// range: systemd-nspawn picks below 0x7000_0000 (systemd's UIDS-GIDS.md), sssd maps below 2 000
+/// 200 000 (sssd-ad(5), `ldap_idmap_range_max`), and systemd's foreign UID range comes after them.
 const FIRST: u32 = 0x7739_0000;
-/// Last UID range for machines.
+/// First ID of the last UID range for machines.
 const LAST: u32 = 0x7ffd_0000;
 
-/// Allocates a UID range for the machine, until its state is removed. Returns the first ID of the range, or `None` for
-/// the IDs of the host.
+/// Allocates a UID range for the machine, until its state is removed. Returns the first ID of the
+/// range, or `None` for the IDs of the host.
 ///
 /// # Errors
-/// Fails if another machine, or a user of the host by subuid(5), has the requested range, or if no range is free.
+/// Fails if another machine, or a user of the host by subuid(5), has the requested range, or if no
+/// range is free.
 pub fn allocate(paths: &MachinePaths, requested: PrivateUsers) -> Result<Option<u32>> {
     if requested == PrivateUsers::No {
         return Ok(None);
     }
     let _lock = lock::host(Resource::UidRanges, lock::UID_RANGES_LIMIT)?;
     let mut taken = subordinate_ranges();
-    // Files that the machine wrote after an earlier start belong to the range that it had at that time.
+    // Files that the machine wrote after an earlier start belong to the range that it had at that
+    // time.
     let earlier = fs::read_to_string(paths.uid_range_file())
         .ok()
         .and_then(|base| base.parse().ok());

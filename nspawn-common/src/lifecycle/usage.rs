@@ -10,7 +10,8 @@ use crate::sys::cgroup;
 
 /// Returns the machine's age, CPU time, peak of memory, and the disk space of its layer.
 ///
-/// Values that the host's kernel does not count are left out (cgroup.rst: `memory.peak` exists since kernel 5.19).
+/// Values that the host's kernel does not count are left out (cgroup.rst: `memory.peak` exists
+/// since kernel 5.19).
 #[must_use]
 pub fn describe(name: &MachineName) -> String {
     let paths = State::paths_of(name);

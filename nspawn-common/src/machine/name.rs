@@ -1,4 +1,4 @@
-//! Machine names, which are validated when they are made.
+//! Machine names, which are validated when they are created.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -10,12 +10,14 @@ use anyhow::{Context, Result, bail};
 pub const MAX_LEN: usize = 64;
 const STANDBY_PREFIX: &str = "standby-";
 
-/// The name of a machine. It is a valid host name, and therefore safe as a file name and in a unit name.
+/// The name of a machine. It is a valid host name, and therefore safe as a file name and in a unit
+/// name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MachineName(String);
 
 impl MachineName {
-    /// Validates a name by the rules of systemd-machined (`machine_name_is_valid` in systemd 252 to 262).
+    /// Validates a name by the rules of systemd-machined (`machine_name_is_valid` in systemd 252 to
+    /// 262).
     ///
     /// # Errors
     /// Names the rule that `raw` breaks, and shows `raw` escaped.

@@ -15,13 +15,14 @@ pub const LAYER_ROOT: &str = "/var/lib/nspawn-ci/machines";
 pub const CACHE_ROOT: &str = "/var/cache/nspawn-ci";
 /// Directory of the administrator's argument files.
 pub const CONFIG_ROOT: &str = "/etc/nspawn-ci";
-/// The slice of all machines.
+/// Slice of all machines.
 pub const SLICE: &str = "machine-ci.slice";
-/// The slice's cgroup.
+/// Cgroup of the slice.
 pub const SLICE_CGROUP: &str = "/sys/fs/cgroup/machine.slice/machine-ci.slice";
-/// Name of the cgroup below the unit's to which systemd-nspawn moves the machine.
+/// Name of the cgroup, below that of the unit, to which systemd-nspawn moves the machine.
 pub const PAYLOAD_CGROUP: &str = "payload";
-/// Name of the cgroup below the unit's to which systemd-nspawn moves itself, after the machine.
+/// Name of the cgroup, below that of the unit, to which systemd-nspawn moves itself, after it has
+/// moved the machine.
 pub const SUPERVISOR_CGROUP: &str = "supervisor";
 /// Directory of the standby pools. No machine can have its name.
 pub const POOL_ROOT: &str = "/run/nspawn-ci/.standby";
@@ -54,7 +55,7 @@ pub fn name_of_unit(unit: &OsStr) -> Option<&OsStr> {
         .map(OsStr::from_bytes)
 }
 
-/// Returns the name of the unit of a machine that is started under this name.
+/// Returns the name of the unit of a machine that is started under the name `name`.
 #[must_use]
 pub fn unit_of(name: &MachineName) -> String {
     format!("{UNIT_PREFIX}{name}{UNIT_SUFFIX}")
@@ -62,9 +63,10 @@ pub fn unit_of(name: &MachineName) -> String {
 
 /// Files, units and cgroups of a machine.
 ///
-/// A standby machine gets another name when it is taken over, but its units can't be renamed. So the units are named
-/// after the name that the machine was started under, which the machine's state records. Of an existing machine use
-/// [`crate::machine::state::State::paths`] or [`crate::machine::state::State::paths_of`].
+/// A standby machine gets another name when it is taken over, but its units can't be renamed. So
+/// the units have the name under which the machine was started, which the machine's state records.
+/// For an existing machine, use [`crate::machine::state::State::paths`] or
+/// [`crate::machine::state::State::paths_of`].
 #[derive(Clone, Debug)]
 pub struct MachinePaths {
     name: MachineName,
@@ -72,7 +74,9 @@ pub struct MachinePaths {
 }
 
 impl MachinePaths {
-    /// Returns the paths of a machine that is started under its own name, or of which only files matter.
+    /// Returns the paths of a machine that is started under its own name.
+    ///
+    /// They also serve a caller that uses only files, since these have the machine's own name.
     #[must_use]
     pub fn named(name: &MachineName) -> Self {
         Self::started_as(name, name)
@@ -93,74 +97,84 @@ impl MachinePaths {
         &self.started_as
     }
 
-    /// The machine's name.
+    /// Returns the machine's name.
     #[must_use]
     pub fn name(&self) -> &MachineName {
         &self.name
     }
 
-    /// The machine's directory under [`STATE_ROOT`].
+    /// Returns the machine's directory under [`STATE_ROOT`].
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
         Path::new(STATE_ROOT).join(self.name.as_str())
     }
 
-    /// The machine's recorded state: see [`crate::machine::state`]. Each command in a machine without an init holds a
-    /// shared lock of this file.
+    /// Returns the file of the machine's state: see [`crate::machine::state`].
+    ///
+    /// Each command in a machine without an init holds a shared lock of this file.
     #[must_use]
     pub fn state_file(&self) -> PathBuf {
         self.state_dir().join("state.json")
     }
 
-    /// Mark that exists from the end of the machine's `nspawn-prepare` to the beginning of its `nspawn-cleanup`.
+    /// Returns the mark of a machine that is ready.
+    ///
+    /// It exists from the end of the machine's `nspawn-prepare` to the beginning of its
+    /// `nspawn-cleanup`.
     #[must_use]
     pub fn ready_mark(&self) -> PathBuf {
         self.state_dir().join("ready")
     }
 
-    /// Mark that exists once something has failed in the machine: see [`crate::lifecycle::retention`].
+    /// Returns the mark of a machine whose boot or job has failed: see
+    /// [`crate::lifecycle::retention`].
     #[must_use]
     pub fn failure_mark(&self) -> PathBuf {
         self.state_dir().join("failed")
     }
 
-    /// Mark that exists while the machine is a standby machine, or is made as one. It names the pool in [`POOL_ROOT`].
+    /// Returns the mark of a standby machine, which is written before the machine starts.
+    ///
+    /// It contains the name of the pool in [`POOL_ROOT`].
     #[must_use]
     pub fn standby_mark(&self) -> PathBuf {
         self.state_dir().join("standby")
     }
 
-    /// Fingerprint of a standby machine, which exists while the machine can be taken over.
+    /// Returns the file of a standby machine's fingerprint, which exists while the machine can be
+    /// taken over.
     #[must_use]
     pub fn fingerprint_file(&self) -> PathBuf {
         self.state_dir().join("specification")
     }
 
-    /// The properties that a standby machine is registered with: see [`crate::systemd::machined`].
+    /// Returns the file with the properties under which a standby machine is registered: see
+    /// [`crate::systemd::machined`].
     #[must_use]
     pub fn registration_record(&self) -> PathBuf {
         self.state_dir().join("registration")
     }
 
-    /// File in which the launcher records why it failed.
+    /// Returns the file in which the launcher records why it failed.
     #[must_use]
     pub fn start_error_file(&self) -> PathBuf {
         self.state_dir().join("refusal")
     }
 
-    /// Mark of a kept machine, with the time until which it is kept: see [`crate::lifecycle::retention`].
+    /// Returns the mark of a kept machine, which contains the time until which it is kept: see
+    /// [`crate::lifecycle::retention`].
     #[must_use]
     pub fn kept_mark(&self) -> PathBuf {
         self.state_dir().join("kept")
     }
 
-    /// Lock that a process holds while it makes or removes the machine.
+    /// Returns the lock that a process holds while it creates or removes the machine.
     #[must_use]
     pub fn lock_file(&self) -> PathBuf {
         self.state_dir().join("lock")
     }
 
-    /// The machine's UID range: see [`crate::lifecycle::uid_range`].
+    /// Returns the file with the machine's UID range: see [`crate::lifecycle::uid_range`].
     #[must_use]
     pub fn uid_range_file(&self) -> PathBuf {
         self.state_dir().join("users")
@@ -168,50 +182,53 @@ impl MachinePaths {
 
     // The mounts exist only in the unit's mount namespace. Elsewhere the mount points are empty.
 
-    /// Mount point of the small tmpfs that carries the agent into the machine. The machine's root can fill and change it
-    /// without an effect on the host.
+    /// Returns the mount point of the small tmpfs that carries the agent into the machine.
+    ///
+    /// The machine's root can fill and change it without an effect on the host.
     #[must_use]
     pub fn agent_mount(&self) -> PathBuf {
         self.state_dir().join("shown")
     }
 
-    /// Directory of the agent's socket, which is writable in the machine.
+    /// Returns the directory of the agent's socket, which is writable in the machine.
     #[must_use]
     pub fn agent_dir(&self) -> PathBuf {
         self.agent_mount().join(AGENT_DIRECTORY)
     }
 
-    /// The agent's program.
+    /// Returns the agent's program.
     #[must_use]
     pub fn agent_program(&self) -> PathBuf {
         self.agent_mount().join("nspawn-run")
     }
 
-    /// Directory of the agent's unit file.
+    /// Returns the directory of the agent's unit file.
     #[must_use]
     pub fn agent_units(&self) -> PathBuf {
         self.agent_mount().join("units")
     }
 
-    /// Mount point of the image.
+    /// Returns the mount point of the image.
     #[must_use]
     pub fn image_mount(&self) -> PathBuf {
         self.state_dir().join("image")
     }
 
-    /// Mount point of the machine's root.
+    /// Returns the mount point of the machine's root.
     #[must_use]
     pub fn root_mount(&self) -> PathBuf {
         self.state_dir().join("root")
     }
 
-    /// The machine's writable layer.
+    /// Returns the directory of the machine's layer on disk.
     #[must_use]
     pub fn layer(&self) -> PathBuf {
         Path::new(LAYER_ROOT).join(self.name.as_str())
     }
 
-    /// Directory of the layer's directories. A layer of limited size on disk is a file system of its own.
+    /// Returns the directory that contains the upper and work directories of the layer's overlays.
+    ///
+    /// A layer of limited size on disk is a file system of its own.
     #[must_use]
     pub fn layer_root(&self, layer: Layer, is_sized: bool) -> PathBuf {
         match layer {
@@ -221,74 +238,75 @@ impl MachinePaths {
         }
     }
 
-    /// The root of a machine whose layer is a copy of its image.
+    /// Returns the root of a machine whose layer is a copy of its image.
     #[must_use]
     pub fn snapshot(&self) -> PathBuf {
         self.layer().join("root")
     }
 
-    /// The file system in a file that holds a layer of limited size.
+    /// Returns the file with the file system of a layer of limited size.
     #[must_use]
     pub fn disk(&self) -> PathBuf {
         self.layer().join("disk")
     }
 
-    /// Mount point of [`MachinePaths::disk`], or of a layer in memory.
+    /// Returns the mount point of [`MachinePaths::disk`], or of a layer in memory.
     #[must_use]
     pub fn disk_mount(&self) -> PathBuf {
         self.state_dir().join("disk")
     }
 
-    /// Mount point of the project's cache, before it is mounted in the machine.
+    /// Returns the mount point of the project's cache, before it is mounted in the machine.
     #[must_use]
     pub fn cache_mount(&self) -> PathBuf {
         self.state_dir().join("cache")
     }
 
-    /// The machine's unit.
+    /// Returns the name of the machine's unit.
     #[must_use]
     pub fn unit(&self) -> String {
         unit_of(&self.started_as)
     }
 
-    /// File of the machine's unit, which exists as long as the unit is loaded (org.freedesktop.systemd1(5), transient
-    /// units).
+    /// Returns the file of the machine's unit, which exists as long as the unit is loaded
+    /// (org.freedesktop.systemd1(5), transient units).
     #[must_use]
     pub fn unit_file(&self) -> PathBuf {
         Path::new("/run/systemd/transient").join(self.unit())
     }
 
-    /// The network helper's unit, if pasta connects the machine.
+    /// Returns the name of pasta's unit, which exists if pasta connects the machine.
     #[must_use]
     pub fn network_unit(&self) -> String {
         format!("{NETWORK_PREFIX}{}{UNIT_SUFFIX}", self.started_as)
     }
 
-    /// The service command's unit, if the machine is a service of a job.
+    /// Returns the name of the unit of the service's command, if the machine is a service of a job.
     #[must_use]
     pub fn command_unit(&self) -> String {
         format!("{COMMAND_PREFIX}{}{UNIT_SUFFIX}", self.started_as)
     }
 
-    /// The unit's cgroup.
+    /// Returns the cgroup of [`MachinePaths::unit`].
     #[must_use]
     pub fn cgroup(&self) -> PathBuf {
         Path::new(SLICE_CGROUP).join(self.unit())
     }
 
-    /// The cgroup of [`MachinePaths::network_unit`].
+    /// Returns the cgroup of [`MachinePaths::network_unit`].
     #[must_use]
     pub fn network_cgroup(&self) -> PathBuf {
         Path::new(SLICE_CGROUP).join(self.network_unit())
     }
 
-    /// The cgroup of [`MachinePaths::command_unit`].
+    /// Returns the cgroup of [`MachinePaths::command_unit`].
     #[must_use]
     pub fn command_cgroup(&self) -> PathBuf {
         Path::new(SLICE_CGROUP).join(self.command_unit())
     }
 
-    /// The file of systemd-machined that exists as long as the machine is registered (sd-login(3)).
+    /// Returns the file of systemd-machined that exists as long as the machine is registered
+    /// (sd-login(3)).
     #[must_use]
     pub fn registration_file(&self) -> PathBuf {
         Path::new("/run/systemd/machines").join(self.name.as_str())

@@ -5,7 +5,8 @@ use std::fs;
 use crate::machine::paths::{MachinePaths, SUPERVISOR_CGROUP};
 use crate::sys::cgroup;
 
-/// Returns the process ID of the machine's supervisor, systemd-nspawn, which is in the unit's mount namespace.
+/// Returns the process ID of the machine's supervisor, systemd-nspawn, which is in the unit's mount
+/// namespace.
 #[must_use]
 pub fn supervisor(paths: &MachinePaths) -> Option<u32> {
     let processes = cgroup::processes(&paths.cgroup().join(SUPERVISOR_CGROUP));
@@ -14,8 +15,9 @@ pub fn supervisor(paths: &MachinePaths) -> Option<u32> {
 
 /// Returns the process ID of the machine's leader, the PID 1 of its PID namespace.
 ///
-/// The leader is the child of the supervisor that is number 1 in a namespace of its own. systemd-nspawn registers the
-/// machine before it moves itself and the leader to cgroups of their own, so both are searched.
+/// The leader is the child of the supervisor that is number 1 in a namespace of its own.
+/// systemd-nspawn registers the machine before it moves itself and the leader to cgroups of their
+/// own, so both are searched.
 #[must_use]
 pub fn leader(paths: &MachinePaths) -> Option<u32> {
     let unit = paths.cgroup();
@@ -37,7 +39,8 @@ fn leaders_below(supervisor: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Returns whether the process is PID 1 of a namespace below this process's own (`NSpid` in proc_pid_status(5)).
+/// Returns whether the process is PID 1 of a namespace below this process's own (`NSpid` in
+/// proc_pid_status(5)).
 fn is_pid_1(process: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));

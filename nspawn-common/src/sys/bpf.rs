@@ -1,4 +1,4 @@
-//! BPF programs that decide about the connections of the processes in a cgroup (bpf(2)).
+//! BPF programs that allow or deny the connections of the processes in a cgroup (bpf(2)).
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 use nix::errno::Errno;
 use nix::libc;
 
-// Numbers of `linux/bpf.h`, which the libc crate lacks.
+// Constants of `linux/bpf.h`, which the libc crate lacks.
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_PROG_ATTACH: u32 = 8;
 const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
@@ -73,7 +73,7 @@ struct AttachAttributes {
 
 /// Loads a program into the kernel, and attaches it to the cgroup.
 ///
-/// Programs that others have attached stay in force.
+/// Programs that are attached to the cgroup already stay in force.
 pub fn attach(cgroup: &File, hook: Hook, program: &[Instruction]) -> Result<()> {
     let program = load(hook, program)?;
     let attributes = AttachAttributes {

@@ -162,13 +162,13 @@ pub fn check() -> nix::Result<()> {
 
 /// Makes the process of `command` independent of the caller of this program.
 ///
-/// The process has a session of its own, and only its stdin, stdout and stderr. It keeps neither locks nor the pipes of
-/// a process that waits for the output of this program.
+/// The process has a session of its own, and only its stdin, stdout and stderr. It keeps neither
+/// locks nor the pipes of a process that waits for the output of this program.
 pub fn detach(command: &mut Command) {
     let detach = || {
         setsid()?;
-        // SAFETY: close_range(2) takes three integers (kernel 5.11 for the flag). The descriptors stay open until
-        // execve(2).
+        // SAFETY: close_range(2) takes three integers (kernel 5.11 for the flag). The descriptors
+        // stay open until execve(2).
         unsafe {
             libc::syscall(
                 libc::SYS_close_range,

@@ -1,8 +1,8 @@
 //! Bind mounts with mapped owners (mount_setattr(2)).
 //!
 //! Id-mapped mounts need kernel 5.12, and kernel 5.19 as a layer of an overlay. systemd-nspawn's
-//! `--private-users-ownership=map` can't replace this module: it maps the mount of the machine's root
-//! directory, and the kernel supports no id-mapped mount of an overlay itself.
+//! `--private-users-ownership=map` can't replace this module: it maps the mount of the machine's
+//! root directory, and the kernel supports no id-mapped mount of an overlay itself.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;

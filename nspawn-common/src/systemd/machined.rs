@@ -1,8 +1,9 @@
 //! Registration of machines with systemd-machined (org.freedesktop.machine1(5)).
 //!
-//! systemd-machined keeps a file for each registered machine in /run/systemd/machines, as sd-login(3) expects it. This
-//! module only checks whether that file exists, since its content is private to systemd. A query by D-Bus takes
-//! milliseconds, so neither starting nor removing a machine depends on one.
+//! systemd-machined keeps a file for each registered machine in /run/systemd/machines, as
+//! sd-login(3) expects it. This module only checks whether that file exists, since its content is
+//! private to systemd. A query by D-Bus takes milliseconds, so neither starting nor removing a
+//! machine depends on one.
 
 use std::ffi::OsString;
 use std::fs;
@@ -48,8 +49,8 @@ pub fn is_foreign(paths: &MachinePaths) -> bool {
     }
 }
 
-/// Waits, for `limit` at most, until the machine is registered, and thus has all its namespaces. Returns the process
-/// ID of its leader.
+/// Waits, for `limit` at most, until the machine is registered, and thus has all its namespaces.
+/// Returns the process ID of its leader.
 pub fn wait_for_leader(paths: &MachinePaths, limit: Duration) -> Result<u32> {
     let mut leader = None;
     let find_leader = || {
@@ -94,7 +95,8 @@ impl Properties {
     /// Names of the properties, in the order of the lines that [`Properties::parse`] takes.
     const NAMES: [&'static str; 3] = ["Id", "Service", "NetworkInterfaces"];
 
-    /// Parses what `busctl get-property` prints: a line for each property, which begins with its type.
+    /// Parses what `busctl get-property` prints: a line for each property, which begins with its
+    /// type.
     fn parse(text: &str) -> Option<Self> {
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
         let mut lines = text.lines();
@@ -119,7 +121,8 @@ impl Registration {
 
     /// Unregisters a standby machine, so that it can be registered under another name.
     ///
-    /// One unit can't be two machines. systemd-machined refuses the second, and systemd-nspawn would then be stopped.
+    /// One unit can't be two machines. systemd-machined refuses the second, and systemd-nspawn
+    /// would then be stopped.
     ///
     /// # Errors
     /// Fails if the machine is not registered, or if systemd-machined does not forget it in time.
@@ -201,8 +204,8 @@ pub fn wait_until_gone(paths: &MachinePaths) -> Result<()> {
     if is_gone(NOTICE_TIME)? {
         return Ok(());
     }
-    // A systemd-machined that was just started may have missed the end, but checks its machines when it is queried.
-    // If it can't be started, it lists no machine.
+    // A systemd-machined that was just started may have missed the end, but checks its machines
+    // when it is queried. If it can't be started, it lists no machine.
     let Ok(unit) = unit(paths.name()) else {
         return Ok(());
     };
@@ -254,7 +257,8 @@ fn object_path(name: &MachineName) -> String {
     path
 }
 
-/// Returns the value of a string property, as busctl(1) prints it. Names of units and programs need no escapes.
+/// Returns the value of a string property, as busctl(1) prints it. Names of units and programs need
+/// no escapes.
 fn unquoted(line: &str) -> Option<&str> {
     line.strip_prefix("s \"")?.strip_suffix('"')
 }

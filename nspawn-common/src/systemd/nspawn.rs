@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::config::network::Network;
 use crate::machine::name::MachineName;
 
-/// Option for the limit at which the kernel makes no core dump, and runs no program for one either (core(5)).
+/// Option for the limit at which the kernel writes no core dump, and runs no program for one either
+/// (core(5)).
 pub const NO_CORES: &str = "--rlimit=CORE=1";
 
 /// A bind mount from the host into the machine.
@@ -88,8 +89,8 @@ impl Nspawn<'_> {
 
 /// Returns the options that connect a machine to its network, and provide its resolv.conf(5).
 ///
-/// systemd-nspawn copies the host's resolv.conf, or shows the host's own in a read-only root. For [`Network::Nat`] the
-/// file is written before systemd-nspawn starts.
+/// systemd-nspawn copies the host's resolv.conf, or shows the host's own in a read-only root. For
+/// [`Network::Nat`] the file is written before systemd-nspawn starts.
 fn network_options(network: &Network, is_read_only: bool) -> [Option<OsString>; 2] {
     let option = match network {
         Network::Nat | Network::None => Some("--private-network".to_owned()),
@@ -110,8 +111,9 @@ fn network_options(network: &Network, is_read_only: bool) -> [Option<OsString>; 
 }
 
 impl Bind {
-    /// Returns the bind mount for a machine with a user namespace. There the machine's root owns the files of the
-    /// source's owner, unless the options set an ID mapping already (systemd-nspawn(1), `--bind=`).
+    /// Returns the bind mount for a machine with a user namespace. There the machine's root owns
+    /// the files of the source's owner, unless the options set an ID mapping already
+    /// (systemd-nspawn(1), `--bind=`).
     #[must_use]
     pub fn with_owner(self) -> Self {
         match self {
@@ -120,8 +122,8 @@ impl Bind {
         }
     }
 
-    /// Returns a read-only bind mount of the program `source` without an ID mapping, which not every file system
-    /// supports.
+    /// Returns a read-only bind mount of the program `source` without an ID mapping, which not
+    /// every file system supports.
     #[must_use]
     pub fn unmapped(source: &Path, destination: &Path) -> Self {
         let mut spec = pair(source, destination);
@@ -129,7 +131,8 @@ impl Bind {
         Self::ReadOnly(spec)
     }
 
-    /// Returns the source on the host. Returns `None` if the source is a new directory or a file of the machine.
+    /// Returns the source on the host. Returns `None` if the source is a new directory or a file of
+    /// the machine.
     #[must_use]
     pub fn source(&self) -> Option<PathBuf> {
         let (Self::Writable(spec) | Self::ReadOnly(spec)) = self;
@@ -144,8 +147,8 @@ impl Bind {
     }
 }
 
-/// Returns the mount points that the options of a [`Nspawn::command`] need in the machine's root, each with whether
-/// it is a file.
+/// Returns the mount points that the options of a [`Nspawn::command`] need in the machine's root,
+/// each with whether it is a file.
 #[must_use]
 pub fn mount_points(argv: &[OsString]) -> Vec<(PathBuf, bool)> {
     let path = |field: &[u8]| PathBuf::from(OsString::from_vec(unescaped(field)));
@@ -174,7 +177,8 @@ pub fn mount_points(argv: &[OsString]) -> Vec<(PathBuf, bool)> {
 
 fn with_owner(spec: OsString) -> OsString {
     let fields = split(spec.as_bytes());
-    // The source is in the machine or a new directory, or systemd-nspawn will refuse the specification.
+    // The source is in the machine or a new directory, or systemd-nspawn will refuse the
+    // specification.
     if matches!(spec.as_bytes().first(), Some(b'+' | b':') | None) || fields.len() > 3 {
         return spec;
     }
@@ -233,7 +237,8 @@ fn pair(source: &Path, destination: &Path) -> OsString {
     joined(&[source, destination])
 }
 
-/// Joins paths for `--bind=` and `--overlay=`: with colons, and a colon in a path as `\:` (systemd-nspawn(1)).
+/// Joins paths for `--bind=` and `--overlay=`: with colons, and a colon in a path as `\:`
+/// (systemd-nspawn(1)).
 #[must_use]
 pub fn joined(paths: &[&Path]) -> OsString {
     let escaped = paths.iter().map(|path| {

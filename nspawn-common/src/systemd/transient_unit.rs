@@ -8,10 +8,11 @@ use crate::machine::name::MachineName;
 use crate::machine::paths;
 use crate::machine::paths::SLICE;
 
-/// Properties of every machine's unit. The user's `--property` options come later, and override these.
+/// Properties of every machine's unit. The user's `--property` options come later, and override
+/// these.
 const MACHINE_PROPERTIES: [&str; 10] = [
     "KillMode=mixed", // a stop signals the machine's PID 1, then kills all other processes
-    "Delegate=yes",   // the machine's systemd makes cgroups below the unit's
+    "Delegate=yes",   // the machine's systemd creates cgroups below the unit's
     "PrivateMounts=yes", // the machine's root is mounted where the host can't see it
     "DevicePolicy=closed", // allows null, zero, full, random, urandom, tty and ptmx, and these two:
     "DeviceAllow=/dev/net/tun rwm", // as in systemd-nspawn@.service
@@ -23,14 +24,15 @@ const MACHINE_PROPERTIES: [&str; 10] = [
     "IgnoreSIGPIPE=no",   // the machine's processes start as on any system
 ];
 
-/// Devices that systemd allows to units with `RootImage=` (systemd.exec(5)). The last are partitions.
+/// Devices that systemd allows to units with `RootImage=` (systemd.exec(5)). The last are
+/// partitions.
 const LOOP_DEVICES: [&str; 3] = [
     "DeviceAllow=/dev/loop-control rw",
     "DeviceAllow=block-loop rw",
     "DeviceAllow=block-blkext r",
 ];
 
-/// A transient unit, as systemd-run(1) starts it. It vanishes when it ends, also if it fails.
+/// A transient unit, as systemd-run(1) starts it. It vanishes when it ends, even if it fails.
 #[derive(Clone, Debug)]
 pub struct TransientUnit {
     argv: Vec<OsString>,
@@ -134,7 +136,8 @@ pub struct MachineUnit<'a> {
     pub lifetime: Option<Duration>,
     /// Set if the unit mounts file systems in files.
     pub has_disks: bool,
-    /// Set if the command returns when the unit is ready. Otherwise it returns when the start has begun.
+    /// Set if the command returns when the unit is ready. Otherwise it returns when the start has
+    /// begun.
     pub is_waited_for: bool,
     /// More properties, as `NAME=VALUE`.
     pub properties: &'a [OsString],

@@ -21,7 +21,9 @@ use crate::options;
 use crate::options::{MachineOptions, Options, ServiceDefaults};
 use crate::services::network;
 
-/// Creates the machine of a service of the job in this process's environment. `number` counts from 1.
+/// Creates the machine of a service of the job in this process's environment.
+///
+/// The first service of a job has the `number` 1.
 pub fn run(number: u8, arguments: &[OsString]) -> Result<()> {
     let job = Job::from_env()?;
     let index = usize::from(number).checked_sub(1);

@@ -66,7 +66,8 @@ fn fill_all(pool: &Pool, arguments: &[OsString], images: &[String]) -> Result<()
         .try_for_each(|image| fill(pool, arguments, image))
 }
 
-// Creates machines of `image` until the pool has as many as it is to have. Removes obsolete and surplus machines.
+// Creates machines of `image` until the pool has as many as it is to have. Removes obsolete and
+// surplus machines.
 fn fill(pool: &Pool, arguments: &[OsString], image: &str) -> Result<()> {
     let mut attempts = None;
     loop {

@@ -21,7 +21,7 @@ use crate::slice;
 
 /// Time limit for copying an image: its blocks are shared, but each file is created.
 const COPY_LIMIT: Duration = Duration::from_secs(600);
-/// Time limit for making any other layer.
+/// Time limit for creating any other layer.
 const LAYER_LIMIT: Duration = Duration::from_secs(60);
 /// Time limit for attaching a job's cache and services.
 const ATTACH_LIMIT: Duration = Duration::from_secs(300);
@@ -29,9 +29,10 @@ const ATTACH_LIMIT: Duration = Duration::from_secs(300);
 /// Steps that create a machine, in the order of the fields.
 #[derive(Debug)]
 pub struct Plan {
-    /// Steps after which the machine counts for `--max-machines`, or in its pool. The state is the first file.
+    /// Steps after which the machine counts for `--max-machines`, or in its pool. The state is the
+    /// first file.
     pub reserve: Vec<Step>,
-    /// Steps that make the mount points, the layer and the slice.
+    /// Steps that create the mount points, the layer and the slice.
     pub build: Vec<Step>,
     /// Steps that start the machine; none for a machine without an init. They can be repeated.
     pub start: Vec<Step>,
@@ -44,7 +45,8 @@ pub struct Plan {
 impl Plan {
     /// Returns the plan of a machine.
     ///
-    /// For a machine of a standby pool, `publish` is empty: the caller adds the step that writes the fingerprint.
+    /// For a machine of a standby pool, `publish` is empty: the caller adds the step that writes
+    /// the fingerprint.
     pub fn new(spec: &MachineSpec) -> Result<Self> {
         let state = state::new(spec)?;
         Ok(Self {
@@ -118,7 +120,8 @@ fn build_layer(spec: &MachineSpec, state: &State) -> Vec<Step> {
             };
             vec![directory, Step::command(copy, COPY_LIMIT).with_hint(hint)]
         }
-        // The layer has to outlive the unit, in whose mount namespace the launcher mounts other layers.
+        // The layer has to outlive the unit, in whose mount namespace the launcher mounts other
+        // layers.
         (Layer::Tmpfs, size) if state.init == Init::None => {
             let mount = calling_unit::on_host(mount_command(size, &paths.disk_mount()));
             vec![Step::command(mount, LAYER_LIMIT)]
@@ -145,7 +148,8 @@ fn start(spec: &MachineSpec) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-// A machine without an init is given what its job needs at each start, by the commands in its state.
+// A machine without an init is given what its job needs at each start, by the commands in its
+// state.
 fn attach(spec: &MachineSpec) -> Result<Vec<Step>> {
     if spec.options.init == Init::None || !spec.job.need_attaching() {
         return Ok(Vec::new());

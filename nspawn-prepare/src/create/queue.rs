@@ -22,10 +22,11 @@ const RECOUNT: Duration = Duration::from_secs(5);
 /// Time for which a process holds the lock that does not itself wait for a slot.
 const SHORT_WAIT: Duration = Duration::from_secs(1);
 
-/// Waits until fewer than `max_machines` machines besides this one take a slot, for `limit` at most.
+/// Waits until fewer than `max_machines` machines besides this one take a slot, for `limit` at
+/// most.
 ///
-/// The caller holds the returned lock until the machine's state file exists, by which the machine takes a slot. Until
-/// then no other process counts.
+/// The caller holds the returned lock until the machine's state file exists, by which the machine
+/// takes a slot. Until then no other process counts.
 pub fn wait(paths: &MachinePaths, max_machines: u32, limit: Duration) -> Result<Lock> {
     let deadline = Instant::now() + limit;
     let lock = lock_queue(max_machines, limit)?;
@@ -53,7 +54,8 @@ pub fn wait(paths: &MachinePaths, max_machines: u32, limit: Duration) -> Result<
     }
 }
 
-// The lock's holder waits for a slot, and the processes that wait for the lock are the queue behind it.
+// The lock's holder waits for a slot, and the processes that wait for the lock are the queue behind
+// it.
 fn lock_queue(max_machines: u32, limit: Duration) -> Result<Lock> {
     match lock::host(Resource::Machines, SHORT_WAIT) {
         Err(error) if !error::is_interrupted(&error) => {}
@@ -71,8 +73,9 @@ fn count_other_machines(this: &MachinePaths, changes: &Inotify) -> Result<usize>
     watch(changes, STATE_ROOT.as_ref(), AddWatchFlags::IN_DELETE);
     let mut count = 0;
     for name in list::all()? {
-        // Standby machines take no slot until a caller takes them over. A job and its services take one slot together:
-        // a service that waited for a slot of another service would wait forever.
+        // Standby machines take no slot until a caller takes them over. A job and its services take
+        // one slot together: a service that waited for a slot of another service would wait
+        // forever.
         if name.is_for_standby() || is_service(&name) {
             continue;
         }
@@ -81,7 +84,8 @@ fn count_other_machines(this: &MachinePaths, changes: &Inotify) -> Result<usize>
             continue;
         }
         watch_state(changes, &paths);
-        // A takeover changes the unit of a name, so the unit is looked up after the watch has begun.
+        // A takeover changes the unit of a name, so the unit is looked up after the watch has
+        // begun.
         let paths = State::paths_of(&name);
         watch_unit(changes, &paths);
         if takes_slot(&paths) {
@@ -119,8 +123,8 @@ fn watch(changes: &Inotify, path: &Path, events: AddWatchFlags) {
     let _ = changes.add_watch(path, events);
 }
 
-// The kernel may report the end of a lock's holder before the lock is free, so the wait ends now and then without any
-// event.
+// The kernel may report the end of a lock's holder before the lock is free, so the wait ends now
+// and then without any event.
 fn wait_for_change(changes: &Inotify, limit: Duration) -> Result<()> {
     signals::check()?;
     signals::wait_readable(changes.as_fd(), limit.min(RECOUNT))?;

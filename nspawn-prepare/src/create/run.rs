@@ -41,16 +41,18 @@ pub struct Creation<'a> {
 }
 
 impl Creation<'_> {
-    /// Creates the machine, or takes over a standby machine, and calls `announce` just before the machine is in use.
+    /// Creates the machine, or takes over a standby machine, and calls `announce` just before the
+    /// machine is in use.
     ///
-    /// If the creation fails, the machine is removed, or kept for inspection. `queue` is a lock that is held until the
-    /// machine takes its slot.
+    /// If the creation fails, the machine is removed, or kept for inspection. `queue` is a lock
+    /// that is held until the machine takes its slot.
     pub fn run(&self, queue: Option<Lock>, announce: impl FnOnce() -> Result<()>) -> Result<()> {
         let state = state::new(self.spec)?;
         self.check_requirements()?;
         let lock = Lock::acquire(&self.spec.paths)?;
         let begin = Moment::now();
-        // A standby machine that is taken over has its own lock, which must be held as long as this one.
+        // A standby machine that is taken over has its own lock, which must be held as long as this
+        // one.
         let mut standby_lock = None;
         let Err(error) = self.replace(&lock, queue, &mut standby_lock, announce) else {
             return Ok(());

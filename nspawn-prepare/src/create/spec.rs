@@ -15,8 +15,8 @@ use nspawn_common::sys::process::ProcessId;
 
 use crate::options::MachineOptions;
 
-/// Time by which a machine may outlive the time limit of its job: the stages after the job's script take some, and a
-/// machine that is still there after that would surprise its administrator.
+/// Time by which a machine may outlive the time limit of its job: the stages after the job's script
+/// take some, and a machine that is still there after that would surprise its administrator.
 const LIFETIME_MARGIN: Duration = Duration::from_secs(30 * 60);
 
 /// A machine that is to be created.
@@ -58,7 +58,7 @@ pub struct JobRequirements {
 /// Command that creates the machine of a service.
 #[derive(Clone, Debug)]
 pub struct ServiceCommand {
-    /// Image that the job asks for.
+    /// Image that the job requests.
     pub image: String,
     pub argv: Vec<OsString>,
 }
@@ -71,7 +71,8 @@ impl JobRequirements {
 }
 
 impl MachineSpec {
-    /// Returns the specification of a machine that is neither a job's, nor a service's, nor a pool's.
+    /// Returns the specification of a machine that is neither a job's, nor a service's, nor a
+    /// pool's.
     pub fn new(
         name: MachineName,
         image: Image,

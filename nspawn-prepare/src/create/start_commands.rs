@@ -23,7 +23,8 @@ use crate::layer;
 use crate::layer::CONTAINER_DIRECTORIES;
 use crate::network::pasta;
 
-/// Time for which systemd waits longer for the boot than `--timeout`, so that the machine can be queried before that.
+/// Time for which systemd waits longer for the boot than `--timeout`, so that the machine can be
+/// queried before that.
 const START_MARGIN: Duration = Duration::from_secs(30);
 
 /// Units that are of no use in a machine.
@@ -54,7 +55,8 @@ pub struct NetworkCommands {
 }
 
 impl StartCommands {
-    /// Returns the commands that start a machine: one without an init for each command in it, any other once.
+    /// Returns the commands that start a machine: one without an init for each command in it, any
+    /// other once.
     pub fn new(spec: &MachineSpec) -> Result<Self> {
         let options = &spec.options;
         let attaches = options.init == Init::None && spec.job.need_attaching();
@@ -163,7 +165,8 @@ fn binds(spec: &MachineSpec) -> Vec<Bind> {
     binds
 }
 
-// An overlay can't be the upper layer of another one, so images of containers are stored next to the machine's overlay.
+// An overlay can't be the upper layer of another one, so images of containers are stored next to
+// the machine's overlay.
 fn container_binds(spec: &MachineSpec) -> Vec<Bind> {
     let options = &spec.options;
     if !options.nesting || options.layer == Layer::Snapshot {
@@ -179,7 +182,8 @@ fn container_binds(spec: &MachineSpec) -> Vec<Bind> {
 fn other_options(spec: &MachineSpec) -> Vec<OsString> {
     let mut options = Vec::new();
     if spec.options.init == Init::Systemd {
-        // systemd searches these directories before its own (systemd.unit(5), systemd.generator(7)).
+        // systemd searches these directories before its own (systemd.unit(5),
+        // systemd.generator(7)).
         options.push(format!("--setenv=SYSTEMD_UNIT_PATH={UNITS_IN_MACHINE}:").into());
         options
             .push(format!("--setenv=SYSTEMD_GENERATOR_PATH={UNITS_IN_MACHINE}/generators:").into());
@@ -187,8 +191,8 @@ fn other_options(spec: &MachineSpec) -> Vec<OsString> {
         options.push(format!("--setenv={name}={value}").into());
     }
     if !spec.options.nesting {
-        // systemd-nspawn 262 allows these system calls, by which a machine can read any key of the host that is
-        // readable by all.
+        // systemd-nspawn 262 allows these system calls, by which a machine can read any key of the
+        // host that is readable by all.
         options.push("--system-call-filter=~@keyring".into());
     }
     if spec.options.layer == Layer::None {

@@ -1,4 +1,5 @@
-//! Limits that a GitLab job sets by `NSPAWN_JOB_…` variables: a job can lower limits, but not raise them.
+//! Limits that a GitLab job sets by `NSPAWN_JOB_…` variables: a job can lower limits, but not raise
+//! them.
 
 use std::ffi::{OsStr, OsString};
 
@@ -6,14 +7,16 @@ use anyhow::{Result, bail};
 use nspawn_common::error::Failure;
 use nspawn_common::lifecycle::limits;
 
-/// Limits that a job can lower: variable, property of the unit, and smallest value on which a system still runs.
+/// Limits that a job can lower: variable, property of the unit, and smallest value on which a
+/// system still runs.
 const VARIABLES: [(&str, &str, u64); 3] = [
     ("NSPAWN_JOB_MEMORY_MAX", "MemoryMax", 64 << 20),
     ("NSPAWN_JOB_TASKS_MAX", "TasksMax", 64),
     ("NSPAWN_JOB_CPU_QUOTA", "CPUQuota", 5),
 ];
 
-/// Returns the properties that the variables of a job ask for. The machine's other properties are `properties`.
+/// Returns the properties that the variables of a job ask for. The machine's other properties are
+/// `properties`.
 pub fn properties(
     properties: &[OsString],
     variable: impl Fn(&str) -> Option<String>,

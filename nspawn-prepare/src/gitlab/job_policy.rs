@@ -116,7 +116,7 @@ pub fn image_of_service(policy: &JobPolicy, service: &Service) -> Result<Image> 
     })
 }
 
-/// Returns the name of the host's image for a job that asks for `image`.
+/// Returns the name of the host's image for a job that requests `image`.
 ///
 /// The first pattern that matches decides. Without a match, the name is `image` itself.
 pub fn map_image(map: &[(OsString, String)], image: &str) -> String {

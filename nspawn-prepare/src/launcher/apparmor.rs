@@ -1,9 +1,9 @@
 //! Keeps the host's AppArmor profiles from applying to the machine's programs.
 //!
-//! AppArmor attaches profiles to paths, and the path of a program in a machine matches like one on
-//! the host: the host's profile for named would confine `/usr/sbin/named` of every machine. So
-//! machines run in an AppArmor policy namespace of their own, which has no profiles (apparmor(7),
-//! aa_change_onexec(2)).
+//! AppArmor attaches profiles to paths, and makes no difference between a path in a machine and the
+//! same path on the host: the host's profile for the DNS server `named` would confine
+//! `/usr/sbin/named` of every machine. So machines run in an AppArmor policy namespace of their
+//! own, which has no profiles (apparmor(7), aa_change_onexec(2)).
 
 use std::fs;
 use std::io::ErrorKind;
@@ -18,7 +18,7 @@ const DBUS_FEATURE: &str = "/sys/kernel/security/apparmor/features/dbus/mask";
 /// Policy namespace of all machines.
 const NAMESPACE: &str = "nspawn-ci";
 
-/// Moves the next program that this process executes to the policy namespace.
+/// Arranges that the next program that this process executes runs in the policy namespace.
 ///
 /// Does nothing if the kernel does not use AppArmor.
 pub fn leave_profiles() -> Result<()> {
@@ -27,7 +27,7 @@ pub fn leave_profiles() -> Result<()> {
         return Ok(());
     }
     // With this feature, dbus-daemon would refuse systemd-nspawn's connection, because it can't
-    // parse the name of a label in another namespace (seen with forky, Linux 7.2).
+    // parse the name of a label in another namespace (observed on forky, Linux 7.2).
     if Path::new(DBUS_FEATURE).exists() {
         return Ok(());
     }

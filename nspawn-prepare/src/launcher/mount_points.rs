@@ -21,7 +21,7 @@ use crate::network::resolvers::RESOLV_CONF;
 /// Returns the mount points that systemd-nspawn does not create, and whether each is a file.
 ///
 /// systemd-nspawn requires /usr, and can't create mount points in a read-only root. `options` are
-/// its options.
+/// the options of systemd-nspawn.
 pub fn required(state: &State, options: &[OsString]) -> Vec<(PathBuf, bool)> {
     let mut points = Vec::new();
     if state.init != Init::Systemd {
@@ -93,9 +93,8 @@ pub fn replace_file(root: &Path, path: &Path, content: &str, owner: u32) -> Resu
     in_tree(root, write).with_context(|| format!("can't write {} in the machine", path.display()))
 }
 
-/// Runs `work` in a child process with the tree as its root directory.
-///
-/// No link in the tree leads out of it then.
+/// Runs `work` in a child process with the tree as its root directory, so that no link leads out of
+/// the tree.
 fn in_tree(root: &Path, work: impl FnOnce() -> io::Result<()>) -> Result<()> {
     fork::run(|| {
         chroot(root)?;

@@ -1,4 +1,4 @@
-//! Command lines that make a layer, and options of systemd-nspawn for one.
+//! Command lines that create a layer, and options of systemd-nspawn for one.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -13,8 +13,8 @@ use crate::layer::OVERLAID;
 pub const COPY_HINT: &str = "can't let a copy share the image's blocks (--layer=snapshot needs the image and \
     /var/lib/nspawn-ci on one btrfs or xfs file system; --layer=disk needs neither)";
 
-/// Directories where a machine with a read-only root can write, besides /run, with their modes: temporary ones, and those
-/// that jobs work in.
+/// Directories where a machine with a read-only root can write, besides /run, with their modes:
+/// temporary ones, and those that jobs work in.
 const TEMPORARY: [(&str, &str); 3] = [("/tmp", "1777"), ("/builds", "0755"), ("/cache", "0755")];
 
 /// Returns the command that copies the image so that the copy shares its blocks.
@@ -45,9 +45,11 @@ pub fn memory_options(size: Option<u64>) -> String {
     format!("mode=0755,size={}", size.unwrap_or(0))
 }
 
-/// Returns the options of systemd-nspawn for the directories that a machine with `--layer=none` can write to.
+/// Returns the options of systemd-nspawn for the directories that a machine with `--layer=none` can
+/// write to.
 ///
-/// Each temporary directory may use `size` bytes of memory, and all directories of [`OVERLAID`] together as much.
+/// Each temporary directory may use `size` bytes of memory, and all directories of [`OVERLAID`]
+/// together as much.
 pub fn temporary_options(paths: &MachinePaths, size: Option<u64>) -> Vec<OsString> {
     let limit = size.map(|size| format!(",size={size}")).unwrap_or_default();
     let mut options = Vec::new();

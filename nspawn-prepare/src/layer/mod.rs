@@ -24,8 +24,8 @@ use size::LayerSize;
 
 /// Directories below `/var/lib` where containers in a machine keep their images.
 pub const CONTAINER_DIRECTORIES: [&str; 2] = ["containers", "docker"];
-/// Directories of the root that a machine with `--layer=none` sees with the image's content and can write to: without
-/// them hardly a service or a user's tool works.
+/// Directories of the root that a machine with `--layer=none` sees with the image's content and can
+/// write to: without them hardly a service or a user's tool works.
 pub const OVERLAID: [&str; 2] = ["root", "var"];
 
 /// Parses `--layer=` and combines it with `--layer-size=`.
@@ -52,7 +52,8 @@ pub fn parse(
              --layer-size=infinity, \
              or choose --layer=disk"
         ),
-        // Without a user namespace, a machine's root could open loop devices, and so read the layers of others.
+        // Without a user namespace, a machine's root could open loop devices, and so read the
+        // layers of others.
         (Layer::Disk, PrivateUsers::No) if is_unlimited => Ok((layer, LayerSize::Infinity)),
         (Layer::Disk, PrivateUsers::No) => bail!(
             "--layer-size needs a user namespace; with --private-users=no add --layer-size=infinity"
@@ -61,7 +62,7 @@ pub fn parse(
     }
 }
 
-/// Checks that the layer can be made from this image.
+/// Checks that the layer can be created from this image.
 pub fn check_image(layer: Layer, image: &Image) -> Result<()> {
     if layer == Layer::Snapshot && image.is_disk() {
         bail!(
@@ -72,7 +73,8 @@ pub fn check_image(layer: Layer, image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the kernel has loop devices. Only then can systemd resolve the device names in a unit's `DeviceAllow=`.
+/// Checks that the kernel has loop devices. Only then can systemd resolve the device names in a
+/// unit's `DeviceAllow=`.
 pub fn check_loop_devices() -> Result<()> {
     let Err(error) = File::open("/dev/loop-control") else {
         return Ok(());
@@ -83,8 +85,8 @@ pub fn check_loop_devices() -> Result<()> {
     Err(error).context("this host has no loop devices; see --layer-size=infinity")
 }
 
-// PrivateDevices= (systemd.exec(5)) hides loop devices from this process, but not from the machine's unit, which mounts
-// the layer.
+// PrivateDevices= (systemd.exec(5)) hides loop devices from this process, but not from the
+// machine's unit, which mounts the layer.
 fn has_loop_devices_on_host() -> bool {
     let drivers = fs::read_to_string("/proc/devices").unwrap_or_default();
     drivers.lines().any(|line| line.ends_with(" loop"))

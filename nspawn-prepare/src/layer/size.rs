@@ -12,7 +12,7 @@ use nspawn_common::machine::paths::LAYER_ROOT;
 
 /// Smallest file system that a system boots on, in bytes.
 const MIN: u64 = 32 << 20;
-/// Largest file system that mkfs.ext4(8) makes without further options, in bytes.
+/// Largest file system that mkfs.ext4(8) creates without further options, in bytes.
 const MAX: u64 = 8 << 40;
 /// Mask that rounds down to MiB: a file system is a whole number of blocks.
 const MEBIBYTES: u64 = !0xf_ffff;

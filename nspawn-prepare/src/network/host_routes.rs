@@ -8,7 +8,7 @@ const SCOPE_LINK: &str = "20";
 
 /// Returns whether a usable IPv4 default route is in `/proc/net/route`.
 ///
-/// The columns are: interface, destination, gateway, flags, …, mask as the eighth.
+/// The columns are: interface, destination, gateway, flags and more. The eighth is the mask.
 pub fn has_ipv4_default(table: &str) -> bool {
     table.lines().any(|line| {
         let fields: Vec<_> = line.split_whitespace().collect();
@@ -23,10 +23,10 @@ pub fn ipv6_default_interfaces(table: &str) -> Vec<&str> {
     table.lines().filter_map(ipv6_default_interface).collect()
 }
 
-/// Returns the interface of a line, if that is a usable default route.
+/// Returns the interface of a line, if the line is a usable default route.
 ///
-/// The columns are: destination, its prefix, source, its prefix, next hop, metric, …, flags as the
-/// ninth, interface.
+/// The columns are: destination, its prefix, source, its prefix, next hop, metric and more. The
+/// ninth is the flags, and the last is the interface.
 fn ipv6_default_interface(line: &str) -> Option<&str> {
     let fields: Vec<_> = line.split_whitespace().collect();
     let destination = fields.first()?;

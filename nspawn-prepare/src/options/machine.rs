@@ -24,7 +24,8 @@ use crate::layer::size::LayerSize;
 use crate::network::destination::Destination;
 use crate::options::clap_matches::{optional, parsed_list, required};
 
-/// System calls that containers in a machine need (the kernel's keyrings and BPF are aware of user namespaces).
+/// System calls that containers in a machine need (the kernel's keyrings and BPF are aware of user
+/// namespaces).
 const NESTING: &str = "--system-call-filter=add_key keyctl bpf";
 
 /// Options that describe a machine.
@@ -48,7 +49,7 @@ pub struct MachineOptions {
     pub init: Init,
     /// Additional arguments for the machine's systemd.
     pub boot_arguments: Vec<String>,
-    /// Process with whose end the machine becomes stale.
+    /// Process whose end makes the machine stale.
     pub owner: Option<ProcessId>,
     pub layer: Layer,
     pub layer_size: LayerSize,
@@ -153,7 +154,8 @@ fn limit_name(entry: &str) -> Option<&str> {
     (is_valid && !value.is_empty()).then_some(name)
 }
 
-// systemd in a container reads its own arguments like the kernel's command line (kernel-command-line(7)).
+// systemd in a container reads its own arguments like the kernel's command line
+// (kernel-command-line(7)).
 fn boot_arguments(matches: &ArgMatches, init: Init) -> Result<Vec<String>> {
     let mut arguments = Vec::new();
     for unit in values::list(matches, "mask") {

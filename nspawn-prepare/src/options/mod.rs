@@ -18,13 +18,15 @@ use crate::cli;
 use clap_matches::{optional, parsed_list, required};
 pub use machine::MachineOptions;
 
-/// Time by which a service may exceed its own time limits: it waits for other services, and is removed if it fails.
+/// Time by which a service may exceed its own time limits: it waits for other services, and is
+/// removed if it fails.
 const SERVICE_MARGIN: Duration = Duration::from_secs(120);
 
 /// Options of a call, in groups.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Request to print the configuration for GitLab Runner's config stage instead of creating a machine.
+    /// Request to print the configuration for GitLab Runner's config stage instead of creating a
+    /// machine.
     pub config: bool,
     /// Number of standby machines of each image.
     pub standby: Option<usize>,
@@ -88,8 +90,8 @@ impl Options {
 
 /// Parses the options, and returns them with the name of their image.
 ///
-/// The image may have an argument file of its own, so `image_of` finds the name from the other options. Returns `None`
-/// if help was asked for and printed.
+/// The image may have an argument file of its own, so `image_of` finds the name from the other
+/// options. Returns `None` if help was requested and printed.
 pub fn parse(
     arguments: &[OsString],
     image_of: impl Fn(&Options) -> Result<String>,

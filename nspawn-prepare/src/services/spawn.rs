@@ -21,7 +21,7 @@ use crate::diagnostics::{PROGRAM, print_diagnostic};
 
 /// Processes that create the machines of services.
 pub struct Services {
-    /// Each process with the image that the job asks for.
+    /// Each process with the image that the job requests.
     processes: Vec<(String, Running)>,
     deadline: Instant,
 }

@@ -23,8 +23,8 @@ use crate::create::start_commands::StartCommands;
 use crate::options::MachineOptions;
 use crate::preflight;
 
-/// Properties whose time begins with the start of the unit (systemd.service(5)), which is too early for a standby
-/// machine.
+/// Properties whose time begins with the start of the unit (systemd.service(5)), which is too early
+/// for a standby machine.
 const TIMED_PROPERTIES: [&[u8]; 2] = [b"RuntimeMaxSec=", b"RuntimeRandomizedExtraSec="];
 
 /// Files of the host that systemd-nspawn copies into a machine at its start.
@@ -64,7 +64,8 @@ pub fn check(spec: &MachineSpec) -> Result<()> {
 /// Returns the fingerprint, as text.
 pub fn compute(spec: &MachineSpec) -> Result<Vec<u8>> {
     let nominal = nominal(spec)?;
-    // The command lines contain almost everything that systemd and systemd-nspawn know about the machine.
+    // The command lines contain almost everything that systemd and systemd-nspawn know about the
+    // machine.
     let commands = StartCommands::new(&nominal)?.into_list();
     let mut lines: Vec<OsString> = commands.iter().map(shell::join).collect();
     let options = &nominal.options;

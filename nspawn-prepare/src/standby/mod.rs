@@ -1,4 +1,5 @@
-//! Standby machines: machines that are started ahead of time, and are each taken over by one `nspawn-prepare`.
+//! Standby machines: machines that are started ahead of time, and are each taken over by one
+//! `nspawn-prepare`.
 
 pub mod fingerprint;
 pub mod machines;

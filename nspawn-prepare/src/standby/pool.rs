@@ -28,7 +28,7 @@ const COUNT_LIMIT: Duration = Duration::from_secs(60);
 /// Time limit for systemd to start the timer that refills a pool.
 const REFILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// A pool: what one call of `nspawn-prepare --standby` asked for.
+/// Pool of standby machines that one call of `nspawn-prepare --standby` requested.
 pub struct Pool {
     pub id: String,
     record: Value,
@@ -37,8 +37,9 @@ pub struct Pool {
 impl Pool {
     /// Records a pool, so that its machines can be created later.
     ///
-    /// `arguments` are those of the call, and `machine_environment` the variables of the machines. A call with the same
-    /// arguments and images, but another count, changes the existing pool. A count of 0 deletes it.
+    /// `arguments` are those of the call, and `machine_environment` the variables of the machines.
+    /// A call with the same arguments and images, but another count, changes the existing pool. A
+    /// count of 0 deletes it.
     pub fn record(
         arguments: &[OsString],
         images: &[String],

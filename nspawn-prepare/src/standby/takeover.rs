@@ -1,4 +1,4 @@
-//! Takeover: makes a standby machine the machine that was asked for, with its name.
+//! Takeover: turns a standby machine into the requested machine, with its name.
 
 use std::fs;
 use std::path::Path;
@@ -26,16 +26,16 @@ const AGENT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Takes over a standby machine as the machine of `spec`, if one has the same fingerprint.
 ///
-/// `lock` becomes the lock of the machine. It is an out parameter, because the caller must hold it also if the takeover
-/// fails after the machine has the name that was asked for.
+/// `lock` becomes the lock of the machine. It is an out parameter, because the caller must hold it
+/// even if the takeover fails after the machine has the requested name.
 pub fn take(spec: &MachineSpec, lock: &mut Option<Lock>) -> Result<()> {
     if spec.pool.is_some() || !pool::exist() || fingerprint::check(spec).is_err() {
         return Ok(());
     }
     let fingerprint = fingerprint::compute(spec)?;
     let candidates = machines::all()?;
-    // The first pass skips locked machines. A lock's holder does not always take the machine over, so the second pass
-    // waits for those.
+    // The first pass skips locked machines. A lock's holder does not always take the machine over,
+    // so the second pass waits for those.
     for waits in [false, true] {
         for from in &candidates {
             if !is_match(from, &fingerprint) || (!waits && Lock::is_held(from)) {
@@ -53,7 +53,8 @@ fn is_match(paths: &MachinePaths, fingerprint: &[u8]) -> bool {
     machines::has_content(&paths.fingerprint_file(), fingerprint)
 }
 
-// Returns whether the machine was taken over. If another process has it, or it does not answer, it was not.
+// Returns whether the machine was taken over. If another process has it, or it does not answer, it
+// was not.
 fn take_machine(
     from: &MachinePaths,
     spec: &MachineSpec,
@@ -80,26 +81,28 @@ fn take_machine(
     Ok(true)
 }
 
-// Checks that the agent answers, reads the state, and unregisters the machine from systemd-machined.
+// Checks that the agent answers, reads the state, and unregisters the machine from
+// systemd-machined.
 fn detach(from: &MachinePaths) -> Result<(State, Registration)> {
     client::ping(from, AGENT_LIMIT)?;
     Ok((State::read(from.name())?, Registration::unregister(from)?))
 }
 
-// Removes a machine whose takeover failed before the state directories were exchanged. After that, the machine has the
-// name that was asked for, and the caller removes it.
+// Removes a machine whose takeover failed before the state directories were exchanged. After that,
+// the machine has the requested name, and the caller removes it.
 fn remove_after_failed_takeover(from: &MachinePaths, lock: &mut Option<Lock>) {
     if !from.state_file().exists() {
         return;
     }
     if let Some(lock) = lock.take() {
-        // The error of the takeover is reported, and the next cleanup of stale machines removes what is left.
+        // The error of the takeover is reported, and the next cleanup of stale machines removes
+        // what is left.
         let _ = remove::remove_machine(from.name(), lock);
     }
 }
 
-// The marks are removed before anything else changes. If this process is killed at any point, the machine is stale
-// under one name or the other.
+// The marks are removed before anything else changes. If this process is killed at any point, the
+// machine is stale under one name or the other.
 fn hand_over(
     from: &MachinePaths,
     spec: &MachineSpec,
@@ -114,7 +117,8 @@ fn hand_over(
         fs::rename(from.layer(), to.layer()).with_context(failure)?;
     }
     exchange(&from.state_dir(), &to.state_dir()).with_context(failure)?;
-    // The state directory of the standby machine now has only the lock that was made under the new name.
+    // The state directory of the standby machine now has only the lock that was created under the
+    // new name.
     remove::remove_state_directory(from)?;
     let state = State {
         layer_size: standby.layer_size,

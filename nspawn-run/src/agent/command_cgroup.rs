@@ -138,7 +138,7 @@ impl CommandCgroup {
 
     /// Kills all processes of the cgroup at once, also those that are being forked (kernel 5.14).
     ///
-    /// A cgroup that does not exist is no error.
+    /// A cgroup that does not exist is not an error.
     pub fn kill(&self) -> Result<()> {
         ignore_missing(cgroup::kill(&self.path)).context("can't kill the command's processes")
     }

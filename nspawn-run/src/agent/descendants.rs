@@ -40,7 +40,7 @@ pub fn descendants() -> Vec<Pid> {
     found
 }
 
-/// Sends `signals` to `processes`. A process that has ended meanwhile is no error.
+/// Sends `signals` to `processes`. A process that has ended meanwhile is not an error.
 pub fn signal(processes: &[Pid], signals: &[Signal]) {
     for process in processes {
         for signal in signals {

@@ -1,8 +1,8 @@
 //! The machine's limits on the cgroups of commands.
 //!
 //! The limits of the machine apply to its commands in any case. But some runtimes, such as Go's and
-//! Java's before 21, read the limits of their own cgroup and of none above it. Without limits there,
-//! they would use memory and threads as if they had the whole host.
+//! Java's before 21, read the limits of their own cgroup and of none above it. Without limits
+//! there, they would use memory and threads as if they had the whole host.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,8 @@ const ROOT: &str = "/sys/fs/cgroup";
 const FILES: [&str; 2] = ["memory.max", "cpu.max"];
 /// Controllers of these files.
 const CONTROLLERS: &str = "+memory +cpu";
-/// Cgroup for processes that were in the agent's cgroup before the agent: systemd-nspawn's stub init.
+/// Cgroup for processes that were in the agent's cgroup before the agent: systemd-nspawn's stub
+/// init.
 const INIT: &str = "init";
 
 /// File of a limit, with its content.

@@ -1,7 +1,7 @@
 //! The agent: an internal form of this program that runs in the machine.
 //!
-//! The agent runs among the processes of the job, which may be hostile and have root in the machine.
-//! It has nothing of the host but the pipes that the host sends.
+//! The agent runs among the processes of the job, which may be hostile and have root in the
+//! machine. It has nothing of the host but the pipes that the host sends.
 //!
 //! | module | contents |
 //! | --- | --- |
@@ -64,8 +64,9 @@ pub const STOP_OPTION: &str = "--agent-stop";
 
 /// Time that an idle agent waits for another command before it exits.
 ///
-/// A program that starts a command first checks that the machine runs, and the program with the last
-/// command stops the machine. So this limit matters only if these programs are killed before that.
+/// A program that starts a command first checks that the machine runs, and the program with the
+/// last command stops the machine. So this limit matters only if these programs are killed before
+/// that.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Behaviour of the agent when no command runs.

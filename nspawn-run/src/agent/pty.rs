@@ -16,10 +16,11 @@ use nspawn_common::sys::ioctl;
 const CHUNK: usize = 16 << 10;
 /// Character that ends the input (VEOF in termios(3)). A terminal has no other end of file.
 const END_OF_FILE: u8 = 4;
-/// Number of pending bytes in one direction at which the sender has to wait, because the receiver, the
-/// command or the host, does not read.
+/// Number of pending bytes in one direction at which the sender has to wait, because the receiver,
+/// the command or the host, does not read.
 const MAX_PENDING: usize = 64 << 10;
-/// Maximum number of reads after the end of the command. Background processes may write without end.
+/// Maximum number of reads after the end of the command. Background processes may write without
+/// end.
 const LAST_READS: usize = 16;
 
 /// Descriptor with an event.
@@ -33,7 +34,8 @@ pub enum Source {
 /// Pseudoterminal, with the bytes on their way between the command and the host.
 pub struct Pty {
     master: PtyMaster,
-    /// Side of the command. It stays open, since a command may close its terminal and open it again.
+    /// Side of the command. It stays open, since a command may close its terminal and open it
+    /// again.
     terminal: OwnedFd,
     /// Pipe from the host, until it ends.
     input: Option<File>,
@@ -161,8 +163,8 @@ impl Pty {
             return false;
         };
         self.to_host.extend(&buffer[..count]);
-        // A program in non-canonical mode, such as a shell at its prompt, has ignored an end of file
-        // that was sent before, so the end of file is sent again.
+        // A program in non-canonical mode, such as a shell at its prompt, has ignored an end of
+        // file that was sent before, so the end of file is sent again.
         if self.input.is_none() && self.to_command.is_empty() && self.is_noncanonical() {
             self.to_command.push_back(END_OF_FILE);
             self.write_input();

@@ -65,9 +65,9 @@ pub struct Connection {
     /// True if it is a failure to miss the deadline. Otherwise the host then pings the agent.
     deadline_is_final: bool,
     grace_period: Duration,
-    /// Error of a signal that asked this program to end.
+    /// Error of a signal that interrupted this program.
     interruption: Option<Error>,
-    /// Time from which on another signal ends this program, and thereby the command, at once.
+    /// Time after which another signal ends this program, and with it the command, at once.
     signals_restored_at: Option<Instant>,
 }
 
@@ -105,7 +105,7 @@ impl Connection {
         self.raw_mode = None;
     }
 
-    /// Returns the error of the signal that asked this program to end, if there was one.
+    /// Returns the error of the signal that interrupted this program, if there was one.
     pub fn take_interruption(&mut self) -> Option<Error> {
         self.interruption.take()
     }
@@ -200,8 +200,8 @@ impl Connection {
         Ok(())
     }
 
-    // Pings the agent, or fails if the deadline was final. A frozen machine can't answer, so it gets
-    // another ping, unless this program is to end.
+    // Pings the agent, or fails if the deadline was final. A frozen machine can't answer, so it
+    // gets another ping, unless this program is to end.
     fn check_liveness(&mut self) -> Result<()> {
         if self.deadline_is_final
             && (self.interruption.is_some() || !processes::is_frozen(&self.paths))

@@ -34,7 +34,8 @@ impl Level {
     }
 }
 
-/// Watch over the cgroups of a machine and those above them. The first is that of the machine's unit.
+/// Watch over the cgroups of a machine and those above them. The first is that of the machine's
+/// unit.
 #[derive(Debug)]
 pub struct Watch {
     levels: Vec<Level>,

@@ -99,7 +99,7 @@ impl Session {
         let outcome = self.connection.wait_for_outcome();
         self.connection.leave_raw_mode();
         if let Some(interruption) = self.connection.take_interruption() {
-            // A reader that does not read must not delay the end that the caller asked for.
+            // A reader that does not read must not delay the end that the caller requested.
             let _ = deliver(self.outputs, Some(STOP_MARGIN));
             return Err(interruption);
         }

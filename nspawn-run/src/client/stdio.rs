@@ -46,7 +46,7 @@ fn move_input(stdin: &OwnedFd, target: BorrowedFd) -> nix::Result<()> {
     loop {
         match transfer::transfer(stdin, target, MAX_CHUNK) {
             Ok(0) | Err(Errno::EPIPE) => return Ok(()),
-            // nohup(1) replaces a terminal on stdin by a descriptor that can only be written. A
+            // nohup(1) replaces a terminal on stdin with a descriptor that can only be written. A
             // terminal may also be gone, or be the controlling terminal of another session.
             Err(Errno::EBADF | Errno::EIO) if !transfer::is_file(stdin) => return Ok(()),
             Ok(_) => {}

@@ -18,8 +18,8 @@ pub const MAX_CHUNK: usize = 1 << 20;
 const COPY_CHUNK: usize = 128 << 10;
 
 thread_local! {
-    // Each thread that copies creates the buffer once, since filling it with zeroes takes as long as
-    // a copy.
+    // Each thread that copies creates the buffer once, since filling it with zeroes takes as long
+    // as a copy.
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; COPY_CHUNK]);
 }
 
@@ -27,8 +27,8 @@ thread_local! {
 ///
 /// Fails with `EAGAIN` if `source` does not block and contains nothing. The kernel need not copy
 /// bytes between two pipes, or from a file on a disk to a pipe. splice(2) is not used for any other
-/// descriptor: it locks the pipe while it waits for the other side, and the machine's processes would
-/// hang at the lock and could not be killed.
+/// descriptor: it locks the pipe while it waits for the other side, and the machine's processes
+/// would hang at the lock and could not be killed.
 pub fn transfer(source: &OwnedFd, target: BorrowedFd, limit: usize) -> nix::Result<usize> {
     if !is_pipe(target) || !(is_pipe(source.as_fd()) || is_file(source)) {
         return copy(source, target, limit);

@@ -116,7 +116,7 @@ fn command_that_ignores_sigterm_is_killed_by_a_second_signal() {
     machine.sh(NO_SLEEP).expect(0);
 }
 
-/// Tests a command that moves to another cgroup, as `su` does if logind makes a session for it.
+/// Tests a command that moves to another cgroup, as `su` does if logind creates a session for it.
 #[test]
 fn command_in_another_cgroup_is_ended() {
     let machine = Machine::new();

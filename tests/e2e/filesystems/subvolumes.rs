@@ -1,4 +1,4 @@
-//! Subvolumes of btrfs that a job makes.
+//! Subvolumes of btrfs that a job creates.
 
 use std::fs;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nspawn_tests::gitlab_runner::{
-    Attempt, Failure, Interruption, Job, Outcome, Report, Runner, Then, When,
+    Attempt, Failure, Interruption, Job, Outcome, Reaction, Report, Runner, When,
 };
 use nspawn_tests::{image, left_of, sh};
 
@@ -36,7 +36,7 @@ fn canceled_script_can_handle_sigterm() {
         "#!/bin/bash\ntrap 'echo tidied; exit 0' TERM\nsh -c 'echo now; exec sleep 600' & wait\necho too far\n",
     );
     let report = Runner::default()
-        .run(&job.interrupt_at("now", Then::Canceling))
+        .run(&job.interrupt_at("now", Reaction::Canceling))
         .expect(&Outcome::Canceled);
     let script = report.stage("build_script");
     assert!(
@@ -59,7 +59,7 @@ fn canceled_script_can_handle_sigterm() {
 #[test]
 fn canceled_script_ends_at_once_and_its_after_script_runs() {
     let job = sleeping_job()
-        .interrupt_at("now", Then::Canceling)
+        .interrupt_at("now", Reaction::Canceling)
         .after_script(&["echo $CI_JOB_STATUS", WAIT_FOR_END]);
     let report = run(&job).expect(&Outcome::Canceled);
     let script = report.stage("build_script");
@@ -76,7 +76,7 @@ fn canceled_script_ends_at_once_and_its_after_script_runs() {
 #[test]
 fn aborted_job_ends_at_once_and_leaves_nothing() {
     let report = run(&sleeping_job()
-        .interrupt_at("now", Then::Abort)
+        .interrupt_at("now", Reaction::Abort)
         .after_script(&["true"]))
     .expect(&Outcome::Canceled);
     assert!(!report.stage("build_script").killed && report.stage("build_script").reaction < SOON);
@@ -128,7 +128,7 @@ fn cancel_during_prepare_is_not_a_build_failure() {
     let job = job.at(When::Start("prepare"), move |_| {
         // The FIFO has a writer once the process of the unit runs.
         sh(&format!("timeout 60 cat {booting}")).expect(0);
-        Then::Abort
+        Reaction::Abort
     });
     let slow = format!("--property=ExecStartPre=/bin/sh -c 'echo now > {fifo}; exec sleep 60'");
     let report = Runner::default().prepare_args(&[&slow]).run(&job);

@@ -36,7 +36,8 @@ fn expect_script_failure(name: &Name, words: &str) {
     );
 }
 
-/// Shell lines that make a disk image with the first block of a FAT, by which blkid recognizes it.
+/// Shell lines that create a disk image with the first block of a FAT, by which blkid recognizes
+/// it.
 const FAT: &str = "{ printf '\\353\\074\\220mkfs.fat\\0\\002\\004\\001\\0\\002\\0\\002\\0\\100\\370\\040\\0'; \
     head -c 30 /dev/zero; printf 'FAT16   '; head -c 448 /dev/zero; printf '\\125\\252'; } >$name.raw; \
     truncate --size=8M $name.raw; test \"$(blkid -p -o value -s TYPE $name.raw)\" = vfat";

@@ -37,7 +37,7 @@ fn systemd_version() -> u32 {
     version.trim().parse().unwrap()
 }
 
-/// Shell functions that make image trees and disk images.
+/// Shell functions that create image trees and disk images.
 const MAKERS: &str = "tree() { for path; do mkdir -p $path/usr; done; }; \
     raw() { for path; do mkdir -p $(dirname $path); truncate --size=1M $path; done; };";
 
@@ -50,7 +50,7 @@ const KINDS: u32 = 258;
 /// No version of systemd finds the same image as we do.
 const NEVER: u32 = u32::MAX;
 
-/// Layouts of images: shell lines that make them, the path that the name `N` stands for, and the
+/// Layouts of images: shell lines that create them, the path that the name `N` stands for, and the
 /// first version of systemd that agrees.
 const LAYOUTS: [(&str, &str, u32); 49] = [
     // Several images of one name in one directory.

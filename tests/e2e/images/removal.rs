@@ -1,4 +1,4 @@
-//! Images that are removed while a machine is made of them.
+//! Images that are removed while a machine is created from them.
 //!
 //! `nspawn-image` and other programs lock an image exclusively while they remove it.
 

@@ -1,4 +1,4 @@
-//! Standby machines that do not match or do not work, and are replaced.
+//! Standby machines that do not match a request or do not work, and are replaced.
 
 use std::fs;
 
@@ -43,7 +43,7 @@ fn machine_is_replaced_after_its_bound_directory_changes() {
         &["--network=none", "--bind-ro=/run/e2e-standby-shown:/mnt"],
     );
     let before = pool.names();
-    // Replace the directory by another one of the same name.
+    // Replace the directory with another one of the same name.
     fs::rename(shown, format!("{shown}.old")).unwrap();
     fs::create_dir(shown).unwrap();
     let machine = pool.prepare(&[]);
@@ -97,7 +97,7 @@ fn frozen_machine_is_replaced() {
     let before = pool.names();
     sh(&format!("systemctl freeze nspawn-{}.service", before[0])).expect(0);
     let mut machine = pool.prepare(&[]);
-    // A prepare skips a standby machine that another process has locked for long.
+    // nspawn-prepare skips a standby machine that another process has locked for some time.
     while fs::exists(format!("/run/nspawn-ci/{}/specification", before[0])).unwrap() {
         machine = pool.prepare(&[]);
     }

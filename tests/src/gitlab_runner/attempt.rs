@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::driver::{self, DriverResult, Limits};
 use super::environment;
-use super::interventions::{Hook, Interventions, Then, When};
+use super::interventions::{Hook, Interventions, Reaction, When};
 use super::received::ReceivedJob;
 use super::remote::Remote;
 use super::report::{Failure, Record};
@@ -218,15 +218,15 @@ impl<'a> Attempt<'a> {
     }
 
     /// Calls the hooks whose moment has come, and returns what happens to the stage.
-    fn call_due_hooks(&self, stage: &str, log: &[u8]) -> Then {
+    fn call_due_hooks(&self, stage: &str, log: &[u8]) -> Reaction {
         for (index, hook) in self.interventions.hooks.iter().enumerate() {
             if self.called.borrow()[index] || !is_due(hook, stage, log) {
                 continue;
             }
             self.called.borrow_mut()[index] = true;
             match (hook.action)(&Moment { attempt: self }) {
-                Then::Continue => {}
-                then => return then,
+                Reaction::Continue => {}
+                reaction => return reaction,
             }
         }
         self.remote.request_for(stage)

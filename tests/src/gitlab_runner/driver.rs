@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::interventions::Then;
+use super::interventions::Reaction;
 use super::remote::Remote;
 use super::report::Interruption;
 
@@ -70,7 +70,7 @@ pub fn supervise(
     command: &mut Command,
     limits: Limits,
     remote: &Remote,
-    watch: impl FnMut(&[u8]) -> Then,
+    watch: impl FnMut(&[u8]) -> Reaction,
 ) -> DriverResult {
     let description = format!(
         "{:?} {:?}",
@@ -142,7 +142,7 @@ struct Driver {
 }
 
 impl Driver {
-    fn watch(mut self, mut watch: impl FnMut(&[u8]) -> Then) -> DriverResult {
+    fn watch(mut self, mut watch: impl FnMut(&[u8]) -> Reaction) -> DriverResult {
         let mut result = DriverResult::default();
         self.apply(watch(&[]), &mut result);
         while self.open > 0 || self.phase != Phase::HasEnded {
@@ -168,11 +168,11 @@ impl Driver {
         result
     }
 
-    fn apply(&mut self, then: Then, result: &mut DriverResult) {
-        match then {
-            Then::Continue => {}
-            Then::Canceling => self.terminate(Interruption::Canceling, result),
-            Then::Abort => self.terminate(Interruption::Abort, result),
+    fn apply(&mut self, reaction: Reaction, result: &mut DriverResult) {
+        match reaction {
+            Reaction::Continue => {}
+            Reaction::Canceling => self.terminate(Interruption::Canceling, result),
+            Reaction::Abort => self.terminate(Interruption::Abort, result),
         }
     }
 
@@ -214,7 +214,7 @@ impl Driver {
         self.deadline = Instant::now() + limit;
     }
 
-    // The signal is lost if all processes of the group have just ended, which is no error.
+    // The signal is lost if all processes of the group have just ended, which is not an error.
     fn signal(&self, name: &str) {
         // This uses the shell's built-in, because kill of procps 4.0.7 does not accept a group
         // after `--`.

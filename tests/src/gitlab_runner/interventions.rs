@@ -27,7 +27,7 @@ pub enum When {
 
 /// Reaction of GitLab or of the runner at such a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Then {
+pub enum Reaction {
     /// The job continues.
     #[default]
     Continue,
@@ -37,7 +37,7 @@ pub enum Then {
     Abort,
 }
 
-type Action = Box<dyn Fn(&Moment) -> Then + Send + Sync>;
+type Action = Box<dyn Fn(&Moment) -> Reaction + Send + Sync>;
 
 /// An action that is called once, at a given moment.
 pub(super) struct Hook {
@@ -71,7 +71,7 @@ impl Interventions {
     pub(crate) fn add_hook(
         &mut self,
         when: When,
-        action: impl Fn(&Moment) -> Then + Send + Sync + 'static,
+        action: impl Fn(&Moment) -> Reaction + Send + Sync + 'static,
     ) {
         self.hooks.push(Hook {
             when,

@@ -12,7 +12,7 @@
 //! | --- | --- |
 //! | `runner` | settings of a runner, preparation with its retries: [`Runner`] |
 //! | `received` | job as the runner receives it |
-//! | `interventions` | interventions of tests in jobs: [`When`], [`Then`], [`Response`] |
+//! | `interventions` | interventions of tests in jobs: [`When`], [`Reaction`], [`Response`] |
 //! | `attempt` | one attempt at a job, stage by stage: [`Attempt`] |
 //! | `stages` | order of the sub-stages of run |
 //! | `driver` | process of a driver: its streams, time limit and end |
@@ -42,7 +42,7 @@ mod tests;
 mod workspace;
 
 pub use attempt::{Attempt, Moment};
-pub use interventions::{Interventions, Response, Then, When};
+pub use interventions::{Interventions, Reaction, Response, When};
 pub use report::{Failure, Interruption, Outcome, Record, Report};
 pub use runner::{Programs, Runner};
 

@@ -15,7 +15,7 @@ pub struct ReceivedJob {
     pub token: String,
     /// Path of the project on the server, and below the builds directory.
     pub project_path: String,
-    /// Image of the job, if it asks for one.
+    /// Image of the job, if it requests one.
     pub image: Option<String>,
     /// Address of the server.
     pub server: String,

@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::driver::Event;
-use super::interventions::Then;
+use super::interventions::Reaction;
 use super::stages;
 
 type Reader = Box<dyn Fn(&[u8]) + Send + Sync>;
@@ -19,7 +19,7 @@ pub struct Remote {
 
 #[derive(Debug, Default)]
 struct Inner {
-    requested: Then,
+    requested: Reaction,
     /// Channel on which the running stage waits for events.
     events: Option<Sender<Event>>,
 }
@@ -41,10 +41,10 @@ impl Remote {
     }
 
     /// Requests that the job ends in this way. A request to abort the job is final.
-    pub fn request(&self, then: Then) {
+    pub fn request(&self, reaction: Reaction) {
         let mut inner = self.inner();
-        if inner.requested != Then::Abort {
-            inner.requested = then;
+        if inner.requested != Reaction::Abort {
+            inner.requested = reaction;
         }
         if let Some(events) = &inner.events {
             let _ = events.send(Event::Requested);
@@ -62,12 +62,12 @@ impl Remote {
     ///
     /// A job that is cancelled before its script is aborted, and after the script nothing is left
     /// to cancel (common/build.go, `executeUserScripts`).
-    pub(super) fn request_for(&self, stage: &str) -> Then {
+    pub(super) fn request_for(&self, stage: &str) -> Reaction {
         let requested = self.inner().requested;
         match (requested, stage) {
-            (_, "cleanup") => Then::Continue,
-            (Then::Canceling, _) if stages::is_before_script(stage) => Then::Abort,
-            (Then::Canceling, _) if stages::is_after_script(stage) => Then::Continue,
+            (_, "cleanup") => Reaction::Continue,
+            (Reaction::Canceling, _) if stages::is_before_script(stage) => Reaction::Abort,
+            (Reaction::Canceling, _) if stages::is_after_script(stage) => Reaction::Continue,
             _ => requested,
         }
     }
@@ -99,19 +99,21 @@ mod tests {
             "cleanup",
         ];
         let requests = |remote: &Remote| all.map(|stage| remote.request_for(stage));
-        assert_eq!(requests(&remote), [Then::Continue; 7]);
-        remote.request(Then::Canceling);
-        let (then, no) = (Then::Canceling, Then::Continue);
+        assert_eq!(requests(&remote), [Reaction::Continue; 7]);
+        remote.request(Reaction::Canceling);
+        let (canceling, abort, proceed) =
+            (Reaction::Canceling, Reaction::Abort, Reaction::Continue);
         assert_eq!(
             requests(&remote),
-            [Then::Abort, Then::Abort, then, then, no, no, no]
+            [
+                abort, abort, canceling, canceling, proceed, proceed, proceed
+            ]
         );
-        remote.request(Then::Abort);
-        remote.request(Then::Canceling);
-        let abort = Then::Abort;
+        remote.request(Reaction::Abort);
+        remote.request(Reaction::Canceling);
         assert_eq!(
             requests(&remote),
-            [abort, abort, abort, abort, abort, abort, no]
+            [abort, abort, abort, abort, abort, abort, proceed]
         );
     }
 }

@@ -34,9 +34,9 @@ pub enum Failure {
 /// The reason for which a driver was interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interruption {
-    /// The stage was cancelled by [`Then::Canceling`](super::Then::Canceling).
+    /// The stage was cancelled by [`Reaction::Canceling`](super::Reaction::Canceling).
     Canceling,
-    /// The job was aborted by [`Then::Abort`](super::Then::Abort).
+    /// The job was aborted by [`Reaction::Abort`](super::Reaction::Abort).
     Abort,
     /// The job exceeded its time limit.
     TimeOut,

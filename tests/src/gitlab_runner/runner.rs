@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::attempt::Attempt;
-use super::interventions::{Interventions, Then};
+use super::interventions::{Interventions, Reaction};
 use super::received::ReceivedJob;
 use super::remote::Remote;
 use super::report::{Failure, Outcome, Record, Report};
@@ -186,7 +186,7 @@ impl Runner {
             if round > 0 {
                 thread::sleep(self.pause);
             }
-            if remote.request_for("config") != Then::Continue {
+            if remote.request_for("config") != Reaction::Continue {
                 report.outcome = Outcome::Canceled;
                 break;
             }

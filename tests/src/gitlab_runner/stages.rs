@@ -1,7 +1,7 @@
 //! Sub-stages of run, in GitLab Runner's order.
 
 use super::attempt::Attempt;
-use super::interventions::Then;
+use super::interventions::Reaction;
 use super::received::ReceivedJob;
 use super::remote::Remote;
 use super::report::{Failure, Interruption, Outcome, Report};
@@ -129,12 +129,12 @@ impl<'a> Stages<'a> {
             return Err(Failure::Interrupted(why));
         }
         let result = match self.remote.request_for(stage) {
-            Then::Continue => self
+            Reaction::Continue => self
                 .attempt
                 .run(stage, status)
                 .map_or(Ok(()), |record| add_record(record, self.report)),
-            Then::Canceling => Err(Failure::Interrupted(Interruption::Canceling)),
-            Then::Abort => Err(Failure::Interrupted(Interruption::Abort)),
+            Reaction::Canceling => Err(Failure::Interrupted(Interruption::Canceling)),
+            Reaction::Abort => Err(Failure::Interrupted(Interruption::Abort)),
         };
         if let Err(Failure::Interrupted(why @ (Interruption::Abort | Interruption::TimeOut))) =
             result

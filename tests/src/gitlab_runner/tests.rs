@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Failure, Interruption, Job, Outcome, Report, Runner, Then};
+use super::{Failure, Interruption, Job, Outcome, Reaction, Report, Runner};
 
 /// Drivers in a directory for PATH.
 struct Drivers {
@@ -144,12 +144,12 @@ fn after_script_runs_after_cancel_but_not_after_abort_or_timeout() {
     let job = || Job::new("a").script(&["x"]).after_script(&["x"]);
     for (job, outcome, has_after_script) in [
         (
-            job().interrupt_at("at build", Then::Canceling),
+            job().interrupt_at("at build", Reaction::Canceling),
             Outcome::Canceled,
             true,
         ),
         (
-            job().interrupt_at("at build", Then::Abort),
+            job().interrupt_at("at build", Reaction::Abort),
             Outcome::Canceled,
             false,
         ),
@@ -181,7 +181,7 @@ fn driver_that_ignores_sigterm_is_killed_with_its_group() {
     let report = runner.run(
         &Job::new("a")
             .script(&["x"])
-            .interrupt_at("on", Then::Canceling),
+            .interrupt_at("on", Reaction::Canceling),
     );
     let script = report.stage("build_script");
     assert!(script.killed, "{}", report.describe());

@@ -35,7 +35,7 @@ impl Jobs {
             .min()
     }
 
-    /// Adds a retry of a failed job, if `retry:` asks for it and the job has none.
+    /// Adds a retry of a failed job, if `retry:` permits it and the job has none.
     pub fn retry(&mut self, id: u64) {
         let Some(failed) = self.all.get(&id) else {
             return;

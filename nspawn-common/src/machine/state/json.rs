@@ -1,8 +1,9 @@
 //! JSON form of the state.
 //!
-//! Another version of the programs may read the state, since an upgrade does not stop machines. Fields that were added
-//! since the format's version have a default, and unknown fields are ignored. A field that an older program must not
-//! ignore raises the version, and the older program then refuses the machine.
+//! Another version of the programs may read the state, because an upgrade does not stop machines.
+//! Fields that were added without a new version of the format have a default, and unknown fields
+//! are ignored. A field that an older program must not ignore raises the version, so that the older
+//! program refuses the machine.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -26,7 +27,9 @@ use crate::sys::process::ProcessId;
 /// Version of the file's format.
 const VERSION: u64 = 3;
 
-/// Error for a state in another version of the format. The machine exists, but this program can't read its state.
+/// Error for a state in another version of the format.
+///
+/// The machine exists, but this program can't read its state.
 #[derive(Debug)]
 pub struct OtherVersion(u64);
 
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_image_path_is_read_from_any_version() {
+    fn image_path_is_read_from_any_version() {
         let mut value = sample().to_json();
         value["version"] = json!(VERSION + 1);
         value["init"] = json!("of a later version");

@@ -69,13 +69,13 @@ fn machines_of_killed_runners_are_stale() {
         .iter()
         .map(|_| Runner::start(&gitlab, &["--max-builds=1"]))
         .collect();
-    // At this time some machines run their scripts, and others are still being made.
+    // At this time some machines run their scripts, and others are still being created.
     jobs.iter()
         .take(COUNT / 4)
         .for_each(|job| gitlab.wait_for_log(*job, "\nnow\n"));
     runners.iter_mut().for_each(Runner::kill);
     // The first cleanup removes machines whose scripts still run. The second one removes machines
-    // that were being made at that time.
+    // that were being created at that time.
     call("nspawn-cleanup", ["--stale"]).expect(0);
     wait_until("all drivers have ended", Duration::from_secs(60), || {
         let drivers = drivers_of(&jobs);

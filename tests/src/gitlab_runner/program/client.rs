@@ -18,8 +18,8 @@ pub struct Client {
 impl Client {
     /// Creates a client of the server at `url`.
     ///
-    /// The program is linked statically, and getaddrinfo(3) needs shared libraries. It therefore does not
-    /// look up names.
+    /// The program is linked statically, and getaddrinfo(3) needs shared libraries. It therefore
+    /// does not look up names.
     pub fn new(url: &str, token: &str) -> Result<Self> {
         let host = url
             .strip_prefix("http://")

@@ -14,7 +14,7 @@ use super::options::Options;
 use super::trace::{self, Trace};
 use crate::gitlab_runner::received::ReceivedJob;
 use crate::gitlab_runner::remote::Remote;
-use crate::gitlab_runner::{Outcome, Programs, Runner, Then};
+use crate::gitlab_runner::{Outcome, Programs, Reaction, Runner};
 
 /// Pause before the next request for a job when the server has none.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -141,7 +141,7 @@ fn run_job(url: &str, runner: &Runner, json: Value, limit: usize, ending: &Endin
     let remote = Arc::new(Remote::new(move |part| writer.write(part)));
     let _ = ending.running().insert(Arc::clone(&remote));
     if ending.is_abort.load(Ordering::SeqCst) {
-        remote.request(Then::Abort);
+        remote.request(Reaction::Abort);
     }
     let (sender, receiver) = (Arc::clone(&trace), Arc::clone(&remote));
     let sending = thread::spawn(move || sender.send(&receiver));
@@ -187,7 +187,7 @@ fn watch_signals(ending: &Arc<Ending>) -> Result<()> {
                     std::process::exit(1);
                 }
                 if let Some(remote) = &*ending.running() {
-                    remote.request(Then::Abort);
+                    remote.request(Reaction::Abort);
                 }
             }
         }

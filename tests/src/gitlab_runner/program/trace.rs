@@ -1,4 +1,4 @@
-//! Log of a job on its way to the server, which answers with the status of the job.
+//! Sends the log of a job to the server, which answers with the status of the job.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use crate::gitlab_runner::remote::Remote;
-use crate::gitlab_runner::{Outcome, Then};
+use crate::gitlab_runner::{Outcome, Reaction};
 use crate::http::{Response, header};
 
 /// Maximum size of a part of the log, in bytes.
@@ -84,10 +84,10 @@ impl Trace {
             let job_status = header(response.headers(), "Job-Status");
             match (job_status, response.status().as_u16()) {
                 ("canceled" | "failed", _) | (_, 403) => {
-                    remote.request(Then::Abort);
+                    remote.request(Reaction::Abort);
                     return Ok(());
                 }
-                ("canceling", _) => remote.request(Then::Canceling),
+                ("canceling", _) => remote.request(Reaction::Canceling),
                 (_, 200 | 202) => {}
                 (_, status) => bail!("the server answers {status} to a part of the log"),
             }
@@ -127,7 +127,7 @@ impl Trace {
         self.client.send_trace(&target, &range, part.to_vec())
     }
 
-    /// Asks for the status of the job.
+    /// Requests the status of the job.
     fn touch(&self) -> Result<Response> {
         self.put(&json!({ "token": self.client.token, "state": "running" }))
     }
@@ -171,7 +171,7 @@ fn state_and_reason(outcome: &Outcome) -> (&'static str, &'static str, i32) {
     }
 }
 
-/// Returns the last line of the log.
+/// Returns the last line of a job's log, which states the outcome.
 pub fn last_line(outcome: &Outcome) -> String {
     let why = match outcome {
         Outcome::Success => return "\x1b[32;1mJob succeeded\x1b[0;m\n".to_owned(),

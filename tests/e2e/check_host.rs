@@ -214,17 +214,17 @@ fn defects_of_gitlab_runner_are_reported_with_their_remedies() {
         ),
         (
             hardened("RestrictSUIDSGID=yes\\n"),
-            "bad   gitlab-runner.service takes",
+            "bad   gitlab-runner.service denies its jobs",
             "set RestrictSUIDSGID=no",
         ),
         (
             hardened("ProtectSystem=strict\\nReadWritePaths=/srv\\n"),
-            "bad   gitlab-runner.service takes",
+            "bad   gitlab-runner.service denies its jobs",
             "ReadWritePaths=/run /var/lib /var/cache",
         ),
         (
             hardened("CapabilityBoundingSet=cap_chown cap_dac_override\\n"),
-            "bad   gitlab-runner.service takes",
+            "bad   gitlab-runner.service denies its jobs",
             "set CapabilityBoundingSet=CAP_SYS_PTRACE",
         ),
         (

@@ -118,7 +118,7 @@ fn unsupported_requests_are_refused() {
             Value::Null,
             "not a request of GitHub's runner",
         ),
-        ("run_jobs\n", json!({}), r"no command 'run_jobs\n'"),
+        ("run_jobs\n", json!({}), r"unknown command 'run_jobs\n'"),
     ] {
         let done = runner.call(command, &args).expect_error(1, words);
         assert_eq!(runner.response(), Value::Null, "{}", done.describe());

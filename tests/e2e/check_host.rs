@@ -174,7 +174,7 @@ fn missing_space_is_reported_with_its_remedy() {
         (
             "mount -t tmpfs -o ro none /var/lib/nspawn-ci".into(),
             "bad   /var/lib/nspawn-ci is read-only",
-            "can be written to",
+            "mount a writable file system",
         ),
     ]);
 }

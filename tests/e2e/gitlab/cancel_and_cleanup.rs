@@ -153,7 +153,7 @@ fn cancel_during_prepare_is_not_a_build_failure() {
 fn cleanup_ends_a_running_script() {
     let job = Job::new(&image()).script(&[
         "echo now",
-        "while :; do dd if=/dev/zero of=big bs=1M count=50 2>&-; done",
+        "while :; do dd if=/dev/zero of=big bs=1M count=50 2>/dev/null; done",
     ]);
     let job = job.at_log("now", |moment| {
         let _ = moment.cleanup().expect();

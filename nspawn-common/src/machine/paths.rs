@@ -21,6 +21,9 @@ pub const SLICE: &str = "machine-ci.slice";
 pub const SLICE_CGROUP: &str = "/sys/fs/cgroup/machine.slice/machine-ci.slice";
 /// Name of the cgroup, below that of the unit, to which systemd-nspawn moves the machine.
 pub const PAYLOAD_CGROUP: &str = "payload";
+/// Cgroup below that of the unit in which the launcher is if the unit has limits, and systemd-nspawn
+/// until it moves itself to [`SUPERVISOR_CGROUP`].
+pub const LAUNCHER_CGROUP: &str = "launcher";
 /// Name of the cgroup, below that of the unit, to which systemd-nspawn moves itself, after it has
 /// moved the machine.
 pub const SUPERVISOR_CGROUP: &str = "supervisor";

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::machine::paths::{MachinePaths, SUPERVISOR_CGROUP};
+use crate::machine::paths::{LAUNCHER_CGROUP, MachinePaths, SUPERVISOR_CGROUP};
 use crate::sys::cgroup;
 
 /// Returns the process ID of the machine's supervisor, systemd-nspawn, which is in the unit's mount
@@ -16,12 +16,14 @@ pub fn supervisor(paths: &MachinePaths) -> Option<u32> {
 /// Returns the process ID of the machine's leader, the PID 1 of its PID namespace.
 ///
 /// The leader is the child of the supervisor that is number 1 in a namespace of its own.
-/// systemd-nspawn registers the machine before it moves itself and the leader to cgroups of their
-/// own, so both are searched.
+/// systemd-nspawn registers the machine before it moves itself to its last cgroup. The cgroups are
+/// searched in the order in which it moves, so that it is found during the move as well.
 #[must_use]
 pub fn leader(paths: &MachinePaths) -> Option<u32> {
     let unit = paths.cgroup();
-    [unit.clone(), unit.join(SUPERVISOR_CGROUP)]
+    let launcher = unit.join(LAUNCHER_CGROUP);
+    let supervisor = unit.join(SUPERVISOR_CGROUP);
+    [unit, launcher, supervisor]
         .iter()
         .flat_map(|cgroup| cgroup::processes(cgroup))
         .flat_map(leaders_below)

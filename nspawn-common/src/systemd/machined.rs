@@ -52,19 +52,14 @@ pub fn is_foreign(paths: &MachinePaths) -> bool {
 /// Waits, for `limit` at most, until the machine is registered, and thus has all its namespaces.
 /// Returns the process ID of its leader.
 pub fn wait_for_leader(paths: &MachinePaths, limit: Duration) -> Result<u32> {
-    let mut leader = None;
-    let find_leader = || {
-        if paths.registration_file().exists() {
-            leader = processes::leader(paths);
-        }
-        leader.is_some()
-    };
-    inotify::wait_until(
-        &paths.registration_file(),
+    let registration = paths.registration_file();
+    let is_registered = inotify::wait_until(
+        &registration,
         AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE,
         limit,
-        find_leader,
+        || registration.exists(),
     )?;
+    let leader = processes::leader(paths).filter(|_| is_registered);
     leader.with_context(|| not_registered(paths.name()))
 }
 

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nspawn_common::machine::paths::{MachinePaths, PAYLOAD_CGROUP};
+use nspawn_common::machine::paths::{LAUNCHER_CGROUP, MachinePaths, PAYLOAD_CGROUP};
 use nspawn_common::sys::fs::bind_mount;
 
 /// Files of limits that programs read to size themselves (cgroup.rst).
@@ -20,9 +20,6 @@ const FILES: [&str; 5] = [
     "cpu.max",
     "pids.max",
 ];
-
-/// Cgroup of this process until systemd-nspawn moves itself to `supervisor`.
-const LAUNCHER: &str = "launcher";
 
 /// Creates the machine's cgroup with the limits of the unit.
 ///
@@ -47,7 +44,7 @@ fn limits_of(unit: &Path) -> Vec<(&'static str, String)> {
 }
 
 fn create_payload(unit: &Path, limits: &[(&str, String)]) -> Result<()> {
-    let launcher = unit.join(LAUNCHER);
+    let launcher = unit.join(LAUNCHER_CGROUP);
     move_to(&launcher)?;
     enable_controllers(unit)?;
     let payload = unit.join(PAYLOAD_CGROUP);

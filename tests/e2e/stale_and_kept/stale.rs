@@ -50,7 +50,7 @@ fn machine_of_another_version_is_not_stale() {
     call("nspawn-cleanup", ["--stale"]).expect(0);
     machine
         .run(["true"])
-        .expect_error(125, "a newer version of these programs made it");
+        .expect_error(125, "a newer version of these programs created the machine");
     fs::write(&state, text).unwrap();
     machine.run(["true"]).expect(0);
 }

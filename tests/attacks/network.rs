@@ -99,7 +99,7 @@ const SNIFF: &str = r#"
 my $word = shift;
 socket(my $link, 17, 3, unpack("S", pack("n", 3))) or print("on\n"), kept_out "$!";
 print "on\n";
-my $end = time + 2;
+my $end = time + 5;
 while (time < $end) {
     vec(my $ready = "", fileno($link), 1) = 1;
     select($ready, undef, undef, 0.2) > 0 or next;

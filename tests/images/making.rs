@@ -94,7 +94,7 @@ fn words_of_a_description_are_not_expanded() {
     expect_failure(image.run("create", &[]), "there is no file $(touch ");
     for (text, words) in [
         ("--from-tar 'open", "a quote is not closed"),
-        ("plain", "'plain' is not one"),
+        ("plain", "'plain' is not an option"),
         ("--script /nowhere", "there is no file /nowhere"),
     ] {
         write(text);

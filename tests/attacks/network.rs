@@ -118,6 +118,7 @@ kept_out "unless the host has it: $why"
 /// Sends a frame of an experimental protocol on every link, and a packet with a source address for
 /// documentation (RFC 5737).
 const SPOOF: &str = r#"
+use Socket;
 my ($frame, $payload) = @ARGV;
 socket(my $link, 17, 3, 0) or kept_out "$!";
 for (`ip -o link`) {

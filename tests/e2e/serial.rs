@@ -13,7 +13,7 @@ mod unusual_mounts;
 
 use std::fs;
 
-use nspawn_tests::{Machine, call, image, left_of, sh};
+use nspawn_tests::{BackgroundCommand, Machine, call, image, left_of, sh};
 
 #[test]
 fn cleanup_all_removes_every_machine() {
@@ -87,6 +87,24 @@ fn busy_machined_keeps_machines_from_standby_registered() {
         call("machinectl", ["show", &machine.name]).expect(0);
     }
     pool("--standby=0");
+}
+
+/// Tests that a machine starts again although systemd-machined has not yet noticed its end.
+#[test]
+fn machine_starts_again_before_machined_has_noticed_its_end() {
+    let machine = Machine::with(&["--init=none"]);
+    let unit = format!("nspawn-{}.service", machine.name);
+    for _ in 0..5 {
+        let running = BackgroundCommand::start(&machine, "echo on; sleep 60");
+        sh("systemctl kill --signal=STOP systemd-machined").expect(0);
+        sh(&format!("systemctl kill --signal=KILL {unit}")).expect(0);
+        running.wait().expect_error(125, "(SIGKILL)");
+        let resume =
+            std::thread::spawn(|| sh("sleep 0.3; systemctl kill --signal=CONT systemd-machined"));
+        let next = machine.run(["true"]);
+        resume.join().unwrap().expect(0);
+        next.expect(0);
+    }
 }
 
 #[test]

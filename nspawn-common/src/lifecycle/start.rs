@@ -43,7 +43,7 @@ pub fn start(name: &MachineName, print: impl Fn(&str)) -> Result<()> {
     if processes::is_running(paths) && client::ping(paths, AGENT_LIMIT).is_ok() {
         return Ok(());
     }
-    stop::stop_machine(name)?;
+    stop_before_start(name)?;
     diagnosis::remove_start_error(paths)?;
     let begin = Moment::now();
     let Err(error) = retry(name, || run_start_commands(&state, &print)) else {
@@ -85,9 +85,17 @@ pub fn retry<T>(name: &MachineName, start: impl Fn() -> Result<T>) -> Result<T> 
         if error::is_interrupted(&error) || error.is::<TimedOut>() || start_error.exists() {
             return Err(error);
         }
-        stop::stop_machine(name)?;
+        stop_before_start(name)?;
     }
     start()
+}
+
+/// Stops what runs of the machine, and waits until systemd-machined has noticed.
+///
+/// systemd-machined refuses a machine of the name of another one that it has not yet seen end.
+fn stop_before_start(name: &MachineName) -> Result<()> {
+    stop::stop_machine(name)?;
+    machined::wait_until_gone(&State::paths_of(name))
 }
 
 /// Checks that a started machine accepts commands, is registered, and has the limits in

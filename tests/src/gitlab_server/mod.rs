@@ -34,7 +34,6 @@ use crate::job::Job;
 
 use jobs::Jobs;
 pub use jobs::{ServerJob, Status};
-use network::Place;
 pub use repository::Repository;
 pub use stuck::STUCK;
 
@@ -51,8 +50,6 @@ const LIMIT: Duration = Duration::from_secs(150);
 pub struct GitLab {
     shared: Arc<Shared>,
     _server: Server,
-    /// Place of the server on the network. Tests of the stand-ins have none.
-    _place: Option<Place>,
     /// Directory of the repositories.
     _root: TempDir,
 }
@@ -76,9 +73,8 @@ impl GitLab {
     /// Starts a server that has no jobs.
     #[must_use]
     pub fn new() -> Self {
-        let (place, listener) = Place::new();
-        let url = format!("http://{}", place.address.ip());
-        Self::start(listener, url, Some(place))
+        let (listener, address) = network::listener_outside();
+        Self::start(listener, format!("http://{address}"))
     }
 
     /// Starts a server that has no jobs and listens on the loopback interface.
@@ -86,10 +82,10 @@ impl GitLab {
     pub(crate) fn on_loopback() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        Self::start(listener, url, None)
+        Self::start(listener, url)
     }
 
-    fn start(listener: TcpListener, url: String, place: Option<Place>) -> Self {
+    fn start(listener: TcpListener, url: String) -> Self {
         let root = tempfile::tempdir()
             .unwrap_or_else(|error| panic!("can't create a temporary directory: {error}"));
         let jobs = Jobs {
@@ -105,7 +101,6 @@ impl GitLab {
         Self {
             _server: start_server(listener, &shared),
             shared,
-            _place: place,
             _root: root,
         }
     }

@@ -2,10 +2,11 @@
 //!
 //! A real GitLab is outside of the host too, and the machines of jobs can't reach the host's own
 //! addresses. A pair of veth links joins the namespace to the host's. The namespace has no name, so
-//! the kernel removes it, and with it the links, when its last socket is closed. Nothing remains of
-//! it even if the tests are killed.
+//! the kernel removes it, and with it the links, some time after its last socket was closed. Nothing
+//! remains of it even if the tests are killed, and nothing else may remove a link: by then, another
+//! server may have a link of that name.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -17,48 +18,24 @@ use crate::command::finish;
 
 const PORT: u16 = 80;
 
-/// A network namespace and its link to the host. Each server has one of its own.
-#[derive(Debug)]
-pub struct Place {
-    link: String,
-    /// Address at which the server listens.
-    pub address: SocketAddr,
-}
-
-impl Place {
-    /// Creates a network namespace, and a listener in it.
-    pub fn new() -> (Self, TcpListener) {
-        let (to_inside, from_outside) = channel();
-        let (to_outside, from_inside) = channel();
-        let inside = thread::spawn(move || listen(&to_outside, &from_outside));
-        let thread = from_inside
-            .recv()
-            .unwrap_or_else(|_| panic!("can't create a network namespace"));
-        let (link, address) = join(&thread);
-        let place = Self {
-            link,
-            address: (address, PORT).into(),
-        };
-        // The host's side of the link needs no address, and an address would have to be kept from
-        // the machines.
-        ip(&format!("link set {} up", place.link));
-        ip(&format!("route add {address}/32 dev {}", place.link));
-        let _ = to_inside.send(address);
-        (
-            place,
-            inside
-                .join()
-                .unwrap_or_else(|_| panic!("can't listen at {address}")),
-        )
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = Command::new("ip")
-            .args(["link", "delete", &self.link])
-            .status();
-    }
+/// Creates a network namespace, and returns a listener in it and the address at which it listens.
+pub fn listener_outside() -> (TcpListener, Ipv4Addr) {
+    let (to_inside, from_outside) = channel();
+    let (to_outside, from_inside) = channel();
+    let inside = thread::spawn(move || listen(&to_outside, &from_outside));
+    let thread = from_inside
+        .recv()
+        .unwrap_or_else(|_| panic!("can't create a network namespace"));
+    let (link, address) = join(&thread);
+    // The host's side of the link needs no address, and an address would have to be kept from the
+    // machines.
+    ip(&format!("link set {link} up"));
+    ip(&format!("route add {address}/32 dev {link}"));
+    let _ = to_inside.send(address);
+    let listener = inside
+        .join()
+        .unwrap_or_else(|_| panic!("can't listen at {address}"));
+    (listener, address)
 }
 
 // This runs in a thread of its own, because only that thread enters the namespace.

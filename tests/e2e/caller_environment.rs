@@ -189,7 +189,7 @@ fn run_refuses_a_machine_whose_layer_was_unmounted() {
     machine.run(["touch", "/root/file"]).expect(0);
     sh(&format!("umount /run/nspawn-ci/{}/disk", machine.name)).expect(0);
     let done = machine.run(["true"]);
-    let _ = done.expect_error(125, "the layer in memory is no longer mounted");
+    let _ = done.expect_error(125, "the layer is no longer mounted");
 }
 
 #[test]

@@ -12,10 +12,11 @@ use crate::command;
 use crate::command::btrfs;
 use crate::lifecycle::deferred_unmount::DeferredUnmount;
 use crate::lifecycle::lock::Lock;
+use crate::lifecycle::lost_writes;
 use crate::lifecycle::unmount;
 use crate::lifecycle::{ssh, stop};
 use crate::machine::name::MachineName;
-use crate::machine::paths::MachinePaths;
+use crate::machine::paths::{LAYER_ROOT, MachinePaths};
 use crate::machine::state::State;
 use crate::sys::fs::{ignore_missing, remove_file_if_present};
 use crate::sys::mountinfo;
@@ -67,6 +68,7 @@ pub fn remove_contents(name: &MachineName, _lock: &Lock) -> Result<()> {
     stop::stop_machine(name)?;
     ssh::unpublish(paths)?;
     unmount::detach(&paths.disk_mount())?;
+    lost_writes::note_if_full(LAYER_ROOT);
     delete_trees(&[paths.snapshot(), paths.layer()])?;
     machined::wait_until_gone(paths)?;
     // The state, which has the unit's name, goes last. List the files again, since the unit may

@@ -12,8 +12,11 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nspawn_common::agent::client;
 use nspawn_common::agent::request::Request;
+use nspawn_common::lifecycle::lost_writes;
+use nspawn_common::machine::mounts::UnitMounts;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
+use nspawn_common::machine::state::State;
 use nspawn_common::report;
 use nspawn_common::sys::signals;
 
@@ -35,17 +38,17 @@ pub enum Stdin {
     Empty,
 }
 
-/// Runs a command in the machine with these paths, until it has ended and its output is delivered.
+/// Runs a command in the machine of this state, until it has ended and its output is delivered.
 ///
 /// A signal that asks this program to end stops the command first, with SIGTERM, and with SIGKILL
 /// after `grace_period`.
 pub fn run(
-    paths: MachinePaths,
+    state: &State,
     request: &Request,
     stdin: Stdin,
     grace_period: Duration,
 ) -> Result<Outcome> {
-    Session::start(paths, request, stdin, grace_period)?.finish()
+    Session::start(state, request, stdin, grace_period)?.finish()
 }
 
 /// Command whose request the agent has received.
@@ -56,18 +59,23 @@ struct Session {
     /// Channel that receives an error if this program's stdin can't be read.
     stdin_error: Option<Receiver<Error>>,
     oom_watch: oom::Watch,
+    lost_writes: lost_writes::Watch,
 }
 
 impl Session {
     fn start(
-        paths: MachinePaths,
+        state: &State,
         request: &Request,
         stdin: Stdin,
         grace_period: Duration,
     ) -> Result<Self> {
+        let paths = state.paths();
         let name = paths.name();
-        let agent = client::connect(&paths, START_LIMIT)
-            .with_context(|| format!("machine {name} does not accept commands"))?;
+        let not_ready = || format!("machine {name} does not accept commands");
+        let mounts = UnitMounts::of(&paths).with_context(not_ready)?;
+        let agent = client::connect_in(&mounts, &paths, START_LIMIT).with_context(not_ready)?;
+        let lost_writes = lost_writes::Watch::open(&mounts, state).with_context(not_ready)?;
+        lost_writes.check()?;
         // Signals are caught before any byte is moved and before there are threads, so that no
         // signal is missed.
         signals::catch()?;
@@ -92,6 +100,7 @@ impl Session {
             outputs,
             stdin_error,
             oom_watch,
+            lost_writes,
         })
     }
 
@@ -109,6 +118,8 @@ impl Session {
         if !matches!(outcome, Ok(Outcome::Exited(0))) {
             print_oom_report(&self.oom_watch);
         }
+        // A lost write may be the cause of any other failure.
+        self.lost_writes.check_and_secure()?;
         let name = self.paths.name();
         let outcome = outcome
             .and_then(|outcome| check_machine(outcome, &self.paths, &self.connection))

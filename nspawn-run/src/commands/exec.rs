@@ -28,7 +28,7 @@ pub fn run_command(machine: &Machine, options: &Options) -> Result<u8> {
     let size = has_terminal.then(terminal::size);
     let request = request::create(&machine.state, options, program, size);
     let outcome = session::run(
-        machine.state.paths(),
+        &machine.state,
         &request,
         Stdin::Inherited,
         options.stop_timeout,

@@ -96,8 +96,7 @@ impl Watch {
         // A volatile overlay reports all errors since its mount, and writes nothing back.
         let has_failed = |root: &File| syncfs(root).is_err();
         if self.overlay.as_ref().is_some_and(has_failed) {
-            record_full(LAYER_ROOT);
-            return Err(failure(&self.machine, LAYER_ROOT));
+            return Err(record_loss(&self.machine, LAYER_ROOT));
         }
         self.check_disks(Disk::has_failed)
     }
@@ -114,9 +113,8 @@ impl Watch {
     }
 
     fn check_disks(&self, has_failed: impl Fn(&Disk) -> bool) -> Result<()> {
-        for Disk { store, .. } in self.disks.iter().filter(|disk| has_failed(disk)) {
-            record_full(store);
-            return Err(failure(&self.machine, store));
+        if let Some(disk) = self.disks.iter().find(|disk| has_failed(disk)) {
+            return Err(record_loss(&self.machine, disk.store));
         }
         for disk in &self.disks {
             note_if_full(disk.store);
@@ -144,10 +142,7 @@ impl Disk {
 /// The kernel refuses a volatile overlay on a file system with an error that nobody has seen.
 pub fn explain_mount_error(paths: &MachinePaths, error: Error) -> Error {
     match File::open(paths.disk_mount()) {
-        Ok(root) if syncfs(&root).is_err() => {
-            record_full(LAYER_ROOT);
-            failure(paths.name(), LAYER_ROOT)
-        }
+        Ok(root) if syncfs(&root).is_err() => record_loss(paths.name(), LAYER_ROOT),
         _ => error,
     }
 }
@@ -213,6 +208,12 @@ fn record_full(store: &str) {
             let _ = fs::remove_file(cache.path());
         }
     }
+}
+
+/// Records that the disk of `store` is full, since `machine` has lost a write.
+fn record_loss(machine: &MachineName, store: &str) -> Error {
+    record_full(store);
+    failure(machine, store)
 }
 
 fn recorded_time(store: &str) -> Option<Duration> {

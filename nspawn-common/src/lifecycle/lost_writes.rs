@@ -128,6 +128,13 @@ impl Watch {
     }
 }
 
+/// Fails if the machine may have lost a write: see [`Watch::check_and_secure`]. A machine that has
+/// ended is not checked.
+pub fn check_if_running(state: &State) -> Result<()> {
+    let watch = UnitMounts::of(&state.paths()).and_then(|mounts| Watch::open(&mounts, state));
+    watch.map_or(Ok(()), |watch| watch.check_and_secure())
+}
+
 impl Disk {
     /// Returns whether the file system has lost metadata.
     ///

@@ -52,19 +52,19 @@ pub fn run(
 }
 
 /// Command whose request the agent has received.
-struct Session {
+struct Session<'a> {
+    state: &'a State,
     paths: MachinePaths,
     connection: Connection,
     outputs: Vec<Output>,
     /// Channel that receives an error if this program's stdin can't be read.
     stdin_error: Option<Receiver<Error>>,
     oom_watch: oom::Watch,
-    lost_writes: lost_writes::Watch,
 }
 
-impl Session {
+impl<'a> Session<'a> {
     fn start(
-        state: &State,
+        state: &'a State,
         request: &Request,
         stdin: Stdin,
         grace_period: Duration,
@@ -74,8 +74,10 @@ impl Session {
         let not_ready = || format!("machine {name} does not accept commands");
         let mounts = UnitMounts::of(&paths).with_context(not_ready)?;
         let agent = client::connect_in(&mounts, &paths, START_LIMIT).with_context(not_ready)?;
-        let lost_writes = lost_writes::Watch::open(&mounts, state).with_context(not_ready)?;
-        lost_writes.check()?;
+        // Nothing of the layer stays open meanwhile, so that the machine can be removed.
+        lost_writes::Watch::open(&mounts, state)
+            .with_context(not_ready)?
+            .check()?;
         // Signals are caught before any byte is moved and before there are threads, so that no
         // signal is missed.
         signals::catch()?;
@@ -95,12 +97,12 @@ impl Session {
             .collect::<Result<_>>()?;
         let stdin_error = start_input(stdin, stdin_writer)?;
         Ok(Self {
+            state,
             paths,
             connection,
             outputs,
             stdin_error,
             oom_watch,
-            lost_writes,
         })
     }
 
@@ -119,7 +121,7 @@ impl Session {
             print_oom_report(&self.oom_watch);
         }
         // A lost write may be the cause of any other failure.
-        self.lost_writes.check_and_secure()?;
+        lost_writes::check_if_running(self.state)?;
         let name = self.paths.name();
         let outcome = outcome
             .and_then(|outcome| check_machine(outcome, &self.paths, &self.connection))

@@ -14,7 +14,6 @@ use nspawn_common::exit_code::Exit;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::{ExitCodes, Job};
 use nspawn_common::lifecycle::{list, lost_writes, retention, usage};
-use nspawn_common::machine::mounts::UnitMounts;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
@@ -145,11 +144,7 @@ fn run_script(machine: &Machine, options: &Options, exit_code_file: Option<&Path
 fn check_services(job: &MachineName) -> Result<()> {
     for service in list::services_of(job)? {
         // The end of a service is reported at the end of the job.
-        let watch = UnitMounts::of(&service.paths())
-            .and_then(|mounts| lost_writes::Watch::open(&mounts, &service));
-        if let Ok(watch) = watch {
-            watch.check_and_secure()?;
-        }
+        lost_writes::check_if_running(&service)?;
     }
     Ok(())
 }

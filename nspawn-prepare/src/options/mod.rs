@@ -234,6 +234,7 @@ mod tests {
             &["x", "--mask=a.service", "--init=stub"],
             &["x", "--timeout=0"],
             &["x", "-p", "MemoryMax"],
+            &["x", "-p", "Slice=x.slice"],
             &["x", "-E", "=1"],
             &["x", "--rlimit=core"],
             &["x", "--rlimit=RLIMIT_CORE=0"],

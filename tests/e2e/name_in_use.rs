@@ -66,18 +66,22 @@ fn one_of_twelve_gets_a_name() {
 
 #[test]
 fn dead_and_incomplete_machines_are_replaced() {
-    let machine = Machine::with(&["--init=stub"]);
-    let replace = || prepare(&machine.name, &["--init=stub"]).expect(0);
+    let machine = Machine::new();
+    let check_replaced = || {
+        prepare(&machine.name, &[]).expect(0);
+        machine.sh("test ! -e /root/mark").expect(0);
+    };
+    machine.sh("touch /root/mark").expect(0);
     sh(&format!(
         "systemctl kill --signal=KILL nspawn-{}.service",
         machine.name
     ))
     .expect(0);
-    replace();
+    check_replaced();
     // The machine of an interrupted nspawn-prepare runs, and is not ready.
+    machine.sh("touch /root/mark").expect(0);
     fs::remove_file(machine.paths().ready_mark()).unwrap();
-    replace();
-    machine.run(["true"]).expect(0);
+    check_replaced();
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub fn command() -> Command {
         .args(command_line_only())
 }
 
-fn image() -> [Arg; 4] {
+fn image() -> [Arg; 5] {
     [
         Arg::new("IMAGE").num_args(0..).help(
             "Name of the image, as machinectl list-images prints it or docker-style; --standby accepts several",
@@ -67,7 +67,8 @@ fn image() -> [Arg; 4] {
         bytes("name", "NAME")
             .visible_alias("machine")
             .short('M')
-            .help("Name of the machine; an earlier machine of nspawn-prepare with this name is replaced"),
+            .help("Name of the machine, which no machine in use may have"),
+        values::flag("replace").help("Replace a machine of the same name even if it is in use"),
         text("image", "IMAGE").help("Name of the image, which overrides the one that a GitLab job requests"),
         text("default-image", "IMAGE").help("Name of the image if neither the command line nor the job names one"),
     ]

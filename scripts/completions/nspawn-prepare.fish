@@ -1,4 +1,4 @@
-complete -c nspawn-prepare -s M -l name -l machine -d 'Name of the machine; an earlier machine of nspawn-prepare with this name is replaced' -r
+complete -c nspawn-prepare -s M -l name -l machine -d 'Name of the machine, which no machine in use may have' -r
 complete -c nspawn-prepare -l image -d 'Name of the image, which overrides the one that a GitLab job requests' -r
 complete -c nspawn-prepare -l default-image -d 'Name of the image if neither the command line nor the job names one' -r
 complete -c nspawn-prepare -l allow-image -d 'Allow GitLab jobs only images whose names match one of these patterns, such as debian-*' -r
@@ -40,6 +40,7 @@ always\t''"
 complete -c nspawn-prepare -l keep-for -d 'Time for which --keep keeps a machine; nspawn-cleanup --stale removes it afterwards' -r
 complete -c nspawn-prepare -l owner -d 'Process that owns the machine; when it ends, the machine is stale, and nspawn-cleanup --stale removes it' -r
 complete -c nspawn-prepare -l standby -d 'Keep N machines of each IMAGE started, for requests with the same options; 0 removes them' -r
+complete -c nspawn-prepare -l replace -d 'Replace a machine of the same name even if it is in use'
 complete -c nspawn-prepare -l no-new-privileges -d 'Let no process gain privileges by executing a program, as sudo does'
 complete -c nspawn-prepare -l nesting -d 'Let the machine run containers of its own'
 complete -c nspawn-prepare -l dry-run -d 'Print the commands that would run, without running them'

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nspawn_common::agent::client;
@@ -24,7 +24,7 @@ use crate::cli::PROGRAM;
 use crate::client::connection::{Connection, Outcome, START_LIMIT, STOP_MARGIN};
 use crate::client::oom;
 use crate::client::stdio;
-use crate::client::stdio::Output;
+use crate::client::stdio::{InputFailure, Output};
 
 /// Time limit for an agent to answer that has just reported the end of a command.
 const PING_LIMIT: Duration = Duration::from_secs(5);
@@ -57,9 +57,8 @@ struct Session<'a> {
     paths: MachinePaths,
     connection: Connection,
     outputs: Vec<Output>,
-    /// Channel that receives an error if this program's stdin can't be read.
-    stdin_error: Option<Receiver<Error>>,
-    oom_watch: oom::Watch,
+    /// Channel that receives a failure to read this program's stdin.
+    stdin_failure: Option<Receiver<InputFailure>>,
 }
 
 impl<'a> Session<'a> {
@@ -71,6 +70,7 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         let paths = state.paths();
         let name = paths.name();
+        let oom_watch = oom::Watch::start(&paths);
         let not_ready = || format!("machine {name} does not accept commands");
         let mounts = UnitMounts::of(&paths).with_context(not_ready)?;
         let agent = client::connect_in(&mounts, &paths, START_LIMIT).with_context(not_ready)?;
@@ -81,8 +81,7 @@ impl<'a> Session<'a> {
         // Signals are caught before any byte is moved and before there are threads, so that no
         // signal is missed.
         signals::catch()?;
-        let mut connection = Connection::new(paths.clone(), agent, grace_period)?;
-        let oom_watch = oom::Watch::start(&paths);
+        let mut connection = Connection::new(paths.clone(), agent, grace_period, oom_watch)?;
         let (stdin_reader, stdin_writer) = stdio::pipe()?;
         let (routes, [stdout_writer, stderr_writer]) = stdio::create_routes()?;
         let streams = [stdin_reader, stdout_writer, stderr_writer];
@@ -95,39 +94,37 @@ impl<'a> Session<'a> {
             .into_iter()
             .map(Output::start)
             .collect::<Result<_>>()?;
-        let stdin_error = start_input(stdin, stdin_writer)?;
+        let stdin_failure = start_input(stdin, stdin_writer)?;
         Ok(Self {
             state,
             paths,
             connection,
             outputs,
-            stdin_error,
-            oom_watch,
+            stdin_failure,
         })
     }
 
     fn finish(mut self) -> Result<Outcome> {
         let outcome = self.connection.wait_for_outcome();
         self.connection.leave_raw_mode();
-        if let Some(interruption) = self.connection.take_interruption() {
+        // A signal may also have arrived after the command has ended.
+        let interruption = self.connection.take_interruption();
+        if let Some(interruption) = interruption.or_else(|| signals::check().err()) {
             // A reader that does not read must not delay the end that the caller requested.
             let _ = deliver(self.outputs, Some(STOP_MARGIN));
             return Err(interruption);
         }
         // The delivery may take as long as the reader likes. A signal ends it.
-        signals::restore()?;
+        signals::release()?;
         let delivery = deliver(self.outputs, None);
-        if !matches!(outcome, Ok(Outcome::Exited(0))) {
-            print_oom_report(&self.oom_watch);
-        }
         // A lost write may be the cause of any other failure.
         lost_writes::check_if_running(self.state)?;
         let name = self.paths.name();
         let outcome = outcome
             .and_then(|outcome| check_machine(outcome, &self.paths, &self.connection))
             .with_context(|| format!("machine {name} returned no result for the command"))?;
-        if let Some(Ok(error)) = self.stdin_error.map(|receiver| receiver.try_recv()) {
-            return Err(error).context("can't read stdin");
+        if let Some(Ok(failure)) = self.stdin_failure.map(|receiver| receiver.try_recv()) {
+            failure.into_result().context("can't read stdin")?;
         }
         delivery?;
         Ok(outcome)
@@ -143,7 +140,7 @@ fn send_request(
     match connection.send_request(request, streams) {
         Err(error) if is_closed_connection(&error) => {
             connection.wait_for_outcome()?;
-            bail!(connection.machine_exit_cause())
+            Err(connection.exit_error())
         }
         result => result,
     }
@@ -161,8 +158,8 @@ fn is_closed_connection(error: &Error) -> bool {
     matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
 
-// Returns a channel that receives an error if this program's stdin can't be read.
-fn start_input(stdin: Stdin, target: OwnedFd) -> Result<Option<Receiver<Error>>> {
+// Returns a channel that receives a failure to read this program's stdin.
+fn start_input(stdin: Stdin, target: OwnedFd) -> Result<Option<Receiver<InputFailure>>> {
     match stdin {
         Stdin::Inherited => {
             let source = io::stdin().as_fd().try_clone_to_owned()?;
@@ -178,13 +175,12 @@ fn deliver(outputs: Vec<Output>, limit: Option<Duration>) -> Result<()> {
         .try_for_each(|output| output.finish(limit))
 }
 
-fn print_oom_report(watch: &oom::Watch) {
-    if let Some(report) = watch.report() {
-        report::print_diagnostic(PROGRAM, OsStr::new(&report));
-    }
+fn print_oom_report(report: &oom::Report) {
+    report::print_diagnostic(PROGRAM, OsStr::new(&report.to_string()));
 }
 
-// Fails if the machine has ended together with the command.
+// Reports the kills of the OOM killer while the command failed. Fails if the machine has ended
+// together with the command.
 //
 // If the whole machine is killed, the command may die before the agent, which then reports SIGKILL
 // as the result of the command. After the agent had the time for another answer, the machine's
@@ -194,12 +190,21 @@ fn check_machine(
     paths: &MachinePaths,
     connection: &Connection,
 ) -> Result<Outcome> {
-    if outcome != Outcome::Signaled(Signal::SIGKILL as u8) {
+    if outcome == Outcome::Exited(0) {
         return Ok(outcome);
     }
-    let _ = client::ping(paths, PING_LIMIT);
-    if processes::supervisor(paths).is_none() {
-        bail!(connection.machine_exit_cause());
+    let oom_report = connection.oom_report();
+    if outcome == Outcome::Signaled(Signal::SIGKILL as u8) {
+        let _ = client::ping(paths, PING_LIMIT);
+        if processes::supervisor(paths).is_none() {
+            return Err(match oom_report {
+                Some(report) => report.into_error(),
+                None => connection.exit_error(),
+            });
+        }
+    }
+    if let Some(report) = oom_report {
+        print_oom_report(&report);
     }
     Ok(outcome)
 }

@@ -14,6 +14,7 @@ const MACHINE_PROPERTIES: [&str; 10] = [
     "KillMode=mixed", // a stop signals the machine's PID 1, then kills all other processes
     "Delegate=yes",   // the machine's systemd creates cgroups below the unit's
     "PrivateMounts=yes", // the machine's root is mounted where the host can't see it
+    // The launcher mounts file systems in files outside of this policy.
     "DevicePolicy=closed", // allows null, zero, full, random, urandom, tty and ptmx, and these two:
     "DeviceAllow=/dev/net/tun rwm", // as in systemd-nspawn@.service
     "DeviceAllow=char-pts rw", // the machine's console
@@ -22,14 +23,6 @@ const MACHINE_PROPERTIES: [&str; 10] = [
     "TimeoutStopSec=10s", // a stop is requested when no caller waits for an orderly end
     "OOMPolicy=continue", // a process killed for lack of memory is the job's matter
     "IgnoreSIGPIPE=no",   // the machine's processes start as on any system
-];
-
-/// Devices that systemd allows to units with `RootImage=` (systemd.exec(5)). The last are
-/// partitions.
-const LOOP_DEVICES: [&str; 3] = [
-    "DeviceAllow=/dev/loop-control rw",
-    "DeviceAllow=block-loop rw",
-    "DeviceAllow=block-blkext r",
 ];
 
 /// A transient unit, as systemd-run(1) starts it. It vanishes when it ends, even if it fails.
@@ -134,8 +127,6 @@ pub struct MachineUnit<'a> {
     pub timeout: Duration,
     /// Time after which systemd stops the machine, even if every caller has forgotten it.
     pub lifetime: Option<Duration>,
-    /// Set if the unit mounts file systems in files.
-    pub has_disks: bool,
     /// Set if the command returns when the unit is ready. Otherwise it returns when the start has
     /// begun.
     pub is_waited_for: bool,
@@ -157,9 +148,6 @@ impl MachineUnit<'_> {
             .in_slice_of_machines()
             .described(&description)
             .properties(MACHINE_PROPERTIES);
-        if self.has_disks {
-            unit = unit.properties(LOOP_DEVICES);
-        }
         unit = unit.properties([format!("TimeoutStartSec={}s", self.timeout.as_secs())]);
         if let Some(lifetime) = self.lifetime {
             unit = unit.properties([format!("RuntimeMaxSec={}s", lifetime.as_secs())]);
@@ -181,7 +169,6 @@ mod tests {
             image: "trixie",
             timeout: Duration::from_secs(90),
             lifetime: Some(Duration::from_secs(7)),
-            has_disks: false,
             is_waited_for: true,
             properties: &properties,
         };

@@ -14,6 +14,7 @@
 //! | [`network`] | the host's network, and the traffic of other machines |
 //! | [`keys`] | the kernel's keyrings |
 //! | [`shared`] | host programs that read files of a machine |
+//! | [`kept`] | host programs that show the files of a machine that has ended |
 //! | [`jobs`] | the limits and images of GitLab jobs |
 //! | [`secrets`] | the data of machines, by other users of the host |
 
@@ -23,6 +24,7 @@
 mod devices;
 mod files;
 mod jobs;
+mod kept;
 mod kernel;
 mod keys;
 mod network;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         network::rows,
         keys::rows,
         shared::rows,
+        kept::rows,
         jobs::rows,
         secrets::rows,
     ] {

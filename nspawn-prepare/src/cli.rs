@@ -30,7 +30,8 @@ pub const PRIVILEGES: [(&str, &str, &str); 3] = [
     (
         "system-call-filter",
         "LIST|~LIST",
-        "Allow these system calls besides the default ones, or forbid those after ~",
+        "Allow these system calls besides the default ones, or forbid those after ~; io_uring_setup opens io_uring, and \
+         socketcall opens sockets to 32-bit programs that jobs install on x86-64",
     ),
 ];
 
@@ -146,6 +147,10 @@ fn privileges() -> Vec<Arg> {
     let mut args = vec![users];
     args.extend(PRIVILEGES.map(|(name, form, help)| list(name, form).help(help)));
     args.extend([
+        list("allow-address-family", "FAMILY").help(
+            "Let the machine create sockets of this family, such as AF_ALG, besides those of AF_UNIX, AF_INET, AF_INET6, \
+             AF_NETLINK and AF_PACKET",
+        ),
         rlimit,
         values::flag("no-new-privileges")
             .help("Let no process gain privileges by executing a program, as sudo does"),

@@ -20,7 +20,8 @@ complete -c nspawn-prepare -s p -l property -d 'Set a property of the machine\'s
 complete -c nspawn-prepare -l private-users -d 'UID range of the machine: an unused one, the host\'s own UIDs, or the range that begins at BASE' -r
 complete -c nspawn-prepare -l capability -d 'Grant the machine these capabilities besides the default ones; as in systemd-nspawn(1)' -r
 complete -c nspawn-prepare -l drop-capability -d 'Take these capabilities from the machine' -r
-complete -c nspawn-prepare -l system-call-filter -d 'Allow these system calls besides the default ones, or forbid those after ~' -r
+complete -c nspawn-prepare -l system-call-filter -d 'Allow these system calls besides the default ones, or forbid those after ~; io_uring_setup opens io_uring, and socketcall opens sockets to 32-bit programs that jobs install on x86-64' -r
+complete -c nspawn-prepare -l allow-address-family -d 'Let the machine create sockets of this family, such as AF_ALG, besides those of AF_UNIX, AF_INET, AF_INET6, AF_NETLINK and AF_PACKET' -r
 complete -c nspawn-prepare -l rlimit -d 'Resource limit of the machine\'s processes, as in systemd-nspawn(1); CORE=1, the default, forbids core dumps, and CORE=0:infinity allows them' -r
 complete -c nspawn-prepare -l network -d 'nat, none, host, veth, bridge=NAME, zone=NAME or namespace=PATH' -r
 complete -c nspawn-prepare -l allow-host -d 'Let the machine connect to this address of the host, or only to this port of it; with --network=nat, the host is closed otherwise' -r

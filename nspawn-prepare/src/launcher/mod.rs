@@ -15,6 +15,8 @@
 //! | [`tmp`] | a /tmp that systemd-nspawn can use |
 //! | [`cgroups`] | the machine's cgroup, with the limits of the unit |
 //! | [`core_dumps`] | no core dumps of the machine's processes |
+//! | [`sockets`] | address families of the machine's sockets |
+//! | [`socketcall`] | sockets of 32-bit programs on x86-64 |
 //! | [`apparmor`] | keeps the host's AppArmor profiles from the machine's programs |
 
 mod agent_files;
@@ -26,6 +28,8 @@ mod host_devices;
 mod mount_points;
 mod overlay;
 mod root;
+mod socketcall;
+mod sockets;
 mod tmp;
 
 use std::convert::Infallible;
@@ -88,7 +92,7 @@ fn become_machine(
     tmp::provide()?;
     let uid_base = uid_range::allocate(paths, state.private_users)?;
     mount_root(paths, &state, uid_base, options)?;
-    confine(paths, options)?;
+    confine(paths, &state, options)?;
     Err(exec_nspawn(program, uid_base, options))
 }
 
@@ -128,14 +132,15 @@ fn unit_environment(state: &State) -> &[OsString] {
 }
 
 /// Limits this process, and so the machine. Comes after all other programs that this process runs.
-fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
+fn confine(paths: &MachinePaths, state: &State, options: &[OsString]) -> Result<()> {
     cgroups::show_limits(paths)?;
     if let Err(error) = apparmor::leave_profiles() {
         print_diagnostic(format!(
             "{error:#}; the host's AppArmor profiles apply to programs in the machine"
         ));
     }
-    core_dumps::forbid(options)
+    core_dumps::forbid(options)?;
+    sockets::restrict(paths, state, options)
 }
 
 fn exec_nspawn(program: &OsString, uid_base: Option<u32>, options: &[OsString]) -> Error {

@@ -235,6 +235,7 @@ mod tests {
             &["x", "--rlimit=core"],
             &["x", "--rlimit=RLIMIT_CORE=0"],
             &["x", "--rlimit=CORE="],
+            &["x", "--allow-address-family=ALG"],
             &["x", "y"],
             &["--nonsense"],
         ] {

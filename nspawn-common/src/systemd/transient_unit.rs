@@ -18,9 +18,9 @@ const MACHINE_PROPERTIES: [&str; 9] = [
     "DevicePolicy=closed", // allows null, zero, full, random, urandom, tty and ptmx, and these two:
     "DeviceAllow=/dev/net/tun rwm", // as in systemd-nspawn@.service
     "DeviceAllow=char-pts rw", // the machine's console
-    "TimeoutStopSec=10s", // a stop is requested when no caller waits for an orderly end
-    "OOMPolicy=continue", // a process killed for lack of memory is the job's matter
-    "IgnoreSIGPIPE=no", // the machine's processes start as on any system
+    "TimeoutStopSec=10s",  // a stop is requested when no caller waits for an orderly end
+    "OOMPolicy=continue",  // a process killed for lack of memory is the job's matter
+    "IgnoreSIGPIPE=no",    // the machine's processes start as on any system
 ];
 
 /// A transient unit, as systemd-run(1) starts it. It vanishes when it ends, even if it fails.

@@ -15,6 +15,7 @@
 //! | [`sockets`] | the kernel's modules for sockets |
 //! | [`keys`] | the kernel's keyrings |
 //! | [`shared`] | host programs that read files of a machine |
+//! | [`kept`] | host programs that show the files of a machine that has ended |
 //! | [`jobs`] | the limits and images of GitLab jobs |
 //! | [`secrets`] | the data of machines, by other users of the host |
 
@@ -24,6 +25,7 @@
 mod devices;
 mod files;
 mod jobs;
+mod kept;
 mod kernel;
 mod keys;
 mod network;
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         sockets::rows,
         keys::rows,
         shared::rows,
+        kept::rows,
         jobs::rows,
         secrets::rows,
     ] {

@@ -39,10 +39,10 @@ impl Content {
     const fn mount_options(self) -> &'static str {
         match self {
             Self::Temporary => {
-                "loop,noatime,noinit_itable,errors=remount-ro,data=writeback,nobarrier"
+                "loop,nodev,noatime,noinit_itable,errors=remount-ro,data=writeback,nobarrier"
             }
             Self::Durable => {
-                "loop,noatime,noinit_itable,errors=remount-ro,data_err=abort,dioread_lock"
+                "loop,nodev,noatime,noinit_itable,errors=remount-ro,data_err=abort,dioread_lock"
             }
         }
     }

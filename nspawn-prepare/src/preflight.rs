@@ -13,6 +13,7 @@ use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::lifecycle::calling_unit;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::fork;
+use nspawn_common::systemd::nspawn::Bind;
 
 /// Time limit for a query to a system service.
 pub const QUERY_LIMIT: Duration = Duration::from_secs(10);
@@ -101,6 +102,22 @@ pub fn check_network(network: &Network, users: PrivateUsers) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses bind mounts whose source is missing, or whose destination is not a path in the machine.
+///
+/// The machine's unit opens the sources, and does not see the mounts of the calling unit.
+pub fn check_binds(binds: &[Bind]) -> Result<()> {
+    for bind in binds {
+        if !bind.destination().is_absolute() && bind.source().is_some() {
+            bail!(
+                "can't bind mount on {}: the path in the machine is not absolute; see --bind in systemd-nspawn(1)",
+                bind.destination().display()
+            );
+        }
+        bind.open_source(Path::new("/proc/1/root"))?;
+    }
+    Ok(())
 }
 
 /// Refuses a host that has reached a limit.

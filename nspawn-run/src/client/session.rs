@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail};
@@ -22,6 +22,7 @@ use crate::client::connection::{Connection, Outcome, START_LIMIT, STOP_MARGIN};
 use crate::client::oom;
 use crate::client::stdio;
 use crate::client::stdio::Output;
+use crate::client::stuck;
 
 /// Time limit for an agent to answer that has just reported the end of a command.
 const PING_LIMIT: Duration = Duration::from_secs(5);
@@ -100,12 +101,13 @@ impl Session {
         self.connection.leave_raw_mode();
         if let Some(interruption) = self.connection.take_interruption() {
             // A reader that does not read must not delay the end that the caller requested.
-            let _ = deliver(self.outputs, Some(STOP_MARGIN));
+            let _ = deliver(self.outputs, Some(STOP_MARGIN), &self.paths);
+            stuck::free_threads(&self.paths);
             return Err(interruption);
         }
         // The delivery may take as long as the reader likes. A signal ends it.
         signals::restore()?;
-        let delivery = deliver(self.outputs, None);
+        let delivery = deliver(self.outputs, None, &self.paths);
         if !matches!(outcome, Ok(Outcome::Exited(0))) {
             print_oom_report(&self.oom_watch);
         }
@@ -113,8 +115,11 @@ impl Session {
         let outcome = outcome
             .and_then(|outcome| check_machine(outcome, &self.paths, &self.connection))
             .with_context(|| format!("machine {name} returned no result for the command"))?;
-        if let Some(Ok(error)) = self.stdin_error.map(|receiver| receiver.try_recv()) {
-            return Err(error).context("can't read stdin");
+        match self.stdin_error.map(|receiver| receiver.try_recv()) {
+            Some(Ok(error)) => return Err(error).context("can't read stdin"),
+            // The thread has not ended.
+            Some(Err(TryRecvError::Empty)) => stuck::free_threads(&self.paths),
+            _ => {}
         }
         delivery?;
         Ok(outcome)
@@ -159,10 +164,10 @@ fn start_input(stdin: Stdin, target: OwnedFd) -> Result<Option<Receiver<Error>>>
     }
 }
 
-fn deliver(outputs: Vec<Output>, limit: Option<Duration>) -> Result<()> {
+fn deliver(outputs: Vec<Output>, limit: Option<Duration>, paths: &MachinePaths) -> Result<()> {
     outputs
         .into_iter()
-        .try_for_each(|output| output.finish(limit))
+        .try_for_each(|output| output.finish(limit, || stuck::free_threads(paths)))
 }
 
 fn print_oom_report(watch: &oom::Watch) {

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ use nix::unistd::pipe2;
 
 use crate::client::transfer;
 use crate::client::transfer::MAX_CHUNK;
+
+/// Time after which the delivery of output takes long.
+const DELAY: Duration = Duration::from_secs(5);
 
 /// Creates a pipe and returns its read end and its write end.
 pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
@@ -44,7 +47,8 @@ pub fn start_input(stdin: OwnedFd, target: OwnedFd) -> Result<Receiver<Error>> {
 
 fn move_input(stdin: &OwnedFd, target: BorrowedFd) -> nix::Result<()> {
     loop {
-        match transfer::transfer(stdin, target, MAX_CHUNK) {
+        // Moving the pages of a file would show the machine the host's page cache itself.
+        match transfer::copy(stdin, target, MAX_CHUNK) {
             Ok(0) | Err(Errno::EPIPE) => return Ok(()),
             // nohup(1) replaces a terminal on stdin with a descriptor that can only be written. A
             // terminal may also be gone, or be the controlling terminal of another session.
@@ -129,14 +133,17 @@ impl Output {
     /// A background process in the machine may hold the stream open and write without end. The
     /// reader may take as long as it likes, or `limit`. If the reader has closed the stream, that
     /// is not an error, since the command got SIGPIPE or an error of its own.
-    pub fn finish(self, limit: Option<Duration>) -> Result<()> {
+    ///
+    /// Without a limit, `on_delay` is called each time that the delivery has taken long.
+    pub fn finish(self, limit: Option<Duration>, on_delay: impl Fn()) -> Result<()> {
         self.end.write(1).context("can't signal an event")?;
-        let result = match limit {
-            None => self.result.recv().context("can't move the output")?,
-            Some(limit) => self
-                .result
-                .recv_timeout(limit)
-                .context("can't deliver the command's output in time")?,
+        let result = loop {
+            match self.result.recv_timeout(limit.unwrap_or(DELAY)) {
+                Err(RecvTimeoutError::Timeout) if limit.is_none() => on_delay(),
+                received => {
+                    break received.context("can't deliver the command's output in time")?;
+                }
+            }
         };
         match result {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -185,7 +192,7 @@ mod tests {
     fn written_bytes_are_delivered_while_the_pipe_stays_open() {
         let (mut held_open, output, mut reader) = start();
         held_open.write_all(&[7; 100_000]).unwrap();
-        output.finish(None).unwrap();
+        output.finish(None, || ()).unwrap();
         let mut received = Vec::new();
         reader.read_to_end(&mut received).unwrap();
         assert_eq!(received, [7; 100_000]);
@@ -195,7 +202,7 @@ mod tests {
     fn more_than_a_pipe_holds_is_delivered_to_a_late_reader() {
         let (mut writer, output, mut reader) = start();
         writer.write_all(&[7; 2 * MAX_CHUNK]).unwrap();
-        let finishing = thread::spawn(|| output.finish(None));
+        let finishing = thread::spawn(|| output.finish(None, || ()));
         let mut received = vec![0; 2 * MAX_CHUNK];
         reader.read_exact(&mut received).unwrap();
         finishing.join().unwrap().unwrap();
@@ -210,6 +217,6 @@ mod tests {
         let output = Output::start(Route { source, target }).unwrap();
         let mut writer = File::from(writer);
         while writer.write_all(&[0; 1000]).is_ok() {}
-        output.finish(None).unwrap();
+        output.finish(None, || ()).unwrap();
     }
 }

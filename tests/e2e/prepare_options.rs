@@ -68,11 +68,11 @@ fn bind_options_mean_what_systemd_nspawn_says() {
         let script = format!(
             "cd /mnt; cat c:d/file; test -e all/inner/inner; test ! -e one/inner/inner
              stat --format=%u link owner file none; test -c null; ls -d etc/passwd; touch new/x owner/x
-             ! touch file; ! touch none/x; cat {place}/file; grep -c binds /proc/self/mountinfo"
+             ! touch file; ! touch none/x; cat {place}/file"
         );
-        let done = machine.sh(&format!("set -e; {script} || :"));
+        let done = machine.sh(&format!("set -e; {script}"));
         // The files of users that the machine does not have belong to nobody.
-        let expected = "colon\n1234\n0\n0\n65534\netc/passwd\nfile\n0\n";
+        let expected = "colon\n1234\n0\n0\n65534\netc/passwd\nfile\n";
         assert_eq!(done.out(), expected, "{}", done.describe());
         fs::remove_file(here.join("e/x")).unwrap();
     }

@@ -1,8 +1,9 @@
 //! FUSE file systems that a machine provides itself, and the host's programs that share a pipe with
 //! a process that waits for one.
 
+use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use nspawn_tests::{Machine, call, left_of, sh, wait_until};
 use crate::suite::{Control, Fixture, Suite, machine};
 
 /// A file system with one file, whose first page never comes. A child moves the file between its
-/// memory and stdin or stdout in one system call, so it holds the lock of the pipe and waits.
+/// memory and stdin or stdout in one system call, so it holds the lock of the pipe and waits. The
+/// kernel does not end the connection, since the child has the device open itself.
 const SERVER: &str = r#"
 use Fcntl;
 my ($mount, $mmap, $move, $stream) = @ARGV;
@@ -44,91 +46,106 @@ while (sysread $fuse, my $request, 1 << 20) {
 "#;
 /// The host's device may be accessible to its root only, who is not the machine's root.
 const DEVICE: &str = "/dev/fuse-of-attacks";
+const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
 pub fn rows(suite: &mut Suite, _: &Fixture) {
-    if sh("test -c /dev/fuse").code() != 0 {
+    // Without the connections, a failure would leave processes that nothing ends.
+    if sh(&format!("test -c /dev/fuse && mountpoint {CONNECTIONS}")).code() != 0 {
         return;
     }
     sh(&format!("rm -f {DEVICE} && mknod -m 666 {DEVICE} c 10 229")).expect(0);
-    for (name, is_output) in [
+    for (name, number, stream) in [
         (
-            "keeping nspawn-run from its end, by its command's output and FUSE",
-            true,
+            "keeping a machine from its removal, by its command's output and FUSE",
+            nix::libc::SYS_write,
+            "1",
         ),
         (
-            "keeping nspawn-run from its end, by its command's input and FUSE",
-            false,
+            "keeping a machine from its removal, by its command's input and FUSE",
+            nix::libc::SYS_read,
+            "0",
         ),
     ] {
         suite.row(name, || {
-            let (machine, mut command) = hold_a_pipe(is_output);
-            call("kill", [&command.id().to_string()]).expect(0);
-            assert!(has_ended(&mut command, 30), "nspawn-run can't be ended");
-            call("nspawn-cleanup", [&machine.name]).expect(0);
-            assert_eq!(left_of(&machine.name), "");
+            let held = Held::new(number, stream);
+            call("kill", ["-KILL", &held.command.id().to_string()]).expect(0);
+            assert!(!held.has_ended(1), "nothing was held");
+            let name = &held.machine.name;
+            call("timeout", ["--signal=KILL", "30", "nspawn-cleanup", name]).expect(0);
+            assert_eq!(left_of(name), "");
+            assert!(held.has_ended(5), "nspawn-run can't be ended");
             Control::Absent
         });
     }
-    suite.row(
-        "keeping a machine from its removal, by a pipe and FUSE",
-        || {
-            let (machine, mut command) = hold_a_pipe(true);
-            call("kill", ["-KILL", &command.id().to_string()]).expect(0);
-            assert!(!has_ended(&mut command, 1), "nothing was held");
-            call("timeout", ["30", "nspawn-cleanup", &machine.name]).expect(0);
-            assert_eq!(left_of(&machine.name), "");
-            assert!(has_ended(&mut command, 5), "nspawn-run can't be ended");
-            Control::Absent
-        },
-    );
     sh(&format!("rm {DEVICE}")).expect(0);
 }
 
-/// Starts a command that holds the lock of its pipe, and waits until nspawn-run waits for it.
-fn hold_a_pipe(is_output: bool) -> (Machine, Child) {
-    let bind = format!("--bind={DEVICE}:/dev/fuse");
-    let machine = machine(&["--init=stub", "--property=DeviceAllow=/dev/fuse rwm", &bind]);
-    let (number, stream) = if is_output {
-        (nix::libc::SYS_write, "1")
-    } else {
-        (nix::libc::SYS_read, "0")
-    };
-    let numbers =
-        [nix::libc::SYS_mount, nix::libc::SYS_mmap, number].map(|number| number.to_string());
-    let mut command = Command::new("nspawn-run");
-    command.args(["--stop-timeout=1s", &machine.name, "perl", "-e", SERVER]);
-    command.args(&numbers).arg(stream);
-    let mut command = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Once the lock is held, nspawn-run needs it for more input, and for more output.
-    let (mut input, mut output) = (
-        command.stdin.take().unwrap(),
-        command.stdout.take().unwrap(),
-    );
-    fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-    let is_held = || {
-        let _ = (input.write(b"x"), output.read(&mut [0; 4096]));
-        let states = sh(&format!("cat /proc/{}/task/*/stat", command.id())).out();
-        states.lines().any(|stat| stat.contains(") D "))
-    };
-    wait_until(
-        "a thread waits for the pipe's lock",
-        Duration::from_secs(20),
-        is_held,
-    );
-    std::mem::forget((input, output));
-    (machine, command)
+/// A command that holds the lock of its pipe, and the nspawn-run that waits for the lock.
+struct Held {
+    machine: Machine,
+    command: Child,
+    /// Connections of others.
+    others: Vec<PathBuf>,
 }
 
-fn has_ended(command: &mut Child, seconds: u64) -> bool {
-    let pid = command.id().try_into().unwrap();
-    let has_ended = wait_for_exit(pid, Duration::from_secs(seconds)).unwrap();
-    if has_ended {
-        let status = command.wait().unwrap();
-        assert!(status.code() != Some(0) || status.signal().is_some());
+impl Held {
+    fn new(number: nix::libc::c_long, stream: &str) -> Self {
+        let bind = format!("--bind={DEVICE}:/dev/fuse");
+        let machine = machine(&["--init=stub", "--property=DeviceAllow=/dev/fuse rwm", &bind]);
+        let others = connections();
+        let numbers = [nix::libc::SYS_mount, nix::libc::SYS_mmap, number];
+        let command = Command::new("nspawn-run")
+            .args([&machine.name, "perl", "-e", SERVER])
+            .args(numbers.map(|number| number.to_string()))
+            .arg(stream)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut held = Self {
+            machine,
+            command: command.unwrap(),
+            others,
+        };
+        held.wait_for_lock();
+        held
     }
-    has_ended
+
+    // Once the lock is held, nspawn-run needs it for more input, and for more output.
+    fn wait_for_lock(&mut self) {
+        let states = format!("cat /proc/{}/task/*/stat", self.command.id());
+        let input = self.command.stdin.as_mut().unwrap();
+        let output = self.command.stdout.as_mut().unwrap();
+        fcntl(&*output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let limit = Duration::from_secs(20);
+        wait_until("a thread waits for the pipe's lock", limit, || {
+            let _ = (input.write(b"x"), output.read(&mut [0; 4096]));
+            let states = sh(&states).out();
+            states.lines().any(|stat| stat.contains(") D "))
+        });
+    }
+
+    fn has_ended(&self, seconds: u64) -> bool {
+        let pid = self.command.id().try_into().unwrap();
+        wait_for_exit(pid, Duration::from_secs(seconds)).unwrap()
+    }
+}
+
+impl Drop for Held {
+    /// Ends the processes also if the attack has succeeded: nothing else can.
+    fn drop(&mut self) {
+        for connection in connections() {
+            if !self.others.contains(&connection) {
+                let _ = fs::write(connection.join("abort"), "1");
+            }
+        }
+        let _ = self.command.kill();
+        if self.has_ended(5) {
+            let _ = self.command.wait();
+        }
+    }
+}
+
+fn connections() -> Vec<PathBuf> {
+    let entries = fs::read_dir(CONNECTIONS).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
 }

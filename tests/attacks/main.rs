@@ -13,8 +13,10 @@
 //! | [`kernel`] | the kernel, which the host and all machines share |
 //! | [`processes`] | processes of the host and of other machines |
 //! | [`network`] | the host's network, and the traffic of other machines |
+//! | [`sockets`] | the kernel's modules for sockets |
 //! | [`keys`] | the kernel's keyrings |
 //! | [`shared`] | host programs that read files of a machine |
+//! | [`kept`] | host programs that show the files of a machine that has ended |
 //! | [`jobs`] | the limits and images of GitLab jobs |
 //! | [`secrets`] | the data of machines, by other users of the host |
 
@@ -25,6 +27,7 @@ mod devices;
 mod files;
 mod fuse;
 mod jobs;
+mod kept;
 mod kernel;
 mod keys;
 mod network;
@@ -32,6 +35,7 @@ mod probe;
 mod processes;
 mod secrets;
 mod shared;
+mod sockets;
 mod suite;
 
 use std::process::ExitCode;
@@ -40,6 +44,10 @@ use nspawn_tests::left_of;
 use suite::{Control, Fixture, Suite};
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(sockets::PROBE) {
+        sockets::print();
+        return ExitCode::SUCCESS;
+    }
     let (mut suite, fixture) = (Suite::new(), Fixture::new());
     for run_rows in [
         files::rows,
@@ -47,8 +55,10 @@ fn main() -> ExitCode {
         kernel::rows,
         processes::rows,
         network::rows,
+        sockets::rows,
         keys::rows,
         shared::rows,
+        kept::rows,
         jobs::rows,
         secrets::rows,
         fuse::rows,

@@ -1,8 +1,9 @@
 //! FUSE file systems that a machine provides itself, if it has `/dev/fuse`.
 //!
-//! A process that waits for such a file system to answer can't be killed. It may wait while it holds
-//! the lock of a pipe, as write(2) does with a buffer that is a mapped file. Then all others that use
-//! the pipe can't be killed either: the host's nspawn-run, and the process that would answer.
+//! A process that waits for such a file system to answer can't be killed, and the file system does
+//! not end if the process has its device open. It may wait while it holds the lock of a pipe, as
+//! write(2) does with a buffer that is a mapped file. Then all others that use the pipe can't be
+//! killed either: the host's nspawn-run, and the process that would answer.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

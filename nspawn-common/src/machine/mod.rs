@@ -1,7 +1,8 @@
-//! A machine: its name, its files and units, its processes and its recorded state.
+//! A machine: its name, its files and units, others' units of the same names, its processes and its recorded state.
 
 pub mod name;
 pub mod namespaces;
 pub mod paths;
 pub mod processes;
 pub mod state;
+pub mod unit_files;

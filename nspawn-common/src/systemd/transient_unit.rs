@@ -10,26 +10,17 @@ use crate::machine::paths::SLICE;
 
 /// Properties of every machine's unit. The user's `--property` options come later, and override
 /// these.
-const MACHINE_PROPERTIES: [&str; 10] = [
+const MACHINE_PROPERTIES: [&str; 9] = [
     "KillMode=mixed", // a stop signals the machine's PID 1, then kills all other processes
     "Delegate=yes",   // the machine's systemd creates cgroups below the unit's
     "PrivateMounts=yes", // the machine's root is mounted where the host can't see it
+    // The launcher mounts file systems in files outside of this policy.
     "DevicePolicy=closed", // allows null, zero, full, random, urandom, tty and ptmx, and these two:
     "DeviceAllow=/dev/net/tun rwm", // as in systemd-nspawn@.service
     "DeviceAllow=char-pts rw", // the machine's console
-    // AF_VSOCK has no namespaces. On a virtual machine it reaches the hypervisor.
-    "RestrictAddressFamilies=~AF_VSOCK",
-    "TimeoutStopSec=10s", // a stop is requested when no caller waits for an orderly end
-    "OOMPolicy=continue", // a process killed for lack of memory is the job's matter
-    "IgnoreSIGPIPE=no",   // the machine's processes start as on any system
-];
-
-/// Devices that systemd allows to units with `RootImage=` (systemd.exec(5)). The last are
-/// partitions.
-const LOOP_DEVICES: [&str; 3] = [
-    "DeviceAllow=/dev/loop-control rw",
-    "DeviceAllow=block-loop rw",
-    "DeviceAllow=block-blkext r",
+    "TimeoutStopSec=10s",  // a stop is requested when no caller waits for an orderly end
+    "OOMPolicy=continue",  // a process killed for lack of memory is the job's matter
+    "IgnoreSIGPIPE=no",    // the machine's processes start as on any system
 ];
 
 /// A transient unit, as systemd-run(1) starts it. It vanishes when it ends, even if it fails.
@@ -76,7 +67,13 @@ impl TransientUnit {
     /// Puts the unit in the slice of machines.
     #[must_use]
     pub fn in_slice_of_machines(self) -> Self {
-        self.option(format!("--slice={SLICE}"))
+        self.in_slice(SLICE)
+    }
+
+    /// Puts the unit in a slice.
+    #[must_use]
+    pub fn in_slice(self, slice: &str) -> Self {
+        self.option(format!("--slice={slice}"))
     }
 
     /// Sets the unit's description, which is one line.
@@ -128,14 +125,14 @@ fn escaped(word: &OsStr) -> OsString {
 pub struct MachineUnit<'a> {
     /// The machine's name.
     pub name: &'a MachineName,
+    /// The slice that the unit is in.
+    pub slice: String,
     /// The image's name, for the description.
     pub image: &'a str,
     /// Time limit for the boot.
     pub timeout: Duration,
     /// Time after which systemd stops the machine, even if every caller has forgotten it.
     pub lifetime: Option<Duration>,
-    /// Set if the unit mounts file systems in files.
-    pub has_disks: bool,
     /// Set if the command returns when the unit is ready. Otherwise it returns when the start has
     /// begun.
     pub is_waited_for: bool,
@@ -154,12 +151,9 @@ impl MachineUnit<'_> {
         let description = format!("CI machine {} of image {}", self.name, self.image);
         unit = unit
             .named(&paths::unit_of(self.name))
-            .in_slice_of_machines()
+            .in_slice(&self.slice)
             .described(&description)
             .properties(MACHINE_PROPERTIES);
-        if self.has_disks {
-            unit = unit.properties(LOOP_DEVICES);
-        }
         unit = unit.properties([format!("TimeoutStartSec={}s", self.timeout.as_secs())]);
         if let Some(lifetime) = self.lifetime {
             unit = unit.properties([format!("RuntimeMaxSec={}s", lifetime.as_secs())]);
@@ -178,10 +172,10 @@ mod tests {
         let properties = [OsString::from("TasksMax=5")];
         let unit = MachineUnit {
             name: &name,
+            slice: SLICE.to_owned(),
             image: "trixie",
             timeout: Duration::from_secs(90),
             lifetime: Some(Duration::from_secs(7)),
-            has_disks: false,
             is_waited_for: true,
             properties: &properties,
         };

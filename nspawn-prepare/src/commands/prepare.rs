@@ -65,6 +65,7 @@ fn prepare(mut options: Options, image: &str) -> Result<()> {
         spec: &spec,
         plan: &plan,
         verbose: options.output.verbose,
+        replaces: options.replace,
     };
     creation.run(None, || print_machine(&spec.name, options.output.json))
 }
@@ -75,12 +76,16 @@ fn prepare_job(arguments: &[OsString], mut options: Options, image: &str, job: &
         job_policy::check_image(&options.policy.allowed_images, &image)?;
     }
     config_stage::check_modes(&options.machine)?;
+    // The job's own limits are for the job's machine only.
+    let requirements = job_policy::requirements(job, &options, arguments)?;
     job_policy::apply_job_limits(&mut options.machine, gitlab::variable)?;
     let runner = runner_binary::show(&mut options, true)?;
     let name = job_machine_name(&options, job)?;
-    let requirements = job_policy::requirements(job, &options, arguments)?;
     let mut spec = MachineSpec::new(name, image, options.machine, spec::lifetime(job))?;
     spec.job = requirements;
+    if !spec.job.services.is_empty() {
+        spec.join_slice_of(spec.name.clone());
+    }
     let plan = Plan::new(&spec)?;
     if options.output.dry_run {
         return print_plan(&plan);
@@ -92,6 +97,8 @@ fn prepare_job(arguments: &[OsString], mut options: Options, image: &str, job: &
         spec: &spec,
         plan: &plan,
         verbose: options.output.verbose,
+        // The name is the job's own. GitLab Runner repeats a prepare stage that failed.
+        replaces: true,
     };
     // An administrator who sets --gitlab-runner=no needs no hint that the program is missing.
     let has_runner = runner.is_some() || options.policy.gitlab_runner.is_some();

@@ -44,6 +44,8 @@ pub fn run(number: u8, arguments: &[OsString]) -> Result<()> {
         spec: &spec,
         plan: &Plan::new(&spec)?,
         verbose,
+        // The name is the job's own.
+        replaces: true,
     };
     creation.run(None, || Ok(()))
 }
@@ -70,6 +72,7 @@ fn spec(
     };
     let name = role.job.of_service(number)?;
     let mut spec = MachineSpec::new(name, image, machine, spec::lifetime(job))?;
+    spec.join_slice_of(role.job.clone());
     spec.service = Some(role);
     Ok(spec)
 }

@@ -8,7 +8,10 @@ use nspawn_common::error;
 use nspawn_common::error::{Failure, Fault};
 use nspawn_common::image::lookup;
 use nspawn_common::lifecycle::lock::Lock;
-use nspawn_common::lifecycle::{diagnosis, limit_enforcement, remove, retention, start, stop};
+use nspawn_common::lifecycle::{
+    diagnosis, limit_enforcement, remove, retention, stale, start, stop,
+};
+use nspawn_common::machine::paths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::clock::Moment;
@@ -38,6 +41,8 @@ pub struct Creation<'a> {
     pub plan: &'a Plan,
     /// Flag to print each step on stderr.
     pub verbose: bool,
+    /// Permission to replace a machine of the same name that is in use.
+    pub replaces: bool,
 }
 
 impl Creation<'_> {
@@ -50,6 +55,7 @@ impl Creation<'_> {
         let state = state::new(self.spec)?;
         self.check_requirements()?;
         let lock = Lock::acquire(&self.spec.paths)?;
+        self.check_name()?;
         let begin = Moment::now();
         // A standby machine that is taken over has its own lock, which must be held as long as this
         // one.
@@ -108,6 +114,18 @@ impl Creation<'_> {
         Ok(())
     }
 
+    // While this process holds the lock, no other one can create a machine of the same name.
+    fn check_name(&self) -> Result<()> {
+        let name = &self.spec.name;
+        if !self.replaces && stale::is_alive(&self.spec.paths)? {
+            bail!(
+                "can't create machine {name}: a machine of that name is in use; remove it: nspawn-cleanup {name}, or \
+                 replace it by --replace"
+            );
+        }
+        Ok(())
+    }
+
     // The machine replaces one of the same name.
     fn replace(
         &self,
@@ -119,15 +137,17 @@ impl Creation<'_> {
         spawn::remove(&self.spec.name)?;
         remove::remove_contents(&self.spec.name, lock)?;
         let queue = self.wait_for_slot(queue)?;
-        let services = Services::begin(&self.spec.job.services, self.spec.job.services_limit)?;
         takeover::take(self.spec, standby_lock)?;
         let is_new = standby_lock.is_none();
         if is_new {
             self.run_steps(&self.plan.reserve)?;
         }
         drop(queue);
+        self.run_steps(&self.plan.share)?;
+        let services = Services::begin(&self.spec.job.services, self.spec.job.services_limit)?;
         let unenforced = self.build_and_start(is_new)?;
         services.finish()?;
+        self.check_shared_limits()?;
         self.attach()?;
         if self.spec.pool.is_none() {
             self.print_warnings(&unenforced);
@@ -172,6 +192,20 @@ impl Creation<'_> {
                 start::confirm(&self.spec.name, &options.properties)
             }
         })
+    }
+
+    // The limits of the machine's own unit are checked when it has started.
+    fn check_shared_limits(&self) -> Result<()> {
+        let Some(job) = self
+            .spec
+            .paths
+            .slice_of()
+            .filter(|job| **job == self.spec.name)
+        else {
+            return Ok(());
+        };
+        let cgroup = paths::slice_cgroup_of_job(job);
+        limit_enforcement::check_cgroup(&cgroup, &self.spec.job.shared_properties).map(drop)
     }
 
     fn attach(&self) -> Result<()> {

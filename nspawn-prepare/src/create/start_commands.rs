@@ -105,10 +105,10 @@ fn unit(spec: &MachineSpec) -> Result<Vec<OsString>> {
     let properties: Vec<_> = defaults.chain(options.properties.iter().cloned()).collect();
     let unit = MachineUnit {
         name: &spec.name,
+        slice: spec.paths.slice(),
         image: &spec.image.name,
         timeout: options.timeout + START_MARGIN,
         lifetime: spec.lifetime,
-        has_disks: spec.has_disks(),
         // pasta connects the machine while it boots.
         is_waited_for: options.network != Network::Nat,
         properties: &properties,

@@ -33,6 +33,7 @@ pub fn new(spec: &MachineSpec) -> Result<State> {
         owner: options.owner.or(spec.job.runner),
         properties: options.properties.clone(),
         nesting: options.nesting,
+        address_families: options.allowed_families.clone(),
         keep: options.keep,
         keep_for: options.keep_for,
         user: spec.job.user.clone(),
@@ -40,5 +41,6 @@ pub fn new(spec: &MachineSpec) -> Result<State> {
         cache: spec.job.cache.clone(),
         service: spec.service.clone(),
         started_as: spec.name.clone(),
+        slice_of: spec.paths.slice_of().cloned(),
     })
 }

@@ -57,11 +57,12 @@ pub fn requirements(
         cache: cache_size
             .and_then(|_| job.project())
             .map(|project| cache::file(&project)),
-        cache_size: options.policy.cache_size.unwrap_or_default(),
+        cache_size: cache_size.unwrap_or_default(),
         services: (1..)
             .zip(&job.services)
             .map(|(number, service)| service_command(number, service, arguments))
             .collect::<Result<_>>()?,
+        shared_properties: options.machine.properties.clone(),
         services_limit: options.service_limit(),
         runner: runner_binary::caller(),
     })
@@ -162,6 +163,14 @@ fn lower_layer_size(layer: Layer, limit: LayerSize, value: &str) -> Result<Layer
         ))
     };
     let size = LayerSize::parse(value).map_err(|error| refuse(format!("{error:#}")))?;
+    // The free space may change between two computations of sizes, so two percentages are compared
+    // as they are.
+    if let (LayerSize::Percent(percent), LayerSize::Percent(max)) = (size, limit) {
+        if percent > max {
+            bail!(refuse(format!("this runner allows {max}% at most")));
+        }
+        return Ok(size);
+    }
     match (size.bytes(layer)?, limit.bytes(layer)?) {
         (None, Some(limit)) => bail!(refuse(format!("this runner allows {limit} bytes at most"))),
         (Some(size), Some(limit)) if size > limit => {
@@ -225,5 +234,15 @@ mod tests {
             lower(LayerSize::Infinity, "100M").unwrap(),
             LayerSize::Bytes(100 << 20)
         );
+    }
+
+    #[test]
+    fn percentages_are_compared_without_the_free_space() {
+        let half = LayerSize::Percent(50);
+        let lower = |value| lower_layer_size(Layer::Disk, half, value);
+        assert_eq!(lower("50%").unwrap(), half);
+        assert_eq!(lower("1%").unwrap(), LayerSize::Percent(1));
+        let error = lower("51%").unwrap_err();
+        assert!(error::is_job_fault(&error) && error.to_string().ends_with("allows 50% at most"));
     }
 }

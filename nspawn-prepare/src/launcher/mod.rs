@@ -9,12 +9,15 @@
 //! | [`root`] | the machine's root |
 //! | [`overlay`] | overlays of the image and the machine's layer |
 //! | [`mount_points`] | mount points and files that the root lacks |
+//! | [`host_devices`] | access to loop devices, which the machine does not have |
 //! | [`agent_files`] | the file system that carries the agent into the machine |
 //! | [`boot_units`] | units and masks for the machine's systemd |
 //! | [`tmp`] | a /tmp that systemd-nspawn can use |
 //! | [`binds`] | the sources of bind mounts |
 //! | [`cgroups`] | the machine's cgroup, with the limits of the unit |
 //! | [`core_dumps`] | no core dumps of the machine's processes |
+//! | [`sockets`] | address families of the machine's sockets |
+//! | [`socketcall`] | sockets of 32-bit programs on x86-64 |
 //! | [`apparmor`] | keeps the host's AppArmor profiles from the machine's programs |
 
 mod agent_files;
@@ -23,9 +26,12 @@ mod binds;
 pub mod boot_units;
 mod cgroups;
 mod core_dumps;
+mod host_devices;
 mod mount_points;
 mod overlay;
 mod root;
+mod socketcall;
+mod sockets;
 mod tmp;
 
 use std::convert::Infallible;
@@ -62,7 +68,8 @@ pub fn launch(machine: &MachineName, command: &[OsString]) -> Result<()> {
         bail!("can't launch machine {machine}: there is no command");
     };
     refuse_host_mounts()?;
-    let paths = MachinePaths::named(machine);
+    // If the state can't be read, becoming the machine reports that.
+    let paths = State::paths_of(machine);
     let Err(error) = become_machine(&paths, program, options);
     diagnosis::record_start_error(&paths, &error);
     Err(error)
@@ -90,7 +97,7 @@ fn become_machine(
     tmp::provide()?;
     let uid_base = uid_range::allocate(paths, state.private_users)?;
     mount_root(paths, &state, uid_base, options)?;
-    confine(paths, options)?;
+    confine(paths, &state, options)?;
     Err(exec_nspawn(program, uid_base, options))
 }
 
@@ -110,6 +117,7 @@ fn mount_root(
         mount_points::replace_file(&root, Path::new(RESOLV_CONF), &content, owner)?;
     }
     mount_points::check_overlaid(&root, state)?;
+    root::mount_overlaid(paths, state, uid_base)?;
     agent_files::mount(paths, owner)?;
     if state.init == Init::Systemd {
         boot_units::write(&paths.agent_units(), &root, owner, unit_environment(state))?;
@@ -129,14 +137,15 @@ fn unit_environment(state: &State) -> &[OsString] {
 }
 
 /// Limits this process, and so the machine. Comes after all other programs that this process runs.
-fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
+fn confine(paths: &MachinePaths, state: &State, options: &[OsString]) -> Result<()> {
     cgroups::show_limits(paths)?;
     if let Err(error) = apparmor::leave_profiles() {
         print_diagnostic(format!(
             "{error:#}; the host's AppArmor profiles apply to programs in the machine"
         ));
     }
-    core_dumps::forbid(options)
+    core_dumps::forbid(options)?;
+    sockets::restrict(paths, state, options)
 }
 
 fn exec_nspawn(program: &OsString, uid_base: Option<u32>, options: &[OsString]) -> Error {

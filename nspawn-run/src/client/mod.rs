@@ -5,7 +5,6 @@
 //! | [`session`] | a command from its request to its result |
 //! | [`connection`] | messages between the host and the agent while a command runs |
 //! | [`stdio`], [`transfer`] | stdin, stdout and stderr |
-//! | [`stuck`] | threads that can't be killed |
 //! | [`terminal`] | the caller's terminal |
 //! | [`machine_exit`] | the reason why a machine ended |
 //! | [`oom`], [`task_limit`] | limits on memory and processes that a machine has reached |
@@ -15,7 +14,6 @@ pub mod machine_exit;
 pub mod oom;
 pub mod session;
 pub mod stdio;
-pub mod stuck;
 pub mod task_limit;
 pub mod terminal;
 pub mod transfer;

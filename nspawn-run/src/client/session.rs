@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::io;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nspawn_common::agent::client;
@@ -21,8 +21,7 @@ use crate::cli::PROGRAM;
 use crate::client::connection::{Connection, Outcome, START_LIMIT, STOP_MARGIN};
 use crate::client::oom;
 use crate::client::stdio;
-use crate::client::stdio::Output;
-use crate::client::stuck;
+use crate::client::stdio::{InputFailure, Output};
 
 /// Time limit for an agent to answer that has just reported the end of a command.
 const PING_LIMIT: Duration = Duration::from_secs(5);
@@ -54,9 +53,8 @@ struct Session {
     paths: MachinePaths,
     connection: Connection,
     outputs: Vec<Output>,
-    /// Channel that receives an error if this program's stdin can't be read.
-    stdin_error: Option<Receiver<Error>>,
-    oom_watch: oom::Watch,
+    /// Channel that receives a failure to read this program's stdin.
+    stdin_failure: Option<Receiver<InputFailure>>,
 }
 
 impl Session {
@@ -67,13 +65,13 @@ impl Session {
         grace_period: Duration,
     ) -> Result<Self> {
         let name = paths.name();
+        let oom_watch = oom::Watch::start(&paths);
         let agent = client::connect(&paths, START_LIMIT)
             .with_context(|| format!("machine {name} does not accept commands"))?;
         // Signals are caught before any byte is moved and before there are threads, so that no
         // signal is missed.
         signals::catch()?;
-        let mut connection = Connection::new(paths.clone(), agent, grace_period)?;
-        let oom_watch = oom::Watch::start(&paths);
+        let mut connection = Connection::new(paths.clone(), agent, grace_period, oom_watch)?;
         let (stdin_reader, stdin_writer) = stdio::pipe()?;
         let (routes, [stdout_writer, stderr_writer]) = stdio::create_routes()?;
         let streams = [stdin_reader, stdout_writer, stderr_writer];
@@ -86,40 +84,34 @@ impl Session {
             .into_iter()
             .map(Output::start)
             .collect::<Result<_>>()?;
-        let stdin_error = start_input(stdin, stdin_writer)?;
+        let stdin_failure = start_input(stdin, stdin_writer)?;
         Ok(Self {
             paths,
             connection,
             outputs,
-            stdin_error,
-            oom_watch,
+            stdin_failure,
         })
     }
 
     fn finish(mut self) -> Result<Outcome> {
         let outcome = self.connection.wait_for_outcome();
         self.connection.leave_raw_mode();
-        if let Some(interruption) = self.connection.take_interruption() {
+        // A signal may also have arrived after the command has ended.
+        let interruption = self.connection.take_interruption();
+        if let Some(interruption) = interruption.or_else(|| signals::check().err()) {
             // A reader that does not read must not delay the end that the caller requested.
-            let _ = deliver(self.outputs, Some(STOP_MARGIN), &self.paths);
-            stuck::free_threads(&self.paths);
+            let _ = deliver(self.outputs, Some(STOP_MARGIN));
             return Err(interruption);
         }
         // The delivery may take as long as the reader likes. A signal ends it.
-        signals::restore()?;
-        let delivery = deliver(self.outputs, None, &self.paths);
-        if !matches!(outcome, Ok(Outcome::Exited(0))) {
-            print_oom_report(&self.oom_watch);
-        }
+        signals::release()?;
+        let delivery = deliver(self.outputs, None);
         let name = self.paths.name();
         let outcome = outcome
             .and_then(|outcome| check_machine(outcome, &self.paths, &self.connection))
             .with_context(|| format!("machine {name} returned no result for the command"))?;
-        match self.stdin_error.map(|receiver| receiver.try_recv()) {
-            Some(Ok(error)) => return Err(error).context("can't read stdin"),
-            // The thread has not ended.
-            Some(Err(TryRecvError::Empty)) => stuck::free_threads(&self.paths),
-            _ => {}
+        if let Some(Ok(failure)) = self.stdin_failure.map(|receiver| receiver.try_recv()) {
+            failure.into_result().context("can't read stdin")?;
         }
         delivery?;
         Ok(outcome)
@@ -135,7 +127,7 @@ fn send_request(
     match connection.send_request(request, streams) {
         Err(error) if is_closed_connection(&error) => {
             connection.wait_for_outcome()?;
-            bail!(connection.machine_exit_cause())
+            Err(connection.exit_error())
         }
         result => result,
     }
@@ -153,8 +145,8 @@ fn is_closed_connection(error: &Error) -> bool {
     matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
 
-// Returns a channel that receives an error if this program's stdin can't be read.
-fn start_input(stdin: Stdin, target: OwnedFd) -> Result<Option<Receiver<Error>>> {
+// Returns a channel that receives a failure to read this program's stdin.
+fn start_input(stdin: Stdin, target: OwnedFd) -> Result<Option<Receiver<InputFailure>>> {
     match stdin {
         Stdin::Inherited => {
             let source = io::stdin().as_fd().try_clone_to_owned()?;
@@ -164,19 +156,18 @@ fn start_input(stdin: Stdin, target: OwnedFd) -> Result<Option<Receiver<Error>>>
     }
 }
 
-fn deliver(outputs: Vec<Output>, limit: Option<Duration>, paths: &MachinePaths) -> Result<()> {
+fn deliver(outputs: Vec<Output>, limit: Option<Duration>) -> Result<()> {
     outputs
         .into_iter()
-        .try_for_each(|output| output.finish(limit, || stuck::free_threads(paths)))
+        .try_for_each(|output| output.finish(limit))
 }
 
-fn print_oom_report(watch: &oom::Watch) {
-    if let Some(report) = watch.report() {
-        report::print_diagnostic(PROGRAM, OsStr::new(&report));
-    }
+fn print_oom_report(report: &oom::Report) {
+    report::print_diagnostic(PROGRAM, OsStr::new(&report.to_string()));
 }
 
-// Fails if the machine has ended together with the command.
+// Reports the kills of the OOM killer while the command failed. Fails if the machine has ended
+// together with the command.
 //
 // If the whole machine is killed, the command may die before the agent, which then reports SIGKILL
 // as the result of the command. After the agent had the time for another answer, the machine's
@@ -186,12 +177,21 @@ fn check_machine(
     paths: &MachinePaths,
     connection: &Connection,
 ) -> Result<Outcome> {
-    if outcome != Outcome::Signaled(Signal::SIGKILL as u8) {
+    if outcome == Outcome::Exited(0) {
         return Ok(outcome);
     }
-    let _ = client::ping(paths, PING_LIMIT);
-    if processes::supervisor(paths).is_none() {
-        bail!(connection.machine_exit_cause());
+    let oom_report = connection.oom_report();
+    if outcome == Outcome::Signaled(Signal::SIGKILL as u8) {
+        let _ = client::ping(paths, PING_LIMIT);
+        if processes::supervisor(paths).is_none() {
+            return Err(match oom_report {
+                Some(report) => report.into_error(),
+                None => connection.exit_error(),
+            });
+        }
+    }
+    if let Some(report) = oom_report {
+        print_oom_report(&report);
     }
     Ok(outcome)
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
@@ -61,8 +61,13 @@ pub fn transfer_contents(pipe: &OwnedFd, target: BorrowedFd) -> io::Result<()> {
 }
 
 /// Returns whether `fd` is a regular file.
-pub fn is_file(fd: &OwnedFd) -> bool {
-    file_type(fd.as_fd()) == Some(SFlag::S_IFREG)
+pub fn is_file(fd: BorrowedFd) -> bool {
+    file_type(fd) == Some(SFlag::S_IFREG)
+}
+
+/// Returns whether `fd` is a directory.
+pub fn is_directory(fd: BorrowedFd) -> bool {
+    file_type(fd) == Some(SFlag::S_IFDIR)
 }
 
 fn is_pipe(fd: BorrowedFd) -> bool {
@@ -119,6 +124,7 @@ pub fn wait_for(fd: BorrowedFd, event: PollFlags) {
 mod tests {
     use std::fs::File;
     use std::io::Read;
+    use std::os::fd::AsFd;
     use std::thread;
 
     use nix::fcntl::{FcntlArg, OFlag, fcntl};

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::config::address_family::AddressFamily;
 use crate::config::init::Init;
 use crate::config::layer::Layer;
 use crate::config::network::Network;
@@ -25,7 +26,9 @@ use crate::machine::state::{ServiceRole, State};
 use crate::sys::process::ProcessId;
 
 /// Version of the file's format.
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
+/// Version of the state of a machine that is in no slice of a job, which older programs can use.
+const VERSION_WITHOUT_SLICE: u64 = 3;
 
 /// Error for a state in another version of the format.
 ///
@@ -54,12 +57,17 @@ impl State {
     /// Returns the content of the state file.
     #[must_use]
     pub fn to_json(&self) -> Value {
+        let version = match self.slice_of {
+            Some(_) => VERSION,
+            None => VERSION_WITHOUT_SLICE,
+        };
         json!({
-            "version": VERSION,
+            "version": version,
             "name": self.name.as_str(),
             "image": self.image,
             "image_path": bytes_to_json(self.image_path.as_os_str()),
             "unit": self.paths().unit(),
+            "slice_of": self.slice_of.as_ref().map(MachineName::as_str),
             "init": self.init.to_string(),
             "layer": self.layer.to_string(),
             "environment": list_to_json(&self.environment),
@@ -73,6 +81,7 @@ impl State {
             "owner": self.owner.map(|owner| owner.to_string()),
             "properties": list_to_json(&self.properties),
             "nesting": self.nesting,
+            "address_families": self.address_families.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "keep": self.keep.keyword(),
             "keep_seconds": self.keep_for.as_secs(),
             "user": self.user,
@@ -91,7 +100,7 @@ impl State {
     pub(super) fn parse(name: &MachineName, text: &[u8]) -> Result<Self> {
         let value: Value = serde_json::from_slice(text).context("it is not complete JSON")?;
         match value["version"].as_u64() {
-            Some(VERSION) => {}
+            Some(VERSION_WITHOUT_SLICE..=VERSION) => {}
             Some(other) => bail!(OtherVersion(other)),
             None => bail!("it has no version"),
         }
@@ -113,6 +122,7 @@ impl State {
         Ok(Self {
             name: name.clone(),
             started_as: started_as(&value).context("it has no valid \"unit\"")?,
+            slice_of: slice_of(&value),
             image: text("image")?.to_owned(),
             image_path: field("image_path")?.into(),
             environment: list("environment")?,
@@ -137,6 +147,7 @@ impl State {
             owner: value["owner"].as_str().map(ProcessId::parse).transpose()?,
             properties: list("properties")?,
             nesting: value["nesting"].as_bool().unwrap_or_default(),
+            address_families: address_families(&value["address_families"])?,
             keep: value["keep"]
                 .as_str()
                 .map_or(Ok(Retention::default()), Retention::parse)?,
@@ -195,9 +206,20 @@ impl ServiceRole {
     }
 }
 
+fn address_families(value: &Value) -> Result<Vec<AddressFamily>> {
+    let names = value.as_array().into_iter().flatten();
+    names
+        .map(|name| AddressFamily::parse(name.as_str().unwrap_or_default()))
+        .collect()
+}
+
 pub(super) fn started_as(state: &Value) -> Option<MachineName> {
     let unit = state["unit"].as_str()?;
     MachineName::new(paths::name_of_unit(unit.as_ref())?).ok()
+}
+
+pub(super) fn slice_of(state: &Value) -> Option<MachineName> {
+    MachineName::new(state["slice_of"].as_str()?).ok()
 }
 
 /// Returns a JSON string, or an array of numbers if the bytes are not UTF-8.
@@ -266,11 +288,14 @@ mod tests {
             "lifetime_seconds",
             "owner",
             "nesting",
+            "address_families",
             "keep",
             "keep_seconds",
             "user",
         ];
-        let added = added.into_iter().chain(["entrypoint", "cache", "service"]);
+        let added = added
+            .into_iter()
+            .chain(["entrypoint", "cache", "service", "slice_of"]);
         added.for_each(|field| drop(value.as_object_mut().unwrap().remove(field)));
         let read = State::parse(&sample().name, value.to_string().as_bytes()).unwrap();
         assert_eq!(
@@ -289,7 +314,7 @@ mod tests {
                 "{cut}"
             );
         }
-        let later = text.replace("\"version\":3", "\"version\":4");
+        let later = text.replace("\"version\":4", "\"version\":5");
         let error = State::parse(&sample().name, later.as_bytes()).unwrap_err();
         assert!(
             error.is::<OtherVersion>() && format!("{error:#}").starts_with("a newer version"),

@@ -14,6 +14,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::config::address_family::AddressFamily;
 use crate::config::init::Init;
 use crate::config::layer::Layer;
 use crate::config::network::Network;
@@ -25,6 +26,10 @@ use crate::sys::clock;
 use crate::sys::clock::Moment;
 use crate::sys::process::ProcessId;
 
+/// Argument that makes `nspawn-run` run the command of a service, which it reads from the state of
+/// the machine in the next argument.
+pub const SERVICE_OPTION: &str = "--service-command";
+
 /// A machine as `nspawn-prepare` made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
@@ -32,6 +37,8 @@ pub struct State {
     pub name: MachineName,
     /// Name that the machine was started under, after which its units are named.
     pub started_as: MachineName,
+    /// Job in whose slice the machine's unit is, if the job has services.
+    pub slice_of: Option<MachineName>,
     /// The image's name.
     pub image: String,
     /// The image's path.
@@ -62,6 +69,8 @@ pub struct State {
     pub properties: Vec<OsString>,
     /// Set if the machine runs containers of its own.
     pub nesting: bool,
+    /// Address families of sockets that the machine may use besides the usual ones.
+    pub address_families: Vec<AddressFamily>,
     /// Policy that says when the machine is kept for inspection.
     pub keep: Retention,
     /// Time for which the machine is kept.
@@ -103,7 +112,7 @@ impl State {
     /// Returns the machine's paths.
     #[must_use]
     pub fn paths(&self) -> MachinePaths {
-        MachinePaths::started_as(&self.name, &self.started_as)
+        MachinePaths::started_as(&self.name, &self.started_as).in_slice_of(self.slice_of.clone())
     }
 
     /// Returns whether the machine was taken over from a standby pool.
@@ -156,6 +165,7 @@ mod tests {
         State {
             name: MachineName::new("m").unwrap(),
             started_as: MachineName::new("standby-1").unwrap(),
+            slice_of: Some(MachineName::new("j").unwrap()),
             image: "bookworm".into(),
             image_path: "/var/lib/machines/bookworm".into(),
             environment: vec!["A=1".into(), OsStr::from_bytes(b"B=\xff").into()],
@@ -171,6 +181,7 @@ mod tests {
             owner: Some(ProcessId::parse("1 2").unwrap()),
             properties: vec!["TasksMax=5".into()],
             nesting: true,
+            address_families: vec![AddressFamily::parse("AF_ALG").unwrap()],
             keep: Retention::Failure,
             keep_for: Duration::from_secs(60),
             user: Some("u".into()),

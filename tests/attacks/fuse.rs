@@ -2,12 +2,10 @@
 //! a process that waits for one.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nspawn_common::sys::pidfd::wait_for_exit;
 use nspawn_tests::{Machine, call, left_of, sh, wait_until};
 
@@ -44,6 +42,10 @@ while (sysread $fuse, my $request, 1 << 20) {
     syswrite $fuse, defined $answer ? pack("LlQ", 16 + length $answer, 0, $number) . $answer : pack "LlQ", 16, -38, $number;
 }
 "#;
+/// Writes and reads a little all the time. The tests never do so themselves: a program at the other
+/// side of nspawn-run may wait for the lock, too.
+const WRITER: &str = "while printf x; do sleep 0.05; done";
+const READER: &str = "while dd bs=4096 count=1 status=none | grep -q .; do sleep 0.05; done";
 /// The host's device may be accessible to its root only, who is not the machine's root.
 const DEVICE: &str = "/dev/fuse-of-attacks";
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
@@ -68,12 +70,14 @@ pub fn rows(suite: &mut Suite, _: &Fixture) {
     ] {
         suite.row(name, || {
             let held = Held::new(number, stream);
-            call("kill", ["-KILL", &held.command.id().to_string()]).expect(0);
-            assert!(!held.has_ended(1), "nothing was held");
+            let [run, others @ ..] = &held.processes;
+            call("kill", ["-KILL", &run.id().to_string()]).expect(0);
+            assert!(!has_ended(run, 1), "nothing was held");
             let name = &held.machine.name;
             call("timeout", ["--signal=KILL", "30", "nspawn-cleanup", name]).expect(0);
             assert_eq!(left_of(name), "");
-            assert!(held.has_ended(5), "nspawn-run can't be ended");
+            assert!(has_ended(run, 5), "nspawn-run can't be ended");
+            assert!(others.iter().all(|process| has_ended(process, 5)));
             Control::Absent
         });
     }
@@ -83,69 +87,99 @@ pub fn rows(suite: &mut Suite, _: &Fixture) {
 /// A command that holds the lock of its pipe, and the nspawn-run that waits for the lock.
 struct Held {
     machine: Machine,
-    command: Child,
-    /// Connections of others.
-    others: Vec<PathBuf>,
+    /// nspawn-run, its writer and its reader.
+    processes: [Child; 3],
+    /// Command that aborts the connections of the machine.
+    abort: String,
 }
 
 impl Held {
     fn new(number: nix::libc::c_long, stream: &str) -> Self {
         let bind = format!("--bind={DEVICE}:/dev/fuse");
         let machine = machine(&["--init=stub", "--property=DeviceAllow=/dev/fuse rwm", &bind]);
-        let others = connections();
+        let abort = abort_command(&machine);
+        // The processes end even if the suite is killed.
+        call(
+            "systemd-run",
+            [
+                "--quiet",
+                "--collect",
+                "--on-active=90",
+                &format!("--unit={}", unit(&machine.name)),
+                "sh",
+                "-c",
+                &abort,
+            ],
+        )
+        .expect(0);
         let numbers = [nix::libc::SYS_mount, nix::libc::SYS_mmap, number];
-        let command = Command::new("nspawn-run")
-            .args([&machine.name, "perl", "-e", SERVER])
+        let mut writer = start(Command::new("sh").args(["-c", WRITER]), Stdio::null());
+        let mut run = Command::new("nspawn-run");
+        run.args([&machine.name, "perl", "-e", SERVER])
             .args(numbers.map(|number| number.to_string()))
-            .arg(stream)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .arg(stream);
+        let mut run = start(&mut run, writer.stdout.take().unwrap().into());
+        let reader = Command::new("sh")
+            .args(["-c", READER])
+            .stdin(run.stdout.take().unwrap())
             .spawn();
-        let mut held = Self {
+        let held = Self {
             machine,
-            command: command.unwrap(),
-            others,
+            processes: [run, writer, reader.unwrap()],
+            abort,
         };
         held.wait_for_lock();
         held
     }
 
-    // Once the lock is held, nspawn-run needs it for more input, and for more output.
-    fn wait_for_lock(&mut self) {
-        let states = format!("cat /proc/{}/task/*/stat", self.command.id());
-        let input = self.command.stdin.as_mut().unwrap();
-        let output = self.command.stdout.as_mut().unwrap();
-        fcntl(&*output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    fn wait_for_lock(&self) {
+        let states = format!("cat /proc/{}/task/*/stat", self.processes[0].id());
+        let is_waiting = || sh(&states).out().contains(") D ");
         let limit = Duration::from_secs(20);
         wait_until("a thread waits for the pipe's lock", limit, || {
-            let _ = (input.write(b"x"), output.read(&mut [0; 4096]));
-            let states = sh(&states).out();
-            states.lines().any(|stat| stat.contains(") D "))
+            is_waiting() && {
+                // It has not only been waiting for a moment.
+                sleep(Duration::from_millis(300));
+                is_waiting()
+            }
         });
-    }
-
-    fn has_ended(&self, seconds: u64) -> bool {
-        let pid = self.command.id().try_into().unwrap();
-        wait_for_exit(pid, Duration::from_secs(seconds)).unwrap()
     }
 }
 
 impl Drop for Held {
     /// Ends the processes also if the attack has succeeded: nothing else can.
     fn drop(&mut self) {
-        for connection in connections() {
-            if !self.others.contains(&connection) {
-                let _ = fs::write(connection.join("abort"), "1");
+        sh(&self.abort);
+        call(
+            "systemctl",
+            ["stop", &format!("{}.timer", unit(&self.machine.name))],
+        );
+        for process in &mut self.processes {
+            let _ = process.kill();
+            if has_ended(process, 5) {
+                let _ = process.wait();
             }
-        }
-        let _ = self.command.kill();
-        if self.has_ended(5) {
-            let _ = self.command.wait();
         }
     }
 }
 
-fn connections() -> Vec<PathBuf> {
-    let entries = fs::read_dir(CONNECTIONS).unwrap();
-    entries.map(|entry| entry.unwrap().path()).collect()
+fn start(command: &mut Command, stdin: Stdio) -> Child {
+    let command = command.stdin(stdin).stdout(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn has_ended(process: &Child, seconds: u64) -> bool {
+    let pid = process.id().try_into().unwrap();
+    wait_for_exit(pid, Duration::from_secs(seconds)).unwrap()
+}
+
+fn unit(machine: &str) -> String {
+    format!("abort-fuse-{machine}")
+}
+
+fn abort_command(machine: &Machine) -> String {
+    let owner = fs::read_to_string(machine.paths().uid_range_file()).unwrap();
+    format!(
+        "find {CONNECTIONS} -mindepth 1 -maxdepth 1 -uid {owner} -exec sh -c 'echo 1 >\"$0/abort\"' {{}} ';'"
+    )
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use nspawn_common::machine::processes;
 use nspawn_tests::{Machine, call, expect_lines, finish, image, left_of, scratch, sh};
 
 use crate::cell::unit_properties;
@@ -74,6 +75,17 @@ fn bind_options_mean_what_systemd_nspawn_says() {
         // The files of users that the machine does not have belong to nobody.
         let expected = "colon\n1234\n0\n0\n65534\netc/passwd\nfile\n";
         assert_eq!(done.out(), expected, "{}", done.describe());
+        // Only the unit sees where the launcher has mounted the sources.
+        let sources = machine.paths().bind_sources();
+        let sources = sources.to_str().unwrap();
+        let supervisor = processes::supervisor(&machine.paths());
+        assert_eq!(supervisor.is_some(), options.contains(&"--init=stub"));
+        if let Some(supervisor) = supervisor {
+            let mounts = fs::read_to_string(format!("/proc/{supervisor}/mountinfo")).unwrap();
+            assert!(mounts.contains(sources), "{mounts}");
+        }
+        let mounts = machine.sh("cat /proc/self/mountinfo").out();
+        assert!(!mounts.contains(sources), "{mounts}");
         fs::remove_file(here.join("e/x")).unwrap();
     }
     sh(&format!("umount {place}/d/inner")).expect(0);

@@ -164,20 +164,22 @@ fn policy_of_the_host_decides_which_container_images_are_used() {
     fs::write(&policy, r#"{"default": [{"type": "reject"}]}"#).unwrap();
     let image = Image::named("policy");
     // Only the command sees the changes of the host.
-    for (change, words) in [
+    for (change, words, cause) in [
         (
             format!(
                 "mount --bind {} /etc/containers/policy.json",
                 policy.display()
             ),
+            "can't fetch oci:",
             "is rejected by policy",
         ),
         (
             "mount -t tmpfs none /etc/containers".to_owned(),
             "apt-get install golang-github-containers-common:",
+            "policy.json",
         ),
         // The image is fetched, but it is empty.
-        ("true".to_owned(), "it has no /usr"),
+        ("true".to_owned(), "it has no /usr", ""),
     ] {
         let create = format!(
             "nspawn-image create {} --from-oci oci:{}:x",
@@ -187,7 +189,7 @@ fn policy_of_the_host_decides_which_container_images_are_used() {
         let done = sh(&format!(
             "unshare --mount sh -c '{change} && exec {create}'"
         ));
-        expect_failure(done, words);
+        expect_failure(done, words).expect_err(cause);
     }
     assert_eq!(image.leftovers(), "");
 }

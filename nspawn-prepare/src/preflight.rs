@@ -10,6 +10,8 @@ use nix::sys::inotify::{InitFlags, Inotify};
 use nspawn_common::command;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
+use nspawn_common::image::lookup;
+use nspawn_common::image::lookup::{Image, ImageLock};
 use nspawn_common::lifecycle::calling_unit;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::unit_files;
@@ -41,6 +43,12 @@ pub fn check_host() -> Result<()> {
         bail!("systemd-nspawn is not installed; install the package systemd-container");
     }
     calling_unit::check()
+}
+
+/// Finds an image and locks it, unless this process can't write to the directories of machines.
+pub fn find_and_lock_image(reference: &str) -> Result<(Image, ImageLock)> {
+    calling_unit::check_writable()?;
+    lookup::find_and_lock(reference)
 }
 
 /// Refuses a host that can't mount disk images.

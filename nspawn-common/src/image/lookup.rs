@@ -23,7 +23,7 @@ const LOCK_ATTEMPTS: u32 = 10;
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
 /// Directory of the locks of images, which `nspawn-image` uses too.
-const LOCK_ROOT: &str = "/run/nspawn-image";
+pub const LOCK_ROOT: &str = "/run/nspawn-image";
 
 /// Directories that systemd-machined searches, in its order (systemd 252 to 262).
 pub const SEARCH_PATH: [&str; 6] = [

@@ -73,9 +73,15 @@ fn fill(pool: &Pool, arguments: &[OsString], image: &str) -> Result<()> {
     let mut attempts = None;
     loop {
         let queue = pool::lock_all()?;
+        let count = pool.current_count()?;
+        if count == 0 {
+            // The pool was deleted, perhaps while this process created a machine. Its image may be
+            // gone as well.
+            remove_others(&pool.mark(image), &[], count)?;
+            return Ok(());
+        }
         let candidate = Candidate::new(arguments, image, &name::random_uuid()?[..8])?;
         let fingerprint = fingerprint::compute(&candidate.spec)?;
-        let count = pool.current_count()?;
         let usable = remove_others(&pool.mark(image), &fingerprint, count)?;
         if usable >= count {
             return Ok(());

@@ -4,10 +4,10 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nspawn_common::sys::pidfd::wait_for_exit;
-use nspawn_tests::{Machine, call, left_of, sh, wait_until};
+use nspawn_tests::{Machine, call, left_of, sh};
 
 use crate::suite::{Control, Fixture, Suite, machine};
 
@@ -24,7 +24,7 @@ syscall(0 + $mount, $none, $place, $type, 0, $options) == 0 or die "mount: $!";
 if (!fork) {
     sysopen my $file, "/tmp/fuse/x", O_RDWR or die "open: $!";
     my $address = syscall(0 + $mmap, 0, 65536, 3, 1, fileno($file), 0);
-    syswrite STDOUT, "x" x 300000;
+    syswrite STDOUT, "x" x 300000 if $stream == 1;
     syscall(0 + $move, 0 + $stream, $address, 65536);
     exit;
 }
@@ -48,6 +48,9 @@ const WRITER: &str = "while printf x; do sleep 0.05; done";
 const READER: &str = "while dd bs=4096 count=1 status=none | grep -q .; do sleep 0.05; done";
 /// The host's device may be accessible to its root only, who is not the machine's root.
 const DEVICE: &str = "/dev/fuse-of-attacks";
+/// Attempts to hold nspawn-run, and the time limit for each.
+const ATTEMPTS: u32 = 6;
+const HOLD_LIMIT: Duration = Duration::from_secs(10);
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
 pub fn rows(suite: &mut Suite, _: &Fixture) {
@@ -69,10 +72,9 @@ pub fn rows(suite: &mut Suite, _: &Fixture) {
         ),
     ] {
         suite.row(name, || {
-            let held = Held::new(number, stream);
+            let held = (0..ATTEMPTS).find_map(|_| Held::try_new(number, stream));
+            let held = held.expect("no attempt has held nspawn-run");
             let [run, others @ ..] = &held.processes;
-            call("kill", ["-KILL", &run.id().to_string()]).expect(0);
-            assert!(!has_ended(run, 1), "nothing was held");
             let name = &held.machine.name;
             call("timeout", ["--signal=KILL", "30", "nspawn-cleanup", name]).expect(0);
             assert_eq!(left_of(name), "");
@@ -94,7 +96,8 @@ struct Held {
 }
 
 impl Held {
-    fn new(number: nix::libc::c_long, stream: &str) -> Self {
+    /// Returns `None` if the command takes the lock at a moment at which nspawn-run does not need it.
+    fn try_new(number: nix::libc::c_long, stream: &str) -> Option<Self> {
         let bind = format!("--bind={DEVICE}:/dev/fuse");
         let machine = machine(&["--init=stub", "--property=DeviceAllow=/dev/fuse rwm", &bind]);
         let abort = abort_command(&machine);
@@ -128,21 +131,23 @@ impl Held {
             processes: [run, writer, reader.unwrap()],
             abort,
         };
-        held.wait_for_lock();
-        held
+        held.waits_for_lock().then_some(held)
     }
 
-    fn wait_for_lock(&self) {
-        let states = format!("cat /proc/{}/task/*/stat", self.processes[0].id());
-        let is_waiting = || sh(&states).out().contains(") D ");
-        let limit = Duration::from_secs(20);
-        wait_until("a thread waits for the pipe's lock", limit, || {
-            is_waiting() && {
-                // It has not only been waiting for a moment.
-                sleep(Duration::from_millis(300));
-                is_waiting()
+    /// Returns whether a thread of nspawn-run waits for the lock, so that nspawn-run survives
+    /// SIGKILL.
+    fn waits_for_lock(&self) -> bool {
+        let run = &self.processes[0];
+        let states = format!("cat /proc/{}/task/*/stat", run.id());
+        let deadline = Instant::now() + HOLD_LIMIT;
+        while !sh(&states).out().contains(") D ") {
+            if Instant::now() > deadline {
+                return false;
             }
-        });
+            sleep(Duration::from_millis(50));
+        }
+        call("kill", ["-KILL", &run.id().to_string()]).expect(0);
+        !has_ended(run, 1)
     }
 }
 

@@ -16,11 +16,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Error, Result};
 use nix::sys::statvfs::{Statvfs, statvfs};
-use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{SysconfVar, syncfs, sysconf};
 
 use crate::config::layer::Layer;
 use crate::error::Failure;
+use crate::lifecycle::limits;
 use crate::machine::mounts::UnitMounts;
 use crate::machine::name::MachineName;
 use crate::machine::paths::{CACHE_ROOT, LAYER_ROOT, MachinePaths, STATE_ROOT};
@@ -171,8 +171,7 @@ pub fn is_nearly_full(store: &str) -> bool {
     let is_below = |bytes: u64| free / RESERVE < bytes;
     // The kernel takes a hundred times longer to print its counters than to return the size of the
     // memory.
-    let memory = sysinfo().ok().map(|info| info.ram_total());
-    memory.is_none_or(is_below) && max_unwritten().is_none_or(is_below)
+    limits::memory().is_none_or(is_below) && max_unwritten().is_none_or(is_below)
 }
 
 /// Returns whether a request of the loop driver may fail, which uses the space for root as well.

@@ -309,7 +309,7 @@ fn fill_disk(kind: Kind, writers: usize, summary: &mut Summary) {
     let mut neighbour = Written::new(kind, kind.machine(&image), 2);
     let machines = in_parallel(0..writers, |_| kind.machine(&image));
     disk.fill(if kind.is_in_memory() {
-        0
+        1
     } else {
         writers * SHARE
     });

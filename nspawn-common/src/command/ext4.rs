@@ -59,12 +59,12 @@ pub fn format_command(image: &Path, size: u64) -> Vec<OsString> {
     let mut command = command::argv(["mkfs.ext4", "-q", "-F", "-m", "0", "-i", "8192"]);
     command.extend(command::argv([
         "-O",
-        "^resize_inode",
+        "^resize_inode,sparse_super2",
         "-J",
         &journal,
         // The new file contains only zeros, and so the journal needs no initialization.
         "-E",
-        "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
+        "lazy_itable_init=1,lazy_journal_init=1,nodiscard,num_backup_sb=0,packed_meta_blocks=1",
     ]));
     command.push(image.into());
     command

@@ -62,7 +62,8 @@ pub fn format_command(image: &Path, size: u64) -> Vec<OsString> {
         "^resize_inode,sparse_super2",
         "-J",
         &journal,
-        // The new file contains only zeros, and so the journal needs no initialization.
+        // The new file contains only zeros, and so the journal needs no initialization. With all
+        // metadata in one place, the file has few extents, and is deleted faster.
         "-E",
         "lazy_itable_init=1,lazy_journal_init=1,nodiscard,num_backup_sb=0,packed_meta_blocks=1",
     ]));

@@ -13,6 +13,7 @@
 //! | [`cancellation`] | a job is cancelled, and its processes ignore that |
 //! | [`program_kills`] | the programs are killed at a random moment |
 //! | [`resource_exhaustion`] | the host runs out of space, open files or inotify instances |
+//! | [`full_disk`] | the layers together are larger than their disk |
 //! | [`concurrency`] | many programs run at the same time |
 //! | [`throughput`] | a command moves many bytes |
 //! | [`hostile_layers`] | an attacker wrote the layer |
@@ -23,6 +24,7 @@
 mod cancellation;
 mod concurrency;
 mod exit_statuses;
+mod full_disk;
 mod guest_failures;
 mod hostile_agent;
 mod hostile_layers;
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         cancellation::rows,
         program_kills::rows,
         resource_exhaustion::rows,
+        full_disk::rows,
         concurrency::rows,
         throughput::rows,
         hostile_layers::rows,

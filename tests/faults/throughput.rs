@@ -62,4 +62,29 @@ pub fn rows(suite: &mut Suite) {
             ))
         });
     }
+    let files = suite.times(20_000, 60_000);
+    suite.row_with_note(
+        &format!("{files} files are created as fast after their deletion"),
+        1,
+        |_| {
+            let machine = machine(&["--init=stub"]);
+            let create = || {
+                let started = Instant::now();
+                let line =
+                    format!("mkdir /root/files && cd /root/files && seq {files} | xargs touch");
+                machine.sh(&line).expect(0);
+                started.elapsed().as_secs_f64()
+            };
+            let first = create();
+            machine.sh("rm -r /root/files").expect(0);
+            let ratio = create() / first;
+            assert!(
+                ratio < 4.0,
+                "creating the files again takes {ratio:.1} times as long"
+            );
+            Some(format!(
+                "the time, relative to the first creation: {ratio:.2}"
+            ))
+        },
+    );
 }

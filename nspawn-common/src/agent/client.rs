@@ -21,6 +21,7 @@ use crate::agent::protocol::{
     HEADER, HELLO, MAX_ANSWER, MAX_REQUEST, REFUSED, RUN, frame, read_frame,
 };
 use crate::agent::request::Request;
+use crate::machine::mounts::UnitMounts;
 use crate::machine::paths::{AGENT_READY_FIFO, AGENT_SOCKET, MachinePaths};
 use crate::machine::processes;
 use crate::sys::fs::open_beneath;
@@ -31,7 +32,17 @@ use crate::sys::signals;
 /// The machine can replace the socket. Only a socket is accepted in its place, without following
 /// links, and only the machine itself can listen on a socket that it created.
 pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
-    let socket_file = open_beneath(&open_agent_mount(paths)?, AGENT_SOCKET, OFlag::O_PATH)
+    connect_in(&UnitMounts::of(paths)?, paths, limit)
+}
+
+/// Connects like [`connect`] to the agent of the machine with these mounts.
+pub fn connect_in(
+    mounts: &UnitMounts,
+    paths: &MachinePaths,
+    limit: Duration,
+) -> Result<UnixStream> {
+    let agent = mounts.open(&paths.agent_mount())?;
+    let socket_file = open_beneath(&agent, AGENT_SOCKET, OFlag::O_PATH)
         .context("can't open the socket of its agent")?;
     let address = UnixAddr::new(format!("/proc/self/fd/{}", socket_file.as_raw_fd()).as_str())?;
     let stream = UnixStream::from(socket::socket(
@@ -48,19 +59,6 @@ pub fn connect(paths: &MachinePaths, limit: Duration) -> Result<UnixStream> {
     Ok(stream)
 }
 
-// Opens the directory of the agent. It is mounted in the mount namespace of the machine's unit
-// alone.
-fn open_agent_mount(paths: &MachinePaths) -> Result<File> {
-    let supervisor = processes::supervisor(paths).context("it is not running")?;
-    let mount = format!("/proc/{supervisor}/root{}", paths.agent_mount().display());
-    let directory = File::open(mount).context("it has ended")?;
-    // The supervisor may have ended before the open, and another process may have its number.
-    if !processes::is_member(paths, supervisor) {
-        bail!("it has ended");
-    }
-    Ok(directory)
-}
-
 /// Waits until the agent of a machine that has just been started accepts commands.
 ///
 /// Fails if the agent does not answer within `limit`, or if the machine ends.
@@ -68,7 +66,7 @@ pub fn wait_until_ready(paths: &MachinePaths, limit: Duration) -> Result<()> {
     // No command has run yet that could have replaced the FIFO. Waiting by inotify would be slower:
     // the kernel takes ten milliseconds to close an inotify descriptor.
     let ready = open_beneath(
-        &open_agent_mount(paths)?,
+        UnitMounts::of(paths)?.open(&paths.agent_mount())?,
         AGENT_READY_FIFO,
         OFlag::O_RDONLY | OFlag::O_NONBLOCK,
     )

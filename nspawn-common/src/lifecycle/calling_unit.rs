@@ -22,6 +22,8 @@ const CAPABILITIES: [(&str, u32); 3] = [
     ("CAP_DAC_OVERRIDE", 1),
     ("CAP_SYS_PTRACE", 19),
 ];
+/// Capability that mounting requires (capabilities(7)).
+const CAP_SYS_ADMIN: u32 = 21;
 /// The cgroup of the host's PID 1, as systemd creates it.
 const INIT_CGROUP: &str = "/init.scope";
 /// Minimum of free space in [`STATE_ROOT`] for a machine's state and systemd's files about it, in
@@ -100,8 +102,7 @@ fn check_cgroups(is_unified: bool, of_init: Option<&str>) -> Result<()> {
 
 /// Checks the capabilities in a text of proc_pid_status(5).
 fn check_capabilities(status: &str) -> Result<()> {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let Some(effective) = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()) else {
+    let Some(effective) = effective_capabilities(status) else {
         return Ok(());
     };
     let missing = CAPABILITIES
@@ -115,6 +116,17 @@ fn check_capabilities(status: &str) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn effective_capabilities(status: &str) -> Option<u64> {
+    u64::from_str_radix(status_field(status, "CapEff:")?, 16).ok()
+}
+
+fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = status.lines();
+    lines
+        .find_map(|line| line.strip_prefix(name))
+        .map(str::trim)
 }
 
 /// Refuses a host, or a unit of it, where the directories of machines can't be written to.
@@ -176,13 +188,40 @@ fn check_room() -> Result<()> {
 #[must_use]
 pub fn has_own_mounts() -> bool {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt"));
-    matches!((namespace("self"), namespace("1")), (Ok(own), Ok(host)) if own != host)
+    // A process in a user namespace of its own (PrivateUsers=) can't read that of the host.
+    !matches!((namespace("self"), namespace("1")), (Ok(own), Ok(host)) if own == host)
 }
 
-/// Returns `command`, run by the host's systemd where this process has mounts of its own.
+/// Returns whether this process can't mount and unmount on the host, because it has mounts of its
+/// own, or its unit takes the right from it.
+#[must_use]
+pub fn is_confined() -> bool {
+    let status = |process: &str| fs::read_to_string(format!("/proc/{process}/status"));
+    has_own_mounts()
+        || match (status("self"), status("1")) {
+            (Ok(own), Ok(init)) => lacks_mount_rights(&own, &init),
+            _ => true,
+        }
+}
+
+/// Compares the status of a process with that of the host's PID 1 (proc_pid_status(5)).
+///
+/// Any additional system call filter counts: `SystemCallFilter=@system-service` kills a process
+/// that mounts, and no process can read its filters.
+fn lacks_mount_rights(own: &str, init: &str) -> bool {
+    let filters = |status| {
+        status_field(status, "Seccomp_filters:")?
+            .parse::<u32>()
+            .ok()
+    };
+    let may_mount = effective_capabilities(own).is_none_or(|set| set & (1 << CAP_SYS_ADMIN) != 0);
+    !may_mount || filters(own) > filters(init)
+}
+
+/// Returns `command`, run by the host's systemd if this process can't mount on the host.
 #[must_use]
 pub fn on_host(command: Vec<OsString>) -> Vec<OsString> {
-    if !has_own_mounts() {
+    if !is_confined() {
         return command;
     }
     let unit = TransientUnit::new("exec");
@@ -241,6 +280,20 @@ mod tests {
             error.contains("root lacks CAP_CHOWN CAP_SYS_PTRACE here"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn process_with_a_filter_or_without_the_capability_lacks_mount_rights() {
+        let status = |set: &str, filters: u32| {
+            format!("CapEff:\t{set}\nSeccomp:\t2\nSeccomp_filters:\t{filters}\n")
+        };
+        let all = "000001ffffffffff";
+        let init = status(all, 3);
+        for filters in [0, 3] {
+            assert!(!lacks_mount_rights(&status(all, filters), &init));
+        }
+        assert!(lacks_mount_rights(&status(all, 4), &init));
+        assert!(lacks_mount_rights(&status("000001ffffdfffff", 3), &init));
     }
 
     #[test]

@@ -15,9 +15,10 @@ use nix::fcntl::OFlag;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::pipe2;
 
+use crate::lifecycle::lost_writes;
+use crate::machine::mounts::UnitMounts;
 use crate::machine::name;
-use crate::machine::paths::MachinePaths;
-use crate::machine::processes;
+use crate::machine::paths::{LAYER_ROOT, MachinePaths};
 use crate::sys::fork;
 use crate::systemd::transient_unit::TransientUnit;
 
@@ -84,18 +85,19 @@ impl DeferredUnmount {
 
 /// Opens the machine's layer if it is a large file system in a file.
 fn large_mount(paths: &MachinePaths) -> Option<File> {
-    if !paths.disk().exists() {
+    // On a full disk, the write-back must not go on unnoticed after the removal.
+    if !paths.disk().exists() || lost_writes::is_nearly_full(LAYER_ROOT) {
         return None;
     }
-    // The layer is mounted only in the mount namespace of the machine's unit.
-    let supervisor = processes::supervisor(paths)?;
     let mount_point = paths.disk_mount();
-    let path = format!("/proc/{supervisor}/root{}", mount_point.display());
-    let mount = File::open(path).ok()?;
+    // Most layers are mounted only in the mount namespace of the machine's unit, and those of
+    // machines without an init also on the host.
+    let mount = UnitMounts::of(paths)
+        .and_then(|mounts| mounts.open(&mount_point))
+        .or_else(|_| File::open(format!("/proc/1/root{}", mount_point.display())))
+        .ok()?;
     let is_mounted = mount.metadata().ok()?.dev() != fs::metadata(paths.state_dir()).ok()?.dev();
     let usage = fstatvfs(&mount).ok()?;
     let used = (usage.blocks() - usage.blocks_free()) * usage.fragment_size();
-    let is_large = is_mounted && used > DEFER_THRESHOLD;
-    // The process ID may have been reused since.
-    (is_large && processes::is_member(paths, supervisor)).then_some(mount)
+    (is_mounted && used > DEFER_THRESHOLD).then_some(mount)
 }

@@ -4,6 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
+use nix::sys::sysinfo::sysinfo;
+
 use crate::cli::values;
 
 /// Default limits of a machine, relative to its host. `--property` overrides them, because it comes
@@ -111,12 +113,8 @@ pub fn amount(property: &str, value: &OsStr) -> Option<u64> {
 
 /// Returns the size of the host's memory, in bytes.
 pub fn memory() -> Option<u64> {
-    let info = fs::read_to_string("/proc/meminfo").ok()?;
-    let total = info
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = total.split_whitespace().next()?.parse().ok()?;
-    Some(kibibytes << 10)
+    // A caller with ProcSubset=pid has no /proc/meminfo (systemd.exec(5)).
+    sysinfo().ok().map(|info| info.ram_total())
 }
 
 fn max_tasks() -> Option<u64> {

@@ -9,6 +9,7 @@ pub mod limit_enforcement;
 pub mod limits;
 pub mod list;
 pub mod lock;
+pub mod lost_writes;
 pub mod remove;
 pub mod retention;
 pub mod ssh;

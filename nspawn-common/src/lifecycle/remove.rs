@@ -13,10 +13,11 @@ use crate::command::btrfs;
 use crate::lifecycle::deferred_unmount::DeferredUnmount;
 use crate::lifecycle::job_slice;
 use crate::lifecycle::lock::Lock;
+use crate::lifecycle::lost_writes;
 use crate::lifecycle::unmount;
 use crate::lifecycle::{ssh, stop};
 use crate::machine::name::MachineName;
-use crate::machine::paths::MachinePaths;
+use crate::machine::paths::{LAYER_ROOT, MachinePaths};
 use crate::machine::state::State;
 use crate::sys::fs::{ignore_missing, remove_file_if_present};
 use crate::sys::mountinfo;
@@ -68,6 +69,7 @@ pub fn remove_contents(name: &MachineName, _lock: &Lock) -> Result<()> {
     stop::stop_machine(name)?;
     ssh::unpublish(paths)?;
     unmount::detach(&paths.disk_mount())?;
+    lost_writes::note_if_full(LAYER_ROOT);
     delete_trees(&[paths.snapshot(), paths.layer()])?;
     machined::wait_until_gone(paths)?;
     for job in [Some(name), paths.slice_of()].into_iter().flatten() {

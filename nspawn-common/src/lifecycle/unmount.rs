@@ -20,10 +20,14 @@ pub fn detach(point: &Path) -> Result<()> {
     let is_mount_point = |mounts: Vec<PathBuf>| mounts.iter().any(|mount| mount == point);
     let paths = [point.to_owned()];
     // An unmount on the host propagates to most other mount namespaces, so it comes first.
-    if calling_unit::has_own_mounts() && is_mount_point(mountinfo::host_mounts_below(&paths)?) {
+    if is_mount_point(mountinfo::host_mounts_below(&paths)?) && calling_unit::is_confined() {
         let mut command = command::argv(["umount", "--lazy"]);
         command.push(point.into());
-        command::run_checked(&calling_unit::on_host(command), LIMIT)?;
+        let result = command::run_checked(&calling_unit::on_host(command), LIMIT);
+        // The unit of an earlier attempt, which was killed, may have been faster.
+        if is_mount_point(mountinfo::host_mounts_below(&paths)?) {
+            result?;
+        }
     }
     let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
     while is_mount_point(mountinfo::mounts_below(&paths)?) {

@@ -1,5 +1,6 @@
 //! A machine: its name, its files and units, others' units of the same names, its processes and its recorded state.
 
+pub mod mounts;
 pub mod name;
 pub mod namespaces;
 pub mod paths;

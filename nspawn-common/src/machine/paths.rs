@@ -325,7 +325,7 @@ impl MachinePaths {
         self.state_dir().join("disk")
     }
 
-    /// Returns the mount point of the project's cache, before it is mounted in the machine.
+    /// Returns the mount point of the project's cache in the mount namespace of the unit.
     #[must_use]
     pub fn cache_mount(&self) -> PathBuf {
         self.state_dir().join("cache")

@@ -1,9 +1,11 @@
 //! Plan of a machine: the steps that create it, in phases.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use anyhow::Result;
-use nspawn_common::command::ext4::{self, Journal};
+use nspawn_common::command::ext4;
+use nspawn_common::command::ext4::Content;
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::lifecycle::{calling_unit, job_slice};
@@ -119,12 +121,17 @@ fn build_layer(spec: &MachineSpec, state: &State) -> Vec<Step> {
         (Layer::Disk, None) => vec![directory],
         (Layer::Disk, Some(size)) => {
             let disk = paths.disk();
-            let format = ext4::format_command(&disk, Journal::None);
-            vec![
+            let format = ext4::format_command(&disk, size);
+            let mount = ext4::mount_command(&disk, &paths.disk_mount(), Content::Temporary);
+            let mut steps = vec![
                 directory,
                 Step::sparse_file(disk, size),
                 Step::command(format, LAYER_LIMIT),
-            ]
+            ];
+            if state.init == Init::None {
+                steps.push(mount_on_host(mount));
+            }
+            steps
         }
         (Layer::Snapshot, _) => {
             let copy = copy_command(&state.image_path, &paths.snapshot());
@@ -134,14 +141,23 @@ fn build_layer(spec: &MachineSpec, state: &State) -> Vec<Step> {
             };
             vec![directory, Step::command(copy, COPY_LIMIT).with_hint(hint)]
         }
-        // The layer has to outlive the unit, in whose mount namespace the launcher mounts other
-        // layers.
         (Layer::Tmpfs, size) if state.init == Init::None => {
-            let mount = calling_unit::on_host(mount_command(size, &paths.disk_mount()));
-            vec![Step::command(mount, LAYER_LIMIT)]
+            vec![mount_on_host(mount_command(size, &paths.disk_mount()))]
         }
         (Layer::Tmpfs | Layer::None, _) => Vec::new(),
     }
+}
+
+/// Returns the step that mounts the layer of a machine without an init.
+///
+/// The layer has to outlive the unit, in whose mount namespace the launcher mounts other layers:
+/// one in memory for its content, and one on disk so that the kernel keeps its errors.
+fn mount_on_host(command: Vec<OsString>) -> Step {
+    let hint = Hint {
+        text: "can't mount the layer; see --layer-size",
+        needs_running_machine: false,
+    };
+    Step::command(calling_unit::on_host(command), LAYER_LIMIT).with_hint(hint)
 }
 
 fn start(spec: &MachineSpec) -> Result<Vec<Step>> {

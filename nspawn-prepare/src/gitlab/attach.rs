@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::namespaces;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::systemd::machined;
 
@@ -63,7 +64,9 @@ fn attach_cache(paths: &MachinePaths, state: &State, leader: u32, size: u64) -> 
         return Ok(());
     };
     let [users] = namespaces::open(paths, leader, ["ns/user"])?;
-    let cache = cache::open(file, size, &paths.cache_mount(), &users)?;
+    let supervisor = processes::supervisor(paths).context("the machine has ended")?;
+    let [unit] = namespaces::open(paths, supervisor, ["ns/mnt"])?;
+    let cache = cache::open(file, size, &paths.cache_mount(), &unit, &users)?;
     namespaces::run_inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))
 }
 

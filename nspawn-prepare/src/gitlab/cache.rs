@@ -15,13 +15,13 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
-use nix::mount::{MsFlags, mount, umount};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::umount;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::statvfs::statvfs;
 use nspawn_common::command;
-use nspawn_common::command::ext4::{self, Journal};
-use nspawn_common::lifecycle::lock;
+use nspawn_common::command::ext4::{self, Content};
 use nspawn_common::lifecycle::lock::Resource;
+use nspawn_common::lifecycle::{lock, lost_writes};
 use nspawn_common::machine::paths::CACHE_ROOT;
 use nspawn_common::sys::fs::remove_file_if_present;
 use nspawn_common::sys::idmapped_mount;
@@ -45,16 +45,17 @@ pub fn file(project: &str) -> PathBuf {
 
 /// Returns a detached mount of the cache in `file`, with owner IDs mapped as in `users`.
 ///
-/// A cache that is missing, full or corrupt is created with this `size` in bytes. This process gets
-/// a mount namespace of its own, in which the cache is mounted on `point`.
-pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedFd> {
+/// A cache that is missing, full or corrupt is created with this `size` in bytes. This process
+/// enters the mount namespace `unit` of the machine's unit, in which the cache is mounted on
+/// `point` as well.
+pub fn open(file: &Path, size: u64, point: &Path, unit: &File, users: &File) -> Result<OwnedFd> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(point)?;
     let _lock = lock::host(Resource::Caches, lock::CACHES_LIMIT)?;
-    enter_mount_namespace()?;
-    if file.exists() && (mount_cache(file, point).is_err() || !has_room(point)) {
+    setns(unit, CloneFlags::CLONE_NEWNS).context("can't enter the mount namespace of its unit")?;
+    if file.exists() && (mount_cache(file, point).is_err() || !is_usable(point)) {
         discard(file, point)?;
     }
     if !file.exists() {
@@ -66,24 +67,13 @@ pub fn open(file: &Path, size: u64, point: &Path, users: &File) -> Result<OwnedF
     idmapped_mount::clone_mapped(point, users)
 }
 
-fn enter_mount_namespace() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS).context("can't create a mount namespace")?;
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )?;
-    Ok(())
-}
-
 /// Deletes a cache that is full or corrupt. Keeps one that merely can't be mounted right now.
 fn discard(file: &Path, point: &Path) -> Result<()> {
     let is_mounted = umount(point).is_ok();
     if !is_mounted && (is_mounted_elsewhere(file)? || is_sound(file)?) {
         return mount_cache(file, point);
     }
+    lost_writes::note_if_full(CACHE_ROOT);
     remove_file_if_present(file)
 }
 
@@ -152,19 +142,24 @@ fn create(file: &Path, size: u64) -> Result<()> {
     File::create(&unfinished)
         .and_then(|file| file.set_len(size))
         .with_context(|| format!("can't create {}", unfinished.display()))?;
-    command::run_checked(&ext4::format_command(&unfinished, Journal::Small), LIMIT)?;
+    command::run_checked(&ext4::format_command(&unfinished, size), LIMIT)?;
     // Without the sync, a crash of the host may leave the name without the content.
     File::open(&unfinished)?.sync_all()?;
     fs::rename(&unfinished, file).with_context(|| format!("can't create {}", file.display()))
 }
 
 fn mount_cache(file: &Path, point: &Path) -> Result<()> {
-    ext4::mount(file, point).with_context(|| {
+    ext4::mount(file, point, Content::Durable).with_context(|| {
         format!(
             "can't mount the cache {}; delete it, and the next job creates a new one",
             file.display()
         )
     })
+}
+
+/// Returns whether the cache has room, and has never lost a write.
+fn is_usable(point: &Path) -> bool {
+    has_room(point) && ext4::has_failed(point).is_ok_and(|has_failed| !has_failed)
 }
 
 fn has_room(point: &Path) -> bool {

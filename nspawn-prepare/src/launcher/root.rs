@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::MsFlags;
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nspawn_common::command;
+use nspawn_common::command::ext4::Content;
 use nspawn_common::command::{argv, ext4};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::image::lookup;
+use nspawn_common::lifecycle::lost_writes;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::idmapped_mount;
@@ -52,7 +53,8 @@ pub fn mount(paths: &MachinePaths, state: &State, uid_base: Option<u32>) -> Resu
     lookup::check(&state.image, &state.image_path, &image, state.init)?;
     mount_layer(paths, state)?;
     let layer = upper_layer(state, uid_base);
-    mount_overlays(&layer, &image, &paths.root_mount())?;
+    mount_overlays(&layer, &image, &paths.root_mount())
+        .map_err(|error| lost_writes::explain_mount_error(paths, error))?;
     create_container_directories(&layer, state)
 }
 
@@ -135,13 +137,16 @@ fn parse_version(output: &str) -> Option<u32> {
 
 fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {
     match (state.layer, state.layer_size) {
+        (Layer::Disk, Some(_)) | (Layer::Tmpfs, _) if state.init == Init::None => {
+            check_mounted(paths)
+        }
         (Layer::Disk, Some(_)) => {
             let disk = paths.disk();
-            host_devices::with_access(|| ext4::mount(&disk, &paths.disk_mount())).with_context(
-                || format!("can't mount the layer {}; see --layer-size", disk.display()),
-            )
+            host_devices::with_access(|| {
+                ext4::mount(&disk, &paths.disk_mount(), Content::Temporary)
+            })
+            .with_context(|| format!("can't mount the layer {}; see --layer-size", disk.display()))
         }
-        (Layer::Tmpfs, _) if state.init == Init::None => check_memory(paths),
         (Layer::Tmpfs | Layer::None, size) => mount_memory(size, &paths.disk_mount()),
         _ => Ok(()),
     }
@@ -159,19 +164,19 @@ fn mount_memory(size: Option<u64>, target: &Path) -> Result<()> {
     .with_context(|| format!("can't mount on {}", target.display()))
 }
 
-/// Checks that the layer in memory of a machine without an init is still mounted.
+/// Checks that the layer of a machine without an init is still mounted.
 ///
 /// The layer is mounted when the machine is created. Without the mount, the machine would write to
 /// the host's /run, where nothing limits it.
-fn check_memory(paths: &MachinePaths) -> Result<()> {
+fn check_mounted(paths: &MachinePaths) -> Result<()> {
     let layer = paths.disk_mount();
     let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
     let (layer_device, state_device) = (device(&layer), device(&paths.state_dir()));
     let is_mount_point =
         layer_device.is_some() && state_device.is_some() && layer_device != state_device;
-    if !is_mount_point || statfs(&layer)?.filesystem_type() != TMPFS_MAGIC {
+    if !is_mount_point {
         bail!(
-            "the layer in memory is no longer mounted on {}; create the machine again",
+            "the layer is no longer mounted on {}; create the machine again",
             layer.display()
         );
     }

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nspawn_common::agent::client;
 use nspawn_common::lifecycle::lock::{Lock, Resource};
-use nspawn_common::lifecycle::{lock, remove, ssh};
+use nspawn_common::lifecycle::{lock, lost_writes, remove, ssh};
+use nspawn_common::machine::mounts::UnitMounts;
 use nspawn_common::machine::namespaces;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
@@ -81,11 +82,13 @@ fn take_machine(
     Ok(true)
 }
 
-// Checks that the agent answers, reads the state, and unregisters the machine from
-// systemd-machined.
+// Checks that the agent answers and that the machine has lost no writes, reads the state, and
+// unregisters the machine from systemd-machined.
 fn detach(from: &MachinePaths) -> Result<(State, Registration)> {
     client::ping(from, AGENT_LIMIT)?;
-    Ok((State::read(from.name())?, Registration::unregister(from)?))
+    let state = State::read(from.name())?;
+    lost_writes::Watch::open(&UnitMounts::of(from)?, &state)?.check()?;
+    Ok((state, Registration::unregister(from)?))
 }
 
 // Removes a machine whose takeover failed before the state directories were exchanged. After that,

@@ -12,8 +12,11 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nspawn_common::agent::client;
 use nspawn_common::agent::request::Request;
+use nspawn_common::lifecycle::lost_writes;
+use nspawn_common::machine::mounts::UnitMounts;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
+use nspawn_common::machine::state::State;
 use nspawn_common::report;
 use nspawn_common::sys::signals;
 
@@ -35,21 +38,22 @@ pub enum Stdin {
     Empty,
 }
 
-/// Runs a command in the machine with these paths, until it has ended and its output is delivered.
+/// Runs a command in the machine of this state, until it has ended and its output is delivered.
 ///
 /// A signal that asks this program to end stops the command first, with SIGTERM, and with SIGKILL
 /// after `grace_period`.
 pub fn run(
-    paths: MachinePaths,
+    state: &State,
     request: &Request,
     stdin: Stdin,
     grace_period: Duration,
 ) -> Result<Outcome> {
-    Session::start(paths, request, stdin, grace_period)?.finish()
+    Session::start(state, request, stdin, grace_period)?.finish()
 }
 
 /// Command whose request the agent has received.
-struct Session {
+struct Session<'a> {
+    state: &'a State,
     paths: MachinePaths,
     connection: Connection,
     outputs: Vec<Output>,
@@ -57,17 +61,23 @@ struct Session {
     stdin_failure: Option<Receiver<InputFailure>>,
 }
 
-impl Session {
+impl<'a> Session<'a> {
     fn start(
-        paths: MachinePaths,
+        state: &'a State,
         request: &Request,
         stdin: Stdin,
         grace_period: Duration,
     ) -> Result<Self> {
+        let paths = state.paths();
         let name = paths.name();
         let oom_watch = oom::Watch::start(&paths);
-        let agent = client::connect(&paths, START_LIMIT)
-            .with_context(|| format!("machine {name} does not accept commands"))?;
+        let not_ready = || format!("machine {name} does not accept commands");
+        let mounts = UnitMounts::of(&paths).with_context(not_ready)?;
+        let agent = client::connect_in(&mounts, &paths, START_LIMIT).with_context(not_ready)?;
+        // Nothing of the layer stays open meanwhile, so that the machine can be removed.
+        lost_writes::Watch::open(&mounts, state)
+            .with_context(not_ready)?
+            .check()?;
         // Signals are caught before any byte is moved and before there are threads, so that no
         // signal is missed.
         signals::catch()?;
@@ -86,6 +96,7 @@ impl Session {
             .collect::<Result<_>>()?;
         let stdin_failure = start_input(stdin, stdin_writer)?;
         Ok(Self {
+            state,
             paths,
             connection,
             outputs,
@@ -106,6 +117,8 @@ impl Session {
         // The delivery may take as long as the reader likes. A signal ends it.
         signals::release()?;
         let delivery = deliver(self.outputs, None);
+        // A lost write may be the cause of any other failure.
+        lost_writes::check_if_running(self.state)?;
         let name = self.paths.name();
         let outcome = outcome
             .and_then(|outcome| check_machine(outcome, &self.paths, &self.connection))

@@ -39,7 +39,7 @@ pub fn run_command(machine: &Machine, options: &Options) -> Result<u8> {
             Stdin::Empty
         }
     };
-    let outcome = session::run(machine.state.paths(), &request, stdin, options.stop_timeout)?;
+    let outcome = session::run(&machine.state, &request, stdin, options.stop_timeout)?;
     Ok(match outcome {
         Outcome::Exited(code) => code,
         Outcome::Signaled(number) => {

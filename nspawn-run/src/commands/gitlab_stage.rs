@@ -13,7 +13,7 @@ use nspawn_common::exit_code;
 use nspawn_common::exit_code::Exit;
 use nspawn_common::gitlab;
 use nspawn_common::gitlab::{ExitCodes, Job};
-use nspawn_common::lifecycle::{retention, usage};
+use nspawn_common::lifecycle::{list, lost_writes, retention, usage};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
@@ -117,12 +117,8 @@ fn run_script(machine: &Machine, options: &Options, exit_code_file: Option<&Path
     if request.user.is_none() {
         request.user = machine.state.user.clone().map(OsString::from);
     }
-    let outcome = session::run(
-        machine.state.paths(),
-        &request,
-        Stdin::Empty,
-        options.stop_timeout,
-    )?;
+    let outcome = session::run(&machine.state, &request, Stdin::Empty, options.stop_timeout)?;
+    check_services(&machine.state.name)?;
     let code = match outcome {
         Outcome::Exited(0) => return Ok(0),
         Outcome::Exited(code) => code,
@@ -142,6 +138,15 @@ fn run_script(machine: &Machine, options: &Options, exit_code_file: Option<&Path
         gitlab::store_exit_code(path, Some(code))?;
     }
     Ok(ExitCodes::from_env().build)
+}
+
+/// Fails if a service of the job has lost a write, since the job relies on its services.
+fn check_services(job: &MachineName) -> Result<()> {
+    for service in list::services_of(job)? {
+        // The end of a service is reported at the end of the job.
+        lost_writes::check_if_running(&service)?;
+    }
+    Ok(())
 }
 
 fn read_script(path: &OsStr) -> Result<Vec<u8>> {

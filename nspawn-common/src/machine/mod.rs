@@ -2,6 +2,7 @@
 
 pub mod name;
 pub mod namespaces;
+pub mod output;
 pub mod paths;
 pub mod processes;
 pub mod state;

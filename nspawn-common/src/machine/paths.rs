@@ -164,6 +164,20 @@ impl MachinePaths {
         self.state_dir().join("refusal")
     }
 
+    /// Returns the file with the last output of the machine's console: see
+    /// [`crate::machine::output`].
+    #[must_use]
+    pub fn console_output(&self) -> PathBuf {
+        self.state_dir().join("console")
+    }
+
+    /// Returns the file with the last output of the service's command, if the machine is a service
+    /// of a job.
+    #[must_use]
+    pub fn command_output(&self) -> PathBuf {
+        self.state_dir().join("command")
+    }
+
     /// Returns the mark of a kept machine, which contains the time until which it is kept: see
     /// [`crate::lifecycle::retention`].
     #[must_use]

@@ -32,6 +32,16 @@ pub fn run(work: impl FnOnce() -> Result<()>) -> Result<()> {
     run_child(None, work)
 }
 
+/// Runs `work` in a process that this one does not wait for, and that is no child of it.
+///
+/// The process ends with the exit status that `work` returns, which nobody sees.
+pub fn run_detached(work: impl FnOnce() -> i32) -> Result<()> {
+    run(|| match fork().context("can't start a process")? {
+        ForkResult::Child => exit(work()),
+        ForkResult::Parent { .. } => Ok(()),
+    })
+}
+
 /// Runs `work` in a child process, which is killed after `limit`, and returns its error.
 ///
 /// Fails with [`TimedOut`] after `limit`, and if a signal asks this program to end.

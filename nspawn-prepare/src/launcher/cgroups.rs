@@ -1,4 +1,5 @@
-//! Shows the limits of the machine's unit to programs in the machine.
+//! Limits the number of the machine's cgroups, and shows the limits of the machine's unit to programs
+//! in the machine.
 //!
 //! The limits are set on the unit's cgroup. systemd-nspawn moves the machine to `payload` below
 //! that cgroup, and the machine sees `payload` as the root of its cgroups. So the launcher creates
@@ -6,10 +7,11 @@
 //! delegated: the machine's root can read them, and not write.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nspawn_common::machine::paths::{LAUNCHER_CGROUP, MachinePaths, PAYLOAD_CGROUP};
+use nspawn_common::machine::paths::{LAUNCHER_CGROUP, MachinePaths, PAYLOAD_CGROUP, SLICE_CGROUP};
 use nspawn_common::sys::fs::bind_mount;
 
 /// Files of limits that programs read to size themselves (cgroup.rst).
@@ -21,17 +23,34 @@ const FILES: [&str; 5] = [
     "pids.max",
 ];
 
-/// Creates the machine's cgroup with the limits of the unit.
+/// Limits of the cgroups below the unit's (cgroup-v2.rst).
 ///
-/// Does nothing for a unit without limits.
-pub fn show_limits(paths: &MachinePaths) -> Result<()> {
+/// The kernel has 65535 numbers for cgroups with the memory controller. Once they are used up, the
+/// host can't start a unit. A booted machine has 30 cgroups, and 2048 are enough for hundreds of
+/// containers in it. Each charge of memory walks up all levels; containers in containers have 20.
+const TREE_LIMITS: [(&str, &str); 2] = [
+    ("cgroup.max.descendants", "2048"),
+    ("cgroup.max.depth", "64"),
+];
+/// Number of cgroups of all machines together, which leaves the host a quarter.
+const MAX_CGROUPS: &str = "49152";
+
+/// Creates the machine's cgroup with the limits of the unit, and moves this process out of the
+/// unit's own.
+pub fn set_up(paths: &MachinePaths) -> Result<()> {
     let unit = paths.cgroup();
-    let limits = limits_of(&unit);
-    if limits.is_empty() {
-        return Ok(());
-    }
-    create_payload(&unit, &limits)
+    limit_tree(&unit)
+        .with_context(|| format!("can't limit the number of cgroups of {}", paths.unit()))?;
+    create_payload(&unit, &limits_of(&unit))
         .with_context(|| format!("can't show the limits of {} in the machine", paths.unit()))
+}
+
+// The machine sees neither of these cgroups, so it can't raise their limits.
+fn limit_tree(unit: &Path) -> io::Result<()> {
+    for (file, limit) in TREE_LIMITS {
+        fs::write(unit.join(file), limit)?;
+    }
+    fs::write(Path::new(SLICE_CGROUP).join(TREE_LIMITS[0].0), MAX_CGROUPS)
 }
 
 fn limits_of(unit: &Path) -> Vec<(&'static str, String)> {

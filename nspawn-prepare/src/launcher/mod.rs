@@ -29,6 +29,7 @@ mod tmp;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -41,10 +42,12 @@ use nspawn_common::lifecycle::{diagnosis, uid_range};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
+use nspawn_common::sys::namespace_owner;
 
 use crate::diagnostics::print_diagnostic;
 use crate::network::pasta;
 use crate::network::resolvers::RESOLV_CONF;
+use crate::recorder;
 
 /// Environment variable that turns off the watch for memory pressure in systemd's programs.
 ///
@@ -87,7 +90,11 @@ fn become_machine(
     let uid_base = uid_range::allocate(paths, state.private_users)?;
     mount_root(paths, &state, uid_base, options)?;
     confine(paths, options)?;
-    Err(exec_nspawn(program, uid_base, options))
+    if let Some(base) = uid_base {
+        namespace_owner::set_in_next_program(base)?;
+    }
+    let console = recorder::start(&paths.console_output())?;
+    Err(exec_nspawn(program, uid_base, options, console))
 }
 
 /// Mounts the machine's root, and adds the files that the image lacks.
@@ -126,7 +133,7 @@ fn unit_environment(state: &State) -> &[OsString] {
 
 /// Limits this process, and so the machine. Comes after all other programs that this process runs.
 fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
-    cgroups::show_limits(paths)?;
+    cgroups::set_up(paths)?;
     if let Err(error) = apparmor::leave_profiles() {
         print_diagnostic(format!(
             "{error:#}; the host's AppArmor profiles apply to programs in the machine"
@@ -135,7 +142,12 @@ fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
     core_dumps::forbid(options)
 }
 
-fn exec_nspawn(program: &OsString, uid_base: Option<u32>, options: &[OsString]) -> Error {
+fn exec_nspawn(
+    program: &OsString,
+    uid_base: Option<u32>,
+    options: &[OsString],
+    console: OwnedFd,
+) -> Error {
     let mut command = Command::new(program);
     if let Some(base) = uid_base {
         command.arg(format!("--private-users={base}:{RANGE_SIZE}"));
@@ -143,6 +155,7 @@ fn exec_nspawn(program: &OsString, uid_base: Option<u32>, options: &[OsString]) 
     }
     let error = command
         .args(options)
+        .stdout(console)
         // systemd-nspawn mounts no file system on /tmp, for the same reason for which tmp.mount is
         // masked.
         .env("SYSTEMD_NSPAWN_TMPFS_TMP", "0")

@@ -21,6 +21,7 @@ use nspawn_common::systemd::nspawn::assign;
 use nspawn_common::systemd::transient_unit::TransientUnit;
 
 use crate::diagnostics::print_diagnostic;
+use crate::internal_form::Internal;
 use crate::preflight;
 use crate::preflight::QUERY_LIMIT;
 use crate::services::{network, sockets};
@@ -79,14 +80,18 @@ fn start_command(state: &State, role: &ServiceRole) -> Result<()> {
 
 /// Returns the command that starts a unit, which runs the service's command.
 ///
-/// The unit's output is in the host's journal.
+/// The command's output is recorded in a file of limited size.
 fn unit_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString>> {
     let unit = TransientUnit::new("exec")
         .named(&paths.command_unit())
         .in_slice_of_machines()
         .described(&format!("Service command of CI machine {}", paths.name()))
         .properties([format!("BindsTo={}", paths.unit())]);
-    Ok(unit.command(run_command(paths, role)?))
+    let record = Internal::Record {
+        machine: paths.name().clone(),
+        command: run_command(paths, role)?,
+    };
+    Ok(unit.command(record.argv()?))
 }
 
 /// Returns the nspawn-run command that runs the service's command in its machine.
@@ -123,8 +128,7 @@ fn wait_and_report(state: &State, role: &ServiceRole, begin: &Begin) -> Result<(
         return Ok(());
     };
     print_diagnostic(format!("the service {image} {cause}; its log is below"));
-    // A log that can't be read is left empty.
-    let log = journal::last_words(&state.paths(), begin.moment).unwrap_or_default();
+    let log = journal::service_log(&state.paths(), begin.moment);
     log_section::print(state.name.as_str(), &format!("Log of {image}"), &log);
     Ok(())
 }

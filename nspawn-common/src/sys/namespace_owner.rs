@@ -1,0 +1,208 @@
+//! The owner of the user namespace that another program creates.
+//!
+//! The kernel allows each user of the host a number of namespaces, inotify and fanotify instances
+//! and watches, bytes of POSIX message queues, pending signals and other things
+//! (user_namespaces(7), `/proc/sys/user`). What all users of a user namespace have is counted once
+//! more as a whole: for the owner of the namespace, who is the effective user of the process that
+//! created it. This sum is the only bound that a machine can't evade: the limits inside its
+//! namespace hold for each of its 65536 users, and its root may raise them.
+//!
+//! systemd-nspawn runs as root, so all machines and the host's own root would share root's numbers.
+//! No version has an option for another owner. So a tracer (ptrace(2)) changes the effective user
+//! of the process of systemd-nspawn that is about to create the namespace.
+//!
+//! The owner of a namespace has all capabilities in it. Root of the host is no longer the owner, and
+//! needs those capabilities itself.
+
+use std::ffi::c_long;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::sys::ptrace;
+use nix::sys::ptrace::Options;
+use nix::sys::ptrace::regset::NT_PRSTATUS;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid, pipe2};
+
+use crate::sys::fork;
+
+type Registers = libc::user_regs_struct;
+
+/// Makes the host's user `owner` the owner of the user namespace of a container.
+///
+/// The program that this process executes next creates the container. The process that creates the
+/// user namespace must be its first child in a mount namespace of its own, as with systemd-nspawn.
+/// Until then another process traces the program, and the kernel kills both together.
+pub fn set_in_next_program(owner: u32) -> Result<()> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    let program = getpid();
+    let mut writer = File::from(writer);
+    // systemd-nspawn would not reap a child that it does not know.
+    fork::run_detached(|| trace(program, owner, &mut writer))?;
+    drop(writer);
+    let mut answer = [0; 64];
+    let length = File::from(reader).read(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    if answer != ATTACHED {
+        bail!("can't trace systemd-nspawn, to make the machine a user of the host: {answer}");
+    }
+    Ok(())
+}
+
+/// Message of the tracer to the program that it traces.
+const ATTACHED: &str = "attached";
+
+// Returns the exit status of the tracer.
+fn trace(program: Pid, owner: u32, answer: &mut File) -> i32 {
+    let options = Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_EXITKILL;
+    let attached = ptrace::seize(program, options);
+    let message = attached.map_or_else(|errno| errno.desc(), |()| ATTACHED);
+    let _ = answer.write_all(message.as_bytes());
+    if attached.is_err() {
+        return 1;
+    }
+    match follow(program, owner) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("can't make the machine a user of the host: {error:#}");
+            1
+        }
+    }
+}
+
+// Follows the program to the child that creates the user namespace, or to its end.
+fn follow(program: Pid, owner: u32) -> Result<()> {
+    loop {
+        match waitpid(program, Some(WaitPidFlag::__WALL))? {
+            WaitStatus::PtraceEvent(_, _, event) if is_new_process(event) => {
+                let child = Pid::from_raw(i32::try_from(ptrace::getevent(program)?)?);
+                waitpid(child, Some(WaitPidFlag::__WALL))?;
+                let is_container = mount_namespace(child)? != mount_namespace(program)?;
+                if is_container {
+                    become_user(child, owner)?;
+                    ptrace::detach(child, None)?;
+                    return Ok(ptrace::detach(program, None)?);
+                }
+                ptrace::detach(child, None)?;
+                ptrace::cont(program, None)?;
+            }
+            WaitStatus::Stopped(_, signal) => ptrace::cont(program, signal)?,
+            WaitStatus::Exited(..) | WaitStatus::Signaled(..) => return Ok(()),
+            _ => ptrace::cont(program, None)?,
+        }
+    }
+}
+
+fn is_new_process(event: i32) -> bool {
+    [
+        libc::PTRACE_EVENT_FORK,
+        libc::PTRACE_EVENT_VFORK,
+        libc::PTRACE_EVENT_CLONE,
+    ]
+    .contains(&event)
+}
+
+fn mount_namespace(process: Pid) -> Result<std::path::PathBuf> {
+    Ok(fs::read_link(format!("/proc/{process}/ns/mnt"))?)
+}
+
+// Changes the effective user of a new process, which keeps root's capabilities and the access of
+// root to files.
+fn become_user(process: Pid, user: u32) -> Result<()> {
+    let before = ptrace::getregset::<NT_PRSTATUS>(process)?;
+    let keep_capabilities = [
+        libc::PR_SET_SECUREBITS as u64,
+        libc::SECBIT_NO_SETUID_FIXUP as u64,
+        0,
+    ];
+    let unchanged = u64::from(u32::MAX);
+    for (number, arguments) in [
+        (libc::SYS_prctl, keep_capabilities),
+        (libc::SYS_setresuid, [unchanged, user.into(), unchanged]),
+        (libc::SYS_setfsuid, [0; 3]),
+    ] {
+        call(process, &before, number, arguments)?;
+    }
+    Ok(ptrace::setregset::<NT_PRSTATUS>(process, before)?)
+}
+
+// Executes a system call in a process that has just left one, and was stopped.
+fn call(process: Pid, left: &Registers, number: c_long, arguments: [u64; 3]) -> Result<()> {
+    let mut registers = *left;
+    arch::set_call(&mut registers, number as u64, arguments);
+    ptrace::setregset::<NT_PRSTATUS>(process, registers)?;
+    for _ in ["entry", "exit"] {
+        ptrace::syscall(process, None)?;
+        let status = waitpid(process, Some(WaitPidFlag::__WALL))?;
+        let is_call = matches!(
+            status,
+            WaitStatus::Stopped(_, nix::sys::signal::Signal::SIGTRAP)
+        );
+        if !is_call {
+            return Err(anyhow!("it does not make a system call, but {status:?}"));
+        }
+    }
+    let result = arch::result(&ptrace::getregset::<NT_PRSTATUS>(process)?);
+    // Errors are the numbers from -4095 on.
+    match i32::try_from(-result)
+        .ok()
+        .filter(|errno| (1..4096).contains(errno))
+    {
+        Some(errno) => {
+            Err(Errno::from_raw(errno)).with_context(|| format!("system call {number} fails"))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod arch {
+    use super::Registers;
+
+    /// Length of the instruction `syscall`.
+    const INSTRUCTION: u64 = 2;
+
+    pub fn set_call(registers: &mut Registers, number: u64, [first, second, third]: [u64; 3]) {
+        registers.rip -= INSTRUCTION;
+        registers.rax = number;
+        // The kernel takes a process that is in no system call, and restarts none.
+        registers.orig_rax = u64::MAX;
+        registers.rdi = first;
+        registers.rsi = second;
+        registers.rdx = third;
+        registers.r10 = 0;
+        registers.r8 = 0;
+    }
+
+    pub fn result(registers: &Registers) -> i64 {
+        registers.rax as i64
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arch {
+    use super::Registers;
+
+    /// Length of the instruction `svc`.
+    const INSTRUCTION: u64 = 4;
+    /// Register of the system call's number.
+    const NUMBER: usize = 8;
+
+    pub fn set_call(registers: &mut Registers, number: u64, arguments: [u64; 3]) {
+        registers.pc -= INSTRUCTION;
+        registers.regs[NUMBER] = number;
+        registers.regs[..5].fill(0);
+        registers.regs[..3].copy_from_slice(&arguments);
+    }
+
+    pub fn result(registers: &Registers) -> i64 {
+        registers.regs[0] as i64
+    }
+}

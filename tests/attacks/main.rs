@@ -13,6 +13,7 @@
 //! | [`processes`] | processes of the host and of other machines |
 //! | [`network`] | the host's network, and the traffic of other machines |
 //! | [`keys`] | the kernel's keyrings |
+//! | [`pools`] | what the kernel and the host have only so much of |
 //! | [`shared`] | host programs that read files of a machine |
 //! | [`jobs`] | the limits and images of GitLab jobs |
 //! | [`secrets`] | the data of machines, by other users of the host |
@@ -26,6 +27,7 @@ mod jobs;
 mod kernel;
 mod keys;
 mod network;
+mod pools;
 mod probe;
 mod processes;
 mod secrets;
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         processes::rows,
         network::rows,
         keys::rows,
+        pools::rows,
         shared::rows,
         jobs::rows,
         secrets::rows,

@@ -116,9 +116,9 @@ fn defects_of_kernel_and_systemd_are_reported_with_their_remedies() {
             "--layer=tmpfs",
         ),
         (
-            replace_file("/proc/sys/fs/inotify/max_user_instances", "128\n"),
-            "note  root may have 128 inotify",
-            "sysctl -w",
+            replace_file("/proc/sys/fs/inotify/max_user_watches", "8192\n"),
+            "note  the kernel allows 8192 inotify watches",
+            "sysctl -w fs.inotify.max_user_watches=",
         ),
         (
             replace_file(

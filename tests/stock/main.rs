@@ -11,3 +11,4 @@ mod apparmor;
 mod cores;
 mod limits;
 mod network;
+mod pools;

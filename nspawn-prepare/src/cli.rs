@@ -30,7 +30,8 @@ pub const PRIVILEGES: [(&str, &str, &str); 3] = [
     (
         "system-call-filter",
         "LIST|~LIST",
-        "Allow these system calls besides the default ones, or forbid those after ~",
+        "Allow these system calls besides the default ones, or forbid those after ~; io_uring_setup opens io_uring, and \
+         socketcall opens sockets to 32-bit programs that jobs install on x86-64",
     ),
 ];
 
@@ -58,7 +59,7 @@ pub fn command() -> Command {
         .args(command_line_only())
 }
 
-fn image() -> [Arg; 4] {
+fn image() -> [Arg; 5] {
     [
         Arg::new("IMAGE").num_args(0..).help(
             "Name of the image, as machinectl list-images prints it or docker-style; --standby accepts several",
@@ -66,7 +67,8 @@ fn image() -> [Arg; 4] {
         bytes("name", "NAME")
             .visible_alias("machine")
             .short('M')
-            .help("Name of the machine; an earlier machine of nspawn-prepare with this name is replaced"),
+            .help("Name of the machine, which no machine in use may have"),
+        values::flag("replace").help("Replace a machine of the same name even if it is in use"),
         text("image", "IMAGE").help("Name of the image, which overrides the one that a GitLab job requests"),
         text("default-image", "IMAGE").help("Name of the image if neither the command line nor the job names one"),
     ]
@@ -146,6 +148,10 @@ fn privileges() -> Vec<Arg> {
     let mut args = vec![users];
     args.extend(PRIVILEGES.map(|(name, form, help)| list(name, form).help(help)));
     args.extend([
+        list("allow-address-family", "FAMILY").help(
+            "Let the machine create sockets of this family, such as AF_ALG, besides those of AF_UNIX, AF_INET, AF_INET6, \
+             AF_NETLINK and AF_PACKET",
+        ),
         rlimit,
         values::flag("no-new-privileges")
             .help("Let no process gain privileges by executing a program, as sudo does"),

@@ -12,24 +12,11 @@ use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::lifecycle::calling_unit;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::unit_files;
 use nspawn_common::sys::fork;
 
 /// Time limit for a query to a system service.
 pub const QUERY_LIMIT: Duration = Duration::from_secs(10);
-
-/// Directories of units that are not transient (systemd.unit(5), "Unit File Load Path").
-const UNIT_DIRECTORIES: [&str; 10] = [
-    "/etc/systemd/system.control",
-    "/run/systemd/system.control",
-    "/run/systemd/generator.early",
-    "/etc/systemd/system",
-    "/run/systemd/system",
-    "/run/systemd/generator",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-    "/run/systemd/generator.late",
-];
 
 /// Number of inotify instances of a booted machine (measured with systemd 252 to 262).
 const INOTIFY_INSTANCES: usize = 10;
@@ -65,25 +52,17 @@ pub fn check_disk_images() -> Result<()> {
     Ok(())
 }
 
-/// Refuses a machine name whose units would have the names of unit files.
+/// Refuses a machine name whose units would have the names of other programs' units.
 ///
-/// The services of these programs have such files. systemd can't create a transient unit with the
-/// name of a file, and the cleanup after the error would stop the other unit.
+/// systemd can't create a transient unit with the name of such a unit.
 pub fn check_units(paths: &MachinePaths) -> Result<()> {
-    let units = [paths.unit(), paths.network_unit(), paths.command_unit()];
-    if let Some(unit) = units.iter().find(|unit| has_file(unit)) {
+    if let Some(unit) = unit_files::find_foreign(paths) {
         bail!(
             "can't create machine {}: this host has a unit {unit}; choose another --name",
             paths.name()
         );
     }
     Ok(())
-}
-
-fn has_file(unit: &str) -> bool {
-    UNIT_DIRECTORIES
-        .iter()
-        .any(|directory| fs::symlink_metadata(Path::new(directory).join(unit)).is_ok())
 }
 
 /// Refuses a network that this host or these options don't support.

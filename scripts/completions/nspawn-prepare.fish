@@ -1,4 +1,4 @@
-complete -c nspawn-prepare -s M -l name -l machine -d 'Name of the machine; an earlier machine of nspawn-prepare with this name is replaced' -r
+complete -c nspawn-prepare -s M -l name -l machine -d 'Name of the machine, which no machine in use may have' -r
 complete -c nspawn-prepare -l image -d 'Name of the image, which overrides the one that a GitLab job requests' -r
 complete -c nspawn-prepare -l default-image -d 'Name of the image if neither the command line nor the job names one' -r
 complete -c nspawn-prepare -l allow-image -d 'Allow GitLab jobs only images whose names match one of these patterns, such as debian-*' -r
@@ -20,7 +20,8 @@ complete -c nspawn-prepare -s p -l property -d 'Set a property of the machine\'s
 complete -c nspawn-prepare -l private-users -d 'UID range of the machine: an unused one, the host\'s own UIDs, or the range that begins at BASE' -r
 complete -c nspawn-prepare -l capability -d 'Grant the machine these capabilities besides the default ones; as in systemd-nspawn(1)' -r
 complete -c nspawn-prepare -l drop-capability -d 'Take these capabilities from the machine' -r
-complete -c nspawn-prepare -l system-call-filter -d 'Allow these system calls besides the default ones, or forbid those after ~' -r
+complete -c nspawn-prepare -l system-call-filter -d 'Allow these system calls besides the default ones, or forbid those after ~; io_uring_setup opens io_uring, and socketcall opens sockets to 32-bit programs that jobs install on x86-64' -r
+complete -c nspawn-prepare -l allow-address-family -d 'Let the machine create sockets of this family, such as AF_ALG, besides those of AF_UNIX, AF_INET, AF_INET6, AF_NETLINK and AF_PACKET' -r
 complete -c nspawn-prepare -l rlimit -d 'Resource limit of the machine\'s processes, as in systemd-nspawn(1); CORE=1, the default, forbids core dumps, and CORE=0:infinity allows them' -r
 complete -c nspawn-prepare -l network -d 'nat, none, host, veth, bridge=NAME, zone=NAME or namespace=PATH' -r
 complete -c nspawn-prepare -l allow-host -d 'Let the machine connect to this address of the host, or only to this port of it; with --network=nat, the host is closed otherwise' -r
@@ -39,6 +40,7 @@ always\t''"
 complete -c nspawn-prepare -l keep-for -d 'Time for which --keep keeps a machine; nspawn-cleanup --stale removes it afterwards' -r
 complete -c nspawn-prepare -l owner -d 'Process that owns the machine; when it ends, the machine is stale, and nspawn-cleanup --stale removes it' -r
 complete -c nspawn-prepare -l standby -d 'Keep N machines of each IMAGE started, for requests with the same options; 0 removes them' -r
+complete -c nspawn-prepare -l replace -d 'Replace a machine of the same name even if it is in use'
 complete -c nspawn-prepare -l no-new-privileges -d 'Let no process gain privileges by executing a program, as sudo does'
 complete -c nspawn-prepare -l nesting -d 'Let the machine run containers of its own'
 complete -c nspawn-prepare -l dry-run -d 'Print the commands that would run, without running them'

@@ -13,12 +13,13 @@ use crate::suite::Fixture;
 use crate::suite::{Control, Outside, Suite};
 
 /// Options of nspawn-prepare that remove isolation and limits, as variables.
-const OPTIONS: [(&str, &str); 16] = [
+const OPTIONS: [(&str, &str); 17] = [
     ("NSPAWN_BIND", "/etc:/host"),
     ("NSPAWN_PRIVATE_USERS", "no"),
     ("NSPAWN_NETWORK", "host"),
     ("NSPAWN_LAYER_SIZE", "infinity"),
     ("NSPAWN_PROPERTY", "TasksMax=infinity DevicePolicy=auto"),
+    ("NSPAWN_ALLOW_ADDRESS_FAMILY", "AF_ALG"),
     ("NSPAWN_CAPABILITY", "all"),
     ("NSPAWN_SYSTEM_CALL_FILTER", "keyctl bpf"),
     ("NSPAWN_NESTING", "yes"),
@@ -32,14 +33,15 @@ const OPTIONS: [(&str, &str); 16] = [
     ("NSPAWN_UID", "nobody"),
 ];
 /// Number of the first options, which the control sets as a runner.
-const RUNNER_OPTIONS: usize = 5;
+const RUNNER_OPTIONS: usize = 6;
 /// Properties of a machine that these options change.
-const CHANGED: [&str; 5] = [
+const CHANGED: [&str; 6] = [
     "command",
     "private_users",
     "network",
     "layer_size",
     "properties",
+    "address_families",
 ];
 
 /// Settings of a job (README, "Limits, networks, privileges") that would widen its limits, or set

@@ -12,6 +12,7 @@
 //! | [`kernel`] | the kernel, which the host and all machines share |
 //! | [`processes`] | processes of the host and of other machines |
 //! | [`network`] | the host's network, and the traffic of other machines |
+//! | [`sockets`] | the kernel's modules for sockets |
 //! | [`keys`] | the kernel's keyrings |
 //! | [`pools`] | what the kernel and the host have only so much of |
 //! | [`shared`] | host programs that read files of a machine |
@@ -32,6 +33,7 @@ mod probe;
 mod processes;
 mod secrets;
 mod shared;
+mod sockets;
 mod suite;
 
 use std::process::ExitCode;
@@ -40,6 +42,10 @@ use nspawn_tests::left_of;
 use suite::{Control, Fixture, Suite};
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(sockets::PROBE) {
+        sockets::print();
+        return ExitCode::SUCCESS;
+    }
     let (mut suite, fixture) = (Suite::new(), Fixture::new());
     for run_rows in [
         files::rows,
@@ -47,6 +53,7 @@ fn main() -> ExitCode {
         kernel::rows,
         processes::rows,
         network::rows,
+        sockets::rows,
         keys::rows,
         pools::rows,
         shared::rows,

@@ -101,6 +101,13 @@ fn defects_of_kernel_and_systemd_are_reported_with_their_remedies() {
             "restart systemd-machined",
         ),
         (
+            "mount -t tmpfs none /sys/module; mkdir /sys/module/af_alg /sys/module/esp4 /sys/module/vsock; \
+             echo live | tee /sys/module/af_alg/initstate /sys/module/esp4/initstate >/dev/null"
+                .into(),
+            "note  modules for sockets that no machine may create are loaded: af_alg esp4",
+            "modprobe -r af_alg esp4;",
+        ),
+        (
             replace_file("/proc/sys/user/max_user_namespaces", "0\n"),
             "bad   user namespaces are forbidden",
             "sysctl -w",

@@ -89,23 +89,6 @@ fn list_has_each_machine_with_the_path_of_its_image() {
 }
 
 #[test]
-fn prepare_replaces_a_machine_of_the_same_name() {
-    let name = format!("again-{}", std::process::id());
-    let first = Machine::with(&["--name", &name]);
-    first.sh("touch /root/old").expect(0);
-    let second = Machine::with(&["--name", &name]);
-    second
-        .sh("test ! -e /root/old && touch /root/old")
-        .expect(0);
-    sh(&format!(
-        "systemctl kill --signal=KILL nspawn-{name}.service"
-    ))
-    .expect(0);
-    let third = Machine::with(&["--name", &name]);
-    third.sh("test ! -e /root/old").expect(0);
-}
-
-#[test]
 fn programs_work_when_the_caller_ignores_sigchld() {
     let line = format!(
         "trap '' CHLD; m=$(nspawn-prepare {}) && nspawn-run $m true && nspawn-cleanup $m",

@@ -19,6 +19,7 @@ mod images;
 mod init_layer_matrix;
 mod isolation;
 mod lifecycle;
+mod name_in_use;
 mod networks;
 mod prepare_options;
 mod process_limit;

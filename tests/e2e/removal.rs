@@ -89,7 +89,7 @@ fn cleanup_removes_dead_and_half_made_machines() {
 fn concurrent_prepares_and_cleanups_of_one_name_succeed() {
     let name = format!("race-{}", std::process::id());
     let rounds = format!(
-        "for i in 1 2 3 4; do (for j in 1 2 3; do nspawn-prepare --name {name} {} >/dev/null && nspawn-cleanup {name} || echo bad; done) & done; wait",
+        "for i in 1 2 3 4; do (for j in 1 2 3; do nspawn-prepare --replace --name {name} {} >/dev/null && nspawn-cleanup {name} || echo bad; done) & done; wait",
         image()
     );
     let done = sh(&rounds).expect(0);

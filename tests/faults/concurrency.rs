@@ -22,7 +22,7 @@ pub fn rows(suite: &mut Suite) {
             let name = name();
             in_parallel(10, |_| {
                 for _ in 0..rounds {
-                    finish(&mut prepare(&name), b"").expect(0);
+                    finish(prepare(&name).arg("--replace"), b"").expect(0);
                     call("nspawn-cleanup", [&name]).expect(0);
                 }
             });

@@ -36,6 +36,8 @@ pub struct Request {
     pub terminal: Option<(u16, u16)>,
     /// Kill processes that still run in the background after the end of the program.
     pub kill_remaining: bool,
+    /// Let the program fail when it reads its stdin.
+    pub has_unreadable_stdin: bool,
 }
 
 // Tags of the fields of an encoded request.
@@ -47,6 +49,7 @@ const USER: u8 = b'u';
 const DIRECTORY: u8 = b'd';
 const TERMINAL: u8 = b't';
 const KILL_REMAINING: u8 = b'k';
+const UNREADABLE_STDIN: u8 = b'i';
 
 impl Request {
     /// Encodes the request as a list of fields, each with the format of a frame.
@@ -82,6 +85,9 @@ impl Request {
         if self.kill_remaining {
             push(KILL_REMAINING, &[]);
         }
+        if self.has_unreadable_stdin {
+            push(UNREADABLE_STDIN, &[]);
+        }
         body
     }
 
@@ -96,6 +102,7 @@ impl Request {
             directory: None,
             terminal: None,
             kill_remaining: false,
+            has_unreadable_stdin: false,
         };
         while !body.is_empty() {
             let (tag, value) = take_field(&mut body).context("a request is cut off")?;
@@ -113,6 +120,7 @@ impl Request {
                         Some(size.context("a request has a terminal without a size")?);
                 }
                 KILL_REMAINING => request.kill_remaining = true,
+                UNREADABLE_STDIN => request.has_unreadable_stdin = true,
                 _ => bail!("a request has the unknown field {tag}"),
             }
         }
@@ -149,12 +157,14 @@ mod tests {
             directory: None,
             terminal: Some((24, 80)),
             kill_remaining: false,
+            has_unreadable_stdin: false,
         };
         [
             base.clone(),
             Request {
                 program: Program::Command(vec!["".into(), "a b".into()]),
                 user: Some("0".into()),
+                has_unreadable_stdin: true,
                 ..base.clone()
             },
             Request {

@@ -1,5 +1,6 @@
 //! Values of options: plain data that parses and prints itself.
 
+pub mod address_family;
 pub mod init;
 mod keyword;
 pub mod layer;

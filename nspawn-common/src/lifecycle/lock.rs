@@ -22,6 +22,10 @@ use crate::sys::signals;
 const MACHINE_LIMIT: Duration = Duration::from_secs(600);
 /// Time that a process may take between fork(2) and execve(2).
 const EXEC_TIME: Duration = Duration::from_millis(100);
+/// Time limit for creating the lock file while other processes remove its directory.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
+/// Pause between two attempts to create the lock file.
+const OPEN_PAUSE: Duration = Duration::from_millis(1);
 /// Time limit for stopping a machine that runs for its commands only.
 const STOP_LIMIT: Duration = Duration::from_secs(120);
 /// Time limit for other processes that allocate a UID range.
@@ -86,8 +90,7 @@ impl Lock {
     /// Fails if another process takes too long to create or remove the machine.
     pub fn acquire(paths: &MachinePaths) -> Result<Self> {
         loop {
-            let Some(file) = open(paths)? else { continue };
-            if let Some(lock) = Self::wait(file, &paths.lock_file())? {
+            if let Some(lock) = Self::wait(open(paths)?, &paths.lock_file())? {
                 return Ok(lock);
             }
         }
@@ -123,8 +126,7 @@ impl Lock {
     pub fn try_acquire(paths: &MachinePaths) -> Result<Option<Self>> {
         let deadline = Instant::now() + EXEC_TIME;
         loop {
-            let Some(file) = open(paths)? else { continue };
-            match Self::attempt(file, &paths.lock_file(), deadline)? {
+            match Self::attempt(open(paths)?, &paths.lock_file(), deadline)? {
                 Attempt::Acquired(lock) => return Ok(Some(lock)),
                 Attempt::Busy => return Ok(None),
                 Attempt::Retry => {}
@@ -213,25 +215,30 @@ impl RunGuard {
     }
 }
 
-/// Opens the machine's lock file, and creates it if it is missing. Returns `None` if its holder has
-/// removed the directory meanwhile.
-fn open(paths: &MachinePaths) -> Result<Option<File>> {
+/// Opens the machine's lock file, and creates it if it is missing.
+///
+/// The holder of the lock may remove the directory meanwhile, so this is tried for [`OPEN_LIMIT`].
+fn open(paths: &MachinePaths) -> Result<File> {
     let path = paths.lock_file();
-    signals::check()?;
-    let error = match make_private_dir(&paths.state_dir()).and_then(|()| open_lock(&path)) {
-        Ok(file) => return Ok(Some(file)),
-        Err(error) => error,
-    };
-    if let Some(obstacle) = obstacle(Path::new(STATE_ROOT), paths) {
-        bail!(
-            "can't lock machine {}: {} is in the way; remove it",
-            paths.name(),
-            obstacle.display()
-        );
-    }
-    match error.kind() {
-        ErrorKind::NotFound | ErrorKind::AlreadyExists => Ok(None),
-        _ => Err(error).with_context(|| format!("can't open {}", path.display())),
+    let deadline = Instant::now() + OPEN_LIMIT;
+    loop {
+        signals::check()?;
+        let error = match make_private_dir(&paths.state_dir()).and_then(|()| open_lock(&path)) {
+            Ok(file) => return Ok(file),
+            Err(error) => error,
+        };
+        if let Some(obstacle) = obstacle(Path::new(STATE_ROOT), paths) {
+            bail!(
+                "can't lock machine {}: {} is in the way; remove it",
+                paths.name(),
+                obstacle.display()
+            );
+        }
+        let is_race = [ErrorKind::NotFound, ErrorKind::AlreadyExists].contains(&error.kind());
+        if !is_race || Instant::now() >= deadline {
+            return Err(error).with_context(|| format!("can't open {}", path.display()));
+        }
+        thread::sleep(OPEN_PAUSE);
     }
 }
 

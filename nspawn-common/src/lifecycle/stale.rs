@@ -40,6 +40,18 @@ pub fn is_in_use(paths: &MachinePaths) -> Result<bool> {
     }
 }
 
+/// Returns whether the machine still serves its user, so that only a request to replace it may do
+/// so: it is ready, or kept for inspection, and it is running or waits for its next command.
+///
+/// # Errors
+/// Fails if systemd does not report the state of the machine's unit.
+pub fn is_alive(paths: &MachinePaths) -> Result<bool> {
+    match Status::of(paths) {
+        Status::Kept | Status::Ready => is_expected(paths),
+        Status::Standby | Status::Incomplete => Ok(false),
+    }
+}
+
 /// Returns whether the name is a standby machine's, and the machine has another name since it was
 /// taken over.
 #[must_use]

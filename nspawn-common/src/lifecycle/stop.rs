@@ -12,6 +12,7 @@ use crate::machine::name::MachineName;
 use crate::machine::paths::{MachinePaths, PAYLOAD_CGROUP, SUPERVISOR_CGROUP};
 use crate::machine::processes;
 use crate::machine::state::State;
+use crate::machine::unit_files;
 use crate::sys::cgroup;
 use crate::text;
 
@@ -40,7 +41,13 @@ pub fn stop_machine(name: &MachineName) -> Result<()> {
         // processes.
         let _ = cgroup::kill(helper);
     }
-    let stopped = command::run(&argv(["systemctl", "stop", &unit]), STOP_LIMIT)?;
+    // Another program may have created a unit of this name after the machine had ended.
+    let is_foreign = unit_files::is_foreign(&unit);
+    let stop_error = if is_foreign {
+        String::new()
+    } else {
+        command::run(&argv(["systemctl", "stop", &unit]), STOP_LIMIT)?.stderr
+    };
     // These units may already have stopped, because they are bound to the machine's unit. One
     // `systemctl stop` for several units stops none of them once one is gone, so stop them one by
     // one.
@@ -57,11 +64,11 @@ pub fn stop_machine(name: &MachineName) -> Result<()> {
         };
         bail!(
             "can't stop the unit {unit}: its processes don't end{cause}; see systemctl status {unit}{}",
-            text::indent(&stopped.stderr)
+            text::indent(&stop_error)
         );
     }
     // A failed unit keeps its name. --collect has already removed most of them.
-    if paths.unit_file().exists() {
+    if !is_foreign && paths.unit_file().exists() {
         command::run(&argv(["systemctl", "reset-failed", &unit]), STOP_LIMIT)?;
     }
     Ok(())

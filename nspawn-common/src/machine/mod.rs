@@ -1,4 +1,4 @@
-//! A machine: its name, its files and units, its processes and its recorded state.
+//! A machine: its name, its files and units, others' units of the same names, its processes and its recorded state.
 
 pub mod name;
 pub mod namespaces;
@@ -6,3 +6,4 @@ pub mod output;
 pub mod paths;
 pub mod processes;
 pub mod state;
+pub mod unit_files;

@@ -1,54 +1,35 @@
 //! Limit of core dumps that a process and its descendants can't change.
-#![allow(unsafe_code)]
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::libc::{self, sock_filter, sock_fprog};
+use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 
-/// Numbers of setrlimit(2) and prlimit(2) in an architecture of system calls.
-struct Calls {
-    architecture: u32,
-    setrlimit: u32,
-    prlimit: u32,
-}
+use crate::sys::seccomp::{self, ALLOW, ARGUMENTS, Calls, Filter, SKIP};
 
-/// Architectures of the kernels that machines run on.
-///
-/// The numbers come from linux/audit.h and from the kernel's tables of system calls.
-const CALLS: [Calls; 5] = [
-    Calls {
-        architecture: 0xC000_003E,
-        setrlimit: 160,
-        prlimit: 302,
-    }, // x86-64
-    Calls {
-        architecture: 0xC000_003E,
-        setrlimit: 0x4000_00A0,
-        prlimit: 0x4000_012E,
-    }, // x32
-    Calls {
-        architecture: 0x4000_0003,
-        setrlimit: 75,
-        prlimit: 340,
-    }, // i386
-    Calls {
-        architecture: 0xC000_00B7,
-        setrlimit: 164,
-        prlimit: 261,
-    }, // arm64
-    Calls {
-        architecture: 0x4000_0028,
-        setrlimit: 75,
-        prlimit: 369,
-    }, // arm
+/// Numbers of setrlimit(2) and prlimit(2), from the kernel's tables of system calls.
+const CALLS: [Calls; 4] = [
+    (
+        "x86-64",
+        seccomp::X86_64,
+        &[
+            (160, "setrlimit"),
+            (302, "prlimit"),
+            (160 | seccomp::X32, "setrlimit"),
+            (302 | seccomp::X32, "prlimit"),
+        ],
+    ),
+    (
+        "i386",
+        seccomp::I386,
+        &[(75, "setrlimit"), (340, "prlimit")],
+    ),
+    (
+        "arm64",
+        seccomp::ARM64,
+        &[(164, "setrlimit"), (261, "prlimit")],
+    ),
+    ("arm", seccomp::ARM, &[(75, "setrlimit"), (369, "prlimit")]),
 ];
-
-// Offsets in struct seccomp_data. The lower half of an argument comes first, since all of these
-// architectures are little-endian.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const ARGUMENTS: [u32; 3] = [16, 24, 32];
 
 /// Sets RLIMIT_CORE to 1, and makes the kernel skip all later changes of this limit.
 ///
@@ -57,101 +38,52 @@ const ARGUMENTS: [u32; 3] = [16, 24, 32];
 /// which `ulimit -c 0` and programs with secrets set, it does.
 pub fn fix_at_one() -> Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 1, 1).context("can't limit core dumps")?;
-    install(&mut filter())
+    filter()
+        .install()
         .context("can't keep the limit on core dumps; the kernel needs seccomp filters")
 }
 
 // Returns a filter that skips calls which change the limit. A skipped call returns 0, since
 // programs such as gpg give up if they can't set the limit.
-fn filter() -> Vec<sock_filter> {
-    let mut program: Vec<_> = CALLS.iter().flat_map(block).collect();
-    program.push(ret(libc::SECCOMP_RET_ALLOW));
-    program
-}
-
-// Returns the instructions for one architecture. They skip the call, or continue with the next
-// block.
-fn block(calls: &Calls) -> [sock_filter; 15] {
-    let skip = ret(libc::SECCOMP_RET_ERRNO);
-    [
-        load(ARCHITECTURE),
-        jump(calls.architecture, 0, 13),
-        load(NUMBER),
-        jump(calls.setrlimit, 0, 3),
-        // setrlimit(resource, limit)
-        load(ARGUMENTS[0]),
-        jump(libc::RLIMIT_CORE, 0, 9),
-        skip,
-        // prlimit(process, resource, limit, old_limit), which changes nothing if `limit` is null
-        jump(calls.prlimit, 0, 7),
-        load(ARGUMENTS[1]),
-        jump(libc::RLIMIT_CORE, 0, 5),
-        load(ARGUMENTS[2]),
-        jump(0, 0, 2),
-        load(ARGUMENTS[2] + 4),
-        jump(0, 1, 0),
-        skip,
-    ]
-}
-
-fn load(offset: u32) -> sock_filter {
-    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0)
-}
-
-// Compares the loaded value, and skips `if_equal` or `if_not` instructions.
-fn jump(value: u32, if_equal: u8, if_not: u8) -> sock_filter {
-    instruction(
-        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-        value,
-        if_equal,
-        if_not,
-    )
-}
-
-fn ret(action: u32) -> sock_filter {
-    instruction(libc::BPF_RET | libc::BPF_K, action, 0, 0)
-}
-
-fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    // The codes of instructions fit into 16 bits.
-    sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    }
-}
-
-fn install(program: &mut [sock_filter]) -> Result<()> {
-    let program = sock_fprog {
-        len: u16::try_from(program.len())?,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: seccomp(2) reads `program` and its instructions, which are valid until it returns.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            std::ptr::from_ref(&program),
-        )
-    };
-    Errno::result(result)?;
-    Ok(())
+fn filter() -> Filter {
+    let mut filter = Filter::new(&CALLS, ALLOW);
+    // setrlimit(resource, limit)
+    filter.place("setrlimit");
+    filter.load(ARGUMENTS[0]);
+    filter.go_if_equal(libc::RLIMIT_CORE, "skip");
+    filter.end(ALLOW);
+    // prlimit(process, resource, limit, old_limit), which changes nothing if `limit` is null
+    filter.place("prlimit");
+    filter.load(ARGUMENTS[1]);
+    filter.go_if_equal(libc::RLIMIT_CORE, "core");
+    filter.end(ALLOW);
+    filter.place("core");
+    filter.load(ARGUMENTS[2]);
+    filter.go_if_equal(0, "low half is zero");
+    filter.end(SKIP);
+    filter.place("low half is zero");
+    filter.load(ARGUMENTS[2] + 4);
+    filter.go_if_equal(0, "null");
+    filter.place("skip");
+    filter.end(SKIP);
+    filter.place("null");
+    filter.end(ALLOW);
+    filter
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(unsafe_code)]
+
+    use nix::errno::Errno;
     use nix::sys::resource::getrlimit;
-    use nix::sys::wait::{WaitStatus, waitpid};
-    use nix::unistd::{ForkResult, fork};
 
     use super::*;
+    use crate::sys::seccomp::tests::holds_in_child;
 
     fn keeps_core_limit_alone() -> Result<bool> {
-        nix::sys::prctl::set_no_new_privs()?;
         setrlimit(Resource::RLIMIT_CORE, 1, 1)?;
-        install(&mut filter())?;
+        filter().install()?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         // SAFETY: the kernel skips the call, so it reads nothing at this address.
         Errno::result(unsafe {
@@ -164,15 +96,6 @@ mod tests {
 
     #[test]
     fn only_the_limit_of_core_dumps_is_fixed() {
-        // SAFETY: until its end the child only makes system calls, which are async-signal-safe.
-        match unsafe { fork() }.unwrap() {
-            // SAFETY: _exit(2) ends the process and runs no code of this program.
-            ForkResult::Child => unsafe {
-                libc::_exit(i32::from(!keeps_core_limit_alone().unwrap_or(false)))
-            },
-            ForkResult::Parent { child } => {
-                assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0))
-            }
-        }
+        holds_in_child(keeps_core_limit_alone);
     }
 }

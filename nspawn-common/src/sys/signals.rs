@@ -119,6 +119,11 @@ pub fn poll(events: &mut [PollFd], limit: Duration) -> Result<()> {
 /// Restores the action that the signals had before [`catch`], and discards pending ones.
 pub fn restore() -> Result<()> {
     while let Some(Ok(Some(_))) = SIGNALS.get().map(SignalFd::read_signal) {}
+    release()
+}
+
+/// Restores the action that the signals had before [`catch`]. A pending one takes effect now.
+pub fn release() -> Result<()> {
     SigSet::from_iter(ENDING)
         .thread_unblock()
         .context("can't unblock signals")
@@ -148,23 +153,34 @@ fn is_ignored(number: Signal) -> bool {
 #[cfg(test)]
 mod tests {
     use nix::sys::wait::{WaitStatus, waitpid};
-    use nix::unistd::{ForkResult, fork};
+    use nix::unistd::{ForkResult, Pid, fork};
 
     use super::*;
 
-    #[test]
-    fn second_catch_loses_no_signal() {
-        // Signals are blocked for a whole process, so the test runs in a child.
+    /// Runs `test` in a child, because signals are blocked for a whole process. Returns the child
+    /// and its end, which is the status 0 if `test` returns true.
+    fn run_in_child(test: impl FnOnce() -> bool) -> (Pid, WaitStatus) {
         // SAFETY: the child has this thread alone, and takes no lock that another thread may hold.
         match unsafe { fork() }.unwrap() {
-            ForkResult::Child => {
-                let is_caught =
-                    catch().is_ok() && raise(Signal::SIGTERM).is_ok() && catch().is_ok();
-                std::process::exit(i32::from(!is_caught || check().is_ok()))
-            }
-            ForkResult::Parent { child } => {
-                assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0))
-            }
+            ForkResult::Child => std::process::exit(i32::from(!test())),
+            ForkResult::Parent { child } => (child, waitpid(child, None).unwrap()),
         }
+    }
+
+    #[test]
+    fn second_catch_loses_no_signal() {
+        let (child, end) = run_in_child(|| {
+            catch().is_ok() && raise(Signal::SIGTERM).is_ok() && catch().is_ok() && check().is_err()
+        });
+        assert_eq!(end, WaitStatus::Exited(child, 0));
+    }
+
+    #[test]
+    fn release_loses_no_signal_that_is_pending() {
+        let raise_pending = || catch().is_ok() && raise(Signal::SIGTERM).is_ok();
+        let (child, end) = run_in_child(|| raise_pending() && restore().is_ok());
+        assert_eq!(end, WaitStatus::Exited(child, 0));
+        let (child, end) = run_in_child(|| raise_pending() && release().is_ok());
+        assert_eq!(end, WaitStatus::Signaled(child, Signal::SIGTERM, false));
     }
 }

@@ -1,4 +1,4 @@
-//! Unix sockets that carry descriptors (unix(7)).
+//! Sockets that nix does not cover: those that carry descriptors (unix(7)), and those of any family.
 #![allow(unsafe_code)]
 
 use std::io::IoSliceMut;
@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 /// Fills `buffer` and returns the number of bytes, with up to three descriptors that come along.
@@ -36,4 +38,22 @@ pub fn receive(stream: &UnixStream, buffer: &mut [u8]) -> Result<(usize, Vec<Own
         }
     }
     Ok((message.bytes, descriptors))
+}
+
+/// Creates a socket of this family, type and protocol, which may be any numbers (socket(2)).
+pub fn create([family, kind, protocol]: [i32; 3]) -> nix::Result<OwnedFd> {
+    // SAFETY: socket(2) takes three integers.
+    let fd = Errno::result(unsafe { libc::socket(family, kind, protocol) })?;
+    // SAFETY: the kernel has just created this descriptor, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Creates two connected sockets of this family, type and protocol, which may be any numbers
+/// (socketpair(2)).
+pub fn create_pair([family, kind, protocol]: [i32; 3]) -> nix::Result<[OwnedFd; 2]> {
+    let mut pair = [-1; 2];
+    // SAFETY: socketpair(2) writes two integers.
+    Errno::result(unsafe { libc::socketpair(family, kind, protocol, pair.as_mut_ptr()) })?;
+    // SAFETY: the kernel has just created these descriptors, so nothing else owns them.
+    Ok(pair.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }

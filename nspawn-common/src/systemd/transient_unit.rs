@@ -10,18 +10,16 @@ use crate::machine::paths::SLICE;
 
 /// Properties of every machine's unit. The user's `--property` options come later, and override
 /// these.
-const MACHINE_PROPERTIES: [&str; 10] = [
+const MACHINE_PROPERTIES: [&str; 9] = [
     "KillMode=mixed", // a stop signals the machine's PID 1, then kills all other processes
     "Delegate=yes",   // the machine's systemd creates cgroups below the unit's
     "PrivateMounts=yes", // the machine's root is mounted where the host can't see it
     "DevicePolicy=closed", // allows null, zero, full, random, urandom, tty and ptmx, and these two:
     "DeviceAllow=/dev/net/tun rwm", // as in systemd-nspawn@.service
     "DeviceAllow=char-pts rw", // the machine's console
-    // AF_VSOCK has no namespaces. On a virtual machine it reaches the hypervisor.
-    "RestrictAddressFamilies=~AF_VSOCK",
     "TimeoutStopSec=10s", // a stop is requested when no caller waits for an orderly end
     "OOMPolicy=continue", // a process killed for lack of memory is the job's matter
-    "IgnoreSIGPIPE=no",   // the machine's processes start as on any system
+    "IgnoreSIGPIPE=no", // the machine's processes start as on any system
 ];
 
 /// Devices that systemd allows to units with `RootImage=` (systemd.exec(5)). The last are

@@ -65,6 +65,7 @@ fn prepare(mut options: Options, image: &str) -> Result<()> {
         spec: &spec,
         plan: &plan,
         verbose: options.output.verbose,
+        replaces: options.replace,
     };
     creation.run(None, || print_machine(&spec.name, options.output.json))
 }
@@ -92,6 +93,8 @@ fn prepare_job(arguments: &[OsString], mut options: Options, image: &str, job: &
         spec: &spec,
         plan: &plan,
         verbose: options.output.verbose,
+        // The name is the job's own. GitLab Runner repeats a prepare stage that failed.
+        replaces: true,
     };
     // An administrator who sets --gitlab-runner=no needs no hint that the program is missing.
     let has_runner = runner.is_some() || options.policy.gitlab_runner.is_some();

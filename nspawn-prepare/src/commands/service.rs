@@ -44,6 +44,8 @@ pub fn run(number: u8, arguments: &[OsString]) -> Result<()> {
         spec: &spec,
         plan: &Plan::new(&spec)?,
         verbose,
+        // The name is the job's own.
+        replaces: true,
     };
     creation.run(None, || Ok(()))
 }

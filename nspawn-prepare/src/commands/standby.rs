@@ -136,6 +136,7 @@ impl Candidate {
             spec: &self.spec,
             plan: &plan,
             verbose: self.verbose,
+            replaces: false,
         };
         creation.run(Some(queue), || Ok(()))
     }

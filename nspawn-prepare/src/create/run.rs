@@ -8,7 +8,9 @@ use nspawn_common::error;
 use nspawn_common::error::{Failure, Fault};
 use nspawn_common::image::lookup;
 use nspawn_common::lifecycle::lock::Lock;
-use nspawn_common::lifecycle::{diagnosis, limit_enforcement, remove, retention, start, stop};
+use nspawn_common::lifecycle::{
+    diagnosis, limit_enforcement, remove, retention, stale, start, stop,
+};
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::clock::Moment;
@@ -38,6 +40,8 @@ pub struct Creation<'a> {
     pub plan: &'a Plan,
     /// Flag to print each step on stderr.
     pub verbose: bool,
+    /// Permission to replace a machine of the same name that is in use.
+    pub replaces: bool,
 }
 
 impl Creation<'_> {
@@ -50,6 +54,7 @@ impl Creation<'_> {
         let state = state::new(self.spec)?;
         self.check_requirements()?;
         let lock = Lock::acquire(&self.spec.paths)?;
+        self.check_name()?;
         let begin = Moment::now();
         // A standby machine that is taken over has its own lock, which must be held as long as this
         // one.
@@ -102,6 +107,18 @@ impl Creation<'_> {
             bail!(
                 "can't make machine {}: another program has registered a machine of that name; choose another --name",
                 self.spec.name
+            );
+        }
+        Ok(())
+    }
+
+    // While this process holds the lock, no other one can create a machine of the same name.
+    fn check_name(&self) -> Result<()> {
+        let name = &self.spec.name;
+        if !self.replaces && stale::is_alive(&self.spec.paths)? {
+            bail!(
+                "can't create machine {name}: a machine of that name is in use; remove it: nspawn-cleanup {name}, or \
+                 replace it by --replace"
             );
         }
         Ok(())

@@ -33,6 +33,7 @@ pub fn new(spec: &MachineSpec) -> Result<State> {
         owner: options.owner.or(spec.job.runner),
         properties: options.properties.clone(),
         nesting: options.nesting,
+        address_families: options.allowed_families.clone(),
         keep: options.keep,
         keep_for: options.keep_for,
         user: spec.job.user.clone(),

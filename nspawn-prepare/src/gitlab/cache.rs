@@ -4,13 +4,17 @@
 //! takes no time, whatever is in the cache. Jobs of one project that run at the same time share the
 //! cache.
 
-use std::fs::{self, DirBuilder, File};
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
@@ -29,6 +33,8 @@ pub const IN_MACHINE: &str = "/cache";
 const LIMIT: Duration = Duration::from_secs(60);
 /// Divisor for the free part: a cache is full if less than a tenth of its blocks or inodes is free.
 const FREE_DIVISOR: u64 = 10;
+/// Directory of block devices (sysfs(5)).
+const BLOCK_DEVICES: &str = "/sys/block";
 /// Exit status from which on e2fsck left errors uncorrected (e2fsck(8), "Exit code").
 const UNCORRECTED: i32 = 4;
 
@@ -75,10 +81,43 @@ fn enter_mount_namespace() -> Result<()> {
 /// Deletes a cache that is full or corrupt. Keeps one that merely can't be mounted right now.
 fn discard(file: &Path, point: &Path) -> Result<()> {
     let is_mounted = umount(point).is_ok();
-    if !is_mounted && is_sound(file)? {
+    if !is_mounted && (is_mounted_elsewhere(file)? || is_sound(file)?) {
         return mount_cache(file, point);
     }
     remove_file_if_present(file)
+}
+
+/// Returns whether another job has mounted the cache.
+///
+/// The mount is in a mount namespace that e2fsck(8) does not see. The kernel knows it: a mounted
+/// device can't be opened exclusively (open(2), `O_EXCL`).
+fn is_mounted_elsewhere(file: &Path) -> Result<bool> {
+    for device in fs::read_dir(BLOCK_DEVICES).context("can't list the loop devices")? {
+        let device = device?.file_name();
+        if has_backing_file(&device, file) && is_busy(&device) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Compares the names alone, which are unique: the kernel reports the path as in the mount
+/// namespace where the loop device was set up.
+fn has_backing_file(device: &OsStr, file: &Path) -> bool {
+    let attribute = Path::new(BLOCK_DEVICES)
+        .join(device)
+        .join("loop/backing_file");
+    let path = fs::read(attribute).unwrap_or_default();
+    let path = path.strip_suffix(b"\n").unwrap_or(&path);
+    Path::new(OsStr::from_bytes(path)).file_name() == file.file_name()
+}
+
+fn is_busy(device: &OsStr) -> bool {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_EXCL.bits())
+        .open(Path::new("/dev").join(device));
+    opened.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
 }
 
 /// Checks the file system, and repairs what can be repaired safely.

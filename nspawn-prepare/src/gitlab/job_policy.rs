@@ -162,6 +162,14 @@ fn lower_layer_size(layer: Layer, limit: LayerSize, value: &str) -> Result<Layer
         ))
     };
     let size = LayerSize::parse(value).map_err(|error| refuse(format!("{error:#}")))?;
+    // The free space may change between two computations of sizes, so two percentages are compared
+    // as they are.
+    if let (LayerSize::Percent(percent), LayerSize::Percent(max)) = (size, limit) {
+        if percent > max {
+            bail!(refuse(format!("this runner allows {max}% at most")));
+        }
+        return Ok(size);
+    }
     match (size.bytes(layer)?, limit.bytes(layer)?) {
         (None, Some(limit)) => bail!(refuse(format!("this runner allows {limit} bytes at most"))),
         (Some(size), Some(limit)) if size > limit => {
@@ -225,5 +233,15 @@ mod tests {
             lower(LayerSize::Infinity, "100M").unwrap(),
             LayerSize::Bytes(100 << 20)
         );
+    }
+
+    #[test]
+    fn percentages_are_compared_without_the_free_space() {
+        let half = LayerSize::Percent(50);
+        let lower = |value| lower_layer_size(Layer::Disk, half, value);
+        assert_eq!(lower("50%").unwrap(), half);
+        assert_eq!(lower("1%").unwrap(), LayerSize::Percent(1));
+        let error = lower("51%").unwrap_err();
+        assert!(error::is_job_fault(&error) && error.to_string().ends_with("allows 50% at most"));
     }
 }

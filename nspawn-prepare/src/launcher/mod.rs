@@ -14,6 +14,8 @@
 //! | [`tmp`] | a /tmp that systemd-nspawn can use |
 //! | [`cgroups`] | the machine's cgroup, with the limits of the unit |
 //! | [`core_dumps`] | no core dumps of the machine's processes |
+//! | [`sockets`] | address families of the machine's sockets |
+//! | [`socketcall`] | sockets of 32-bit programs on x86-64 |
 //! | [`apparmor`] | keeps the host's AppArmor profiles from the machine's programs |
 
 mod agent_files;
@@ -24,6 +26,8 @@ mod core_dumps;
 mod mount_points;
 mod overlay;
 mod root;
+mod socketcall;
+mod sockets;
 mod tmp;
 
 use std::convert::Infallible;
@@ -89,7 +93,7 @@ fn become_machine(
     tmp::provide()?;
     let uid_base = uid_range::allocate(paths, state.private_users)?;
     mount_root(paths, &state, uid_base, options)?;
-    confine(paths, options)?;
+    confine(paths, &state, options)?;
     if let Some(base) = uid_base {
         namespace_owner::set_in_next_program(base)?;
     }
@@ -132,14 +136,15 @@ fn unit_environment(state: &State) -> &[OsString] {
 }
 
 /// Limits this process, and so the machine. Comes after all other programs that this process runs.
-fn confine(paths: &MachinePaths, options: &[OsString]) -> Result<()> {
+fn confine(paths: &MachinePaths, state: &State, options: &[OsString]) -> Result<()> {
     cgroups::set_up(paths)?;
     if let Err(error) = apparmor::leave_profiles() {
         print_diagnostic(format!(
             "{error:#}; the host's AppArmor profiles apply to programs in the machine"
         ));
     }
-    core_dumps::forbid(options)
+    core_dumps::forbid(options)?;
+    sockets::restrict(paths, state, options)
 }
 
 fn exec_nspawn(

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::ArgMatches;
 use nspawn_common::cli::values;
+use nspawn_common::config::address_family::AddressFamily;
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
@@ -43,6 +44,8 @@ pub struct MachineOptions {
     pub rlimits: Vec<OsString>,
     /// Permission to run containers in the machine.
     pub nesting: bool,
+    /// Address families that the machine may use besides the usual ones.
+    pub allowed_families: Vec<AddressFamily>,
     pub network: Network,
     /// Destinations on the host that the machine may connect to.
     pub allowed_destinations: Vec<Destination>,
@@ -75,6 +78,7 @@ impl MachineOptions {
             privileges: privileges(matches)?,
             rlimits: rlimits(values::list(matches, "rlimit"))?,
             nesting: values::is_set(matches, "nesting"),
+            allowed_families: parsed_list(matches, "allow-address-family", parse_family)?,
             network: required(matches, "network")?,
             allowed_destinations: parsed_list(matches, "allow-host", parse_destination)?,
             init,
@@ -192,6 +196,10 @@ fn is_unit_name(name: &str) -> bool {
 
 fn parse_destination(word: OsString) -> Result<Destination> {
     Destination::parse(&word.to_string_lossy()).context("--allow-host")
+}
+
+fn parse_family(word: OsString) -> Result<AddressFamily> {
+    AddressFamily::parse(&word.to_string_lossy()).context("--allow-address-family")
 }
 
 fn check_property(property: OsString) -> Result<OsString> {

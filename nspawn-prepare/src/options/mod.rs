@@ -32,6 +32,8 @@ pub struct Options {
     pub standby: Option<usize>,
     /// Name of the machine.
     pub name: Option<OsString>,
+    /// Permission to replace a machine of the same name that is in use.
+    pub replace: bool,
     /// Images that are named as arguments.
     pub images: Vec<String>,
     /// Image by `--image` or as the argument, which takes precedence over the job's.
@@ -133,6 +135,7 @@ impl Options {
             config: values::is_set(matches, "config"),
             standby: standby.map(usize::from),
             name: optional(matches, "name"),
+            replace: values::is_set(matches, "replace"),
             image: images.first().cloned().or(optional(matches, "image")),
             images,
             default_image: optional(matches, "default-image"),
@@ -231,10 +234,12 @@ mod tests {
             &["x", "--mask=a.service", "--init=stub"],
             &["x", "--timeout=0"],
             &["x", "-p", "MemoryMax"],
+            &["x", "-p", "Slice=x.slice"],
             &["x", "-E", "=1"],
             &["x", "--rlimit=core"],
             &["x", "--rlimit=RLIMIT_CORE=0"],
             &["x", "--rlimit=CORE="],
+            &["x", "--allow-address-family=ALG"],
             &["x", "y"],
             &["--nonsense"],
         ] {

@@ -77,6 +77,7 @@ pub fn compute(spec: &MachineSpec) -> Result<Vec<u8>> {
         options.layer,
         options.layer_size,
         options.nesting,
+        &options.allowed_families,
     ));
     let image = &spec.image.path;
     add(&(image, identity(image), change_time(image)));

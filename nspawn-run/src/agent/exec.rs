@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
@@ -33,6 +34,8 @@ pub enum Stdio {
 pub struct ExecRequest<'a> {
     pub cgroup: &'a CommandCgroup,
     pub stdio: Stdio,
+    /// Let the command fail when it reads its stdin.
+    pub has_unreadable_stdin: bool,
     pub user: &'a User,
     /// Working directory. The default is the user's home, or `/` if that does not exist.
     pub directory: Option<OsString>,
@@ -91,6 +94,9 @@ impl From<anyhow::Error> for Refusal {
 pub fn become_command(request: ExecRequest) -> Result<Infallible, Refusal> {
     setsid().context("can't start a session")?;
     set_stdio(&request.stdio, request.user).context("can't set up stdin, stdout and stderr")?;
+    if request.has_unreadable_stdin {
+        set_unreadable_stdin().context("can't set up stdin")?;
+    }
     signals::reset_all().context("can't reset signals")?;
     umask(Mode::from_bits_truncate(0o022));
     set_environment(&request);
@@ -117,6 +123,11 @@ fn set_stdio(stdio: &Stdio, user: &User) -> Result<()> {
     dup2_stdout(stdout)?;
     dup2_stderr(stderr)?;
     Ok(())
+}
+
+// Reading a directory fails, also if the command opens it again as /dev/stdin.
+fn set_unreadable_stdin() -> Result<()> {
+    Ok(dup2_stdin(File::open("/")?)?)
 }
 
 // Replaces the environment by that of a login, and adds the requested variables.

@@ -67,6 +67,7 @@ impl RunningCommand {
         let exec_request = ExecRequest {
             cgroup,
             stdio,
+            has_unreadable_stdin: request.has_unreadable_stdin,
             user: &user,
             directory: request.directory,
             environment: request.environment,

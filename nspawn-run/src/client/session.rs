@@ -21,7 +21,7 @@ use crate::cli::PROGRAM;
 use crate::client::connection::{Connection, Outcome, START_LIMIT, STOP_MARGIN};
 use crate::client::oom;
 use crate::client::stdio;
-use crate::client::stdio::Output;
+use crate::client::stdio::{InputFailure, Output};
 
 /// Time limit for an agent to answer that has just reported the end of a command.
 const PING_LIMIT: Duration = Duration::from_secs(5);
@@ -53,8 +53,8 @@ struct Session {
     paths: MachinePaths,
     connection: Connection,
     outputs: Vec<Output>,
-    /// Channel that receives an error if this program's stdin can't be read.
-    stdin_error: Option<Receiver<Error>>,
+    /// Channel that receives a failure to read this program's stdin.
+    stdin_failure: Option<Receiver<InputFailure>>,
     oom_watch: oom::Watch,
 }
 
@@ -85,12 +85,12 @@ impl Session {
             .into_iter()
             .map(Output::start)
             .collect::<Result<_>>()?;
-        let stdin_error = start_input(stdin, stdin_writer)?;
+        let stdin_failure = start_input(stdin, stdin_writer)?;
         Ok(Self {
             paths,
             connection,
             outputs,
-            stdin_error,
+            stdin_failure,
             oom_watch,
         })
     }
@@ -98,13 +98,15 @@ impl Session {
     fn finish(mut self) -> Result<Outcome> {
         let outcome = self.connection.wait_for_outcome();
         self.connection.leave_raw_mode();
-        if let Some(interruption) = self.connection.take_interruption() {
+        // A signal may also have arrived after the command has ended.
+        let interruption = self.connection.take_interruption();
+        if let Some(interruption) = interruption.or_else(|| signals::check().err()) {
             // A reader that does not read must not delay the end that the caller requested.
             let _ = deliver(self.outputs, Some(STOP_MARGIN));
             return Err(interruption);
         }
         // The delivery may take as long as the reader likes. A signal ends it.
-        signals::restore()?;
+        signals::release()?;
         let delivery = deliver(self.outputs, None);
         if !matches!(outcome, Ok(Outcome::Exited(0))) {
             print_oom_report(&self.oom_watch);
@@ -113,8 +115,8 @@ impl Session {
         let outcome = outcome
             .and_then(|outcome| check_machine(outcome, &self.paths, &self.connection))
             .with_context(|| format!("machine {name} returned no result for the command"))?;
-        if let Some(Ok(error)) = self.stdin_error.map(|receiver| receiver.try_recv()) {
-            return Err(error).context("can't read stdin");
+        if let Some(Ok(failure)) = self.stdin_failure.map(|receiver| receiver.try_recv()) {
+            failure.into_result().context("can't read stdin")?;
         }
         delivery?;
         Ok(outcome)
@@ -148,8 +150,8 @@ fn is_closed_connection(error: &Error) -> bool {
     matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
 
-// Returns a channel that receives an error if this program's stdin can't be read.
-fn start_input(stdin: Stdin, target: OwnedFd) -> Result<Option<Receiver<Error>>> {
+// Returns a channel that receives a failure to read this program's stdin.
+fn start_input(stdin: Stdin, target: OwnedFd) -> Result<Option<Receiver<InputFailure>>> {
     match stdin {
         Stdin::Inherited => {
             let source = io::stdin().as_fd().try_clone_to_owned()?;

@@ -4,19 +4,22 @@
 //! The machine gets new pipes, and never the descriptors of this program. Those may be a terminal
 //! or a file, whose settings the machine could change, and which it could use in both directions.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::stat::fstat;
-use nix::unistd::pipe2;
+use nix::unistd::{pipe2, read};
+use nspawn_common::sys::ioctl;
 
 use crate::client::transfer;
 use crate::client::transfer::MAX_CHUNK;
@@ -29,17 +32,57 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     Ok((reader, writer))
 }
 
+/// Returns the error of reading stdin, if stdin is a directory, or a file that is open for writing
+/// only.
+///
+/// Moves no byte. Other errors occur only when bytes are moved.
+pub fn find_stdin_error() -> Option<Errno> {
+    let stdin = io::stdin();
+    // Reading a terminal has an effect even if no byte is read.
+    let is_stored = transfer::is_file(stdin.as_fd()) || transfer::is_directory(stdin.as_fd());
+    is_stored.then(|| read(stdin, &mut []).err()).flatten()
+}
+
+/// Failure to read stdin.
+pub struct InputFailure {
+    error: Errno,
+    /// Pipe with the bytes before the failure that the command has not read.
+    unread: Option<File>,
+}
+
+impl InputFailure {
+    /// Returns the error if the command has read everything before the failure. It then takes the
+    /// failure for the end of the input.
+    pub fn into_result(self) -> nix::Result<()> {
+        let unread = self.unread.as_ref().map(ioctl::readable_bytes);
+        match unread {
+            Some(Ok(1..)) => Ok(()),
+            _ => Err(self.error),
+        }
+    }
+}
+
 /// Starts to move `stdin` into the machine, until either side ends.
 ///
-/// This runs in the background. The returned channel receives an error if stdin can't be read.
-pub fn start_input(stdin: OwnedFd, target: OwnedFd) -> Result<Receiver<Error>> {
-    let (sender, error) = sync_channel(1);
+/// This runs in the background. The returned channel receives a failure before the command sees
+/// the end of its stdin.
+pub fn start_input(stdin: OwnedFd, target: OwnedFd) -> Result<Receiver<InputFailure>> {
+    let (sender, failure) = sync_channel(1);
     spawn(move || {
-        if let Err(errno) = move_input(&stdin, target.as_fd()) {
-            let _ = sender.send(errno.into());
+        if let Err(error) = move_input(&stdin, target.as_fd()) {
+            let unread = open_read_end(&target).ok();
+            let _ = sender.send(InputFailure { error, unread });
         }
     })?;
-    Ok(error)
+    Ok(failure)
+}
+
+// The read end is open from now on only, so that a command that closes its stdin ends the input.
+fn open_read_end(write_end: &OwnedFd) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(format!("/proc/self/fd/{}", write_end.as_raw_fd()))
 }
 
 fn move_input(stdin: &OwnedFd, target: BorrowedFd) -> nix::Result<()> {
@@ -48,7 +91,7 @@ fn move_input(stdin: &OwnedFd, target: BorrowedFd) -> nix::Result<()> {
             Ok(0) | Err(Errno::EPIPE) => return Ok(()),
             // nohup(1) replaces a terminal on stdin with a descriptor that can only be written. A
             // terminal may also be gone, or be the controlling terminal of another session.
-            Err(Errno::EBADF | Errno::EIO) if !transfer::is_file(stdin) => return Ok(()),
+            Err(Errno::EBADF | Errno::EIO) if !transfer::is_file(stdin.as_fd()) => return Ok(()),
             Ok(_) => {}
             // Another process that shares stdin has made it non-blocking.
             Err(Errno::EAGAIN) => transfer::wait_for(stdin.as_fd(), PollFlags::POLLIN),
@@ -168,7 +211,6 @@ fn move_output(source: &OwnedFd, target: BorrowedFd, end: BorrowedFd) -> io::Res
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::io::{Read, Write};
 
     use super::*;

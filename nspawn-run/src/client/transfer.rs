@@ -30,7 +30,7 @@ thread_local! {
 /// descriptor: it locks the pipe while it waits for the other side, and the machine's processes
 /// would hang at the lock and could not be killed.
 pub fn transfer(source: &OwnedFd, target: BorrowedFd, limit: usize) -> nix::Result<usize> {
-    if !is_pipe(target) || !(is_pipe(source.as_fd()) || is_file(source)) {
+    if !is_pipe(target) || !(is_pipe(source.as_fd()) || is_file(source.as_fd())) {
         return copy(source, target, limit);
     }
     let count = limit.min(MAX_CHUNK);
@@ -63,8 +63,13 @@ pub fn transfer_contents(pipe: &OwnedFd, target: BorrowedFd) -> io::Result<()> {
 }
 
 /// Returns whether `fd` is a regular file.
-pub fn is_file(fd: &OwnedFd) -> bool {
-    file_type(fd.as_fd()) == Some(SFlag::S_IFREG)
+pub fn is_file(fd: BorrowedFd) -> bool {
+    file_type(fd) == Some(SFlag::S_IFREG)
+}
+
+/// Returns whether `fd` is a directory.
+pub fn is_directory(fd: BorrowedFd) -> bool {
+    file_type(fd) == Some(SFlag::S_IFDIR)
 }
 
 fn is_pipe(fd: BorrowedFd) -> bool {

@@ -1,6 +1,6 @@
 //! A command of the caller.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use nspawn_common::agent::request::Program;
 use nspawn_common::exit_code;
@@ -9,6 +9,7 @@ use crate::cli::Options;
 use crate::client::connection::Outcome;
 use crate::client::session;
 use crate::client::session::Stdin;
+use crate::client::stdio;
 use crate::client::terminal;
 use crate::commands::request;
 use crate::target::Machine;
@@ -26,13 +27,19 @@ pub fn run_command(machine: &Machine, options: &Options) -> Result<u8> {
         Program::Command(options.command.clone())
     };
     let size = has_terminal.then(terminal::size);
-    let request = request::create(&machine.state, options, program, size);
-    let outcome = session::run(
-        machine.state.paths(),
-        &request,
-        Stdin::Inherited,
-        options.stop_timeout,
-    )?;
+    let mut request = request::create(&machine.state, options, program, size);
+    let stdin = match stdio::find_stdin_error() {
+        None => Stdin::Inherited,
+        Some(error) if has_terminal || options.command.is_empty() => {
+            return Err(error).context("can't read stdin");
+        }
+        // A command that does not read its stdin is not affected.
+        Some(_) => {
+            request.has_unreadable_stdin = true;
+            Stdin::Empty
+        }
+    };
+    let outcome = session::run(machine.state.paths(), &request, stdin, options.stop_timeout)?;
     Ok(match outcome {
         Outcome::Exited(code) => code,
         Outcome::Signaled(number) => {

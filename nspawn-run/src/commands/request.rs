@@ -33,6 +33,7 @@ pub fn create(
         // A machine without an init runs for its commands only. The processes of a command end with
         // the command even if another command keeps the machine running.
         kill_remaining: options.kill_remaining || state.init == Init::None,
+        has_unreadable_stdin: false,
     }
 }
 

@@ -24,25 +24,115 @@ fn obstacle_in_place_of_a_lock_is_named() {
 }
 
 #[test]
-fn unit_of_the_host_blocks_the_machine_name() {
-    let unit = format!(
-        "/run/systemd/system/nspawn-own-{}.service",
-        std::process::id()
+fn directory_in_which_no_file_can_be_created_is_named() {
+    // The directory of the states is removed, and a mount keeps it in place.
+    let line = format!(
+        "mkdir -p /run/nspawn-ci /run/e2e-gone && mount --bind /run/e2e-gone /run/nspawn-ci && rmdir /run/e2e-gone && \
+         exec timeout 30 nspawn-prepare --name=gone {}",
+        image()
     );
+    let done = call("unshare", ["--mount", "sh", "-c", &line]);
+    done.expect_error(1, "/run/nspawn-ci/gone/lock");
+}
+
+/// A unit of the host with the name of a machine's unit, which runs until it is stopped.
+struct HostUnit {
+    machine: String,
+    unit: String,
+    files: Vec<String>,
+}
+
+impl HostUnit {
+    /// Starts `unit`. `files` are the names and texts of its unit files.
+    fn start(machine: &str, unit: &str, files: &[(&str, &str)]) -> Self {
+        let unit = Self {
+            machine: machine.to_owned(),
+            unit: unit.to_owned(),
+            files: files
+                .iter()
+                .map(|(name, _)| format!("/run/systemd/system/{name}"))
+                .collect(),
+        };
+        for (path, (_, text)) in unit.files.iter().zip(files) {
+            fs::write(path, text).unwrap();
+        }
+        sh(&format!(
+            "systemctl daemon-reload && systemctl start {}",
+            unit.unit
+        ))
+        .expect(0);
+        unit
+    }
+
+    /// Checks that the name is refused, and that nothing stops the unit.
+    fn check(&self) {
+        let state = format!("/run/nspawn-ci/{}", self.machine);
+        let prepare = |options: &[&str]| {
+            let image = image();
+            let all = [&["--name", &self.machine], options, &[&image]].concat();
+            call("nspawn-prepare", all).expect_error(1, "this host has a unit")
+        };
+        for options in [&[][..], &["--replace"], &["--init=none", "--keep=failure"]] {
+            prepare(options).expect_err(&self.unit);
+            assert!(!fs::exists(&state).unwrap());
+            self.check_running();
+        }
+        call("nspawn-cleanup", [&self.machine]).expect(0);
+        self.check_running();
+        // A half-made machine may have the name.
+        for cleanup in [&self.machine, "--stale"] {
+            fs::create_dir_all(&state).unwrap();
+            fs::write(format!("{state}/state.json"), "{").unwrap();
+            call("nspawn-cleanup", [cleanup]).expect(0);
+            assert_eq!(fs::exists(&state).ok(), Some(false));
+            self.check_running();
+        }
+    }
+
+    fn check_running(&self) {
+        let state = sh(&format!("systemctl is-active {}", self.unit)).out();
+        assert_eq!(state, "active\n");
+    }
+}
+
+impl Drop for HostUnit {
+    fn drop(&mut self) {
+        sh(&format!("systemctl stop {}", self.unit));
+        self.files
+            .iter()
+            .for_each(|path| drop(fs::remove_file(path)));
+        sh("systemctl daemon-reload");
+    }
+}
+
+#[test]
+fn unit_of_the_host_blocks_the_machine_name() {
+    let name = format!("own-{}", std::process::id());
+    let service = "[Service]\nExecStart=/bin/sleep 600\n";
+    for prefix in ["nspawn", "pasta", "command"] {
+        let unit = format!("{prefix}-{name}.service");
+        HostUnit::start(&name, &unit, &[(&unit, service)]).check();
+    }
+    let timer = format!("nspawn-{name}.timer");
+    let text = format!("[Timer]\nOnActiveSec=1h\nUnit=e2e-{name}.service\n");
+    let other = format!("e2e-{name}.service");
+    HostUnit::start(&name, &timer, &[(&timer, &*text), (&other, service)]).check();
+}
+
+#[test]
+fn transient_unit_of_another_program_blocks_the_machine_name() {
+    let name = format!("transient-{}", std::process::id());
+    let unit = format!("nspawn-{name}.service");
     sh(&format!(
-        "printf '[Service]\nExecStart=/bin/sleep 600\n' >{unit}; systemctl daemon-reload; systemctl start {}",
-        unit.rsplit('/').next().unwrap()
+        "systemd-run --quiet --unit={unit} --collect sleep 600"
     ))
     .expect(0);
-    let done = call(
-        "nspawn-prepare",
-        ["--name", &format!("own-{}", std::process::id()), &image()],
-    );
-    let active = sh(&format!(
-        "u=$(basename {unit}); systemctl is-active $u; systemctl stop $u; rm {unit}; systemctl daemon-reload"
-    ));
-    done.expect_error(1, "this host has a unit");
-    assert_eq!(active.out(), "active\n");
+    HostUnit {
+        machine: name,
+        unit,
+        files: Vec::new(),
+    }
+    .check();
 }
 
 #[test]

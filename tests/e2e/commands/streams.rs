@@ -1,10 +1,11 @@
 //! Streams of a command.
 
 use std::fs::{self, File};
+use std::io::{Seek, SeekFrom};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nspawn_tests::{Machine, call, finish, first_line, random, sh};
+use nspawn_tests::{Done, Machine, call, finish, first_line, random, scratch, sh};
 
 use super::LIVING_SLEEP;
 
@@ -77,16 +78,72 @@ fn joined_stdout_and_stderr_stay_in_order() {
 }
 
 #[test]
-fn unreadable_stdin_is_an_error() {
+fn unreadable_stdin_fails_only_commands_that_read_it() {
     let machine = Machine::new();
-    let done = sh(&format!("nspawn-run {} cat </", machine.name));
-    done.expect_error(125, "can't read stdin");
+    let run = |line: &str| sh(&format!("nspawn-run {line}").replace("MACHINE", &machine.name));
+    for _ in 0..10 {
+        run("MACHINE true </etc").expect(0);
+    }
+    let read = [
+        "MACHINE cat </etc",
+        "--uid=nobody MACHINE cat /dev/stdin </",
+    ];
+    for line in read {
+        run(line).expect(1).expect_err("Is a directory");
+    }
+    let file = scratch("write-only").join("file");
+    run(&format!("MACHINE true 0>{}", file.display())).expect(0);
+    run(&format!("MACHINE cat 0>{}", file.display())).expect(1);
+    // Nothing of a script was run, and a terminal has no input.
+    run("MACHINE </etc").expect_error(125, "can't read stdin: EISDIR");
+    run("--pty MACHINE true </etc").expect_error(125, "can't read stdin: EISDIR");
     // nohup(1) leaves a stdin that is open for writing only, which matters only if it is read.
     sh(&format!(
         "nspawn-run {} sh -c 'exit 7' 0>/dev/null",
         machine.name
     ))
     .expect(7);
+    fs::remove_dir_all(file.parent().unwrap()).unwrap();
+}
+
+/// The stack of this process is such a file: behind its last byte, reading fails.
+#[test]
+fn stdin_that_fails_later_fails_commands_that_come_to_the_failure() {
+    const LENGTH: u64 = 40_000;
+    let machine = Machine::new();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let stack = maps.lines().find(|line| line.ends_with("[stack]")).unwrap();
+    let (range, _) = stack.split_once(' ').unwrap();
+    let end = u64::from_str_radix(range.split_once('-').unwrap().1, 16).unwrap();
+    let run = |words: &[&str]| {
+        let mut memory = File::open("/proc/self/mem").unwrap();
+        memory.seek(SeekFrom::Start(end - LENGTH)).unwrap();
+        let mut command = machine.command(words);
+        Done::new(
+            format!("{command:?}"),
+            command.stdin(memory).output().unwrap(),
+        )
+    };
+    for _ in 0..10 {
+        let all = run(&["wc", "--bytes"]).expect_error(125, "can't read stdin: EIO");
+        assert_eq!(all.out(), format!("{LENGTH}\n"));
+        assert_eq!(run(&["head", "--bytes=5"]).expect(0).stdout.len(), 5);
+        run(&["sh", "-c", "sleep 0.1; exit 3"]).expect(3);
+    }
+}
+
+#[test]
+fn loop_over_a_list_keeps_the_list_with_an_empty_stdin() {
+    let machine = Machine::new();
+    let count = |input: &str| {
+        let line = format!(
+            "seq 5 | while read -r n; do nspawn-run {} sh -c \"echo $n; cat >/dev/null\" {input}; done",
+            machine.name
+        );
+        sh(&line).expect(0).out()
+    };
+    assert_eq!(count("</dev/null"), "1\n2\n3\n4\n5\n");
+    assert_eq!(count(""), "1\n");
 }
 
 #[test]

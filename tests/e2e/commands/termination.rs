@@ -50,6 +50,7 @@ fn command_ends_when_its_client_disconnects_before_the_start() {
             directory: None,
             terminal: None,
             kill_remaining: false,
+            has_unreadable_stdin: false,
         };
         let paths = machine.paths();
         let mut agent = client::connect(&paths, Duration::from_secs(10)).unwrap();

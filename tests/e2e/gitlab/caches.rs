@@ -3,9 +3,11 @@
 mod removal;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Report, Runner};
-use nspawn_tests::{call, image, left_of, sh};
+use nspawn_tests::{call, image, left_of, scratch, sh};
 
 /// A project with a unique number, whose caches are deleted at the end of the test.
 struct Project(u64);
@@ -243,4 +245,69 @@ fn cache_is_writable_for_the_user_of_the_image() {
         .script(&["rm /cache/theirs"])
         .run()
         .expect(&Outcome::Success);
+}
+
+/// Runs before the programs of the host: `mount` fails the first time that it mounts a cache, and
+/// `e2fsck` records its exit status.
+struct Shims(PathBuf);
+
+impl Shims {
+    fn new(name: &str) -> Self {
+        let shims = Self(scratch(name));
+        let place = shims.0.display();
+        shims.write(
+            "mount",
+            &format!(
+                "case $* in *.ext4*) mkdir {place}/failed 2>/dev/null && exit 32;; esac; exec /bin/mount \"$@\""
+            ),
+        );
+        shims.write(
+            "e2fsck",
+            &format!("/sbin/e2fsck \"$@\"; status=$?; echo $status >>{place}/checks; exit $status"),
+        );
+        shims
+    }
+
+    fn write(&self, name: &str, line: &str) {
+        let path = self.0.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{line}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn runner(&self) -> Runner {
+        let path = format!("{}:{}", self.0.display(), std::env::var("PATH").unwrap());
+        Runner::default().variable("PATH", &path)
+    }
+
+    /// Returns whether the first mount has failed, and the exit statuses of e2fsck.
+    fn seen(&self) -> (bool, String) {
+        let checks = fs::read_to_string(self.0.join("checks")).unwrap_or_default();
+        (self.0.join("failed").exists(), checks)
+    }
+}
+
+impl Drop for Shims {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn cache_that_another_job_has_mounted_is_not_checked() {
+    let project = Project::new(13);
+    let runner = Runner::default();
+    let job = project.job().script(&["true"]);
+    let first = Attempt::prepared(&runner, &job);
+    let write = "echo kept >/cache/kept; sync /cache/kept";
+    call("nspawn-run", [first.machine(), "sh", "-c", write]).expect(0);
+    let shims = Shims::new("cache-in-use");
+    let next = project.job().script(&["cat /cache/kept"]);
+    let report = shims.runner().run(&next).expect(&Outcome::Success);
+    assert_eq!(report.stage("build_script").text(), "kept\n");
+    assert_eq!(shims.seen(), (true, String::new()));
+    drop(first.cleanup().expect());
+    // Without another job, the cache is checked after a failed mount.
+    let shims = Shims::new("cache-not-in-use");
+    let _ = shims.runner().run(&next).expect(&Outcome::Success);
+    assert_eq!(shims.seen(), (true, "0\n".to_owned()));
 }

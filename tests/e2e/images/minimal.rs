@@ -1,5 +1,8 @@
 //! Images of a few files: busybox with users and commands, and busybox as the only program.
 
+#[cfg(target_arch = "x86_64")]
+use std::{fs, os::unix::fs::PermissionsExt};
+
 use nspawn_tests::call;
 use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 
@@ -163,4 +166,61 @@ fn image_without_systemd_is_not_booted() {
             .expect(&Outcome::ScriptFailure(1));
         report.expect_log("--init=stub");
     }
+}
+
+/// Returns a program for i386 that creates a socket of this family by socketcall(2), as Debian's
+/// C library does. It exits with the socket's number, or with an error's.
+#[cfg(target_arch = "x86_64")]
+fn program_for_i386(family: u8) -> Vec<u8> {
+    const ADDRESS: u32 = 0x0804_8000;
+    let code = [
+        0xb8, 102, 0, 0, 0, // mov eax, 102: socketcall
+        0xbb, 1, 0, 0, 0, // mov ebx, 1: SYS_SOCKET
+        0xb9, 0x74, 0x80, 0x04, 0x08, // mov ecx, the address of the arguments below
+        0xcd, 0x80, // int 0x80
+        0x89, 0xc3, // mov ebx, eax
+        0x85, 0xc0, // test eax, eax
+        0x79, 0x02, // jns over the next instruction
+        0xf7, 0xdb, // neg ebx
+        0xb8, 1, 0, 0, 0, // mov eax, 1: exit
+        0xcd, 0x80, // int 0x80
+        family, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, // family, SOCK_STREAM, 0
+    ];
+    let size = 84 + u32::try_from(code.len()).unwrap();
+    // elf(5): a header of 52 bytes, a program header of 32 bytes
+    let mut program = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0\x01\0\0\0".to_vec();
+    let words = |words: &[u32]| {
+        words
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect::<Vec<_>>()
+    };
+    program.extend(words(&[ADDRESS + 84, 52, 0, 0, 32 << 16 | 52, 1, 0]));
+    program.extend(words(&[1, 0, ADDRESS, ADDRESS, size, size, 5, 4096]));
+    program.extend(code);
+    program
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn programs_for_i386_create_sockets_in_images_with_their_linker() {
+    let name = bare("i386");
+    for (program, family) in [("inet", 2), ("alg", 38)] {
+        let path = format!("{}/{program}", name.path(""));
+        fs::write(&path, program_for_i386(family)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    name.sh("mkdir $name/lib; touch $name/lib/ld-linux.so.2");
+    for init in ["--init=stub", "--init=none"] {
+        let machine = name.machine(&[init]);
+        let done = machine.run(["/inet"]);
+        assert!((3..10).contains(&done.code()), "{}", done.describe());
+        machine.run(["/alg"]).expect(97);
+    }
+    let allowed = name.machine(&["--init=stub", "--allow-address-family=AF_ALG"]);
+    let host = call(&format!("{}/alg", name.path("")), [""; 0]);
+    let done = allowed.run(["/alg"]);
+    assert_eq!(done.code() < 90, host.code() < 90, "{}", done.describe());
+    name.sh("rm $name/lib/ld-linux.so.2");
+    name.machine(&["--init=stub"]).run(["/inet"]).expect(38);
 }

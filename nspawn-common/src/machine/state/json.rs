@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::config::address_family::AddressFamily;
 use crate::config::init::Init;
 use crate::config::layer::Layer;
 use crate::config::network::Network;
@@ -73,6 +74,7 @@ impl State {
             "owner": self.owner.map(|owner| owner.to_string()),
             "properties": list_to_json(&self.properties),
             "nesting": self.nesting,
+            "address_families": self.address_families.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "keep": self.keep.keyword(),
             "keep_seconds": self.keep_for.as_secs(),
             "user": self.user,
@@ -137,6 +139,7 @@ impl State {
             owner: value["owner"].as_str().map(ProcessId::parse).transpose()?,
             properties: list("properties")?,
             nesting: value["nesting"].as_bool().unwrap_or_default(),
+            address_families: address_families(&value["address_families"])?,
             keep: value["keep"]
                 .as_str()
                 .map_or(Ok(Retention::default()), Retention::parse)?,
@@ -193,6 +196,13 @@ impl ServiceRole {
             ),
         })
     }
+}
+
+fn address_families(value: &Value) -> Result<Vec<AddressFamily>> {
+    let names = value.as_array().into_iter().flatten();
+    names
+        .map(|name| AddressFamily::parse(name.as_str().unwrap_or_default()))
+        .collect()
 }
 
 pub(super) fn started_as(state: &Value) -> Option<MachineName> {
@@ -266,6 +276,7 @@ mod tests {
             "lifetime_seconds",
             "owner",
             "nesting",
+            "address_families",
             "keep",
             "keep_seconds",
             "user",

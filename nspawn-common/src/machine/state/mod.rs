@@ -14,6 +14,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::config::address_family::AddressFamily;
 use crate::config::init::Init;
 use crate::config::layer::Layer;
 use crate::config::network::Network;
@@ -62,6 +63,8 @@ pub struct State {
     pub properties: Vec<OsString>,
     /// Set if the machine runs containers of its own.
     pub nesting: bool,
+    /// Address families of sockets that the machine may use besides the usual ones.
+    pub address_families: Vec<AddressFamily>,
     /// Policy that says when the machine is kept for inspection.
     pub keep: Retention,
     /// Time for which the machine is kept.
@@ -171,6 +174,7 @@ mod tests {
             owner: Some(ProcessId::parse("1 2").unwrap()),
             properties: vec!["TasksMax=5".into()],
             nesting: true,
+            address_families: vec![AddressFamily::parse("AF_ALG").unwrap()],
             keep: Retention::Failure,
             keep_for: Duration::from_secs(60),
             user: Some("u".into()),

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use nspawn_common::cli::sources;
 use nspawn_common::exit_code::Exit;
+use nspawn_common::machine::state::SERVICE_OPTION;
 use nspawn_common::program;
 
 use agent::IdlePolicy;
@@ -44,6 +45,7 @@ fn run(argv: &[OsString]) -> Result<u8> {
         Some(agent::OPTION) => agent::main(IdlePolicy::Stay)?,
         Some(agent::ONCE_OPTION) => agent::main(IdlePolicy::Exit)?,
         Some(agent::STOP_OPTION) => agent::stop()?,
+        Some(SERVICE_OPTION) => return commands::run_service(&argv[1..]),
         _ => return commands::main(argv),
     }
     Ok(Exit::Success.code())

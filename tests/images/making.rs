@@ -3,9 +3,12 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use nspawn_common::shell;
-use nspawn_tests::{call, sh};
+use nspawn_tests::{Machine, call, finish, sh, wait_until};
+use serde_json::json;
 
 use crate::lab::{FULL, Image, SMALL, expect_failure, listed, scratch, script};
 
@@ -201,6 +204,148 @@ fn container_image_becomes_an_image_with_its_settings() {
     image.run("create", &[]).expect(0);
     assert_eq!(fs::read_to_string(&settings).unwrap(), "--init=stub");
     fs::remove_file(&settings).unwrap();
+}
+
+/// Changes the configuration of a container image as no tool writes it.
+const SPOIL_CONFIGURATION: &str = r#"
+import hashlib, json, pathlib, sys
+layout = pathlib.Path(sys.argv[1])
+blob = lambda digest: layout / "blobs" / digest.replace(":", "/")
+def write(value):
+    text = json.dumps(value).encode()
+    digest = "sha256:" + hashlib.sha256(text).hexdigest()
+    blob(digest).write_bytes(text)
+    return {"digest": digest, "size": len(text)}
+index = json.loads((layout / "index.json").read_text())
+manifest = json.loads(blob(index["manifests"][0]["digest"]).read_text())
+image = json.loads(blob(manifest["config"]["digest"]).read_text())
+image["config"].update(json.loads(sys.argv[2]))
+manifest["config"].update(write(image))
+index["manifests"][0].update(write(manifest))
+(layout / "index.json").write_text(json.dumps(index))
+"#;
+
+/// Each value could be an option, a comment, another word or a command, if it were not quoted.
+#[test]
+fn settings_of_a_hostile_container_image_are_only_values() {
+    let (layout, bundle) = (scratch("oci"), scratch("bundle"));
+    let nasty = [
+        "--bind=/:/host",
+        "# comment",
+        "a\nb",
+        "$(id)",
+        "'",
+        "\"",
+        "\\",
+        "",
+        " ",
+        "--",
+        "x\n--bind=/:/host",
+    ];
+    let configuration = json!({
+        "Env": ["SECRET_OF_THE_CALLER", "=nameless", "", "--bind=/:/host", "A=\n--bind=/:/host # '\"", "B=", "#=1"],
+        "Entrypoint": nasty, "Cmd": nasty, "User": "--bind=/:/host\n#", "WorkingDir": "/x\n--bind=/:/host",
+        "ExposedPorts": { "0x10/tcp": {} }, "Labels": { "--bind": "/:/host" },
+    });
+    let line = format!(
+        "set -e; umoci init --layout {0}; umoci new --image {0}:x; umoci unpack --image {0}:x {1}; \
+         tar -C {1}/rootfs -xf {2}; umoci repack --image {0}:x {1}; python3 -c \"$SPOIL\" {0} \"$CONFIGURATION\"",
+        layout.display(),
+        bundle.display(),
+        SMALL.display()
+    );
+    let mut spoil = Command::new("sh");
+    spoil
+        .args(["-c", &line])
+        .env("SPOIL", SPOIL_CONFIGURATION)
+        .env("CONFIGURATION", configuration.to_string());
+    finish(&mut spoil, b"").expect(0);
+    let image = Image::named("oci-hostile");
+    let source = format!("oci:{}:x", layout.display());
+    let done = image.run("create", &["--from-oci", &source]).expect(0);
+    done.expect_err("left out the variable 'SECRET_OF_THE_CALLER' of the container image");
+    let settings = image.description().with_extension("args");
+    let options = shell::split(OsStr::new(&fs::read_to_string(&settings).unwrap())).unwrap();
+    let words = shell::join(nasty).into_string().unwrap();
+    let split = |option: &OsStr, name: &str| {
+        let value = option
+            .to_str()
+            .unwrap()
+            .strip_prefix(name)
+            .unwrap()
+            .to_owned();
+        shell::split(OsStr::new(&value)).unwrap()
+    };
+    assert_eq!(options.len(), 9, "{options:?}");
+    assert_eq!(
+        options[..5],
+        [
+            "--init=stub",
+            "--setenv=--bind=/:/host",
+            "--setenv=A=\n--bind=/:/host # '\"",
+            "--setenv=B=",
+            "--setenv=#=1"
+        ]
+    );
+    assert_eq!(
+        split(&options[5], "--service-entrypoint="),
+        nasty,
+        "{words}"
+    );
+    assert_eq!(split(&options[6], "--service-command="), nasty);
+    assert_eq!(options[7], "--service-user=--bind=/:/host\n#");
+    assert_eq!(options[8], "--service-working-directory=/x\n--bind=/:/host");
+    // nspawn-prepare takes the file, and nothing of the caller's or of the host's gets in.
+    let mut prepare = Command::new("nspawn-prepare");
+    prepare
+        .env("SECRET_OF_THE_CALLER", "stolen")
+        .args(["--json", "--network=none", &image.name]);
+    let state = finish(&mut prepare, b"").expect(0).out();
+    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    let machine = Machine {
+        name: state["name"].as_str().unwrap().to_owned(),
+    };
+    let environment = json!(["--bind=/:/host", "A=\n--bind=/:/host # '\"", "B=", "#=1"]);
+    assert_eq!(state["environment"], environment);
+    let variables = machine.sh("env").expect(0).out();
+    assert!(!variables.contains("stolen"), "{variables}");
+    assert_ne!(machine.sh("ls /host").code(), 0);
+    drop(machine);
+    fs::remove_file(&settings).unwrap();
+}
+
+/// A leftover in a directory that all users can open, which a user keeps open and locked.
+#[test]
+fn other_users_lock_no_image_and_no_leftover() {
+    let image = Image::named("locked");
+    let directory = scratch("open");
+    let leftover = directory.join(format!(".{}.nspawn-image-abcdef", image.name));
+    let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let line = format!(
+        "install -d -m 755 {0} {0}/tree /var/tmp/images-{1}; exec {nobody} flock --exclusive {0} sleep 100",
+        leftover.display(),
+        std::process::id()
+    );
+    let mut holder = Command::new("sh").args(["-c", &line]).spawn().unwrap();
+    wait_until("the user holds the lock", Duration::from_secs(10), || {
+        leftover.exists()
+            && sh(&format!("flock --nonblock {} true", leftover.display())).code() != 0
+    });
+    let options = [
+        "--unversioned",
+        "--directory",
+        directory.to_str().unwrap(),
+        "--from-tar",
+        SMALL.to_str().unwrap(),
+    ];
+    let done = image.run("create", &options);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    done.expect(0);
+    assert!(!leftover.exists());
+    let lock = format!("/run/nspawn-image/{}.lock", image.name);
+    let open = sh(&format!("{nobody} flock --nonblock {lock} true"));
+    assert_ne!(open.code(), 0, "{lock} can be locked by all");
 }
 
 #[test]

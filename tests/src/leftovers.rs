@@ -8,11 +8,15 @@ use crate::command::sh;
 /// processes. A test that ends with some of them has found a leak.
 #[must_use]
 pub fn left_of(prefix: &str) -> String {
+    let slice = "/sys/fs/cgroup/machine.slice/machine-ci.slice";
+    // The slice of a job with services.
+    let settings = "/run/systemd/system.control/machine-ci";
+    let job = prefix.replace('-', "_");
     let line = format!(
         "systemctl list-units --all --plain --no-legend 'nspawn-{prefix}*' 'pasta-{prefix}*'; \
          grep -F '/{prefix}' /proc/mounts; losetup --list --noheadings --output=BACK-FILE | grep -F '/{prefix}'; \
          ls -d /run/nspawn-ci/{prefix}* /var/lib/nspawn-ci/machines/{prefix}* /run/systemd/machines/{prefix}* \
-         /sys/fs/cgroup/machine.slice/machine-ci.slice/*-{prefix}* 2>/dev/null; \
+         {slice}/*-{prefix}* {slice}/*/*-{prefix}* {slice}/*-{job}* {settings}-{job}* 2>/dev/null; \
          pgrep -a systemd-nspawn | grep -F -e '--machine={prefix}'; true"
     );
     sh(&line).out()

@@ -12,3 +12,4 @@ mod cores;
 mod limits;
 mod network;
 mod pools;
+mod services;

@@ -1,7 +1,9 @@
 //! Finds images by name, and checks whether a machine can start from one.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +21,9 @@ use crate::sys::fs::{if_present, open_in_root};
 const LOCK_ATTEMPTS: u32 = 10;
 /// Time limit for another process that removes the image.
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
+
+/// Directory of the locks of images, which `nspawn-image` uses too.
+const LOCK_ROOT: &str = "/run/nspawn-image";
 
 /// Directories that systemd-machined searches, in its order (systemd 252 to 262).
 pub const SEARCH_PATH: [&str; 6] = [
@@ -102,8 +107,9 @@ pub fn find_and_lock(reference: &str) -> Result<(Image, ImageLock)> {
 
 /// A shared lock of an image. While it is held `nspawn-image` does not remove the image.
 ///
-/// `nspawn-image` takes an exclusive lock of the image to remove it, and also checks the states of
-/// machines.
+/// `nspawn-image` takes an exclusive lock to remove an image, and also checks the states of
+/// machines. The lock is of a file that only root can open: any user who can open a file can lock
+/// it, and keep everybody else waiting. An image may be a directory that is open to all.
 #[derive(Debug)]
 pub struct ImageLock {
     _file: Flock<File>,
@@ -113,15 +119,45 @@ impl ImageLock {
     /// Waits until no process removes the image at `path`. Returns `None` if the image is missing
     /// by then.
     fn acquire(path: &Path) -> Result<Option<Self>> {
-        let file = if_present(File::open(path))
+        let image = if_present(File::open(path))
             .with_context(|| format!("can't open the image {}", path.display()))?;
-        let Some(file) = file else {
+        let Some(image) = image else {
             return Ok(None);
         };
-        let file = flock::lock(file, Kind::Shared, LOCK_LIMIT)
-            .with_context(|| format!("can't lock the image {}", path.display()))?;
-        Ok(flock::is_at(&file, path).then_some(Self { _file: file }))
+        let failure = || format!("can't lock the image {}", path.display());
+        let lock_path = lock_path(&image).with_context(failure)?;
+        let file = open_lock(&lock_path).with_context(failure)?;
+        let file = flock::lock(file, Kind::Shared, LOCK_LIMIT).with_context(failure)?;
+        let is_current = flock::is_at(&image, path) && flock::is_at(&file, &lock_path);
+        Ok(is_current.then_some(Self { _file: file }))
     }
+}
+
+/// Returns the path of an image's lock, by the same rule as `tree_lock` in `nspawn-image`.
+fn lock_path(image: &File) -> io::Result<PathBuf> {
+    let image = image.metadata()?;
+    let name = format!(".tree-{}-{}", image.dev(), image.ino());
+    Ok(Path::new(LOCK_ROOT).join(name))
+}
+
+/// Opens a file for a lock, and creates it if it is missing. Other users can't open it.
+fn open_lock(path: &Path) -> io::Result<File> {
+    let open = || {
+        OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path)
+    };
+    if let Some(file) = if_present(open())? {
+        return Ok(file);
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(LOCK_ROOT)?;
+    open()
 }
 
 /// Returns the image names that `reference` may stand for, best first:

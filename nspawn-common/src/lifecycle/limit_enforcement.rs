@@ -22,7 +22,12 @@ const DISK_KEYS: [(&str, &str); 4] = [
 ///
 /// Returns the default limits that it does not enforce.
 pub fn check(paths: &MachinePaths, properties: &[OsString]) -> Result<Vec<&'static str>> {
-    unenforced(properties, |limit| is_enforced(&paths.cgroup(), limit))
+    check_cgroup(&paths.cgroup(), properties)
+}
+
+/// Checks a cgroup like [`check`].
+pub fn check_cgroup(cgroup: &Path, properties: &[OsString]) -> Result<Vec<&'static str>> {
+    unenforced(properties, |limit| is_enforced(cgroup, limit))
 }
 
 /// Checks a machine that does not run yet: the kernel must have the controllers for the limits in `properties`.

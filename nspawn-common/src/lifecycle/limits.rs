@@ -67,6 +67,17 @@ const fn of_tasks(property: &'static str, file: &'static str) -> Limit {
     }
 }
 
+/// Returns the limits among `properties`, after the defaults, for a unit without other properties.
+pub fn only_limits(properties: &[OsString]) -> Vec<OsString> {
+    let is_limit = |property: &&OsString| {
+        let (name, _) = property.to_str()?.split_once('=')?;
+        LIMITS.iter().find(|limit| limit.property == name)
+    };
+    let given = properties.iter().filter(|entry| is_limit(entry).is_some());
+    let defaults = DEFAULTS.iter().map(OsString::from);
+    defaults.chain(given.cloned()).collect()
+}
+
 /// Returns the value of a property: the last one in `properties`, or the default.
 ///
 /// Returns `None` if there is no value, or if the last one removes the limit.
@@ -119,6 +130,14 @@ fn max_tasks() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_limits_are_set_on_a_slice() {
+        let given = ["DevicePolicy=auto", "TasksMax=5", "CPUQuota=", "x"].map(OsString::from);
+        let limits = only_limits(&given);
+        assert_eq!(limits[DEFAULTS.len()..], ["TasksMax=5", "CPUQuota="]);
+        assert_eq!(limits[..DEFAULTS.len()], DEFAULTS);
+    }
 
     #[test]
     fn percentages_refer_to_the_host() {

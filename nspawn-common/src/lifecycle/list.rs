@@ -2,13 +2,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use crate::lifecycle::stale;
 use crate::machine::name::MachineName;
 use crate::machine::paths;
-use crate::machine::paths::{LAYER_ROOT, MachinePaths, POOL_ROOT, SLICE_CGROUP, STATE_ROOT};
+use crate::machine::paths::{
+    LAYER_ROOT, MachinePaths, POOL_ROOT, SLICE_CGROUP, STATE_ROOT, slice_cgroup_of_job,
+};
 use crate::machine::state::State;
 use crate::sys::fs::{if_present, ignore_missing};
 
@@ -44,6 +47,7 @@ pub fn services_of(job: &MachineName) -> Result<Vec<State>> {
 pub fn existing_parts(paths: &MachinePaths) -> Vec<&'static str> {
     let parts = [
         ("unit", paths.cgroup()),
+        ("slice", slice_cgroup_of_job(paths.name())),
         ("network", paths.network_cgroup()),
         ("command", paths.command_cgroup()),
         ("layer", paths.layer()),
@@ -70,8 +74,16 @@ fn names_of_directories(root: &str) -> Result<Vec<MachineName>> {
 }
 
 fn names_of_units() -> Result<Vec<MachineName>> {
-    let units = directories(SLICE_CGROUP)?.into_iter();
-    Ok(units.filter_map(|unit| machine_of_unit(&unit)).collect())
+    let mut names = Vec::new();
+    for entry in directories(SLICE_CGROUP)? {
+        if let Some(job) = paths::job_of_slice(&entry) {
+            let units = directories(slice_cgroup_of_job(&job))?;
+            names.extend(units.iter().filter_map(|unit| machine_of_unit(unit)));
+            names.push(job);
+        }
+        names.extend(machine_of_unit(&entry));
+    }
+    Ok(names)
 }
 
 fn machine_of_unit(unit: &OsStr) -> Option<MachineName> {
@@ -79,8 +91,10 @@ fn machine_of_unit(unit: &OsStr) -> Option<MachineName> {
 }
 
 /// Returns the names of the directories in `root`, which may be missing.
-fn directories(root: &str) -> Result<Vec<OsString>> {
-    let entries = if_present(fs::read_dir(root)).with_context(|| format!("can't read {root}"))?;
+fn directories(root: impl AsRef<Path>) -> Result<Vec<OsString>> {
+    let root = root.as_ref();
+    let entries =
+        if_present(fs::read_dir(root)).with_context(|| format!("can't read {}", root.display()))?;
     let Some(entries) = entries else {
         return Ok(Vec::new());
     };

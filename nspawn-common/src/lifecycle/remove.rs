@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::command;
 use crate::command::btrfs;
 use crate::lifecycle::deferred_unmount::DeferredUnmount;
+use crate::lifecycle::job_slice;
 use crate::lifecycle::lock::Lock;
 use crate::lifecycle::unmount;
 use crate::lifecycle::{ssh, stop};
@@ -56,7 +57,7 @@ pub fn remove_contents(name: &MachineName, _lock: &Lock) -> Result<()> {
     // took it over.
     let has_unit = !paths.name().is_for_standby() && !stop::existing_cgroups(paths).is_empty();
     if files.is_empty() && !paths.layer().exists() && !has_unit {
-        return Ok(());
+        return job_slice::remove_if_unused(name, name);
     }
     // The marks go first: if this program is killed at any later point, the machine is stale.
     remove_file_if_present(&paths.ready_mark())?;
@@ -69,6 +70,9 @@ pub fn remove_contents(name: &MachineName, _lock: &Lock) -> Result<()> {
     unmount::detach(&paths.disk_mount())?;
     delete_trees(&[paths.snapshot(), paths.layer()])?;
     machined::wait_until_gone(paths)?;
+    for job in [Some(name), paths.slice_of()].into_iter().flatten() {
+        job_slice::remove_if_unused(job, name)?;
+    }
     // The state, which has the unit's name, goes last. List the files again, since the unit may
     // have created more of them before it ended.
     delete_trees(&state_files(paths)?)

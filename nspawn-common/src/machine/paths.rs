@@ -17,6 +17,8 @@ pub const CACHE_ROOT: &str = "/var/cache/nspawn-ci";
 pub const CONFIG_ROOT: &str = "/etc/nspawn-ci";
 /// Slice of all machines.
 pub const SLICE: &str = "machine-ci.slice";
+/// Directory of the settings that `systemctl set-property --runtime` writes (systemd.unit(5)).
+const RUNTIME_SETTINGS: &str = "/run/systemd/system.control";
 /// Cgroup of the slice.
 pub const SLICE_CGROUP: &str = "/sys/fs/cgroup/machine.slice/machine-ci.slice";
 /// Name of the cgroup, below that of the unit, to which systemd-nspawn moves the machine.
@@ -46,6 +48,7 @@ const UNIT_PREFIX: &str = "nspawn-";
 const NETWORK_PREFIX: &str = "pasta-";
 const COMMAND_PREFIX: &str = "command-";
 const UNIT_SUFFIX: &str = ".service";
+const SLICE_SUFFIX: &str = ".slice";
 
 /// Returns the name of the machine that a unit belongs to.
 #[must_use]
@@ -64,6 +67,37 @@ pub fn unit_of(name: &MachineName) -> String {
     format!("{UNIT_PREFIX}{name}{UNIT_SUFFIX}")
 }
 
+/// Returns the name of the slice that the machines of a job with services share.
+///
+/// A dash in the name of a slice separates it from the slice above it (systemd.slice(5)), and a
+/// machine's name has no `_`.
+#[must_use]
+pub fn slice_of_job(job: &MachineName) -> String {
+    let stem = SLICE.trim_end_matches(SLICE_SUFFIX);
+    format!("{stem}-{}{SLICE_SUFFIX}", job.as_str().replace('-', "_"))
+}
+
+/// Returns the name of the job whose machines share the slice of this name.
+#[must_use]
+pub fn job_of_slice(slice: &OsStr) -> Option<MachineName> {
+    let stem = SLICE.trim_end_matches(SLICE_SUFFIX);
+    let job = slice.to_str()?.strip_suffix(SLICE_SUFFIX)?;
+    let job = job.strip_prefix(stem)?.strip_prefix('-')?;
+    MachineName::new(job.replace('_', "-")).ok()
+}
+
+/// Returns the cgroup of the slice that the machines of a job with services share.
+#[must_use]
+pub fn slice_cgroup_of_job(job: &MachineName) -> PathBuf {
+    Path::new(SLICE_CGROUP).join(slice_of_job(job))
+}
+
+/// Returns the directory with the limits of the slice that the machines of a job share.
+#[must_use]
+pub fn slice_settings_of_job(job: &MachineName) -> PathBuf {
+    Path::new(RUNTIME_SETTINGS).join(format!("{}.d", slice_of_job(job)))
+}
+
 /// Files, units and cgroups of a machine.
 ///
 /// A standby machine gets another name when it is taken over, but its units can't be renamed. So
@@ -74,6 +108,8 @@ pub fn unit_of(name: &MachineName) -> String {
 pub struct MachinePaths {
     name: MachineName,
     started_as: MachineName,
+    /// Job in whose slice the machine's unit is, if the job has services.
+    slice_of: Option<MachineName>,
 }
 
 impl MachinePaths {
@@ -91,7 +127,31 @@ impl MachinePaths {
         Self {
             name: name.clone(),
             started_as: started_as.clone(),
+            slice_of: None,
         }
+    }
+
+    /// Returns the paths of the same machine in the slice of this job, if any.
+    #[must_use]
+    pub fn in_slice_of(self, job: Option<MachineName>) -> Self {
+        Self {
+            slice_of: job,
+            ..self
+        }
+    }
+
+    /// Returns the job in whose slice the machine's unit is, if the job has services.
+    #[must_use]
+    pub fn slice_of(&self) -> Option<&MachineName> {
+        self.slice_of.as_ref()
+    }
+
+    /// Returns the name of the slice that the machine's unit is in.
+    #[must_use]
+    pub fn slice(&self) -> String {
+        self.slice_of
+            .as_ref()
+            .map_or_else(|| SLICE.to_owned(), slice_of_job)
     }
 
     /// Returns the name that the machine was started under.
@@ -307,7 +367,11 @@ impl MachinePaths {
     /// Returns the cgroup of [`MachinePaths::unit`].
     #[must_use]
     pub fn cgroup(&self) -> PathBuf {
-        Path::new(SLICE_CGROUP).join(self.unit())
+        let slice = match &self.slice_of {
+            Some(job) => slice_cgroup_of_job(job),
+            None => SLICE_CGROUP.into(),
+        };
+        slice.join(self.unit())
     }
 
     /// Returns the cgroup of [`MachinePaths::network_unit`].
@@ -344,5 +408,26 @@ mod tests {
             assert_eq!(name_of_unit(other.as_ref()), None);
         }
         assert!(SLICE_CGROUP.ends_with(SLICE));
+    }
+
+    #[test]
+    fn slice_of_a_job_is_directly_below_that_of_all_machines() {
+        let job = MachineName::new("gitlab-7-00ff").unwrap();
+        let paths = MachinePaths::named(&job).in_slice_of(Some(job.clone()));
+        assert_eq!(paths.slice(), "machine-ci-gitlab_7_00ff.slice");
+        assert_eq!(
+            paths.cgroup(),
+            Path::new(SLICE_CGROUP)
+                .join("machine-ci-gitlab_7_00ff.slice/nspawn-gitlab-7-00ff.service")
+        );
+        assert_eq!(job_of_slice(paths.slice().as_ref()), Some(job));
+        for other in [
+            SLICE,
+            "machine-ci-.slice",
+            "machine-x.slice",
+            "nspawn-a.service",
+        ] {
+            assert_eq!(job_of_slice(other.as_ref()), None);
+        }
     }
 }

@@ -74,7 +74,13 @@ impl TransientUnit {
     /// Puts the unit in the slice of machines.
     #[must_use]
     pub fn in_slice_of_machines(self) -> Self {
-        self.option(format!("--slice={SLICE}"))
+        self.in_slice(SLICE)
+    }
+
+    /// Puts the unit in a slice.
+    #[must_use]
+    pub fn in_slice(self, slice: &str) -> Self {
+        self.option(format!("--slice={slice}"))
     }
 
     /// Sets the unit's description, which is one line.
@@ -126,6 +132,8 @@ fn escaped(word: &OsStr) -> OsString {
 pub struct MachineUnit<'a> {
     /// The machine's name.
     pub name: &'a MachineName,
+    /// The slice that the unit is in.
+    pub slice: String,
     /// The image's name, for the description.
     pub image: &'a str,
     /// Time limit for the boot.
@@ -152,7 +160,7 @@ impl MachineUnit<'_> {
         let description = format!("CI machine {} of image {}", self.name, self.image);
         unit = unit
             .named(&paths::unit_of(self.name))
-            .in_slice_of_machines()
+            .in_slice(&self.slice)
             .described(&description)
             .properties(MACHINE_PROPERTIES);
         if self.has_disks {
@@ -176,6 +184,7 @@ mod tests {
         let properties = [OsString::from("TasksMax=5")];
         let unit = MachineUnit {
             name: &name,
+            slice: SLICE.to_owned(),
             image: "trixie",
             timeout: Duration::from_secs(90),
             lifetime: Some(Duration::from_secs(7)),

@@ -76,12 +76,16 @@ fn prepare_job(arguments: &[OsString], mut options: Options, image: &str, job: &
         job_policy::check_image(&options.policy.allowed_images, &image)?;
     }
     config_stage::check_modes(&options.machine)?;
+    // The job's own limits are for the job's machine only.
+    let requirements = job_policy::requirements(job, &options, arguments)?;
     job_policy::apply_job_limits(&mut options.machine, gitlab::variable)?;
     let runner = runner_binary::show(&mut options, true)?;
     let name = job_machine_name(&options, job)?;
-    let requirements = job_policy::requirements(job, &options, arguments)?;
     let mut spec = MachineSpec::new(name, image, options.machine, spec::lifetime(job))?;
     spec.job = requirements;
+    if !spec.job.services.is_empty() {
+        spec.join_slice_of(spec.name.clone());
+    }
     let plan = Plan::new(&spec)?;
     if options.output.dry_run {
         return print_plan(&plan);

@@ -72,6 +72,7 @@ fn spec(
     };
     let name = role.job.of_service(number)?;
     let mut spec = MachineSpec::new(name, image, machine, spec::lifetime(job))?;
+    spec.join_slice_of(role.job.clone());
     spec.service = Some(role);
     Ok(spec)
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use nspawn_common::command::ext4::{self, Journal};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
-use nspawn_common::lifecycle::calling_unit;
+use nspawn_common::lifecycle::{calling_unit, job_slice};
 use nspawn_common::machine::state::State;
 
 use crate::create::spec::MachineSpec;
@@ -32,7 +32,9 @@ pub struct Plan {
     /// Steps after which the machine counts for `--max-machines`, or in its pool. The state is the
     /// first file.
     pub reserve: Vec<Step>,
-    /// Steps that create the mount points, the layer and the slice.
+    /// Steps that create the slice of a job and its services; none for a job without services.
+    pub share: Vec<Step>,
+    /// Steps that create the mount points, the layer and the slice of all machines.
     pub build: Vec<Step>,
     /// Steps that start the machine; none for a machine without an init. They can be repeated.
     pub start: Vec<Step>,
@@ -51,6 +53,7 @@ impl Plan {
         let state = state::new(spec)?;
         Ok(Self {
             reserve: reserve(spec, &state),
+            share: share(spec),
             build: build(spec, &state),
             start: start(spec)?,
             attach: attach(spec)?,
@@ -62,6 +65,7 @@ impl Plan {
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         [
             &self.reserve,
+            &self.share,
             &self.build,
             &self.start,
             &self.attach,
@@ -82,6 +86,16 @@ fn reserve(spec: &MachineSpec, state: &State) -> Vec<Step> {
         steps.push(Step::file(paths.standby_mark(), pool.clone().into_bytes()));
     }
     steps
+}
+
+fn share(spec: &MachineSpec) -> Vec<Step> {
+    if spec.job.services.is_empty() {
+        return Vec::new();
+    }
+    let commands = job_slice::create_commands(&spec.name, &spec.job.shared_properties);
+    commands
+        .map(|command| Step::command(command, QUERY_LIMIT))
+        .into()
 }
 
 fn build(spec: &MachineSpec, state: &State) -> Vec<Step> {

@@ -11,6 +11,7 @@ use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::lifecycle::{
     diagnosis, limit_enforcement, remove, retention, stale, start, stop,
 };
+use nspawn_common::machine::paths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::clock::Moment;
@@ -135,15 +136,17 @@ impl Creation<'_> {
         spawn::remove(&self.spec.name)?;
         remove::remove_contents(&self.spec.name, lock)?;
         let queue = self.wait_for_slot(queue)?;
-        let services = Services::begin(&self.spec.job.services, self.spec.job.services_limit)?;
         takeover::take(self.spec, standby_lock)?;
         let is_new = standby_lock.is_none();
         if is_new {
             self.run_steps(&self.plan.reserve)?;
         }
         drop(queue);
+        self.run_steps(&self.plan.share)?;
+        let services = Services::begin(&self.spec.job.services, self.spec.job.services_limit)?;
         let unenforced = self.build_and_start(is_new)?;
         services.finish()?;
+        self.check_shared_limits()?;
         self.attach()?;
         if self.spec.pool.is_none() {
             self.print_warnings(&unenforced);
@@ -188,6 +191,20 @@ impl Creation<'_> {
                 start::confirm(&self.spec.name, &options.properties)
             }
         })
+    }
+
+    // The limits of the machine's own unit are checked when it has started.
+    fn check_shared_limits(&self) -> Result<()> {
+        let Some(job) = self
+            .spec
+            .paths
+            .slice_of()
+            .filter(|job| **job == self.spec.name)
+        else {
+            return Ok(());
+        };
+        let cgroup = paths::slice_cgroup_of_job(job);
+        limit_enforcement::check_cgroup(&cgroup, &self.spec.job.shared_properties).map(drop)
     }
 
     fn attach(&self) -> Result<()> {

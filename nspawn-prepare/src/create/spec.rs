@@ -49,6 +49,8 @@ pub struct JobRequirements {
     /// Size of a new cache, in bytes.
     pub cache_size: u64,
     pub services: Vec<ServiceCommand>,
+    /// Properties with the limits that the job and its services share.
+    pub shared_properties: Vec<OsString>,
     /// Time limit for all services to be created and ready.
     pub services_limit: Duration,
     /// Process of the GitLab Runner that runs the job.
@@ -91,6 +93,11 @@ impl MachineSpec {
             job: JobRequirements::default(),
             service: None,
         })
+    }
+
+    /// Puts the machine in the slice that the machines of this job share.
+    pub fn join_slice_of(&mut self, job: MachineName) {
+        self.paths = self.paths.clone().in_slice_of(Some(job));
     }
 
     /// Returns whether the machine mounts file systems that are in files.

@@ -105,6 +105,7 @@ fn unit(spec: &MachineSpec) -> Result<Vec<OsString>> {
     let properties: Vec<_> = defaults.chain(options.properties.iter().cloned()).collect();
     let unit = MachineUnit {
         name: &spec.name,
+        slice: spec.paths.slice(),
         image: &spec.image.name,
         timeout: options.timeout + START_MARGIN,
         lifetime: spec.lifetime,

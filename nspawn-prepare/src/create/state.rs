@@ -41,5 +41,6 @@ pub fn new(spec: &MachineSpec) -> Result<State> {
         cache: spec.job.cache.clone(),
         service: spec.service.clone(),
         started_as: spec.name.clone(),
+        slice_of: spec.paths.slice_of().cloned(),
     })
 }

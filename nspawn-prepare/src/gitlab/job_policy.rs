@@ -62,6 +62,7 @@ pub fn requirements(
             .zip(&job.services)
             .map(|(number, service)| service_command(number, service, arguments))
             .collect::<Result<_>>()?,
+        shared_properties: options.machine.properties.clone(),
         services_limit: options.service_limit(),
         runner: runner_binary::caller(),
     })

@@ -11,6 +11,8 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::paths;
 use nspawn_common::machine::paths::{LAUNCHER_CGROUP, MachinePaths, PAYLOAD_CGROUP, SLICE_CGROUP};
 use nspawn_common::sys::fs::bind_mount;
 
@@ -41,7 +43,7 @@ pub fn set_up(paths: &MachinePaths) -> Result<()> {
     let unit = paths.cgroup();
     limit_tree(&unit)
         .with_context(|| format!("can't limit the number of cgroups of {}", paths.unit()))?;
-    create_payload(&unit, &limits_of(&unit))
+    create_payload(&unit, &limits_of(&unit, paths.slice_of()))
         .with_context(|| format!("can't show the limits of {} in the machine", paths.unit()))
 }
 
@@ -53,13 +55,28 @@ fn limit_tree(unit: &Path) -> io::Result<()> {
     fs::write(Path::new(SLICE_CGROUP).join(TREE_LIMITS[0].0), MAX_CGROUPS)
 }
 
-fn limits_of(unit: &Path) -> Vec<(&'static str, String)> {
-    let read = |file: &'static str| Some((file, fs::read_to_string(unit.join(file)).ok()?));
-    FILES
+/// Returns the limits of the unit, or those of the slice that it shares with other machines of
+/// `job` if these are lower.
+fn limits_of(unit: &Path, job: Option<&MachineName>) -> Vec<(&'static str, String)> {
+    let slice = job.map(paths::slice_cgroup_of_job);
+    let cgroups: Vec<&Path> = [Some(unit), slice.as_deref()]
         .into_iter()
-        .filter_map(read)
-        .filter(|(_, limit)| !limit.starts_with("max"))
-        .collect()
+        .flatten()
+        .collect();
+    let read = |file: &'static str| {
+        let limits = cgroups.iter().filter_map(|cgroup| {
+            let limit = fs::read_to_string(cgroup.join(file)).ok()?;
+            Some((number(&limit)?, limit))
+        });
+        let (_, lowest) = limits.min_by_key(|(number, _)| *number)?;
+        Some((file, lowest))
+    };
+    FILES.into_iter().filter_map(read).collect()
+}
+
+/// Returns the number with which a limit begins; `None` if it is `max`.
+fn number(limit: &str) -> Option<u64> {
+    limit.split_whitespace().next()?.parse().ok()
 }
 
 fn create_payload(unit: &Path, limits: &[(&str, String)]) -> Result<()> {

@@ -67,7 +67,8 @@ pub fn launch(machine: &MachineName, command: &[OsString]) -> Result<()> {
         bail!("can't launch machine {machine}: there is no command");
     };
     refuse_host_mounts()?;
-    let paths = MachinePaths::named(machine);
+    // If the state can't be read, becoming the machine reports that.
+    let paths = State::paths_of(machine);
     let Err(error) = become_machine(&paths, program, options);
     diagnosis::record_start_error(&paths, &error);
     Err(error)

@@ -19,6 +19,7 @@ use nspawn_common::command::argv;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::namespaces;
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::machine::state::State;
 use nspawn_common::sys::fs::bind_mount;
 use nspawn_common::sys::namespace;
 use nspawn_common::systemd::machined;
@@ -128,7 +129,7 @@ pub fn resolv_conf() -> Result<String> {
 pub fn connect(machine: &MachineName, allowed: &[OsString]) -> Result<()> {
     let resolvers = Resolvers::read()?;
     egress::restrict(&open_destinations(allowed, &resolvers)?)?;
-    let paths = MachinePaths::named(machine);
+    let paths = State::paths_of(machine);
     let leader = machined::wait_for_leader(&paths, REGISTRATION_LIMIT)?;
     let [network, users] = namespaces::open(&paths, leader, ["ns/net", "ns/user"])?;
     let uplink = Uplink::detect()?;

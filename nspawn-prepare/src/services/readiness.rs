@@ -12,12 +12,11 @@ use nspawn_common::lifecycle::list;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
-use nspawn_common::machine::state::{ServiceRole, State};
+use nspawn_common::machine::state::{SERVICE_OPTION, ServiceRole, State};
 use nspawn_common::sys::clock::Moment;
 use nspawn_common::sys::signals;
 use nspawn_common::systemd::journal;
 use nspawn_common::systemd::machined;
-use nspawn_common::systemd::nspawn::assign;
 use nspawn_common::systemd::transient_unit::TransientUnit;
 
 use crate::diagnostics::print_diagnostic;
@@ -66,7 +65,7 @@ struct Begin {
 
 /// Starts the command of a service. An error is written to the job's log.
 fn start_command(state: &State, role: &ServiceRole) -> Result<()> {
-    let started = unit_command(&state.paths(), role)
+    let started = unit_command(&state.paths())
         .and_then(|command| command::run_checked(&command, QUERY_LIMIT));
     if let Err(error) = started {
         signals::check()?;
@@ -80,8 +79,9 @@ fn start_command(state: &State, role: &ServiceRole) -> Result<()> {
 
 /// Returns the command that starts a unit, which runs the service's command.
 ///
-/// The command's output is recorded in a file of limited size.
-fn unit_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString>> {
+/// The command's output is recorded in a file of limited size. nspawn-run reads the command from the machine's
+/// state, since every user of the host can read units and command lines.
+fn unit_command(paths: &MachinePaths) -> Result<Vec<OsString>> {
     let unit = TransientUnit::new("exec")
         .named(&paths.command_unit())
         .in_slice_of_machines()
@@ -89,23 +89,13 @@ fn unit_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString
         .properties([format!("BindsTo={}", paths.unit())]);
     let record = Internal::Record {
         machine: paths.name().clone(),
-        command: run_command(paths, role)?,
+        command: vec![
+            preflight::agent_program()?.into(),
+            SERVICE_OPTION.into(),
+            paths.name().as_str().into(),
+        ],
     };
     Ok(unit.command(record.argv()?))
-}
-
-/// Returns the nspawn-run command that runs the service's command in its machine.
-fn run_command(paths: &MachinePaths, role: &ServiceRole) -> Result<Vec<OsString>> {
-    let mut argv: Vec<OsString> = vec![preflight::agent_program()?.into()];
-    if let Some(user) = &role.user {
-        argv.push(format!("--uid={user}").into());
-    }
-    if let Some(directory) = &role.directory {
-        argv.push(assign("--working-directory", directory));
-    }
-    argv.extend(["--".into(), paths.name().as_str().into()]);
-    argv.extend(role.command.iter().cloned());
-    Ok(argv)
 }
 
 /// Waits until the service is ready, and reports it in the job's log.

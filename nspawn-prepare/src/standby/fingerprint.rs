@@ -41,10 +41,9 @@ pub fn check(spec: &MachineSpec) -> Result<()> {
     if options.owner.is_some() {
         bail!("can't keep machines with --owner on standby: they would exist before their owner");
     }
-    if spec.service.is_some() && options.init == Init::Systemd {
+    if spec.paths.slice_of().is_some() {
         bail!(
-            "can't keep machines of services with systemd on standby: their units need the variables of the \
-             job at the start"
+            "can't keep machines of jobs with services on standby: a machine that runs can't join the slice of a job"
         );
     }
     let is_timed = |property: &&OsString| {

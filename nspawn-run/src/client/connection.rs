@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -24,6 +24,7 @@ use nspawn_common::text;
 
 use crate::cli::PROGRAM;
 use crate::client::machine_exit;
+use crate::client::oom;
 use crate::client::task_limit;
 use crate::client::terminal;
 use crate::client::terminal::RawMode;
@@ -55,6 +56,7 @@ pub enum Outcome {
 pub struct Connection {
     paths: MachinePaths,
     start: Moment,
+    oom_watch: oom::Watch,
     agent: UnixStream,
     /// Bytes from the agent that are not yet a whole message.
     unread: Vec<u8>,
@@ -72,9 +74,16 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Prepares to run a command over a new connection to the agent.
-    pub fn new(paths: MachinePaths, agent: UnixStream, grace_period: Duration) -> Result<Self> {
+    /// Prepares to run a command over a new connection to the agent. `oom_watch` has begun before
+    /// the agent got the connection.
+    pub fn new(
+        paths: MachinePaths,
+        agent: UnixStream,
+        grace_period: Duration,
+        oom_watch: oom::Watch,
+    ) -> Result<Self> {
         Ok(Self {
+            oom_watch,
             paths,
             start: Moment::now(),
             agent,
@@ -110,9 +119,20 @@ impl Connection {
         self.interruption.take()
     }
 
-    /// Returns what happened to the machine since the connection began.
-    pub fn machine_exit_cause(&self) -> String {
-        machine_exit::cause(&self.paths, self.start)
+    /// Returns the kills of the OOM killer since the connection began, if there were any.
+    pub fn oom_report(&self) -> Option<oom::Report> {
+        self.oom_watch.report()
+    }
+
+    /// Returns the error that the agent has ended, or its session for the command.
+    ///
+    /// A machine without memory ends with any of its processes. Few of them can be killed if files
+    /// hold the memory.
+    pub fn exit_error(&self) -> Error {
+        match self.oom_report() {
+            Some(report) => report.into_error(),
+            None => anyhow!(machine_exit::cause(&self.paths, self.start)),
+        }
     }
 
     /// Waits until the command has ended.
@@ -195,7 +215,7 @@ impl Connection {
         let mut buffer = [0; protocol::MAX_ANSWER];
         match self.agent.read(&mut buffer) {
             Ok(count) if count > 0 => self.unread.extend(&buffer[..count]),
-            _ => bail!(self.machine_exit_cause()),
+            _ => return Err(self.exit_error()),
         }
         Ok(())
     }

@@ -1,16 +1,26 @@
 //! Detection of the kernel's OOM killer, and of the memory limit that it enforced.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Error, anyhow};
+use nspawn_common::error::Failure;
+use nspawn_common::machine::paths;
 use nspawn_common::machine::paths::{MachinePaths, PAYLOAD_CGROUP, SLICE, SLICE_CGROUP};
 use nspawn_common::sys::cgroup;
+
+/// Remedy for a job that has used up its memory. Files in memory stay when their writer is killed.
+const REMEDY: &str = "let the job use less memory, to which files in /dev/shm count, or raise the limit with \
+    --property=MemoryMax=";
 
 /// Event counters of a cgroup (cgroup.rst, `memory.events`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counters {
     /// Number of times that the cgroup's own limit left no memory to reclaim.
     limit_reached: u64,
+    /// The same for the limits of the cgroup and all below it.
+    any_limit_reached: u64,
     /// Number of processes in the cgroup or below it that were killed.
     kills: u64,
 }
@@ -20,17 +30,50 @@ struct Counters {
 struct Level {
     limit: String,
     cgroup: PathBuf,
+    /// Set if only the machines of the job use the memory of the cgroup.
+    is_of_job: bool,
     before: Counters,
 }
 
 impl Level {
-    fn new(limit: String, cgroup: PathBuf) -> Self {
+    fn new(limit: String, cgroup: PathBuf, is_of_job: bool) -> Self {
         let before = read_counters(&cgroup);
         Self {
             limit,
             cgroup,
+            is_of_job,
             before,
         }
+    }
+}
+
+/// Kills of the OOM killer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Report {
+    kills: u64,
+    cause: String,
+    /// Set if the job has used up its own memory.
+    is_fault_of_job: bool,
+}
+
+impl Report {
+    /// Returns the error of a command that has no result because of the kills.
+    pub fn into_error(self) -> Error {
+        if self.is_fault_of_job {
+            Failure::job(format!("{self}; {REMEDY}")).into()
+        } else {
+            anyhow!("{self}")
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kills, cause, .. } = self;
+        write!(
+            out,
+            "the kernel's OOM killer killed {kills} of the machine's processes: {cause}"
+        )
     }
 }
 
@@ -45,60 +88,72 @@ impl Watch {
     /// Reads the counters. On a kernel without the memory controller they stay at zero.
     pub fn start(paths: &MachinePaths) -> Self {
         let limit_of_unit = format!("MemoryMax= of its unit {}", paths.unit());
-        let levels = vec![
-            Level::new(limit_of_unit.clone(), paths.cgroup()),
+        let mut levels = vec![
+            Level::new(limit_of_unit.clone(), paths.cgroup(), true),
             // The payload has the limit of the unit too, so that programs in the machine see it.
-            Level::new(limit_of_unit, paths.cgroup().join(PAYLOAD_CGROUP)),
-            Level::new(format!("MemoryMax= of {SLICE}"), SLICE_CGROUP.into()),
+            Level::new(limit_of_unit, paths.cgroup().join(PAYLOAD_CGROUP), true),
+        ];
+        if let Some(job) = paths.slice_of() {
+            let limit = format!(
+                "MemoryMax= of {}, which the job and its services share,",
+                paths.slice()
+            );
+            levels.push(Level::new(limit, paths::slice_cgroup_of_job(job), true));
+        }
+        levels.extend([
+            Level::new(format!("MemoryMax= of {SLICE}"), SLICE_CGROUP.into(), false),
             Level::new(
                 "MemoryMax= of machine.slice".to_owned(),
                 Path::new(SLICE_CGROUP).with_file_name(""),
+                false,
             ),
-        ];
+        ]);
         Self { levels }
     }
 
-    /// Returns a message if the OOM killer was active since the start of the watch.
-    pub fn report(&self) -> Option<String> {
-        let now: Vec<Counters> = self
-            .levels
-            .iter()
-            .map(|level| read_counters(&level.cgroup))
-            .collect();
-        let kills = now
-            .first()?
-            .kills
-            .saturating_sub(self.levels.first()?.before.kills);
+    /// Returns the kills in the machine since the start of the watch, if there were any.
+    ///
+    /// The counters vanish with the machine's unit.
+    pub fn report(&self) -> Option<Report> {
+        let unit = self.levels.first()?;
+        let now = read_counters(&unit.cgroup);
+        let kills = now.kills.saturating_sub(unit.before.kills);
         if kills == 0 {
             return None;
         }
         let reached = self
             .levels
             .iter()
-            .zip(now)
-            .find(|(level, now)| now.limit_reached > level.before.limit_reached);
-        let cause = match reached {
-            Some((level, _)) => format!("{} is reached", level.limit),
-            None => {
-                "the host's memory is used up, or a limit inside the machine is reached".to_owned()
+            .find(|level| read_counters(&level.cgroup).limit_reached > level.before.limit_reached);
+        let (cause, is_fault_of_job) = match reached {
+            Some(level) => (format!("{} is reached", level.limit), level.is_of_job),
+            None if now.any_limit_reached > unit.before.any_limit_reached => {
+                ("a limit inside the machine is reached".to_owned(), true)
             }
+            None => ("the host's memory is used up".to_owned(), false),
         };
-        Some(format!(
-            "the kernel's OOM killer killed {kills} of the machine's processes: {cause}"
-        ))
+        Some(Report {
+            kills,
+            cause,
+            is_fault_of_job,
+        })
     }
 }
 
 fn read_counters(cgroup: &Path) -> Counters {
     let read = |file: &str| fs::read_to_string(cgroup.join(file)).unwrap_or_default();
+    let all = read("memory.events");
     Counters {
         limit_reached: cgroup::value(&read("memory.events.local"), "oom").unwrap_or(0),
-        kills: cgroup::value(&read("memory.events"), "oom_kill").unwrap_or(0),
+        any_limit_reached: cgroup::value(&all, "oom").unwrap_or(0),
+        kills: cgroup::value(&all, "oom_kill").unwrap_or(0),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use nspawn_common::error;
+
     use super::*;
 
     /// Directory with files like those of two cgroups, which are removed on drop.
@@ -112,14 +167,14 @@ mod tests {
                 fs::create_dir_all(root.join(level)).unwrap();
             }
             let levels = ["unit", "slice"]
-                .map(|level| Level::new(level.to_owned(), root.join(level)))
+                .map(|level| Level::new(level.to_owned(), root.join(level), level == "unit"))
                 .into();
             (Self(root), Watch { levels })
         }
 
-        fn write(&self, level: &str, oom: u32, kills: u32) {
+        fn write(&self, level: &str, oom: u32, all: u32, kills: u32) {
             let own = format!("low 0\noom {oom}\noom_kill 0\n");
-            let total = format!("oom 9\noom_kill {kills}\n");
+            let total = format!("oom {all}\noom_kill {kills}\n");
             fs::write(self.0.join(level).join("memory.events.local"), own).unwrap();
             fs::write(self.0.join(level).join("memory.events"), total).unwrap();
         }
@@ -135,18 +190,29 @@ mod tests {
     fn reached_limit_is_named() {
         let (cgroups, watch) = FakeCgroups::new("level");
         assert_eq!(watch.report(), None);
-        cgroups.write("unit", 1, 0);
+        cgroups.write("unit", 1, 1, 0);
         assert_eq!(watch.report(), None, "no process was killed");
-        cgroups.write("unit", 1, 2);
-        let report = watch.report().unwrap();
-        assert!(
-            report.contains("killed 2 of") && report.ends_with(": unit is reached"),
-            "{report}"
-        );
-        cgroups.write("unit", 0, 2);
-        cgroups.write("slice", 1, 2);
-        assert!(watch.report().unwrap().ends_with(": slice is reached"));
-        cgroups.write("slice", 0, 2);
-        assert!(watch.report().unwrap().contains("the host's memory"));
+        let report = || {
+            let report = watch.report().unwrap();
+            (
+                report.to_string(),
+                error::is_job_fault(&report.into_error()),
+            )
+        };
+        for (unit, all, slice, cause, is_job_fault) in [
+            (1, 1, 0, "unit is reached", true),
+            (0, 0, 1, "slice is reached", false),
+            (0, 1, 0, "a limit inside the machine is reached", true),
+            (0, 0, 0, "the host's memory is used up", false),
+        ] {
+            cgroups.write("unit", unit, all, 2);
+            cgroups.write("slice", slice, slice, 2);
+            let (message, fault) = report();
+            assert!(
+                message.contains("killed 2 of") && message.ends_with(cause),
+                "{message}"
+            );
+            assert_eq!(fault, is_job_fault, "{message}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nspawn_common::agent::client;
@@ -55,7 +55,6 @@ struct Session {
     outputs: Vec<Output>,
     /// Channel that receives a failure to read this program's stdin.
     stdin_failure: Option<Receiver<InputFailure>>,
-    oom_watch: oom::Watch,
 }
 
 impl Session {
@@ -66,13 +65,13 @@ impl Session {
         grace_period: Duration,
     ) -> Result<Self> {
         let name = paths.name();
+        let oom_watch = oom::Watch::start(&paths);
         let agent = client::connect(&paths, START_LIMIT)
             .with_context(|| format!("machine {name} does not accept commands"))?;
         // Signals are caught before any byte is moved and before there are threads, so that no
         // signal is missed.
         signals::catch()?;
-        let mut connection = Connection::new(paths.clone(), agent, grace_period)?;
-        let oom_watch = oom::Watch::start(&paths);
+        let mut connection = Connection::new(paths.clone(), agent, grace_period, oom_watch)?;
         let (stdin_reader, stdin_writer) = stdio::pipe()?;
         let (routes, [stdout_writer, stderr_writer]) = stdio::create_routes()?;
         let streams = [stdin_reader, stdout_writer, stderr_writer];
@@ -91,7 +90,6 @@ impl Session {
             connection,
             outputs,
             stdin_failure,
-            oom_watch,
         })
     }
 
@@ -108,9 +106,6 @@ impl Session {
         // The delivery may take as long as the reader likes. A signal ends it.
         signals::release()?;
         let delivery = deliver(self.outputs, None);
-        if !matches!(outcome, Ok(Outcome::Exited(0))) {
-            print_oom_report(&self.oom_watch);
-        }
         let name = self.paths.name();
         let outcome = outcome
             .and_then(|outcome| check_machine(outcome, &self.paths, &self.connection))
@@ -132,7 +127,7 @@ fn send_request(
     match connection.send_request(request, streams) {
         Err(error) if is_closed_connection(&error) => {
             connection.wait_for_outcome()?;
-            bail!(connection.machine_exit_cause())
+            Err(connection.exit_error())
         }
         result => result,
     }
@@ -167,13 +162,12 @@ fn deliver(outputs: Vec<Output>, limit: Option<Duration>) -> Result<()> {
         .try_for_each(|output| output.finish(limit))
 }
 
-fn print_oom_report(watch: &oom::Watch) {
-    if let Some(report) = watch.report() {
-        report::print_diagnostic(PROGRAM, OsStr::new(&report));
-    }
+fn print_oom_report(report: &oom::Report) {
+    report::print_diagnostic(PROGRAM, OsStr::new(&report.to_string()));
 }
 
-// Fails if the machine has ended together with the command.
+// Reports the kills of the OOM killer while the command failed. Fails if the machine has ended
+// together with the command.
 //
 // If the whole machine is killed, the command may die before the agent, which then reports SIGKILL
 // as the result of the command. After the agent had the time for another answer, the machine's
@@ -183,12 +177,21 @@ fn check_machine(
     paths: &MachinePaths,
     connection: &Connection,
 ) -> Result<Outcome> {
-    if outcome != Outcome::Signaled(Signal::SIGKILL as u8) {
+    if outcome == Outcome::Exited(0) {
         return Ok(outcome);
     }
-    let _ = client::ping(paths, PING_LIMIT);
-    if processes::supervisor(paths).is_none() {
-        bail!(connection.machine_exit_cause());
+    let oom_report = connection.oom_report();
+    if outcome == Outcome::Signaled(Signal::SIGKILL as u8) {
+        let _ = client::ping(paths, PING_LIMIT);
+        if processes::supervisor(paths).is_none() {
+            return Err(match oom_report {
+                Some(report) => report.into_error(),
+                None => connection.exit_error(),
+            });
+        }
+    }
+    if let Some(report) = oom_report {
+        print_oom_report(&report);
     }
     Ok(outcome)
 }

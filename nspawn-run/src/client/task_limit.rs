@@ -1,34 +1,39 @@
 //! The limit that prevents a machine from starting another process.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Error, anyhow};
 use nspawn_common::error::Failure;
+use nspawn_common::machine::paths;
 use nspawn_common::machine::paths::{MachinePaths, SLICE, SLICE_CGROUP};
 
 /// Returns the error of a command for which the machine has no process left.
 ///
 /// `reason` is the agent's description of the failure.
 pub fn exhausted(paths: &MachinePaths, reason: &str) -> Error {
-    explain(
-        &paths.cgroup(),
-        Path::new(SLICE_CGROUP),
-        &paths.unit(),
-        reason,
-    )
+    let unit = format!("its unit {}", paths.unit());
+    let mut levels = vec![(paths.cgroup(), unit)];
+    if let Some(job) = paths.slice_of() {
+        let slice = format!("{}, which the job and its services share", paths.slice());
+        levels.push((paths::slice_cgroup_of_job(job), slice));
+    }
+    explain(&levels, Path::new(SLICE_CGROUP), reason)
 }
 
-fn explain(cgroup: &Path, slice: &Path, unit: &str, reason: &str) -> Error {
-    let machine_limit = reached_limit(cgroup);
+/// `levels` are the cgroups with limits of the job itself, with their descriptions.
+fn explain(levels: &[(PathBuf, String)], slice: &Path, reason: &str) -> Error {
+    let job_limit = levels
+        .iter()
+        .find_map(|(cgroup, level)| Some((reached_limit(cgroup)?, level)));
     // The job is not at fault if other machines have used up the limit of all machines.
-    if let (None, Some(limit)) = (machine_limit, reached_limit(slice)) {
+    if let (None, Some(limit)) = (job_limit, reached_limit(slice)) {
         return anyhow!(
             "it can't start another process: all machines together have reached TasksMax={limit} of {SLICE}"
         );
     }
-    let cause = match machine_limit {
-        Some(limit) => format!("TasksMax={limit} of its unit {unit} is reached"),
+    let cause = match job_limit {
+        Some((limit, level)) => format!("TasksMax={limit} of {level} is reached"),
         None => format!("a limit inside the machine is reached ({reason})"),
     };
     Failure::job(format!(
@@ -92,7 +97,8 @@ mod tests {
         ] {
             write(&unit, of_unit.0, of_unit.1);
             write(&slice, of_slice.0, of_slice.1);
-            let error = explain(&unit, &slice, "x.service", "no fork");
+            let levels = [(unit.clone(), "its unit x.service".to_owned())];
+            let error = explain(&levels, &slice, "no fork");
             assert!(error.to_string().contains(message), "{error}");
             assert_eq!(error::is_job_fault(&error), is_job_fault, "{error}");
         }

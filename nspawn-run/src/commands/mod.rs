@@ -11,9 +11,31 @@ use nspawn_common::exit_code::Exit;
 use nspawn_common::gitlab;
 use nspawn_common::lifecycle::calling_unit;
 use nspawn_common::machine::name::MachineName;
+use nspawn_common::machine::state::{SERVICE_OPTION, State};
 
 use crate::cli;
+use crate::cli::Options;
 use crate::target::Machine;
+
+/// Runs the command of the service in a machine, as the machine's state describes it, and returns
+/// the exit status. Argument files apply as to any other command.
+pub fn run_service(argv: &[OsString]) -> Result<u8> {
+    let [machine] = argv else {
+        bail!("can't use {SERVICE_OPTION}: it is for calls by these programs; see --help");
+    };
+    let name = MachineName::new(machine)?;
+    let state = State::read(&name)?;
+    let (Some(role), Some(options)) = (state.service, cli::parse(argv)?) else {
+        bail!("can't run the command of a service: machine {name} is not a service");
+    };
+    let options = Options {
+        command: role.command,
+        user: role.user.map(OsString::from).or(options.user),
+        directory: role.directory.or(options.directory),
+        ..options
+    };
+    Machine::with_existing(&name, |machine| exec::run_command(machine, &options))
+}
 
 /// Parses the command line, runs the command and returns the exit status.
 pub fn main(argv: &[OsString]) -> Result<u8> {

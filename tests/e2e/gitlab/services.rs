@@ -1,6 +1,7 @@
 //! The `services:` of jobs.
 
 mod failures;
+mod slice;
 
 use nspawn_common::shell;
 use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Runner};

@@ -1,6 +1,6 @@
 //! Images that are removed while a machine is created from them.
 //!
-//! `nspawn-image` and other programs lock an image exclusively while they remove it.
+//! `nspawn-image` locks an image exclusively while it removes it. The lock is a file of its own.
 
 use std::process::{Child, Command, Stdio};
 
@@ -20,14 +20,23 @@ fn versions(kind: &str, versions: &[&str]) -> Name {
     name
 }
 
-/// A process that holds the exclusive lock on a file, and removes the file on request.
+/// Returns the path of an image's lock.
+fn lock_of(path: &str) -> String {
+    let line = format!(
+        "install -d -m 0700 /run/nspawn-image; stat --format=/run/nspawn-image/.tree-%d-%i {path}"
+    );
+    sh(&line).expect(0).out().trim().to_owned()
+}
+
+/// A process that holds the exclusive lock on an image, and removes the image on request.
 struct Remover {
     shell: Child,
 }
 
 impl Remover {
     fn lock(path: &str) -> Self {
-        let line = format!("exec 9<{path}; flock --exclusive 9; echo; read go; rm -r {path}");
+        let lock = lock_of(path);
+        let line = format!("exec 9>>{lock}; flock --exclusive 9; echo; read go; rm -r {path}");
         let mut shell = Command::new("sh")
             .args(["-c", &line])
             .stdin(Stdio::piped())
@@ -119,8 +128,8 @@ fn prepare_that_waits_for_a_removal_can_be_interrupted() {
 fn image_is_locked_only_while_its_machine_is_made() {
     let name = versions("locked", &["1"]);
     let path = format!("{}/{}_1", name.path(".v"), name.0);
-    let mark = format!("/run/{}", name.0);
-    let lock = format!("flock --nonblock --exclusive {path} true");
+    let (file, mark) = (lock_of(&path), format!("/run/{}", name.0));
+    let lock = format!("flock --nonblock --exclusive {file} true");
     let try_lock = format!("--property=ExecStartPre=/bin/sh -c '{lock}; echo $? >{mark}'");
     let machine = name.machine(&["--init=stub", &try_lock]);
     let lock_status = std::fs::read_to_string(&mark).unwrap();
@@ -131,7 +140,7 @@ fn image_is_locked_only_while_its_machine_is_made() {
     assert!(std::fs::read_to_string(state).unwrap().contains(&path));
     // Shared locks of other users do not block a prepare.
     let user = sh(&format!(
-        "flock --shared {path} nspawn-prepare --init=stub {}",
+        "flock --shared {file} nspawn-prepare --init=stub {}",
         name.0
     ))
     .expect(0);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::machine::name::MachineName;
-use crate::machine::paths::MachinePaths;
+use crate::machine::paths::{MachinePaths, SLICE_CGROUP, job_of_slice, slice_cgroup_of_job};
 use crate::machine::state::{State, json};
 
 /// Maximum size of a state file, in bytes.
@@ -48,17 +48,27 @@ impl State {
     /// Returns the paths of the machine `name`, of which anything or nothing may exist.
     ///
     /// The name of the unit is read from the state, also from one of another version. A machine without a readable state
-    /// has its own name's unit, if any.
+    /// has its own name's unit, if any, in any slice.
     #[must_use]
     pub fn paths_of(name: &MachineName) -> MachinePaths {
         let paths = MachinePaths::named(name);
         let text = read_bounded(&paths.state_file()).unwrap_or_default();
         let value: Value = serde_json::from_slice(&text).unwrap_or_default();
         match json::started_as(&value) {
-            Some(started_as) => MachinePaths::started_as(name, &started_as),
-            None => paths,
+            Some(started_as) => {
+                MachinePaths::started_as(name, &started_as).in_slice_of(json::slice_of(&value))
+            }
+            None => in_any_slice(paths),
         }
     }
+}
+
+/// Returns the paths of a machine without a readable state, whose unit may be in the slice of a job.
+fn in_any_slice(paths: MachinePaths) -> MachinePaths {
+    let slices = fs::read_dir(SLICE_CGROUP).into_iter().flatten().flatten();
+    let mut jobs = slices.filter_map(|slice| job_of_slice(&slice.file_name()));
+    let job = jobs.find(|job| slice_cgroup_of_job(job).join(paths.unit()).exists());
+    paths.in_slice_of(job)
 }
 
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -26,7 +26,9 @@ use crate::machine::state::{ServiceRole, State};
 use crate::sys::process::ProcessId;
 
 /// Version of the file's format.
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
+/// Version of the state of a machine that is in no slice of a job, which older programs can use.
+const VERSION_WITHOUT_SLICE: u64 = 3;
 
 /// Error for a state in another version of the format.
 ///
@@ -55,12 +57,17 @@ impl State {
     /// Returns the content of the state file.
     #[must_use]
     pub fn to_json(&self) -> Value {
+        let version = match self.slice_of {
+            Some(_) => VERSION,
+            None => VERSION_WITHOUT_SLICE,
+        };
         json!({
-            "version": VERSION,
+            "version": version,
             "name": self.name.as_str(),
             "image": self.image,
             "image_path": bytes_to_json(self.image_path.as_os_str()),
             "unit": self.paths().unit(),
+            "slice_of": self.slice_of.as_ref().map(MachineName::as_str),
             "init": self.init.to_string(),
             "layer": self.layer.to_string(),
             "environment": list_to_json(&self.environment),
@@ -93,7 +100,7 @@ impl State {
     pub(super) fn parse(name: &MachineName, text: &[u8]) -> Result<Self> {
         let value: Value = serde_json::from_slice(text).context("it is not complete JSON")?;
         match value["version"].as_u64() {
-            Some(VERSION) => {}
+            Some(VERSION_WITHOUT_SLICE..=VERSION) => {}
             Some(other) => bail!(OtherVersion(other)),
             None => bail!("it has no version"),
         }
@@ -115,6 +122,7 @@ impl State {
         Ok(Self {
             name: name.clone(),
             started_as: started_as(&value).context("it has no valid \"unit\"")?,
+            slice_of: slice_of(&value),
             image: text("image")?.to_owned(),
             image_path: field("image_path")?.into(),
             environment: list("environment")?,
@@ -210,6 +218,10 @@ pub(super) fn started_as(state: &Value) -> Option<MachineName> {
     MachineName::new(paths::name_of_unit(unit.as_ref())?).ok()
 }
 
+pub(super) fn slice_of(state: &Value) -> Option<MachineName> {
+    MachineName::new(state["slice_of"].as_str()?).ok()
+}
+
 /// Returns a JSON string, or an array of numbers if the bytes are not UTF-8.
 fn bytes_to_json(bytes: &OsStr) -> Value {
     bytes
@@ -281,7 +293,9 @@ mod tests {
             "keep_seconds",
             "user",
         ];
-        let added = added.into_iter().chain(["entrypoint", "cache", "service"]);
+        let added = added
+            .into_iter()
+            .chain(["entrypoint", "cache", "service", "slice_of"]);
         added.for_each(|field| drop(value.as_object_mut().unwrap().remove(field)));
         let read = State::parse(&sample().name, value.to_string().as_bytes()).unwrap();
         assert_eq!(
@@ -300,7 +314,7 @@ mod tests {
                 "{cut}"
             );
         }
-        let later = text.replace("\"version\":3", "\"version\":4");
+        let later = text.replace("\"version\":4", "\"version\":5");
         let error = State::parse(&sample().name, later.as_bytes()).unwrap_err();
         assert!(
             error.is::<OtherVersion>() && format!("{error:#}").starts_with("a newer version"),

@@ -26,6 +26,10 @@ use crate::sys::clock;
 use crate::sys::clock::Moment;
 use crate::sys::process::ProcessId;
 
+/// Argument that makes `nspawn-run` run the command of a service, which it reads from the state of
+/// the machine in the next argument.
+pub const SERVICE_OPTION: &str = "--service-command";
+
 /// A machine as `nspawn-prepare` made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
@@ -33,6 +37,8 @@ pub struct State {
     pub name: MachineName,
     /// Name that the machine was started under, after which its units are named.
     pub started_as: MachineName,
+    /// Job in whose slice the machine's unit is, if the job has services.
+    pub slice_of: Option<MachineName>,
     /// The image's name.
     pub image: String,
     /// The image's path.
@@ -106,7 +112,7 @@ impl State {
     /// Returns the machine's paths.
     #[must_use]
     pub fn paths(&self) -> MachinePaths {
-        MachinePaths::started_as(&self.name, &self.started_as)
+        MachinePaths::started_as(&self.name, &self.started_as).in_slice_of(self.slice_of.clone())
     }
 
     /// Returns whether the machine was taken over from a standby pool.
@@ -159,6 +165,7 @@ mod tests {
         State {
             name: MachineName::new("m").unwrap(),
             started_as: MachineName::new("standby-1").unwrap(),
+            slice_of: Some(MachineName::new("j").unwrap()),
             image: "bookworm".into(),
             image_path: "/var/lib/machines/bookworm".into(),
             environment: vec!["A=1".into(), OsStr::from_bytes(b"B=\xff").into()],

@@ -16,7 +16,7 @@ fn job_goes_on_after_the_machine_of_a_service_ends() {
         let job = job.script(&[&read_from("other", 83)]).at_log("to 198.18.0.1", |moment| {
             let service = format!("{}-2", moment.machine());
             call("machinectl", ["kill", "--signal=KILL", &service]).expect(0);
-            sh(&format!("timeout 20 sh -c 'while test -d /sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{service}.service; \
+            sh(&format!("timeout 20 sh -c 'while ls -d /sys/fs/cgroup/machine.slice/machine-ci.slice/*/nspawn-{service}.service; \
                 do sleep 0.05; done'")).expect(0);
         });
         let job = job

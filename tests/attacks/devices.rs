@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use nspawn_tests::{finish, sh};
+use nspawn_tests::{Machine, finish, sh};
 
 use crate::probe::{Place, Probe};
-use crate::suite::{Control, Fixture, Outside, Suite};
+use crate::suite::{self, Control, Fixture, Outside, Suite};
 
 /// Shell function that creates device nodes in each directory that the machine can write to, and tests
 /// them with the command `works PATH`.
@@ -46,6 +46,48 @@ works() { perl -e 'exit(!sysopen(F, shift, 2048))' "$1"; }
 create_nodes "$@"
 kept_out "$why"
 "#;
+
+/// Opens the device nodes that an image contains, below each directory of [`PLANTED`].
+///
+/// `null` is a device that every machine may have, so only its mount can refuse it.
+const OPEN_PLANTED: &str = r#"
+root=$1
+shift
+open() { dd if="$1" count=1 of=/dev/null 2>/dev/null; }
+for directory in /opt /root /var /etc; do
+    for node in "$@"; do
+        path=$root$directory/planted-$node
+        [ -e "$path" ] || { echo "$path is missing"; exit 1; }
+        open "$path" && got_in "$path"
+    done
+done
+kept_out 'no device node opens'
+"#;
+/// Directories with device nodes. With `--layer=none`, some of them have file systems of their own.
+const PLANTED: [&str; 4] = ["opt", "root", "var", "etc"];
+
+/// Opens a device by every way that root of the host has without its device nodes: by new nodes on
+/// new file systems, and by mounting the root without `nodev`.
+const OPEN_BY_NUMBER: &str = r#"
+open() { dd if="$1" count=1 of=/dev/null 2>/dev/null; }
+mount -t tmpfs -o dev none /mnt || exit
+attempt mknod /mnt/node b $1 $2 && open /mnt/node && got_in 'by a new node'
+mount -o remount,bind,dev / && open /opt/planted-disk && got_in 'by a node of the image'
+kept_out "$why"
+"#;
+
+/// Machines that run the image with device nodes. Their layers and inits mount roots differently.
+const ROOTS: [&[&str]; 9] = [
+    &[],
+    &["--init=stub"],
+    &["--init=none"],
+    &["--layer=tmpfs"],
+    &["--init=none", "--layer=tmpfs"],
+    &["--layer=none"],
+    &["--init=stub", "--layer=none"],
+    &["--layer-size=infinity"],
+    &["--private-users=no", "--layer-size=infinity"],
+];
 
 /// Mounts every type of file system. Types that are meant for namespaces are left out, because they
 /// show the machine's own data. So are cgroups, which have a row of their own.
@@ -98,9 +140,98 @@ pub fn rows(suite: &mut Suite, fixture: &Fixture) {
         fixture,
     );
     suite.row(
+        "layers of other machines by device nodes in an image",
+        || planted_nodes_do_not_open(fixture),
+    );
+    suite.row(
+        "layers of other machines, by the host's root in a machine of a disk image",
+        || layers_do_not_open_without_a_user_namespace(fixture),
+    );
+    suite.row(
         "mounting a disk image, which the kernel would parse",
         || disk_images_are_not_mounted(fixture),
     );
+}
+
+/// A directory image and a disk image with device nodes: `null`, and the loop device of a layer.
+struct PlantedImage {
+    name: String,
+    device: String,
+}
+
+impl PlantedImage {
+    fn new(victim: &Machine) -> Self {
+        let layer = victim.paths().disk();
+        let find = format!(
+            "losetup --noheadings --output=MAJ:MIN -j {}",
+            layer.display()
+        );
+        let device = sh(&find).expect(0).out().trim().replace(':', " ");
+        let (name, source) = (suite::name(), nspawn_tests::image());
+        let this = Self { name, device };
+        let plant = PLANTED.map(|directory| {
+            let path = format!("{}/{directory}/planted", this.tree());
+            format!(
+                "mknod -m 666 {path}-null c 1 3; mknod -m 666 {path}-disk b {}; ",
+                this.device
+            )
+        });
+        sh(&format!(
+            "set -e; cd /var/lib/machines; cp -a $(realpath {source}) {0}; {1} \
+             mksquashfs {0} {0}-disk.raw -quiet -no-progress",
+            this.name,
+            plant.concat()
+        ))
+        .expect(0);
+        this
+    }
+
+    fn tree(&self) -> String {
+        format!("/var/lib/machines/{}", self.name)
+    }
+
+    fn machine(&self, suffix: &str, options: &[&str]) -> Machine {
+        let name = format!("--name={}", suite::name());
+        let image = format!("{}{suffix}", self.name);
+        Machine::of(&image, &[&[&*name], options].concat())
+    }
+
+    /// Checks that no device node of the image opens in the machine.
+    fn check(&self, machine: &Machine) {
+        Probe::shell(OPEN_PLANTED, &["", "null", "disk"]).is_kept_out(machine);
+    }
+}
+
+impl Drop for PlantedImage {
+    fn drop(&mut self) {
+        sh(&format!("rm -rf {0} {0}-disk.raw", self.tree()));
+    }
+}
+
+fn planted_nodes_do_not_open(fixture: &Fixture) -> Control {
+    let image = PlantedImage::new(&fixture.neighbour);
+    for node in ["null", "disk"] {
+        Probe::shell(OPEN_PLANTED, &[&image.tree(), node]).gets_in(Place::Host);
+    }
+    for options in ROOTS {
+        image.check(&image.machine("", options));
+    }
+    image.check(&image.machine("-disk", &[]));
+    Control::Host
+}
+
+fn layers_do_not_open_without_a_user_namespace(fixture: &Fixture) -> Control {
+    let image = PlantedImage::new(&fixture.neighbour);
+    let (major, minor) = image.device.split_once(' ').unwrap();
+    let probe = Probe::shell(OPEN_BY_NUMBER, &[major, minor]);
+    probe.gets_in(Place::Host);
+    let options = ["--private-users=no", "--layer-size=infinity"];
+    let machine = image.machine("-disk", &options);
+    probe.is_kept_out(&machine);
+    // The probe has no other obstacle than the device.
+    let null = Probe::shell(&OPEN_BY_NUMBER.replace("node b", "node c"), &["1", "3"]);
+    null.gets_in(Place::Machine(&machine));
+    Control::Host
 }
 
 fn disk_images_are_not_mounted(fixture: &Fixture) -> Control {

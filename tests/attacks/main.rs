@@ -16,6 +16,7 @@
 //! | [`keys`] | the kernel's keyrings |
 //! | [`pools`] | what the kernel and the host have only so much of |
 //! | [`shared`] | host programs that read files of a machine |
+//! | [`kept`] | host programs that show the files of a machine that has ended |
 //! | [`jobs`] | the limits and images of GitLab jobs |
 //! | [`secrets`] | the data of machines, by other users of the host |
 
@@ -25,6 +26,7 @@
 mod devices;
 mod files;
 mod jobs;
+mod kept;
 mod kernel;
 mod keys;
 mod network;
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         keys::rows,
         pools::rows,
         shared::rows,
+        kept::rows,
         jobs::rows,
         secrets::rows,
     ] {

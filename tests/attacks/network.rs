@@ -306,12 +306,12 @@ impl Drop for Addresses {
 
 /// A server that sends a secret to every client.
 pub struct Server {
-    port: u16,
+    pub port: u16,
     was_reached: Arc<AtomicBool>,
 }
 
 impl Server {
-    fn tcp(address: &str, secret: &str) -> Self {
+    pub fn tcp(address: &str, secret: &str) -> Self {
         let address: IpAddr = address.parse().unwrap();
         let listener = TcpListener::bind(SocketAddr::new(address, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();

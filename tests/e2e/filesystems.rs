@@ -15,6 +15,17 @@ use crate::cell::Cell;
 /// Number of cells that are checked at a time. They mostly wait.
 const AT_ONCE: usize = 4;
 
+/// Prints the number of pages of a file that are in memory (mincore(2)).
+const COUNT_PAGES: &str = r#"
+import ctypes, mmap, sys
+with open(sys.argv[1], "rb") as file:
+    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
+pages = (ctypes.c_ubyte * (len(memory) // mmap.PAGESIZE))()
+assert ctypes.CDLL(None).mincore(address, ctypes.c_size_t(len(memory)), pages) == 0
+print(sum(page & 1 for page in pages))
+"#;
+
 /// A file system in a file, with a copy of the host's image and the layers of all machines.
 struct FileSystem {
     kind: &'static str,
@@ -144,6 +155,34 @@ fn check_unlimited_layer(system: &FileSystem) {
         assert_eq!(size(&seen), size(&host), "{init} on {layer}");
         call("nspawn-cleanup", [&machine.name]).expect(0);
         assert_eq!(left_of(&machine.name), "");
+    }
+}
+
+/// Checks that a machine whose layer is a snapshot reads its files into pages of its own.
+///
+/// All other layers share the pages of the image, which is the control.
+fn check_pages(kind: &'static str) {
+    let system = FileSystem::new(kind);
+    let file = format!("{}/image/opt/pages", system.place());
+    sh(&format!("head -c 1M /dev/urandom >{file}")).expect(0);
+    let pages = || call("python3", ["-c", COUNT_PAGES, &file]).expect(0).out();
+    for (layer, is_shared) in [("disk", true), ("snapshot", false)] {
+        // An output of no blocks drops the file's pages (dd(1), nocache).
+        sh(&format!(
+            "sync {file}; dd if=/dev/null of={file} conv=notrunc oflag=nocache count=0"
+        ))
+        .expect(0);
+        assert_eq!(pages().trim(), "0", "{kind}");
+        let machine = system.cell("stub", layer).machine(&[]);
+        machine.sh("cat /opt/pages >/dev/null").expect(0);
+        assert_eq!(pages().trim() != "0", is_shared, "{layer} on {kind}");
+    }
+}
+
+#[test]
+fn snapshot_shares_no_page_with_the_image() {
+    for kind in ["btrfs", "xfs"] {
+        check_pages(kind);
     }
 }
 

@@ -138,3 +138,36 @@ fn tar_file_writes_nothing_outside_of_its_tree() {
     assert_eq!(describe(), before, "{}", done.describe());
     assert_eq!(image.leftovers(), "");
 }
+
+#[test]
+fn device_nodes_of_a_tar_file_and_of_a_container_image_are_removed() {
+    let (tree, tar) = (scratch("nodes"), scratch("nodes.tar"));
+    let (layout, bundle) = (scratch("nodes-oci"), scratch("nodes-bundle"));
+    let line = format!(
+        "set -e; mkdir {0}; tar -C {0} -xf {1}; mkdir -p {0}/dev {0}/opt; mknod -m 666 {0}/dev/null c 1 3; \
+         mknod -m 666 {0}/opt/disk b 7 0; mkfifo {0}/opt/fifo; tar -C {0} -cf {2} .; \
+         umoci init --layout {3}; umoci new --image {3}:x; umoci unpack --image {3}:x {4}; \
+         tar -C {4}/rootfs -xf {2}; umoci repack --image {3}:x {4}",
+        tree.display(),
+        SMALL.display(),
+        tar.display(),
+        layout.display(),
+        bundle.display()
+    );
+    sh(&line).expect(0);
+    let oci = format!("oci:{}:x", layout.display());
+    for (name, source) in [
+        ("nodes-tar", ["--from-tar", tar.to_str().unwrap()]),
+        ("nodes-oci", ["--from-oci", &oci]),
+    ] {
+        let image = Image::named(name);
+        image.run("create", &source).expect(0);
+        let find = |kind: &str| {
+            sh(&format!("find {}/ -type {kind}", image.file(".").display()))
+                .expect(0)
+                .out()
+        };
+        assert_eq!(find("b") + &find("c"), "", "{name}");
+        assert!(find("p").ends_with("/opt/fifo\n"), "{name}");
+    }
+}

@@ -89,6 +89,25 @@ impl Job {
         self
     }
 
+    /// Sends the protection of the branch as GitLab before 18.3 does: in a predefined variable.
+    pub fn protection_in_variable(mut self) -> Self {
+        let is_protected = self.take_protection() == true;
+        self.variable("CI_COMMIT_REF_PROTECTED", &is_protected.to_string())
+    }
+
+    /// Leaves out whether the branch is protected.
+    pub fn unknown_protection(mut self) -> Self {
+        self.take_protection();
+        self
+    }
+
+    fn take_protection(&mut self) -> Value {
+        let git_info = self.description["git_info"].as_object_mut();
+        git_info
+            .and_then(|git_info| git_info.remove("protected"))
+            .unwrap_or_default()
+    }
+
     /// Has the job fetch the newest commit of this repository.
     pub fn sources(mut self, repository: &Repository) -> Self {
         self.project_path.clone_from(&repository.path);

@@ -37,7 +37,7 @@ pub fn format_command(image: &Path, journal: Journal) -> Vec<OsString> {
 pub fn mount(image: &Path, target: &Path) -> Result<()> {
     // The inode tables need not be initialized before their use, by a machine that lives for
     // minutes.
-    let options = "loop,noatime,noinit_itable";
+    let options = "loop,nodev,noatime,noinit_itable";
     let mut command = command::argv(["mount", "-t", "ext4", "-o", options]);
     command.extend([image.into(), target.into()]);
     command::run_checked(&command, MOUNT_LIMIT).map(drop)

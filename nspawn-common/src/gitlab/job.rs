@@ -14,6 +14,9 @@ use crate::gitlab::services::{self, Service};
 use crate::gitlab::variables::Variables;
 use crate::machine::name::MachineName;
 
+/// Variable that tells whether the branch or tag of a job is protected: `true` or `false`.
+const REF_PROTECTED: &str = "CI_COMMIT_REF_PROTECTED";
+
 /// Maximum size of a job response, in bytes.
 const MAX_RESPONSE: u64 = 16 << 20;
 
@@ -30,6 +33,8 @@ pub struct Job {
     pub entrypoint: Vec<String>,
     /// `image:docker:user`: the user that runs the job's scripts.
     pub user: Option<String>,
+    /// True if the job has `cache:`.
+    pub wants_cache: bool,
     /// True if an image of the job has `pull_policy: always`.
     pub wants_pulls: bool,
     /// `services:` of the job.
@@ -79,10 +84,13 @@ impl Job {
         Ok(Self {
             id: response["id"].as_u64().context("it has no job ID")?,
             server: server.unwrap_or_default(),
-            project: Project::from_response(&response),
+            project: Project::from_response(&response, &variables),
             image: image_name.map(|name| variables.expand(name)),
             entrypoint: services::words(&image["entrypoint"]),
             user: services::user_of(image).map(|user| variables.expand(&user)),
+            wants_cache: response["cache"]
+                .as_array()
+                .is_some_and(|caches| !caches.is_empty()),
             wants_pulls: is_always_pulled(image) || services.iter().any(is_always_pulled),
             services: services
                 .iter()
@@ -111,6 +119,7 @@ impl Job {
             image: variable("CI_JOB_IMAGE").filter(|name| !name.is_empty()),
             entrypoint: Vec::new(),
             user: None,
+            wants_cache: false,
             wants_pulls: false,
             services: services
                 .as_array()
@@ -131,8 +140,9 @@ impl Job {
 
     /// Returns an identifier of the job's project that is unique on this host.
     ///
-    /// Returns `None` if only variables identify the project, since the job can forge them. Jobs of
-    /// protected branches have another identifier: they must not read what other jobs write.
+    /// Returns `None` if only variables identify the project, since the job can forge them, or if
+    /// the response does not tell whether the branch is protected. Jobs of protected branches have
+    /// another identifier: they must not read what other jobs write.
     pub fn project(&self) -> Option<String> {
         let project = self.project?;
         let kind = if project.is_protected {
@@ -149,11 +159,17 @@ impl Job {
 }
 
 impl Project {
-    fn from_response(response: &Value) -> Option<Self> {
+    // GitLab before 18.3 sends only the variable.
+    fn from_response(response: &Value, variables: &Variables) -> Option<Self> {
+        let from_variable = || match variables.first(REF_PROTECTED)? {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        };
         let is_protected = response["git_info"]["protected"].as_bool();
         Some(Self {
             id: response["job_info"]["project_id"].as_u64()?,
-            is_protected: is_protected.unwrap_or(false),
+            is_protected: is_protected.or_else(from_variable)?,
         })
     }
 }
@@ -240,6 +256,36 @@ mod tests {
             job(7, "https://a.example/g.git").machine_name().unwrap()
         );
         assert!(Job::from_variables(|_| Some("../7".into())).is_err());
+    }
+
+    #[test]
+    fn protection_comes_from_the_first_variable_if_the_response_lacks_it() {
+        let variable = |value: &str| format!(r#"{{"key": "{REF_PROTECTED}", "value": "{value}"}}"#);
+        let kind = |git_info: &str, values: &[&str]| {
+            let variables: Vec<_> = values.iter().map(|value| variable(value)).collect();
+            let text = format!(
+                r#"{{"id": 7, "git_info": {git_info}, "job_info": {{"project_id": 3}}, "variables": [{}]}}"#,
+                variables.join(",")
+            );
+            let project = Job::from_response(text.as_bytes()).unwrap().project();
+            project.map(|project| project.rsplit('-').next().unwrap().to_owned())
+        };
+        for (git_info, values, expected) in [
+            (r#"{"protected": true}"#, &["false"][..], Some("protected")),
+            (r#"{"protected": false}"#, &["true"], Some("open")),
+            (r#"{"protected": null}"#, &["true"], Some("protected")),
+            ("{}", &["true", "false"], Some("protected")),
+            ("{}", &["false", "true"], Some("open")),
+            ("{}", &["", "true"], None),
+            ("{}", &[], None),
+            (r#"{"protected": "true"}"#, &[], None),
+        ] {
+            assert_eq!(
+                kind(git_info, values).as_deref(),
+                expected,
+                "{git_info} {values:?}"
+            );
+        }
     }
 
     #[test]

@@ -69,6 +69,15 @@ impl Variables {
             .collect()
     }
 
+    /// Returns the value of the first variable of this name.
+    ///
+    /// GitLab's own variables precede those of the job, which may have the same names.
+    pub fn first(&self, name: &str) -> Option<&str> {
+        let mut all = self.all.iter();
+        let variable = all.find(|variable| variable.name == name)?;
+        Some(&variable.value)
+    }
+
     fn value_of(&self, variable: &Variable) -> String {
         if variable.is_raw {
             variable.value.clone()

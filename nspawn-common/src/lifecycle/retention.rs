@@ -19,6 +19,9 @@ use crate::systemd::nspawn;
 /// sleeps.
 const CLOCK: &str = "boottime ";
 
+/// Options for mounting the files of a hostile machine.
+const HARMLESS: &str = "ro,nodev,nosuid,noexec,nosymfollow";
+
 /// Records that something in the machine has failed.
 pub fn record_failure(paths: &MachinePaths) -> Result<()> {
     write(&paths.failure_mark(), "")
@@ -74,68 +77,60 @@ pub fn is_inspectable(state: &State, is_running: bool) -> bool {
     is_running || state.init == Init::None || !state.layer.is_in_memory()
 }
 
-/// Returns a command that shows the files of a stopped machine, its layer over its image,
-/// read-only.
+/// Returns a command that opens a shell of the host in the tree of a stopped machine, its layer over
+/// its image.
+///
+/// Nothing of the tree runs, since the machine's walls are no longer there. The mounts end with the
+/// shell.
 fn inspect_command(state: &State) -> OsString {
-    let paths = state.paths();
-    if state.layer == Layer::Snapshot {
-        return read_only_nspawn(&[&nspawn::assign("--directory", paths.snapshot().as_os_str())]);
-    }
-    let is_disk_image = state.image_path.is_file();
-    let image = if is_disk_image {
-        paths.image_mount()
-    } else {
-        state.image_path.clone()
-    };
-    let both = nspawn::joined(&[&image, &state.layer_root().join("upper"), Path::new("/")]);
-    let tree = nspawn::assign("--directory", image.as_os_str());
-    let nspawn = read_only_nspawn(&[&tree, &nspawn::assign("--overlay-ro", &both)]);
-    let mount_image = [
-        OsStr::new("systemd-dissect"),
-        "--mount".as_ref(),
-        "--read-only".as_ref(),
-    ];
-    let mount_image = mount_image
-        .into_iter()
-        .chain([state.image_path.as_ref(), image.as_os_str()]);
-    let (disk, target) = (paths.disk(), paths.disk_mount());
-    let mount_disk = [
-        OsStr::new("mount"),
-        "-o".as_ref(),
-        "ro,loop".as_ref(),
-        disk.as_ref(),
-        target.as_ref(),
-    ];
-    let mounts = [
-        (is_disk_image, shell::join(mount_image)),
-        (state.layer_size.is_some(), shell::join(mount_disk)),
-    ];
-    let mounts: Vec<_> = mounts
-        .into_iter()
-        .filter_map(|(is_needed, command)| is_needed.then_some(command))
-        .collect();
-    if mounts.is_empty() {
-        return nspawn;
-    }
-    let mut script = mounts.join(OsStr::new(" && "));
-    script.push(" && exec ");
-    script.push(nspawn);
-    script.push(" \"$@\"");
-    shell::join([
-        OsStr::new("unshare"),
-        "--mount".as_ref(),
-        "sh".as_ref(),
-        "-c".as_ref(),
-        &script,
-        "sh".as_ref(),
-    ])
+    let root = state.paths().root_mount();
+    let mut script = mount_commands(state, &root).join(OsStr::new(" && "));
+    script.push(" && ");
+    script.push(shell::join([OsStr::new("cd"), root.as_ref()]));
+    script.push(" && exec \"${@:-sh}\"");
+    let words = ["unshare", "--mount", "sh", "-c"].map(OsStr::new);
+    shell::join(words.into_iter().chain([&*script, "sh".as_ref()]))
 }
 
-fn read_only_nspawn(options: &[&OsStr]) -> OsString {
+/// Returns the commands that mount the tree on `root`.
+fn mount_commands(state: &State, root: &Path) -> Vec<OsString> {
+    let paths = state.paths();
+    if state.layer == Layer::Snapshot {
+        return vec![mount("none", "bind", paths.snapshot().as_os_str(), root)];
+    }
+    let image = paths.image_mount();
+    let mut commands = vec![mount_image(&state.image_path, &image)];
+    if state.layer_size.is_some() {
+        let disk = paths.disk();
+        commands.push(mount("auto", "loop", disk.as_os_str(), &paths.disk_mount()));
+    }
+    let upper = state.layer_root().join("upper");
+    let mut overlay = OsString::from("lowerdir=");
+    overlay.push(nspawn::joined(&[&upper, &image]));
+    commands.push(mount("overlay", overlay, "overlay".as_ref(), root));
+    commands
+}
+
+fn mount_image(image: &Path, target: &Path) -> OsString {
+    if !image.is_file() {
+        return mount("none", "bind", image.as_os_str(), target);
+    }
+    let words = ["systemd-dissect", "--mount", "--read-only"].map(OsStr::new);
     shell::join(
-        [OsStr::new("systemd-nspawn"), "--read-only".as_ref()]
-            .iter()
-            .chain(options),
+        words
+            .into_iter()
+            .chain([image.as_os_str(), target.as_ref()]),
+    )
+}
+
+/// Returns a command that mounts `source`, so that none of its files has an effect on the host.
+fn mount(kind: &str, options: impl AsRef<OsStr>, source: &OsStr, target: &Path) -> OsString {
+    let options = [options.as_ref(), HARMLESS.as_ref()].join(OsStr::new(","));
+    let words = ["mount", "-t", kind, "-o"].map(OsStr::new);
+    shell::join(
+        words
+            .into_iter()
+            .chain([&*options, source, target.as_ref()]),
     )
 }
 

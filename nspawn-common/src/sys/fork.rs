@@ -15,7 +15,7 @@ use nix::libc;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, pipe2, setsid};
+use nix::unistd::{ForkResult, Pid, getpid, getppid, pipe2, setsid};
 
 use crate::error::TimedOut;
 use crate::sys::pidfd;
@@ -29,7 +29,23 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Runs `work` in a child process and returns its error.
 pub fn run(work: impl FnOnce() -> Result<()>) -> Result<()> {
-    run_child(None, work)
+    run_child(start, None, work)
+}
+
+/// Runs `work` in a child process that is in `cgroup`, and returns its error.
+///
+/// The child is killed if this process ends: killing the cgroup of this process does not reach it.
+pub fn run_in_cgroup(cgroup: &File, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let parent = getpid();
+    let with_parent = || {
+        set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have ended before the call.
+        if getppid() != parent {
+            bail!("the parent process has ended");
+        }
+        work()
+    };
+    run_child(|| fork_into(cgroup), None, with_parent)
 }
 
 /// Runs `work` in a process that this one does not wait for, and that is no child of it.
@@ -46,12 +62,20 @@ pub fn run_detached(work: impl FnOnce() -> i32) -> Result<()> {
 ///
 /// Fails with [`TimedOut`] after `limit`, and if a signal asks this program to end.
 pub fn run_with_limit(limit: Duration, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    run_child(Some(limit), work)
+    run_child(start, Some(limit), work)
 }
 
-fn run_child(limit: Option<Duration>, work: impl FnOnce() -> Result<()>) -> Result<()> {
+fn start() -> Result<ForkResult> {
+    fork().context("can't start a process")
+}
+
+fn run_child(
+    start: impl FnOnce() -> Result<ForkResult>,
+    limit: Option<Duration>,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-    let child = match fork().context("can't start a process")? {
+    let child = match start()? {
         ForkResult::Parent { child } => child,
         ForkResult::Child => exit(report(work(), File::from(writer))),
     };

@@ -135,6 +135,8 @@ fn set_attributes(
 ) -> io::Result<()> {
     // SAFETY: all fields are numbers, for which 0 is valid and means "unchanged".
     let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
+    // An image may contain device nodes. A machine has its devices on a file system of its own.
+    attributes.attr_set |= libc::MOUNT_ATTR_NODEV;
     match access {
         Access::ReadOnly => attributes.attr_set |= libc::MOUNT_ATTR_RDONLY,
         // A machine's root runs programs, even if the file system of the layers is mounted noexec

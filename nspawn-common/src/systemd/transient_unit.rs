@@ -14,20 +14,13 @@ const MACHINE_PROPERTIES: [&str; 9] = [
     "KillMode=mixed", // a stop signals the machine's PID 1, then kills all other processes
     "Delegate=yes",   // the machine's systemd creates cgroups below the unit's
     "PrivateMounts=yes", // the machine's root is mounted where the host can't see it
+    // The launcher mounts file systems in files outside of this policy.
     "DevicePolicy=closed", // allows null, zero, full, random, urandom, tty and ptmx, and these two:
     "DeviceAllow=/dev/net/tun rwm", // as in systemd-nspawn@.service
     "DeviceAllow=char-pts rw", // the machine's console
-    "TimeoutStopSec=10s", // a stop is requested when no caller waits for an orderly end
-    "OOMPolicy=continue", // a process killed for lack of memory is the job's matter
-    "IgnoreSIGPIPE=no", // the machine's processes start as on any system
-];
-
-/// Devices that systemd allows to units with `RootImage=` (systemd.exec(5)). The last are
-/// partitions.
-const LOOP_DEVICES: [&str; 3] = [
-    "DeviceAllow=/dev/loop-control rw",
-    "DeviceAllow=block-loop rw",
-    "DeviceAllow=block-blkext r",
+    "TimeoutStopSec=10s",  // a stop is requested when no caller waits for an orderly end
+    "OOMPolicy=continue",  // a process killed for lack of memory is the job's matter
+    "IgnoreSIGPIPE=no",    // the machine's processes start as on any system
 ];
 
 /// A transient unit, as systemd-run(1) starts it. It vanishes when it ends, even if it fails.
@@ -140,8 +133,6 @@ pub struct MachineUnit<'a> {
     pub timeout: Duration,
     /// Time after which systemd stops the machine, even if every caller has forgotten it.
     pub lifetime: Option<Duration>,
-    /// Set if the unit mounts file systems in files.
-    pub has_disks: bool,
     /// Set if the command returns when the unit is ready. Otherwise it returns when the start has
     /// begun.
     pub is_waited_for: bool,
@@ -163,9 +154,6 @@ impl MachineUnit<'_> {
             .in_slice(&self.slice)
             .described(&description)
             .properties(MACHINE_PROPERTIES);
-        if self.has_disks {
-            unit = unit.properties(LOOP_DEVICES);
-        }
         unit = unit.properties([format!("TimeoutStartSec={}s", self.timeout.as_secs())]);
         if let Some(lifetime) = self.lifetime {
             unit = unit.properties([format!("RuntimeMaxSec={}s", lifetime.as_secs())]);
@@ -188,7 +176,6 @@ mod tests {
             image: "trixie",
             timeout: Duration::from_secs(90),
             lifetime: Some(Duration::from_secs(7)),
-            has_disks: false,
             is_waited_for: true,
             properties: &properties,
         };

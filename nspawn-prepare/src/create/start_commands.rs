@@ -109,7 +109,6 @@ fn unit(spec: &MachineSpec) -> Result<Vec<OsString>> {
         image: &spec.image.name,
         timeout: options.timeout + START_MARGIN,
         lifetime: spec.lifetime,
-        has_disks: spec.has_disks(),
         // pasta connects the machine while it boots.
         is_waited_for: options.network != Network::Nat,
         properties: &properties,

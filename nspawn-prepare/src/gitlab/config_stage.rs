@@ -53,6 +53,12 @@ pub fn report_ready_machine(machine: &MachineSpec, job: &Job, started: Instant, 
         "machine {} of image {image} is ready after {seconds:.1} s",
         machine.name
     ));
+    let lacks_cache = machine.job.cache_size > 0 && machine.job.cache.is_none();
+    if job.wants_cache && lacks_cache {
+        print_diagnostic(
+            "cache: has no effect, because the job response does not tell whether the branch is protected",
+        );
+    }
     if job.wants_pulls {
         print_diagnostic(
             "pull_policy: always has no effect, because this host updates its images itself",

@@ -57,7 +57,7 @@ pub fn requirements(
         cache: cache_size
             .and_then(|_| job.project())
             .map(|project| cache::file(&project)),
-        cache_size: options.policy.cache_size.unwrap_or_default(),
+        cache_size: cache_size.unwrap_or_default(),
         services: (1..)
             .zip(&job.services)
             .map(|(number, service)| service_command(number, service, arguments))

@@ -9,6 +9,7 @@
 //! | [`root`] | the machine's root |
 //! | [`overlay`] | overlays of the image and the machine's layer |
 //! | [`mount_points`] | mount points and files that the root lacks |
+//! | [`host_devices`] | access to loop devices, which the machine does not have |
 //! | [`agent_files`] | the file system that carries the agent into the machine |
 //! | [`boot_units`] | units and masks for the machine's systemd |
 //! | [`tmp`] | a /tmp that systemd-nspawn can use |
@@ -23,6 +24,7 @@ mod apparmor;
 pub mod boot_units;
 mod cgroups;
 mod core_dumps;
+mod host_devices;
 mod mount_points;
 mod overlay;
 mod root;
@@ -118,6 +120,7 @@ fn mount_root(
         mount_points::replace_file(&root, Path::new(RESOLV_CONF), &content, owner)?;
     }
     mount_points::check_overlaid(&root, state)?;
+    root::mount_overlaid(paths, state, uid_base)?;
     agent_files::mount(paths, owner)?;
     if state.init == Init::Systemd {
         boot_units::write(&paths.agent_units(), &root, owner, unit_environment(state))?;

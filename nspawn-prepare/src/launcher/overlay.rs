@@ -21,7 +21,7 @@ pub struct UpperLayer {
 }
 
 impl UpperLayer {
-    /// Mounts an overlay of `lower` and the layer on `target`.
+    /// Mounts an overlay of `lower` and the layer on `target`. Device nodes in it can't be opened.
     ///
     /// `suffix` distinguishes the layer's directories for this overlay from others.
     pub fn mount_overlay(&self, lower: &Path, suffix: &str, target: &Path) -> Result<()> {
@@ -32,7 +32,7 @@ impl UpperLayer {
             Some("overlay"),
             target,
             Some("overlay"),
-            MsFlags::empty(),
+            MsFlags::MS_NODEV,
             Some(options.as_bytes()),
         )
         .with_context(|| {

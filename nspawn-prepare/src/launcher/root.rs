@@ -19,6 +19,7 @@ use nspawn_common::machine::state::State;
 use nspawn_common::sys::idmapped_mount;
 use nspawn_common::sys::idmapped_mount::Access;
 
+use crate::launcher::host_devices;
 use crate::launcher::overlay::{UpperLayer, mode_of};
 use crate::layer::commands::memory_options;
 use crate::layer::{CONTAINER_DIRECTORIES, OVERLAID};
@@ -50,13 +51,34 @@ pub fn mount(paths: &MachinePaths, state: &State, uid_base: Option<u32>) -> Resu
     mount_image(&state.image_path, &image, uid_base)?;
     lookup::check(&state.image, &state.image_path, &image, state.init)?;
     mount_layer(paths, state)?;
-    let layer = UpperLayer {
+    let layer = upper_layer(state, uid_base);
+    mount_overlays(&layer, &image, &paths.root_mount())?;
+    create_container_directories(&layer, state)
+}
+
+/// Mounts the overlays of the directories that a machine with a read-only root can write to.
+///
+/// systemd-nspawn binds them over those of the root. Its own option `--overlay` would mount
+/// overlays in which device nodes can be opened.
+pub fn mount_overlaid(paths: &MachinePaths, state: &State, uid_base: Option<u32>) -> Result<()> {
+    if state.layer != Layer::None {
+        return Ok(());
+    }
+    let layer = upper_layer(state, uid_base);
+    for name in OVERLAID {
+        let lower = paths.root_mount().join(name);
+        let target = layer.create_directory(name, mode_of(&lower))?;
+        layer.mount_overlay(&lower, &format!("-{name}"), &target)?;
+    }
+    Ok(())
+}
+
+fn upper_layer(state: &State, uid_base: Option<u32>) -> UpperLayer {
+    UpperLayer {
         directory: state.layer_root(),
         owner: uid_base.unwrap_or(0),
         is_reused: state.init == Init::None,
-    };
-    mount_overlays(&layer, &image, &paths.root_mount())?;
-    create_bind_sources(&layer, &image, state)
+    }
 }
 
 /// Mounts the image on `target`.
@@ -67,7 +89,7 @@ fn mount_image(source: &Path, target: &Path, uid_base: Option<u32>) -> Result<()
     if !source.is_file() {
         return idmapped_mount::bind(source, target, uid_base, Access::ReadOnly);
     }
-    mount_disk_image(source, target)
+    host_devices::with_access(|| mount_disk_image(source, target))
         .with_context(|| format!("can't mount the disk image {}", source.display()))?;
     match uid_base {
         Some(base) => idmapped_mount::remap_recursively(target, source, base),
@@ -115,9 +137,9 @@ fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {
     match (state.layer, state.layer_size) {
         (Layer::Disk, Some(_)) => {
             let disk = paths.disk();
-            ext4::mount(&disk, &paths.disk_mount()).with_context(|| {
-                format!("can't mount the layer {}; see --layer-size", disk.display())
-            })
+            host_devices::with_access(|| ext4::mount(&disk, &paths.disk_mount())).with_context(
+                || format!("can't mount the layer {}; see --layer-size", disk.display()),
+            )
         }
         (Layer::Tmpfs, _) if state.init == Init::None => check_memory(paths),
         (Layer::Tmpfs | Layer::None, size) => mount_memory(size, &paths.disk_mount()),
@@ -131,7 +153,7 @@ fn mount_memory(size: Option<u64>, target: &Path) -> Result<()> {
         Some("nspawn-ci"),
         target,
         Some("tmpfs"),
-        MsFlags::empty(),
+        MsFlags::MS_NODEV,
         Some(&*options),
     )
     .with_context(|| format!("can't mount on {}", target.display()))
@@ -168,16 +190,11 @@ fn mount_overlays(layer: &UpperLayer, image: &Path, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Creates the directories of the layer that systemd-nspawn mounts in the machine.
-fn create_bind_sources(layer: &UpperLayer, image: &Path, state: &State) -> Result<()> {
+/// Creates the directories of the layer that systemd-nspawn mounts for images of containers.
+fn create_container_directories(layer: &UpperLayer, state: &State) -> Result<()> {
     if state.nesting {
         for name in CONTAINER_DIRECTORIES {
             layer.create_directory(name, 0o711)?;
-        }
-    }
-    if state.layer == Layer::None {
-        for name in OVERLAID {
-            layer.create_directory(name, mode_of(&image.join(name)))?;
         }
     }
     Ok(())

@@ -29,7 +29,7 @@ pub fn copy_command(image: &Path, target: &Path) -> Vec<OsString> {
 
 /// Returns the command that mounts a layer in memory.
 pub fn mount_command(size: Option<u64>, target: &Path) -> Vec<OsString> {
-    let options = memory_options(size);
+    let options = format!("nodev,{}", memory_options(size));
     let words = ["mount", "-t", "tmpfs", "-o", &options, "nspawn-ci"];
     command(&words, &[target])
 }
@@ -57,12 +57,8 @@ pub fn temporary_options(paths: &MachinePaths, size: Option<u64>) -> Vec<OsStrin
         options.push(format!("--tmpfs={directory}:mode={mode}{limit}").into());
     }
     for name in OVERLAID {
-        let overlay = nspawn::joined(&[
-            &paths.root_mount().join(name),
-            &paths.disk_mount().join(name),
-            &Path::new("/").join(name),
-        ]);
-        options.push(nspawn::assign("--overlay", &overlay));
+        let bind = nspawn::joined(&[&paths.disk_mount().join(name), &Path::new("/").join(name)]);
+        options.push(nspawn::assign("--bind", &bind));
     }
     options
 }

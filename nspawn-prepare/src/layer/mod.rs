@@ -52,8 +52,8 @@ pub fn parse(
              --layer-size=infinity, \
              or choose --layer=disk"
         ),
-        // Without a user namespace, a machine's root could open loop devices, and so read the
-        // layers of others.
+        // Without a user namespace, only the device policy would keep a machine's root from loop
+        // devices, and so from the layers of others.
         (Layer::Disk, PrivateUsers::No) if is_unlimited => Ok((layer, LayerSize::Infinity)),
         (Layer::Disk, PrivateUsers::No) => bail!(
             "--layer-size needs a user namespace; with --private-users=no add --layer-size=infinity"
@@ -73,8 +73,7 @@ pub fn check_image(layer: Layer, image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the kernel has loop devices. Only then can systemd resolve the device names in a
-/// unit's `DeviceAllow=`.
+/// Checks that the kernel has loop devices, before anything of the machine exists.
 pub fn check_loop_devices() -> Result<()> {
     let Err(error) = File::open("/dev/loop-control") else {
         return Ok(());
@@ -86,7 +85,7 @@ pub fn check_loop_devices() -> Result<()> {
 }
 
 // PrivateDevices= (systemd.exec(5)) hides loop devices from this process, but not from the
-// machine's unit, which mounts the layer.
+// machine's launcher, which mounts the layer.
 fn has_loop_devices_on_host() -> bool {
     let drivers = fs::read_to_string("/proc/devices").unwrap_or_default();
     drivers.lines().any(|line| line.ends_with(" loop"))

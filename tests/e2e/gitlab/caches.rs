@@ -202,6 +202,45 @@ fn cache_is_separate_by_project_server_and_protection() {
     assert_eq!(mode, "0 700\n");
 }
 
+/// GitLab before 18.3 sends a variable instead of the property, and jobs can set it again.
+#[test]
+fn cache_is_separate_by_protection_in_a_variable() {
+    let project = Project::new(11);
+    let override_variable = |job: Job, value| job.variable("CI_COMMIT_REF_PROTECTED", value);
+    let run = |job: Job, lines: &[&str]| job.script(lines).run().expect(&Outcome::Success);
+    let open = || override_variable(project.job().protection_in_variable(), "true");
+    let protected = || project.job().protected().protection_in_variable();
+    let _ = run(open(), &["echo evil >/cache/program"]);
+    let empty = "test -z \"$(ls -A /cache)\"";
+    let _ = run(protected(), &[empty, "echo good >/cache/program"]);
+    let _ = run(open(), &["grep evil /cache/program"]);
+    // A server that is upgraded to 18.3 keeps the caches.
+    let _ = run(project.job().protected(), &["grep good /cache/program"]);
+    let _ = run(project.job(), &["grep evil /cache/program"]);
+    assert_eq!(project.files().len(), 2);
+}
+
+#[test]
+fn job_with_unknown_protection_has_no_cache() {
+    let project = Project::new(12);
+    let note = "cache: has no effect, because the job response does not tell whether the branch is protected";
+    let job = || {
+        project
+            .job()
+            .unknown_protection()
+            .script(&["mkdir -p /cache/key"])
+    };
+    let report = job().run().expect(&Outcome::Success);
+    assert!(!report.log().contains(note), "{}", report.describe());
+    let cached = || job().cache("key", &["file"], "pull");
+    cached().run().expect(&Outcome::Success).expect_log(note);
+    let report = Runner::default()
+        .prepare_args(&["--cache-size=no"])
+        .run(&cached());
+    assert!(!report.log().contains(note), "{}", report.describe());
+    assert_eq!(project.files().len(), 0);
+}
+
 #[test]
 fn job_without_a_trusted_project_has_no_cache() {
     let job = || Job::new(&image()).variable("CI_PROJECT_ID", "1");

@@ -78,6 +78,13 @@ fn machine_with_a_hanging_boot_can_be_kept() {
     assert_eq!(left_of(&name), "");
 }
 
+/// Returns the command in a message about a kept machine.
+fn inspect_command(message: &str) -> &str {
+    let (_, rest) = message.split_once("inspect it: ").unwrap();
+    let (command, _) = rest.split_once("; remove it").unwrap();
+    command
+}
+
 /// Checks that the command in the message shows the layer over the image.
 fn check_inspection(name: &str, message: &str) {
     let layer = format!("mount -o loop /var/lib/nspawn-ci/machines/{name}/disk /mnt");
@@ -85,16 +92,70 @@ fn check_inspection(name: &str, message: &str) {
         "{layer} && echo seen >/mnt/upper/mark; umount /mnt"
     ))
     .expect(0);
-    let (_, rest) = message.split_once("inspect it: ").unwrap();
-    let (command, _) = rest.split_once("; remove it").unwrap();
+    let command = inspect_command(message);
     let seen = sh(&format!(
-        "{command} --quiet --pipe --register=no cat /mark /etc/hostname.none /etc/os-release"
+        "{command} cat mark etc/hostname.none etc/debian_version"
     ));
     assert!(
-        seen.out().starts_with("seen\nPRETTY_NAME="),
+        seen.out().starts_with("seen\n") && seen.out().lines().count() == 2,
         "{}",
         seen.describe()
     );
+}
+
+/// Runs a job that powers its machine off, and checks that the machine's files can be seen.
+fn check_inspection_of_ended_job(image: &str, options: &[&str]) {
+    let options = [options, &["--keep=failure"]].concat();
+    let job = Job::new(image).script(&["echo seen >/opt/mark", "poweroff; sleep 60"]);
+    let report = Runner::default().prepare_args(&options).run(&job);
+    let log = report.stage("cleanup").text();
+    let command = inspect_command(&log);
+    let seen = sh(&format!(
+        "cd /; echo 'cat opt/mark; ls -d usr/bin; touch x; pwd' | {command}"
+    ));
+    let root = format!("/run/nspawn-ci/{}/root", report.machine);
+    assert_eq!(
+        seen.out(),
+        format!("seen\nusr/bin\n{root}\n"),
+        "{options:?}: {}",
+        seen.describe()
+    );
+    seen.expect_err("Read-only file system");
+    // The mounts end with the shell.
+    assert_eq!(sh(&format!("grep {root} /proc/mounts")).code(), 1);
+    call("nspawn-cleanup", [&report.machine]).expect(0);
+    assert_eq!(left_of(&report.machine), "");
+}
+
+#[test]
+fn files_of_machines_that_have_ended_are_shown_with_every_layer() {
+    for options in [
+        &[][..],
+        &["--layer-size=infinity"],
+        &["--private-users=no", "--layer-size=infinity"],
+    ] {
+        check_inspection_of_ended_job(&image(), options);
+    }
+}
+
+#[test]
+fn files_of_a_machine_of_an_image_with_an_unusual_path_are_shown() {
+    let directory = format!("/var/tmp/e2e,odd:path's {}", std::process::id());
+    let name = format!("odd-{}", std::process::id());
+    let link = format!("/var/lib/machines/{name}");
+    sh(&format!(
+        "cp -a \"$(realpath /var/lib/machines/{})\" \"{directory}\" && ln -s \"{directory}\" {link}",
+        image()
+    ))
+    .expect(0);
+    check_inspection_of_ended_job(&name, &[]);
+    let disk = format!("{link}.raw");
+    sh(&format!(
+        "rm {link}; mksquashfs \"{directory}\" {disk} -quiet -no-progress; rm -r \"{directory}\""
+    ))
+    .expect(0);
+    check_inspection_of_ended_job(&name, &[]);
+    fs::remove_file(disk).unwrap();
 }
 
 #[test]

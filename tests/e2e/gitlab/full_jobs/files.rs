@@ -151,6 +151,34 @@ fn caches_are_shared_within_one_project() {
 }
 
 #[test]
+fn caches_of_an_older_server_are_separate_by_protection() {
+    let project = u64::from(std::process::id()) * 100 + 3;
+    let work = |job: Job| {
+        let work = job
+            .project(project)
+            .cache("key", &["kept"], "pull-push")
+            .protection_in_variable()
+            .variable("CI_COMMIT_REF_PROTECTED", "true");
+        work.script(&[
+            "echo \"found: $(cat kept/file 2>/dev/null)\"; mkdir -p kept",
+            "echo by $CI_JOB_ID >> kept/file",
+        ])
+    };
+    let (open, protected) = (
+        || work(Job::new(&image())),
+        || work(Job::new(&image()).protected()),
+    );
+    let jobs = run_all(&GitLab::new(), vec![open(), protected(), open()], &[]);
+    let removed = sh(&format!("rm -v /var/cache/nspawn-ci/*-{project}-*.ext4"));
+    assert_eq!(removed.out().lines().count(), 2, "{}", removed.describe());
+    let first = format!("by {}", jobs[0].id);
+    for (job, found) in jobs.iter().zip(["", "", &first]) {
+        assert_eq!(job.status, Status::Success, "{}", job.describe());
+        job.expect_log(&format!("\nfound: {found}\n"));
+    }
+}
+
+#[test]
 fn file_variables_and_large_variables_arrive() {
     // The runner passes the variable in the driver's environment, whose strings are limited to 128
     // KiB.

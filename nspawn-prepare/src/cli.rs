@@ -119,7 +119,7 @@ fn services() -> [Arg; 8] {
 fn files() -> [Arg; 5] {
     [
         list("bind", "SOURCE[:DESTINATION[:OPTIONS]]").help(
-            "Bind mount a file or directory of the host into the machine; as in systemd-nspawn(1)",
+            "Bind mount a file or directory of the host into the machine; as in systemd-nspawn(1), and the option nosymlinks refuses a SOURCE that leads through a symbolic link",
         ),
         list("bind-ro", "SOURCE[:DESTINATION[:OPTIONS]]").help("Same as --bind, but read-only"),
         bytes("gitlab-runner", "PATH|no").help(

@@ -10,10 +10,13 @@ use nix::sys::inotify::{InitFlags, Inotify};
 use nspawn_common::command;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
+use nspawn_common::image::lookup;
+use nspawn_common::image::lookup::{Image, ImageLock};
 use nspawn_common::lifecycle::calling_unit;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::unit_files;
 use nspawn_common::sys::fork;
+use nspawn_common::systemd::nspawn::Bind;
 
 /// Time limit for a query to a system service.
 pub const QUERY_LIMIT: Duration = Duration::from_secs(10);
@@ -40,6 +43,12 @@ pub fn check_host() -> Result<()> {
         bail!("systemd-nspawn is not installed; install the package systemd-container");
     }
     calling_unit::check()
+}
+
+/// Finds an image and locks it, unless this process can't write to the directories of machines.
+pub fn find_and_lock_image(reference: &str) -> Result<(Image, ImageLock)> {
+    calling_unit::check_writable()?;
+    lookup::find_and_lock(reference)
 }
 
 /// Refuses a host that can't mount disk images.
@@ -80,6 +89,22 @@ pub fn check_network(network: &Network, users: PrivateUsers) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses bind mounts whose source is missing, or whose destination is not a path in the machine.
+///
+/// The machine's unit opens the sources, and does not see the mounts of the calling unit.
+pub fn check_binds(binds: &[Bind]) -> Result<()> {
+    for bind in binds {
+        if !bind.destination().is_absolute() && bind.source().is_some() {
+            bail!(
+                "can't bind mount on {}: the path in the machine is not absolute; see --bind in systemd-nspawn(1)",
+                bind.destination().display()
+            );
+        }
+        bind.open_source(Path::new("/proc/1/root"))?;
+    }
+    Ok(())
 }
 
 /// Refuses a host that has reached a limit.

@@ -12,7 +12,7 @@ complete -c nspawn-prepare -l service-working-directory -d 'Directory that the c
 complete -c nspawn-prepare -l max-services -d 'Maximum number of services of a GitLab job' -r
 complete -c nspawn-prepare -l service-port -d 'TCP port on which a service of the image listens when it is ready [default: any]' -r
 complete -c nspawn-prepare -l cache-size -d 'Maximum size of the cache of each GitLab project; no disables caches' -r
-complete -c nspawn-prepare -l bind -d 'Bind mount a file or directory of the host into the machine; as in systemd-nspawn(1)' -r
+complete -c nspawn-prepare -l bind -d 'Bind mount a file or directory of the host into the machine; as in systemd-nspawn(1), and the option nosymlinks refuses a SOURCE that leads through a symbolic link' -r
 complete -c nspawn-prepare -l bind-ro -d 'Same as --bind, but read-only' -r
 complete -c nspawn-prepare -l gitlab-runner -d 'GitLab Runner program for artifacts and caches in the machine; jobs get the calling one by default, or the one on PATH' -r
 complete -c nspawn-prepare -s E -l setenv -d 'Set a variable for every command in the machine' -r

@@ -160,6 +160,11 @@ for there in /proc/[0-9]*/root; do try "$there$1" "$there"; done
 kept_out "$why"
 "#;
 
+/// Swaps a directory and a link all the time, each time at once: the flag is RENAME_EXCHANGE.
+const SWAP: &str = r#"my ($d, $link) = ("d", "link"); chdir "/shown" or die; 1 while syscall($ARGV[0], -100, $d, -100, $link, 2) == 0;"#;
+/// Number of starts of a machine during the swaps.
+const SWAPPED_STARTS: usize = 40;
+
 /// Acts as the host's root in a bind mount of a directory that a user owns.
 const OWNERS: &str = r#"
 cd "$1" || exit
@@ -270,6 +275,10 @@ pub fn rows(suite: &mut Suite, fixture: &Fixture) {
         files_keep_their_owners,
     );
     suite.row(
+        "swapping a bind mount's source with a link to the host's files",
+        swapped_sources_are_refused,
+    );
+    suite.row(
         "file descriptors of the host in processes of the machine",
         || descriptors_do_not_leak(fixture),
     );
@@ -357,6 +366,51 @@ fn files_keep_their_owners() -> Control {
         &[&UNCONFINED[..], &[&bind]].concat(),
     )));
     Control::Unconfined
+}
+
+/// Starts machines with a bind mount whose source another machine swaps with a link all the time.
+fn swapped_sources_are_refused() -> Control {
+    let (shared, outside) = (Outside::new(), Outside::new());
+    sh(&format!(
+        "cd {} && rm secret && mkdir d && touch d/inside && ln -s {} link",
+        shared.path.display(),
+        outside.path.display()
+    ))
+    .expect(0);
+    let bind = |source: &str, options| format!("--bind={}:/shown:{options}", shared.file(source));
+    let victim = |options| machine(&["--init=none", "--network=none", &bind("d", options)]);
+    // The control follows links, as systemd-nspawn does.
+    let (victim, control) = (victim("idmap,nosymlinks"), victim("idmap"));
+    let attacker = machine(&[&bind("", "idmap")]);
+    let number = nix::libc::SYS_renameat2.to_string();
+    let started = attacker
+        .command(["systemd-run", "--quiet", "perl", "-e", SWAP, &number])
+        .status();
+    assert!(started.unwrap().success());
+    let mut seen = [0; 3];
+    for _ in 0..SWAPPED_STARTS {
+        match &*start_and_look(&victim) {
+            "inside\n" => seen[0] += 1,
+            "" => seen[1] += 1,
+            _ => seen[2] += 1,
+        }
+    }
+    assert_eq!(seen[2], 0, "the host's files are shown: {seen:?}");
+    assert!(seen[0] > 0 && seen[1] > 0, "nothing was swapped: {seen:?}");
+    assert!(
+        (0..SWAPPED_STARTS).any(|_| start_and_look(&control) == "secret\n"),
+        "the attack fails at its control, so it proves nothing"
+    );
+    Control::Permitted
+}
+
+/// Runs a command in a machine, which starts for it. Returns the names of the files in its bind
+/// mount, or nothing if the machine refuses to start.
+fn start_and_look(machine: &Machine) -> String {
+    let done = machine.sh("ls /shown");
+    let is_refused = done.code() == 125 && done.err().contains("through a symbolic link");
+    assert!(done.code() == 0 || is_refused, "{}", done.describe());
+    done.out()
 }
 
 fn descriptors_do_not_leak(fixture: &Fixture) -> Control {

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`files`] | the host's files, by proc, sys, cgroups, bind mounts and file descriptors |
 //! | [`devices`] | the host's disks and other devices, and its kernel's file systems |
+//! | [`fuse`] | the end of nspawn-run and the removal of the machine, by FUSE |
 //! | [`kernel`] | the kernel, which the host and all machines share |
 //! | [`processes`] | processes of the host and of other machines |
 //! | [`network`] | the host's network, and the traffic of other machines |
@@ -25,6 +26,7 @@
 
 mod devices;
 mod files;
+mod fuse;
 mod jobs;
 mod kept;
 mod kernel;
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         kept::rows,
         jobs::rows,
         secrets::rows,
+        fuse::rows,
     ] {
         run_rows(&mut suite, &fixture);
     }

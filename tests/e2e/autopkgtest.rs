@@ -22,7 +22,7 @@ impl Server {
             .arg(image())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null());
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (input, output) = (
             child.stdin.take(),
@@ -43,10 +43,15 @@ impl Server {
         line.trim_end().to_owned()
     }
 
+    /// Sends a command and returns its answer, or nothing if the server ends.
+    fn send(&mut self, command: &str) -> String {
+        writeln!(self.input.as_mut().unwrap(), "{command}").unwrap();
+        self.read_answer()
+    }
+
     /// Sends a command and returns its answer without the leading `ok`.
     fn request(&mut self, command: &str) -> String {
-        writeln!(self.input.as_mut().unwrap(), "{command}").unwrap();
-        let answer = self.read_answer();
+        let answer = self.send(command);
         answer
             .strip_prefix("ok")
             .unwrap_or_else(|| panic!("{command}: {answer:?}"))
@@ -60,9 +65,15 @@ impl Server {
         call(words[0], &words[1..])
     }
 
-    fn end(mut self) -> Option<i32> {
+    fn end(self) -> Option<i32> {
+        self.end_with_errors().0
+    }
+
+    fn end_with_errors(mut self) -> (Option<i32>, String) {
         self.input = None;
-        self.child.wait().unwrap().code()
+        let done = self.child.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&done.stderr).into_owned();
+        (done.status.code(), errors)
     }
 }
 
@@ -151,6 +162,59 @@ fn files_and_trees_are_copied_both_ways() {
     );
     server.request("quit");
     fs::remove_dir_all(here).unwrap();
+}
+
+/// Archives that a hostile testbed sends: commands that print one, the message, and the names that
+/// are in the directory of the copies afterwards.
+const HOSTILE: [(&str, &str, &str); 4] = [
+    ("mknod node b 8 0; tar -c .", "Cannot mknod", ""),
+    ("ln -s OUT link; tar -c .", "", "link\n"),
+    (
+        "mkdir link; echo evil >link/file; tar -c link/file",
+        "cannot overwrite non-directory",
+        "link\n",
+    ),
+    (
+        "truncate --size=20M large; tar -c .",
+        "larger than half of the free space",
+        "link\n",
+    ),
+];
+
+#[test]
+fn hostile_archives_stay_in_the_directory_of_the_copies() {
+    let here = scratch("autopkgtest-hostile");
+    let place = here.display();
+    sh(&format!(
+        "cd {place} && mkdir out copies && echo kept >out/file && mount -t tmpfs -o size=16M none copies"
+    ))
+    .expect(0);
+    for (script, message, names) in HOSTILE {
+        let mut server = Server::start(&["--init=stub", "--network=none"]);
+        server.request("open");
+        // The root of a user namespace can't make device nodes, but can write them into an archive.
+        let script = script.replace("OUT", &format!("{place}/out"));
+        let command = server.request("print-execute-command").replace("%2F", "/");
+        sh(&format!(
+            "mkdir {place}/source && cd {place}/source && {{ {script}; }} | {} sh -c 'cat >/archive' && rm -r {place}/source",
+            command.replace(',', " ")
+        ))
+        .expect(0);
+        let tar = "rm /usr/bin/tar && printf '#!/bin/sh\\ncat /archive\\n' >/usr/bin/tar && chmod 755 /usr/bin/tar";
+        server.execute(tar).expect(0);
+        let is_copied = server.send(&format!("copyup /root/ {place}/copies/x/")) == "ok";
+        assert_eq!(is_copied, message.is_empty(), "{script}");
+        let (status, errors) = server.end_with_errors();
+        assert!(errors.contains(message), "{script}: {errors}");
+        assert_eq!(
+            status,
+            Some(if is_copied { 0 } else { 16 }),
+            "{script}: {errors}"
+        );
+        let left = sh(&format!("ls -A {place}/copies/x && cat {place}/out/*"));
+        assert_eq!(left.out(), format!("{names}kept\n"), "{script}");
+    }
+    sh(&format!("umount {place}/copies && rm -r {place}")).expect(0);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use nspawn_tests::{Machine, call, expect_lines, finish, image, left_of, sh};
+use nspawn_common::machine::processes;
+use nspawn_tests::{Machine, call, expect_lines, finish, image, left_of, scratch, sh};
 
 use crate::cell::unit_properties;
 
@@ -33,6 +34,62 @@ fn json_option_prints_a_json_description() {
         (value["name"].as_str(), value["image"].as_str()),
         (Some(&*name), Some(&*image()))
     );
+}
+
+/// Tests each form of a bind mount in systemd-nspawn(1), in a root of each kind.
+#[test]
+fn bind_options_mean_what_systemd_nspawn_says() {
+    let here = scratch("bind-options");
+    let place = here.display();
+    sh(&format!(
+        "cd {place} && mkdir 'a:b' d d/inner e && echo colon >a:b/file && echo file >file && ln -s e link && \
+         mount -t tmpfs none d/inner && touch d/inner/inner && chown 1234:1234 d e file"
+    ))
+    .expect(0);
+    for options in [&["--init=stub"][..], &["--init=none", "--layer=none"]] {
+        let binds = [
+            format!("--bind={place}/a\\:b:/mnt/c\\:d"),
+            format!("--bind={place}/d:/mnt/all:noidmap"),
+            format!("--bind={place}/d:/mnt/one:norbind,noidmap"),
+            format!("--bind={place}/link:/mnt/link:idmap"),
+            format!("--bind={place}/e:/mnt/owner:rootidmap"),
+            format!("--bind-ro={place}/d:/mnt/none:norbind,noidmap"),
+            format!("--bind-ro={place}/file:/mnt/file:nosymlinks"),
+            format!("--bind={place}/file"),
+            "--bind=/dev/null:/mnt/null".to_owned(),
+            "--bind=+/etc:/mnt/etc".to_owned(),
+            "--bind=:/mnt/new".to_owned(),
+        ];
+        let options: Vec<&str> = options
+            .iter()
+            .copied()
+            .chain(binds.iter().map(String::as_str))
+            .collect();
+        let machine = Machine::with(&options);
+        let script = format!(
+            "cd /mnt; cat c:d/file; test -e all/inner/inner; test ! -e one/inner/inner
+             stat --format=%u link owner file none; test -c null; ls -d etc/passwd; touch new/x owner/x
+             ! touch file; ! touch none/x; cat {place}/file"
+        );
+        let done = machine.sh(&format!("set -e; {script}"));
+        // The files of users that the machine does not have belong to nobody.
+        let expected = "colon\n1234\n0\n0\n65534\netc/passwd\nfile\n";
+        assert_eq!(done.out(), expected, "{}", done.describe());
+        // Only the unit sees where the launcher has mounted the sources.
+        let sources = machine.paths().bind_sources();
+        let sources = sources.to_str().unwrap();
+        let supervisor = processes::supervisor(&machine.paths());
+        assert_eq!(supervisor.is_some(), options.contains(&"--init=stub"));
+        if let Some(supervisor) = supervisor {
+            let mounts = fs::read_to_string(format!("/proc/{supervisor}/mountinfo")).unwrap();
+            assert!(mounts.contains(sources), "{mounts}");
+        }
+        let mounts = machine.sh("cat /proc/self/mountinfo").out();
+        assert!(!mounts.contains(sources), "{mounts}");
+        fs::remove_file(here.join("e/x")).unwrap();
+    }
+    sh(&format!("umount {place}/d/inner")).expect(0);
+    fs::remove_dir_all(here).unwrap();
 }
 
 #[test]

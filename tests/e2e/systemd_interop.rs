@@ -262,7 +262,7 @@ fn unit_notifies_readiness_and_limits_its_payload() {
 /// The machine uses the UIDs of the host, so that its root may create the device node.
 #[test]
 fn device_policy_of_the_unit_applies_to_the_machine() {
-    let open = "mknod /root/device c 10 229 && exec 3<>/root/device";
+    let open = "mknod /dev/device c 10 229 && exec 3<>/dev/device";
     let [closed, opened] = [&[][..], &["--property=DeviceAllow=/dev/fuse rwm"]]
         .map(|more| Machine::with(&[&["--private-users=no"], more].concat()));
     let done = closed.run(["bash", "-c", open]);

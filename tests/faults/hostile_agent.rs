@@ -35,7 +35,7 @@ const BEHAVIOURS: [(&str, &str, u64); 7] = [
     ("flood", "unknown message", 2),
     ("long", "too long", 2),
     ("short", "result of 2 bytes", 2),
-    ("hangup", "runs, but its agent no longer answers", 8),
+    ("hangup", "runs, but its agent no longer answers", 24),
     ("silence", "does not answer", 35),
     ("drip", "does not answer", 35),
 ];

@@ -154,6 +154,47 @@ fn failed_create_leaves_nothing() {
 }
 
 #[test]
+fn policy_of_the_host_decides_which_container_images_are_used() {
+    let (layout, policy) = (scratch("policy-oci"), scratch("policy.json"));
+    let line = format!(
+        "umoci init --layout {0} && umoci new --image {0}:x",
+        layout.display()
+    );
+    sh(&line).expect(0);
+    fs::write(&policy, r#"{"default": [{"type": "reject"}]}"#).unwrap();
+    let image = Image::named("policy");
+    // Only the command sees the changes of the host.
+    for (change, words, cause) in [
+        (
+            format!(
+                "mount --bind {} /etc/containers/policy.json",
+                policy.display()
+            ),
+            "can't fetch oci:",
+            "is rejected by policy",
+        ),
+        (
+            "mount -t tmpfs none /etc/containers".to_owned(),
+            "apt-get install golang-github-containers-common:",
+            "policy.json",
+        ),
+        // The image is fetched, but it is empty.
+        ("true".to_owned(), "it has no /usr", ""),
+    ] {
+        let create = format!(
+            "nspawn-image create {} --from-oci oci:{}:x",
+            image.name,
+            layout.display()
+        );
+        let done = sh(&format!(
+            "unshare --mount sh -c '{change} && exec {create}'"
+        ));
+        expect_failure(done, words).expect_err(cause);
+    }
+    assert_eq!(image.leftovers(), "");
+}
+
+#[test]
 fn container_image_becomes_an_image_with_its_settings() {
     let (layout, bundle) = (scratch("oci"), scratch("bundle"));
     let line = format!(

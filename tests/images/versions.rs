@@ -67,15 +67,19 @@ fn rollback_never_returns_to_a_withdrawn_version() {
     let bad = image.versions_dir().join(image.current());
     image.run("rollback", &[]).expect(0);
     // The lock stands for a machine in preparation, which keeps the version from being deleted.
+    let bad = sh(&format!(
+        "stat --format=/run/nspawn-image/.tree-%d-%i {}",
+        bad.display()
+    ));
+    let lock = bad.out().trim_end().to_owned();
     let mut holder = Command::new("flock")
         .args(["--shared", "--no-fork"])
-        .arg(&bad)
+        .arg(&lock)
         .args(["sleep", "100"])
         .spawn()
         .unwrap();
     sh(&format!(
-        "until ! flock --nonblock {} true; do sleep 0.05; done",
-        bad.display()
+        "until ! flock --nonblock {lock} true; do sleep 0.05; done"
     ))
     .expect(0);
     let done = image.run("update", &FAST).expect(0);

@@ -1,7 +1,8 @@
 //! File locks with a time limit. The kernel releases the locks of a process that dies.
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +16,16 @@ use crate::text;
 
 /// Time that flock(1) may take beyond its own time limit.
 const MARGIN: Duration = Duration::from_secs(60);
+
+/// Opens a file for a lock, and creates it if it is missing. Other users can't open it.
+pub fn open_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+}
 
 /// Kind of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

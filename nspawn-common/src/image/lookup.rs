@@ -1,9 +1,9 @@
 //! Finds images by name, and checks whether a machine can start from one.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ const LOCK_ATTEMPTS: u32 = 10;
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
 /// Directory of the locks of images, which `nspawn-image` uses too.
-const LOCK_ROOT: &str = "/run/nspawn-image";
+pub const LOCK_ROOT: &str = "/run/nspawn-image";
 
 /// Directories that systemd-machined searches, in its order (systemd 252 to 262).
 pub const SEARCH_PATH: [&str; 6] = [
@@ -140,24 +140,16 @@ fn lock_path(image: &File) -> io::Result<PathBuf> {
     Ok(Path::new(LOCK_ROOT).join(name))
 }
 
-/// Opens a file for a lock, and creates it if it is missing. Other users can't open it.
+/// Opens the lock of an image, and creates it if it is missing, with its directory.
 fn open_lock(path: &Path) -> io::Result<File> {
-    let open = || {
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(path)
-    };
-    if let Some(file) = if_present(open())? {
+    if let Some(file) = if_present(flock::open_private(path))? {
         return Ok(file);
     }
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(LOCK_ROOT)?;
-    open()
+    flock::open_private(path)
 }
 
 /// Returns the image names that `reference` may stand for, best first:

@@ -11,6 +11,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 
 use crate::error;
+use crate::image::lookup::LOCK_ROOT;
 use crate::machine::paths::{LAYER_ROOT, STATE_ROOT};
 use crate::sys;
 use crate::systemd::transient_unit::TransientUnit;
@@ -121,7 +122,7 @@ fn check_capabilities(status: &str) -> Result<()> {
 /// # Errors
 /// One line that names what to change.
 pub fn check_writable() -> Result<()> {
-    for directory in [STATE_ROOT, LAYER_ROOT] {
+    for directory in [STATE_ROOT, LAYER_ROOT, LOCK_ROOT] {
         let place = nearest(Path::new(directory));
         if access(&place, AccessFlags::W_OK) == Err(Errno::EROFS) {
             bail!(

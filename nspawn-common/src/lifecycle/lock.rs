@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -223,10 +223,11 @@ fn open(paths: &MachinePaths) -> Result<File> {
     let deadline = Instant::now() + OPEN_LIMIT;
     loop {
         signals::check()?;
-        let error = match make_private_dir(&paths.state_dir()).and_then(|()| open_lock(&path)) {
-            Ok(file) => return Ok(file),
-            Err(error) => error,
-        };
+        let error =
+            match make_private_dir(&paths.state_dir()).and_then(|()| flock::open_private(&path)) {
+                Ok(file) => return Ok(file),
+                Err(error) => error,
+            };
         if let Some(obstacle) = obstacle(Path::new(STATE_ROOT), paths) {
             bail!(
                 "can't lock machine {}: {} is in the way; remove it",
@@ -267,13 +268,4 @@ fn open_existing(paths: &MachinePaths) -> Result<Option<File>> {
 
 fn make_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
 }

@@ -3,6 +3,7 @@
 pub mod calling_unit;
 pub mod deferred_unmount;
 pub mod diagnosis;
+pub mod fuse;
 pub mod job_slice;
 pub mod limit_enforcement;
 pub mod limits;

@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::command;
 use crate::command::argv;
+use crate::lifecycle::fuse;
 use crate::machine::name::MachineName;
 use crate::machine::paths::{MachinePaths, PAYLOAD_CGROUP, SUPERVISOR_CGROUP};
 use crate::machine::processes;
@@ -34,6 +35,8 @@ pub fn stop_machine(name: &MachineName) -> Result<()> {
     let unit = paths.unit();
     let was_frozen = processes::is_frozen(paths);
     let killed = kill(&paths.cgroup());
+    // From here on, no process of the machine can open a connection.
+    fuse::abort_connections(paths);
     // Frozen processes die by SIGKILL, but systemd refuses to stop a frozen unit.
     if was_frozen {
         command::run(&argv(["systemctl", "thaw", &unit]), STOP_LIMIT)?;

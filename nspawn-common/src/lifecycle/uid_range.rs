@@ -1,6 +1,7 @@
 //! Allocates UID ranges of the host for the machines' user namespaces.
 
 use std::fs;
+use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
 
@@ -45,12 +46,19 @@ pub fn allocate(paths: &MachinePaths, requested: PrivateUsers) -> Result<Option<
     Ok(Some(base))
 }
 
-fn range_of(paths: &MachinePaths) -> Option<(u64, u64)> {
+/// Returns the UIDs of the machine, unless it has those of the host.
+#[must_use]
+pub fn of(paths: &MachinePaths) -> Option<Range<u32>> {
     let base: u32 = fs::read_to_string(paths.uid_range_file())
         .ok()?
         .parse()
         .ok()?;
-    Some((base.into(), RANGE_SIZE.into()))
+    Some(base..base.checked_add(RANGE_SIZE)?)
+}
+
+fn range_of(paths: &MachinePaths) -> Option<(u64, u64)> {
+    let range = of(paths)?;
+    Some((range.start.into(), RANGE_SIZE.into()))
 }
 
 fn choose(requested: PrivateUsers, taken: &[(u64, u64)]) -> Result<u32> {

@@ -297,6 +297,12 @@ impl MachinePaths {
         self.state_dir().join("root")
     }
 
+    /// Returns the directory of the mount points of the sources of bind mounts.
+    #[must_use]
+    pub fn bind_sources(&self) -> PathBuf {
+        self.state_dir().join("binds")
+    }
+
     /// Returns the directory of the machine's layer on disk.
     #[must_use]
     pub fn layer(&self) -> PathBuf {

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::machine::paths;
 use crate::machine::paths::{MachinePaths, SLICE};
 
 /// Directories of units (systemd.unit(5), "Unit File Load Path").
@@ -63,13 +64,16 @@ fn has_file(unit: &str) -> bool {
         .any(|directory| fs::symlink_metadata(path(directory)).is_ok())
 }
 
-/// Returns whether this is the text of a transient unit in the slice of machines.
+/// Returns whether this is the text of a transient unit in the slice of machines, or of a job.
 ///
 /// systemd writes the slice before the command. A unit that is just being created has no command
 /// yet, and may be a machine's.
 fn is_of_machine(text: &str) -> bool {
-    let has = |start: &str| text.lines().any(|line| line.starts_with(start));
-    has(&format!("Slice={SLICE}")) || !has("ExecStart=")
+    let slice = text.lines().find_map(|line| line.strip_prefix("Slice="));
+    match slice {
+        Some(slice) => slice == SLICE || paths::job_of_slice(slice.as_ref()).is_some(),
+        None => !text.lines().any(|line| line.starts_with("ExecStart=")),
+    }
 }
 
 #[cfg(test)]
@@ -80,6 +84,7 @@ mod tests {
     fn transient_unit_of_a_machine_is_known_by_its_slice() {
         let unit = "[Service]\nSlice=machine-ci.slice\nExecStart=\nExecStart=\"x\"\n";
         assert!(is_of_machine(unit));
+        assert!(is_of_machine(&unit.replace("ci.slice", "ci-x.slice")));
         assert!(is_of_machine("[Service]\nType=notify\n"));
         assert!(!is_of_machine("[Service]\nExecStart=\"/bin/sleep\"\n"));
         assert!(!is_of_machine("[Service]\nSlice=x.slice\nExecStart=x\n"));

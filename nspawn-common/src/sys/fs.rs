@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 
@@ -79,6 +80,24 @@ pub fn open_in_root(root: impl AsFd, path: &str, flags: OFlag) -> nix::Result<Ow
     openat2(root, path, how)
 }
 
+/// Opens a file or directory below `root` as a place, for which it needs no permissions.
+///
+/// Links are resolved as if `root` were the root directory, or are errors (`ELOOP`) without
+/// `follows_links`.
+pub fn open_place(root: impl AsFd, path: &Path, follows_links: bool) -> nix::Result<OwnedFd> {
+    let mut resolve = ResolveFlag::RESOLVE_IN_ROOT;
+    resolve.set(ResolveFlag::RESOLVE_NO_SYMLINKS, !follows_links);
+    let open = |flags| {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | flags;
+        openat2(&root, path, OpenHow::new().flags(flags).resolve(resolve))
+    };
+    // At an automount point, the kernel mounts only if a directory is asked for.
+    match open(OFlag::O_DIRECTORY) {
+        Err(Errno::ENOTDIR) => open(OFlag::empty()),
+        opened => opened,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -126,6 +145,9 @@ mod tests {
         assert!(open_beneath(&root, "../file", OFlag::O_RDONLY).is_err());
         assert!(open_in_root(&root, "link", OFlag::O_RDONLY).is_ok());
         assert!(open_in_root(&root, "../../file", OFlag::O_RDONLY).is_ok());
+        assert!(open_place(&root, Path::new("/link"), true).is_ok());
+        let refused = open_place(&root, Path::new("/link"), false);
+        assert_eq!(refused.unwrap_err(), Errno::ELOOP);
         fs::remove_dir_all(&directory).unwrap();
     }
 }

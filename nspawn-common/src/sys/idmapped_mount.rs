@@ -5,10 +5,10 @@
 //! root directory, and the kernel supports no id-mapped mount of an overlay itself.
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -72,6 +72,14 @@ pub fn clone_mapped(source: &Path, users: &File) -> Result<OwnedFd> {
     Ok(tree)
 }
 
+/// Returns a detached mount of the opened file or directory, with all mounts inside it.
+///
+/// [`attach`] mounts it.
+pub fn clone_recursively(source: BorrowedFd) -> io::Result<OwnedFd> {
+    let flags = libc::AT_RECURSIVE | libc::AT_EMPTY_PATH;
+    open_tree(source.as_raw_fd(), c"", flags)
+}
+
 /// Returns the mount points inside the tree at `place`, outer ones first.
 ///
 /// Those of FAT file systems are left out: overlayfs does not accept them as a layer, and only
@@ -118,9 +126,13 @@ fn explain(error: &io::Error, source: &Path) -> Error {
 // Clones the mount of a tree. `flags` is 0, or AT_RECURSIVE to include the mounts inside it.
 fn clone_tree(path: &Path, flags: libc::c_int) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
+    open_tree(libc::AT_FDCWD, &path, flags)
+}
+
+fn open_tree(directory: RawFd, path: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
     let flags = libc::OPEN_TREE_CLONE | (libc::O_CLOEXEC | flags) as u32;
     // SAFETY: open_tree(2) reads a string that ends with NUL.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, directory, path.as_ptr(), flags) };
     let fd = i32::try_from(Errno::result(fd)?).map_err(io::Error::other)?;
     // SAFETY: the kernel has just created this descriptor, so nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

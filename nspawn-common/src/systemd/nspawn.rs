@@ -1,16 +1,27 @@
 //! The command line of systemd-nspawn.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use anyhow::{Result, anyhow};
+use nix::libc;
+
 use crate::config::network::Network;
 use crate::machine::name::MachineName;
+use crate::sys::fs::open_place;
 
 /// Option for the limit at which the kernel writes no core dump, and runs no program for one either
 /// (core(5)).
 pub const NO_CORES: &str = "--rlimit=CORE=1";
+
+/// Option of a bind mount that forbids symbolic links in its source.
+///
+/// systemd-nspawn does not know it: the launcher opens the source.
+const NO_SYMLINKS: &[u8] = b"nosymlinks";
 
 /// A bind mount from the host into the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,10 +76,7 @@ impl Nspawn<'_> {
         .into();
         argv.push(format!("--machine={}", self.name).into());
         argv.push(assign("--directory", self.root.as_os_str()));
-        argv.extend(self.binds.iter().map(|bind| match bind {
-            Bind::Writable(spec) => assign("--bind", spec),
-            Bind::ReadOnly(spec) => assign("--bind-ro", spec),
-        }));
+        argv.extend(self.binds.iter().map(Bind::to_option));
         argv.extend(
             network_options(self.network, self.is_read_only)
                 .into_iter()
@@ -131,13 +139,97 @@ impl Bind {
         Self::ReadOnly(spec)
     }
 
+    /// Returns the bind mount of an option of systemd-nspawn; `None` for any other option.
+    #[must_use]
+    pub fn of_option(word: &OsStr) -> Option<Self> {
+        let spec_after = |prefix: &[u8]| {
+            let spec = word.as_bytes().strip_prefix(prefix)?;
+            Some(OsStr::from_bytes(spec).to_owned())
+        };
+        let writable = spec_after(b"--bind=").map(Self::Writable);
+        writable.or_else(|| spec_after(b"--bind-ro=").map(Self::ReadOnly))
+    }
+
+    fn to_option(&self) -> OsString {
+        match self {
+            Self::Writable(spec) => assign("--bind", spec),
+            Self::ReadOnly(spec) => assign("--bind-ro", spec),
+        }
+    }
+
+    fn fields(&self) -> Vec<&[u8]> {
+        let (Self::Writable(spec) | Self::ReadOnly(spec)) = self;
+        split(spec.as_bytes())
+    }
+
     /// Returns the source on the host. Returns `None` if the source is a new directory or a file of
     /// the machine.
     #[must_use]
     pub fn source(&self) -> Option<PathBuf> {
-        let (Self::Writable(spec) | Self::ReadOnly(spec)) = self;
-        let source = OsString::from_vec(unescaped(split(spec.as_bytes())[0]));
-        Some(PathBuf::from(source)).filter(|source| source.is_absolute())
+        let source = path(self.fields()[0]);
+        source.is_absolute().then_some(source)
+    }
+
+    /// Returns the path in the machine.
+    #[must_use]
+    pub fn destination(&self) -> PathBuf {
+        path(destination(&self.fields()))
+    }
+
+    /// Opens the source, if it is on the host, below the root directory `root`.
+    ///
+    /// The descriptor still refers to the same file or directory when another process replaces the
+    /// path, or a part of it.
+    pub fn open_source(&self, root: &Path) -> Result<Option<OwnedFd>> {
+        let Some(source) = self.source() else {
+            return Ok(None);
+        };
+        let open = || {
+            let root = File::open(root)?;
+            Ok(open_place(root, &source, self.follows_symlinks())?)
+        };
+        let opened: io::Result<OwnedFd> = open();
+        let source = source.display();
+        opened.map(Some).map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => anyhow!(
+                "can't bind mount {source}: the path leads through a symbolic link; name the link's target"
+            ),
+            Some(libc::ENOENT | libc::ENOTDIR) => {
+                anyhow!("can't bind mount {source}: it does not exist on the host; create it")
+            }
+            _ => anyhow!("can't bind mount {source}: {error}"),
+        })
+    }
+
+    fn follows_symlinks(&self) -> bool {
+        let fields = self.fields();
+        let mut options = fields
+            .iter()
+            .skip(2)
+            .flat_map(|field| field.split(is_comma));
+        !options.any(|option| option == NO_SYMLINKS)
+    }
+
+    /// Returns the option of systemd-nspawn that mounts `source` in place of the source.
+    #[must_use]
+    pub fn to_option_with_source(&self, source: &Path) -> OsString {
+        let fields = self.fields();
+        let options: Vec<_> = fields
+            .iter()
+            .skip(2)
+            .map(|field| without_option(field, NO_SYMLINKS))
+            .filter(|field| !field.is_empty())
+            .collect();
+        let mut spec = joined(&[source]).into_vec();
+        for field in [destination(&fields).to_vec()].into_iter().chain(options) {
+            spec.push(b':');
+            spec.extend(field);
+        }
+        let spec = OsString::from_vec(spec);
+        match self {
+            Self::Writable(_) => Self::Writable(spec).to_option(),
+            Self::ReadOnly(_) => Self::ReadOnly(spec).to_option(),
+        }
     }
 
     /// Returns a writable bind mount of the file or directory `source`.
@@ -151,28 +243,41 @@ impl Bind {
 /// each with whether it is a file.
 #[must_use]
 pub fn mount_points(argv: &[OsString]) -> Vec<(PathBuf, bool)> {
-    let path = |field: &[u8]| PathBuf::from(OsString::from_vec(unescaped(field)));
     let mut points = Vec::new();
-    for word in argv
-        .iter()
-        .map(|word| word.as_bytes())
-        .take_while(|word| *word != b"--")
-    {
-        if let Some(spec) = word.strip_prefix(b"--tmpfs=") {
+    for word in argv.iter().take_while(|word| *word != "--") {
+        if let Some(spec) = word.as_bytes().strip_prefix(b"--tmpfs=") {
             points.push((path(split(spec)[0]), false));
         }
-        let bind = word
-            .strip_prefix(b"--bind=")
-            .or_else(|| word.strip_prefix(b"--bind-ro="));
-        if let Some([source, rest @ ..]) = bind.map(split).as_deref() {
-            let destination = rest
-                .first()
-                .filter(|field| !field.is_empty())
-                .unwrap_or(source);
-            points.push((path(destination), path(source).is_file()));
+        if let Some(bind) = Bind::of_option(word) {
+            let is_file = bind.source().is_some_and(|source| is_file(&source));
+            points.push((bind.destination(), is_file));
         }
     }
     points
+}
+
+/// Returns whether the mount point of `source` is a file, as for device nodes.
+fn is_file(source: &Path) -> bool {
+    fs::metadata(source).is_ok_and(|metadata| !metadata.is_dir())
+}
+
+fn path(field: &[u8]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(unescaped(field)))
+}
+
+// Returns the field of the destination, which is that of the source if there is no other.
+fn destination<'a>(fields: &[&'a [u8]]) -> &'a [u8] {
+    let destination = fields.get(1).filter(|field| !field.is_empty());
+    destination.unwrap_or(&fields[0])
+}
+
+fn is_comma(byte: &u8) -> bool {
+    *byte == b','
+}
+
+fn without_option(options: &[u8], option: &[u8]) -> Vec<u8> {
+    let kept = options.split(is_comma).filter(|word| *word != option);
+    kept.collect::<Vec<_>>().join(&b',')
 }
 
 fn with_owner(spec: OsString) -> OsString {
@@ -187,13 +292,10 @@ fn with_owner(spec: OsString) -> OsString {
     if fs::metadata(source).is_ok_and(|source| !source.is_dir() && !source.is_file()) {
         return spec;
     }
-    let destination = fields
-        .get(1)
-        .filter(|field| !field.is_empty())
-        .unwrap_or(&fields[0]);
+    let destination = destination(&fields);
     let options = fields.get(2).copied().unwrap_or_default();
     if options
-        .split(|byte| *byte == b',')
+        .split(is_comma)
         .any(|option| option.ends_with(b"idmap"))
     {
         return spec;
@@ -287,6 +389,26 @@ mod tests {
                 Bind::Writable(expected.into())
             );
         }
+    }
+
+    #[test]
+    fn source_is_replaced_and_all_else_is_kept() {
+        for (option, expected) in [
+            ("--bind=/a", "--bind=/s\\:1:/a"),
+            ("--bind-ro=/a\\:b:/b", "--bind-ro=/s\\:1:/b"),
+            ("--bind=/a\\:b", "--bind=/s\\:1:/a\\:b"),
+            ("--bind=/a::norbind", "--bind=/s\\:1:/a:norbind"),
+            (
+                "--bind=/a:/b\\:c:idmap,nosymlinks",
+                "--bind=/s\\:1:/b\\:c:idmap",
+            ),
+            ("--bind=/a:/b:nosymlinks", "--bind=/s\\:1:/b"),
+            ("--bind=/a:/b:norbind:x", "--bind=/s\\:1:/b:norbind:x"),
+        ] {
+            let bind = Bind::of_option(option.as_ref()).unwrap();
+            assert_eq!(bind.to_option_with_source(Path::new("/s:1")), expected);
+        }
+        assert_eq!(Bind::of_option("--binder=/a".as_ref()), None);
     }
 
     #[test]

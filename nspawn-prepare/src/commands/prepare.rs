@@ -52,7 +52,7 @@ pub fn run(arguments: &[OsString]) -> Result<()> {
 }
 
 fn prepare(mut options: Options, image: &str) -> Result<()> {
-    let (image, _lock) = lookup::find_and_lock(image)?;
+    let (image, _lock) = preflight::find_and_lock_image(image)?;
     runner_binary::show(&mut options, false)?;
     let name = machine_name(&options, &image)?;
     let spec = MachineSpec::new(name, image, options.machine, None)?;
@@ -71,7 +71,7 @@ fn prepare(mut options: Options, image: &str) -> Result<()> {
 }
 
 fn prepare_job(arguments: &[OsString], mut options: Options, image: &str, job: &Job) -> Result<()> {
-    let (image, _lock) = lookup::find_and_lock(image)?;
+    let (image, _lock) = preflight::find_and_lock_image(image)?;
     if job.image.is_some() && options.image.is_none() {
         job_policy::check_image(&options.policy.allowed_images, &image)?;
     }

@@ -19,6 +19,7 @@ use crate::create::spec::MachineSpec;
 use crate::gitlab::job_policy;
 use crate::options;
 use crate::options::{MachineOptions, Options, ServiceDefaults};
+use crate::preflight;
 use crate::services::network;
 
 /// Creates the machine of a service of the job in this process's environment.
@@ -34,7 +35,7 @@ pub fn run(number: u8, arguments: &[OsString]) -> Result<()> {
     let Some((options, image)) = options::parse(arguments, image_of)? else {
         return Ok(());
     };
-    let (image, _lock) = lookup::find_and_lock(&image)?;
+    let (image, _lock) = preflight::find_and_lock_image(&image)?;
     job_policy::check_image(&options.policy.allowed_services, &image)?;
     network::check(&options.machine.network)?;
     let verbose = options.output.verbose;

@@ -18,6 +18,7 @@ use crate::diagnostics::print_diagnostic;
 use crate::gitlab::runner_binary;
 use crate::options;
 use crate::options::Options;
+use crate::preflight;
 use crate::standby::machines::Members;
 use crate::standby::pool::Pool;
 use crate::standby::{fingerprint, machines, pool};
@@ -72,9 +73,15 @@ fn fill(pool: &Pool, arguments: &[OsString], image: &str) -> Result<()> {
     let mut attempts = None;
     loop {
         let queue = pool::lock_all()?;
+        let count = pool.current_count()?;
+        if count == 0 {
+            // The pool was deleted, perhaps while this process created a machine. Its image may be
+            // gone as well.
+            remove_others(&pool.mark(image), &[], count)?;
+            return Ok(());
+        }
         let candidate = Candidate::new(arguments, image, &name::random_uuid()?[..8])?;
         let fingerprint = fingerprint::compute(&candidate.spec)?;
-        let count = pool.current_count()?;
         let usable = remove_others(&pool.mark(image), &fingerprint, count)?;
         if usable >= count {
             return Ok(());
@@ -114,7 +121,7 @@ struct Candidate {
 impl Candidate {
     // The image may have an argument file of its own, so the options are parsed for each image.
     fn new(arguments: &[OsString], image: &str, suffix: &str) -> Result<Self> {
-        let (found, lock) = lookup::find_and_lock(image)?;
+        let (found, lock) = preflight::find_and_lock_image(image)?;
         let parsed = options::parse(arguments, |_| Ok(image.to_owned()))?;
         let (mut options, _) = parsed.context("can't use --help or --version with --standby")?;
         runner_binary::show(&mut options, false)?;

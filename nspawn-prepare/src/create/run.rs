@@ -91,6 +91,7 @@ impl Creation<'_> {
         } = self.spec;
         preflight::check_host()?;
         preflight::check_network(&options.network, options.private_users)?;
+        preflight::check_binds(&options.binds)?;
         layer::check_image(options.layer, image)?;
         if self.spec.has_disks() {
             layer::check_loop_devices()?;

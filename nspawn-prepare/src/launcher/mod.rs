@@ -13,6 +13,7 @@
 //! | [`agent_files`] | the file system that carries the agent into the machine |
 //! | [`boot_units`] | units and masks for the machine's systemd |
 //! | [`tmp`] | a /tmp that systemd-nspawn can use |
+//! | [`binds`] | the sources of bind mounts |
 //! | [`cgroups`] | the machine's cgroup, with the limits of the unit |
 //! | [`core_dumps`] | no core dumps of the machine's processes |
 //! | [`sockets`] | address families of the machine's sockets |
@@ -21,6 +22,7 @@
 
 mod agent_files;
 mod apparmor;
+mod binds;
 pub mod boot_units;
 mod cgroups;
 mod core_dumps;
@@ -93,6 +95,8 @@ fn become_machine(
     options: &[OsString],
 ) -> Result<Infallible> {
     let state = State::read(paths.name())?;
+    // A new /tmp would hide the sources there.
+    let options = &binds::hold_sources(paths, options)?;
     tmp::provide()?;
     let uid_base = uid_range::allocate(paths, state.private_users)?;
     mount_root(paths, &state, uid_base, options)?;

@@ -22,9 +22,9 @@ use serde_json::Value;
 /// Time in which systemd usually reports the end of a machine. It is also the time limit for an
 /// answer of the agent.
 const USUAL_DELAY: Duration = Duration::from_millis(500);
-/// Time limit for systemd to report the end of a machine. A machine that shuts down in order stops
-/// its services first.
-const MAX_DELAY: Duration = Duration::from_secs(4);
+/// Time limit for systemd to report the end of a machine whose agent does not answer. A machine that
+/// shuts down in order stops its services first, which takes seconds on a slow host.
+const MAX_DELAY: Duration = Duration::from_secs(20);
 
 /// Cause if the machine runs and its agent answers again.
 const AGENT_RESTARTED: &str = "its agent ended and was restarted";

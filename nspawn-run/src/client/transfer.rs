@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
@@ -23,20 +23,18 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; COPY_CHUNK]);
 }
 
-/// Moves up to `limit` bytes and returns their number, which is 0 at the end of the input.
+/// Moves up to `limit` bytes out of a pipe and returns their number, which is 0 at its end.
 ///
 /// Fails with `EAGAIN` if `source` does not block and contains nothing. The kernel need not copy
-/// bytes between two pipes, or from a file on a disk to a pipe. splice(2) is not used for any other
-/// descriptor: it locks the pipe while it waits for the other side, and the machine's processes
-/// would hang at the lock and could not be killed.
+/// bytes between two pipes. splice(2) is not used for any other descriptor: it locks the pipe while
+/// it waits for the other side, and the machine's processes would hang at the lock and could not be
+/// killed.
 pub fn transfer(source: &OwnedFd, target: BorrowedFd, limit: usize) -> nix::Result<usize> {
-    if !is_pipe(target) || !(is_pipe(source.as_fd()) || is_file(source.as_fd())) {
+    if !is_pipe(target) {
         return copy(source, target, limit);
     }
     let count = limit.min(MAX_CHUNK);
     match retry(|| splice(source, None, target, None, count, SpliceFFlags::empty())) {
-        // Some files, for example those of /proc, don't support splice(2).
-        Err(Errno::EINVAL) => copy(source, target, limit),
         // If the source does not block, splice(2) does not wait for room in the target either.
         Err(Errno::EAGAIN) => {
             wait_for(target, PollFlags::POLLOUT);
@@ -83,7 +81,8 @@ fn file_type(fd: BorrowedFd) -> Option<SFlag> {
     ))
 }
 
-fn copy(source: &OwnedFd, target: BorrowedFd, limit: usize) -> nix::Result<usize> {
+/// Copies up to `limit` bytes and returns their number, like [`transfer`].
+pub fn copy(source: &OwnedFd, target: BorrowedFd, limit: usize) -> nix::Result<usize> {
     BUFFER.with_borrow_mut(|buffer| copy_through(buffer, source, target, limit))
 }
 
@@ -125,6 +124,7 @@ pub fn wait_for(fd: BorrowedFd, event: PollFlags) {
 mod tests {
     use std::fs::File;
     use std::io::Read;
+    use std::os::fd::AsFd;
     use std::thread;
 
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -145,7 +145,7 @@ mod tests {
         let source = OwnedFd::from(source);
         for _ in 0..4 * MAX_CHUNK / COPY_CHUNK {
             assert_eq!(
-                transfer(&source, target.1.as_fd(), MAX_CHUNK).unwrap(),
+                copy(&source, target.1.as_fd(), MAX_CHUNK).unwrap(),
                 COPY_CHUNK
             );
         }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
-use nspawn_tests::{call, finish, image, left_of};
+use nspawn_tests::{call, finish, image, left_of, scratch};
 
 #[test]
 fn invalid_machine_names_are_refused() {
@@ -60,13 +60,34 @@ fn values_that_systemd_refuses_are_named() {
     )
     .expect_error(1, "did not start");
     done.expect_err("NoSuchProperty");
-    let done = call(
-        "nspawn-prepare",
-        ["--name", &name, "--bind=/no/such/source", &image],
-    )
-    .expect_error(1, "did not start");
-    done.expect_err("/no/such/source");
     assert_eq!(left_of(&name), "");
+}
+
+#[test]
+fn binds_that_can_not_be_mounted_are_refused_at_once() {
+    let (image, here) = (image(), scratch("bad-binds"));
+    std::os::unix::fs::symlink("/etc", here.join("link")).unwrap();
+    let link = format!("--bind-ro={}/link/ssl:/x:nosymlinks", here.display());
+    let name = format!("binds-{}", std::process::id());
+    for (bind, words) in [
+        (
+            "--bind=/no/such/source",
+            "can't bind mount /no/such/source: it does not exist on the host",
+        ),
+        ("--bind-ro=/etc/passwd/x:/x", "it does not exist"),
+        (&*link, "leads through a symbolic link"),
+        ("--bind=/etc:x", "can't bind mount on x"),
+    ] {
+        let options = ["--name", &name, "--verbose", bind, &image];
+        let done = call("nspawn-prepare", options).expect_error(1, words);
+        assert!(!done.err().contains("systemd-run"), "{}", done.describe());
+    }
+    let options = ["--name", &name, "--bind=/etc:/x:nosuchoption", &image];
+    call("nspawn-prepare", options)
+        .expect(1)
+        .expect_err("nosuchoption");
+    assert_eq!(left_of(&name), "");
+    std::fs::remove_dir_all(here).unwrap();
 }
 
 #[test]

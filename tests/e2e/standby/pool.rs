@@ -6,9 +6,35 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use nspawn_tests::{Machine, call, finish, image, left_of, sh};
+use nspawn_tests::{Machine, call, finish, image, left_of, sh, wait_until};
 
-use super::{Pool, origin};
+use super::{Pool, REFILL, origin};
+
+/// Tests that a pool which is deleted with its image leaves no machine that was just being created.
+#[test]
+fn pool_deleted_during_a_refill_leaves_no_machine() {
+    let pool = Pool::new("deleted", 0, &["--network=none"]);
+    let mark = |name: &str| fs::read_to_string(format!("/run/nspawn-ci/{name}/standby"));
+    let machines = || -> Vec<String> {
+        let entries = fs::read_dir("/run/nspawn-ci").unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names
+            .filter(|name| mark(name).is_ok_and(|mark| mark.ends_with(&pool.image)))
+            .collect()
+    };
+    thread::scope(|scope| {
+        let filling = scope.spawn(|| pool.resize(1));
+        wait_until("a machine is being created", REFILL, || {
+            !machines().is_empty()
+        });
+        pool.resize(0);
+        fs::remove_file(format!("/var/lib/machines/{}", pool.image)).unwrap();
+        filling.join().unwrap();
+    });
+    assert_eq!(machines(), [] as [String; 0]);
+    // The pool is deleted by the name of its image.
+    symlink(image(), format!("/var/lib/machines/{}", pool.image)).unwrap();
+}
 
 #[test]
 fn refill_uses_the_variables_of_the_first_caller() {

@@ -10,7 +10,7 @@ use super::Project;
 
 #[test]
 fn full_cache_is_recreated() {
-    let project = Project::new(8);
+    let project = Project::new();
     let runner = Runner::default().prepare_args(&["--cache-size=32M"]);
     let fill = project.job().script(&[
         "! head -c 50M /dev/zero > /cache/big",
@@ -35,7 +35,7 @@ fn full_cache_is_recreated() {
 /// A crash may leave an empty or damaged file.
 #[test]
 fn damaged_cache_is_recreated() {
-    let project = Project::new(12);
+    let project = Project::new();
     let runner = Runner::default().prepare_args(&["--cache-size=32M"]);
     let _ = runner
         .run(&project.job().script(&["touch /cache/kept"]))
@@ -59,7 +59,7 @@ fn damaged_cache_is_recreated() {
 
 #[test]
 fn job_runs_without_a_cache_that_can_not_be_mounted() {
-    let project = Project::new(11);
+    let project = Project::new();
     let _ = project.run(&["touch /cache/kept"]);
     let file = project.files()[0].clone();
     sh(&format!("mv {file} {file}.away && mkdir {file}")).expect(0);
@@ -71,7 +71,7 @@ fn job_runs_without_a_cache_that_can_not_be_mounted() {
 
 #[test]
 fn unused_cache_is_stale_after_30_days() {
-    let project = Project::new(9);
+    let project = Project::new();
     let _ = project.run(&["touch /cache/x"]);
     call("nspawn-cleanup", ["--stale"]).expect(0);
     assert_eq!(project.files().len(), 1);

@@ -111,7 +111,7 @@ pub fn check_binds(binds: &[Bind]) -> Result<()> {
 ///
 /// A machine would fail to boot, with messages that don't name the limit.
 pub fn check_limits(users: PrivateUsers) -> Result<()> {
-    // Any other machine has inotify instances of its own.
+    // Any other machine has inotify instances of its own, or its launcher checks this.
     if users == PrivateUsers::No {
         check_inotify()?;
     }
@@ -155,7 +155,7 @@ fn check_processes() -> Result<()> {
 /// Checks that a machine can open its inotify instances.
 ///
 /// Opening some is the only way to know, because the kernel does not report how many a user has.
-fn check_inotify() -> Result<()> {
+pub fn check_inotify() -> Result<()> {
     let opened: nix::Result<Vec<_>> = (0..INOTIFY_INSTANCES)
         .map(|_| Inotify::init(InitFlags::IN_CLOEXEC))
         .collect();

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::sys::inotify::{InitFlags, Inotify};
 use nspawn_common::machine::output;
-use nspawn_common::machine::processes;
 use nspawn_tests::{BackgroundCommand, Machine, call, left_of, sh};
 
 use crate::probe::Place;
@@ -25,15 +24,6 @@ for my $user (0, 1, 1000, 60000) {
 $| = 1;
 print "on\n$taken\n";
 sleep $ARGV[1];
-"#;
-
-/// Prints the owner of the user namespace of the process in `$ARGV[0]`, by the request
-/// NS_GET_OWNER_UID of ioctl_ns(2).
-const OWNER: &str = r#"
-open(my $namespace, "<", "/proc/$ARGV[0]/ns/user") or die;
-my $owner = pack("L", 0);
-ioctl($namespace, 0xb704, $owner) or die "$!";
-print unpack("L", $owner), "\n";
 "#;
 
 /// Creates up to 3000 cgroups below the directory `$1`, prints their number, and removes them.
@@ -139,16 +129,14 @@ fn others_go_on(fixture: &Fixture) {
 }
 
 fn namespaces_belong_to_the_machines_user(fixture: &Fixture) -> Control {
-    let owner = |machine: &Machine| {
-        let leader = processes::leader(&machine.paths()).unwrap().to_string();
-        let done = call("perl", ["-e", OWNER, &leader]).expect(0);
-        done.out().trim().parse::<u32>().unwrap()
-    };
-    let (attacker, neighbour) = (owner(&fixture.attacker), owner(&fixture.neighbour));
+    let (attacker, neighbour) = (
+        fixture.attacker.namespace_owner(),
+        fixture.neighbour.namespace_owner(),
+    );
     let users = fs::read_to_string(fixture.attacker.paths().uid_range_file()).unwrap();
     assert!(users.contains(&attacker.to_string()), "{attacker} {users}");
     assert_ne!(attacker, neighbour);
-    assert_eq!(owner(&fixture.unconfined), 0);
+    assert_eq!(fixture.unconfined.namespace_owner(), 0);
     Control::Unconfined
 }
 

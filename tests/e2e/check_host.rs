@@ -128,6 +128,25 @@ fn defects_of_kernel_and_systemd_are_reported_with_their_remedies() {
             "sysctl -w fs.inotify.max_user_watches=",
         ),
         (
+            replace_file("/proc/sys/kernel/pty/max", "1024\n"),
+            "note  the kernel allows 1024 pseudoterminals",
+            "sysctl -w kernel.pty.max=",
+        ),
+        (
+            "mount -t tmpfs none /proc/sys/net; mkdir -p /proc/sys/net/ipv4/neigh/default; \
+             echo 1024 >/proc/sys/net/ipv4/neigh/default/gc_thresh3"
+                .into(),
+            "note  the kernel allows 1024 neighbours (ARP)",
+            "sysctl -w net.ipv4.neigh.default.gc_thresh3=",
+        ),
+        (
+            "mount -t tmpfs none /proc/sys/kernel; mkdir /proc/sys/kernel/yama; uname -r >/proc/sys/kernel/osrelease; \
+             echo 3 >/proc/sys/kernel/yama/ptrace_scope"
+                .into(),
+            "note  ptrace is forbidden",
+            "kernel.yama.ptrace_scope",
+        ),
+        (
             replace_file(
                 "/usr/bin/systemctl",
                 "#!/bin/sh\ntest $1 != is-enabled && echo systemd 252",

@@ -14,6 +14,7 @@
 //! | [`program_kills`] | the programs are killed at a random moment |
 //! | [`resource_exhaustion`] | the host runs out of space, open files or inotify instances |
 //! | [`concurrency`] | many programs run at the same time |
+//! | [`tracer`] | the tracer of systemd-nspawn is refused, or killed |
 //! | [`throughput`] | a command moves many bytes |
 //! | [`hostile_layers`] | an attacker wrote the layer |
 
@@ -31,6 +32,7 @@ mod program_kills;
 mod resource_exhaustion;
 mod suite;
 mod throughput;
+mod tracer;
 
 use std::process::ExitCode;
 
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         program_kills::rows,
         resource_exhaustion::rows,
         concurrency::rows,
+        tracer::rows,
         throughput::rows,
         hostile_layers::rows,
     ] {

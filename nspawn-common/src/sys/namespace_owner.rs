@@ -8,8 +8,13 @@
 //! namespace hold for each of its 65536 users, and its root may raise them.
 //!
 //! systemd-nspawn runs as root, so all machines and the host's own root would share root's numbers.
-//! No version has an option for another owner. So a tracer (ptrace(2)) changes the effective user
-//! of the process of systemd-nspawn that is about to create the namespace.
+//! No version has an option for another owner or for an existing user namespace. It refuses to start
+//! if its effective user is not root, so the launcher can't change that before. It creates the
+//! namespace by a system call of its own, which no preloaded library can replace. So a tracer
+//! (ptrace(2)) changes the effective user of the process that is about to create the namespace.
+//!
+//! The tracer waits only for processes that it traces, and each wait ends with them. If the tracer
+//! ends early, the kernel kills them, so none stays stopped.
 //!
 //! The owner of a namespace has all capabilities in it. Root of the host is no longer the owner, and
 //! needs those capabilities itself.
@@ -18,7 +23,7 @@ use std::ffi::c_long;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
@@ -37,44 +42,53 @@ type Registers = libc::user_regs_struct;
 /// The program that this process executes next creates the container. The process that creates the
 /// user namespace must be its first child in a mount namespace of its own, as with systemd-nspawn.
 /// Until then another process traces the program, and the kernel kills both together.
-pub fn set_in_next_program(owner: u32) -> Result<()> {
+///
+/// Fails if the host does not allow this process to be traced. `report` gets a later error. After
+/// either, the program's own user is the owner.
+pub fn set_in_next_program(owner: u32, report: impl FnOnce(Error)) -> Result<()> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     let program = getpid();
-    let mut writer = File::from(writer);
+    let mut writer = Some(File::from(writer));
     // systemd-nspawn would not reap a child that it does not know.
-    fork::run_detached(|| trace(program, owner, &mut writer))?;
+    fork::run_detached(|| match trace(program, owner, writer.take()) {
+        Ok(()) => 0,
+        Err(error) => {
+            report(error);
+            1
+        }
+    })?;
     drop(writer);
-    let mut answer = [0; 64];
-    let length = File::from(reader).read(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer[..length]);
-    if answer != ATTACHED {
-        bail!("can't trace systemd-nspawn, to make the machine a user of the host: {answer}");
+    let mut answer = String::new();
+    File::from(reader).read_to_string(&mut answer)?;
+    match answer.as_str() {
+        ATTACHED => Ok(()),
+        "" => bail!("can't trace systemd-nspawn: the tracer has ended"),
+        error => bail!("can't trace systemd-nspawn: {error}"),
     }
-    Ok(())
 }
 
 /// Message of the tracer to the program that it traces.
 const ATTACHED: &str = "attached";
 
-// Returns the exit status of the tracer.
-fn trace(program: Pid, owner: u32, answer: &mut File) -> i32 {
+// Traces the program until the container has its owner, and first answers whether it can.
+fn trace(program: Pid, owner: u32, answer: Option<File>) -> Result<()> {
     let options = Options::PTRACE_O_TRACEFORK
         | Options::PTRACE_O_TRACEVFORK
         | Options::PTRACE_O_TRACECLONE
         | Options::PTRACE_O_EXITKILL;
     let attached = ptrace::seize(program, options);
-    let message = attached.map_or_else(|errno| errno.desc(), |()| ATTACHED);
-    let _ = answer.write_all(message.as_bytes());
+    if let Some(mut answer) = answer {
+        let message = attached.map_or_else(|errno| errno.desc(), |()| ATTACHED);
+        let _ = answer.write_all(message.as_bytes());
+    }
+    // The program reports that it is not traced.
     if attached.is_err() {
-        return 1;
+        return Ok(());
     }
-    match follow(program, owner) {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("can't make the machine a user of the host: {error:#}");
-            1
-        }
-    }
+    let result = follow(program, owner);
+    // A program that can't be released has ended, or the kernel kills it when this process ends.
+    let _ = ptrace::detach(program, None);
+    result.context("can't change the owner of the machine's user namespace")
 }
 
 // Follows the program to the child that creates the user namespace, or to its end.
@@ -84,13 +98,12 @@ fn follow(program: Pid, owner: u32) -> Result<()> {
             WaitStatus::PtraceEvent(_, _, event) if is_new_process(event) => {
                 let child = Pid::from_raw(i32::try_from(ptrace::getevent(program)?)?);
                 waitpid(child, Some(WaitPidFlag::__WALL))?;
-                let is_container = mount_namespace(child)? != mount_namespace(program)?;
-                if is_container {
-                    become_user(child, owner)?;
-                    ptrace::detach(child, None)?;
-                    return Ok(ptrace::detach(program, None)?);
+                let result = change_container(program, child, owner);
+                // The child may have been killed.
+                let _ = ptrace::detach(child, None);
+                if result? {
+                    return Ok(());
                 }
-                ptrace::detach(child, None)?;
                 ptrace::cont(program, None)?;
             }
             WaitStatus::Stopped(_, signal) => ptrace::cont(program, signal)?,
@@ -98,6 +111,15 @@ fn follow(program: Pid, owner: u32) -> Result<()> {
             _ => ptrace::cont(program, None)?,
         }
     }
+}
+
+// Changes the user of a child that becomes the container, and returns whether it does.
+fn change_container(program: Pid, child: Pid, owner: u32) -> Result<bool> {
+    let is_container = mount_namespace(child)? != mount_namespace(program)?;
+    if is_container {
+        become_user(child, owner)?;
+    }
+    Ok(is_container)
 }
 
 fn is_new_process(event: i32) -> bool {
@@ -113,10 +135,20 @@ fn mount_namespace(process: Pid) -> Result<std::path::PathBuf> {
     Ok(fs::read_link(format!("/proc/{process}/ns/mnt"))?)
 }
 
-// Changes the effective user of a new process, which keeps root's capabilities and the access of
-// root to files.
+// Changes the effective user of a new process, or nothing.
 fn become_user(process: Pid, user: u32) -> Result<()> {
     let before = ptrace::getregset::<NT_PRSTATUS>(process)?;
+    let result = change_user(process, &before, user);
+    if result.is_err() {
+        let _ = change_user(process, &before, 0);
+    }
+    ptrace::setregset::<NT_PRSTATUS>(process, before)?;
+    result
+}
+
+// The process keeps root's capabilities, and the access of root to files. The kernel resets the
+// secure bits in the new user namespace.
+fn change_user(process: Pid, before: &Registers, user: u32) -> Result<()> {
     let keep_capabilities = [
         libc::PR_SET_SECUREBITS as u64,
         libc::SECBIT_NO_SETUID_FIXUP as u64,
@@ -128,9 +160,9 @@ fn become_user(process: Pid, user: u32) -> Result<()> {
         (libc::SYS_setresuid, [unchanged, user.into(), unchanged]),
         (libc::SYS_setfsuid, [0; 3]),
     ] {
-        call(process, &before, number, arguments)?;
+        call(process, before, number, arguments)?;
     }
-    Ok(ptrace::setregset::<NT_PRSTATUS>(process, before)?)
+    Ok(())
 }
 
 // Executes a system call in a process that has just left one, and was stopped.

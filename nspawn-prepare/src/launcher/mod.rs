@@ -55,6 +55,7 @@ use nspawn_common::sys::namespace_owner;
 use crate::diagnostics::print_diagnostic;
 use crate::network::pasta;
 use crate::network::resolvers::RESOLV_CONF;
+use crate::preflight;
 use crate::recorder;
 
 /// Environment variable that turns off the watch for memory pressure in systemd's programs.
@@ -101,10 +102,10 @@ fn become_machine(
     let uid_base = uid_range::allocate(paths, state.private_users)?;
     mount_root(paths, &state, uid_base, options)?;
     confine(paths, &state, options)?;
-    if let Some(base) = uid_base {
-        namespace_owner::set_in_next_program(base)?;
-    }
     let console = recorder::start(&paths.console_output())?;
+    if let Some(base) = uid_base {
+        count_as_user(base)?;
+    }
     Err(exec_nspawn(program, uid_base, options, console))
 }
 
@@ -153,6 +154,23 @@ fn confine(paths: &MachinePaths, state: &State, options: &[OsString]) -> Result<
     }
     core_dumps::forbid(options)?;
     sockets::restrict(paths, state, options)
+}
+
+/// Makes the kernel count namespaces, inotify instances and such of the machine for a user of its
+/// own.
+///
+/// A host that forbids ptrace(2) gets the machine nevertheless, as one that shares root's numbers.
+fn count_as_user(user: u32) -> Result<()> {
+    let report = |error: Error| {
+        print_diagnostic(format!(
+            "{error:#}; so the machine can use up the namespaces and inotify instances of the host's root"
+        ));
+    };
+    if let Err(error) = namespace_owner::set_in_next_program(user, report) {
+        report(error);
+        preflight::check_inotify()?;
+    }
+    Ok(())
 }
 
 fn exec_nspawn(

@@ -111,7 +111,7 @@ fn is_tracer_killed() -> bool {
     let prepare = BackgroundCommand::spawn_command(command.args(["--name", &name, &image()]));
     let unit = paths.cgroup();
     let is_killed = loop {
-        let processes =
+        let members =
             [unit.join(LAUNCHER_CGROUP), unit.clone()].map(|path| cgroup::processes(&path));
         if let Some(tracer) = members.into_iter().flatten().find_map(tracer_of) {
             break kill(tracer, Signal::SIGKILL).is_ok();

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::sys::inotify::{InitFlags, Inotify};
 use nspawn_common::machine::output;
-use nspawn_tests::{BackgroundCommand, Machine, call, left_of, sh};
+use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
+use nspawn_tests::{BackgroundCommand, Machine, call, image, left_of, sh};
+use serde_json::json;
 
 use crate::probe::Place;
 use crate::suite::{Control, Fixture, Suite, name};
@@ -46,8 +48,18 @@ echo $number
 /// Writes to the console for some seconds, in long lines.
 const FLOOD: &str = "timeout 4 sh -c 'while :; do head -c 30000 /dev/urandom | base64 -w0; echo; done' >/dev/console";
 
+/// Writes 8 MiB to the machine's own journal, which a host could forward to its own.
+const LOG: &str = "yes $(seq -s, 500) | head -c 8M | logger --tag=flood; journalctl --flush --quiet; \
+    journalctl --sync; journalctl --identifier=flood --lines=1 | grep --quiet 499,500";
+
+/// Writes 8 MiB as a service, before it is ready.
+const SERVICE: &str = "yes $(seq -s, 500) | head -c 8M; echo the last line; \
+    exec perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalPort => 80, Listen => 1); sleep 60'";
+
 /// Number of bytes that a machine may write to the host's journal, in all.
 const JOURNAL_LIMIT: usize = 64 << 10;
+/// Number of bytes in the host's journal about a job with a service, at most.
+const JOB_LIMIT: usize = 1 << 20;
 
 pub fn rows(suite: &mut Suite, fixture: &Fixture) {
     suite.row("taking all inotify instances, as several users", || {
@@ -64,6 +76,14 @@ pub fn rows(suite: &mut Suite, fixture: &Fixture) {
     });
     suite.row("filling the host's journal by the console", || {
         journal_keeps_messages_of_others(fixture)
+    });
+    suite.row("filling the host's journal by the machine's own", || {
+        let written = written_to_journal(|| drop(fixture.attacker.sh(LOG).expect(0)));
+        assert!(written < JOURNAL_LIMIT, "{written} bytes");
+        Control::Absent
+    });
+    suite.row("filling the host's journal by a service", || {
+        output_of_services_is_not_in_the_journal()
     });
     suite.row("opening files without limit as the machine's pasta", || {
         files_of_pasta_are_limited(fixture)
@@ -193,6 +213,34 @@ fn journal_keeps_messages_of_others(fixture: &Fixture) -> Control {
     assert!(output::read(&file).unwrap().contains("the last line"));
     others_go_on(fixture);
     Control::Host
+}
+
+/// Returns the number of bytes that the host's journal gets meanwhile.
+fn written_to_journal(work: impl FnOnce()) -> usize {
+    let cursor = sh(
+        "journalctl --sync; journalctl --quiet --lines=1 --show-cursor | sed -n 's/^-- cursor: //p'",
+    );
+    let cursor = cursor.expect(0).out();
+    work();
+    let command = format!(
+        "journalctl --sync; journalctl --quiet --output=export --after-cursor='{}' | wc --bytes",
+        cursor.trim()
+    );
+    sh(&command).expect(0).out().trim().parse().unwrap()
+}
+
+fn output_of_services_is_not_in_the_journal() -> Control {
+    let service = json!({ "name": image(), "alias": "x", "command": ["sh", "-c", SERVICE] });
+    let job = Job::new(&image())
+        .service_of(service)
+        .script(&["exec 3<>/dev/tcp/x/80", "echo connected"]);
+    let runner = Runner::default().prepare_args(&["--init=stub"]);
+    let written = written_to_journal(|| {
+        let report = runner.run(&job).expect(&Outcome::Success);
+        report.expect_log("connected");
+    });
+    assert!(written < JOB_LIMIT, "{written} bytes");
+    Control::Absent
 }
 
 fn files_of_pasta_are_limited(fixture: &Fixture) -> Control {

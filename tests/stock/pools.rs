@@ -2,16 +2,19 @@
 //! and the host go on.
 
 use std::fs;
+use std::process::Command;
+use std::time::Duration;
 
 use nix::libc;
-use nspawn_tests::{BackgroundCommand, Done, Machine, call, left_of, sh};
+use nspawn_tests::{BackgroundCommand, Done, Machine, call, image, left_of, sh, wait_until};
 
-/// Limits of a user that are small enough to be reached soon, by the names in `/proc/sys/user`.
+/// Limits that are small enough to be reached soon in an emulated machine, by their paths below
+/// `/proc/sys`.
 const LIMITS: [(&str, &str); 4] = [
-    ("max_mnt_namespaces", "400"),
-    ("max_net_namespaces", "100"),
-    ("max_uts_namespaces", "400"),
-    ("max_ipc_namespaces", "400"),
+    ("user/max_mnt_namespaces", "80"),
+    ("user/max_net_namespaces", "20"),
+    ("user/max_uts_namespaces", "40"),
+    ("user/max_ipc_namespaces", "40"),
 ];
 
 /// Creates namespaces until the kernel refuses more of each kind, and holds them. `$ARGV[0]` is the
@@ -25,7 +28,7 @@ for my $kind ([0x20000, "mnt"], [0x40000000, "net"], [0x4000000, "uts"], [0x8000
 }
 $| = 1;
 print "on\n@counts\n";
-sleep 60;
+sleep 120;
 "#;
 
 /// Creates cgroups with the memory controller, of whose numbers the kernel has 65535, and prints
@@ -33,18 +36,39 @@ sleep 60;
 const MEMORY_CGROUPS: &str = "cd /sys/fs/cgroup && mkdir pool && cd pool && echo +memory >cgroup.subtree_control && \
     for i in $(seq 5000); do mkdir $i 2>/dev/null || break; done; ls -d [0-9]* | wc -l; rmdir [0-9]* && rmdir ../pool";
 
-/// Values of [`LIMITS`] on this host, which are set again when this is dropped.
+/// Opens pseudoterminals until the kernel refuses more, and holds them.
+const PTYS: &str = r#"
+my @held;
+while (open(my $file, "+<", "/dev/ptmx")) { push @held, $file }
+$| = 1;
+print "on\n", scalar(@held), "\n";
+sleep 120;
+"#;
+
+/// Reserves asynchronous requests until the kernel refuses more, and holds them. `$ARGV[0]` is the
+/// number of io_setup(2).
+const REQUESTS: &str = r#"
+my $taken = 0;
+for my $number (1024, 128, 16, 1) {
+    $taken += $number while syscall($ARGV[0] + 0, $number, my $context = pack("Q", 0)) == 0;
+}
+$| = 1;
+print "on\n$taken\n";
+sleep 120;
+"#;
+
+/// Values of sysctls, which are set again when this is dropped.
 struct Sysctls(Vec<(String, String)>);
 
 impl Sysctls {
-    fn lower() -> Self {
-        let values = LIMITS.map(|(name, value)| {
-            let path = format!("/proc/sys/user/{name}");
+    fn set(values: &[(&str, &str)]) -> Self {
+        let set = |(name, value): &(&str, &str)| {
+            let path = format!("/proc/sys/{name}");
             let before = fs::read_to_string(&path).unwrap();
             fs::write(&path, value).unwrap();
             (path, before)
-        });
-        Self(values.into())
+        };
+        Self(values.iter().map(set).collect())
     }
 }
 
@@ -56,13 +80,18 @@ impl Drop for Sysctls {
     }
 }
 
-fn attack() -> String {
-    let script = NAMESPACES.replace("$ARGV[0]", &libc::SYS_unshare.to_string());
-    format!("exec timeout 300 prlimit --nofile=20000 perl -e '{script}'")
+/// Returns a command that runs the script, which prints a line when it has taken all.
+fn attack(script: &str, call_number: libc::c_long) -> String {
+    let script = script.replace("$ARGV[0]", &call_number.to_string());
+    format!("exec timeout 120 prlimit --nofile=20000 perl -e '{script}'")
+}
+
+fn start_on_host(script: &str) -> BackgroundCommand {
+    BackgroundCommand::start_command(Command::new("sh").args(["-c", script]))
 }
 
 fn start_unit() -> Done {
-    sh("systemd-run --quiet --wait --property=PrivateMounts=yes true")
+    sh("timeout 60 systemd-run --quiet --wait --property=PrivateMounts=yes true")
 }
 
 fn others_go_on() {
@@ -76,26 +105,60 @@ fn others_go_on() {
 #[test]
 fn namespaces_of_a_job_are_not_those_of_the_host() {
     let machine = Machine::with(&["--network=none"]);
-    let _sysctls = Sysctls::lower();
-    let host =
-        BackgroundCommand::start_command(std::process::Command::new("sh").args(["-c", &attack()]));
+    let _sysctls = Sysctls::set(&LIMITS);
+    let attack = attack(NAMESPACES, libc::SYS_unshare);
+    let host = start_on_host(&attack);
     let unit = start_unit();
     host.signal("TERM");
     let _ = host.wait();
-    assert_ne!(
-        unit.code(),
-        0,
-        "the attack fails on the host, so it proves nothing"
-    );
+    assert_ne!(unit.code(), 0, "the host has namespaces left");
     // The kernel destroys namespaces some time after their last process has ended.
-    nspawn_tests::wait_until("a unit starts", std::time::Duration::from_secs(60), || {
+    wait_until("a unit starts", Duration::from_secs(60), || {
         start_unit().code() == 0
     });
-    let attack = BackgroundCommand::start(&machine, &attack());
+    let attack = BackgroundCommand::start(&machine, &attack);
     others_go_on();
     attack.signal("TERM");
     let done = attack.wait();
     assert!(done.out().contains("mnt: "), "{}", done.describe());
+}
+
+#[test]
+fn host_keeps_a_reserve_of_pseudoterminals() {
+    let _sysctls = Sysctls::set(&[("kernel/pty/max", "1280"), ("kernel/pty/reserve", "1024")]);
+    let use_one = || sh("script --quiet --return --command true /dev/null").code();
+    let attack = attack(PTYS, 0);
+    let host = start_on_host(&attack);
+    let code = use_one();
+    host.signal("TERM");
+    let _ = host.wait();
+    assert_ne!(code, 0, "the host has pseudoterminals left");
+    let (machine, neighbour) = (Machine::new(), Machine::new());
+    let attack = BackgroundCommand::start(&machine, &attack);
+    assert_eq!(use_one(), 0);
+    start_unit().expect(0);
+    neighbour.run(["true"]).expect(0);
+    call("nspawn-prepare", [image()]).expect_error(1, "sysctl -w kernel.pty.max=");
+    let sysctls = Sysctls::set(&[("kernel/pty/max", "30000")]);
+    others_go_on();
+    drop(sysctls);
+    attack.signal("TERM");
+    let taken = attack.wait().out();
+    assert!(taken.trim().parse::<usize>().unwrap() > 200, "{taken}");
+    others_go_on();
+}
+
+#[test]
+fn no_machine_needs_asynchronous_requests() {
+    let _sysctls = Sysctls::set(&[("fs/aio-max-nr", "8192")]);
+    let machine = Machine::new();
+    let attack = attack(REQUESTS, libc::SYS_io_setup);
+    let attack = BackgroundCommand::start(&machine, &attack);
+    let used = fs::read_to_string("/proc/sys/fs/aio-nr").unwrap();
+    assert!(used.trim().parse::<usize>().unwrap() > 8000, "{used}");
+    others_go_on();
+    attack.signal("TERM");
+    let _ = attack.wait();
 }
 
 #[test]

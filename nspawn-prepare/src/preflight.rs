@@ -125,8 +125,9 @@ fn check_ptys() -> Result<()> {
         return Ok(());
     };
     // The kernel reserves some ptys for the host itself
-    // (Documentation/admin-guide/sysctl/kernel.rst, "pty").
-    if used + PTYS > max.saturating_sub(reserved) {
+    // (Documentation/admin-guide/sysctl/kernel.rst, "pty"), and machines can't get the last of the
+    // others.
+    if used + PTYS >= max.saturating_sub(reserved) {
         bail!(
             "the host has {used} of its {max} pseudoterminals in use; allow more: sysctl -w kernel.pty.max={}",
             2 * max

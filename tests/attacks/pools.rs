@@ -50,7 +50,7 @@ const FLOOD: &str = "timeout 4 sh -c 'while :; do head -c 30000 /dev/urandom | b
 
 /// Writes 8 MiB to the machine's own journal, which a host could forward to its own.
 const LOG: &str = "yes $(seq -s, 500) | head -c 8M | logger --tag=flood; journalctl --flush --quiet; \
-    journalctl --sync; journalctl --identifier=flood --lines=1 | grep --quiet 499,500";
+    journalctl --sync; journalctl --identifier=flood --lines=100 | grep --quiet 100,101";
 
 /// Writes 8 MiB as a service, before it is ready.
 const SERVICE: &str = "yes $(seq -s, 500) | head -c 8M; echo the last line; \

@@ -133,6 +133,11 @@ fn defects_of_kernel_and_systemd_are_reported_with_their_remedies() {
             "sysctl -w kernel.pty.max=",
         ),
         (
+            replace_file("/proc/sys/vm/oom_dump_tasks", "1\n"),
+            "note  the kernel lists all processes of a job",
+            "sysctl -w vm.oom_dump_tasks=0",
+        ),
+        (
             "mount -t tmpfs none /proc/sys/net; mkdir -p /proc/sys/net/ipv4/neigh/default; \
              echo 1024 >/proc/sys/net/ipv4/neigh/default/gc_thresh3"
                 .into(),

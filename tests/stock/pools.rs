@@ -45,17 +45,22 @@ print "on\n", scalar(@held), "\n";
 sleep 120;
 "#;
 
-/// Reserves asynchronous requests until the kernel refuses more, and holds them. `$ARGV[0]` is the
-/// number of io_setup(2).
+/// Reserves asynchronous requests until the kernel refuses more or the machine has used most of its
+/// memory, and holds them. `$ARGV[0]` is the number of io_setup(2).
 const REQUESTS: &str = r#"
+sub is_full { open(my $file, "<", "/sys/fs/cgroup/memory.current") or return 0; <$file> > 200 << 20 }
 my $taken = 0;
-for my $number (1024, 128, 16, 1) {
-    $taken += $number while syscall($ARGV[0] + 0, $number, my $context = pack("Q", 0)) == 0;
+for my $number (32768, 1024, 128, 16) {
+    $taken += $number while !is_full() && syscall($ARGV[0] + 0, $number, my $context = pack("Q", 0)) == 0;
 }
 $| = 1;
 print "on\n$taken\n";
 sleep 120;
 "#;
+
+/// Uses up the memory of the machine several times, with a hundred processes beside.
+const OUT_OF_MEMORY: &str =
+    "for i in $(seq 100); do sleep 100 & done; for i in $(seq 4); do tail /dev/zero; done; true";
 
 /// Values of sysctls, which are set again when this is dropped.
 struct Sysctls(Vec<(String, String)>);
@@ -148,17 +153,48 @@ fn host_keeps_a_reserve_of_pseudoterminals() {
     others_go_on();
 }
 
+fn requests_used() -> usize {
+    let used = fs::read_to_string("/proc/sys/fs/aio-nr").unwrap();
+    used.trim().parse().unwrap()
+}
+
 #[test]
 fn no_machine_needs_asynchronous_requests() {
-    let _sysctls = Sysctls::set(&[("fs/aio-max-nr", "8192")]);
+    let _sysctls = Sysctls::set(&[("fs/aio-max-nr", "65536")]);
     let machine = Machine::new();
     let attack = attack(REQUESTS, libc::SYS_io_setup);
     let attack = BackgroundCommand::start(&machine, &attack);
-    let used = fs::read_to_string("/proc/sys/fs/aio-nr").unwrap();
-    assert!(used.trim().parse::<usize>().unwrap() > 8000, "{used}");
+    assert!(requests_used() > 65000, "{}", requests_used());
     others_go_on();
     attack.signal("TERM");
     let _ = attack.wait();
+}
+
+#[test]
+fn memory_limits_the_asynchronous_requests_of_a_machine() {
+    let _sysctls = Sysctls::set(&[("fs/aio-max-nr", "268435456")]);
+    let machine = Machine::with(&["--network=none", "--property=MemoryMax=256M"]);
+    let attack = attack(REQUESTS, libc::SYS_io_setup);
+    let attack = BackgroundCommand::start(&machine, &attack);
+    let used = requests_used();
+    assert!((1_000_000..5_000_000).contains(&used), "{used}");
+    attack.signal("TERM");
+    let _ = attack.wait();
+}
+
+#[test]
+fn messages_about_memory_do_not_list_processes() {
+    let machine = Machine::with(&["--network=none", "--property=MemoryMax=96M"]);
+    let written = |dump: &str| {
+        let _sysctls = Sysctls::set(&[("vm/oom_dump_tasks", dump)]);
+        let count = "journalctl --sync; journalctl --quiet --dmesg --output=cat | wc --bytes";
+        let count = || sh(count).out().trim().parse::<usize>().unwrap();
+        let before = count();
+        machine.sh(OUT_OF_MEMORY).expect(0);
+        count() - before
+    };
+    let (long, short) = (written("1"), written("0"));
+    assert!(short * 2 < long && short < 40_000, "{short} {long}");
 }
 
 #[test]

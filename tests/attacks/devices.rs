@@ -178,7 +178,7 @@ impl PlantedImage {
         });
         sh(&format!(
             "set -e; cd /var/lib/machines; cp -a $(realpath {source}) {0}; {1} \
-             mksquashfs {0} {0}-disk.raw -quiet -no-progress",
+             mksquashfs {0} {0}-disk.raw -comp lz4 -quiet -no-progress",
             this.name,
             plant.concat()
         ))

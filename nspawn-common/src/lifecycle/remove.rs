@@ -130,20 +130,43 @@ fn delete_trees(paths: &[PathBuf]) -> Result<()> {
     if command::run(&rm, DELETE_LIMIT)?.status.success() {
         return Ok(());
     }
-    // The machine's root may have made subvolumes read-only and files immutable.
+    make_deletable(paths);
+    if command::run(&rm, DELETE_LIMIT)?.status.success() {
+        return Ok(());
+    }
+    make_deep_files_deletable(paths);
+    command::run_checked(&rm, DELETE_LIMIT)
+        .map(drop)
+        .context("can't delete all files of the machine")
+}
+
+// The machine's root may have made subvolumes read-only and files immutable. rm(1) reports what
+// could not be changed.
+fn make_deletable(paths: &[PathBuf]) {
     for path in paths {
         btrfs::make_writable(path);
     }
-    // chattr ignores symbolic links (chattr(1), -R). rm reports the files that chattr could not
-    // change.
+    // chattr ignores symbolic links (chattr(1), -R).
     let chattr = with_paths(&["chattr", "-R", "-f", "-ia", "--"], paths);
     let _ = command::run(&chattr, DELETE_LIMIT);
     for path in paths {
         btrfs::delete(path);
     }
-    command::run_checked(&rm, DELETE_LIMIT)
-        .map(drop)
-        .context("can't delete all files of the machine")
+}
+
+// Does the same for files whose paths may be too long for chattr and btrfs (PATH_MAX). Their depth
+// is at least MIN_DEPTH, because the length of a name is at most 255. find(1) descends step by step
+// and runs one chattr for each directory, which is slow.
+fn make_deep_files_deletable(paths: &[PathBuf]) {
+    const MIN_DEPTH: &str = "12";
+    let mut chattr = with_paths(&btrfs::FIND, paths);
+    chattr.extend(["-mindepth", MIN_DEPTH].map(OsString::from));
+    let words = "( -type d -o -type f ) -execdir chattr -f -ia -- {} +";
+    chattr.extend(words.split(' ').map(OsString::from));
+    let _ = command::run(&chattr, DELETE_LIMIT);
+    for path in paths {
+        btrfs::delete_deep(path);
+    }
 }
 
 fn with_paths(command: &[&str], paths: &[PathBuf]) -> Vec<OsString> {

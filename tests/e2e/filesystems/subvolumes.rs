@@ -16,6 +16,11 @@ const SUBVOLUMES: &str = "own_ioctl() { perl -e 'my ($place, $number, @values) =
     subvolume() { own_ioctl \"$1\" 5000940e 'q a4088' 0 \"$2\"; }\n\
     seal() { own_ioctl \"$1\" 4008941a Q 2; }\n";
 
+/// Creates nested read-only subvolumes deeper than the longest path, step by step.
+const DEEP: &str = "perl -e 'for (1 .. 25) { mkdir \"d\" x 200 or die; chdir \"d\" x 200 or die }; \
+    exit(0 != system qw(sh -ec), $ARGV[0])' \"$FUNCTIONS\n\
+    subvolume . deepest; subvolume deepest inner; touch deepest/inner/file; seal deepest/inner; seal deepest\"\n";
+
 /// Tests nested and read-only subvolumes, and files with inode flags.
 #[test]
 fn subvolumes_made_by_a_job_are_removed() {
@@ -62,7 +67,7 @@ fn make_subvolumes(machine: &Machine, place: &str, is_root: bool, outside: &str)
         "set -e; cd {place}; subvolume . plain; subvolume plain nested; subvolume plain/nested deep\n\
          subvolume . sealed; subvolume sealed inner; mkdir sealed/directory; touch sealed/file sealed/inner/file\n\
          subvolume sealed/directory far; seal sealed/directory/far\n\
-         ln -s {outside} plain/link; ln -s {outside}/file sealed/link; subvolume . 'of two words'; subvolume . --\n"
+         {DEEP}ln -s {outside} plain/link; ln -s {outside}/file sealed/link; subvolume . 'of two words'; subvolume . --\n"
     );
     // Only root of the initial user namespace may set these flags.
     let flags = if is_root {
@@ -77,7 +82,7 @@ fn make_subvolumes(machine: &Machine, place: &str, is_root: bool, outside: &str)
     let all = if place == "/root" { "seal /" } else { "" };
     machine
         .sh(&format!(
-            "{SUBVOLUMES}{script}{flags}seal sealed/inner; seal sealed; {all}"
+            "FUNCTIONS=$(cat <<'END'\n{SUBVOLUMES}END\n)\neval \"$FUNCTIONS\"\n{script}{flags}seal sealed/inner; seal sealed; {all}"
         ))
         .expect(0);
 }

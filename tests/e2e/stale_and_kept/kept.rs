@@ -151,7 +151,7 @@ fn files_of_a_machine_of_an_image_with_an_unusual_path_are_shown() {
     check_inspection_of_ended_job(&name, &[]);
     let disk = format!("{link}.raw");
     sh(&format!(
-        "rm {link}; mksquashfs \"{directory}\" {disk} -quiet -no-progress; rm -r \"{directory}\""
+        "rm {link}; mksquashfs \"{directory}\" {disk} -comp lz4 -quiet -no-progress; rm -r \"{directory}\""
     ))
     .expect(0);
     check_inspection_of_ended_job(&name, &[]);

@@ -1,6 +1,7 @@
 //! Checks that the host can run a machine.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub const QUERY_LIMIT: Duration = Duration::from_secs(10);
 
 /// Number of inotify instances of a booted machine (measured with systemd 252 to 262).
 const INOTIFY_INSTANCES: usize = 10;
+/// Number of files that this process has open at a time, beside those that it always has.
+const OPEN_FILES: usize = 10;
 /// Number of ptys that a new machine takes: one for its console.
 const PTYS: u32 = 1;
 
@@ -111,6 +114,7 @@ pub fn check_binds(binds: &[Bind]) -> Result<()> {
 ///
 /// A machine would fail to boot, with messages that don't name the limit.
 pub fn check_limits(users: PrivateUsers) -> Result<()> {
+    check_open_files()?;
     // Any other machine has inotify instances of its own, or its launcher checks this.
     if users == PrivateUsers::No {
         check_inotify()?;
@@ -139,6 +143,18 @@ fn check_ptys() -> Result<()> {
 fn read_pty_sysctl(name: &str) -> Option<u32> {
     let text = fs::read_to_string(format!("/proc/sys/kernel/pty/{name}")).ok()?;
     text.trim().parse().ok()
+}
+
+/// Checks that this process can open the files that it needs at a time.
+///
+/// Otherwise it could begin to create a machine, and not remove it again.
+fn check_open_files() -> Result<()> {
+    let opened: io::Result<Vec<_>> = (0..OPEN_FILES).map(|_| File::open("/dev/null")).collect();
+    opened.map(drop).map_err(|error| {
+        anyhow!(
+            "can't open {OPEN_FILES} files at a time ({error}); see LimitNOFILE= of the unit that this runs in"
+        )
+    })
 }
 
 /// Checks that this process can fork.

@@ -15,13 +15,13 @@ use nspawn_common::sys::fork;
 
 /// Starts a process that writes to the file at `path` what is written to the returned descriptor.
 ///
-/// The process ends with the last writer.
-pub fn start(path: &Path) -> Result<OwnedFd> {
+/// The process is in `cgroup`, or else in that of this process. It ends with the last writer.
+pub fn start(path: &Path, cgroup: Option<&File>) -> Result<OwnedFd> {
     let mut file =
         OutputFile::create(path).with_context(|| format!("can't make {}", path.display()))?;
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     let mut writer = Some(writer);
-    fork::run_detached(|| {
+    fork::run_detached(cgroup, || {
         drop(writer.take());
         record(File::from(reader), &mut file);
         0

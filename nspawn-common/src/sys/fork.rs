@@ -50,9 +50,11 @@ pub fn run_in_cgroup(cgroup: &File, work: impl FnOnce() -> Result<()>) -> Result
 
 /// Runs `work` in a process that this one does not wait for, and that is no child of it.
 ///
-/// The process ends with the exit status that `work` returns, which nobody sees.
-pub fn run_detached(work: impl FnOnce() -> i32) -> Result<()> {
-    run(|| match fork().context("can't start a process")? {
+/// The process is in `cgroup`, or else in that of this process. It ends with the exit status that
+/// `work` returns, which nobody sees.
+pub fn run_detached(cgroup: Option<&File>, work: impl FnOnce() -> i32) -> Result<()> {
+    let start_work = || cgroup.map_or_else(start, fork_into);
+    run(|| match start_work()? {
         ForkResult::Child => exit(work()),
         ForkResult::Parent { .. } => Ok(()),
     })

@@ -41,20 +41,22 @@ type Registers = libc::user_regs_struct;
 ///
 /// The program that this process executes next creates the container. The process that creates the
 /// user namespace must be its first child in a mount namespace of its own, as with systemd-nspawn.
-/// Until then another process traces the program, and the kernel kills both together.
+/// Until then another process, in `cgroup`, traces the program, and the kernel kills both together.
 ///
 /// Fails if the host does not allow this process to be traced. `report` gets a later error. After
 /// either, the program's own user is the owner.
-pub fn set_in_next_program(owner: u32, report: impl FnOnce(Error)) -> Result<()> {
+pub fn set_in_next_program(owner: u32, cgroup: &File, report: impl FnOnce(Error)) -> Result<()> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     let program = getpid();
     let mut writer = Some(File::from(writer));
     // systemd-nspawn would not reap a child that it does not know.
-    fork::run_detached(|| match trace(program, owner, writer.take()) {
-        Ok(()) => 0,
-        Err(error) => {
-            report(error);
-            1
+    fork::run_detached(Some(cgroup), || {
+        match trace(program, owner, writer.take()) {
+            Ok(()) => 0,
+            Err(error) => {
+                report(error);
+                1
+            }
         }
     })?;
     drop(writer);

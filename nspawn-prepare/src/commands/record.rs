@@ -15,7 +15,7 @@ pub fn run(machine: &MachineName, command: &[OsString]) -> Result<()> {
     let [program, arguments @ ..] = command else {
         bail!("can't record the output of a service of machine {machine}: there is no command");
     };
-    let output = recorder::start(&MachinePaths::named(machine).command_output())?;
+    let output = recorder::start(&MachinePaths::named(machine).command_output(), None)?;
     let error = Command::new(program)
         .args(arguments)
         .stdout(output.try_clone()?)

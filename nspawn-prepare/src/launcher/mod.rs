@@ -36,7 +36,7 @@ mod tmp;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -101,10 +101,10 @@ fn become_machine(
     tmp::provide()?;
     let uid_base = uid_range::allocate(paths, state.private_users)?;
     mount_root(paths, &state, uid_base, options)?;
-    confine(paths, &state, options)?;
-    let console = recorder::start(&paths.console_output())?;
+    let cgroup = confine(paths, &state, options)?;
+    let console = recorder::start(&paths.console_output(), Some(&cgroup))?;
     if let Some(base) = uid_base {
-        count_as_user(base)?;
+        count_as_user(base, &cgroup)?;
     }
     Err(exec_nspawn(program, uid_base, options, console))
 }
@@ -145,28 +145,31 @@ fn unit_environment(state: &State) -> &[OsString] {
 }
 
 /// Limits this process, and so the machine. Comes after all other programs that this process runs.
-fn confine(paths: &MachinePaths, state: &State, options: &[OsString]) -> Result<()> {
-    cgroups::set_up(paths)?;
+///
+/// Returns the cgroup for processes that stay beside systemd-nspawn.
+fn confine(paths: &MachinePaths, state: &State, options: &[OsString]) -> Result<File> {
+    let cgroup = cgroups::set_up(paths)?;
     if let Err(error) = apparmor::leave_profiles() {
         print_diagnostic(format!(
             "{error:#}; the host's AppArmor profiles apply to programs in the machine"
         ));
     }
     core_dumps::forbid(options)?;
-    sockets::restrict(paths, state, options)
+    sockets::restrict(paths, state, options)?;
+    Ok(cgroup)
 }
 
 /// Makes the kernel count namespaces, inotify instances and such of the machine for a user of its
 /// own.
 ///
 /// A host that forbids ptrace(2) gets the machine nevertheless, as one that shares root's numbers.
-fn count_as_user(user: u32) -> Result<()> {
+fn count_as_user(user: u32, cgroup: &File) -> Result<()> {
     let report = |error: Error| {
         print_diagnostic(format!(
             "{error:#}; so the machine can use up the namespaces and inotify instances of the host's root"
         ));
     };
-    if let Err(error) = namespace_owner::set_in_next_program(user, report) {
+    if let Err(error) = namespace_owner::set_in_next_program(user, cgroup, report) {
         report(error);
         preflight::check_inotify()?;
     }

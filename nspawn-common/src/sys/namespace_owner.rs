@@ -19,17 +19,20 @@
 //! The owner of a namespace has all capabilities in it. Root of the host is no longer the owner, and
 //! needs those capabilities itself.
 
+#![allow(unsafe_code)]
+
 use std::ffi::c_long;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::ptrace::Options;
 use nix::sys::ptrace::regset::NT_PRSTATUS;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, pipe2};
 
@@ -46,6 +49,7 @@ type Registers = libc::user_regs_struct;
 /// Fails if the host does not allow this process to be traced. `report` gets a later error. After
 /// either, the program's own user is the owner.
 pub fn set_in_next_program(owner: u32, cgroup: &File, report: impl FnOnce(Error)) -> Result<()> {
+    keep_capabilities().context("can't keep capabilities")?;
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     let program = getpid();
     let mut writer = Some(File::from(writer));
@@ -67,6 +71,14 @@ pub fn set_in_next_program(owner: u32, cgroup: &File, report: impl FnOnce(Error)
         "" => bail!("can't trace systemd-nspawn: the tracer has ended"),
         error => bail!("can't trace systemd-nspawn: {error}"),
     }
+}
+
+// Lets the program and its children change their user without a loss of capabilities. The kernel
+// resets this in the new user namespace.
+fn keep_capabilities() -> nix::Result<()> {
+    // SAFETY: this call takes a number, and reads no memory.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, libc::SECBIT_NO_SETUID_FIXUP) };
+    Errno::result(result).map(drop)
 }
 
 /// Message of the tracer to the program that it traces.
@@ -148,17 +160,10 @@ fn become_user(process: Pid, user: u32) -> Result<()> {
     result
 }
 
-// The process keeps root's capabilities, and the access of root to files. The kernel resets the
-// secure bits in the new user namespace.
+// The process keeps root's access to files, and the capabilities by its secure bits.
 fn change_user(process: Pid, before: &Registers, user: u32) -> Result<()> {
-    let keep_capabilities = [
-        libc::PR_SET_SECUREBITS as u64,
-        libc::SECBIT_NO_SETUID_FIXUP as u64,
-        0,
-    ];
     let unchanged = u64::from(u32::MAX);
     for (number, arguments) in [
-        (libc::SYS_prctl, keep_capabilities),
         (libc::SYS_setresuid, [unchanged, user.into(), unchanged]),
         (libc::SYS_setfsuid, [0; 3]),
     ] {
@@ -172,16 +177,10 @@ fn call(process: Pid, left: &Registers, number: c_long, arguments: [u64; 3]) -> 
     let mut registers = *left;
     arch::set_call(&mut registers, number as u64, arguments);
     ptrace::setregset::<NT_PRSTATUS>(process, registers)?;
-    for _ in ["entry", "exit"] {
-        ptrace::syscall(process, None)?;
-        let status = waitpid(process, Some(WaitPidFlag::__WALL))?;
-        let is_call = matches!(
-            status,
-            WaitStatus::Stopped(_, nix::sys::signal::Signal::SIGTRAP)
-        );
-        if !is_call {
-            return Err(anyhow!("it does not make a system call, but {status:?}"));
-        }
+    ptrace::step(process, None)?;
+    let status = waitpid(process, Some(WaitPidFlag::__WALL))?;
+    if !matches!(status, WaitStatus::Stopped(_, Signal::SIGTRAP)) {
+        bail!("it does not make a system call, but {status:?}");
     }
     let result = arch::result(&ptrace::getregset::<NT_PRSTATUS>(process)?);
     // Errors are the numbers from -4095 on.

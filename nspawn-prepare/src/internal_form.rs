@@ -22,6 +22,11 @@ pub enum Internal {
         machine: MachineName,
         command: Vec<OsString>,
     },
+    /// Becomes `command`, and records its output. The unit of a service's command calls it.
+    Record {
+        machine: MachineName,
+        command: Vec<OsString>,
+    },
     /// Connects the machine to the host's network by pasta. The machine's network unit calls it.
     Network {
         machine: MachineName,
@@ -59,7 +64,7 @@ impl Internal {
     fn arguments(&self) -> Vec<OsString> {
         let mut arguments = vec![format!("--internal={}", self.form()).into()];
         match self {
-            Self::Launch { machine, command } => {
+            Self::Launch { machine, command } | Self::Record { machine, command } => {
                 arguments.push(machine.as_str().into());
                 arguments.extend_from_slice(command);
             }
@@ -86,6 +91,7 @@ impl Internal {
     const fn form(&self) -> &'static str {
         match self {
             Self::Launch { .. } => "launch",
+            Self::Record { .. } => "record",
             Self::Network { .. } => "network",
             Self::Attach { .. } => "attach",
             Self::Service { .. } => "service",
@@ -112,6 +118,10 @@ impl Internal {
     fn parse_form(form: &OsStr, arguments: &[OsString]) -> Result<Self> {
         Ok(match (form.to_str(), arguments) {
             (Some("launch"), [machine, command @ ..]) => Self::Launch {
+                machine: MachineName::new(machine)?,
+                command: command.to_vec(),
+            },
+            (Some("record"), [machine, command @ ..]) => Self::Record {
                 machine: MachineName::new(machine)?,
                 command: command.to_vec(),
             },
@@ -153,6 +163,10 @@ mod tests {
             Internal::Launch {
                 machine: machine.clone(),
                 command: words(&["systemd-nspawn", "--internal=refill"]),
+            },
+            Internal::Record {
+                machine: machine.clone(),
+                command: words(&["nspawn-run", "m"]),
             },
             Internal::Network {
                 machine: machine.clone(),

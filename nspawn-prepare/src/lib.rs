@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`diagnostics`], [`internal_form`] | name and diagnostics of the program; its internal forms |
 //! | [`preflight`], [`slice`] | requirements of the host; limits of all machines together |
+//! | [`recorder`] | the output of a machine, in files of limited size |
 //! | [`layer`], [`network`] | what a machine writes to; how it is connected |
 //! | [`cli`], [`options`] | definition of the command line; the parsed options |
 //! | [`launcher`] | process of the machine's unit, until it becomes systemd-nspawn |
@@ -29,6 +30,7 @@ mod layer;
 mod network;
 mod options;
 mod preflight;
+mod recorder;
 mod services;
 mod slice;
 mod standby;
@@ -63,6 +65,7 @@ fn run(arguments: &[OsString]) -> Result<()> {
     };
     match form {
         Internal::Launch { machine, command } => launcher::launch(&machine, &command),
+        Internal::Record { machine, command } => commands::record::run(&machine, &command),
         Internal::Network { machine, allowed } => network::pasta::connect(&machine, &allowed),
         Internal::Attach {
             machine,

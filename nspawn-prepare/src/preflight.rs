@@ -1,6 +1,7 @@
 //! Checks that the host can run a machine.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub const QUERY_LIMIT: Duration = Duration::from_secs(10);
 
 /// Number of inotify instances of a booted machine (measured with systemd 252 to 262).
 const INOTIFY_INSTANCES: usize = 10;
+/// Number of files that this process has open at a time, beside those that it always has.
+const OPEN_FILES: usize = 10;
 /// Number of ptys that a new machine takes: one for its console.
 const PTYS: u32 = 1;
 
@@ -110,8 +113,12 @@ pub fn check_binds(binds: &[Bind]) -> Result<()> {
 /// Refuses a host that has reached a limit.
 ///
 /// A machine would fail to boot, with messages that don't name the limit.
-pub fn check_limits() -> Result<()> {
-    check_inotify()?;
+pub fn check_limits(users: PrivateUsers) -> Result<()> {
+    check_open_files()?;
+    // Any other machine has inotify instances of its own, or its launcher checks this.
+    if users == PrivateUsers::No {
+        check_inotify()?;
+    }
     check_processes()?;
     check_ptys()
 }
@@ -122,8 +129,9 @@ fn check_ptys() -> Result<()> {
         return Ok(());
     };
     // The kernel reserves some ptys for the host itself
-    // (Documentation/admin-guide/sysctl/kernel.rst, "pty").
-    if used + PTYS > max.saturating_sub(reserved) {
+    // (Documentation/admin-guide/sysctl/kernel.rst, "pty"), and machines can't get the last of the
+    // others.
+    if used + PTYS >= max.saturating_sub(reserved) {
         bail!(
             "the host has {used} of its {max} pseudoterminals in use; allow more: sysctl -w kernel.pty.max={}",
             2 * max
@@ -135,6 +143,18 @@ fn check_ptys() -> Result<()> {
 fn read_pty_sysctl(name: &str) -> Option<u32> {
     let text = fs::read_to_string(format!("/proc/sys/kernel/pty/{name}")).ok()?;
     text.trim().parse().ok()
+}
+
+/// Checks that this process can open the files that it needs at a time.
+///
+/// Otherwise it could begin to create a machine, and not remove it again.
+fn check_open_files() -> Result<()> {
+    let opened: io::Result<Vec<_>> = (0..OPEN_FILES).map(|_| File::open("/dev/null")).collect();
+    opened.map(drop).map_err(|error| {
+        anyhow!(
+            "can't open {OPEN_FILES} files at a time ({error}); see LimitNOFILE= of the unit that this runs in"
+        )
+    })
 }
 
 /// Checks that this process can fork.
@@ -152,7 +172,7 @@ fn check_processes() -> Result<()> {
 /// Checks that a machine can open its inotify instances.
 ///
 /// Opening some is the only way to know, because the kernel does not report how many a user has.
-fn check_inotify() -> Result<()> {
+pub fn check_inotify() -> Result<()> {
     let opened: nix::Result<Vec<_>> = (0..INOTIFY_INSTANCES)
         .map(|_| Inotify::init(InitFlags::IN_CLOEXEC))
         .collect();

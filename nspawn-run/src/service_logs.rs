@@ -30,9 +30,7 @@ fn print_log(state: &State, role: &ServiceRole) {
     let image = &role.requested_image;
     let line = format!("the service {image} ended before the job; its log is below");
     report::print_diagnostic(PROGRAM, OsStr::new(&line));
-    // The section of a log that can't be read is empty.
-    let paths = state.paths();
-    let log = journal::last_words(&paths, state.begin()).unwrap_or_default();
+    let log = journal::service_log(&state.paths(), state.begin());
     log_section::print(
         &format!("{}-ended", state.name),
         &format!("Log of {image}"),

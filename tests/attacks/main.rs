@@ -15,6 +15,7 @@
 //! | [`network`] | the host's network, and the traffic of other machines |
 //! | [`sockets`] | the kernel's modules for sockets |
 //! | [`keys`] | the kernel's keyrings |
+//! | [`pools`] | what the kernel and the host have only so much of |
 //! | [`shared`] | host programs that read files of a machine |
 //! | [`kept`] | host programs that show the files of a machine that has ended |
 //! | [`jobs`] | the limits and images of GitLab jobs |
@@ -31,6 +32,7 @@ mod kept;
 mod kernel;
 mod keys;
 mod network;
+mod pools;
 mod probe;
 mod processes;
 mod secrets;
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         network::rows,
         sockets::rows,
         keys::rows,
+        pools::rows,
         shared::rows,
         kept::rows,
         jobs::rows,

@@ -41,6 +41,20 @@ pub enum Place<'a> {
     Machine(&'a Machine),
 }
 
+impl Place<'_> {
+    /// Returns a command that runs there.
+    pub fn command(self, words: &[&str]) -> Command {
+        match self {
+            Place::Host => {
+                let mut command = Command::new(words[0]);
+                command.args(&words[1..]);
+                command
+            }
+            Place::Machine(machine) => machine.command(words),
+        }
+    }
+}
+
 /// A script and its arguments.
 pub struct Probe {
     interpreter: [&'static str; 2],
@@ -139,10 +153,7 @@ impl Probe {
     fn command(&self, place: Place) -> Command {
         // The mounts of a script are visible to it alone, and end with it.
         let words = ["--kill-after=1", LIMIT, "unshare", "--mount"];
-        let mut command = match place {
-            Place::Host => Command::new("timeout"),
-            Place::Machine(machine) => machine.command(["timeout"]),
-        };
+        let mut command = place.command(&["timeout"]);
         command
             .args(words)
             .args(self.interpreter)

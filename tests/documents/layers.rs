@@ -29,7 +29,13 @@ const COMMON: Layers = &[
 ];
 
 const PREPARE: Layers = &[
-    &["diagnostics", "internal_form", "preflight", "slice"],
+    &[
+        "diagnostics",
+        "internal_form",
+        "preflight",
+        "recorder",
+        "slice",
+    ],
     &["layer", "network"],
     &["cli"],
     &["options"],

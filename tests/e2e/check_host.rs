@@ -123,9 +123,33 @@ fn defects_of_kernel_and_systemd_are_reported_with_their_remedies() {
             "--layer=tmpfs",
         ),
         (
-            replace_file("/proc/sys/fs/inotify/max_user_instances", "128\n"),
-            "note  root may have 128 inotify",
-            "sysctl -w",
+            replace_file("/proc/sys/fs/inotify/max_user_watches", "8192\n"),
+            "note  the kernel allows 8192 inotify watches",
+            "sysctl -w fs.inotify.max_user_watches=",
+        ),
+        (
+            replace_file("/proc/sys/kernel/pty/max", "1024\n"),
+            "note  the kernel allows 1024 pseudoterminals",
+            "sysctl -w kernel.pty.max=",
+        ),
+        (
+            replace_file("/proc/sys/vm/oom_dump_tasks", "1\n"),
+            "note  the kernel lists all processes of a job",
+            "sysctl -w vm.oom_dump_tasks=0",
+        ),
+        (
+            "mount -t tmpfs none /proc/sys/net; mkdir -p /proc/sys/net/ipv4/neigh/default; \
+             echo 1024 >/proc/sys/net/ipv4/neigh/default/gc_thresh3"
+                .into(),
+            "note  the kernel allows 1024 neighbours (ARP)",
+            "sysctl -w net.ipv4.neigh.default.gc_thresh3=",
+        ),
+        (
+            "mount -t tmpfs none /proc/sys/kernel; mkdir /proc/sys/kernel/yama; uname -r >/proc/sys/kernel/osrelease; \
+             echo 3 >/proc/sys/kernel/yama/ptrace_scope"
+                .into(),
+            "note  ptrace is forbidden",
+            "kernel.yama.ptrace_scope",
         ),
         (
             replace_file(

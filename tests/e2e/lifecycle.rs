@@ -58,11 +58,13 @@ fn systemd_tools_work_on_the_machine() {
     assert!(call("machinectl", ["list"]).out().contains(name));
     let status = call("systemctl", ["status", "--no-pager", "--full", &unit]).expect(0);
     status.expect_out("nspawn-agent.service");
+    let console = fs::read_to_string(format!("/run/nspawn-ci/{name}/console")).unwrap();
+    assert!(console.contains("Welcome to "), "{console}");
     let journal = sh(&format!(
         "journalctl --sync; journalctl --no-pager --unit={unit}"
     ))
     .expect(0);
-    journal.expect_out("Welcome to ");
+    journal.expect_out("Started nspawn-");
 }
 
 #[test]

@@ -8,13 +8,14 @@ use nspawn_tests::{Machine, call, image, left_of, sh, wait_until};
 
 /// Limits the number of processes of the machine's agent.
 ///
-/// TasksMax= does the same where the kernel has the pids controller; tests/limits covers that.
+/// TasksMax= does the same where the kernel has the pids controller; tests/limits covers that. The
+/// root of a test host lacks CAP_SYS_RESOURCE, so the machine's root sets the limit.
 fn exhaust(machine: &Machine, limit: &str) {
     let line = format!(
         "set -e; found=; for pid in $(find /sys/fs/cgroup/machine.slice/machine-ci.slice/nspawn-{}.service \
              -name cgroup.procs -exec cat {{}} +); do \
          if tr '\\0' ' ' </proc/$pid/cmdline | grep -q '^/run/nspawn-ci/nspawn-run --agent'; then \
-             prlimit --pid=$pid --nproc={limit}; found=yes; fi; done; test -n \"$found\"",
+             nsenter --target=$pid --user prlimit --pid=$pid --nproc={limit}; found=yes; fi; done; test -n \"$found\"",
         machine.name
     );
     // A listed process may have ended in the meantime; then the search is repeated.

@@ -15,6 +15,7 @@
 //! | [`resource_exhaustion`] | the host runs out of space, open files or inotify instances |
 //! | [`full_disk`] | the layers together are larger than their disk |
 //! | [`concurrency`] | many programs run at the same time |
+//! | [`tracer`] | the tracer of systemd-nspawn is refused, or killed |
 //! | [`throughput`] | a command moves many bytes |
 //! | [`hostile_layers`] | an attacker wrote the layer |
 
@@ -33,6 +34,7 @@ mod program_kills;
 mod resource_exhaustion;
 mod suite;
 mod throughput;
+mod tracer;
 
 use std::process::ExitCode;
 
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         resource_exhaustion::rows,
         full_disk::rows,
         concurrency::rows,
+        tracer::rows,
         throughput::rows,
         hostile_layers::rows,
     ] {

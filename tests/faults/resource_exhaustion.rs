@@ -27,6 +27,22 @@ impl Drop for SmallFileSystem {
     }
 }
 
+/// All inotify instances that root on this host may have.
+struct AllInotifyInstances {
+    _instances: Vec<Inotify>,
+}
+
+impl AllInotifyInstances {
+    fn take() -> Self {
+        let instances: Vec<_> =
+            std::iter::from_fn(|| Inotify::init(InitFlags::IN_CLOEXEC).ok()).collect();
+        assert!(instances.len() > 10, "{} instances", instances.len());
+        Self {
+            _instances: instances,
+        }
+    }
+}
+
 pub fn rows(suite: &mut Suite) {
     let tries = suite.times(1, 5);
     suite.row("no space for the layer", tries, |_| {
@@ -104,13 +120,28 @@ pub fn rows(suite: &mut Suite) {
         },
     );
     suite.row(
-        "no inotify instances: nspawn-prepare names the sysctl to set",
+        "no inotify instances of root: machines have their own",
         tries,
         |_| {
             let name = name();
-            let instances: Vec<_> =
-                std::iter::from_fn(|| Inotify::init(InitFlags::IN_CLOEXEC).ok()).collect();
-            let done = call("nspawn-prepare", ["--name", &name, &image()]);
+            let instances = AllInotifyInstances::take();
+            call("nspawn-prepare", ["--name", &name, &image()]).expect(0);
+            call("nspawn-run", [&name, "true"]).expect(0);
+            call("nspawn-cleanup", [&name]).expect(0);
+            drop(instances);
+            assert_eq!(left_of(&name), "");
+        },
+    );
+    suite.row(
+        "no inotify instances for a machine that uses root's: the error names the sysctl to set",
+        tries,
+        |_| {
+            let name = name();
+            let instances = AllInotifyInstances::take();
+            let done = call(
+                "nspawn-prepare",
+                ["--name", &name, "--private-users=no", &image()],
+            );
             drop(instances);
             done.expect_error(1, "sysctl -w fs.inotify.max_user_instances=");
             assert_eq!(left_of(&name), "");

@@ -34,6 +34,14 @@ pub const SIGNALS: [(&str, i32); 6] = [
     ("TERM", 15),
 ];
 
+/// Prints the owner of the user namespace of the process in `$ARGV[0]`.
+const PRINT_OWNER: &str = r#"
+open(my $namespace, "<", "/proc/$ARGV[0]/ns/user") or die;
+my $owner = pack("L", 0);
+ioctl($namespace, 0xb704, $owner) or die "$!";
+print unpack("L", $owner), "\n";
+"#;
+
 /// A machine that is removed when the value is dropped.
 #[derive(Debug)]
 pub struct Machine {
@@ -92,6 +100,14 @@ impl Machine {
     pub fn path_at_supervisor(&self, path: &Path) -> PathBuf {
         let supervisor = processes::supervisor(&self.paths()).expect("the machine runs");
         format!("/proc/{supervisor}/root{}", path.display()).into()
+    }
+
+    /// Returns the owner of the machine's user namespace (NS_GET_OWNER_UID in ioctl_ns(2)).
+    #[track_caller]
+    pub fn namespace_owner(&self) -> u32 {
+        let leader = processes::leader(&self.paths()).expect("the machine runs");
+        let done = call("perl", ["-e", PRINT_OWNER, &leader.to_string()]).expect(0);
+        done.out().trim().parse().expect("perl prints a number")
     }
 
     /// Checks that `machinectl shell` runs commands in the machine.

@@ -11,4 +11,5 @@ mod apparmor;
 mod cores;
 mod limits;
 mod network;
+mod pools;
 mod services;

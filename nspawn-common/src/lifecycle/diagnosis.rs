@@ -73,7 +73,7 @@ fn details(state: &State, paths: &MachinePaths, since: Moment) -> String {
         ),
         (
             "the last lines of its console and its unit:",
-            journal::last_words(paths, since).ok(),
+            Some(journal::last_words(paths, since)),
         ),
     ];
     let sections = sections.into_iter().filter_map(|(title, content)| {

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
@@ -19,6 +20,11 @@ use crate::text;
 
 /// Time limit for stopping a unit whose processes were killed.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Time limit for the end of processes that systemd has killed.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// Pause between two looks at them.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Stops the machine and waits until all its processes have ended. Its layer and its state stay.
 ///
@@ -57,10 +63,7 @@ pub fn stop_machine(name: &MachineName) -> Result<()> {
     for (unit, _) in helpers.iter().filter(|(_, cgroup)| cgroup.exists()) {
         command::run(&argv(["systemctl", "stop", unit]), STOP_LIMIT)?;
     }
-    if existing_cgroups(paths)
-        .iter()
-        .any(|path| cgroup::is_populated(path))
-    {
+    if !wait_until_empty(paths) {
         let cause = match killed {
             Err(error) => format!(" ({error})"),
             Ok(()) => String::new(),
@@ -75,6 +78,22 @@ pub fn stop_machine(name: &MachineName) -> Result<()> {
         command::run(&argv(["systemctl", "reset-failed", &unit]), STOP_LIMIT)?;
     }
     Ok(())
+}
+
+// systemd does not wait for processes that it kills when the main process has ended, such as that
+// which records the console. Returns whether all have ended.
+fn wait_until_empty(paths: &MachinePaths) -> bool {
+    let deadline = Instant::now() + KILL_LIMIT;
+    loop {
+        let cgroups = existing_cgroups(paths);
+        if !cgroups.iter().any(|path| cgroup::is_populated(path)) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(PAUSE);
+    }
 }
 
 /// Returns the existing cgroups of the machine, its network helper and its service command.

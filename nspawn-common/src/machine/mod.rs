@@ -3,6 +3,7 @@
 pub mod mounts;
 pub mod name;
 pub mod namespaces;
+pub mod output;
 pub mod paths;
 pub mod processes;
 pub mod state;

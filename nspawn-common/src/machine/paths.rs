@@ -23,8 +23,9 @@ const RUNTIME_SETTINGS: &str = "/run/systemd/system.control";
 pub const SLICE_CGROUP: &str = "/sys/fs/cgroup/machine.slice/machine-ci.slice";
 /// Name of the cgroup, below that of the unit, to which systemd-nspawn moves the machine.
 pub const PAYLOAD_CGROUP: &str = "payload";
-/// Cgroup below that of the unit in which the launcher is if the unit has limits, and systemd-nspawn
-/// until it moves itself to [`SUPERVISOR_CGROUP`].
+/// Cgroup below that of the unit in which the recorder of the console is. If the unit has limits,
+/// the launcher is there as well, and systemd-nspawn until it moves itself to
+/// [`SUPERVISOR_CGROUP`].
 pub const LAUNCHER_CGROUP: &str = "launcher";
 /// Name of the cgroup, below that of the unit, to which systemd-nspawn moves itself, after it has
 /// moved the machine.
@@ -222,6 +223,20 @@ impl MachinePaths {
     #[must_use]
     pub fn start_error_file(&self) -> PathBuf {
         self.state_dir().join("refusal")
+    }
+
+    /// Returns the file with the last output of the machine's console: see
+    /// [`crate::machine::output`].
+    #[must_use]
+    pub fn console_output(&self) -> PathBuf {
+        self.state_dir().join("console")
+    }
+
+    /// Returns the file with the last output of the service's command, if the machine is a service
+    /// of a job.
+    #[must_use]
+    pub fn command_output(&self) -> PathBuf {
+        self.state_dir().join("command")
     }
 
     /// Returns the mark of a kept machine, which contains the time until which it is kept: see

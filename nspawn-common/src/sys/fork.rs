@@ -48,6 +48,18 @@ pub fn run_in_cgroup(cgroup: &File, work: impl FnOnce() -> Result<()>) -> Result
     run_child(|| fork_into(cgroup), None, with_parent)
 }
 
+/// Runs `work` in a process that this one does not wait for, and that is no child of it.
+///
+/// The process is in `cgroup`, or else in that of this process. It ends with the exit status that
+/// `work` returns, which nobody sees.
+pub fn run_detached(cgroup: Option<&File>, work: impl FnOnce() -> i32) -> Result<()> {
+    let start_work = || cgroup.map_or_else(start, fork_into);
+    run(|| match start_work()? {
+        ForkResult::Child => exit(work()),
+        ForkResult::Parent { .. } => Ok(()),
+    })
+}
+
 /// Runs `work` in a child process, which is killed after `limit`, and returns its error.
 ///
 /// Fails with [`TimedOut`] after `limit`, and if a signal asks this program to end.

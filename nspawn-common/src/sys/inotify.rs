@@ -3,12 +3,16 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+/// Pause between two checks of a condition whose events can't be watched.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Opens a non-blocking inotify instance.
 pub fn open() -> Result<Inotify> {
@@ -19,7 +23,8 @@ pub fn open() -> Result<Inotify> {
 /// Waits until `is_met` returns true. Returns `false` after `limit`.
 ///
 /// The condition is checked again after each of the `events` in the directory of `path`. That
-/// directory is created if it does not exist.
+/// directory is created if it does not exist. If other programs have all inotify instances of this
+/// user, the condition is checked all the time.
 pub fn wait_until(
     path: &Path,
     events: AddWatchFlags,
@@ -32,11 +37,16 @@ pub fn wait_until(
         return Ok(true);
     }
     let directory = path.parent().unwrap_or(path);
-    let inotify = open()?;
+    let deadline = Instant::now() + limit;
+    let inotify = match open() {
+        Err(error) if error.downcast_ref() == Some(&Errno::EMFILE) => {
+            return Ok(poll_until(deadline, is_met));
+        }
+        result => result?,
+    };
     fs::create_dir_all(directory)
         .and_then(|()| Ok(inotify.add_watch(directory, events)?))
         .with_context(|| format!("can't watch {}", directory.display()))?;
-    let deadline = Instant::now() + limit;
     while !is_met() {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -50,4 +60,14 @@ pub fn wait_until(
         }
     }
     Ok(true)
+}
+
+fn poll_until(deadline: Instant, mut is_met: impl FnMut() -> bool) -> bool {
+    while !is_met() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(PAUSE);
+    }
+    true
 }

@@ -14,6 +14,7 @@ pub mod inotify;
 pub mod ioctl;
 pub mod mountinfo;
 pub mod namespace;
+pub mod namespace_owner;
 pub mod pidfd;
 pub mod process;
 pub mod seccomp;

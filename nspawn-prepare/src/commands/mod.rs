@@ -1,5 +1,6 @@
 //! The public command, and the internal forms that create machines.
 
 pub mod prepare;
+pub mod record;
 pub mod service;
 pub mod standby;

@@ -166,13 +166,13 @@ impl Creation<'_> {
 
     fn wait_for_slot(&self, queue: Option<Lock>) -> Result<Option<Lock>> {
         let options = &self.spec.options;
-        preflight::check_limits()?;
+        preflight::check_limits(options.private_users)?;
         let Some(max_machines) = options.max_machines.filter(|_| queue.is_none()) else {
             return Ok(queue);
         };
         let queue = queue::wait(&self.spec.paths, max_machines, options.timeout)?;
         // The wait may have been long.
-        preflight::check_limits()?;
+        preflight::check_limits(options.private_users)?;
         Ok(Some(queue))
     }
 

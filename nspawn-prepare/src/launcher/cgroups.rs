@@ -1,17 +1,19 @@
-//! Shows the limits of the machine's unit to programs in the machine.
+//! Limits the number of the machine's cgroups, and shows the limits of the machine's unit to programs
+//! in the machine.
 //!
 //! The limits are set on the unit's cgroup. systemd-nspawn moves the machine to `payload` below
 //! that cgroup, and the machine sees `payload` as the root of its cgroups. So the launcher creates
 //! `payload` before anything of the machine runs, and sets the same limits there. The files are not
 //! delegated: the machine's root can read them, and not write.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths;
-use nspawn_common::machine::paths::{LAUNCHER_CGROUP, MachinePaths, PAYLOAD_CGROUP};
+use nspawn_common::machine::paths::{LAUNCHER_CGROUP, MachinePaths, PAYLOAD_CGROUP, SLICE_CGROUP};
 use nspawn_common::sys::fs::bind_mount;
 
 /// Files of limits that programs read to size themselves (cgroup.rst).
@@ -23,17 +25,49 @@ const FILES: [&str; 5] = [
     "pids.max",
 ];
 
-/// Creates the machine's cgroup with the limits of the unit.
+/// Limits of the cgroups below the unit's (cgroup-v2.rst).
 ///
-/// Does nothing for a unit without limits.
-pub fn show_limits(paths: &MachinePaths) -> Result<()> {
+/// The kernel has 65535 numbers for cgroups with the memory controller. Once they are used up, the
+/// host can't start a unit. A booted machine has 30 cgroups, and 2048 are enough for hundreds of
+/// containers in it. Each charge of memory walks up all levels; containers in containers have 20.
+const TREE_LIMITS: [(&str, &str); 2] = [
+    ("cgroup.max.descendants", "2048"),
+    ("cgroup.max.depth", "64"),
+];
+/// Number of cgroups of all machines together, which leaves the host a quarter.
+const MAX_CGROUPS: &str = "49152";
+
+/// Limits the number of the machine's cgroups. If the unit has limits, creates the machine's cgroup
+/// with them, and moves this process out of the unit's own.
+///
+/// Returns the cgroup for other processes of the unit, which must not be in the unit's own.
+pub fn set_up(paths: &MachinePaths) -> Result<File> {
     let unit = paths.cgroup();
+    limit_tree(&unit)
+        .with_context(|| format!("can't limit the number of cgroups of {}", paths.unit()))?;
+    let launcher = unit.join(LAUNCHER_CGROUP);
+    let cgroup = fs::create_dir(&launcher)
+        .and_then(|()| File::open(&launcher))
+        .with_context(|| format!("can't create {}", launcher.display()))?;
     let limits = limits_of(&unit, paths.slice_of());
-    if limits.is_empty() {
-        return Ok(());
+    if !limits.is_empty() {
+        create_payload(&unit, &launcher, &limits)
+            .with_context(|| format!("can't show the limits of {} in the machine", paths.unit()))?;
     }
-    create_payload(&unit, &limits)
-        .with_context(|| format!("can't show the limits of {} in the machine", paths.unit()))
+    Ok(cgroup)
+}
+
+// The machine sees neither of these cgroups, so it can't raise their limits.
+fn limit_tree(unit: &Path) -> io::Result<()> {
+    for (file, limit) in TREE_LIMITS {
+        fs::write(unit.join(file), limit)?;
+    }
+    let all = Path::new(SLICE_CGROUP).join(TREE_LIMITS[0].0);
+    // Each write waits for other changes of cgroups.
+    if fs::read_to_string(&all)?.trim() != MAX_CGROUPS {
+        fs::write(all, MAX_CGROUPS)?;
+    }
+    Ok(())
 }
 
 /// Returns the limits of the unit, or those of the slice that it shares with other machines of
@@ -60,9 +94,10 @@ fn number(limit: &str) -> Option<u64> {
     limit.split_whitespace().next()?.parse().ok()
 }
 
-fn create_payload(unit: &Path, limits: &[(&str, String)]) -> Result<()> {
-    let launcher = unit.join(LAUNCHER_CGROUP);
-    move_to(&launcher)?;
+fn create_payload(unit: &Path, launcher: &Path, limits: &[(&str, String)]) -> Result<()> {
+    // A cgroup that has processes can't enable controllers for the cgroups below it (cgroup.rst, "No
+    // Internal Process Constraint").
+    fs::write(launcher.join("cgroup.procs"), "0")?;
     enable_controllers(unit)?;
     let payload = unit.join(PAYLOAD_CGROUP);
     fs::create_dir(&payload)?;
@@ -72,17 +107,7 @@ fn create_payload(unit: &Path, limits: &[(&str, String)]) -> Result<()> {
     // systemd-nspawn looks for `payload` below its own cgroup. Only from version 254 on it also
     // finds it beside its cgroup. With this mount, `launcher/payload` is `payload` for all
     // versions. The mount is in the unit's mount namespace, which the machine does not see.
-    bind_mount(unit, &launcher)?;
-    Ok(())
-}
-
-/// Moves this process to a new cgroup.
-///
-/// A cgroup that has processes can't enable controllers for the cgroups below it (cgroup.rst, "No
-/// Internal Process Constraint").
-fn move_to(cgroup: &Path) -> Result<()> {
-    fs::create_dir(cgroup)?;
-    fs::write(cgroup.join("cgroup.procs"), "0")?;
+    bind_mount(unit, launcher)?;
     Ok(())
 }
 

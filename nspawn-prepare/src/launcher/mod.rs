@@ -36,7 +36,8 @@ mod tmp;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -49,10 +50,13 @@ use nspawn_common::lifecycle::{diagnosis, uid_range};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
+use nspawn_common::sys::namespace_owner;
 
 use crate::diagnostics::print_diagnostic;
 use crate::network::pasta;
 use crate::network::resolvers::RESOLV_CONF;
+use crate::preflight;
+use crate::recorder;
 
 /// Environment variable that turns off the watch for memory pressure in systemd's programs.
 ///
@@ -97,8 +101,12 @@ fn become_machine(
     tmp::provide()?;
     let uid_base = uid_range::allocate(paths, state.private_users)?;
     mount_root(paths, &state, uid_base, options)?;
-    confine(paths, &state, options)?;
-    Err(exec_nspawn(program, uid_base, options))
+    let cgroup = confine(paths, &state, options)?;
+    let console = recorder::start(&paths.console_output(), Some(&cgroup))?;
+    if let Some(base) = uid_base {
+        count_as_user(base, &cgroup)?;
+    }
+    Err(exec_nspawn(program, uid_base, options, console))
 }
 
 /// Mounts the machine's root, and adds the files that the image lacks.
@@ -137,18 +145,43 @@ fn unit_environment(state: &State) -> &[OsString] {
 }
 
 /// Limits this process, and so the machine. Comes after all other programs that this process runs.
-fn confine(paths: &MachinePaths, state: &State, options: &[OsString]) -> Result<()> {
-    cgroups::show_limits(paths)?;
+///
+/// Returns the cgroup for processes that stay beside systemd-nspawn.
+fn confine(paths: &MachinePaths, state: &State, options: &[OsString]) -> Result<File> {
+    let cgroup = cgroups::set_up(paths)?;
     if let Err(error) = apparmor::leave_profiles() {
         print_diagnostic(format!(
             "{error:#}; the host's AppArmor profiles apply to programs in the machine"
         ));
     }
     core_dumps::forbid(options)?;
-    sockets::restrict(paths, state, options)
+    sockets::restrict(paths, state, options)?;
+    Ok(cgroup)
 }
 
-fn exec_nspawn(program: &OsString, uid_base: Option<u32>, options: &[OsString]) -> Error {
+/// Makes the kernel count namespaces, inotify instances and such of the machine for a user of its
+/// own.
+///
+/// A host that forbids ptrace(2) gets the machine nevertheless, as one that shares root's numbers.
+fn count_as_user(user: u32, cgroup: &File) -> Result<()> {
+    let report = |error: Error| {
+        print_diagnostic(format!(
+            "{error:#}; so the machine can use up the namespaces and inotify instances of the host's root"
+        ));
+    };
+    if let Err(error) = namespace_owner::set_in_next_program(user, cgroup, report) {
+        report(error);
+        preflight::check_inotify()?;
+    }
+    Ok(())
+}
+
+fn exec_nspawn(
+    program: &OsString,
+    uid_base: Option<u32>,
+    options: &[OsString],
+    console: OwnedFd,
+) -> Error {
     let mut command = Command::new(program);
     if let Some(base) = uid_base {
         command.arg(format!("--private-users={base}:{RANGE_SIZE}"));
@@ -156,6 +189,7 @@ fn exec_nspawn(program: &OsString, uid_base: Option<u32>, options: &[OsString]) 
     }
     let error = command
         .args(options)
+        .stdout(console)
         // systemd-nspawn mounts no file system on /tmp, for the same reason for which tmp.mount is
         // masked.
         .env("SYSTEMD_NSPAWN_TMPFS_TMP", "0")

@@ -41,7 +41,7 @@ const CONFIGURATION_LIMIT: Duration = Duration::from_secs(20);
 const DNS_PORT: u16 = 53;
 
 /// Properties of the unit, besides its dependency on the machine's unit.
-const PROPERTIES: [&str; 10] = [
+const PROPERTIES: [&str; 13] = [
     "PrivateMounts=yes", // no other process sees the mounts of the machine's namespaces
     "IgnoreSIGPIPE=no",  // passt of 2023 handles that signal itself, or fails
     "KillMode=control-group",
@@ -49,6 +49,10 @@ const PROPERTIES: [&str; 10] = [
     "MemoryMax=256M",
     "MemorySwapMax=0",
     "CPUQuota=100%",
+    // Each connection has one or two descriptors, and a port of the host, which has 28,000.
+    "LimitNOFILE=16384",
+    "LogRateLimitIntervalSec=30s",
+    "LogRateLimitBurst=200", // a machine's traffic can make pasta write messages
     // A second filter behind that of `egress`, for all packets: clouds reveal secrets at
     // 169.254.169.254.
     "IPAddressDeny=link-local",

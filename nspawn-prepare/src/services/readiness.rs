@@ -20,6 +20,7 @@ use nspawn_common::systemd::machined;
 use nspawn_common::systemd::transient_unit::TransientUnit;
 
 use crate::diagnostics::print_diagnostic;
+use crate::internal_form::Internal;
 use crate::preflight;
 use crate::preflight::QUERY_LIMIT;
 use crate::services::{network, sockets};
@@ -78,7 +79,7 @@ fn start_command(state: &State, role: &ServiceRole) -> Result<()> {
 
 /// Returns the command that starts a unit, which runs the service's command.
 ///
-/// The unit's output is in the host's journal. nspawn-run reads the command from the machine's
+/// The command's output is recorded in a file of limited size. nspawn-run reads the command from the machine's
 /// state, since every user of the host can read units and command lines.
 fn unit_command(paths: &MachinePaths) -> Result<Vec<OsString>> {
     let unit = TransientUnit::new("exec")
@@ -86,12 +87,15 @@ fn unit_command(paths: &MachinePaths) -> Result<Vec<OsString>> {
         .in_slice_of_machines()
         .described(&format!("Service command of CI machine {}", paths.name()))
         .properties([format!("BindsTo={}", paths.unit())]);
-    let run = [
-        preflight::agent_program()?.into_os_string(),
-        SERVICE_OPTION.into(),
-        paths.name().as_str().into(),
-    ];
-    Ok(unit.command(run))
+    let record = Internal::Record {
+        machine: paths.name().clone(),
+        command: vec![
+            preflight::agent_program()?.into(),
+            SERVICE_OPTION.into(),
+            paths.name().as_str().into(),
+        ],
+    };
+    Ok(unit.command(record.argv()?))
 }
 
 /// Waits until the service is ready, and reports it in the job's log.
@@ -114,8 +118,7 @@ fn wait_and_report(state: &State, role: &ServiceRole, begin: &Begin) -> Result<(
         return Ok(());
     };
     print_diagnostic(format!("the service {image} {cause}; its log is below"));
-    // A log that can't be read is left empty.
-    let log = journal::last_words(&state.paths(), begin.moment).unwrap_or_default();
+    let log = journal::service_log(&state.paths(), begin.moment);
     log_section::print(state.name.as_str(), &format!("Log of {image}"), &log);
     Ok(())
 }

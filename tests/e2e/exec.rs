@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use nspawn_tests::{call, finish, image, left_of, sh};
+use nspawn_tests::{call, finish, image, left_of, remove_stale, sh};
 
 #[test]
 fn streams_and_exit_status_are_passed_through() {
@@ -105,7 +105,7 @@ fn machine_of_a_killed_caller_is_stale() {
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     assert_eq!(left_of(&name), "");
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nspawn_tests::{call, left_of, sh, wait_until};
+use nspawn_tests::{call, left_of, remove_stale, sh, wait_until};
 use serde_json::{Value, json};
 
 use runner::{Runner, hook, wait_for_end};
@@ -218,11 +218,11 @@ fn machine_of_a_killed_worker_is_stale() {
         .unwrap();
     std::io::Read::read_exact(worker.stdout.as_mut().unwrap(), &mut [0; 9]).unwrap();
     runner.state = runner.response()["state"].clone();
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     runner.run("true").expect(0);
     worker.kill().unwrap();
     worker.wait().unwrap();
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     assert_eq!(left_of(&runner.machine()), "");
     runner.run("true").expect(125);
 }

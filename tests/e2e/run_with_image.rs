@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use nspawn_tests::{call, finish, image, left_of, random, sh, wait_until};
+use nspawn_tests::{call, finish, image, keep_stale, left_of, random, sh, wait_until};
 
 use crate::cell::Sleep;
 
@@ -79,14 +79,13 @@ fn machine_ends_with_its_command() {
 }
 
 /// Tests that the machine of a killed `nspawn-run --image` ends, and is listed as stale.
-///
-/// The serial tests remove it by `--stale`, which would affect concurrent tests here.
 #[test]
 fn machine_of_a_killed_run_ends_and_is_stale() {
     let (image, sleep) = (image(), Sleep::new());
     let script = format!("echo on; {}", sleep.command());
     let running = sleep.start_with_image(&image, &["sh", "-c", &script]);
     let name = sleep.machine();
+    let _guard = keep_stale();
     running.signal("KILL");
     drop(running.wait());
     wait_until("the command has ended", Duration::from_secs(5), || {

@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nspawn_tests::{Done, Machine, call, image, left_of, sh, wait_until};
+use nspawn_tests::{Done, Machine, call, image, left_of, remove_stale, sh, wait_until};
 
 /// Time limit for a refill to remove a machine.
 const REFILL_LIMIT: Duration = Duration::from_secs(30);
@@ -67,7 +67,7 @@ fn machines_survive_upgrades_of_systemd() {
             call("nspawn-cleanup", [&machine.name]).expect(0);
             assert_eq!(left_of(&machine.name), "", "{options:?}");
         }
-        call("nspawn-cleanup", ["--stale"]).expect(0);
+        remove_stale();
         running.join().unwrap().expect(7);
     });
     pool("--standby=0");

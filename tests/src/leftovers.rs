@@ -1,6 +1,23 @@
 //! Leftovers of machines on the host.
 
-use crate::command::sh;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::command::{call, sh};
+
+/// Held while a test removes stale machines, or needs those that it has.
+static STALE: Mutex<()> = Mutex::new(());
+
+/// Removes the stale machines of all tests.
+#[track_caller]
+pub fn remove_stale() {
+    let _guard = keep_stale();
+    call("nspawn-cleanup", ["--stale"]).expect(0);
+}
+
+/// Keeps other tests from removing stale machines while the guard lives.
+pub fn keep_stale() -> MutexGuard<'static, ()> {
+    STALE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Returns the leftovers of all machines whose names begin with `prefix`, one per line.
 ///

@@ -5,7 +5,7 @@
 //! | `command` | programs that run to their end, with assertions on their results: [`Done`], [`call`], [`sh`] |
 //! | `background` | programs that run while a test goes on: [`BackgroundCommand`] |
 //! | `machine` | machines: [`Machine`] |
-//! | `leftovers` | leftovers of machines on the host: [`left_of`] |
+//! | `leftovers` | leftovers of machines on the host: [`left_of`], [`remove_stale`] |
 //! | `fixtures` | packages, data and shell functions |
 //! | [`harness`] | harness of suites that print tables |
 //! | `job` | jobs, as GitLab describes them to runners: [`Job`] |
@@ -31,6 +31,6 @@ pub use background::BackgroundCommand;
 pub use command::{Done, call, expect_lines, expect_message, finish, first_line, sh, wait_until};
 pub use fixtures::{FLAGS, install, random, scratch};
 pub use job::Job;
-pub use leftovers::left_of;
+pub use leftovers::{keep_stale, left_of, remove_stale};
 pub use machine::{Machine, SIGNALS, image};
 pub use program::run_program;

@@ -3,7 +3,7 @@
 use std::fs;
 
 use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
-use nspawn_tests::{Done, Machine, call, image, left_of, sh};
+use nspawn_tests::{Done, Machine, call, image, left_of, remove_stale, sh};
 
 use super::stale;
 
@@ -74,7 +74,7 @@ fn machine_with_a_hanging_boot_can_be_kept() {
     check_inspection(&name, message);
     // A mark of 1970 has expired.
     fs::write(format!("/run/nspawn-ci/{name}/kept"), "1").unwrap();
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     assert_eq!(left_of(&name), "");
 }
 
@@ -239,7 +239,7 @@ fn machine_of_a_failed_job_can_be_kept() {
             .out(),
         "traces\n"
     );
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     call("nspawn-run", [name, "true"]).expect(0);
     call("nspawn-cleanup", [name]).expect(0);
     assert_eq!(left_of(name), "");

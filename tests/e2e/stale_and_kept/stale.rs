@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use nspawn_tests::{Machine, call, finish, image, left_of, sh};
+use nspawn_tests::{Machine, call, finish, image, left_of, remove_stale, sh};
 
 use super::stale;
 use crate::cell::{Cell, Sleep};
@@ -34,7 +34,7 @@ fn only_dead_and_half_made_machines_are_stale() {
     );
     half.run(["true"]).expect(0);
     // Other processes may do the same at the same time.
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     for name in [&half.name, &dead.name, &layer] {
         assert_eq!(left_of(name), "");
     }
@@ -47,7 +47,7 @@ fn machine_of_another_version_is_not_stale() {
     let state = format!("/run/nspawn-ci/{}/state.json", machine.name);
     let text = fs::read_to_string(&state).unwrap();
     fs::write(&state, text.replace("\"version\":3", "\"version\":99")).unwrap();
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     machine
         .run(["true"])
         .expect_error(125, "a newer version of these programs created the machine");
@@ -89,7 +89,7 @@ fn machine_being_made_is_not_stale() {
         "timeout 10 sh -c 'until [ -e /run/nspawn-ci/{name}/state.json ]; do sleep 0.02; done'"
     ))
     .expect(0);
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     assert!(child.wait().unwrap().success());
     call("nspawn-run", [&*name, "true"]).expect(0);
     call("nspawn-cleanup", [&name]).expect(0);
@@ -116,14 +116,14 @@ fn machines_between_runs_are_not_stale() {
     let script = format!("echo on; {}", sleep.command());
     let running = sleep.start_with_image(&image, &["sh", "-c", &script]);
     let name = sleep.machine();
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     assert!(
         sleep.is_running(),
         "the machine of a running command was removed"
     );
     running.signal("KILL");
     drop(running.wait());
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     assert_eq!(left_of(&name), "");
     for (machine, layer) in waiting.iter().zip(["disk", "tmpfs", "none"]) {
         machine

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
-use nspawn_tests::{Machine, call, image, left_of, sh};
+use nspawn_tests::{Machine, call, image, left_of, remove_stale, sh};
 
 use super::{Pool, origin};
 
@@ -59,7 +59,7 @@ fn check_systemd_tools(machine: &Machine, first_name: &str) {
 
 /// Checks that the first name has no machine, and that cleanups of it leave the machine alone.
 fn check_first_name_is_free(first_name: &str) {
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     call("nspawn-cleanup", [first_name]).expect(0);
     call("nspawn-run", [first_name, "true"]).expect_error(125, "no machine");
     // A cleanup that loses a race with the takeover finds an empty directory with a lock.
@@ -98,7 +98,7 @@ fn lifetime_of_a_machine_after_takeover_is_limited() {
             ),
         )
         .unwrap();
-        call("nspawn-cleanup", ["--stale"]).expect(0);
+        remove_stale();
     };
     limit(1000);
     machine.run(["true"]).expect(0);

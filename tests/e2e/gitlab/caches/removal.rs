@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use nspawn_tests::gitlab_runner::{Outcome, Runner};
-use nspawn_tests::{call, sh};
+use nspawn_tests::{call, keep_stale, remove_stale, sh};
 
 use super::Project;
 
@@ -73,8 +73,9 @@ fn job_runs_without_a_cache_that_can_not_be_mounted() {
 fn unused_cache_is_stale_after_30_days() {
     let project = Project::new();
     let _ = project.run(&["touch /cache/x"]);
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     assert_eq!(project.files().len(), 1);
+    let guard = keep_stale();
     let aged = Command::new("touch")
         .args(["--date=-31 days", &project.files()[0]])
         .status()
@@ -84,7 +85,8 @@ fn unused_cache_is_stale_after_30_days() {
     sh("mkdir -p /var/cache/nspawn-ci/lost+found; touch --date='-31 days' /var/cache/nspawn-ci/lost+found").expect(0);
     let dry = call("nspawn-cleanup", ["--stale", "--dry-run"]).expect(0);
     dry.expect_out(&project.files()[0]);
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    drop(guard);
+    remove_stale();
     assert!(project.files().is_empty());
     sh("rmdir /var/cache/nspawn-ci/lost+found").expect(0);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use nspawn_tests::gitlab_server::{GitLab, Status};
-use nspawn_tests::{Job, call, image, left_of, wait_until};
+use nspawn_tests::{Job, image, left_of, remove_stale, wait_until};
 
 use super::result_of;
 use super::runner::Runner;
@@ -76,13 +76,13 @@ fn machines_of_killed_runners_are_stale() {
     runners.iter_mut().for_each(Runner::kill);
     // The first cleanup removes machines whose scripts still run. The second one removes machines
     // that were being created at that time.
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     wait_until("all drivers have ended", Duration::from_secs(60), || {
         let drivers = drivers_of(&jobs);
         println!("drivers: {drivers:?}");
         drivers.is_empty()
     });
-    call("nspawn-cleanup", ["--stale"]).expect(0);
+    remove_stale();
     for job in jobs {
         assert_eq!(
             left_of(&format!("gitlab-{job}-")),

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use nspawn_tests::gitlab_runner::{Attempt, Job, Runner};
-use nspawn_tests::{call, image, left_of, sh};
+use nspawn_tests::{call, image, keep_stale, left_of, remove_stale, sh};
 
 use super::server;
 
@@ -96,6 +96,7 @@ fn last_machine_removes_the_slice() {
     let machine = attempt.machine();
     let slice = format!("{SLICES}/{}", slice_of(machine));
     // A service can't be in use without its job.
+    let guard = keep_stale();
     sh(&format!("rm /run/nspawn-ci/{machine}/ready")).expect(0);
     let listed = call("nspawn-cleanup", ["--stale", "--dry-run"])
         .expect(0)
@@ -104,8 +105,9 @@ fn last_machine_removes_the_slice() {
         listed.contains(&format!("{machine}: unit, slice, ")),
         "{listed}"
     );
+    drop(guard);
     for _ in 0..2 {
-        call("nspawn-cleanup", ["--stale"]).expect(0);
+        remove_stale();
     }
     assert_eq!(left_of(machine), "");
     assert!(!fs::exists(slice).unwrap());

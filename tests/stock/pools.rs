@@ -96,7 +96,7 @@ fn start_on_host(script: &str) -> BackgroundCommand {
 }
 
 fn start_unit() -> Done {
-    sh("timeout 60 systemd-run --quiet --wait --property=PrivateMounts=yes true")
+    sh("timeout 60 systemd-run --quiet --wait --collect --property=PrivateMounts=yes true")
 }
 
 fn others_go_on() {
@@ -121,6 +121,8 @@ fn namespaces_of_a_job_are_not_those_of_the_host() {
     wait_until("a unit starts", Duration::from_secs(60), || {
         start_unit().code() == 0
     });
+    // A timer may have started another unit meanwhile.
+    sh("systemctl reset-failed").expect(0);
     let attack = BackgroundCommand::start(&machine, &attack);
     others_go_on();
     attack.signal("TERM");

@@ -1,6 +1,6 @@
-//! Hosts without loop devices.
+//! Hosts without loop devices, and loop devices that another program has open.
 
-use nspawn_tests::{call, image, left_of, sh};
+use nspawn_tests::{Machine, call, image, left_of, sh};
 
 use crate::cell::Cell;
 
@@ -73,4 +73,16 @@ fn missing_loop_devices_are_reported() {
         assert_eq!(left_of(&name), "");
         machine.run(["true"]).expect(0);
     }
+}
+
+/// Tests that cleanup waits until the layer's loop device is released. mount(8) opens the devices of
+/// all machines for a moment.
+#[test]
+fn open_loop_device_is_released_before_cleanup_ends() {
+    let machine = Machine::with(&["--init=stub", "--network=none"]);
+    let disk = format!("/var/lib/nspawn-ci/machines/{}/disk", machine.name);
+    let open = "exec 3<$(losetup --noheadings --output=NAME -j \"$1\"); sleep 1 >/dev/null 2>&1 &";
+    call("sh", ["-c", open, "-", &disk]).expect(0);
+    call("nspawn-cleanup", [&machine.name]).expect(0);
+    assert_eq!(left_of(&machine.name), "");
 }

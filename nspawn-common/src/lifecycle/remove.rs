@@ -65,10 +65,13 @@ pub fn remove_contents(name: &MachineName, _lock: &Lock) -> Result<()> {
     remove_file_if_present(&paths.kept_mark())?;
     remove_file_if_present(&paths.fingerprint_file())?;
     remove_file_if_present(&paths.standby_mark())?;
-    let _deferred = DeferredUnmount::begin(paths);
+    let deferred = DeferredUnmount::begin(paths);
     stop::stop_machine(name)?;
     ssh::unpublish(paths)?;
     unmount::detach(&paths.disk_mount())?;
+    if deferred.is_none() {
+        unmount::wait_until_released(&paths.disk());
+    }
     lost_writes::note_if_full(LAYER_ROOT);
     delete_trees(&[paths.snapshot(), paths.layer()])?;
     machined::wait_until_gone(paths)?;

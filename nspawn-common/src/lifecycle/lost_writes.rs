@@ -44,7 +44,7 @@ const REQUESTS: u64 = 4 << 20;
 /// File system in a file.
 #[derive(Debug)]
 struct Disk {
-    /// Its root directory.
+    /// Root directory of the file system.
     root: File,
     /// Directory of the file.
     store: &'static str,

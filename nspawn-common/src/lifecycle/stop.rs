@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -15,7 +14,7 @@ use crate::machine::paths::{MachinePaths, PAYLOAD_CGROUP, SUPERVISOR_CGROUP};
 use crate::machine::processes;
 use crate::machine::state::State;
 use crate::machine::unit_files;
-use crate::sys::cgroup;
+use crate::sys::{cgroup, clock};
 use crate::text;
 
 /// Time limit for stopping a unit whose processes were killed.
@@ -83,17 +82,10 @@ pub fn stop_machine(name: &MachineName) -> Result<()> {
 // systemd does not wait for processes that it kills when the main process has ended, such as that
 // which records the console. Returns whether all have ended.
 fn wait_until_empty(paths: &MachinePaths) -> bool {
-    let deadline = Instant::now() + KILL_LIMIT;
-    loop {
+    clock::poll_until(Instant::now() + KILL_LIMIT, PAUSE, || {
         let cgroups = existing_cgroups(paths);
-        if !cgroups.iter().any(|path| cgroup::is_populated(path)) {
-            return true;
-        }
-        if Instant::now() >= deadline {
-            return false;
-        }
-        thread::sleep(PAUSE);
-    }
+        !cgroups.iter().any(|path| cgroup::is_populated(path))
+    })
 }
 
 /// Returns the existing cgroups of the machine, its network helper and its service command.

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,6 +10,7 @@ use nix::mount::{MntFlags, umount2};
 
 use crate::command;
 use crate::lifecycle::calling_unit;
+use crate::sys::clock;
 use crate::sys::mountinfo;
 
 /// Time limit for an unmount by the host's systemd.
@@ -52,9 +52,8 @@ pub fn detach(point: &Path) -> Result<()> {
 /// for.
 pub fn wait_until_released(file: &Path) {
     let deadline = Instant::now() + RELEASE_LIMIT;
-    while has_loop_device(file) && Instant::now() < deadline {
-        thread::sleep(PAUSE);
-    }
+    // The machine is removed in any case, and the kernel releases the file later.
+    let _ = clock::poll_until(deadline, PAUSE, || !has_loop_device(file));
 }
 
 fn has_loop_device(file: &Path) -> bool {

@@ -12,7 +12,8 @@
 //! The first two clocks continue in a restored snapshot, like the processes in it. A reboot
 //! restarts both, and empties /run, where their times are recorded.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -29,6 +30,17 @@ pub fn since_boot() -> Duration {
 // Each kernel has these clocks (clock_gettime(2)), so reading them can't fail.
 fn read(clock: ClockId) -> Duration {
     clock_gettime(clock).map(Duration::from).unwrap_or_default()
+}
+
+/// Waits until a condition is met of which no event tells, and returns whether that was in time.
+pub fn poll_until(deadline: Instant, pause: Duration, mut is_met: impl FnMut() -> bool) -> bool {
+    while !is_met() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(pause);
+    }
+    true
 }
 
 /// Point in time after which entries of the journal are read.

@@ -3,13 +3,14 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::sys::clock;
 
 /// Pause between two checks of a condition whose events can't be watched.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -40,7 +41,7 @@ pub fn wait_until(
     let deadline = Instant::now() + limit;
     let inotify = match open() {
         Err(error) if error.downcast_ref() == Some(&Errno::EMFILE) => {
-            return Ok(poll_until(deadline, is_met));
+            return Ok(clock::poll_until(deadline, PAUSE, is_met));
         }
         result => result?,
     };
@@ -60,14 +61,4 @@ pub fn wait_until(
         }
     }
     Ok(true)
-}
-
-fn poll_until(deadline: Instant, mut is_met: impl FnMut() -> bool) -> bool {
-    while !is_met() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        thread::sleep(PAUSE);
-    }
-    true
 }

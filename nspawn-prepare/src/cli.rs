@@ -10,6 +10,7 @@ use nspawn_common::config::init::Init;
 use nspawn_common::config::network::Network;
 use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::config::retention::Retention;
+use nspawn_common::image::architecture;
 use nspawn_common::sys::process::ProcessId;
 
 use crate::diagnostics::PROGRAM;
@@ -135,11 +136,11 @@ fn files() -> [Arg; 5] {
 }
 
 fn privileges() -> Vec<Arg> {
-    let users = text("private-users", "pick|no|BASE")
+    let users = text("private-users", "pick|no|BASE[:SIZE]")
         .default_value("pick")
         .value_parser(parsed(PrivateUsers::parse))
         .help(
-            "UID range of the machine: an unused one, the host's own UIDs, or the range that begins at BASE",
+            "UID range of the machine: an unused one, the host's own UIDs, or the SIZE (65536) IDs from BASE on",
         );
     let rlimit = list("rlimit", "LIMIT=SOFT[:HARD]").help(
         "Resource limit of the machine's processes, as in systemd-nspawn(1); CORE=1, the default, forbids core dumps, \
@@ -148,9 +149,17 @@ fn privileges() -> Vec<Arg> {
     let mut args = vec![users];
     args.extend(PRIVILEGES.map(|(name, form, help)| list(name, form).help(help)));
     args.extend([
+        text("personality", "ARCHITECTURE")
+            .value_parser(parsed(architecture::parse_personality))
+            .help(
+                "Architecture that uname -m prints in the machine: x86-64 or x86, arm64 or arm [default: that of the image]",
+            ),
         list("allow-address-family", "FAMILY").help(
             "Let the machine create sockets of this family, such as AF_ALG, besides those of AF_UNIX, AF_INET, AF_INET6, \
              AF_NETLINK and AF_PACKET",
+        ),
+        list("device", "DEVICE").help(
+            "Give the machine a device of the host: fuse, kvm, tun, dri, kfd, nvidia, or the path of a character device",
         ),
         rlimit,
         values::flag("no-new-privileges")

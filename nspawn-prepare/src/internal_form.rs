@@ -48,6 +48,9 @@ pub enum Internal {
         /// Options of the calling `nspawn-prepare`.
         options: Vec<OsString>,
     },
+    /// Records the filters of system calls that systemd-nspawn installs with these options. A unit
+    /// calls it that the first machine's launcher starts.
+    RecordFilters { options: Vec<OsString> },
     /// Refills a standby pool. A timer calls it that is started when a machine of the pool is taken
     /// over.
     Refill { pool: OsString },
@@ -83,6 +86,7 @@ impl Internal {
                 arguments.push(number.to_string().into());
                 arguments.extend_from_slice(options);
             }
+            Self::RecordFilters { options } => arguments.extend_from_slice(options),
             Self::Refill { pool } => arguments.push(pool.clone()),
         }
         arguments
@@ -95,6 +99,7 @@ impl Internal {
             Self::Network { .. } => "network",
             Self::Attach { .. } => "attach",
             Self::Service { .. } => "service",
+            Self::RecordFilters { .. } => "record-filters",
             Self::Refill { .. } => "refill",
         }
     }
@@ -135,6 +140,9 @@ impl Internal {
             },
             (Some("service"), [service, options @ ..]) => Self::Service {
                 number: number(service)?,
+                options: options.to_vec(),
+            },
+            (Some("record-filters"), options) => Self::RecordFilters {
                 options: options.to_vec(),
             },
             (Some("refill"), [pool]) => Self::Refill { pool: pool.clone() },

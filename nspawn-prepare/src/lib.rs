@@ -22,6 +22,7 @@
 mod cli;
 mod commands;
 mod create;
+mod device;
 mod diagnostics;
 mod gitlab;
 mod internal_form;
@@ -72,6 +73,7 @@ fn run(arguments: &[OsString]) -> Result<()> {
             cache_size,
         } => gitlab::attach::attach(&machine, cache_size),
         Internal::Service { number, options } => commands::service::run(number, &options),
+        Internal::RecordFilters { options } => launcher::filter_cache::record(&options),
         Internal::Refill { pool } => commands::standby::refill(&pool),
     }
 }

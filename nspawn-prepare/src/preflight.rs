@@ -19,6 +19,8 @@ use nspawn_common::machine::unit_files;
 use nspawn_common::sys::fork;
 use nspawn_common::systemd::nspawn::Bind;
 
+use crate::device::Device;
+
 /// Time limit for a query to a system service.
 pub const QUERY_LIMIT: Duration = Duration::from_secs(10);
 
@@ -108,6 +110,11 @@ pub fn check_binds(binds: &[Bind]) -> Result<()> {
         bind.open_source(Path::new("/proc/1/root"))?;
     }
     Ok(())
+}
+
+/// Refuses devices that the host lacks, or that machines can't have.
+pub fn check_devices(devices: &[Device]) -> Result<()> {
+    devices.iter().try_for_each(Device::check)
 }
 
 /// Refuses a host that has reached a limit.

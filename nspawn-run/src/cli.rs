@@ -27,6 +27,8 @@ pub struct Options {
     pub directory: Option<OsString>,
     pub environment: Vec<OsString>,
     pub terminal: bool,
+    /// Start the systemd of the user first.
+    pub user_manager: bool,
     pub kill_remaining: bool,
     /// Grace period between SIGTERM and SIGKILL.
     pub stop_timeout: Duration,
@@ -76,7 +78,7 @@ fn machine_argument() -> Arg {
         .help("Name of a machine that nspawn-prepare created")
 }
 
-fn command_options() -> [Arg; 6] {
+fn command_options() -> [Arg; 7] {
     [
         os_string_option("uid", "USER")
             .help("Run as this user of the machine, by name or number; root by default"),
@@ -89,6 +91,7 @@ fn command_options() -> [Arg; 6] {
         values::flag("pty")
             .short('t')
             .help("Run on a new terminal in the machine"),
+        values::flag("user-manager").help("Start the user's systemd first, for systemctl --user"),
         Arg::new("stop-timeout")
             .long("stop-timeout")
             .value_name("TIME")
@@ -125,6 +128,7 @@ pub fn parse(argv: &[OsString]) -> Result<Option<Options>> {
             .map(values::complete_variable)
             .collect::<Result<_>>()?,
         terminal: values::is_set(&matches, "pty"),
+        user_manager: values::is_set(&matches, "user-manager"),
         kill_remaining: values::is_set(&matches, "kill-remaining"),
         stop_timeout: matches
             .get_one("stop-timeout")

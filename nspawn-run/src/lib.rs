@@ -45,6 +45,7 @@ fn run(argv: &[OsString]) -> Result<u8> {
         Some(agent::OPTION) => agent::main(IdlePolicy::Stay)?,
         Some(agent::ONCE_OPTION) => agent::main(IdlePolicy::Exit)?,
         Some(agent::STOP_OPTION) => agent::stop()?,
+        Some(agent::ONLINE_OPTION) => agent::online::wait()?,
         Some(SERVICE_OPTION) => return commands::run_service(&argv[1..]),
         _ => return commands::main(argv),
     }

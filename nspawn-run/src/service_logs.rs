@@ -1,4 +1,4 @@
-//! Logs of services that ended before their job.
+//! Logs of the services of a job.
 
 use std::ffi::OsStr;
 
@@ -13,26 +13,30 @@ use nspawn_common::systemd::journal;
 
 use crate::cli::PROGRAM;
 
-/// Prints the logs of the ended services of the job with the machine `job`.
-pub fn print_ended(job: &MachineName) -> Result<()> {
+/// Prints the logs of the services that ended before their job, or of `all` services. `job` is the
+/// machine of the job.
+pub fn print(job: &MachineName, all: bool) -> Result<()> {
     for state in list::services_of(job)? {
         let Some(role) = &state.service else {
             continue;
         };
         if has_ended(&state, role) {
-            print_log(&state, role);
+            let image = &role.requested_image;
+            let line = format!("the service {image} ended before the job; its log is below");
+            report::print_diagnostic(PROGRAM, OsStr::new(&line));
+        } else if !all {
+            continue;
         }
+        print_log(&state, role);
     }
     Ok(())
 }
 
 fn print_log(state: &State, role: &ServiceRole) {
     let image = &role.requested_image;
-    let line = format!("the service {image} ended before the job; its log is below");
-    report::print_diagnostic(PROGRAM, OsStr::new(&line));
     let log = journal::service_log(&state.paths(), state.begin());
     log_section::print(
-        &format!("{}-ended", state.name),
+        &format!("{}-end", state.name),
         &format!("Log of {image}"),
         &log,
     );

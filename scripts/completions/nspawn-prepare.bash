@@ -23,7 +23,7 @@ _nspawn__prepare() {
 
     case "${cmd}" in
         nspawn__prepare)
-            opts="-M -E -p -v -h -V --machine --name --replace --image --default-image --allow-image --map-image --allow-service --service-timeout --service-command --service-entrypoint --service-user --service-working-directory --max-services --service-port --cache-size --bind --bind-ro --gitlab-runner --setenv --property --private-users --capability --drop-capability --system-call-filter --allow-address-family --rlimit --no-new-privileges --nesting --network --allow-host --init --mask --boot-target --layer --layer-size --timeout --max-machines --keep --keep-for --dry-run --json --verbose --owner --standby --config --help --version"
+            opts="-M -E -p -v -h -V --machine --name --replace --image --default-image --allow-image --map-image --allow-service --service-timeout --service-command --service-entrypoint --service-user --service-working-directory --max-services --service-port --cache-size --bind --bind-ro --gitlab-runner --setenv --property --private-users --capability --drop-capability --system-call-filter --personality --allow-address-family --device --rlimit --no-new-privileges --nesting --network --allow-host --init --mask --boot-target --layer --layer-size --timeout --max-machines --keep --keep-for --dry-run --json --verbose --owner --standby --config --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -137,7 +137,15 @@ _nspawn__prepare() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --personality)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --allow-address-family)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --device)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

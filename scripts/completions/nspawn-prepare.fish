@@ -17,11 +17,13 @@ complete -c nspawn-prepare -l bind-ro -d 'Same as --bind, but read-only' -r
 complete -c nspawn-prepare -l gitlab-runner -d 'GitLab Runner program for artifacts and caches in the machine; jobs get the calling one by default, or the one on PATH' -r
 complete -c nspawn-prepare -s E -l setenv -d 'Set a variable for every command in the machine' -r
 complete -c nspawn-prepare -s p -l property -d 'Set a property of the machine\'s unit; as in systemd-run(1)' -r
-complete -c nspawn-prepare -l private-users -d 'UID range of the machine: an unused one, the host\'s own UIDs, or the range that begins at BASE' -r
+complete -c nspawn-prepare -l private-users -d 'UID range of the machine: an unused one, the host\'s own UIDs, or the SIZE (65536) IDs from BASE on' -r
 complete -c nspawn-prepare -l capability -d 'Grant the machine these capabilities besides the default ones; as in systemd-nspawn(1)' -r
 complete -c nspawn-prepare -l drop-capability -d 'Take these capabilities from the machine' -r
 complete -c nspawn-prepare -l system-call-filter -d 'Allow these system calls besides the default ones, or forbid those after ~; io_uring_setup opens io_uring, and socketcall opens sockets to 32-bit programs that jobs install on x86-64' -r
+complete -c nspawn-prepare -l personality -d 'Architecture that uname -m prints in the machine: x86-64 or x86, arm64 or arm [default: that of the image]' -r
 complete -c nspawn-prepare -l allow-address-family -d 'Let the machine create sockets of this family, such as AF_ALG, besides those of AF_UNIX, AF_INET, AF_INET6, AF_NETLINK and AF_PACKET' -r
+complete -c nspawn-prepare -l device -d 'Give the machine a device of the host: fuse, kvm, tun, dri, kfd, nvidia, or the path of a character device' -r
 complete -c nspawn-prepare -l rlimit -d 'Resource limit of the machine\'s processes, as in systemd-nspawn(1); CORE=1, the default, forbids core dumps, and CORE=0:infinity allows them' -r
 complete -c nspawn-prepare -l network -d 'nat, none, host, veth, bridge=NAME, zone=NAME or namespace=PATH' -r
 complete -c nspawn-prepare -l allow-host -d 'Let the machine connect to this address of the host, or only to this port of it; with --network=nat, the host is closed otherwise' -r

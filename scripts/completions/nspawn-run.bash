@@ -23,7 +23,7 @@ _nspawn__run() {
 
     case "${cmd}" in
         nspawn__run)
-            opts="-E -t -h -V --uid --working-directory --setenv --pty --stop-timeout --kill-remaining --image --help --version"
+            opts="-E -t -h -V --uid --working-directory --setenv --pty --user-manager --stop-timeout --kill-remaining --image --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
+use nspawn_common::lifecycle::uid_range;
 use nspawn_tests::{Machine, finish, sh};
 
 use crate::probe::{Place, Probe};
@@ -282,9 +283,92 @@ pub fn rows(suite: &mut Suite, fixture: &Fixture) {
         "file descriptors of the host in processes of the machine",
         || descriptors_do_not_leak(fixture),
     );
+    suite.probe(
+        "user IDs of another machine, and IDs after the machine's own range",
+        Control::Host,
+        &foreign_ids(&fixture.neighbour),
+        fixture,
+    );
+    suite.row(
+        "redirects to other directories in the layer's attributes",
+        forged_redirects_are_ignored,
+    );
     suite.row("file descriptors of nspawn-run's caller", || {
         descriptors_of_the_caller_stay(&fixture.attacker)
     });
+}
+
+/// Marks a directory as the renamed directory `/secret` of the lower layer, as overlayfs does itself.
+///
+/// The kernel of the host follows these attributes when it mounts the layer.
+const REDIRECT: &str = r#"
+my ($number, $directory) = @ARGV;
+mkdir $directory;
+for (1, 0) {
+    my ($name, $value) = ($_ ? "trusted.overlay.redirect" : "user.overlay.redirect", "/secret");
+    syscall(0 + $number, $directory, $name, $value, length $value, 0) == 0 ? print "$name\n" : warn "$name: $!\n";
+}
+"#;
+
+/// Looks for the mark.
+const SEE_REDIRECT: &str = r#"
+my ($number, $directory) = @ARGV;
+my ($name, $value) = ("trusted.overlay.redirect", " " x 100);
+my $size = syscall(0 + $number, $directory, $name, $value, 100);
+print $size < 0 ? "no redirect\n" : "redirect\n";
+"#;
+
+/// Gives a file, and then itself, to users of the host, and maps such a user in a namespace.
+const FOREIGN_IDS: &str = r#"
+my $file = "/tmp/foreign-ids";
+open(my $out, ">", $file) or die "$!";
+for my $id (@ARGV) {
+    chown(0 + $id, -1, $file) and unlink($file), got_in "chown $id";
+    $why = "$!";
+    my $child = fork // die "$!";
+    unless ($child) { $> = $id; exit($> == $id ? 0 : 1) }
+    waitpid($child, 0);
+    got_in "seteuid $id" if $? == 0;
+    system("unshare", "--user", "--map-users=$id,0,1", "true") == 0 and got_in "uid_map $id";
+}
+unlink $file;
+kept_out $why;
+"#;
+
+/// Uses the first and the last ID of another machine, the first ID after a machine's range, and the
+/// last ID of the kernel.
+fn foreign_ids(neighbour: &Machine) -> Probe {
+    let ids = uid_range::of(&neighbour.paths()).unwrap();
+    let last = ids.base + (ids.size - 1);
+    let ids = [ids.base, last, ids.size, u32::MAX - 1].map(|id| id.to_string());
+    Probe::perl(FOREIGN_IDS, &ids.each_ref().map(String::as_str))
+}
+
+/// Sets the mark in a machine, and looks for it in the layer, which is a directory of the host.
+fn forged_redirects_are_ignored() -> Control {
+    let (set, get) = (
+        nix::libc::SYS_setxattr.to_string(),
+        nix::libc::SYS_getxattr.to_string(),
+    );
+    let machine = machine(&["--layer-size=infinity"]);
+    let forged = machine.run(["perl", "-e", REDIRECT, &set, "/opt/trap"]);
+    forged.expect_err("trusted.overlay.redirect: Operation not permitted");
+    let trap = machine.paths().layer().join("upper/opt/trap");
+    let look = |directory: &Path| {
+        let directory = directory.to_string_lossy();
+        let words = ["-e", SEE_REDIRECT, &get, &directory];
+        nspawn_tests::call("perl", words).expect(0).out()
+    };
+    assert!(trap.is_dir());
+    assert_eq!(look(&trap), "no redirect\n");
+    assert_eq!(machine.sh("ls /opt/trap").expect(0).out(), "");
+    let outside = Outside::new();
+    let control = outside.path.join("trap");
+    let words = ["-e", REDIRECT, &set, &control.to_string_lossy()];
+    let marked = nspawn_tests::call("perl", words);
+    assert!(marked.out().contains("trusted"), "{}", marked.describe());
+    assert_eq!(look(&control), "redirect\n");
+    Control::Host
 }
 
 /// Returns the file handle of name_to_handle_at(2) in hexadecimal.

@@ -30,6 +30,7 @@ const COMMON: Layers = &[
 
 const PREPARE: Layers = &[
     &[
+        "device",
         "diagnostics",
         "internal_form",
         "preflight",

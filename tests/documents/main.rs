@@ -20,6 +20,7 @@ use std::process::Command;
 use std::{env, fs};
 
 use clap_complete::Shell;
+use nspawn_tests::skip;
 
 use program::Program;
 
@@ -58,12 +59,10 @@ fn is_installed(program: &str) -> bool {
         .args(["-c", "command -v \"$0\" >/dev/null", program])
         .status();
     let is_installed = done.unwrap().success();
-    assert!(
-        is_installed || env::var_os("CI").is_none(),
-        "{program} is not installed; scripts/setup --for lint installs it"
-    );
     if !is_installed {
-        eprintln!("{program} is not installed, so its tests are skipped");
+        skip(&format!(
+            "{program} is not installed; scripts/setup --for lint installs it"
+        ));
     }
     is_installed
 }

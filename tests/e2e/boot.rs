@@ -242,3 +242,13 @@ fn invalid_masks_are_refused() {
     )
     .expect_error(1, "it needs systemd in the machine");
 }
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn booted_machine_has_the_architecture_of_the_option() {
+    let machine = Machine::with(&["--personality=x86"]);
+    assert_eq!(machine.run(["uname", "-m"]).expect(0).out(), "i686\n");
+    machine
+        .sh("systemd-run --quiet --wait --pipe uname -m | grep -x i686 && systemctl is-system-running")
+        .expect(0);
+}

@@ -133,6 +133,11 @@ fn defects_of_kernel_and_systemd_are_reported_with_their_remedies() {
             "sysctl -w kernel.pty.max=",
         ),
         (
+            replace_file("/proc/sys/vm/max_map_count", "65530\n"),
+            "note  the kernel allows 65530 memory maps of a process",
+            "sysctl -w vm.max_map_count=262144",
+        ),
+        (
             replace_file("/proc/sys/vm/oom_dump_tasks", "1\n"),
             "note  the kernel lists all processes of a job",
             "sysctl -w vm.oom_dump_tasks=0",

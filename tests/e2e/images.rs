@@ -3,39 +3,53 @@
 //! | module | covers |
 //! | --- | --- |
 //! | [`disk`] | disk images, with and without partitions |
+//! | [`foreign`] | images for other architectures |
 //! | [`minimal`] | images of a few files |
+//! | [`names`] | images whose files for names are missing, links or others |
+//! | [`old`] | images whose systemd is too old to boot |
 //! | [`lookup`] | the path of the image for a name, as in machinectl |
 //! | [`removal`] | images that are removed while a machine is created |
 //! | [`invalid`] | paths that are not images |
 
 mod disk;
+mod foreign;
 mod invalid;
 mod lookup;
 mod minimal;
+mod names;
+mod old;
 mod removal;
 
 use nspawn_common::image::lookup::SEARCH_PATH;
-use nspawn_tests::{Machine, call, sh};
+use nspawn_tests::{Machine, call, image, sh};
 
 /// Suffixes of image paths below a directory of [`SEARCH_PATH`]; `.d` is for targets of symlinks.
 const SUFFIXES: [&str; 5] = ["", ".raw", ".v", ".raw.v", ".d"];
 
 /// A unique image name. All images of this name are deleted at the end of the test.
-struct Name(String);
+pub struct Name(pub String);
 
 impl Name {
     fn new(kind: &str) -> Self {
         Self(format!("e2e-{kind}-{}", std::process::id()))
     }
 
+    /// Makes a copy of the test host's image.
+    #[track_caller]
+    pub fn copy(kind: &str) -> Self {
+        let name = Self::new(kind);
+        name.sh(&format!("cp --archive $(realpath {}) $name", image()));
+        name
+    }
+
     /// Returns the path of the image with this suffix.
-    fn path(&self, suffix: &str) -> String {
+    pub fn path(&self, suffix: &str) -> String {
         format!("/var/lib/machines/{}{suffix}", self.0)
     }
 
     /// Runs lines of the host's shell, in which `$name` is this name.
     #[track_caller]
-    fn sh(&self, lines: &str) -> String {
+    pub fn sh(&self, lines: &str) -> String {
         sh(&format!(
             "set -e; name={}; cd /var/lib/machines; {lines}",
             self.0
@@ -57,13 +71,13 @@ impl Name {
 
     /// Creates a machine of the image.
     #[track_caller]
-    fn machine(&self, options: &[&str]) -> Machine {
+    pub fn machine(&self, options: &[&str]) -> Machine {
         Machine::of(&self.0, options)
     }
 
     /// Expects that prepare fails in one line with these words, and leaves nothing. Returns stderr.
     #[track_caller]
-    fn expect_refused(&self, options: &[&str], words: &str) -> String {
+    pub fn expect_refused(&self, options: &[&str], words: &str) -> String {
         let name = self.0.replace("e2e", "refused");
         let done = call(
             "nspawn-prepare",

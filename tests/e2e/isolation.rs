@@ -59,42 +59,20 @@ fn nesting_allows_containers() {
         .expect(0);
 }
 
-/// Returns the error of socket(2) for each family. Its type is invalid, so that the error is 22 if no
-/// filter refuses the call.
-fn socket_errors(machine: &Machine, families: &[u32]) -> Vec<i32> {
-    let errors = |family: &u32| {
-        let probe = format!("socket(my $socket, {family}, 0x800001, 0); exit $!");
-        machine.run(["perl", "-e", &probe]).code()
-    };
-    families.iter().map(errors).collect()
-}
-
+/// `bwrap --disable-userns` writes to this setting in the namespaces that it creates.
 #[test]
-fn address_families_are_allowed_by_name() {
-    let (key, alg, vsock) = (15, 38, 40);
-    let families = [key, alg, vsock];
-    assert_eq!(socket_errors(&Machine::new(), &families), [97, 97, 97]);
+fn settings_of_the_own_user_namespace_are_writable() {
+    let lower = "unshare --user --map-root-user sh -c 'echo 3 >/proc/sys/user/max_user_namespaces && \
+                 cat /proc/sys/user/max_user_namespaces'";
     for init in ["--init=systemd", "--init=stub", "--init=none"] {
-        let options = [
-            "--allow-address-family=AF_ALG",
-            "--allow-address-family=AF_VSOCK",
-        ];
-        let machine = Machine::with(&[init, options[0], options[1]]);
-        assert_eq!(socket_errors(&machine, &families), [97, 22, 22], "{init}");
+        let machine = Machine::with(&[init]);
+        assert_eq!(machine.sh(lower).expect(0).out(), "3\n", "{init}");
     }
-    call("nspawn-prepare", ["--allow-address-family=ALG", &image()])
-        .expect_error(1, "\"ALG\" is no address family, such as AF_ALG");
-}
-
-#[test]
-fn io_uring_is_allowed_by_name() {
-    let number = nix::libc::SYS_io_uring_setup;
-    // The parameters are at no address.
-    let probe = format!("syscall({number}, 1, 0); exit $!");
-    let error = |machine: &Machine| machine.run(["perl", "-e", &probe]).code();
-    assert_eq!(error(&Machine::new()), 38);
-    let machine = Machine::with(&["--system-call-filter=io_uring_setup"]);
-    assert_eq!(error(&machine), 14);
+    let options = ["--private-users=no", "--layer-size=infinity"];
+    let machine = Machine::with(&options);
+    machine
+        .sh("! echo 3 >/proc/sys/user/max_user_namespaces")
+        .expect(0);
 }
 
 #[test]

@@ -43,13 +43,13 @@ fn bind_options_mean_what_systemd_nspawn_says() {
     let place = here.display();
     sh(&format!(
         "cd {place} && mkdir 'a:b' d d/inner e && echo colon >a:b/file && echo file >file && ln -s e link && \
-         mount -t tmpfs none d/inner && touch d/inner/inner && chown 1234:1234 d e file"
+         mount -t tmpfs none d/inner && touch d/inner/inner && chown 1234:5678 d e file"
     ))
     .expect(0);
     for options in [&["--init=stub"][..], &["--init=none", "--layer=none"]] {
         let binds = [
             format!("--bind={place}/a\\:b:/mnt/c\\:d"),
-            format!("--bind={place}/d:/mnt/all:noidmap"),
+            format!("--bind={place}/d:/mnt/all"),
             format!("--bind={place}/d:/mnt/one:norbind,noidmap"),
             format!("--bind={place}/link:/mnt/link:idmap"),
             format!("--bind={place}/e:/mnt/owner:rootidmap"),
@@ -68,12 +68,12 @@ fn bind_options_mean_what_systemd_nspawn_says() {
         let machine = Machine::with(&options);
         let script = format!(
             "cd /mnt; cat c:d/file; test -e all/inner/inner; test ! -e one/inner/inner
-             stat --format=%u link owner file none; test -c null; ls -d etc/passwd; touch new/x owner/x
+             stat --format=%u:%g link owner all file none; test -c null; ls -d etc/passwd; touch new/x owner/x
              ! touch file; ! touch none/x; cat {place}/file"
         );
         let done = machine.sh(&format!("set -e; {script}"));
         // The files of users that the machine does not have belong to nobody.
-        let expected = "colon\n1234\n0\n0\n65534\netc/passwd\nfile\n";
+        let expected = "colon\n1234:5678\n0:0\n0:0\n0:0\n65534:65534\netc/passwd\nfile\n";
         assert_eq!(done.out(), expected, "{}", done.describe());
         // Only the unit sees where the launcher has mounted the sources.
         let sources = machine.paths().bind_sources();

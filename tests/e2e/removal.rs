@@ -3,8 +3,12 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::time::Duration;
 
-use nspawn_tests::{Machine, call, image, left_of, sh};
+use nspawn_tests::{Machine, call, image, left_of, sh, wait_until};
+
+/// Time limit for the journal.
+const LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
 fn cleanup_removes_all_traces_of_a_machine() {
@@ -21,6 +25,33 @@ fn cleanup_removes_all_traces_of_a_machine() {
     assert_eq!(left_of(&name), "");
     call("nspawn-cleanup", [&name, "never-was"]).expect(0);
     machine.run(["true"]).expect_error(125, "no machine");
+}
+
+/// A monitor of the journal must be able to tell a failed machine from a removed one.
+#[test]
+fn removal_is_no_failure_in_the_journal() {
+    for init in ["systemd", "stub", "none"] {
+        let machine = Machine::with(&[&format!("--init={init}")]);
+        machine.run(["true"]).expect(0);
+        let name = machine.name.clone();
+        drop(machine);
+        let units = ["nspawn", "pasta"].map(|prefix| format!("UNIT={prefix}-{name}.service"));
+        let entries = |options: &[&str]| {
+            let matches = ["_PID=1", &*units[0], &*units[1]];
+            call("journalctl", [options, &matches].concat())
+                .expect(0)
+                .out()
+        };
+        wait_until("the journal has the end of the machine", LIMIT, || {
+            entries(&[]).contains("Deactivated successfully")
+        });
+        // systemd 262 warns about each unit on a kernel without the controller of processes.
+        let warnings = entries(&["--quiet", "--priority=warning"]);
+        let mut warnings = warnings
+            .lines()
+            .filter(|line| !line.contains(", ignoring: "));
+        assert_eq!(warnings.next(), None, "{init}");
+    }
 }
 
 #[test]

@@ -5,13 +5,17 @@
 mod bench;
 mod cell;
 mod filesystems;
+mod filter_cache;
 mod loop_devices;
 mod package;
 mod stale_and_kept;
+mod sync;
 mod systemd_upgrade;
 mod unusual_mounts;
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use nspawn_tests::{BackgroundCommand, Machine, call, image, left_of, sh};
 
@@ -29,6 +33,30 @@ fn cleanup_all_removes_every_machine() {
         ""
     );
     call("nspawn-cleanup", ["--all"]).expect(0);
+}
+
+#[test]
+fn time_zone_of_the_host_does_not_reach_the_machine() {
+    let link = "/etc/localtime";
+    let before = fs::read_link(link).unwrap();
+    let replace = |target: &Path| {
+        let new = "/etc/localtime.e2e";
+        symlink(target, new).unwrap();
+        fs::rename(new, link).unwrap();
+    };
+    replace("/usr/share/zoneinfo/Asia/Tokyo".as_ref());
+    let host = call("date", ["+%Z"]).out();
+    let inits = ["--init=systemd", "--init=stub", "--init=none"];
+    let zones = inits.map(|init| Machine::with(&[init]).sh("date +%Z; readlink /etc/localtime"));
+    replace(&before);
+    assert_eq!(host, "JST\n");
+    for (zone, init) in zones.iter().zip(inits) {
+        let out = zone.out();
+        assert!(
+            out.starts_with("UTC\n") && !out.contains("Tokyo"),
+            "{init}: {out}"
+        );
+    }
 }
 
 #[test]

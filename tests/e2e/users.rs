@@ -4,11 +4,13 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-use nspawn_common::config::private_users::RANGE_SIZE;
+use nspawn_common::config::private_users::{IdRange, PICKED_SIZE, parse_range};
 use nspawn_tests::{Machine, call, image, left_of};
 
-/// Returns the first UID of the machine's range on the host.
-fn base(machine: &Machine) -> u32 {
+use crate::images::Name;
+
+/// Returns the machine's UID range on the host.
+fn range(machine: &Machine) -> IdRange {
     let maps = machine
         .sh("cat /proc/self/uid_map /proc/self/gid_map")
         .expect(0)
@@ -22,10 +24,13 @@ fn base(machine: &Machine) -> u32 {
         })
         .collect();
     assert!(
-        maps.len() == 2 && maps[0] == maps[1] && maps[0][0] == 0 && maps[0][2] == RANGE_SIZE,
+        maps.len() == 2 && maps[0] == maps[1] && maps[0][0] == 0,
         "{maps:?}"
     );
-    maps[0][1]
+    IdRange {
+        base: maps[0][1],
+        size: maps[0][2],
+    }
 }
 
 /// Returns a path to the machine's root, in the mount namespace of its supervisor.
@@ -36,9 +41,14 @@ fn root(machine: &Machine) -> PathBuf {
 #[test]
 fn machines_have_separate_uid_ranges() {
     let machines = [Machine::new(), Machine::new()];
-    let [one, other] = machines.each_ref().map(base);
+    let ranges = machines.each_ref().map(range);
     assert!(
-        one.abs_diff(other) >= RANGE_SIZE && one.min(other) >= RANGE_SIZE,
+        ranges.iter().all(|ids| ids.size == PICKED_SIZE),
+        "{ranges:?}"
+    );
+    let [one, other] = ranges.map(|ids| ids.base);
+    assert!(
+        one.abs_diff(other) >= PICKED_SIZE && one.min(other) >= PICKED_SIZE,
         "{one} and {other}"
     );
     for (machine, base) in machines.iter().zip([one, other]) {
@@ -175,10 +185,15 @@ fn private_users_no_uses_the_uids_of_the_host() {
 
 #[test]
 fn chosen_uid_range_is_given_to_one_machine() {
-    const BASE: &str = "1966080000";
-    let option = format!("--private-users={BASE}");
+    for text in ["1966080000", "1966080000:131072", "3221225472:1048576"] {
+        check_chosen_range(text);
+    }
+}
+
+fn check_chosen_range(text: &str) {
+    let option = format!("--private-users={text}");
     let machine = Machine::with(&[&option]);
-    assert_eq!(base(&machine).to_string(), BASE);
+    assert_eq!(range(&machine), parse_range(text).unwrap());
     let name = format!("{}-too", machine.name);
     let second = || call("nspawn-prepare", ["--name", &name, &option, &image()]);
     let done = second();
@@ -192,11 +207,72 @@ fn chosen_uid_range_is_given_to_one_machine() {
 
 #[test]
 fn invalid_uid_ranges_are_refused() {
-    for bad in ["0", "65537", "4294901760", "all"] {
+    for bad in ["0", "65537", "4294901760", "655360:1", "655360:", "all"] {
         let done = call(
             "nspawn-prepare",
             [&format!("--private-users={bad}"), &image()],
         );
         done.expect_error(1, "--private-users");
+    }
+}
+
+/// A script that uses IDs above 65535 in each way that jobs do, for the machine's root.
+const HIGH_IDS: &str = r#"set -e; cd /root
+touch file && chown 1000000:1000000 file && stat --format=%u:%g file
+mkdir tree && touch tree/vendor && tar --create --owner=95607 --group=95607 --file=a.tar tree
+tar --extract --same-owner --file=a.tar && stat --format=%u tree/vendor
+setpriv --reuid=200000 --regid=200000 --clear-groups sh -c 'id --user; touch /tmp/own; stat --format=%u /tmp/own'
+setpriv --reuid=1000 --regid=1000 --clear-groups unshare --user --map-root-user id --user
+"#;
+
+#[test]
+fn ids_above_65535_work_with_every_init() {
+    for init in ["systemd", "stub", "none"] {
+        let machine = Machine::with(&["--init", init]);
+        assert_eq!(
+            machine.sh(HIGH_IDS).expect(0).out(),
+            "1000000:1000000\n95607\n200000\n200000\n0\n",
+            "{init}"
+        );
+    }
+}
+
+/// Runs a command with the subordinate IDs of a user, as rootless containers do (newuidmap(1)).
+#[test]
+fn subordinate_ids_of_users_work() {
+    let machine = Machine::new();
+    machine
+        .sh("export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install --yes --no-install-recommends uidmap")
+        .expect(0);
+    let script = "useradd --create-home ann && grep ^ann:100000:65536 /etc/subuid >/dev/null\n\
+        cd ~ann && su ann -c 'unshare --map-auto --map-root-user sh -c \"touch file && chown 1:1 file && id --user\"'\n\
+        stat --format=%u:%g file";
+    assert_eq!(machine.sh(script).expect(0).out(), "0\n100000:100000\n");
+}
+
+#[test]
+fn owners_above_65535_in_an_image_are_shown() {
+    let name = Name::copy("high-owners");
+    name.sh("touch $name/opt/high; chown 100000:1000000 $name/opt/high");
+    let machine = name.machine(&[]);
+    let script = "stat --format=%u:%g /opt/high && echo x >>/opt/high && chown 5 /opt/high && stat --format=%u /opt/high";
+    assert_eq!(machine.sh(script).expect(0).out(), "100000:1000000\n5\n");
+}
+
+/// Renames a directory of the image by rename(2), which mv(1) would replace by a copy.
+const RENAME: &str = r#"rename "/usr/share/doc", "/usr/share/renamed" or die "rename: $!\n";
+rename "/usr/share/renamed/base-files", "/root/moved" or die "rename: $!\n";
+print -e "/root/moved/copyright" && ! -e "/usr/share/doc" ? "renamed\n" : "lost\n""#;
+
+#[test]
+fn directories_of_the_image_are_renamed_with_every_overlay() {
+    for init in ["systemd", "stub", "none"] {
+        for layer in ["--layer=disk", "--layer=tmpfs", "--layer-size=infinity"] {
+            let machine = Machine::with(&["--init", init, layer]);
+            let done = machine.run(["perl", "-e", RENAME]);
+            assert_eq!(done.expect(0).out(), "renamed\n", "{init} {layer}");
+            let seen = machine.sh("test -e /root/moved/copyright; test ! -e /usr/share/doc");
+            seen.expect(0);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The table of faults, and helpers that all of its rows share.
 
 use std::process::{Command, ExitCode};
+use std::thread;
 
 use nspawn_tests::harness::{self, Harness, Row};
 use nspawn_tests::{image, left_of};
@@ -47,7 +48,7 @@ impl Suite {
         tries: u32,
         mut attempt: impl FnMut(u32) -> Option<String>,
     ) {
-        self.harness.run(fault, || {
+        self.report(fault, tries, || {
             let mut right = 0;
             let mut note = None;
             for number in 0..tries {
@@ -56,6 +57,45 @@ impl Suite {
                     note = result;
                 }
             }
+            (right, note)
+        });
+    }
+
+    /// Runs a row whose tries, one for each of `faults`, run at the same time, because they
+    /// mostly wait.
+    pub fn row_at_once<Fault: Sync>(
+        &mut self,
+        name: &str,
+        faults: &[Fault],
+        attempt: impl Fn(&Fault) + Sync,
+    ) {
+        let tries = u32::try_from(faults.len()).expect("a row has few tries");
+        self.report(name, tries, || {
+            let attempt = &attempt;
+            let right = thread::scope(|scope| {
+                let running: Vec<_> = faults
+                    .iter()
+                    .map(|fault| scope.spawn(move || attempt(fault)))
+                    .collect();
+                // A try that panics has printed why.
+                running
+                    .into_iter()
+                    .map(|running| u32::from(running.join().is_ok()))
+                    .sum()
+            });
+            (right, None)
+        });
+    }
+
+    /// Runs the tries of a row, and prints how many were right, the note, and what is left.
+    fn report(
+        &mut self,
+        fault: &str,
+        tries: u32,
+        run_tries: impl FnOnce() -> (u32, Option<String>),
+    ) {
+        self.harness.run(fault, || {
+            let (right, note) = run_tries();
             let left = left_of(&prefix());
             let leftovers = left.lines().count();
             Row {

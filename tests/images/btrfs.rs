@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nspawn_tests::{call, sh};
+use nspawn_tests::{call, sh, skip};
 
 use crate::lab::{BOOTS, scratch};
 
@@ -44,7 +44,7 @@ fn versions_are_subvolumes() {
         .status
         .success()
     {
-        println!("SKIPPED: this kernel has no btrfs");
+        skip("this kernel has no btrfs");
         return;
     }
     let disk = Disk::new();

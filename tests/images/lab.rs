@@ -161,7 +161,7 @@ impl Image {
         sh(&format!(
             "ls -d /var/lib/machines/.{name}.* /run/machines/{name}-next-* /etc/nspawn-ci/images/.{name}.* 2>/dev/null; \
              grep -l {name}-next /run/nspawn-ci/*/state.json 2>/dev/null; grep -F /.{name}. /proc/mounts; \
-             pgrep -af -e '[.]{name}[.]nspawn-'; true"
+             pgrep -af '[.]{name}[.]nspawn-'; true"
         ))
         .out()
     }

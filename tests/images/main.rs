@@ -24,6 +24,7 @@ mod hostile;
 mod installed;
 mod lab;
 mod making;
+mod nesting;
 mod playbooks;
 mod transfer;
 mod updates;

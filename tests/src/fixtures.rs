@@ -1,6 +1,7 @@
 //! Packages, data and shell functions that tests use.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
 use crate::command::sh;
@@ -21,6 +22,15 @@ pub fn install(packages: &str) {
          {{ apt-get --quiet update && DEBIAN_FRONTEND=noninteractive apt-get install {options} {packages}; }}"
     );
     sh(&line).expect(0);
+}
+
+/// Says that a test, or a part of it, does not run here. In CI this fails the test.
+#[track_caller]
+pub fn skip(reason: &str) {
+    let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+    assert!(!is_ci, "{reason}");
+    // The test harness hides the output of eprintln! for tests that pass.
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
 /// Creates a directory for temporary files of the test `name`.

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, image};
 
 /// The result of a test.
 pub struct Row {
@@ -57,6 +57,7 @@ pub struct Harness {
     name_width: usize,
     passed: u32,
     failed: u32,
+    skipped: u32,
 }
 
 impl Harness {
@@ -77,6 +78,7 @@ impl Harness {
             name_width,
             passed: 0,
             failed: 0,
+            skipped: 0,
         }
     }
 
@@ -104,10 +106,20 @@ impl Harness {
         }
     }
 
+    /// Says that a test does not run here, if the filters select it.
+    pub fn skip(&mut self, name: &str, reason: &str) {
+        if self.arguments.select(name) {
+            let width = self.name_width;
+            println!("{name:<width$} skipped: {reason}");
+            self.skipped += 1;
+        }
+    }
+
     /// Prints the numbers of tests, with these words behind them. Returns the program's status.
     #[must_use]
     pub fn finish(self, passed: &str, failed: &str) -> ExitCode {
-        println!("{} {passed}, {} {failed}", self.passed, self.failed);
+        let (right, wrong, skipped) = (self.passed, self.failed, self.skipped);
+        println!("{right} {passed}, {wrong} {failed}, {skipped} skipped");
         if self.failed == 0 {
             ExitCode::SUCCESS
         } else {
@@ -136,7 +148,13 @@ pub fn name() -> String {
 /// Creates a machine with a unique name, which is removed when the value is dropped.
 #[track_caller]
 pub fn machine(options: &[&str]) -> Machine {
-    Machine::with(&[&["--name", &*name()], options].concat())
+    machine_of(&image(), options)
+}
+
+/// Creates such a machine from another image than the host's.
+#[track_caller]
+pub fn machine_of(image: &str, options: &[&str]) -> Machine {
+    Machine::of(image, &[&["--name", &*name()], options].concat())
 }
 
 #[cfg(test)]
@@ -176,6 +194,7 @@ mod tests {
             name_width: 5,
             passed: 0,
             failed: 0,
+            skipped: 0,
         };
         let row = |has_passed| Row {
             cells: String::new(),

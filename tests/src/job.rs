@@ -116,6 +116,13 @@ impl Job {
         self
     }
 
+    /// Sets the number of commits that are fetched, or 0 for all of them. GitLab takes it from
+    /// `GIT_DEPTH`.
+    pub fn depth(mut self, commits: u64) -> Self {
+        self.description["git_info"]["depth"] = Value::from(commits);
+        self
+    }
+
     /// Sets the lines of `script:`.
     pub fn script(self, lines: &[&str]) -> Self {
         self.stage("build_script", lines)
@@ -203,6 +210,12 @@ impl Job {
             "fallback_keys": [],
         });
         self.add("cache", entry)
+    }
+
+    /// Sets `run:`, in the form in which GitLab sends it.
+    pub fn functions(mut self, steps: Value) -> Self {
+        self.description["run"] = steps;
+        self
     }
 
     /// Has the job fetch the artifacts of the earlier job `id`.
@@ -323,7 +336,7 @@ fn default_description() -> Value {
             "ref": "main", "ref_type": "branch", "depth": 20, "before_sha": "0".repeat(40), "sha": "0".repeat(40),
             "refspecs": ["+refs/heads/main:refs/remotes/origin/main"], "protected": false,
         },
-        "runner_info": { "timeout": 120, "runner_session_url": null },
+        "runner_info": { "timeout": 600, "runner_session_url": null },
         "variables": [],
         "steps": [],
         "image": { "name": "", "entrypoint": null, "ports": [] },
@@ -333,6 +346,7 @@ fn default_description() -> Value {
         "dependencies": [],
         "features": { "trace_sections": false, "failure_reasons": [
             "unknown_failure", "script_failure", "runner_system_failure", "job_execution_timeout", "job_canceled",
+            "runner_interrupted",
         ] },
     })
 }

@@ -29,7 +29,7 @@ mod program;
 
 pub use background::BackgroundCommand;
 pub use command::{Done, call, expect_lines, expect_message, finish, first_line, sh, wait_until};
-pub use fixtures::{FLAGS, install, random, scratch};
+pub use fixtures::{FLAGS, install, random, scratch, skip};
 pub use job::Job;
 pub use leftovers::{keep_stale, left_of, remove_stale};
 pub use machine::{Machine, SIGNALS, image};

@@ -5,11 +5,19 @@ use nspawn_tests::{Machine, call, sh};
 
 use crate::outside;
 
-/// Fails if AppArmor has denied anything since `journal_cursor`.
+/// Returns what AppArmor has denied since a time.
+fn denied_since(time: &str) -> String {
+    sh(&format!(
+        "journalctl --sync
+         journalctl --dmesg --quiet --no-pager --since=@{time} | grep 'apparmor=\"DENIED\"'"
+    ))
+    .out()
+}
+
+/// Returns the time, for [`denied_since`].
 #[track_caller]
-fn assert_nothing_denied() {
-    let denied = sh("journalctl --dmesg --quiet --no-pager | grep 'apparmor=\"DENIED\"'");
-    assert_eq!(denied.out(), "", "AppArmor has denied something");
+fn now() -> String {
+    sh("date +%s.%N").expect(0).out().trim_end().to_owned()
 }
 
 #[test]
@@ -17,6 +25,7 @@ fn default_machine_works_with_profiles_in_force() {
     outside::ensure();
     let enforced = sh("aa-status --json").expect(0).out();
     assert!(enforced.contains("\"passt\": \"enforce\""), "{enforced}");
+    let since = now();
     for options in [&[][..], &["--init=stub"], &["--init=none"]] {
         let machine = Machine::with(options);
         let answer = machine
@@ -26,7 +35,7 @@ fn default_machine_works_with_profiles_in_force() {
         assert_eq!(answer.trim(), outside::ANSWER, "{options:?}");
         call("nspawn-cleanup", [&machine.name]).expect(0);
     }
-    assert_nothing_denied();
+    assert_eq!(denied_since(&since), "");
 }
 
 /// Returns whether dbus-daemon asks the kernel's AppArmor about its clients. Machines can't leave
@@ -44,10 +53,16 @@ fn profiles_of_the_host_do_not_confine_programs_in_machines() {
         "{enforced}"
     );
     // The control: on the host, the profile denies what follows.
+    let before = now();
     let bare = sh("echo hush >/root/secret; cp /bin/cat /tmp/cat
         unshare --mount sh -c 'mount --bind /tmp/cat /usr/sbin/named && /usr/sbin/named /root/secret'");
-    assert_ne!(bare.code(), 0, "{}", bare.describe());
-    let since = sh("date +%s.%N").expect(0).out().trim_end().to_owned();
+    assert!(
+        bare.code() != 0 && bare.err().contains("Permission denied"),
+        "{}",
+        bare.describe()
+    );
+    assert_ne!(denied_since(&before), "", "the journal has the denials");
+    let since = now();
     for options in [
         &["--init=stub"][..],
         &["--init=none"],
@@ -64,10 +79,7 @@ fn profiles_of_the_host_do_not_confine_programs_in_machines() {
         let read = machine.sh(script).expect(0).out();
         assert_eq!(read, "hush\nhush\nunconfined\n", "{options:?}");
     }
-    let denied = sh(&format!(
-        "journalctl --dmesg --quiet --no-pager --since=@{since} | grep 'apparmor=\"DENIED\"'"
-    ));
-    assert_eq!(denied.out(), "");
+    assert_eq!(denied_since(&since), "");
     assert_eq!(
         sh("aa-status --json").expect(0).out(),
         enforced,

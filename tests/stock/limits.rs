@@ -74,7 +74,7 @@ fn root_in_the_machine_raises_no_limit() {
 #[test]
 fn java_sizes_itself_by_the_limits() {
     for init in ["--init=systemd", "--init=stub"] {
-        let machine = machine(&[init, "--property=CPUQuota=50%"]);
+        let machine = machine(&[init, "--property=CPUQuota=100%"]);
         let flags = machine
             .sh("java -XX:+PrintFlagsFinal -version 2>/dev/null | grep -w MaxHeapSize")
             .expect(0)

@@ -34,7 +34,7 @@ sleep 120;
 /// Creates cgroups with the memory controller, of whose numbers the kernel has 65535, and prints
 /// how many.
 const MEMORY_CGROUPS: &str = "cd /sys/fs/cgroup && mkdir pool && cd pool && echo +memory >cgroup.subtree_control && \
-    for i in $(seq 5000); do mkdir $i 2>/dev/null || break; done; ls -d [0-9]* | wc -l; rmdir [0-9]* && rmdir ../pool";
+    mkdir $(seq 5000) 2>/dev/null; ls -d [0-9]* | wc -l; rmdir [0-9]* && rmdir ../pool";
 
 /// Opens pseudoterminals until the kernel refuses more, and holds them.
 const PTYS: &str = r#"

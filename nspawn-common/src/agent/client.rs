@@ -15,6 +15,7 @@ use nix::sys::socket::{
     self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt,
     sendmsg,
 };
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown};
 
 use crate::agent::protocol::{
@@ -125,8 +126,9 @@ pub fn send_request(
     let message = frame(RUN, &body);
     // The descriptors travel with the header, which is small enough to be sent as a whole.
     let (header, body) = message.split_at(HEADER);
-    // The machine's root becomes the owner, so that it can open the streams by name, for example
-    // as /dev/stdout.
+    // The machine's root becomes the owner. Each process that has a stream may open it again by
+    // name, for example as /dev/stdout, also after a change of its user. No other process can reach
+    // the stream, whatever its mode.
     let peer = getsockopt(&*agent, PeerCredentials)?;
     for stream in &streams {
         fchown(
@@ -134,6 +136,7 @@ pub fn send_request(
             Some(Uid::from_raw(peer.uid())),
             Some(Gid::from_raw(peer.gid())),
         )?;
+        fchmod(stream, Mode::from_bits_truncate(0o666))?;
     }
     let fds = streams.each_ref().map(AsRawFd::as_raw_fd);
     let descriptors = [ControlMessage::ScmRights(&fds)];

@@ -8,7 +8,7 @@
 //! | tag | sender | body |
 //! | --- | --- | --- |
 //! | [`HELLO`] | host | none; the agent answers with the same |
-//! | [`RUN`] | host | a [`Request`](crate::agent::request::Request), with stdin, stdout and stderr as descriptors |
+//! | [`RUN`] | host | a [`Request`](crate::agent::request::Request), with stdin, stdout and stderr as descriptors: pipes, or an empty file as stdin in place of /dev/null |
 //! | [`RESIZE`] | host | rows and columns of the terminal, 16 bits each |
 //! | [`STOP`] | host | grace period in seconds, 32 bits, between SIGTERM and SIGKILL for all processes of the command |
 //! | [`PING`] | host | none, while a command runs; the agent answers with the same |

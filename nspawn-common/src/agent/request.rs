@@ -38,6 +38,8 @@ pub struct Request {
     pub kill_remaining: bool,
     /// Let the program fail when it reads its stdin.
     pub has_unreadable_stdin: bool,
+    /// Start the systemd of the user before the program.
+    pub user_manager: bool,
 }
 
 // Tags of the fields of an encoded request.
@@ -50,6 +52,7 @@ const DIRECTORY: u8 = b'd';
 const TERMINAL: u8 = b't';
 const KILL_REMAINING: u8 = b'k';
 const UNREADABLE_STDIN: u8 = b'i';
+const USER_MANAGER: u8 = b'm';
 
 impl Request {
     /// Encodes the request as a list of fields, each with the format of a frame.
@@ -88,6 +91,9 @@ impl Request {
         if self.has_unreadable_stdin {
             push(UNREADABLE_STDIN, &[]);
         }
+        if self.user_manager {
+            push(USER_MANAGER, &[]);
+        }
         body
     }
 
@@ -103,6 +109,7 @@ impl Request {
             terminal: None,
             kill_remaining: false,
             has_unreadable_stdin: false,
+            user_manager: false,
         };
         while !body.is_empty() {
             let (tag, value) = take_field(&mut body).context("a request is cut off")?;
@@ -121,6 +128,7 @@ impl Request {
                 }
                 KILL_REMAINING => request.kill_remaining = true,
                 UNREADABLE_STDIN => request.has_unreadable_stdin = true,
+                USER_MANAGER => request.user_manager = true,
                 _ => bail!("a request has the unknown field {tag}"),
             }
         }
@@ -158,6 +166,7 @@ mod tests {
             terminal: Some((24, 80)),
             kill_remaining: false,
             has_unreadable_stdin: false,
+            user_manager: false,
         };
         [
             base.clone(),
@@ -171,6 +180,7 @@ mod tests {
                 program: Program::Script(b"#!/bin/sh\n".into(), vec!["/bin/x".into(), "".into()]),
                 directory: Some("/".into()),
                 kill_remaining: true,
+                user_manager: true,
                 terminal: None,
                 ..base
             },

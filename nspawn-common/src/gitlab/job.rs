@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::gitlab::environment::variable;
 use crate::gitlab::services::{self, Service};
 use crate::gitlab::variables::Variables;
+use crate::gitlab::wishes::Wishes;
 use crate::machine::name::MachineName;
 
 /// Variable that tells whether the branch or tag of a job is protected: `true` or `false`.
@@ -33,12 +34,10 @@ pub struct Job {
     pub entrypoint: Vec<String>,
     /// `image:docker:user`: the user that runs the job's scripts.
     pub user: Option<String>,
-    /// True if the job has `cache:`.
-    pub wants_cache: bool,
-    /// True if an image of the job has `pull_policy: always`.
-    pub wants_pulls: bool,
     /// `services:` of the job.
     pub services: Vec<Service>,
+    /// Everything else that the job asks for.
+    pub wishes: Wishes,
     /// Time limit of the job, if it is known.
     pub timeout: Option<Duration>,
 }
@@ -67,42 +66,41 @@ impl Job {
         }
     }
 
-    fn from_response(text: &[u8]) -> Result<Self> {
+    /// Reads the job from the JSON of its response.
+    pub fn from_response(text: &[u8]) -> Result<Self> {
         // serde_json's own message is left out: it may quote the text, which contains tokens.
         let response: Value = serde_json::from_slice(text)
             .ok()
             .context("it is not JSON")?;
         let image = &response["image"];
         let variables = Variables::from_list(&response["variables"]);
-        let services = response["services"]
+        let services: Vec<_> = response["services"]
             .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+            .into_iter()
+            .flatten()
+            .map(|service| Service::from_json(service, &variables))
+            .collect();
         let server = response["git_info"]["repo_url"].as_str().map(server_of);
         let image_name = image["name"].as_str().filter(|name| !name.is_empty());
+        let image_name = image_name.map(|name| variables.expand(name));
         let timeout = response["runner_info"]["timeout"].as_u64();
         Ok(Self {
             id: response["id"].as_u64().context("it has no job ID")?,
             server: server.unwrap_or_default(),
             project: Project::from_response(&response, &variables),
-            image: image_name.map(|name| variables.expand(name)),
+            wishes: Wishes::from_response(&response, image_name.as_deref(), &services),
+            image: image_name,
             entrypoint: services::words(&image["entrypoint"]),
             user: services::user_of(image).map(|user| variables.expand(&user)),
-            wants_cache: response["cache"]
-                .as_array()
-                .is_some_and(|caches| !caches.is_empty()),
-            wants_pulls: is_always_pulled(image) || services.iter().any(is_always_pulled),
-            services: services
-                .iter()
-                .map(|service| Service::from_json(service, &variables))
-                .collect(),
+            services,
             timeout: timeout
                 .filter(|seconds| *seconds > 0)
                 .map(Duration::from_secs),
         })
     }
 
-    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+    /// Reads the job from its variables, of which `variable` returns the value by the name.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let id = variable("CI_JOB_ID").unwrap_or_default();
         let services = variable("CI_JOB_SERVICES").unwrap_or_else(|| "[]".to_owned());
         // The job may have set this variable to text that is not JSON.
@@ -119,8 +117,7 @@ impl Job {
             image: variable("CI_JOB_IMAGE").filter(|name| !name.is_empty()),
             entrypoint: Vec::new(),
             user: None,
-            wants_cache: false,
-            wants_pulls: false,
+            wishes: Wishes::default(),
             services: services
                 .as_array()
                 .into_iter()
@@ -172,11 +169,6 @@ impl Project {
             is_protected: is_protected.or_else(from_variable)?,
         })
     }
-}
-
-fn is_always_pulled(image: &Value) -> bool {
-    let policies = image["pull_policy"].as_array();
-    policies.is_some_and(|policies| policies.iter().any(|policy| policy == "always"))
 }
 
 fn read_response(path: &Path) -> Result<Vec<u8>> {

@@ -8,6 +8,7 @@ pub mod job;
 pub mod log_section;
 pub mod services;
 pub mod variables;
+pub mod wishes;
 
 pub use environment::{ExitCodes, exit_code_file, is_active, store_exit_code, variable};
 pub use job::Job;

@@ -1,21 +1,19 @@
-//! Finds images by name, and checks whether a machine can start from one.
+//! Finds images by name.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, OFlag};
+use nix::fcntl::Flock;
 
 use crate::command::flock;
 use crate::command::flock::Kind;
-use crate::config::init::Init;
 use crate::error::Failure;
 use crate::image::version;
-use crate::sys::fs::{if_present, open_in_root};
+use crate::sys::fs::if_present;
 
 /// Number of attempts to find an image that is removed meanwhile.
 const LOCK_ATTEMPTS: u32 = 10;
@@ -175,36 +173,6 @@ pub fn candidates(reference: &str) -> Vec<String> {
     names.retain(|name| is_image_name(name));
     names.dedup();
     names
-}
-
-/// Refuses an image, found at `path` and with its tree at `root`, from which no machine with this
-/// `init` can start, and says what it lacks.
-///
-/// # Errors
-/// Fails with [`Fault::Job`](crate::error::Fault) and names what is missing.
-pub fn check(image: &str, path: &Path, root: &Path, init: Init) -> Result<()> {
-    let tree = fs::File::open(root).with_context(|| format!("can't open the image {image}"))?;
-    let tree = OwnedFd::from(tree);
-    let has = |paths: &[&str]| paths.iter().any(|path| exists_in(&tree, path));
-    let lack = if !has(&["usr", "bin"]) {
-        "is not an OS tree: it has neither /usr nor /bin"
-    } else if init != Init::Systemd {
-        return Ok(());
-    } else if !has(&["usr/lib/systemd/systemd", "lib/systemd/systemd"]) {
-        "has no systemd, which it needs to boot; install its package systemd-sysv or systemd, or see --init=stub"
-    } else if !has(&["usr/bin/dbus-daemon", "usr/bin/dbus-broker-launch"]) {
-        "has no D-Bus daemon, which a booted system needs; install its package dbus or dbus-broker"
-    } else {
-        return Ok(());
-    };
-    bail!(Failure::job(format!(
-        "the image {image} ({}) {lack}",
-        path.display()
-    )))
-}
-
-fn exists_in(root: &OwnedFd, path: &str) -> bool {
-    open_in_root(root, path, OFlag::O_PATH).is_ok()
 }
 
 /// Returns the image of this name in the directory. Sets `refused` to the reason why a file of that

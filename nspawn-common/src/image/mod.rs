@@ -1,4 +1,8 @@
-//! Images: finding one by its name, and choosing its newest version.
+//! Images: finding one by its name, choosing its newest version, and checking it.
 
+pub mod architecture;
+mod binfmt;
 pub mod lookup;
+pub mod requirements;
+pub mod systemd_version;
 pub mod version;

@@ -8,14 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::error::Failure;
+use crate::image::architecture;
 
-/// Architectures whose programs this host runs, best first, by their names in systemd
-/// (ConditionArchitecture= in systemd.unit(5)).
-const HOST_ARCHITECTURES: &[&str] = match std::env::consts::ARCH.as_bytes() {
-    b"x86_64" => &["x86-64", "x86"],
-    b"aarch64" => &["arm64", "arm"],
-    _ => &[std::env::consts::ARCH],
-};
 /// All architectures that systemd knows.
 const ARCHITECTURES: &str = "x86 x86-64 ppc ppc-le ppc64 ppc64-le ia64 parisc parisc64 s390 s390x sparc sparc64 mips \
     mips-le mips64 mips64-le alpha arm arm-be arm64 arm64-be sh sh64 loongarch64 m68k tilegx cris nios2 riscv32 \
@@ -75,7 +69,7 @@ pub fn newest(directory: &Path, name: &str, suffix: &str) -> Result<Option<PathB
 #[derive(Debug)]
 struct Entry {
     version: String,
-    /// Preference for the architecture: its position in [`HOST_ARCHITECTURES`], counted from the
+    /// Preference for the architecture: its position in [`architecture::OF_HOST`], counted from the
     /// end. 0 if the name has no architecture.
     preference: usize,
     /// Number of boot attempts that are left (systemd.v(7)).
@@ -94,7 +88,7 @@ impl Entry {
         // The text after the last underscore is an architecture, known or not, and no part of the
         // version.
         let (version, architecture) = rest.rsplit_once('_').unwrap_or((rest, ""));
-        let preference = HOST_ARCHITECTURES
+        let preference = architecture::OF_HOST
             .iter()
             .rev()
             .position(|known| *known == architecture)
@@ -271,7 +265,7 @@ mod tests {
         let uncounted = |version: &str| Some((version.to_owned(), u64::MAX, u64::MAX));
         assert_eq!(version("a_1.2"), uncounted("1.2"));
         assert_eq!(
-            version(&format!("a_1_{}+3-1", HOST_ARCHITECTURES[0])),
+            version(&format!("a_1_{}+3-1", architecture::OF_HOST[0])),
             Some(("1".into(), 3, 1))
         );
         assert_eq!(version("a_1+0"), Some(("1".into(), 0, 0)));
@@ -290,7 +284,7 @@ mod tests {
             "a_1+1-1",
             "a_1+2",
             "a_1",
-            &format!("a_1_{}", HOST_ARCHITECTURES[0]),
+            &format!("a_1_{}", architecture::OF_HOST[0]),
             "a_2+1",
         ];
         let entries: Vec<_> = names

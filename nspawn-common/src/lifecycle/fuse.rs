@@ -25,7 +25,7 @@ pub fn abort_connections(paths: &MachinePaths) {
     };
     for connection in entries.flatten() {
         let owner = connection.metadata().map(|metadata| metadata.uid());
-        if owner.is_ok_and(|owner| users.contains(&owner)) {
+        if owner.is_ok_and(|owner| users.contains(owner)) {
             let _ = fs::write(connection.path().join("abort"), "1");
         }
     }

@@ -105,7 +105,7 @@ fn mount_commands(state: &State, root: &Path) -> Vec<OsString> {
         commands.push(mount("auto", "loop", disk.as_os_str(), &paths.disk_mount()));
     }
     let upper = state.layer_root().join("upper");
-    let mut overlay = OsString::from("lowerdir=");
+    let mut overlay = OsString::from("redirect_dir=follow,lowerdir=");
     overlay.push(nspawn::joined(&[&upper, &image]));
     commands.push(mount("overlay", overlay, "overlay".as_ref(), root));
     commands

@@ -1,7 +1,7 @@
 //! Starts machines, and confirms that a started machine is usable.
 
 use std::ffi::OsString;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -60,14 +60,16 @@ pub fn start(name: &MachineName, print: impl Fn(&str)) -> Result<()> {
 }
 
 fn run_start_commands(state: &State, print: impl Fn(&str)) -> Result<()> {
+    let deadline = Instant::now() + state.timeout;
     for command in &state.start {
-        let output = command::run_checked(command, state.timeout)?;
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let output = command::run_checked(command, limit)?;
         if !output.is_empty() {
             print(&output);
         }
         signals::check()?;
     }
-    confirm(&state.name, &state.properties).map(drop)
+    confirm(&state.name, &state.properties, deadline).map(drop)
 }
 
 /// Calls `start`, and calls it again if it fails because systemd-machined was restarted.
@@ -101,11 +103,17 @@ fn stop_before_start(name: &MachineName) -> Result<()> {
 /// Checks that a started machine accepts commands, is registered, and has the limits in
 /// `properties`.
 ///
-/// Returns the default limits that the kernel does not enforce.
-pub fn confirm(name: &MachineName, properties: &[OsString]) -> Result<Vec<&'static str>> {
+/// Waits for its agent until `deadline`. Returns the default limits that the kernel does not
+/// enforce.
+pub fn confirm(
+    name: &MachineName,
+    properties: &[OsString],
+    deadline: Instant,
+) -> Result<Vec<&'static str>> {
     // A machine that was taken over just now has another name than its unit.
     let paths = &State::paths_of(name);
-    client::wait_until_ready(paths, AGENT_LIMIT)
+    let limit = deadline.saturating_duration_since(Instant::now());
+    client::wait_until_ready(paths, limit.min(AGENT_LIMIT))
         .context("it booted, but does not accept commands")?;
     // systemd-nspawn 262 continues when it can't register the machine.
     if !paths.registration_file().exists() {

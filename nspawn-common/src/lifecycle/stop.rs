@@ -1,7 +1,7 @@
 //! Kills a machine and stops its units.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -10,10 +10,12 @@ use crate::command;
 use crate::command::argv;
 use crate::lifecycle::fuse;
 use crate::machine::name::MachineName;
+use crate::machine::namespaces;
 use crate::machine::paths::{MachinePaths, PAYLOAD_CGROUP, SUPERVISOR_CGROUP};
 use crate::machine::processes;
 use crate::machine::state::State;
 use crate::machine::unit_files;
+use crate::sys::power_off::power_off;
 use crate::sys::{cgroup, clock};
 use crate::text;
 
@@ -33,7 +35,7 @@ pub fn stop_machine(name: &MachineName) -> Result<()> {
     let paths = &State::paths_of(name);
     let unit = paths.unit();
     let was_frozen = processes::is_frozen(paths);
-    let killed = kill(&paths.cgroup());
+    let killed = kill(paths);
     // From here on, no process of the machine can open a connection.
     fuse::abort_connections(paths);
     // Frozen processes die by SIGKILL, but systemd refuses to stop a frozen unit.
@@ -102,11 +104,19 @@ pub fn existing_cgroups(paths: &MachinePaths) -> Vec<PathBuf> {
 /// time.
 ///
 /// If the payload has begun, this spares the supervisor, which then removes its files in the host's
-/// /tmp (since systemd 257). Stopping the unit kills the rest.
-fn kill(unit: &Path) -> io::Result<()> {
+/// /tmp (since systemd 257). Stopping the unit kills the rest. The end of a machine that was only
+/// killed would be a failure of its unit in the host's journal, so its PID namespace is powered off.
+fn kill(paths: &MachinePaths) -> io::Result<()> {
+    let unit = paths.cgroup();
+    if let Some(leader) = processes::leader(paths) {
+        // A leader that has ended by now needs nothing.
+        if let Ok([namespace]) = namespaces::open(paths, leader, ["ns/pid"]) {
+            power_off(&namespace);
+        }
+    }
     if unit.join(SUPERVISOR_CGROUP).exists() {
         cgroup::kill(&unit.join(PAYLOAD_CGROUP))
     } else {
-        cgroup::kill(unit)
+        cgroup::kill(&unit)
     }
 }

@@ -4,6 +4,7 @@ pub mod mounts;
 pub mod name;
 pub mod namespaces;
 pub mod output;
+pub mod passwd;
 pub mod paths;
 pub mod processes;
 pub mod state;

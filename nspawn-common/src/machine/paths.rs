@@ -304,6 +304,12 @@ impl MachinePaths {
         self.state_dir().join("binds")
     }
 
+    /// Returns the mount point of the file system with the machine's device nodes.
+    #[must_use]
+    pub fn devices(&self) -> PathBuf {
+        self.state_dir().join("devices")
+    }
+
     /// Returns the directory of the machine's layer on disk.
     #[must_use]
     pub fn layer(&self) -> PathBuf {

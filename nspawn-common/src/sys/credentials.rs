@@ -58,6 +58,15 @@ impl Credentials {
     }
 }
 
+/// Lets this process and its children change their user without a loss of capabilities.
+///
+/// The kernel resets this in a new user namespace.
+pub fn keep_capabilities() -> nix::Result<()> {
+    // SAFETY: this call takes a number, and reads no memory.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, libc::SECBIT_NO_SETUID_FIXUP) };
+    Errno::result(result).map(drop)
+}
+
 /// Sets the effective and permitted capabilities of this process, a set of bits.
 fn set_capabilities(capabilities: u64) -> nix::Result<()> {
     #[repr(C)]

@@ -1,8 +1,8 @@
 //! File system operations that std lacks.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -10,6 +10,41 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{FileStat, SFlag, fstat, makedev};
+
+/// File of the device that is always empty (null(4)).
+pub const NULL_DEVICE: &str = "/dev/null";
+
+/// Returns whether `fd` is the null device, under whichever name.
+pub fn is_null_device(fd: impl AsFd) -> bool {
+    fstat(fd).is_ok_and(|stat| is_of_type(&stat, SFlag::S_IFCHR) && stat.st_rdev == makedev(1, 3))
+}
+
+/// Returns whether `fd` is a regular file.
+pub fn is_regular_file(fd: impl AsFd) -> bool {
+    fstat(fd).is_ok_and(|stat| is_of_type(&stat, SFlag::S_IFREG))
+}
+
+fn is_of_type(stat: &FileStat, kind: SFlag) -> bool {
+    stat.st_mode & SFlag::S_IFMT.bits() == kind.bits()
+}
+
+/// Reads the first `limit` bytes of a regular file, which a machine may have replaced.
+///
+/// # Errors
+/// Fails if the file is of another type. Opening a FIFO or a terminal there has no effect.
+pub fn read_regular_file(path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
+    let file = File::options()
+        .read(true)
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
+        .open(path)?;
+    if !is_regular_file(&file) {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// Removes the file at `path`. A missing file is not an error.
 pub fn remove_file_if_present(path: &Path) -> Result<()> {
@@ -80,6 +115,19 @@ pub fn open_in_root(root: impl AsFd, path: &str, flags: OFlag) -> nix::Result<Ow
     openat2(root, path, how)
 }
 
+/// Reads the first `limit` bytes of a regular file below `root`, with links resolved as if `root`
+/// were the root directory.
+///
+/// # Errors
+/// Fails if the file is of another type. A device or FIFO there is not opened.
+pub fn read_in_root(root: impl AsFd, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+    let place = open_in_root(root, path, OFlag::O_PATH)?;
+    if !is_regular_file(&place) {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    read_regular_file(format!("/proc/self/fd/{}", place.as_raw_fd()), limit)
+}
+
 /// Opens a file or directory below `root` as a place, for which it needs no permissions.
 ///
 /// Links are resolved as if `root` were the root directory, or are errors (`ELOOP`) without
@@ -145,6 +193,8 @@ mod tests {
         assert!(open_beneath(&root, "../file", OFlag::O_RDONLY).is_err());
         assert!(open_in_root(&root, "link", OFlag::O_RDONLY).is_ok());
         assert!(open_in_root(&root, "../../file", OFlag::O_RDONLY).is_ok());
+        assert_eq!(read_in_root(&root, "../link", 9).unwrap(), b"x");
+        assert!(read_in_root(&root, ".", 9).is_err());
         assert!(open_place(&root, Path::new("/link"), true).is_ok());
         let refused = open_place(&root, Path::new("/link"), false);
         assert_eq!(refused.unwrap_err(), Errno::ELOOP);

@@ -5,7 +5,7 @@
 //! (user_namespaces(7), `/proc/sys/user`). What all users of a user namespace have is counted once
 //! more as a whole: for the owner of the namespace, who is the effective user of the process that
 //! created it. This sum is the only bound that a machine can't evade: the limits inside its
-//! namespace hold for each of its 65536 users, and its root may raise them.
+//! namespace hold for each of its users, and its root may raise them.
 //!
 //! systemd-nspawn runs as root, so all machines and the host's own root would share root's numbers.
 //! No version has an option for another owner or for an existing user namespace. It refuses to start
@@ -36,7 +36,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, pipe2};
 
-use crate::sys::fork;
+use crate::sys::{credentials, fork};
 
 type Registers = libc::user_regs_struct;
 
@@ -49,7 +49,7 @@ type Registers = libc::user_regs_struct;
 /// Fails if the host does not allow this process to be traced. `report` gets a later error. After
 /// either, the program's own user is the owner.
 pub fn set_in_next_program(owner: u32, cgroup: &File, report: impl FnOnce(Error)) -> Result<()> {
-    keep_capabilities().context("can't keep capabilities")?;
+    credentials::keep_capabilities().context("can't keep capabilities")?;
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     let program = getpid();
     let mut writer = Some(File::from(writer));
@@ -71,14 +71,6 @@ pub fn set_in_next_program(owner: u32, cgroup: &File, report: impl FnOnce(Error)
         "" => bail!("can't trace systemd-nspawn: the tracer has ended"),
         error => bail!("can't trace systemd-nspawn: {error}"),
     }
-}
-
-// Lets the program and its children change their user without a loss of capabilities. The kernel
-// resets this in the new user namespace.
-fn keep_capabilities() -> nix::Result<()> {
-    // SAFETY: this call takes a number, and reads no memory.
-    let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, libc::SECBIT_NO_SETUID_FIXUP) };
-    Errno::result(result).map(drop)
 }
 
 /// Message of the tracer to the program that it traces.

@@ -6,6 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::libc::{self, sock_filter, sock_fprog};
+use nix::unistd::Pid;
 
 // Architectures of system calls (linux/audit.h). The kernels of x86-64 and arm64 have no others.
 /// x86-64 and x32.
@@ -30,6 +31,9 @@ pub const ARGUMENTS: [u32; 3] = [16, 24, 32];
 /// (kernel 5.19), so that no call is repeated.
 const NEW_LISTENER: libc::c_ulong =
     libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+
+/// Request of ptrace(2) for a filter (linux/ptrace.h), which the libc crate lacks.
+const GET_FILTER: libc::c_uint = 0x420c;
 
 /// Name of a place in a filter.
 pub type Label = &'static str;
@@ -129,23 +133,68 @@ impl Filter {
     }
 
     fn set(self, flags: libc::c_ulong) -> Result<i64> {
-        let mut instructions = self.assemble()?;
-        let program = sock_fprog {
-            len: u16::try_from(instructions.len())?,
-            filter: instructions.as_mut_ptr(),
-        };
-        // SAFETY: seccomp(2) reads `program` and its instructions, which are valid until it
-        // returns.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_seccomp,
-                libc::SECCOMP_SET_MODE_FILTER,
-                flags,
-                std::ptr::from_ref(&program),
-            )
-        };
-        Ok(Errno::result(result)?)
+        set(self.assemble()?, flags)
     }
+}
+
+fn set(mut instructions: Vec<sock_filter>, flags: libc::c_ulong) -> Result<i64> {
+    let program = sock_fprog {
+        len: u16::try_from(instructions.len())?,
+        filter: instructions.as_mut_ptr(),
+    };
+    // SAFETY: seccomp(2) reads `program` and its instructions, which are valid until it returns.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            std::ptr::from_ref(&program),
+        )
+    };
+    Ok(Errno::result(result)?)
+}
+
+/// A filter as the kernel has it. Each number is an instruction: `code`, `jt`, `jf` and `k` of struct
+/// sock_filter, from the highest bits to the lowest.
+pub type Program = Vec<u64>;
+
+/// Adds a filter that [`program_of`] returned to this process and its descendants, for good.
+pub fn install(program: &[u64]) -> Result<()> {
+    let instructions = program.iter().map(|word| sock_filter {
+        code: (word >> 48) as u16,
+        jt: (word >> 40) as u8,
+        jf: (word >> 32) as u8,
+        k: *word as u32,
+    });
+    set(instructions.collect(), 0).map(drop)
+}
+
+/// Returns a filter of a process that this one traces, and that is stopped; `None` if the process has
+/// no more filters. The first filter that it got has the index 0.
+///
+/// # Errors
+/// Fails if this process has filters itself, or not all capabilities of the host (ptrace(2),
+/// `PTRACE_SECCOMP_GET_FILTER`).
+pub fn program_of(process: Pid, index: usize) -> Result<Option<Program>> {
+    let read = |filter: *mut sock_filter| {
+        // SAFETY: the kernel writes the instructions of a filter to `filter`, unless it is null.
+        let length = unsafe { libc::ptrace(GET_FILTER, process.as_raw(), index, filter) };
+        Errno::result(length)
+    };
+    let length = match read(std::ptr::null_mut()) {
+        Err(Errno::ENOENT) => return Ok(None),
+        length => usize::try_from(length?)?,
+    };
+    // SAFETY: the structure consists of integers, for which zero is a value.
+    let mut instructions: Vec<sock_filter> = vec![unsafe { std::mem::zeroed() }; length];
+    read(instructions.as_mut_ptr())?;
+    let packed = instructions.iter().map(|instruction| {
+        u64::from(instruction.code) << 48
+            | u64::from(instruction.jt) << 40
+            | u64::from(instruction.jf) << 32
+            | u64::from(instruction.k)
+    });
+    Ok(Some(packed.collect()))
 }
 
 /// Action that allows a call.

@@ -18,10 +18,16 @@ use crate::sys::fs::open_place;
 /// (core(5)).
 pub const NO_CORES: &str = "--rlimit=CORE=1";
 
+/// Option for the architecture that uname(2) reports, with the name of the architecture.
+pub const PERSONALITY: &str = "--personality=";
+
 /// Option of a bind mount that forbids symbolic links in its source.
 ///
 /// systemd-nspawn does not know it: the launcher opens the source.
 const NO_SYMLINKS: &[u8] = b"nosymlinks";
+
+/// Option of a bind mount that shows the source's owner as the machine's root.
+const OWNER: &[u8] = b"rootidmap";
 
 /// A bind mount from the host into the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +76,7 @@ impl Nspawn<'_> {
             "--settings=no",       // only these options define the machine
             "--keep-unit",         // the payload stays in the unit's cgroup: its limits bind
             "--link-journal=no",   // images may share a machine ID
+            "--timezone=off",      // the image's own, so that no result depends on the host
             "--console=read-only", // the boot's messages go to the unit's journal
         ]
         .map(OsString::from)
@@ -77,11 +84,7 @@ impl Nspawn<'_> {
         argv.push(format!("--machine={}", self.name).into());
         argv.push(assign("--directory", self.root.as_os_str()));
         argv.extend(self.binds.iter().map(Bind::to_option));
-        argv.extend(
-            network_options(self.network, self.is_read_only)
-                .into_iter()
-                .flatten(),
-        );
+        argv.extend(network_options(self.network).into_iter().flatten());
         argv.extend(self.is_read_only.then(|| "--read-only".into()));
         argv.extend(self.options.iter().cloned());
         let (options, words) = match &self.payload {
@@ -95,11 +98,11 @@ impl Nspawn<'_> {
     }
 }
 
-/// Returns the options that connect a machine to its network, and provide its resolv.conf(5).
+/// Returns the options that connect a machine to its network.
 ///
-/// systemd-nspawn copies the host's resolv.conf, or shows the host's own in a read-only root. For
-/// [`Network::Nat`] the file is written before systemd-nspawn starts.
-fn network_options(network: &Network, is_read_only: bool) -> [Option<OsString>; 2] {
+/// If the machine uses the host's resolvers, its resolv.conf(5) is written before systemd-nspawn
+/// starts.
+fn network_options(network: &Network) -> [Option<OsString>; 2] {
     let option = match network {
         Network::Nat | Network::None => Some("--private-network".to_owned()),
         Network::Host => None,
@@ -109,9 +112,7 @@ fn network_options(network: &Network, is_read_only: bool) -> [Option<OsString>; 
         Network::Namespace(path) => Some(format!("--network-namespace-path={path}")),
     };
     let resolvers = match network {
-        Network::Nat | Network::None => "off",
-        Network::Host | Network::Namespace(_) if is_read_only => "bind-host",
-        Network::Host | Network::Namespace(_) => "copy-host",
+        Network::Nat | Network::None | Network::Host | Network::Namespace(_) => "off",
         Network::Veth | Network::Bridge(_) | Network::Zone(_) => "auto",
     };
     let resolvers = format!("--resolv-conf={resolvers}");
@@ -186,7 +187,7 @@ impl Bind {
         };
         let open = || {
             let root = File::open(root)?;
-            Ok(open_place(root, &source, self.follows_symlinks())?)
+            Ok(open_place(root, &source, !self.has_option(NO_SYMLINKS))?)
         };
         let opened: io::Result<OwnedFd> = open();
         let source = source.display();
@@ -201,23 +202,37 @@ impl Bind {
         })
     }
 
-    fn follows_symlinks(&self) -> bool {
+    fn has_option(&self, name: &[u8]) -> bool {
         let fields = self.fields();
         let mut options = fields
             .iter()
             .skip(2)
             .flat_map(|field| field.split(is_comma));
-        !options.any(|option| option == NO_SYMLINKS)
+        options.any(|option| option == name)
     }
 
-    /// Returns the option of systemd-nspawn that mounts `source` in place of the source.
+    /// Returns whether the mount includes the mounts inside the source.
+    #[must_use]
+    pub fn is_recursive(&self) -> bool {
+        !self.has_option(b"norbind")
+    }
+
+    /// Returns whether the machine's root owns the files of the source's owner.
+    #[must_use]
+    pub fn maps_owner(&self) -> bool {
+        self.has_option(OWNER)
+    }
+
+    /// Returns the option of systemd-nspawn that mounts `source` in place of the source. The owner of
+    /// `source` is mapped already if it is to be mapped.
     #[must_use]
     pub fn to_option_with_source(&self, source: &Path) -> OsString {
         let fields = self.fields();
         let options: Vec<_> = fields
             .iter()
             .skip(2)
-            .map(|field| without_option(field, NO_SYMLINKS))
+            .map(|field| replace_option(field, NO_SYMLINKS, None))
+            .map(|field| replace_option(&field, OWNER, Some(b"noidmap")))
             .filter(|field| !field.is_empty())
             .collect();
         let mut spec = joined(&[source]).into_vec();
@@ -275,9 +290,13 @@ fn is_comma(byte: &u8) -> bool {
     *byte == b','
 }
 
-fn without_option(options: &[u8], option: &[u8]) -> Vec<u8> {
-    let kept = options.split(is_comma).filter(|word| *word != option);
-    kept.collect::<Vec<_>>().join(&b',')
+fn replace_option(options: &[u8], option: &[u8], replacement: Option<&'static [u8]>) -> Vec<u8> {
+    let words = options.split(is_comma);
+    let replaced = words.filter_map(|word| match word == option {
+        true => replacement,
+        false => Some(word),
+    });
+    replaced.collect::<Vec<_>>().join(&b',')
 }
 
 fn with_owner(spec: OsString) -> OsString {
@@ -300,7 +319,7 @@ fn with_owner(spec: OsString) -> OsString {
     {
         return spec;
     }
-    let options = [options, b"rootidmap"]
+    let options = [options, OWNER]
         .into_iter()
         .filter(|option| !option.is_empty())
         .collect::<Vec<_>>();
@@ -403,6 +422,10 @@ mod tests {
                 "--bind=/s\\:1:/b\\:c:idmap",
             ),
             ("--bind=/a:/b:nosymlinks", "--bind=/s\\:1:/b"),
+            (
+                "--bind=/a:/b:rootidmap,rbind",
+                "--bind=/s\\:1:/b:noidmap,rbind",
+            ),
             ("--bind=/a:/b:norbind:x", "--bind=/s\\:1:/b:norbind:x"),
         ] {
             let bind = Bind::of_option(option.as_ref()).unwrap();

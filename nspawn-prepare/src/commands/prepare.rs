@@ -42,7 +42,7 @@ pub fn run(arguments: &[OsString]) -> Result<()> {
         return Ok(());
     };
     if options.config {
-        return config_stage::print_config(job.as_ref());
+        return config_stage::print_config();
     }
     match job {
         Some(job) => prepare_job(arguments, options, &image, &job),
@@ -53,7 +53,7 @@ pub fn run(arguments: &[OsString]) -> Result<()> {
 
 fn prepare(mut options: Options, image: &str) -> Result<()> {
     let (image, _lock) = preflight::find_and_lock_image(image)?;
-    runner_binary::show(&mut options, false)?;
+    runner_binary::show(&mut options, None)?;
     let name = machine_name(&options, &image)?;
     let spec = MachineSpec::new(name, image, options.machine, None)?;
     let plan = Plan::new(&spec)?;
@@ -79,7 +79,7 @@ fn prepare_job(arguments: &[OsString], mut options: Options, image: &str, job: &
     // The job's own limits are for the job's machine only.
     let requirements = job_policy::requirements(job, &options, arguments)?;
     job_policy::apply_job_limits(&mut options.machine, gitlab::variable)?;
-    let runner = runner_binary::show(&mut options, true)?;
+    let lines = runner_binary::show(&mut options, Some(job))?;
     let name = job_machine_name(&options, job)?;
     let mut spec = MachineSpec::new(name, image, options.machine, spec::lifetime(job))?;
     spec.job = requirements;
@@ -100,10 +100,8 @@ fn prepare_job(arguments: &[OsString], mut options: Options, image: &str, job: &
         // The name is the job's own. GitLab Runner repeats a prepare stage that failed.
         replaces: true,
     };
-    // An administrator who sets --gitlab-runner=no needs no hint that the program is missing.
-    let has_runner = runner.is_some() || options.policy.gitlab_runner.is_some();
     creation.run(None, || {
-        config_stage::report_ready_machine(&spec, job, begin, has_runner);
+        config_stage::report_ready_machine(&spec, job, begin, lines);
         warn_of_server(&spec, server);
         Ok(())
     })

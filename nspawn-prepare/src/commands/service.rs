@@ -7,8 +7,8 @@ use nspawn_common::config::init::Init;
 use nspawn_common::config::retention::Retention;
 use nspawn_common::error::Failure;
 use nspawn_common::gitlab::{Job, Service};
-use nspawn_common::image::lookup;
 use nspawn_common::image::lookup::Image;
+use nspawn_common::image::requirements;
 use nspawn_common::machine::state::ServiceRole;
 use nspawn_common::sys::signals;
 
@@ -82,7 +82,8 @@ fn spec(
 fn machine_options(options: MachineOptions, service: &Service, image: &Image) -> MachineOptions {
     let mut environment = options.environment;
     environment.extend(service.environment.iter().map(OsString::from));
-    let can_boot = || lookup::check(&image.name, &image.path, &image.path, Init::Systemd).is_ok();
+    let can_boot =
+        || requirements::check(&image.name, &image.path, &image.path, Init::Systemd).is_ok();
     let init = match options.init {
         Init::None if can_boot() => Init::Systemd,
         Init::None => Init::Stub,

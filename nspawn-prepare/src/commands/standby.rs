@@ -124,7 +124,7 @@ impl Candidate {
         let (found, lock) = preflight::find_and_lock_image(image)?;
         let parsed = options::parse(arguments, |_| Ok(image.to_owned()))?;
         let (mut options, _) = parsed.context("can't use --help or --version with --standby")?;
-        runner_binary::show(&mut options, false)?;
+        runner_binary::show(&mut options, None)?;
         let name = MachineName::for_standby(suffix)?;
         Ok(Self {
             spec: MachineSpec::new(name, found, options.machine, None)?,

@@ -1,12 +1,14 @@
 //! Runs the plan of a machine, and removes or keeps a machine that failed.
 
+use std::time::Instant;
+
 use anyhow::{Error, Result, bail};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::config::network::Network;
 use nspawn_common::error;
 use nspawn_common::error::{Failure, Fault};
-use nspawn_common::image::lookup;
+use nspawn_common::image::requirements;
 use nspawn_common::lifecycle::lock::Lock;
 use nspawn_common::lifecycle::{
     diagnosis, limit_enforcement, remove, retention, stale, start, stop,
@@ -92,6 +94,7 @@ impl Creation<'_> {
         preflight::check_host()?;
         preflight::check_network(&options.network, options.private_users)?;
         preflight::check_binds(&options.binds)?;
+        preflight::check_devices(&options.devices)?;
         layer::check_image(options.layer, image)?;
         if self.spec.has_disks() {
             layer::check_loop_devices()?;
@@ -102,7 +105,7 @@ impl Creation<'_> {
         if image.is_disk() {
             preflight::check_disk_images()?;
         } else {
-            lookup::check(&image.name, &image.path, &image.path, options.init)?;
+            requirements::check(&image.name, &image.path, &image.path, options.init)?;
         }
         preflight::check_units(paths)?;
         if machined::is_foreign(&State::paths_of(&self.spec.name)) {
@@ -183,13 +186,15 @@ impl Creation<'_> {
         }
         let options = &self.spec.options;
         start::retry(&self.spec.name, || {
+            let deadline = Instant::now() + options.timeout;
             if is_new {
-                self.run_steps(&self.plan.start)?;
+                let left = || deadline.saturating_duration_since(Instant::now());
+                self.run_each(&self.plan.start, |step| step.run_within(left()))?;
             }
             if options.init == Init::None {
                 limit_enforcement::check_controllers(&options.properties)
             } else {
-                start::confirm(&self.spec.name, &options.properties)
+                start::confirm(&self.spec.name, &options.properties, deadline)
             }
         })
     }
@@ -255,11 +260,15 @@ impl Creation<'_> {
     }
 
     fn run_steps(&self, steps: &[Step]) -> Result<()> {
+        self.run_each(steps, Step::run)
+    }
+
+    fn run_each(&self, steps: &[Step], run: impl Fn(&Step) -> Result<()>) -> Result<()> {
         for step in steps {
             if self.verbose {
                 print_diagnostic(step.shell_command());
             }
-            step.run().map_err(|error| self.with_hint(step, error))?;
+            run(step).map_err(|error| self.with_hint(step, error))?;
             signals::check()?;
         }
         Ok(())

@@ -13,6 +13,7 @@ use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::ServiceRole;
 use nspawn_common::sys::process::ProcessId;
 
+use crate::device::{Device, Node};
 use crate::options::MachineOptions;
 
 /// Time by which a machine may outlive the time limit of its job: the stages after the job's script
@@ -98,6 +99,17 @@ impl MachineSpec {
     /// Puts the machine in the slice that the machines of this job share.
     pub fn join_slice_of(&mut self, job: MachineName) {
         self.paths = self.paths.clone().in_slice_of(Some(job));
+    }
+
+    /// Returns the device nodes that the machine gets, each once.
+    pub fn device_nodes(&self) -> Vec<Node> {
+        let mut nodes: Vec<Node> = Vec::new();
+        for node in self.options.devices.iter().flat_map(Device::nodes) {
+            if !nodes.contains(&node) {
+                nodes.push(node);
+            }
+        }
+        nodes
     }
 
     /// Returns whether the machine mounts file systems that are in files.

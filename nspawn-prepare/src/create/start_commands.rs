@@ -16,6 +16,7 @@ use nspawn_common::systemd::nspawn::{Bind, Nspawn, Payload};
 use nspawn_common::systemd::transient_unit::MachineUnit;
 
 use crate::create::spec::MachineSpec;
+use crate::device::Node;
 use crate::internal_form::Internal;
 use crate::launcher;
 use crate::launcher::boot_units::AGENT_UNIT;
@@ -27,14 +28,33 @@ use crate::network::pasta;
 /// queried before that.
 const START_MARGIN: Duration = Duration::from_secs(30);
 
+/// System calls that need no privileges, and that systemd-nspawn refuses by EPERM, which libraries
+/// do not expect.
+///
+/// systemd-nspawn ignores names that it does not know, and refuses such calls by ENOSYS. The
+/// launcher's own filter decides on those of keyrings: with `--nesting` they are allowed, since the
+/// kernel separates users of namespaces. Otherwise a machine could read any key of the host that is
+/// readable by all. Locked memory is bounded by RLIMIT_MEMLOCK, and counts towards the machine's
+/// memory limit. fanotify_init(2) shows users without privileges only their own files.
+const SYSTEM_CALLS: &str = "--system-call-filter=add_key keyctl request_key \
+    landlock_add_rule landlock_create_ruleset landlock_restrict_self \
+    pkey_alloc pkey_free pkey_mprotect \
+    mlock mlock2 mlockall munlock munlockall \
+    fanotify_init fanotify_mark \
+    cachestat fchmodat2 file_getattr file_setattr futex_requeue futex_wait futex_wake getxattrat \
+    listmount listxattrat lsm_get_self_attr lsm_list_modules lsm_set_self_attr map_shadow_stack mseal \
+    open_tree_attr pidfd_getfd process_mrelease removexattrat setxattrat statmount";
+
 /// Units that are of no use in a machine.
-const MASKED_UNITS: [&str; 7] = [
-    "tmp.mount",                  // large builds in /tmp belong on the layer, not in memory
-    "console-getty.service",      // the console is read-only, so nobody can log in there
+const MASKED_UNITS: [&str; 9] = [
+    "tmp.mount",             // large builds in /tmp belong on the layer, not in memory
+    "console-getty.service", // the console is read-only, so nobody can log in there
+    "systemd-ask-password-console.path", // for the same reason, nobody can enter a password there
+    "systemd-ask-password-wall.path", // jobs have no terminal on which it could ask for one
     "systemd-remount-fs.service", // the image's fstab names disks that the machine does not have
-    "dev-hugepages.mount",        // the kernel refuses huge pages to containers
+    "dev-hugepages.mount",   // the kernel refuses huge pages to containers
     "sys-fs-fuse-connections.mount", // and the control of FUSE, which works without it
-    "run-lock.mount",             // a directory in /run is enough
+    "run-lock.mount",        // a directory in /run is enough
     "systemd-journal-flush.service", // the journal need not be on disk, because it is deleted with the machine
 ];
 
@@ -102,7 +122,11 @@ fn network(spec: &MachineSpec) -> Result<NetworkCommands> {
 fn unit(spec: &MachineSpec) -> Result<Vec<OsString>> {
     let options = &spec.options;
     let defaults = limits::DEFAULTS.iter().map(OsString::from);
-    let properties: Vec<_> = defaults.chain(options.properties.iter().cloned()).collect();
+    let devices = spec.device_nodes();
+    let properties: Vec<_> = defaults
+        .chain(devices.iter().map(Node::to_property))
+        .chain(options.properties.iter().cloned())
+        .collect();
     let unit = MachineUnit {
         name: &spec.name,
         slice: spec.paths.slice(),
@@ -115,19 +139,19 @@ fn unit(spec: &MachineSpec) -> Result<Vec<OsString>> {
     };
     let launch = Internal::Launch {
         machine: spec.name.clone(),
-        command: nspawn(spec),
+        command: nspawn(spec, &devices),
     };
     Ok(unit.start_command(&launch.argv()?))
 }
 
-fn nspawn(spec: &MachineSpec) -> Vec<OsString> {
+fn nspawn(spec: &MachineSpec, devices: &[Node]) -> Vec<OsString> {
     let nspawn = Nspawn {
         name: &spec.name,
         root: spec.paths.root_mount(),
         binds: binds(spec),
         network: &spec.options.network,
         is_read_only: spec.options.layer == Layer::None,
-        options: other_options(spec),
+        options: other_options(spec, devices),
         payload: payload(spec),
     };
     nspawn.command()
@@ -179,7 +203,7 @@ fn container_binds(spec: &MachineSpec) -> Vec<Bind> {
     CONTAINER_DIRECTORIES.map(bind).into()
 }
 
-fn other_options(spec: &MachineSpec) -> Vec<OsString> {
+fn other_options(spec: &MachineSpec, devices: &[Node]) -> Vec<OsString> {
     let mut options = Vec::new();
     if spec.options.init == Init::Systemd {
         // systemd searches these directories before its own (systemd.unit(5),
@@ -190,17 +214,14 @@ fn other_options(spec: &MachineSpec) -> Vec<OsString> {
         let (name, value) = launcher::NO_PRESSURE;
         options.push(format!("--setenv={name}={value}").into());
     }
-    if !spec.options.nesting {
-        // systemd-nspawn 262 allows these system calls, by which a machine can read any key of the
-        // host that is readable by all.
-        options.push("--system-call-filter=~@keyring".into());
-    }
+    options.push(SYSTEM_CALLS.into());
     if spec.options.layer == Layer::None {
         options.extend(layer::commands::temporary_options(
             &spec.paths,
             spec.layer_size,
         ));
     }
+    options.extend(devices.iter().map(Node::to_option));
     options.extend(spec.options.rlimits.iter().cloned());
     options.extend(spec.options.privileges.iter().cloned());
     options

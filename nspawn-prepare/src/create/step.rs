@@ -99,13 +99,19 @@ impl Step {
 
     /// Executes the action.
     pub fn run(&self) -> Result<()> {
+        self.run_within(Duration::MAX)
+    }
+
+    /// Executes the action. A program is killed after `time`, or after its own time limit if that is
+    /// shorter.
+    pub fn run_within(&self, time: Duration) -> Result<()> {
         match &self.action {
             Action::Directory(path, mode) => create_directory(path, *mode)
                 .with_context(|| format!("can't make the directory {}", path.display())),
             Action::File(path, content) => write_atomic(path, content),
             Action::SparseFile(path, size) => create_sparse_file(path, *size)
                 .with_context(|| format!("can't make {}", path.display())),
-            Action::Command(argv, limit) => run_command(argv, *limit),
+            Action::Command(argv, limit) => run_command(argv, time.min(*limit)),
         }
     }
 }

@@ -3,17 +3,22 @@
 //! A standby machine starts before the job is known, so nothing of the job can be part of its
 //! start.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nspawn_common::lifecycle::uid_range;
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::namespaces;
+use nspawn_common::machine::passwd;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::processes;
 use nspawn_common::machine::state::State;
+use nspawn_common::sys::idmapped_mount;
+use nspawn_common::sys::idmapped_mount::Owner;
 use nspawn_common::systemd::machined;
 
 use crate::gitlab::cache;
@@ -63,11 +68,25 @@ fn attach_cache(paths: &MachinePaths, state: &State, leader: u32, size: u64) -> 
     let Some(file) = &state.cache else {
         return Ok(());
     };
-    let [users] = namespaces::open(paths, leader, ["ns/user"])?;
+    let ids = uid_range::of(paths).context("the machine has the host's users")?;
+    let user = find_user(paths, state, leader)?;
     let supervisor = processes::supervisor(paths).context("the machine has ended")?;
     let [unit] = namespaces::open(paths, supervisor, ["ns/mnt"])?;
-    let cache = cache::open(file, size, &paths.cache_mount(), &unit, &users)?;
+    let cache = cache::open(file, size, &paths.cache_mount(), &unit, (ids, user))?;
     namespaces::run_inside(paths, leader, INSIDE_LIMIT, || cache::attach(&cache))
+}
+
+/// Returns the IDs of the user that runs the job's scripts.
+fn find_user(paths: &MachinePaths, state: &State, leader: u32) -> Result<Owner> {
+    let Some(name) = &state.user else {
+        return Ok(idmapped_mount::ROOT);
+    };
+    let [root] = namespaces::open(paths, leader, ["root"])?;
+    let user = passwd::find_in_root(&root, OsStr::new(name))?;
+    Ok(Owner {
+        user: user.uid,
+        group: user.gid,
+    })
 }
 
 /// Opens the builds directory to all users of the machine, for scripts that don't run as root.

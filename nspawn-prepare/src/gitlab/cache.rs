@@ -24,7 +24,7 @@ use nspawn_common::lifecycle::lock::Resource;
 use nspawn_common::lifecycle::{lock, lost_writes};
 use nspawn_common::machine::paths::CACHE_ROOT;
 use nspawn_common::sys::fs::remove_file_if_present;
-use nspawn_common::sys::idmapped_mount;
+use nspawn_common::sys::idmapped_mount::{self, IdRange, Owner};
 
 /// Directory of the cache in a job's machine, which the config stage announces.
 pub const IN_MACHINE: &str = "/cache";
@@ -43,12 +43,19 @@ pub fn file(project: &str) -> PathBuf {
     Path::new(CACHE_ROOT).join(format!("{project}.ext4"))
 }
 
-/// Returns a detached mount of the cache in `file`, with owner IDs mapped as in `users`.
+/// Returns a detached mount of the cache in `file`, with owner IDs mapped to those of a machine.
 ///
-/// A cache that is missing, full or corrupt is created with this `size` in bytes. This process
+/// The files of `user`, who runs the job's scripts, belong to root in the file. So the jobs of a
+/// project share a cache, whoever their users are. A cache that is missing, full or corrupt is created with this `size` in bytes. This process
 /// enters the mount namespace `unit` of the machine's unit, in which the cache is mounted on
 /// `point` as well.
-pub fn open(file: &Path, size: u64, point: &Path, unit: &File, users: &File) -> Result<OwnedFd> {
+pub fn open(
+    file: &Path,
+    size: u64,
+    point: &Path,
+    unit: &File,
+    (ids, user): (IdRange, Owner),
+) -> Result<OwnedFd> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -64,7 +71,7 @@ pub fn open(file: &Path, size: u64, point: &Path, unit: &File, users: &File) -> 
     }
     // The time tells when the cache was last used.
     File::open(file)?.set_modified(SystemTime::now())?;
-    idmapped_mount::clone_mapped(point, users)
+    idmapped_mount::clone_for_user(point, ids, user)
 }
 
 /// Deletes a cache that is full or corrupt. Keeps one that merely can't be mounted right now.

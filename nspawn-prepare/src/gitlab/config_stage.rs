@@ -4,25 +4,26 @@ use std::ffi::OsStr;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use nix::unistd;
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::gitlab::Job;
-use nspawn_common::machine::name::MachineName;
 use nspawn_common::report;
 
 use crate::create::spec::MachineSpec;
 use crate::diagnostics::print_diagnostic;
-use crate::gitlab::{attach, cache};
+use crate::gitlab::{attach, cache, ignored_wishes};
 use crate::options::MachineOptions;
 
 /// Prints the settings that GitLab Runner reads in the config stage.
 ///
-/// The keys are those of <https://docs.gitlab.com/runner/executors/custom/#config>.
-pub fn print_config(job: Option<&Job>) -> Result<()> {
-    let hostname = job.map(Job::machine_name).transpose()?;
+/// The keys are those of <https://docs.gitlab.com/runner/executors/custom/#config>. The job's log
+/// begins with "Running on MACHINE via HOSTNAME".
+pub fn print_config() -> Result<()> {
+    let hostname = unistd::gethostname().unwrap_or_default();
     let config = serde_json::json!({
         "driver": { "name": "nspawn-ci", "version": env!("CARGO_PKG_VERSION") },
-        "hostname": hostname.as_ref().map_or("", MachineName::as_str),
+        "hostname": hostname.to_string_lossy(),
         "builds_dir": attach::BUILDS_IN_MACHINE,
         "cache_dir": cache::IN_MACHINE,
         "builds_dir_is_shared": false,
@@ -43,31 +44,26 @@ pub fn check_modes(options: &MachineOptions) -> Result<()> {
     Ok(())
 }
 
-/// Writes to the job's log that its machine is ready, and which wishes of the job have no effect.
+/// Writes to the job's log that its machine is ready, which wishes of the job have no effect, and
+/// more lines.
 ///
 /// The machine's name is not printed on stdout: the other stages derive it from the job.
-pub fn report_ready_machine(machine: &MachineSpec, job: &Job, started: Instant, has_runner: bool) {
+pub fn report_ready_machine(
+    machine: &MachineSpec,
+    job: &Job,
+    started: Instant,
+    lines: Vec<String>,
+) {
     let seconds = started.elapsed().as_secs_f32();
     let image = machine.image.describe();
     print_diagnostic(format!(
         "machine {} of image {image} is ready after {seconds:.1} s",
         machine.name
     ));
-    let lacks_cache = machine.job.cache_size > 0 && machine.job.cache.is_none();
-    if job.wants_cache && lacks_cache {
-        print_diagnostic(
-            "cache: has no effect, because the job response does not tell whether the branch is protected",
-        );
-    }
-    if job.wants_pulls {
-        print_diagnostic(
-            "pull_policy: always has no effect, because this host updates its images itself",
-        );
-    }
-    if !has_runner {
-        print_diagnostic(
-            "no gitlab-runner of the host is mounted in the machine, so artifacts and caches need \
-             one in the image; see --gitlab-runner",
-        );
+    for line in ignored_wishes::describe(job, machine)
+        .into_iter()
+        .chain(lines)
+    {
+        print_diagnostic(line);
     }
 }

@@ -4,6 +4,9 @@
 //! write to a directory of the path could replace it by a link to anything on the host. So the
 //! launcher opens each source, and mounts it in the machine's state directory. Only the host's root
 //! can change that directory, and only the unit sees the mounts.
+//!
+//! The launcher also maps the owner of a source to the machine's root. systemd-nspawn fails at that
+//! if the source has mounts inside it (EBUSY, systemd 262).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
@@ -15,12 +18,23 @@ use anyhow::{Context, Result};
 use nix::sys::stat::{SFlag, fstat};
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::sys::fs::ignore_missing;
-use nspawn_common::sys::idmapped_mount;
+use nspawn_common::sys::idmapped_mount::{self, Owner};
 use nspawn_common::systemd::nspawn::Bind;
+
+/// Returns whether the options show the machine a writable file or directory of the host.
+pub fn is_host_writable(paths: &MachinePaths, options: &[OsString]) -> bool {
+    let mut words = options.iter().take_while(|word| *word != "--");
+    words.any(|word| matches!(foreign_bind(paths, word), Some(Bind::Writable(_))))
+}
 
 /// Mounts the sources of all bind mounts in the state directory. Returns the options with these
 /// sources. `options` are the options of systemd-nspawn.
-pub fn hold_sources(paths: &MachinePaths, options: &[OsString]) -> Result<Vec<OsString>> {
+/// `root` is the user of the host that is the machine's root.
+pub fn hold_sources(
+    paths: &MachinePaths,
+    options: &[OsString],
+    root: u32,
+) -> Result<Vec<OsString>> {
     let mut held = options.to_vec();
     let places = paths.bind_sources();
     let words = held.iter_mut().take_while(|word| *word != "--");
@@ -28,7 +42,7 @@ pub fn hold_sources(paths: &MachinePaths, options: &[OsString]) -> Result<Vec<Os
         if let Some(bind) = foreign_bind(paths, word) {
             let place = places.join(number.to_string());
             if let Some(source) = bind.open_source(Path::new("/"))? {
-                hold(&source, &place)
+                hold(&bind, &source, root, &place)
                     .with_context(|| format!("can't mount the source of {word:?}"))?;
                 *word = bind.to_option_with_source(&place);
             }
@@ -44,10 +58,21 @@ fn foreign_bind(paths: &MachinePaths, word: &OsStr) -> Option<Bind> {
     Bind::of_option(word).filter(|bind| bind.source().is_some_and(is_foreign))
 }
 
-fn hold(source: &OwnedFd, place: &Path) -> Result<()> {
-    let kind = SFlag::from_bits_truncate(fstat(source)?.st_mode & SFlag::S_IFMT.bits());
+fn hold(bind: &Bind, source: &OwnedFd, root: u32, place: &Path) -> Result<()> {
+    let status = fstat(source)?;
+    let kind = SFlag::from_bits_truncate(status.st_mode & SFlag::S_IFMT.bits());
     create_mount_point(place, kind == SFlag::S_IFDIR)?;
-    let tree = idmapped_mount::clone_recursively(source.as_fd())?;
+    let tree = idmapped_mount::clone_opened(source.as_fd(), bind.is_recursive())?;
+    if bind.maps_owner() {
+        let owner = Owner {
+            user: status.st_uid,
+            group: status.st_gid,
+        };
+        idmapped_mount::map_owner(&tree, owner, root).context(
+            "a file system in it may not support id-mapped mounts; use the option noidmap, or norbind \
+             for a mount inside it",
+        )?;
+    }
     Ok(idmapped_mount::attach(&tree, place)?)
 }
 

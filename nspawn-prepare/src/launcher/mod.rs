@@ -8,16 +8,20 @@
 //! | --- | --- |
 //! | [`root`] | the machine's root |
 //! | [`overlay`] | overlays of the image and the machine's layer |
-//! | [`mount_points`] | mount points and files that the root lacks |
+//! | [`mount_points`] | mount points that the root lacks |
+//! | [`names`] | files by which programs resolve names |
 //! | [`host_devices`] | access to loop devices, which the machine does not have |
 //! | [`agent_files`] | the file system that carries the agent into the machine |
 //! | [`boot_units`] | units and masks for the machine's systemd |
 //! | [`tmp`] | a /tmp that systemd-nspawn can use |
 //! | [`binds`] | the sources of bind mounts |
+//! | [`devices`] | the nodes of devices that the machine has besides the usual ones |
 //! | [`cgroups`] | the machine's cgroup, with the limits of the unit |
 //! | [`core_dumps`] | no core dumps of the machine's processes |
-//! | [`sockets`] | address families of the machine's sockets |
+//! | [`filter_cache`] | filters that systemd-nspawn need not compile again |
+//! | [`system_calls`] | system calls by which the machine would reach beyond itself |
 //! | [`socketcall`] | sockets of 32-bit programs on x86-64 |
+//! | [`personality`] | the architecture that the machine's programs see |
 //! | [`apparmor`] | keeps the host's AppArmor profiles from the machine's programs |
 
 mod agent_files;
@@ -26,12 +30,16 @@ mod binds;
 pub mod boot_units;
 mod cgroups;
 mod core_dumps;
+mod devices;
+pub mod filter_cache;
 mod host_devices;
 mod mount_points;
+pub mod names;
 mod overlay;
+mod personality;
 mod root;
 mod socketcall;
-mod sockets;
+mod system_calls;
 mod tmp;
 
 use std::convert::Infallible;
@@ -39,13 +47,11 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Error, Result, bail};
 use nspawn_common::config::init::Init;
-use nspawn_common::config::network::Network;
-use nspawn_common::config::private_users::RANGE_SIZE;
+use nspawn_common::config::private_users::IdRange;
 use nspawn_common::lifecycle::{diagnosis, uid_range};
 use nspawn_common::machine::name::MachineName;
 use nspawn_common::machine::paths::MachinePaths;
@@ -53,8 +59,7 @@ use nspawn_common::machine::state::State;
 use nspawn_common::sys::namespace_owner;
 
 use crate::diagnostics::print_diagnostic;
-use crate::network::pasta;
-use crate::network::resolvers::RESOLV_CONF;
+use crate::launcher::filter_cache::Entry;
 use crate::preflight;
 use crate::recorder;
 
@@ -96,39 +101,55 @@ fn become_machine(
     options: &[OsString],
 ) -> Result<Infallible> {
     let state = State::read(paths.name())?;
+    let writes_host = binds::is_host_writable(paths, options);
+    let ids = uid_range::allocate(paths, state.private_users)?;
     // A new /tmp would hide the sources there.
-    let options = &binds::hold_sources(paths, options)?;
+    let options = binds::hold_sources(paths, options, root::owner(ids))?;
+    let (devices, options) = &devices::create(paths, &options)?;
     tmp::provide()?;
-    let uid_base = uid_range::allocate(paths, state.private_users)?;
-    mount_root(paths, &state, uid_base, options)?;
-    let cgroup = confine(paths, &state, options)?;
+    mount_root(paths, &state, ids, options)?;
+    devices.set_owners(&paths.root_mount(), root::owner(ids))?;
+    let filters = find_filters(options);
+    let cgroup = confine(paths, &state, options, writes_host)?;
     let console = recorder::start(&paths.console_output(), Some(&cgroup))?;
-    if let Some(base) = uid_base {
-        count_as_user(base, &cgroup)?;
+    if let Some(ids) = ids {
+        count_as_user(ids.base, &cgroup)?;
     }
-    Err(exec_nspawn(program, uid_base, options, console))
+    let mut command = nspawn(program, ids, console);
+    command
+        .args(personality::option(&paths.root_mount(), options))
+        .args(options);
+    if filters.is_some_and(|filters| filters.install()) {
+        // systemd-nspawn compiles no filters then (ENVIRONMENT.md of systemd).
+        command.env("SYSTEMD_SECCOMP", "0");
+    }
+    Err(command.exec()).with_context(|| format!("can't start {program:?}"))
 }
 
 /// Mounts the machine's root, and adds the files that the image lacks.
 fn mount_root(
     paths: &MachinePaths,
     state: &State,
-    uid_base: Option<u32>,
+    ids: Option<IdRange>,
     options: &[OsString],
 ) -> Result<()> {
     let root = paths.root_mount();
-    let owner = uid_base.unwrap_or(0);
-    root::mount(paths, state, uid_base)?;
+    let owner = root::owner(ids);
+    root::mount(paths, state, ids)?;
     mount_points::create(&root, &mount_points::required(state, options), owner)?;
-    if state.network == Network::Nat {
-        let content = pasta::resolv_conf()?;
-        mount_points::replace_file(&root, Path::new(RESOLV_CONF), &content, owner)?;
-    }
+    names::write(&root, state, owner)?;
     mount_points::check_overlaid(&root, state)?;
-    root::mount_overlaid(paths, state, uid_base)?;
+    root::mount_overlaid(paths, state, ids)?;
     agent_files::mount(paths, owner)?;
     if state.init == Init::Systemd {
-        boot_units::write(&paths.agent_units(), &root, owner, unit_environment(state))?;
+        let environment = unit_environment(state);
+        boot_units::write(
+            &paths.agent_units(),
+            &root,
+            owner,
+            &state.network,
+            environment,
+        )?;
     }
     Ok(())
 }
@@ -144,10 +165,26 @@ fn unit_environment(state: &State) -> &[OsString] {
     }
 }
 
+/// Returns the filters for these options if the cache has them, or else starts to record them.
+fn find_filters(options: &[OsString]) -> Option<Entry> {
+    let filters = Entry::of(options)?;
+    if let Err(error) = filters.record_if_missing() {
+        print_diagnostic(format!(
+            "{error:#}; systemd-nspawn compiles its filters at each start"
+        ));
+    }
+    Some(filters)
+}
+
 /// Limits this process, and so the machine. Comes after all other programs that this process runs.
 ///
 /// Returns the cgroup for processes that stay beside systemd-nspawn.
-fn confine(paths: &MachinePaths, state: &State, options: &[OsString]) -> Result<File> {
+fn confine(
+    paths: &MachinePaths,
+    state: &State,
+    options: &[OsString],
+    writes_host: bool,
+) -> Result<File> {
     let cgroup = cgroups::set_up(paths)?;
     if let Err(error) = apparmor::leave_profiles() {
         print_diagnostic(format!(
@@ -155,7 +192,7 @@ fn confine(paths: &MachinePaths, state: &State, options: &[OsString]) -> Result<
         ));
     }
     core_dumps::forbid(options)?;
-    sockets::restrict(paths, state, options)?;
+    system_calls::restrict(paths, state, options, writes_host)?;
     Ok(cgroup)
 }
 
@@ -176,19 +213,14 @@ fn count_as_user(user: u32, cgroup: &File) -> Result<()> {
     Ok(())
 }
 
-fn exec_nspawn(
-    program: &OsString,
-    uid_base: Option<u32>,
-    options: &[OsString],
-    console: OwnedFd,
-) -> Error {
+/// Returns the command of systemd-nspawn without the machine's options.
+fn nspawn(program: &OsString, ids: Option<IdRange>, console: OwnedFd) -> Command {
     let mut command = Command::new(program);
-    if let Some(base) = uid_base {
-        command.arg(format!("--private-users={base}:{RANGE_SIZE}"));
+    if let Some(IdRange { base, size }) = ids {
+        command.arg(format!("--private-users={base}:{size}"));
         command.arg("--private-users-ownership=off");
     }
-    let error = command
-        .args(options)
+    command
         .stdout(console)
         // systemd-nspawn mounts no file system on /tmp, for the same reason for which tmp.mount is
         // masked.
@@ -196,7 +228,6 @@ fn exec_nspawn(
         .env(NO_PRESSURE.0, NO_PRESSURE.1)
         // systemd-nspawn logs to stderr, which is the unit's stream. The journal may not find the
         // unit of a message that comes from a process directly, once that process has ended.
-        .env("SYSTEMD_LOG_TARGET", "console")
-        .exec();
-    Error::new(error).context(format!("can't start {program:?}"))
+        .env("SYSTEMD_LOG_TARGET", "console");
+    command
 }

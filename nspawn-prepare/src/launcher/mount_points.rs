@@ -1,22 +1,20 @@
 //! Mount points and files that the machine's tree must have before systemd-nspawn starts.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, chroot};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{chown, chroot};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::unistd::{chdir, setegid, seteuid};
+use nix::unistd::chdir;
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::fork;
-use nspawn_common::sys::fs::ignore_missing;
 use nspawn_common::systemd::nspawn;
 
 use crate::layer::OVERLAID;
-use crate::network::resolvers::RESOLV_CONF;
 
 /// Returns the mount points that systemd-nspawn does not create, and whether each is a file.
 ///
@@ -29,7 +27,6 @@ pub fn required(state: &State, options: &[OsString]) -> Vec<(PathBuf, bool)> {
     }
     if state.layer == Layer::None {
         points.extend(OVERLAID.map(|name| (Path::new("/").join(name), false)));
-        points.extend([RESOLV_CONF, "/etc/hosts"].map(|file| (file.into(), true)));
         points.extend(nspawn::mount_points(options));
     }
     points
@@ -68,34 +65,9 @@ pub fn check_overlaid(root: &Path, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Replaces the file `path` in the tree at `root`, as the host's user `owner`.
-///
-/// The user is the machine's root. A link is replaced as well, because its target may be missing,
-/// or another program may write to it.
-pub fn replace_file(root: &Path, path: &Path, content: &str, owner: u32) -> Result<()> {
-    let write = || {
-        setegid(owner.into())?;
-        seteuid(owner.into())?;
-        if let Some(parent) = path.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(parent)?;
-        }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() == ErrorKind::IsADirectory => fs::remove_dir(path)?,
-            removed => ignore_missing(removed)?,
-        }
-        let mut file = File::create_new(path)?;
-        file.set_permissions(Permissions::from_mode(0o644))?;
-        file.write_all(content.as_bytes())
-    };
-    in_tree(root, write).with_context(|| format!("can't write {} in the machine", path.display()))
-}
-
 /// Runs `work` in a child process with the tree as its root directory, so that no link leads out of
 /// the tree.
-fn in_tree(root: &Path, work: impl FnOnce() -> io::Result<()>) -> Result<()> {
+pub fn in_tree(root: &Path, work: impl FnOnce() -> io::Result<()>) -> Result<()> {
     fork::run(|| {
         chroot(root)?;
         chdir("/")?;

@@ -74,9 +74,14 @@ impl UpperLayer {
 /// Returns the mount options of an overlay.
 ///
 /// `volatile` omits all syncs, because the layer is deleted with the machine (kernel 5.10).
+///
+/// `redirect_dir=on` makes rename(2) of a directory of the image work. The kernel notes the old path
+/// in an extended attribute that only it can set through the overlay, and only the machine's overlay
+/// writes to the layer. `metacopy` stays off: it makes chown(1) of large files cheap, but a mount
+/// without it refuses the files.
 fn overlay_options(lower: &Path, upper: &Path, work: &Path) -> OsString {
     let parts = [
-        OsStr::new("volatile,lowerdir="),
+        OsStr::new("volatile,redirect_dir=on,lowerdir="),
         lower.as_ref(),
         OsStr::new(",upperdir="),
         upper.as_ref(),

@@ -13,12 +13,12 @@ use nspawn_common::command::ext4::Content;
 use nspawn_common::command::{argv, ext4};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
-use nspawn_common::image::lookup;
+use nspawn_common::image::requirements;
 use nspawn_common::lifecycle::lost_writes;
 use nspawn_common::machine::paths::MachinePaths;
 use nspawn_common::machine::state::State;
 use nspawn_common::sys::idmapped_mount;
-use nspawn_common::sys::idmapped_mount::Access;
+use nspawn_common::sys::idmapped_mount::{Access, IdRange};
 
 use crate::launcher::host_devices;
 use crate::launcher::overlay::{UpperLayer, mode_of};
@@ -38,21 +38,21 @@ const IMAGE_POLICY: &str = "--image-policy=esp=ignore:xbootldr=ignore:swap=ignor
 /// First version of systemd that has `--image-policy=`.
 const IMAGE_POLICY_VERSION: u32 = 254;
 
-/// Mounts the machine's root. Its users are those of the range that begins at `uid_base`.
-pub fn mount(paths: &MachinePaths, state: &State, uid_base: Option<u32>) -> Result<()> {
+/// Mounts the machine's root. Its users are those of the range `ids`.
+pub fn mount(paths: &MachinePaths, state: &State, ids: Option<IdRange>) -> Result<()> {
     if state.layer == Layer::Snapshot {
         return idmapped_mount::bind(
             &paths.snapshot(),
             &paths.root_mount(),
-            uid_base,
+            ids,
             Access::Writable,
         );
     }
     let image = paths.image_mount();
-    mount_image(&state.image_path, &image, uid_base)?;
-    lookup::check(&state.image, &state.image_path, &image, state.init)?;
+    mount_image(&state.image_path, &image, ids)?;
+    requirements::check(&state.image, &state.image_path, &image, state.init)?;
     mount_layer(paths, state)?;
-    let layer = upper_layer(state, uid_base);
+    let layer = upper_layer(state, ids);
     mount_overlays(&layer, &image, &paths.root_mount())
         .map_err(|error| lost_writes::explain_mount_error(paths, error))?;
     create_container_directories(&layer, state)
@@ -62,11 +62,11 @@ pub fn mount(paths: &MachinePaths, state: &State, uid_base: Option<u32>) -> Resu
 ///
 /// systemd-nspawn binds them over those of the root. Its own option `--overlay` would mount
 /// overlays in which device nodes can be opened.
-pub fn mount_overlaid(paths: &MachinePaths, state: &State, uid_base: Option<u32>) -> Result<()> {
+pub fn mount_overlaid(paths: &MachinePaths, state: &State, ids: Option<IdRange>) -> Result<()> {
     if state.layer != Layer::None {
         return Ok(());
     }
-    let layer = upper_layer(state, uid_base);
+    let layer = upper_layer(state, ids);
     for name in OVERLAID {
         let lower = paths.root_mount().join(name);
         let target = layer.create_directory(name, mode_of(&lower))?;
@@ -75,10 +75,15 @@ pub fn mount_overlaid(paths: &MachinePaths, state: &State, uid_base: Option<u32>
     Ok(())
 }
 
-fn upper_layer(state: &State, uid_base: Option<u32>) -> UpperLayer {
+/// Returns the user of the host that is the machine's root.
+pub fn owner(ids: Option<IdRange>) -> u32 {
+    ids.map_or(0, |ids| ids.base)
+}
+
+fn upper_layer(state: &State, ids: Option<IdRange>) -> UpperLayer {
     UpperLayer {
         directory: state.layer_root(),
-        owner: uid_base.unwrap_or(0),
+        owner: owner(ids),
         is_reused: state.init == Init::None,
     }
 }
@@ -87,14 +92,14 @@ fn upper_layer(state: &State, uid_base: Option<u32>) -> UpperLayer {
 ///
 /// The path of `target` has no commas and colons, which the options of an overlay can't have. The
 /// path of the image may have some.
-fn mount_image(source: &Path, target: &Path, uid_base: Option<u32>) -> Result<()> {
+fn mount_image(source: &Path, target: &Path, ids: Option<IdRange>) -> Result<()> {
     if !source.is_file() {
-        return idmapped_mount::bind(source, target, uid_base, Access::ReadOnly);
+        return idmapped_mount::bind(source, target, ids, Access::ReadOnly);
     }
     host_devices::with_access(|| mount_disk_image(source, target))
         .with_context(|| format!("can't mount the disk image {}", source.display()))?;
-    match uid_base {
-        Some(base) => idmapped_mount::remap_recursively(target, source, base),
+    match ids {
+        Some(ids) => idmapped_mount::remap_recursively(target, source, ids),
         None => Ok(()),
     }
 }

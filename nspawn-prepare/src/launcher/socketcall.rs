@@ -18,9 +18,9 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid, getppid, setgroups};
 use nspawn_common::machine::paths::MachinePaths;
+use nspawn_common::sys::call_filter::SYS_SOCKET;
 use nspawn_common::sys::credentials::Credentials;
 use nspawn_common::sys::seccomp_listener::{Call, Listener};
-use nspawn_common::sys::socket_filter::SYS_SOCKET;
 use nspawn_common::sys::{fork, namespace, socket};
 
 /// Cgroup of the process, below that of the unit.

@@ -73,7 +73,8 @@ impl Resolvers {
     }
 }
 
-fn host_resolv_conf() -> String {
+/// Returns the content of the host's resolv.conf(5), or nothing if that can't be read.
+pub fn host_resolv_conf() -> String {
     fs::read_to_string(RESOLV_CONF).unwrap_or_default()
 }
 

@@ -101,10 +101,12 @@ impl Uplink {
     ///
     /// The addresses are marked as deprecated, so that systemd-machined does not announce them: the
     /// host can't reach the machine by them. The machine itself uses them nevertheless, because it
-    /// has no others.
-    pub fn configuration(&self) -> String {
+    /// has no others. With `nesting` they are not: the pasta of a container in the machine copies the
+    /// machine's addresses and routes, but since 2026 no deprecated addresses.
+    pub fn configuration(&self, nesting: bool) -> String {
+        let lifetime = if nesting { "" } else { "preferred_lft 0" };
         let address = |address: IpAddr, prefix: u8, flags: &str| {
-            format!("address add {address}/{prefix} dev {INTERFACE} {flags} preferred_lft 0\n")
+            format!("address add {address}/{prefix} dev {INTERFACE} {flags} {lifetime}\n")
         };
         let route = |gateway: IpAddr| format!("route add default via {gateway} dev {INTERFACE}\n");
         let mut commands = format!("link set {INTERFACE} mtu {MTU}\n");
@@ -208,13 +210,13 @@ mod tests {
                 .options(false)
                 .contains(&"--ipv4-only".to_owned())
         );
-        assert!(!uplink(true, false).configuration().contains("fd6e"));
+        assert!(!uplink(true, false).configuration(false).contains("fd6e"));
         assert!(
             uplink(false, true)
                 .options(false)
                 .contains(&"--ipv6-only".to_owned())
         );
-        assert!(!uplink(false, true).configuration().contains("198.19"));
+        assert!(!uplink(false, true).configuration(false).contains("198.19"));
         assert_eq!(uplink(false, true).gateway(), IpAddr::from(IPV6[1]));
         let both = uplink(true, true).options(true).join(" ");
         assert!(

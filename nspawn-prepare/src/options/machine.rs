@@ -17,28 +17,30 @@ use nspawn_common::config::private_users::PrivateUsers;
 use nspawn_common::config::retention::Retention;
 use nspawn_common::sys::process::ProcessId;
 use nspawn_common::systemd::nspawn;
-use nspawn_common::systemd::nspawn::{Bind, NO_CORES};
+use nspawn_common::systemd::nspawn::{Bind, NO_CORES, PERSONALITY};
 
 use crate::cli;
+use crate::device::Device;
 use crate::layer;
 use crate::layer::size::LayerSize;
 use crate::network::destination::Destination;
 use crate::options::clap_matches::{optional, parsed_list, required};
 
-/// System calls that containers in a machine need (the kernel's keyrings and BPF are aware of user
-/// namespaces).
-const NESTING: &str = "--system-call-filter=add_key keyctl bpf";
+/// System call that containers in a machine need besides those of the kernel's keyrings. BPF is
+/// aware of user namespaces.
+const NESTING: &str = "--system-call-filter=bpf";
 
 /// Options that describe a machine.
 #[derive(Clone, Debug)]
 pub struct MachineOptions {
     pub binds: Vec<Bind>,
+    pub devices: Vec<Device>,
     /// Variables of every command in the machine, as `NAME=VALUE`.
     pub environment: Vec<OsString>,
     /// Properties of the machine's unit.
     pub properties: Vec<OsString>,
     pub private_users: PrivateUsers,
-    /// Options of systemd-nspawn for capabilities and system calls.
+    /// Options of systemd-nspawn for capabilities, system calls and the personality.
     pub privileges: Vec<OsString>,
     /// Options of systemd-nspawn for resource limits of processes, one for each limit.
     pub rlimits: Vec<OsString>,
@@ -72,6 +74,7 @@ impl MachineOptions {
         let init = required(matches, "init")?;
         Ok(Self {
             binds: binds(matches)?,
+            devices: devices(matches)?,
             environment: parsed_list(matches, "setenv", values::complete_variable)?,
             properties: parsed_list(matches, "property", check_property)?,
             private_users,
@@ -108,6 +111,16 @@ fn binds(matches: &ArgMatches) -> Result<Vec<Bind>> {
     Ok(binds)
 }
 
+fn devices(matches: &ArgMatches) -> Result<Vec<Device>> {
+    let mut devices = parsed_list(matches, "device", |word| {
+        Device::parse(&word.to_string_lossy())
+    })?;
+    if values::is_set(matches, "nesting") {
+        devices.extend(Device::for_nesting());
+    }
+    Ok(devices)
+}
+
 // systemd-nspawn runs in another working directory than this process.
 fn absolute(spec: OsString) -> Result<OsString> {
     if matches!(spec.as_bytes().first(), Some(b'/' | b'+' | b':')) {
@@ -127,6 +140,9 @@ fn privileges(matches: &ArgMatches) -> Result<Vec<OsString>> {
             let value = values::require_utf8(name, value)?;
             options.push(nspawn::assign(&format!("--{name}"), &value));
         }
+    }
+    if let Some(architecture) = optional::<&str>(matches, "personality") {
+        options.push(format!("{PERSONALITY}{architecture}").into());
     }
     if values::is_set(matches, "no-new-privileges") {
         options.push("--no-new-privileges=yes".into());

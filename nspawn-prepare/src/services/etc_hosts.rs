@@ -3,22 +3,17 @@
 //! This code runs inside the machine, to which the file belongs.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use nix::libc::O_NONBLOCK;
-use nspawn_common::sys::fs::{bind_mount, if_present, remove_file_if_present};
+use anyhow::{Context, Error, Result};
+use nspawn_common::sys::fs::{bind_mount, if_present, read_regular_file, remove_file_if_present};
 
-/// The file in the machine.
-const HOSTS: &str = "/etc/hosts";
+use crate::launcher::names::{HOSTS, LOCALHOST, MAX_SIZE, own_line};
+
 /// File that is mounted over a read-only /etc/hosts.
 const COPY: &str = "/run/nspawn-hosts";
-/// Number of bytes that are read of the file at most.
-const MAX_SIZE: u64 = 1 << 20;
-/// Initial content if the file is missing or empty.
-const LOCALHOST: &str = "127.0.0.1 localhost\n::1 localhost\n";
 
 /// Adds the lines that the file lacks.
 ///
@@ -38,20 +33,28 @@ pub fn add(lines: &[String]) -> Result<()> {
     }
 }
 
-fn read() -> Result<String> {
-    // O_NONBLOCK keeps a FIFO in the place of the file from blocking this process.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(O_NONBLOCK)
-        .open(HOSTS);
-    let Some(file) = if_present(file)? else {
-        return Ok(String::new());
+/// Replaces the name `from` of the machine itself by `to`, if the file has it as the launcher writes
+/// it.
+///
+/// Run this by [`nspawn_common::machine::namespaces::run_inside`].
+pub fn rename(from: &str, to: &str) -> Result<()> {
+    // Another file of the image has no such line.
+    let Ok(content) = read() else {
+        return Ok(());
     };
-    if !file.metadata()?.is_file() {
-        bail!("it is not a regular file");
+    let renamed = content.replace(&own_line(from), &own_line(to));
+    if renamed == content {
+        return Ok(());
     }
-    let mut text = Vec::new();
-    file.take(MAX_SIZE).read_to_end(&mut text)?;
+    match fs::write(HOSTS, &renamed) {
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => replace(&renamed),
+        result => result.map_err(Error::from),
+    }
+    .with_context(|| format!("can't write to {HOSTS}"))
+}
+
+fn read() -> Result<String> {
+    let text = if_present(read_regular_file(HOSTS, MAX_SIZE))?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 

@@ -86,7 +86,9 @@ fn unit_command(paths: &MachinePaths) -> Result<Vec<OsString>> {
         .named(&paths.command_unit())
         .in_slice_of_machines()
         .described(&format!("Service command of CI machine {}", paths.name()))
-        .properties([format!("BindsTo={}", paths.unit())]);
+        .properties([format!("BindsTo={}", paths.unit())])
+        // nspawn-cleanup kills the command, which is no failure.
+        .properties(["SuccessExitStatus=SIGKILL".to_owned()]);
     let record = Internal::Record {
         machine: paths.name().clone(),
         command: vec![

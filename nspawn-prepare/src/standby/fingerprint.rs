@@ -27,7 +27,7 @@ use crate::preflight;
 /// for a standby machine.
 const TIMED_PROPERTIES: [&[u8]; 2] = [b"RuntimeMaxSec=", b"RuntimeRandomizedExtraSec="];
 
-/// Files of the host that systemd-nspawn copies into a machine at its start.
+/// Files of the host from which a machine gets its resolvers at its start.
 const COPIED_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
 /// Checks that a machine with this configuration can be started ahead of time.
@@ -91,7 +91,6 @@ pub fn compute(spec: &MachineSpec) -> Result<Vec<u8>> {
         Network::Bridge(name) => add(&fs::read(format!("/sys/class/net/{name}/ifindex")).ok()),
         _ => {}
     }
-    add(&fs::canonicalize("/etc/localtime").ok());
     if options.network != Network::None {
         add(&COPIED_FILES.map(|path| fs::read(path).ok()));
     }

@@ -20,10 +20,14 @@ use nspawn_common::systemd::machined::Registration;
 use crate::create::spec::MachineSpec;
 use crate::create::state;
 use crate::create::step::Step;
+use crate::services::etc_hosts;
 use crate::standby::{fingerprint, machines, pool};
 
 /// Time limit for the agent of a standby machine to answer.
 const AGENT_LIMIT: Duration = Duration::from_secs(2);
+
+/// Time limit for a change of a machine's /etc/hosts.
+const HOSTS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Takes over a standby machine as the machine of `spec`, if one has the same fingerprint.
 ///
@@ -130,7 +134,7 @@ fn hand_over(
     };
     Step::file(to.state_file(), state.to_json().to_string().into_bytes()).run()?;
     let to = &state.paths();
-    set_host_name(to, registration.leader).with_context(failure)?;
+    set_host_name(from, to, registration.leader).with_context(failure)?;
     registration.register(to)?;
     ssh::publish(to)
 }
@@ -143,7 +147,9 @@ fn exchange(one: &Path, other: &Path) -> Result<()> {
 }
 
 // Sets the host name from outside: the machine may lack the capability for it.
-fn set_host_name(paths: &MachinePaths, leader: u32) -> Result<()> {
-    let [namespace] = namespaces::open(paths, leader, ["ns/uts"])?;
-    namespace::set_host_name(&namespace, paths.name().as_str())
+fn set_host_name(from: &MachinePaths, to: &MachinePaths, leader: u32) -> Result<()> {
+    let [namespace] = namespaces::open(to, leader, ["ns/uts"])?;
+    let (old, new) = (from.name().as_str(), to.name().as_str());
+    namespace::set_host_name(&namespace, new)?;
+    namespaces::run_inside(to, leader, HOSTS_LIMIT, || etc_hosts::rename(old, new))
 }

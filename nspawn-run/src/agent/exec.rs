@@ -3,26 +3,27 @@
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
     Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execvp, fchown, setgid, setgroups,
     setsid, setuid,
 };
 use nspawn_common::exit_code::Exit;
+use nspawn_common::machine::passwd::User;
+use nspawn_common::sys::fs::{NULL_DEVICE, is_null_device, is_regular_file};
 use nspawn_common::sys::{environment, ioctl, signals};
 
 use crate::agent::command_cgroup::CommandCgroup;
-use crate::agent::passwd::User;
+use crate::agent::login;
 use crate::agent::script::Words;
-
-/// Search path of a command, which is that of systemd's services.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Stdin, stdout and stderr of a command.
 pub enum Stdio {
@@ -114,15 +115,32 @@ fn set_stdio(stdio: &Stdio, user: &User) -> Result<()> {
             [terminal; 3]
         }
     };
+    let null_device = null_device_for(stdin);
     for fd in [stdin, stdout, stderr] {
         // As the owner, the command can open /dev/stderr and the like by name.
         let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
         fchown(fd, Some(uid), Some(gid))?;
     }
-    dup2_stdin(stdin)?;
+    dup2_stdin(null_device.as_ref().map_or(stdin.as_fd(), File::as_fd))?;
     dup2_stdout(stdout)?;
     dup2_stderr(stderr)?;
     Ok(())
+}
+
+// Opens the machine's /dev/null in place of the empty file by which the host requests it. Without
+// that device, the command reads the file. Only the call of open(2) must not block, on what may be a
+// FIFO: Ansible refuses a stdin that does not block.
+fn null_device_for(stdin: &OwnedFd) -> Option<File> {
+    if !is_regular_file(stdin) {
+        return None;
+    }
+    let file = File::options()
+        .read(true)
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
+        .open(NULL_DEVICE)
+        .ok()?;
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::empty())).ok()?;
+    is_null_device(&file).then_some(file)
 }
 
 // Reading a directory fails, also if the command opens it again as /dev/stdin.
@@ -132,16 +150,9 @@ fn set_unreadable_stdin() -> Result<()> {
 
 // Replaces the environment by that of a login, and adds the requested variables.
 fn set_environment(request: &ExecRequest) {
-    let user = request.user;
-    let login = [
-        ("HOME", &*user.home),
-        ("USER", &*user.name),
-        ("LOGNAME", &*user.name),
-        ("SHELL", &*user.shell),
-        ("PATH", OsStr::new(PATH)),
-    ];
+    let login = login::variables(request.user);
     environment::clear_variables();
-    let login = login.map(|(name, value)| (OsStr::new(name), value));
+    let login = login.iter().map(|(name, value)| (&**name, &**value));
     let requested = request
         .environment
         .iter()

@@ -12,21 +12,29 @@
 //! | [`exec`] | the process that becomes the command |
 //! | [`command_cgroup`], [`limits`] | a cgroup for each command, with the machine's limits |
 //! | [`descendants`], [`reaper`] | processes of a command, and how they end |
-//! | [`passwd`] | `/etc/passwd` and `/etc/group` of the machine |
+//! | [`login`] | variables of a login |
+//! | [`user_manager`] | the systemd of a user |
+//! | [`online`] | the wait for the network, for services of the image |
+//! | [`resolvers`] | name servers in the files of systemd-resolved |
+//! | [`sysctl`] | kernel settings of the machine's own namespaces |
 //! | [`pty`] | a terminal for the command |
 
 pub mod command_cgroup;
 pub mod descendants;
 pub mod exec;
 pub mod limits;
-pub mod passwd;
+pub mod login;
+pub mod online;
 pub mod pty;
 pub mod reaper;
 pub mod receive;
 pub mod reply;
+pub mod resolvers;
 pub mod running_command;
 pub mod script;
 pub mod session;
+pub mod sysctl;
+pub mod user_manager;
 
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
@@ -62,6 +70,9 @@ pub const ONCE_OPTION: &str = "--agent-once";
 /// Argument that ends the agent and all of its sessions.
 pub const STOP_OPTION: &str = "--agent-stop";
 
+/// Argument that waits until the machine has its network. Services of the image call it.
+pub const ONLINE_OPTION: &str = "--agent-wait-online";
+
 /// Time that an idle agent waits for another command before it exits.
 ///
 /// A program that starts a command first checks that the machine runs, and the program with the
@@ -85,6 +96,9 @@ pub fn stop() -> Result<()> {
 
 /// Serves the host, with a process for each connection.
 pub fn main(policy: IdlePolicy) -> Result<()> {
+    sysctl::permit_ping();
+    sysctl::open_user_settings();
+    resolvers::publish();
     let mut cgroup = AgentCgroup::enter()?;
     let mount = Path::new(AGENT_MOUNT_IN_MACHINE);
     let listener = listen(&mount.join(AGENT_SOCKET))?;

@@ -16,16 +16,17 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Pid, pipe2};
 use nspawn_common::agent::protocol;
 use nspawn_common::agent::request::{Program, Request};
+use nspawn_common::machine::passwd;
 
 use crate::agent::command_cgroup::{CommandCgroup, HOST_IS_GONE};
 use crate::agent::exec;
 use crate::agent::exec::{ExecRequest, Refusal, Stdio};
-use crate::agent::passwd;
 use crate::agent::pty::{Pty, Source};
 use crate::agent::reaper;
 use crate::agent::reaper::ProcessEnd;
 use crate::agent::reply;
 use crate::agent::script::{Script, Words};
+use crate::agent::user_manager;
 
 /// Events that a session waits for.
 struct Events {
@@ -49,6 +50,9 @@ impl RunningCommand {
         pipes: [OwnedFd; 3],
     ) -> Result<Self, Refusal> {
         let user = passwd::find(request.user.as_deref().unwrap_or(OsStr::new("root")))?;
+        if request.user_manager {
+            user_manager::start(&user)?;
+        }
         let script = match &request.program {
             Program::Script(text, _) => Some(Script::write(text, &user)?),
             _ => None,

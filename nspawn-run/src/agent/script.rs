@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nspawn_common::agent::request::Program;
 use nspawn_common::command;
-
-use crate::agent::passwd::User;
+use nspawn_common::machine::passwd::User;
 
 /// Script of the host in a file of the machine, which is removed on drop.
 ///

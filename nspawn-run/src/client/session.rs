@@ -34,7 +34,7 @@ const PING_LIMIT: Duration = Duration::from_secs(5);
 pub enum Stdin {
     /// The command reads this program's stdin.
     Inherited,
-    /// The command reads nothing.
+    /// The command's stdin is /dev/null.
     Empty,
 }
 
@@ -82,7 +82,13 @@ impl<'a> Session<'a> {
         // signal is missed.
         signals::catch()?;
         let mut connection = Connection::new(paths.clone(), agent, grace_period, oom_watch)?;
-        let (stdin_reader, stdin_writer) = stdio::pipe()?;
+        let (stdin_reader, stdin_writer) = match stdin {
+            Stdin::Inherited => {
+                let (reader, writer) = stdio::pipe()?;
+                (reader, Some(writer))
+            }
+            Stdin::Empty => (stdio::empty_file()?, None),
+        };
         let (routes, [stdout_writer, stderr_writer]) = stdio::create_routes()?;
         let streams = [stdin_reader, stdout_writer, stderr_writer];
         send_request(&mut connection, request, streams)
@@ -94,7 +100,7 @@ impl<'a> Session<'a> {
             .into_iter()
             .map(Output::start)
             .collect::<Result<_>>()?;
-        let stdin_failure = start_input(stdin, stdin_writer)?;
+        let stdin_failure = stdin_writer.map(start_input).transpose()?;
         Ok(Self {
             state,
             paths,
@@ -159,14 +165,9 @@ fn is_closed_connection(error: &Error) -> bool {
 }
 
 // Returns a channel that receives a failure to read this program's stdin.
-fn start_input(stdin: Stdin, target: OwnedFd) -> Result<Option<Receiver<InputFailure>>> {
-    match stdin {
-        Stdin::Inherited => {
-            let source = io::stdin().as_fd().try_clone_to_owned()?;
-            stdio::start_input(source, target).map(Some)
-        }
-        Stdin::Empty => Ok(None),
-    }
+fn start_input(target: OwnedFd) -> Result<Receiver<InputFailure>> {
+    let source = io::stdin().as_fd().try_clone_to_owned()?;
+    stdio::start_input(source, target)
 }
 
 fn deliver(outputs: Vec<Output>, limit: Option<Duration>) -> Result<()> {

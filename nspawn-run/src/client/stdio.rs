@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
 use nix::unistd::{pipe2, read};
 use nspawn_common::sys::ioctl;
@@ -30,6 +31,23 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     // The pipe keeps its size if pipes already take too much of the host's memory.
     let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(MAX_CHUNK as i32));
     Ok((reader, writer))
+}
+
+/// Creates an empty file, for which a command in the machine gets the machine's /dev/null as stdin.
+///
+/// The machine may not get the device of the host, whose mode its root could change.
+pub fn empty_file() -> Result<OwnedFd> {
+    let create = || {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let file = memfd_create("stdin", flags)?;
+        let seals = SealFlag::F_SEAL_WRITE
+            | SealFlag::F_SEAL_GROW
+            | SealFlag::F_SEAL_SHRINK
+            | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        nix::Result::Ok(file)
+    };
+    create().context("can't create an empty file")
 }
 
 /// Returns the error of reading stdin, if stdin is a directory, or a file that is open for writing

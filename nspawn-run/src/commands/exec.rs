@@ -1,9 +1,12 @@
 //! A command of the caller.
 
+use std::io;
+
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use nspawn_common::agent::request::Program;
 use nspawn_common::exit_code;
+use nspawn_common::sys::fs::is_null_device;
 
 use crate::cli::Options;
 use crate::client::connection::Outcome;
@@ -29,6 +32,7 @@ pub fn run_command(machine: &Machine, options: &Options) -> Result<u8> {
     let size = has_terminal.then(terminal::size);
     let mut request = request::create(&machine.state, options, program, size);
     let stdin = match stdio::find_stdin_error() {
+        None if !has_terminal && is_null_device(io::stdin()) => Stdin::Empty,
         None => Stdin::Inherited,
         Some(error) if has_terminal || options.command.is_empty() => {
             return Err(error).context("can't read stdin");

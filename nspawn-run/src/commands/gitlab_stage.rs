@@ -2,10 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use nix::unistd::dup2_stderr;
 use nspawn_common::agent::protocol;
 use nspawn_common::agent::request::Program;
 use nspawn_common::error;
@@ -52,10 +53,13 @@ const RUNNER_STAGES: [&str; 10] = [
 ///
 /// The arguments are the path of a script and the name of the stage, which may be an unknown one.
 pub fn run_stage(options: &Options) -> Result<u8> {
+    // GitLab Runner reads the two streams from two pipes, which loses the order of their lines. So
+    // everything goes to one of them. A failure costs no more than the order.
+    let _ = dup2_stderr(io::stdout());
     let name = Job::from_env()?.machine_name()?;
     let result = run_in_machine(&name, options);
     if is_stage(options, &[LAST_STAGE]) {
-        print_if_err(service_logs::print_ended(&name));
+        print_if_err(service_logs::print(&name, wants_service_logs()));
         report::print_diagnostic(PROGRAM, OsStr::new(&usage::describe(&name)));
     }
     let has_failed = match &result {
@@ -66,6 +70,13 @@ pub fn run_stage(options: &Options) -> Result<u8> {
         print_if_err(record_failure(&name));
     }
     result
+}
+
+/// Returns whether the job asks for the logs of its services.
+fn wants_service_logs() -> bool {
+    let value = gitlab::variable("CI_DEBUG_SERVICES").unwrap_or_default();
+    // These are the values that GitLab Runner takes for true (Go's strconv.ParseBool).
+    ["1", "t", "T", "true", "True", "TRUE"].contains(&&*value)
 }
 
 fn run_in_machine(name: &MachineName, options: &Options) -> Result<u8> {

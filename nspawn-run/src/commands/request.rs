@@ -34,6 +34,7 @@ pub fn create(
         // the command even if another command keeps the machine running.
         kill_remaining: options.kill_remaining || state.init == Init::None,
         has_unreadable_stdin: false,
+        user_manager: options.user_manager,
     }
 }
 

@@ -148,3 +148,19 @@ fn boot_is_ended_after_the_timeout() {
     call("nspawn-prepare", arguments).expect_error(1, "did not start");
     assert_eq!(left_of(&name), "");
 }
+
+#[test]
+fn wait_for_the_agent_of_a_boot_without_its_target_is_bounded() {
+    let name = format!("untargeted-{}", std::process::id());
+    let arguments = [
+        "15",
+        "nspawn-prepare",
+        "--name",
+        &*name,
+        "--timeout=2s",
+        "--boot-target=missing.target",
+        &image(),
+    ];
+    call("timeout", arguments).expect_error(1, "did not start");
+    assert_eq!(left_of(&name), "");
+}

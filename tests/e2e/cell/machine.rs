@@ -3,8 +3,8 @@
 use std::fs;
 use std::sync::OnceLock;
 
-use nspawn_common::config::private_users::RANGE_SIZE;
-use nspawn_tests::{BackgroundCommand, Machine, expect_lines, sh, wait_until};
+use nspawn_common::config::private_users::PICKED_SIZE;
+use nspawn_tests::{BackgroundCommand, Machine, expect_lines, sh, skip, wait_until};
 
 use super::{Cell, Sleep, is_registered, unit_properties};
 
@@ -23,12 +23,12 @@ fn check_users(machine: &Machine, other: &Machine) {
             .map(|number| number.parse().unwrap())
             .collect();
         assert!(
-            map[0] == 0 && map[1] >= RANGE_SIZE && map[2] == RANGE_SIZE,
+            map[0] == 0 && map[1] >= PICKED_SIZE && map[2] == PICKED_SIZE,
             "{map:?}"
         );
         map[1]
     };
-    assert!(base(machine).abs_diff(base(other)) >= RANGE_SIZE);
+    assert!(base(machine).abs_diff(base(other)) >= PICKED_SIZE);
 }
 
 fn check_devices(machine: &Machine) {
@@ -42,11 +42,13 @@ fn check_network(machine: &Machine) {
     static HOST_RESOLVES: OnceLock<bool> = OnceLock::new();
     // Resolution depends on the network of the host.
     let resolve = "getent hosts deb.debian.org >/dev/null";
-    let resolves = *HOST_RESOLVES.get_or_init(|| sh(resolve).code() == 0);
-    assert!(
-        resolves || std::env::var_os("CI").is_none(),
-        "the host resolves no name"
-    );
+    let resolves = *HOST_RESOLVES.get_or_init(|| {
+        let resolves = sh(resolve).code() == 0;
+        if !resolves {
+            skip("the host resolves no name");
+        }
+        resolves
+    });
     let servers = "awk '/^nameserver/ { print $2 }' /etc/resolv.conf";
     let check = if resolves { resolve } else { "true" };
     let seen = machine

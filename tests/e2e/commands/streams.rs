@@ -5,6 +5,7 @@ use std::io::{Seek, SeekFrom};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use nspawn_tests::{Done, Machine, call, finish, first_line, random, scratch, sh};
 
 use super::LIVING_SLEEP;
@@ -23,6 +24,84 @@ fn streams_are_passed_through_unchanged() {
         .sh("echo out >/dev/stdout; echo err >/dev/stderr")
         .expect(0);
     assert_eq!((&*done.out(), &*done.err()), ("out\n", "err\n"));
+}
+
+/// Prints the type of stdin, and the number of the device.
+const STDIN_TYPE: &str = "stat --dereference --format='%F %t:%T' /proc/self/fd/0";
+
+#[test]
+fn null_device_as_stdin_is_the_null_device_of_the_machine() {
+    for init in ["--init=systemd", "--init=stub", "--init=none"] {
+        let machine = Machine::with(&[init]);
+        let type_of = |redirection: &str| {
+            let line = format!("nspawn-run {} {STDIN_TYPE} {redirection}", machine.name);
+            sh(&line).expect(0).out()
+        };
+        assert_eq!(
+            type_of("</dev/null"),
+            "character special file 1:3\n",
+            "{init}"
+        );
+        assert_eq!(type_of("<&-"), "character special file 1:3\n", "{init}");
+        assert_eq!(type_of("</etc/passwd"), "fifo 0:0\n", "{init}");
+        let owner = machine
+            .run(["stat", "--format=%U %a", "/dev/null"])
+            .expect(0);
+        assert_eq!(owner.out(), "root 666\n", "{init}");
+    }
+}
+
+#[test]
+fn streams_of_a_command_block() {
+    let machine = Machine::new();
+    for redirection in ["</dev/null", "<&-", "</etc/passwd"] {
+        let line = format!(
+            "nspawn-run {} sh -c 'sed -n s/^flags:.//p /proc/self/fdinfo/0' {redirection}",
+            machine.name
+        );
+        let flags = sh(&line).expect(0).out();
+        let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
+        assert_eq!(flags & OFlag::O_NONBLOCK.bits(), 0, "{redirection}");
+    }
+}
+
+#[test]
+fn null_device_of_the_machine_may_be_spoilt() {
+    let machine = Machine::new();
+    for spoiler in [
+        "rm /dev/null; mkfifo /dev/null",
+        "rm /dev/null",
+        "touch /dev/null",
+    ] {
+        machine.sh(spoiler).expect(0);
+        let line = format!("nspawn-run {} cat </dev/null", machine.name);
+        assert_eq!(sh(&line).expect(0).out(), "");
+    }
+}
+
+#[test]
+fn other_users_open_the_streams_by_name() {
+    const SCRIPT: &str = "set -e; for user in daemon nobody; do \
+        su -s /bin/sh $user -c 'echo out >/dev/stdout; echo err >/dev/stderr; cat /dev/stdin'; done";
+    for init in ["--init=systemd", "--init=stub", "--init=none"] {
+        let machine = Machine::with(&[init]);
+        let done = finish(&mut machine.command(["sh", "-c", SCRIPT]), b"in\n").expect(0);
+        assert_eq!(
+            (&*done.out(), &*done.err()),
+            ("out\nin\nout\n", "err\nerr\n"),
+            "{init}"
+        );
+        machine
+            .sh("useradd ann; cp /usr/bin/setpriv /root; chmod 755 /root; chmod 4755 /root/setpriv")
+            .expect(0);
+        let script = "/root/setpriv --reuid=1 --regid=1 --clear-groups sh -c 'echo out >/dev/stdout; echo err >/dev/stderr'";
+        let done = call(
+            "nspawn-run",
+            ["--uid=ann", &machine.name, "sh", "-c", script],
+        )
+        .expect(0);
+        assert_eq!((&*done.out(), &*done.err()), ("out\n", "err\n"), "{init}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Report, Runner};
 use nspawn_tests::{call, image, left_of, scratch, sh};
+use serde_json::json;
 
 /// A project with a unique number, whose caches are deleted at the end of the test.
 struct Project(u64);
@@ -94,6 +95,47 @@ fn cache_works_with_every_init_and_layer() {
             report.describe()
         );
     }
+}
+
+#[test]
+fn jobs_share_a_cache_whoever_their_users_are() {
+    let project = Project::new();
+    // The scripts of GitLab Runner replace the file of a cache in this way.
+    let lines = [
+        "mkdir -p /cache/key",
+        "test ! -e /cache/key/cache.zip || cat /cache/key/cache.zip",
+        "umask 077; echo by $(id -u):$(id -g) >/cache/key/new; mv -f /cache/key/new /cache/key/cache.zip",
+        "test -O /cache/key/cache.zip -a -G /cache/key/cache.zip",
+    ];
+    let mut before = String::new();
+    for user in ["root", "4242", "daemon:games", "root", "1000000"] {
+        let user_option = json!({ "executor_opts": { "docker": { "user": user } } });
+        let job = project.job().image_options(user_option).script(&lines);
+        let report = job.run().expect(&Outcome::Success);
+        assert_eq!(report.stage("build_script").text(), before, "{user}");
+        let ids = match user {
+            "root" => "0:0",
+            "daemon:games" => "1:60",
+            "4242" => "4242:4242",
+            _ => "1000000:1000000",
+        };
+        before = format!("by {ids}\n");
+    }
+}
+
+/// A file of the user in one job belongs to root in the next.
+#[test]
+fn user_leaves_no_program_with_the_rights_of_root() {
+    let project = Project::new();
+    let user = json!({ "executor_opts": { "docker": { "user": "4242" } } });
+    let lines = ["cp /usr/bin/id /cache/id", "chmod 4755 /cache/id"];
+    let job = project.job().image_options(user).script(&lines);
+    let _ = job.run().expect(&Outcome::Success);
+    let report = project.run(&[
+        "stat --format '%u %a' /cache/id",
+        "setpriv --reuid=4243 --clear-groups /cache/id --user",
+    ]);
+    assert_eq!(report.stage("build_script").text(), "0 4755\n4243\n");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The host's gitlab-runner in the machines of jobs.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{call, finish, image, sh};
+use serde_json::json;
 
 /// Makes an executable file named gitlab-runner.
 fn program(name: &str, text: &str) -> PathBuf {
@@ -17,7 +18,7 @@ fn program(name: &str, text: &str) -> PathBuf {
     path
 }
 
-fn remove(path: &std::path::Path) {
+fn remove(path: &Path) {
     fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 
@@ -45,10 +46,54 @@ fn scripts_can_call_but_not_change_the_runner_of_the_host() {
 }
 
 #[test]
+fn scripts_find_the_runner_on_a_path_of_their_own() {
+    let path = program("on-path", "#!/bin/sh\necho \"the host's\"\n");
+    let job = Job::new(&image())
+        .variable("PATH", "/opt/tools:/bin")
+        .script(&["gitlab-runner"]);
+    let report = Runner::default()
+        .prepare_args(&[&format!("--gitlab-runner={}", path.display())])
+        .run(&job)
+        .expect(&Outcome::Success);
+    report.expect_log("the host's");
+    remove(&path);
+}
+
+/// GitLab Runner turns `run:` into a script that calls step-runner.
+#[test]
+fn functions_call_the_step_runner_of_the_host() {
+    let directory = PathBuf::from(format!("/run/e2e-steps-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let job = |line: &str| {
+        Job::new(&image())
+            .functions(json!([{ "name": "one", "script": "true" }]))
+            .script(&[line])
+    };
+    let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap());
+    let runner = Runner::default().variable("PATH", &path);
+    let notice = "no step-runner of the host is mounted";
+    let report = runner.run(&job("! step-runner")).expect(&Outcome::Success);
+    report.expect_log(notice);
+    let program = directory.join("step-runner");
+    fs::write(&program, "#!/bin/sh\necho \"the host's $*\"\n").unwrap();
+    sh(&format!("chmod 755 {}", program.display())).expect(0);
+    let report = runner.run(&job("step-runner ci")).expect(&Outcome::Success);
+    report.expect_log("the host's ci");
+    assert!(!report.log().contains(notice), "{}", report.describe());
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
 fn missing_runner_is_reported_to_the_job() {
     let notice = "no gitlab-runner of the host is mounted";
     let job = || Job::new(&image()).script(&["! command -v gitlab-runner"]);
-    let report = Runner::default().run(&job()).expect(&Outcome::Success);
+    let path = std::env::var("PATH").unwrap();
+    let has_no_runner = |entry: &&str| !Path::new(entry).join("gitlab-runner").exists();
+    let entries: Vec<_> = path.split(':').filter(has_no_runner).collect();
+    let report = Runner::default()
+        .variable("PATH", &entries.join(":"))
+        .run(&job())
+        .expect(&Outcome::Success);
     report.expect_log(notice);
     // --gitlab-runner=no silences the notice.
     let report = Runner::default()

@@ -183,9 +183,9 @@ fn limits_are_on_the_cgroup_that_holds_the_job() {
             let shown = "MemoryMax,TasksMax,MemorySwapMax,RuntimeMaxUSec";
             let limits = sh(&format!("systemctl show --property={shown} {unit}")).out();
             let has = |line: &str| limits.lines().any(|shown| shown == line);
-            // RuntimeMaxSec= is the time limit of the job, two minutes, plus half an hour.
+            // RuntimeMaxSec= is the time limit of the job, ten minutes, plus half an hour.
             assert!(
-                has("MemorySwapMax=0") && has("RuntimeMaxUSec=32min"),
+                has("MemorySwapMax=0") && has("RuntimeMaxUSec=40min"),
                 "{limits}"
             );
             assert!(
@@ -196,6 +196,57 @@ fn limits_are_on_the_cgroup_that_holds_the_job() {
         });
     let report = job.run().expect(&Outcome::Success);
     assert_eq!(report.stage("build_script").text(), "now\nkilled\n");
+}
+
+/// GitLab Runner reads stdout and stderr from two pipes.
+#[test]
+fn log_keeps_the_order_of_stdout_and_stderr() {
+    let line = "for i in $(seq 300); do echo out $i; echo error $i >&2; done; exit 300";
+    let report = Job::new(&image())
+        .script(&[line])
+        .run()
+        .expect(&Outcome::ScriptFailure(44));
+    let expected: String = (1..=300)
+        .map(|number| format!("out {number}\nerror {number}\n"))
+        .collect();
+    assert_eq!(report.stage("build_script").text(), expected);
+}
+
+#[test]
+fn log_begins_with_the_machine_and_the_host() {
+    let report = Job::new(&image()).run().expect(&Outcome::Success);
+    let host = sh("uname -n").out();
+    report.expect_log(&format!(
+        "Running on {} via {}...",
+        report.machine,
+        host.trim()
+    ));
+}
+
+#[test]
+fn wishes_without_effect_are_reported_once() {
+    let platform = |name: &str| json!({ "docker": { "platform": name } });
+    let service = json!({
+        "name": format!("{}@sha256:00", image()), "alias": "x", "command": ["sleep", "60"],
+        "pull_policy": ["always"], "executor_opts": platform("linux/riscv64"),
+    });
+    let job = Job::new(&image())
+        .image_options(json!({ "executor_opts": platform("linux/riscv64") }))
+        .service_of(service)
+        .cache("shared", &["x"], "pull");
+    let report = Runner::default()
+        .prepare_args(&["--init=stub", "--service-timeout=1s"])
+        .run(&job)
+        .expect(&Outcome::Success);
+    for words in [
+        "cache: is not shared with protected branches",
+        "pull_policy: always has no effect",
+        "@sha256:00\" has no effect",
+        "docker:platform \"linux/riscv64\" has no effect",
+    ] {
+        let count = report.log().matches(words).count();
+        assert_eq!(count, 1, "{words}: {}", report.describe());
+    }
 }
 
 #[test]

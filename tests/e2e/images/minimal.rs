@@ -224,3 +224,25 @@ fn programs_for_i386_create_sockets_in_images_with_their_linker() {
     name.sh("rm $name/lib/ld-linux.so.2");
     name.machine(&["--init=stub"]).run(["/inet"]).expect(38);
 }
+
+/// Tests an image whose shell is for i386, with busybox for the host's architecture, which prints
+/// what any program sees.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn architecture_is_that_of_the_image_or_of_the_option() {
+    let name = bare("personality");
+    let check = |options: &[&str], expected: &str| {
+        for init in ["--init=stub", "--init=none"] {
+            let machine = name.machine(&[&[init], options].concat());
+            let done = machine.run(["/bin/busybox", "uname", "-m"]).expect(0);
+            assert_eq!(done.out().trim_end(), expected, "{init} {options:?}");
+        }
+    };
+    check(&[], "x86_64");
+    check(&["--personality=x86"], "i686");
+    name.sh("rm $name/bin/sh");
+    fs::write(format!("{}/bin/sh", name.path("")), program_for_i386(2)).unwrap();
+    check(&[], "i686");
+    check(&["--personality=x86-64"], "x86_64");
+    name.expect_refused(&["--personality=arm64"], "use x86-64 or x86");
+}

@@ -106,17 +106,21 @@ fn check_inspection(name: &str, message: &str) {
 /// Runs a job that powers its machine off, and checks that the machine's files can be seen.
 fn check_inspection_of_ended_job(image: &str, options: &[&str]) {
     let options = [options, &["--keep=failure"]].concat();
-    let job = Job::new(image).script(&["echo seen >/opt/mark", "poweroff; sleep 60"]);
+    let job = Job::new(image).script(&[
+        "echo seen >/opt/mark",
+        "perl -e 'rename \"/usr/share/doc\", \"/opt/renamed\" or die'",
+        "poweroff; sleep 60",
+    ]);
     let report = Runner::default().prepare_args(&options).run(&job);
     let log = report.stage("cleanup").text();
     let command = inspect_command(&log);
     let seen = sh(&format!(
-        "cd /; echo 'cat opt/mark; ls -d usr/bin; touch x; pwd' | {command}"
+        "cd /; echo 'cat opt/mark; ls -d usr/bin opt/renamed/base-files; touch x; pwd' | {command}"
     ));
     let root = format!("/run/nspawn-ci/{}/root", report.machine);
     assert_eq!(
         seen.out(),
-        format!("seen\nusr/bin\n{root}\n"),
+        format!("seen\nopt/renamed/base-files\nusr/bin\n{root}\n"),
         "{options:?}: {}",
         seen.describe()
     );

@@ -18,7 +18,14 @@ fn only_dead_and_half_made_machines_are_stale() {
     );
     // This is the state after a prepare that was killed at its very end.
     fs::remove_file(format!("/run/nspawn-ci/{}/ready", half.name)).unwrap();
-    sh(&format!("systemctl kill --signal=KILL nspawn-{0}; timeout 10 sh -c 'while [ -e /run/systemd/machines/{0} ]; do sleep 0.02; done'", dead.name)).expect(0);
+    // The machine's network ends after the machine.
+    sh(&format!(
+        "systemctl kill --signal=KILL nspawn-{0}; timeout 10 sh -c \
+         'while [ -e /run/systemd/machines/{0} ] || [ -e /sys/fs/cgroup/machine.slice/machine-ci.slice/pasta-{0}.service ]; \
+          do sleep 0.02; done'",
+        dead.name
+    ))
+    .expect(0);
     fs::create_dir_all(format!("/var/lib/nspawn-ci/machines/{layer}/upper")).unwrap();
     let listed = stale();
     for line in [

@@ -10,6 +10,7 @@ use nspawn_tests::gitlab_runner::{Job, Outcome, Runner};
 use nspawn_tests::{Machine, call, image, left_of, remove_stale, sh};
 
 use super::{Pool, origin};
+use crate::images::Name;
 
 #[test]
 fn machine_after_takeover_is_like_any_other() {
@@ -180,4 +181,21 @@ fn each_machine_is_taken_over_once() {
             .collect::<String>(),
         ""
     );
+}
+
+#[test]
+fn new_name_resolves_without_nss_myhostname_after_takeover() {
+    let name = Name::copy("pool-without-nss");
+    name.sh("echo 'hosts: files' >$name/etc/nsswitch.conf");
+    let pool = Pool {
+        image: name.0.clone(),
+        options: vec!["--network=none", "--init=stub"],
+    };
+    pool.resize(1);
+    let machine = pool.prepare(&[]);
+    let is_from_pool = origin(&machine).is_some();
+    let done = machine.sh("getent hosts $(hostname); grep --count standby /etc/hosts");
+    assert!(is_from_pool);
+    assert!(done.out().starts_with("127.0.1.1 "), "{}", done.describe());
+    assert!(done.out().ends_with("\n0\n"), "{}", done.describe());
 }

@@ -1,11 +1,13 @@
 //! A single attempt at a job, stage by stage.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fs;
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use nspawn_common::gitlab;
 use serde_json::Value;
 
 use super::driver::{self, DriverResult, Limits};
@@ -20,7 +22,7 @@ use super::workspace::Workspace;
 use crate::job::Job;
 
 /// Time limit of config, prepare and cleanup. GitLab Runner has 3600 s.
-const STAGE_LIMIT: Duration = Duration::from_secs(120);
+const STAGE_LIMIT: Duration = Duration::from_secs(300);
 
 /// An attempt at a job.
 ///
@@ -34,6 +36,8 @@ pub struct Attempt<'a> {
     interventions: &'a Interventions,
     remote: &'a Remote,
     files: Workspace,
+    /// Name of the job's machine.
+    machine: String,
     /// JSON that config has written.
     config: Option<Value>,
     /// Flags of the hooks that have been called, in the order of the hooks.
@@ -61,6 +65,20 @@ impl Moment<'_> {
     }
 }
 
+/// Returns the name that a driver gives to the job's machine.
+fn machine_name(runner: &Runner, job: &ReceivedJob, files: &Workspace) -> Option<String> {
+    let environment: HashMap<_, _> = environment::driver_variables(runner, job, files, None)
+        .into_iter()
+        .collect();
+    let job = match environment.get("JOB_RESPONSE_FILE") {
+        Some(path) => gitlab::Job::from_response(&fs::read(path).ok()?),
+        None => gitlab::Job::from_variables(|name| {
+            environment.get(&format!("CUSTOM_ENV_{name}")).cloned()
+        }),
+    };
+    Some(job.ok()?.machine_name().ok()?.to_string())
+}
+
 impl<'a> Attempt<'a> {
     /// Creates an attempt at a job without a server, in a new temporary directory.
     pub fn new(runner: &'a Runner, job: &'a Job) -> Self {
@@ -75,10 +93,12 @@ impl<'a> Attempt<'a> {
         interventions: &'a Interventions,
         remote: &'a Remote,
     ) -> Self {
+        let files = Workspace::new(&job.json, &interventions.response);
         Self {
+            machine: machine_name(runner, &job, &files).unwrap_or_default(),
             runner,
             remote,
-            files: Workspace::new(&job.json, &interventions.response),
+            files,
             job,
             config: None,
             called: RefCell::new(vec![false; interventions.hooks.len()]),
@@ -143,10 +163,10 @@ impl<'a> Attempt<'a> {
     ///
     /// `status` is the value of `CI_JOB_STATUS` in `after_script`.
     pub(super) fn run(&self, stage: &str, status: &str) -> Option<Record> {
-        let directories = self
+        let settings = self
             .runner
-            .directories(self.config.as_ref().unwrap_or(&Value::Null));
-        let text = scripts::generate(&self.job, stage, &directories, status)?;
+            .settings(self.config.as_ref().unwrap_or(&Value::Null));
+        let text = scripts::generate(&self.job, stage, &settings, status)?;
         let mut arguments = self.runner.run_args.clone();
         arguments.push(self.files.script(&text).to_string_lossy().into_owned());
         arguments.push(stage.to_owned());
@@ -167,12 +187,9 @@ impl<'a> Attempt<'a> {
         self.record("cleanup", &driver)
     }
 
-    /// Returns the name of the job's machine, which config has written, or an empty string.
+    /// Returns the name of the job's machine, or an empty string if the job has no usable number.
     pub fn machine(&self) -> &str {
-        self.config
-            .as_ref()
-            .and_then(|config| config["hostname"].as_str())
-            .unwrap_or_default()
+        &self.machine
     }
 
     /// Writes `text` to the file that `BUILD_EXIT_CODE_FILE` names, as an earlier stage may do.

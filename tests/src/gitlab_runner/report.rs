@@ -18,6 +18,8 @@ pub enum Outcome {
     Canceled,
     /// The job exceeded its time limit.
     TimedOut,
+    /// The runner was told to stop.
+    RunnerStopped,
 }
 
 /// The reason of a driver's failure, by its exit status.

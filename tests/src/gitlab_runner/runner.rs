@@ -59,11 +59,12 @@ impl Default for Programs {
     }
 }
 
-/// Directories of a job in its machine.
+/// Settings of a job that config prints: directories in its machine, and the name of the host.
 #[derive(Clone, Debug)]
-pub struct Directories {
+pub struct Settings {
     pub builds: String,
     pub cache: String,
+    pub hostname: String,
 }
 
 impl Default for Runner {
@@ -234,20 +235,21 @@ impl Runner {
     }
 
     pub(super) fn builds_dir(&self, config: &Value) -> String {
-        self.directories(config).builds
+        self.settings(config).builds
     }
 
-    pub(super) fn directories(&self, config: &Value) -> Directories {
-        let directory = |name: &str, default: &str| {
+    pub(super) fn settings(&self, config: &Value) -> Settings {
+        let setting = |name: &str, default: &str| {
             config[name]
                 .as_str()
-                .filter(|directory| !directory.is_empty())
+                .filter(|value| !value.is_empty())
                 .unwrap_or(default)
                 .to_owned()
         };
-        Directories {
-            builds: directory("builds_dir", "/builds"),
-            cache: directory("cache_dir", "/cache"),
+        Settings {
+            builds: setting("builds_dir", "/builds"),
+            cache: setting("cache_dir", "/cache"),
+            hostname: setting("hostname", ""),
         }
     }
 }

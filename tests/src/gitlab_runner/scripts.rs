@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::received::{Content, ReceivedJob};
-use super::runner::Directories;
+use super::runner::Settings;
 use super::{archives, environment, sources};
 
 /// Stages that do not begin in the directory of the project.
@@ -20,7 +20,7 @@ const WITHOUT_PROJECT_DIR: [&str; 4] = [
 pub fn generate(
     job: &ReceivedJob,
     stage: &str,
-    directories: &Directories,
+    settings: &Settings,
     status: &str,
 ) -> Option<String> {
     let own_lines = match job.content(stage) {
@@ -28,8 +28,8 @@ pub fn generate(
         Some(Content::Lines(lines)) => lines.clone(),
         None => Vec::new(),
     };
-    let project_dir = environment::project_dir(job, &directories.builds);
-    let runner_lines = runner_lines(job, stage, &project_dir, &directories.cache);
+    let project_dir = environment::project_dir(job, &settings.builds);
+    let runner_lines = runner_lines(job, stage, &project_dir, settings);
     if runner_lines.is_empty() && own_lines.is_empty() {
         return None;
     }
@@ -48,7 +48,7 @@ pub fn generate(
         }
         lines.push(line);
     }
-    let mut variables = environment::job_variables(job, Some(&directories.builds));
+    let mut variables = environment::job_variables(job, Some(&settings.builds));
     variables.retain(|(name, _)| !job.files.contains(name));
     if stage == "after_script" {
         variables.push(("CI_JOB_STATUS".to_owned(), status.to_owned()));
@@ -57,9 +57,18 @@ pub fn generate(
 }
 
 /// Returns the lines that GitLab Runner itself adds to a stage.
-fn runner_lines(job: &ReceivedJob, stage: &str, project_dir: &str, cache_dir: &str) -> Vec<String> {
+fn runner_lines(
+    job: &ReceivedJob,
+    stage: &str,
+    project_dir: &str,
+    settings: &Settings,
+) -> Vec<String> {
+    let cache_dir = &settings.cache;
     match stage {
-        "prepare_script" => vec![r#"echo "Running on $(hostname) via $(uname -n)...""#.to_owned()],
+        "prepare_script" => vec![format!(
+            r#"echo "Running on $(hostname) via {}...""#,
+            settings.hostname
+        )],
         "get_sources" => get_sources(job, project_dir),
         "clear_worktree" => sources::clear(project_dir),
         "restore_cache" => archives::restore(job, project_dir, cache_dir),
@@ -180,13 +189,14 @@ mod tests {
     #[test]
     fn empty_stages_are_not_called() {
         let job = ReceivedJob::without_server(&Job::new("a").script(&["x"]));
-        let directories = Directories {
+        let settings = Settings {
             builds: "/b".to_owned(),
             cache: "/c".to_owned(),
+            hostname: "h".to_owned(),
         };
-        assert!(generate(&job, "after_script", &directories, "success").is_none());
+        assert!(generate(&job, "after_script", &settings, "success").is_none());
         assert!(
-            generate(&job, "build_script", &directories, "success")
+            generate(&job, "build_script", &settings, "success")
                 .unwrap()
                 .starts_with("#!/usr/bin/env bash\n")
         );

@@ -89,12 +89,9 @@ fn include_secrets(project_dir: &str) -> String {
     format!("include.path={}", secrets_file(project_dir))
 }
 
-// The variable has priority over the setting of the project. A depth of 0 fetches all commits.
+// A depth of 0 fetches all commits.
 fn depth(job: &ReceivedJob) -> Option<String> {
-    let variable = job.value("GIT_DEPTH").and_then(|depth| depth.parse().ok());
-    let depth = variable
-        .or(job.json["git_info"]["depth"].as_u64())
-        .unwrap_or(0);
+    let depth = job.json["git_info"]["depth"].as_u64().unwrap_or(0);
     (depth > 0).then(|| format!("--depth={depth}"))
 }
 
@@ -143,8 +140,9 @@ mod tests {
     use super::*;
     use crate::job::Job;
 
-    fn script(variables: &[(&str, &str)]) -> String {
-        let git_info = json!({ "repo_url": "http://x/g/p.git", "sha": "0123456789", "depth": 20 });
+    fn script(depth: u64, variables: &[(&str, &str)]) -> String {
+        let git_info =
+            json!({ "repo_url": "http://x/g/p.git", "sha": "0123456789", "depth": depth });
         let job = variables
             .iter()
             .fold(Job::without_image(), |job, (name, value)| {
@@ -158,11 +156,8 @@ mod tests {
 
     #[test]
     fn git_strategy_and_depth_are_applied() {
-        assert!(!script(&[("GIT_STRATEGY", "none")]).contains("git"));
-        let (fetch, clone) = (
-            script(&[]),
-            script(&[("GIT_STRATEGY", "clone"), ("GIT_DEPTH", "0")]),
-        );
+        assert!(!script(20, &[("GIT_STRATEGY", "none")]).contains("git"));
+        let (fetch, clone) = (script(20, &[]), script(0, &[("GIT_STRATEGY", "clone")]));
         assert!(
             !fetch.contains("rm -r")
                 && fetch.contains("--depth=20")
@@ -173,7 +168,7 @@ mod tests {
             clone.starts_with("rm -r -f /b\n") && !clone.contains("--depth"),
             "{clone}"
         );
-        let modules = script(&[("GIT_SUBMODULE_STRATEGY", "recursive"), ("GIT_DEPTH", "1")]);
+        let modules = script(1, &[("GIT_SUBMODULE_STRATEGY", "recursive")]);
         assert!(
             modules.ends_with(" submodule update --init --recursive --depth=1"),
             "{modules}"

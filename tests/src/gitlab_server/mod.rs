@@ -42,8 +42,8 @@ pub use crate::multipart::FormFile;
 /// Token of every runner. A runner that tests tell apart from others appends `-` and a name.
 pub const RUNNER_TOKEN: &str = "glrt-never-log-this";
 
-/// Time limit for each event for which a test waits.
-const LIMIT: Duration = Duration::from_secs(150);
+/// Time limit for each event for which a test waits. A job takes minutes in an emulated host.
+const LIMIT: Duration = Duration::from_secs(660);
 
 /// A server, which stops when the value is dropped.
 #[derive(Debug)]

@@ -169,7 +169,7 @@ mod tests {
             image: "bookworm".into(),
             image_path: "/var/lib/machines/bookworm".into(),
             environment: vec!["A=1".into(), OsStr::from_bytes(b"B=\xff").into()],
-            private_users: PrivateUsers::Base(655_360),
+            private_users: PrivateUsers::parse("655360:1048576").unwrap(),
             network: Network::Bridge("br0".into()),
             init: Init::None,
             layer: Layer::Tmpfs,

@@ -15,15 +15,15 @@ fn sources_include_submodules() {
     project.commit(&[("file", "project\n")], Some(("library", &library)));
     let show =
         "cat file library/file library/inner/file; git rev-list --count HEAD; git status --short";
-    let work = |strategy: &str, depth: &str| {
+    let work = |strategy: &str, depth: u64| {
         let work = Job::new(&image())
             .sources(&project)
             .variable("GIT_SUBMODULE_STRATEGY", "recursive");
         work.variable("GIT_STRATEGY", strategy)
-            .variable("GIT_DEPTH", depth)
+            .depth(depth)
             .script(&[show])
     };
-    let jobs = run_all(&gitlab, vec![work("fetch", "0"), work("clone", "1")], &[]);
+    let jobs = run_all(&gitlab, vec![work("fetch", 0), work("clone", 1)], &[]);
     for (job, commits) in jobs.iter().zip([2, 1]) {
         assert_eq!(job.status, Status::Success, "{}", job.describe());
         job.expect_log(&format!("\nproject\nlibrary\ninner\n{commits}\n"));

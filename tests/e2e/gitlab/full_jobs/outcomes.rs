@@ -101,14 +101,15 @@ fn stopped_runner_leaves_nothing() {
     let gitlab = GitLab::new();
     let job = gitlab.add(Job::new(&image()).script(&[WAIT]).after_script(&AFTER));
     let job = interrupted(&gitlab, job, &[], |runner| runner.signal("TERM"));
-    expect(&job, Status::Failed, "runner_system_failure", 0);
+    expect(&job, Status::Failed, "runner_interrupted", 0);
     assert!(!job.log().contains("after it was"), "{}", job.describe());
 }
 
 #[test]
 fn quitting_runner_finishes_its_job() {
     let gitlab = GitLab::new();
-    let job = gitlab.add(Job::new(&image()).script(&["echo n''ow; sleep 1; echo at the e''nd"]));
+    // A runner sends its log every three seconds.
+    let job = gitlab.add(Job::new(&image()).script(&["echo n''ow; sleep 8; echo at the e''nd"]));
     let next = gitlab.add(Job::new(&image()).script(&["true"]));
     let job = interrupted(&gitlab, job, &[], |runner| runner.signal("QUIT"));
     expect(&job, Status::Success, "", 0);

@@ -135,7 +135,8 @@ fn service_that_ends_before_its_job_is_reported_with_its_log() {
     let job = Job::new(&image())
         .service_of(service)
         .service_of(server("other", &["83"]));
-    let job = job.script(&["exec 3<>/dev/tcp/x/82; cat <&3", "exit 4"]);
+    // The connection is closed a moment before the service has ended.
+    let job = job.script(&["exec 3<>/dev/tcp/x/82; cat <&3", "sleep 1", "exit 4"]);
     let report = job.run().expect(&Outcome::ScriptFailure(4));
     let last = report.stage("cleanup_file_variables").text();
     assert!(
@@ -143,6 +144,24 @@ fn service_that_ends_before_its_job_is_reported_with_its_log() {
         "{last}"
     );
     assert_eq!(last.matches("ended before").count(), 1, "{last}");
+}
+
+#[test]
+fn debugged_job_has_the_logs_of_all_services() {
+    let command = ["sh", "-c", "echo still here; sleep 60"];
+    let service = json!({ "name": image(), "alias": "x", "command": command });
+    let job = Job::new(&image())
+        .service_of(service)
+        .variable("CI_DEBUG_SERVICES", "true");
+    let report = Runner::default()
+        .prepare_args(&["--init=stub", "--service-timeout=1s"])
+        .run(&job)
+        .expect(&Outcome::Success);
+    let last = report.stage("cleanup_file_variables").text();
+    assert!(
+        last.contains("still here") && !last.contains("ended"),
+        "{last}"
+    );
 }
 
 #[test]
@@ -187,33 +206,26 @@ fn failed_service_is_blamed_on_the_job_or_the_host() {
 fn damaged_files_of_a_job_affect_nothing_else() {
     let host = || sh("cat /etc/hosts /etc/passwd; ls -d /cache 2>&1").out();
     let before = host();
-    for (damage, message) in [
-        (
-            "rm /etc/hosts; mkfifo /etc/hosts; echo 'hosts: dns' >/etc/nsswitch.conf",
-            "it is not a regular file",
-        ),
-        (
-            "rm /etc/hosts; ln -s /dev/tty /etc/hosts",
-            "can't read /etc/hosts",
-        ),
-        (
-            "rm -r /etc/hosts; ln -s ../../../../../../../etc/passwd /etc/hosts; cp /etc/passwd /root",
-            "",
-        ),
-        ("umount /cache; rmdir /cache; ln -s /var/tmp /cache", ""),
+    for damage in [
+        "rm /etc/hosts; mkfifo /etc/hosts; echo 'hosts: dns' >/etc/nsswitch.conf",
+        "rm /etc/hosts; ln -s /dev/tty /etc/hosts",
+        "rm -r /etc/hosts; ln -s ../../../../../../../etc/passwd /etc/hosts; cp /etc/passwd /root",
+        "umount /cache; rmdir /cache; ln -s /var/tmp /cache",
     ] {
         let job = Job::new(&image())
             .service_of(server("x", &["80"]))
             .stage("get_sources", &[damage]);
         let runner = Runner::default().prepare_args(&["--init=none"]);
-        // The job has damaged its own name resolution, so it connects by address.
+        // The job has damaged its own name resolution, so it connects by address. The next start of
+        // its machine has mended the file of the names.
         let report = runner.run(&job.script(&[
             "mkdir -p /builds/group/project",
+            "test ! -L /etc/hosts && grep 198.18.0.2 /etc/hosts && getent -s files hosts localhost",
             &read_from("198.18.0.2", 80),
         ]));
         let report = report.expect(&Outcome::Success);
         assert!(
-            report.log().contains("to 198.18.0.1") && report.log().contains(message),
+            report.log().contains("to 198.18.0.1"),
             "{}",
             report.describe()
         );

@@ -152,9 +152,7 @@ fn run_job(url: &str, runner: &Runner, json: Value, limit: usize, ending: &Endin
         trace.write(format!("WARNING: {warning}\n").as_bytes());
     }
     let outcome = match report.outcome {
-        Outcome::Canceled if ending.is_abort.load(Ordering::SeqCst) => {
-            Outcome::SystemFailure("aborted: the runner ends".to_owned())
-        }
+        Outcome::Canceled if ending.is_abort.load(Ordering::SeqCst) => Outcome::RunnerStopped,
         outcome => outcome,
     };
     trace.write(trace::last_line(&outcome).as_bytes());

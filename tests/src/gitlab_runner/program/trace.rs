@@ -168,6 +168,7 @@ fn state_and_reason(outcome: &Outcome) -> (&'static str, &'static str, i32) {
         Outcome::SystemFailure(_) => ("failed", "runner_system_failure", 0),
         Outcome::Canceled => ("failed", "job_canceled", 0),
         Outcome::TimedOut => ("failed", "job_execution_timeout", 0),
+        Outcome::RunnerStopped => ("failed", "runner_interrupted", 0),
     }
 }
 
@@ -179,6 +180,7 @@ pub fn last_line(outcome: &Outcome) -> String {
         Outcome::SystemFailure(why) => format!("Job failed (system failure): {why}"),
         Outcome::Canceled => "Job failed: canceled".to_owned(),
         Outcome::TimedOut => "Job failed: execution took too long".to_owned(),
+        Outcome::RunnerStopped => "Job failed: aborted: terminated".to_owned(),
     };
     format!("\x1b[31;1mERROR: {why}\x1b[0;m\n")
 }

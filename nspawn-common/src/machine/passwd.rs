@@ -1,31 +1,58 @@
-//! Users of the machine, as its own files list them. A static program has no NSS.
+//! Users of a machine, as its own files list them. A static program has no NSS.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use anyhow::{Context, Result};
 
+use crate::sys::fs::read_in_root;
+
+/// Maximum size of a list of users or groups on the host's side, in bytes.
+const MAX_SIZE: u64 = 4 << 20;
+
 /// User with the attributes of a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
+    /// Name, or the number if the user has no name.
     pub name: OsString,
+    /// ID in the machine.
     pub uid: u32,
+    /// ID of the primary group.
     pub gid: u32,
     /// All groups, with the primary one.
     pub groups: Vec<u32>,
+    /// Home directory.
     pub home: OsString,
+    /// Login shell.
     pub shell: OsString,
 }
 
-/// Finds the user of this name or number. A number need not be in `/etc/passwd`.
+/// Finds the user of this name or number in the machine that this process runs in. A number need not
+/// be in `/etc/passwd`.
 ///
 /// A group may follow after a colon, and replaces all groups of the user.
+///
+/// # Errors
+/// Fails if there is no such user or group.
 pub fn find(wanted: &OsStr) -> Result<User> {
     let passwd = fs::read("/etc/passwd").unwrap_or_default();
     let groups = fs::read("/etc/group").unwrap_or_default();
-    find_in(wanted.as_bytes(), &passwd, &groups)
-        .with_context(|| format!("the machine has no user {wanted:?}"))
+    find_in(wanted.as_bytes(), &passwd, &groups).with_context(|| missing(wanted))
+}
+
+/// Finds the user as [`find`] does, in the machine whose root directory is `root`.
+///
+/// # Errors
+/// As [`find`]. The lists may be anything that root in the machine has put there.
+pub fn find_in_root(root: &File, wanted: &OsStr) -> Result<User> {
+    let [passwd, groups] = ["etc/passwd", "etc/group"]
+        .map(|path| read_in_root(root, path, MAX_SIZE).unwrap_or_default());
+    find_in(wanted.as_bytes(), &passwd, &groups).with_context(|| missing(wanted))
+}
+
+fn missing(wanted: &OsStr) -> String {
+    format!("the machine has no user {wanted:?}")
 }
 
 fn find_in(wanted: &[u8], passwd: &[u8], groups: &[u8]) -> Option<User> {

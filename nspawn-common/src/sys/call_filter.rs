@@ -1,8 +1,12 @@
-//! Filter of the sockets that a process and its descendants can create.
+//! Filter of the system calls that reach beyond a machine: those for sockets, for the kernel's
+//! keyrings, and for all file systems of the host.
 //!
 //! The filter covers socket(2) and socketpair(2) in all interfaces of system calls. Two other calls
 //! create sockets too, and hide the family from filters: io_uring has an operation for it, and the
 //! socketcall(2) of i386 has its arguments in memory.
+//!
+//! sync(2) writes all file systems of the host to its disks. It reports no errors, and what it
+//! promises concerns only files that outlive the machine.
 
 use std::os::fd::OwnedFd;
 
@@ -10,7 +14,7 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
 
-use crate::sys::seccomp::{self, ALLOW, ARGUMENTS, Calls, Filter, NOTIFY};
+use crate::sys::seccomp::{self, ALLOW, ARGUMENTS, Calls, Filter, NOTIFY, SKIP};
 
 /// Families of every machine: all that ordinary programs use, and that have network namespaces.
 const FAMILIES: [libc::c_int; 5] = [
@@ -55,9 +59,17 @@ const CALLS: [Calls; 4] = [
             (41, "socket"),
             (53, "socket"),
             (425, "io_uring"),
+            (162, "sync"),
+            (248, "keys"),
+            (249, "missing"),
+            (250, "keys"),
             (41 | seccomp::X32, "socket"),
             (53 | seccomp::X32, "socket"),
             (425 | seccomp::X32, "io_uring"),
+            (162 | seccomp::X32, "sync"),
+            (248 | seccomp::X32, "keys"),
+            (249 | seccomp::X32, "missing"),
+            (250 | seccomp::X32, "keys"),
         ],
     ),
     (
@@ -68,18 +80,38 @@ const CALLS: [Calls; 4] = [
             (360, "socket"),
             (102, "socketcall"),
             (425, "io_uring"),
+            (36, "sync"),
+            (286, "keys"),
+            (287, "missing"),
+            (288, "keys"),
         ],
     ),
     (
         "arm64",
         seccomp::ARM64,
-        &[(198, "socket"), (199, "socket"), (425, "io_uring")],
+        &[
+            (198, "socket"),
+            (199, "socket"),
+            (425, "io_uring"),
+            (81, "sync"),
+            (217, "keys"),
+            (218, "missing"),
+            (219, "keys"),
+        ],
     ),
     // The kernel has no socketcall(2) for programs of arm, which have always had the direct calls.
     (
         "arm",
         seccomp::ARM,
-        &[(281, "socket"), (288, "socket"), (425, "io_uring")],
+        &[
+            (281, "socket"),
+            (288, "socket"),
+            (425, "io_uring"),
+            (36, "sync"),
+            (309, "keys"),
+            (310, "missing"),
+            (311, "keys"),
+        ],
     ),
 ];
 
@@ -90,11 +122,16 @@ pub struct Exceptions<'a> {
     pub families: &'a [u32],
     /// Permission to use io_uring.
     pub io_uring: bool,
+    /// Permission to use keyrings by add_key(2) and keyctl(2). The kernel runs a program of the host
+    /// for request_key(2), which is always refused.
+    pub keys: bool,
+    /// Permission to write back all file systems of the host by sync(2), which otherwise does nothing.
+    pub sync: bool,
 }
 
-/// Forbids this process and its descendants to create other sockets.
+/// Forbids this process and its descendants these calls, with the exceptions.
 ///
-/// A refused call has the error of a kernel without the family. The socketcall(2) of i386 creates no
+/// A refused call for a socket has the error of a kernel without the family. The socketcall(2) of i386 creates no
 /// sockets, and has the error ENOSYS.
 pub fn install(exceptions: Exceptions) -> Result<()> {
     let filter = filter(exceptions, seccomp::refuse(Errno::ENOSYS));
@@ -108,7 +145,7 @@ pub fn install_with_listener(exceptions: Exceptions) -> Result<OwnedFd> {
     filter.install_with_listener().context(FAILURE)
 }
 
-const FAILURE: &str = "can't restrict sockets; the kernel needs seccomp filters";
+const FAILURE: &str = "can't filter system calls; the kernel needs seccomp filters";
 
 fn filter(exceptions: Exceptions, socketcall: u32) -> Filter {
     let mut filter = Filter::new(&CALLS, seccomp::refuse(Errno::ENOSYS));
@@ -144,12 +181,15 @@ fn filter(exceptions: Exceptions, socketcall: u32) -> Filter {
     filter.end(ALLOW);
     filter.place("hidden");
     filter.end(socketcall);
+    let missing = seccomp::refuse(Errno::ENOSYS);
     filter.place("io_uring");
-    filter.end(if exceptions.io_uring {
-        ALLOW
-    } else {
-        seccomp::refuse(Errno::ENOSYS)
-    });
+    filter.end(if exceptions.io_uring { ALLOW } else { missing });
+    filter.place("keys");
+    filter.end(if exceptions.keys { ALLOW } else { missing });
+    filter.place("missing");
+    filter.end(missing);
+    filter.place("sync");
+    filter.end(if exceptions.sync { ALLOW } else { SKIP });
     filter.place("allow");
     filter.end(ALLOW);
     filter
@@ -191,6 +231,15 @@ mod tests {
         Errno::result(result).err().unwrap_or(Errno::UnknownErrno)
     }
 
+    fn keys_errors() -> [Errno; 3] {
+        let error = |number| {
+            // SAFETY: the arguments are at no address, or no operation of keyctl(2).
+            let result = unsafe { libc::syscall(number, 0xffff, 0, 0, 0, 0) };
+            Errno::result(result).err().unwrap_or(Errno::UnknownErrno)
+        };
+        [libc::SYS_add_key, libc::SYS_keyctl, libc::SYS_request_key].map(error)
+    }
+
     fn refuses_other_sockets() -> Result<bool> {
         install(Exceptions::default())?;
         let is_refused = |family: i32| error(family, 0) == Some(Errno::EAFNOSUPPORT);
@@ -200,7 +249,8 @@ mod tests {
                 && netlink(libc::NETLINK_ROUTE) == Some(Errno::EINVAL)
                 && netlink(libc::NETLINK_XFRM) == Some(Errno::EPROTONOSUPPORT)
                 && error(libc::AF_INET, 256) == Some(Errno::EPROTONOSUPPORT)
-                && io_uring_error() == Errno::ENOSYS,
+                && io_uring_error() == Errno::ENOSYS
+                && keys_errors() == [Errno::ENOSYS; 3],
         )
     }
 
@@ -208,6 +258,8 @@ mod tests {
         install(Exceptions {
             families: &[AF_ALG, AF_SMC, libc::AF_NETLINK as u32],
             io_uring: true,
+            keys: true,
+            sync: true,
         })?;
         let is_allowed =
             |family: i32, protocol: i32| error(family, protocol) == Some(Errno::EINVAL);
@@ -215,7 +267,8 @@ mod tests {
             && is_allowed(libc::AF_NETLINK, libc::NETLINK_XFRM)
             && is_allowed(libc::AF_INET, 256)
             && !is_allowed(libc::AF_VSOCK, 0)
-            && io_uring_error() != Errno::ENOSYS)
+            && io_uring_error() != Errno::ENOSYS
+            && keys_errors() == [Errno::EFAULT, Errno::EOPNOTSUPP, Errno::ENOSYS])
     }
 
     #[test]

@@ -46,7 +46,8 @@ pub fn command() -> Command {
             "Remove what killed programs or a crashed host have left behind, and no machine in use",
         ))
         .arg(values::flag("list").help(
-            "Print the name of each machine, a tab and the path of its image, and remove nothing",
+            "Print a line for the image of each machine, and for each layer of a stack: the machine's name, a tab and the \
+             path; remove nothing",
         ))
         .arg(values::flag("dry-run").help("Print what would be removed, and remove nothing"))
         .arg(values::flag("verbose").short('v').help("Report each removal on stderr"))

@@ -1,6 +1,6 @@
 complete -c nspawn-cleanup -l all -d 'Remove all machines that nspawn-prepare created on this host'
 complete -c nspawn-cleanup -l stale -d 'Remove what killed programs or a crashed host have left behind, and no machine in use'
-complete -c nspawn-cleanup -l list -d 'Print the name of each machine, a tab and the path of its image, and remove nothing'
+complete -c nspawn-cleanup -l list -d 'Print a line for the image of each machine, and for each layer of a stack: the machine\'s name, a tab and the path; remove nothing'
 complete -c nspawn-cleanup -l dry-run -d 'Print what would be removed, and remove nothing'
 complete -c nspawn-cleanup -s v -l verbose -d 'Report each removal on stderr'
 complete -c nspawn-cleanup -s h -l help -d 'Print help'

@@ -8,6 +8,7 @@
 //! | [`names`] | images whose files for names are missing, links or others |
 //! | [`old`] | images whose systemd is too old to boot |
 //! | [`lookup`] | the path of the image for a name, as in machinectl |
+//! | [`stack`] | stacks of layers |
 //! | [`removal`] | images that are removed while a machine is created |
 //! | [`invalid`] | paths that are not images |
 
@@ -19,12 +20,13 @@ mod minimal;
 mod names;
 mod old;
 mod removal;
+mod stack;
 
 use nspawn_common::image::lookup::SEARCH_PATH;
 use nspawn_tests::{Machine, call, image, sh};
 
 /// Suffixes of image paths below a directory of [`SEARCH_PATH`]; `.d` is for targets of symlinks.
-const SUFFIXES: [&str; 5] = ["", ".raw", ".v", ".raw.v", ".d"];
+const SUFFIXES: [&str; 6] = ["", ".raw", ".v", ".raw.v", ".mstack", ".d"];
 
 /// A unique image name. All images of this name are deleted at the end of the test.
 pub struct Name(pub String);

@@ -12,7 +12,7 @@ use nix::fcntl::Flock;
 use crate::command::flock;
 use crate::command::flock::Kind;
 use crate::error::Failure;
-use crate::image::version;
+use crate::image::{stack, version};
 use crate::sys::fs::if_present;
 
 /// Number of attempts to find an image that is removed meanwhile.
@@ -38,15 +38,27 @@ pub const SEARCH_PATH: [&str; 6] = [
 pub struct Image {
     /// Name of the image, as in `machinectl list-images`.
     pub name: String,
-    /// The directory or the disk image, without symbolic links.
+    /// The directory, the disk image or the stack of layers, without symbolic links.
     pub path: PathBuf,
+    /// Directories and disk images whose overlay is the image, the lowest one first. Only a stack has
+    /// others than its own path.
+    pub layers: Vec<PathBuf>,
 }
 
 impl Image {
-    /// Returns whether the image is a disk image.
+    /// Returns whether a disk image has to be mounted for this image.
     #[must_use]
-    pub fn is_disk(&self) -> bool {
-        self.path.is_file()
+    pub fn has_disks(&self) -> bool {
+        self.layers.iter().any(|layer| layer.is_file())
+    }
+
+    /// Returns the directory with the whole tree, or `None` if the tree has to be mounted first.
+    #[must_use]
+    pub fn tree(&self) -> Option<&Path> {
+        match &*self.layers {
+            [only] if only.is_dir() => Some(only),
+            _ => None,
+        }
     }
 
     /// Returns the image's name, and its version if it has one.
@@ -65,9 +77,9 @@ impl Image {
 
 /// Finds the image for a plain name, or for a docker-style reference by the rule of [`candidates`].
 ///
-/// As for systemd-machined, a name stands for a directory of that name, for `NAME.raw`, or for the
-/// newest version in `NAME.v/` or `NAME.raw.v/`, in this order, in the first directory that has any
-/// of these. Other files of such a name are passed over.
+/// As for systemd-machined, a name stands for a directory of that name, for `NAME.raw`, for a stack of
+/// layers `NAME.mstack/`, or for the newest version in `NAME.v/` or `NAME.raw.v/`, in this order, in the
+/// first directory that has any of these. Other files of such a name are passed over.
 ///
 /// # Errors
 /// Fails with the job's error if no image fits, and lists the existing images.
@@ -96,27 +108,36 @@ fn find_in(directories: &[&Path], reference: &str) -> Result<Image> {
 pub fn find_and_lock(reference: &str) -> Result<(Image, ImageLock)> {
     for _ in 0..LOCK_ATTEMPTS {
         let image = find(reference)?;
-        if let Some(lock) = ImageLock::acquire(&image.path)? {
+        if let Some(lock) = ImageLock::acquire(&image)? {
             return Ok((image, lock));
         }
     }
     bail!("the image {reference} is being removed; try again")
 }
 
-/// A shared lock of an image. While it is held `nspawn-image` does not remove the image.
+/// A shared lock of an image and its layers. While it is held `nspawn-image` does not remove them.
 ///
 /// `nspawn-image` takes an exclusive lock to remove an image, and also checks the states of
 /// machines. The lock is of a file that only root can open: any user who can open a file can lock
 /// it, and keep everybody else waiting. An image may be a directory that is open to all.
 #[derive(Debug)]
 pub struct ImageLock {
-    _file: Flock<File>,
+    _files: Vec<Flock<File>>,
 }
 
 impl ImageLock {
-    /// Waits until no process removes the image at `path`. Returns `None` if the image is missing
-    /// by then.
-    fn acquire(path: &Path) -> Result<Option<Self>> {
+    /// Waits until no process removes the image. Returns `None` if the image is missing by then.
+    fn acquire(image: &Image) -> Result<Option<Self>> {
+        let own = Some(&image.path).filter(|path| !image.layers.contains(path));
+        let files = own
+            .into_iter()
+            .chain(&image.layers)
+            .map(|path| Self::lock(path));
+        let files: Option<Vec<_>> = files.collect::<Result<_>>()?;
+        Ok(files.map(|files| Self { _files: files }))
+    }
+
+    fn lock(path: &Path) -> Result<Option<Flock<File>>> {
         let image = if_present(File::open(path))
             .with_context(|| format!("can't open the image {}", path.display()))?;
         let Some(image) = image else {
@@ -127,7 +148,7 @@ impl ImageLock {
         let file = open_lock(&lock_path).with_context(failure)?;
         let file = flock::lock(file, Kind::Shared, LOCK_LIMIT).with_context(failure)?;
         let is_current = flock::is_at(&image, path) && flock::is_at(&file, &lock_path);
-        Ok(is_current.then_some(Self { _file: file }))
+        Ok(is_current.then_some(file))
     }
 }
 
@@ -178,7 +199,7 @@ pub fn candidates(reference: &str) -> Vec<String> {
 /// Returns the image of this name in the directory. Sets `refused` to the reason why a file of that
 /// name is not an image, unless it has a reason already.
 fn open(directory: &Path, name: &str, refused: &mut Option<String>) -> Result<Option<Image>> {
-    for suffix in ["", ".raw", ".v", ".raw.v"] {
+    for suffix in ["", ".raw", stack::SUFFIX, ".v", ".raw.v"] {
         let path = directory.join(format!("{name}{suffix}"));
         if fs::symlink_metadata(&path).is_err() {
             continue;
@@ -203,9 +224,15 @@ fn open(directory: &Path, name: &str, refused: &mut Option<String>) -> Result<Op
             let real = fs::canonicalize(&path).with_context(|| {
                 format!("can't resolve the path of the image {}", path.display())
             })?;
+            let layers = if suffix == stack::SUFFIX {
+                stack::layers(&real)?
+            } else {
+                vec![real.clone()]
+            };
             return Ok(Some(Image {
                 name: name.to_owned(),
                 path: real,
+                layers,
             }));
         }
         refused.get_or_insert(why);
@@ -213,12 +240,12 @@ fn open(directory: &Path, name: &str, refused: &mut Option<String>) -> Result<Op
     Ok(None)
 }
 
-const NO_IMAGE: &str =
-    "it must be a directory NAME, a file NAME.raw, or a directory NAME.v or NAME.raw.v of versions";
+const NO_IMAGE: &str = "it must be a directory NAME, a file NAME.raw, a directory NAME.v or NAME.raw.v of versions, or \
+    a directory NAME.mstack of layers";
 
 fn is_of_kind(path: &Path, suffix: &str) -> bool {
     match suffix {
-        "" => path.is_dir(),
+        "" | stack::SUFFIX => path.is_dir(),
         ".raw" => path.is_file(),
         _ => false,
     }
@@ -271,7 +298,7 @@ fn name_of(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
     let name = match (path.is_dir(), file.strip_suffix(".v")) {
         (true, Some(versions)) => versions.strip_suffix(".raw").unwrap_or(versions),
-        (true, None) => file,
+        (true, None) => file.strip_suffix(stack::SUFFIX).unwrap_or(file),
         (false, _) => file.strip_suffix(".raw").filter(|_| path.is_file())?,
     };
     is_image_name(name).then(|| name.to_owned())
@@ -320,7 +347,8 @@ mod tests {
         let file = find_in(&[&dir], "file").unwrap_err();
         std::os::unix::fs::symlink("trixie.v/trixie_1", dir.join("trixie")).unwrap();
         let chosen = find_in(&[&dir], "trixie").unwrap();
-        assert!(disk.is_disk() && !chosen.is_disk());
+        assert!(disk.has_disks() && !chosen.has_disks());
+        assert!(disk.tree().is_none() && chosen.tree() == Some(&*chosen.path));
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(
             error.to_string(),

@@ -4,5 +4,6 @@ pub mod architecture;
 mod binfmt;
 pub mod lookup;
 pub mod requirements;
+pub mod stack;
 pub mod systemd_version;
 pub mod version;

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -99,16 +99,57 @@ fn mount_commands(state: &State, root: &Path) -> Vec<OsString> {
         return vec![mount("none", "bind", paths.snapshot().as_os_str(), root)];
     }
     let image = paths.image_mount();
-    let mut commands = vec![mount_image(&state.image_path, &image)];
+    let (mut commands, lower) = mount_layers(&state.image_layers, &image);
+    let is_stack = lower.len() > 1;
     if state.layer_size.is_some() {
         let disk = paths.disk();
         commands.push(mount("auto", "loop", disk.as_os_str(), &paths.disk_mount()));
     }
     let upper = state.layer_root().join("upper");
     let mut overlay = OsString::from("redirect_dir=follow,lowerdir=");
-    overlay.push(nspawn::joined(&[&upper, &image]));
-    commands.push(mount("overlay", overlay, "overlay".as_ref(), root));
+    let directories: Vec<&Path> = std::iter::once(&upper)
+        .chain(&lower)
+        .map(PathBuf::as_path)
+        .collect();
+    overlay.push(nspawn::joined(&directories));
+    let mut overlay = mount("overlay", overlay, "overlay".as_ref(), root);
+    if is_stack {
+        // mount(8) would give each option to fsconfig(2), which takes 255 bytes.
+        let mut words = OsString::from("LIBMOUNT_FORCE_MOUNT2=always ");
+        words.push(overlay);
+        overlay = words;
+        commands.push(shell::join([OsStr::new("cd"), image.as_ref()]));
+    }
+    commands.push(overlay);
     commands
+}
+
+/// Returns the commands that mount the layers of an image, and the directories of the overlay, the
+/// highest one first. A single layer is mounted on `target`. Others are mounted below it, where the
+/// names of the directories begin, since mount(2) takes at most a page of options.
+fn mount_layers(layers: &[PathBuf], target: &Path) -> (Vec<OsString>, Vec<PathBuf>) {
+    if let [only] = layers {
+        return (vec![mount_image(only, target)], vec![target.to_owned()]);
+    }
+    let words = [
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        "size=1m,nodev,nosuid,noexec",
+        "none",
+    ]
+    .map(OsStr::new);
+    let mut commands = vec![shell::join(words.into_iter().chain([target.as_ref()]))];
+    let mut lower = Vec::new();
+    for (number, layer) in layers.iter().enumerate() {
+        let name = number.to_string();
+        let point = target.join(&name);
+        commands.push(shell::join([OsStr::new("mkdir"), point.as_ref()]));
+        commands.push(mount_image(layer, &point));
+        lower.insert(0, PathBuf::from(name));
+    }
+    (commands, lower)
 }
 
 fn mount_image(image: &Path, target: &Path) -> OsString {

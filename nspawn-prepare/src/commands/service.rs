@@ -82,8 +82,10 @@ fn spec(
 fn machine_options(options: MachineOptions, service: &Service, image: &Image) -> MachineOptions {
     let mut environment = options.environment;
     environment.extend(service.environment.iter().map(OsString::from));
-    let can_boot =
-        || requirements::check(&image.name, &image.path, &image.path, Init::Systemd).is_ok();
+    let can_boot = || {
+        let check = |tree| requirements::check(&image.name, &image.path, tree, Init::Systemd);
+        image.tree().is_some_and(|tree| check(tree).is_ok())
+    };
     let init = match options.init {
         Init::None if can_boot() => Init::Systemd,
         Init::None => Init::Stub,

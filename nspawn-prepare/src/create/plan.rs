@@ -134,7 +134,7 @@ fn build_layer(spec: &MachineSpec, state: &State) -> Vec<Step> {
             steps
         }
         (Layer::Snapshot, _) => {
-            let copy = copy_command(&state.image_path, &paths.snapshot());
+            let copy = copy_command(&state.image_layers[0], &paths.snapshot());
             let hint = Hint {
                 text: COPY_HINT,
                 needs_running_machine: false,

@@ -102,10 +102,11 @@ impl Creation<'_> {
         if options.layer == Layer::Disk {
             layer::check_file_size(self.spec.layer_size)?;
         }
-        if image.is_disk() {
+        if image.has_disks() {
             preflight::check_disk_images()?;
-        } else {
-            requirements::check(&image.name, &image.path, &image.path, options.init)?;
+        }
+        if let Some(tree) = image.tree() {
+            requirements::check(&image.name, &image.path, tree, options.init)?;
         }
         preflight::check_units(paths)?;
         if machined::is_foreign(&State::paths_of(&self.spec.name)) {

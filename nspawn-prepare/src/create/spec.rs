@@ -114,7 +114,7 @@ impl MachineSpec {
 
     /// Returns whether the machine mounts file systems that are in files.
     pub fn has_disks(&self) -> bool {
-        self.image.is_disk() || (self.options.layer == Layer::Disk && self.layer_size.is_some())
+        self.image.has_disks() || (self.options.layer == Layer::Disk && self.layer_size.is_some())
     }
 }
 

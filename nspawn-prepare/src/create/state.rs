@@ -20,6 +20,7 @@ pub fn new(spec: &MachineSpec) -> Result<State> {
         name: spec.name.clone(),
         image: spec.image.name.clone(),
         image_path: spec.image.path.clone(),
+        image_layers: spec.image.layers.clone(),
         environment: options.environment.clone(),
         private_users: options.private_users,
         network: options.network.clone(),

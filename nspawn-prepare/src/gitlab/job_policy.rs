@@ -188,6 +188,7 @@ mod tests {
         Image {
             name: name.to_owned(),
             path: "/x".into(),
+            layers: vec!["/x".into()],
         }
     }
 

@@ -7,6 +7,8 @@
 //! | module | contents |
 //! | --- | --- |
 //! | [`root`] | the machine's root |
+//! | [`image`] | the layers of the image |
+//! | [`memory`] | file systems in memory |
 //! | [`overlay`] | overlays of the image and the machine's layer |
 //! | [`mount_points`] | mount points that the root lacks |
 //! | [`names`] | files by which programs resolve names |
@@ -33,6 +35,8 @@ mod core_dumps;
 mod devices;
 pub mod filter_cache;
 mod host_devices;
+mod image;
+mod memory;
 mod mount_points;
 pub mod names;
 mod overlay;

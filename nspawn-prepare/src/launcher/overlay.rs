@@ -16,16 +16,18 @@ pub struct UpperLayer {
     pub directory: PathBuf,
     /// User of the host that is the machine's root.
     pub owner: u32,
-    /// Set if an earlier start may have mounted the same overlays.
-    pub is_reused: bool,
 }
 
 impl UpperLayer {
-    /// Mounts an overlay of `lower` and the layer on `target`. Device nodes in it can't be opened.
+    /// Mounts an overlay of the directories `lower`, the highest one first, and the layer on
+    /// `target`. Device nodes in it can't be opened.
     ///
     /// `suffix` distinguishes the layer's directories for this overlay from others.
-    pub fn mount_overlay(&self, lower: &Path, suffix: &str, target: &Path) -> Result<()> {
-        let upper = self.create_directory(&format!("upper{suffix}"), mode_of(lower))?;
+    ///
+    /// # Panics
+    /// Panics if `lower` is empty.
+    pub fn mount_overlay(&self, lower: &[&Path], suffix: &str, target: &Path) -> Result<()> {
+        let upper = self.create_directory(&format!("upper{suffix}"), mode_of(lower[0]))?;
         let work = self.create_work_directory(&format!("work{suffix}"))?;
         let options = overlay_options(lower, &upper, &work);
         mount(
@@ -37,27 +39,33 @@ impl UpperLayer {
         )
         .with_context(|| {
             format!(
-                "can't mount the overlay of {} and {}; the latter's file system must be one that overlayfs can write to",
-                lower.display(),
-                upper.display()
+                "can't mount an overlay with the upper directory {} on {}; the file system of that directory must be one that \
+                 overlayfs can write to",
+                upper.display(),
+                target.display()
             )
         })
     }
 
+    /// Returns whether no overlay of the machine's root has been mounted yet.
+    pub fn is_new(&self) -> bool {
+        !self.directory.join("upper").exists()
+    }
+
     fn create_work_directory(&self, name: &str) -> Result<PathBuf> {
         let path = self.directory.join(name);
-        // A volatile overlay leaves a mark in its work directory. The kernel refuses to mount it
-        // again with the mark.
-        if self.is_reused && path.exists() {
+        // An earlier start may have mounted the same overlay. A volatile overlay leaves a mark in its
+        // work directory, with which the kernel refuses to mount it again.
+        if path.exists() {
             fs::remove_dir_all(&path).with_context(|| format!("can't empty {}", path.display()))?;
         }
         self.create_directory(name, 0o700)
     }
 
-    /// Creates a directory of the layer and returns its path.
+    /// Creates a directory of the layer, unless an earlier start has created it, and returns its path.
     pub fn create_directory(&self, name: &str, mode: u32) -> Result<PathBuf> {
         let path = self.directory.join(name);
-        if !(self.is_reused && path.is_dir()) {
+        if !path.is_dir() {
             self.create_new_directory(&path, mode)
                 .with_context(|| format!("can't create the directory {}", path.display()))?;
         }
@@ -79,10 +87,11 @@ impl UpperLayer {
 /// in an extended attribute that only it can set through the overlay, and only the machine's overlay
 /// writes to the layer. `metacopy` stays off: it makes chown(1) of large files cheap, but a mount
 /// without it refuses the files.
-fn overlay_options(lower: &Path, upper: &Path, work: &Path) -> OsString {
+fn overlay_options(lower: &[&Path], upper: &Path, work: &Path) -> OsString {
+    let lower: Vec<&OsStr> = lower.iter().map(|path| path.as_os_str()).collect();
     let parts = [
         OsStr::new("volatile,redirect_dir=on,lowerdir="),
-        lower.as_ref(),
+        &lower.join(OsStr::new(":")),
         OsStr::new(",upperdir="),
         upper.as_ref(),
         OsStr::new(",workdir="),

@@ -1,16 +1,13 @@
 //! The machine's root: its layer over the image, or its snapshot of the image.
 
-use std::ffi::OsString;
+use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::mount::MsFlags;
-use nspawn_common::command;
+use nspawn_common::command::ext4;
 use nspawn_common::command::ext4::Content;
-use nspawn_common::command::{argv, ext4};
 use nspawn_common::config::init::Init;
 use nspawn_common::config::layer::Layer;
 use nspawn_common::image::requirements;
@@ -21,22 +18,10 @@ use nspawn_common::sys::idmapped_mount;
 use nspawn_common::sys::idmapped_mount::{Access, IdRange};
 
 use crate::launcher::host_devices;
+use crate::launcher::image;
+use crate::launcher::memory;
 use crate::launcher::overlay::{UpperLayer, mode_of};
-use crate::layer::commands::memory_options;
 use crate::layer::{CONTAINER_DIRECTORIES, OVERLAID};
-
-/// Time limit for mounting an image.
-const MOUNT_LIMIT: Duration = Duration::from_secs(60);
-/// Time limit for `systemd-dissect --version`.
-const VERSION_LIMIT: Duration = Duration::from_secs(10);
-
-/// Policy that leaves out the partitions for firmware (systemd.image-policy(7)).
-///
-/// No machine needs them.
-const IMAGE_POLICY: &str = "--image-policy=esp=ignore:xbootldr=ignore:swap=ignore:\
-    =verity+signed+encrypted+unprotected+absent";
-/// First version of systemd that has `--image-policy=`.
-const IMAGE_POLICY_VERSION: u32 = 254;
 
 /// Mounts the machine's root. Its users are those of the range `ids`.
 pub fn mount(paths: &MachinePaths, state: &State, ids: Option<IdRange>) -> Result<()> {
@@ -48,13 +33,22 @@ pub fn mount(paths: &MachinePaths, state: &State, ids: Option<IdRange>) -> Resul
             Access::Writable,
         );
     }
-    let image = paths.image_mount();
-    mount_image(&state.image_path, &image, ids)?;
-    requirements::check(&state.image, &state.image_path, &image, state.init)?;
+    let (image, root) = (paths.image_mount(), paths.root_mount());
+    let layers = state.image_layers.len();
+    let check = |tree| requirements::check(&state.image, &state.image_path, tree, state.init);
+    image::mount(&state.image_layers, &image, ids)?;
+    if layers == 1 {
+        check(&image)?;
+    }
     mount_layer(paths, state)?;
     let layer = upper_layer(state, ids);
-    mount_overlays(&layer, &image, &paths.root_mount())
+    let is_new = layer.is_new();
+    mount_overlays(&layer, &image, layers, &root)
         .map_err(|error| lost_writes::explain_mount_error(paths, error))?;
+    // Later the tree is the job's own.
+    if layers > 1 && is_new {
+        check(&root)?;
+    }
     create_container_directories(&layer, state)
 }
 
@@ -70,7 +64,7 @@ pub fn mount_overlaid(paths: &MachinePaths, state: &State, ids: Option<IdRange>)
     for name in OVERLAID {
         let lower = paths.root_mount().join(name);
         let target = layer.create_directory(name, mode_of(&lower))?;
-        layer.mount_overlay(&lower, &format!("-{name}"), &target)?;
+        layer.mount_overlay(&[&lower], &format!("-{name}"), &target)?;
     }
     Ok(())
 }
@@ -84,60 +78,7 @@ fn upper_layer(state: &State, ids: Option<IdRange>) -> UpperLayer {
     UpperLayer {
         directory: state.layer_root(),
         owner: owner(ids),
-        is_reused: state.init == Init::None,
     }
-}
-
-/// Mounts the image on `target`.
-///
-/// The path of `target` has no commas and colons, which the options of an overlay can't have. The
-/// path of the image may have some.
-fn mount_image(source: &Path, target: &Path, ids: Option<IdRange>) -> Result<()> {
-    if !source.is_file() {
-        return idmapped_mount::bind(source, target, ids, Access::ReadOnly);
-    }
-    host_devices::with_access(|| mount_disk_image(source, target))
-        .with_context(|| format!("can't mount the disk image {}", source.display()))?;
-    match ids {
-        Some(ids) => idmapped_mount::remap_recursively(target, source, ids),
-        None => Ok(()),
-    }
-}
-
-fn mount_disk_image(source: &Path, target: &Path) -> Result<()> {
-    let Err(error) = dissect(&[IMAGE_POLICY], source, target) else {
-        return Ok(());
-    };
-    if has_image_policy() {
-        return Err(error);
-    }
-    // Without the option, the kernel must know all file systems of the image.
-    dissect(&[], source, target)
-}
-
-fn dissect(options: &[&str], source: &Path, target: &Path) -> Result<()> {
-    let mut command = argv(["systemd-dissect", "--mount", "--read-only"]);
-    command.extend(options.iter().map(OsString::from));
-    command.extend([source.into(), target.into()]);
-    command::run_checked(&command, MOUNT_LIMIT)?;
-    Ok(())
-}
-
-/// Returns whether systemd-dissect has `--image-policy=`.
-///
-/// The version decides, and not the error message about an unknown option, which may be translated.
-/// If the version can't be read, the error of the call with the option is final.
-fn has_image_policy() -> bool {
-    let output = command::run_checked(&argv(["systemd-dissect", "--version"]), VERSION_LIMIT);
-    let version = output.ok().and_then(|output| parse_version(&output));
-    version.is_none_or(|version| version >= IMAGE_POLICY_VERSION)
-}
-
-/// Parses the first line of `--version`, such as `systemd 252 (252.39-1~deb12u1)`.
-fn parse_version(output: &str) -> Option<u32> {
-    let word = output.strip_prefix("systemd ")?.split_whitespace().next()?;
-    let digits = word.split(|letter: char| !letter.is_ascii_digit()).next()?;
-    digits.parse().ok()
 }
 
 fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {
@@ -152,21 +93,9 @@ fn mount_layer(paths: &MachinePaths, state: &State) -> Result<()> {
             })
             .with_context(|| format!("can't mount the layer {}; see --layer-size", disk.display()))
         }
-        (Layer::Tmpfs | Layer::None, size) => mount_memory(size, &paths.disk_mount()),
+        (Layer::Tmpfs | Layer::None, size) => memory::mount(size, &paths.disk_mount()),
         _ => Ok(()),
     }
-}
-
-fn mount_memory(size: Option<u64>, target: &Path) -> Result<()> {
-    let options = memory_options(size);
-    nix::mount::mount(
-        Some("nspawn-ci"),
-        target,
-        Some("tmpfs"),
-        MsFlags::MS_NODEV,
-        Some(&*options),
-    )
-    .with_context(|| format!("can't mount on {}", target.display()))
 }
 
 /// Checks that the layer of a machine without an init is still mounted.
@@ -188,16 +117,37 @@ fn check_mounted(paths: &MachinePaths) -> Result<()> {
     Ok(())
 }
 
-/// Mounts an overlay of the image, and one of each mount inside the image.
+/// Mounts an overlay of the image's layers, which are mounted on `image` or in directories of it,
+/// and one of each mount inside the image if that has a single layer.
 ///
 /// An overlay does not show what is mounted inside its lower directory.
-fn mount_overlays(layer: &UpperLayer, image: &Path, root: &Path) -> Result<()> {
-    layer.mount_overlay(image, "", root)?;
+fn mount_overlays(layer: &UpperLayer, image: &Path, layers: usize, root: &Path) -> Result<()> {
+    if layers > 1 {
+        return mount_overlay_of_stack(layer, image, layers, root);
+    }
+    layer.mount_overlay(&[image], "", root)?;
     for (number, lower) in idmapped_mount::nested_mounts(image)?.iter().enumerate() {
         let place = lower.strip_prefix(image).unwrap_or(lower);
-        layer.mount_overlay(lower, &number.to_string(), &root.join(place))?;
+        layer.mount_overlay(&[lower], &number.to_string(), &root.join(place))?;
     }
     Ok(())
+}
+
+/// Mounts an overlay of the directories of `image` with these numbers, the highest one on top.
+///
+/// The names are relative, since mount(2) takes at most a page of options.
+fn mount_overlay_of_stack(
+    layer: &UpperLayer,
+    image: &Path,
+    layers: usize,
+    root: &Path,
+) -> Result<()> {
+    let names: Vec<_> = (0..layers).rev().map(|number| number.to_string()).collect();
+    let lower: Vec<&Path> = names.iter().map(Path::new).collect();
+    env::set_current_dir(image).with_context(|| format!("can't enter {}", image.display()))?;
+    let mounted = layer.mount_overlay(&lower, "", root);
+    env::set_current_dir("/").context("can't enter /")?;
+    mounted
 }
 
 /// Creates the directories of the layer that systemd-nspawn mounts for images of containers.
@@ -208,22 +158,4 @@ fn create_container_directories(layer: &UpperLayer, state: &State) -> Result<()>
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn version_is_the_number_after_the_name() {
-        for (output, expected) in [
-            ("systemd 252 (252.39-1~deb12u1)\n+PAM +AUDIT\n", Some(252)),
-            ("systemd 257.8 (257.8-1)\n", Some(257)),
-            ("systemd 262~rc1 (262~rc1-2)\n", Some(262)),
-            ("systemd\n", None),
-            ("dissect 1\n", None),
-        ] {
-            assert_eq!(parse_version(output), expected, "{output}");
-        }
-    }
 }

@@ -64,9 +64,9 @@ pub fn parse(
 
 /// Checks that the layer can be created from this image.
 pub fn check_image(layer: Layer, image: &Image) -> Result<()> {
-    if layer == Layer::Snapshot && image.is_disk() {
+    if layer == Layer::Snapshot && image.tree().is_none() {
         bail!(
-            "the image {} is a disk image, which --layer=snapshot can't copy; choose --layer=disk",
+            "the image {} is a disk image or a stack of layers, which --layer=snapshot can't copy; choose --layer=disk",
             image.name
         );
     }

@@ -78,8 +78,9 @@ pub fn compute(spec: &MachineSpec) -> Result<Vec<u8>> {
         options.nesting,
         &options.allowed_families,
     ));
-    let image = &spec.image.path;
-    add(&(image, identity(image), change_time(image)));
+    for image in &spec.image.layers {
+        add(&(image, identity(image), change_time(image)));
+    }
     for program in [command::current_program()?, preflight::agent_program()?] {
         add(&(identity(&program), change_time(&program)));
     }

@@ -47,12 +47,14 @@ const ANY: u32 = 0;
 const VERSIONS: u32 = 256;
 /// First version of systemd that skips entries of another kind, such as a tree among disk images.
 const KINDS: u32 = 258;
+/// First version of systemd that knows stacks of layers.
+const STACKS: u32 = 260;
 /// No version of systemd finds the same image as we do.
 const NEVER: u32 = u32::MAX;
 
 /// Layouts of images: shell lines that create them, the path that the name `N` stands for, and the
 /// first version of systemd that agrees.
-const LAYOUTS: [(&str, &str, u32); 49] = [
+const LAYOUTS: [(&str, &str, u32); 54] = [
     // Several images of one name in one directory.
     ("tree N", "N", ANY),
     ("raw N.raw", "N.raw", ANY),
@@ -70,6 +72,16 @@ const LAYOUTS: [(&str, &str, u32); 49] = [
         VERSIONS,
     ),
     ("raw N.v/x N.raw.v/N_1.raw", "N.raw.v/N_1.raw", VERSIONS),
+    // Stacks of layers.
+    ("mkdir -p N.mstack/layer@1", "N.mstack", STACKS),
+    ("tree N; mkdir -p N.mstack/layer@1", "N", ANY),
+    ("raw N.raw; mkdir -p N.mstack/layer@1", "N.raw", ANY),
+    (
+        "tree N.v/N_1; mkdir -p N.mstack/layer@1",
+        "N.mstack",
+        STACKS,
+    ),
+    ("raw N.mstack; tree N.v/N_1", "N.v/N_1", VERSIONS),
     // Versioned images.
     ("tree N.v/N_9 N.v/N_10 N.v/N_2", "N.v/N_10", VERSIONS),
     (

@@ -163,6 +163,20 @@ fn files_of_a_machine_of_an_image_with_an_unusual_path_are_shown() {
 }
 
 #[test]
+fn files_of_a_machine_of_a_stack_are_shown() {
+    let name = format!("kept-stack-{}", std::process::id());
+    let stack = format!("/var/lib/machines/{name}.mstack");
+    sh(&format!(
+        "for number in $(seq 2 30); do mkdir -p {stack}/layer@$number/etc; done; \
+         ln -s \"$(realpath /var/lib/machines/{})\" {stack}/layer@1",
+        image()
+    ))
+    .expect(0);
+    check_inspection_of_ended_job(&name, &[]);
+    fs::remove_dir_all(stack).unwrap();
+}
+
+#[test]
 fn hanging_boot_of_a_job_reports_pending_jobs() {
     let unit = HangingUnit::new(&format!("hanging-job-{}", std::process::id()));
     let report = Runner::default()

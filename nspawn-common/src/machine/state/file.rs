@@ -38,11 +38,11 @@ impl State {
         })
     }
 
-    /// Returns the path of the image of the machine `name`, also if another version of these programs made the machine;
-    /// `None` if its state has no such path.
+    /// Returns the paths of the image of the machine `name` and of its layers, also if another version of these programs
+    /// made the machine; `None` if its state has no such path.
     #[must_use]
-    pub fn image_path_of(name: &MachineName) -> Option<PathBuf> {
-        Self::parse_image_path(&read_bounded(&MachinePaths::named(name).state_file()).ok()?)
+    pub fn image_paths_of(name: &MachineName) -> Option<Vec<PathBuf>> {
+        Self::parse_image_paths(&read_bounded(&MachinePaths::named(name).state_file()).ok()?)
     }
 
     /// Returns the paths of the machine `name`, of which anything or nothing may exist.

@@ -8,7 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -26,8 +26,10 @@ use crate::machine::state::{ServiceRole, State};
 use crate::sys::process::ProcessId;
 
 /// Version of the file's format.
-const VERSION: u64 = 4;
-/// Version of the state of a machine that is in no slice of a job, which older programs can use.
+const VERSION: u64 = 5;
+/// Version of the state of a machine whose image is no stack of layers, which older programs can use.
+const VERSION_WITHOUT_STACK: u64 = 4;
+/// Version of the state of a machine that is in no slice of a job either.
 const VERSION_WITHOUT_SLICE: u64 = 3;
 
 /// Error for a state in another version of the format.
@@ -57,15 +59,17 @@ impl State {
     /// Returns the content of the state file.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let version = match self.slice_of {
-            Some(_) => VERSION,
-            None => VERSION_WITHOUT_SLICE,
+        let version = match (&*self.image_layers, &self.slice_of) {
+            ([only], None) if *only == self.image_path => VERSION_WITHOUT_SLICE,
+            ([only], Some(_)) if *only == self.image_path => VERSION_WITHOUT_STACK,
+            _ => VERSION,
         };
         json!({
             "version": version,
             "name": self.name.as_str(),
             "image": self.image,
             "image_path": bytes_to_json(self.image_path.as_os_str()),
+            "image_layers": self.image_layers.iter().map(|layer| bytes_to_json(layer.as_os_str())).collect::<Vec<_>>(),
             "unit": self.paths().unit(),
             "slice_of": self.slice_of.as_ref().map(MachineName::as_str),
             "init": self.init.to_string(),
@@ -91,10 +95,15 @@ impl State {
         })
     }
 
-    // The field has the same name and form in every version of the format.
-    pub(super) fn parse_image_path(text: &[u8]) -> Option<PathBuf> {
+    // The fields have the same names and forms in every version of the format.
+    pub(super) fn parse_image_paths(text: &[u8]) -> Option<Vec<PathBuf>> {
         let value: Value = serde_json::from_slice(text).ok()?;
-        json_to_bytes(&value["image_path"]).map(PathBuf::from)
+        let path: PathBuf = json_to_bytes(&value["image_path"])?.into();
+        let mut paths = image_layers(&value, &path);
+        if !paths.contains(&path) {
+            paths.insert(0, path);
+        }
+        Some(paths)
     }
 
     pub(super) fn parse(name: &MachineName, text: &[u8]) -> Result<Self> {
@@ -119,12 +128,14 @@ impl State {
             .as_array()
             .context("it has no valid \"start\"")?
             .iter();
+        let image_path: PathBuf = field("image_path")?.into();
         Ok(Self {
             name: name.clone(),
             started_as: started_as(&value).context("it has no valid \"unit\"")?,
             slice_of: slice_of(&value),
             image: text("image")?.to_owned(),
-            image_path: field("image_path")?.into(),
+            image_layers: image_layers(&value, &image_path),
+            image_path,
             environment: list("environment")?,
             private_users: PrivateUsers::parse(text("private_users")?)?,
             network: Network::parse(text("network")?)?,
@@ -206,6 +217,15 @@ impl ServiceRole {
     }
 }
 
+/// Returns the layers of the image at `path`, which older programs do not list.
+fn image_layers(state: &Value, path: &Path) -> Vec<PathBuf> {
+    let layers = json_to_list(&state["image_layers"]).filter(|layers| !layers.is_empty());
+    layers.map_or_else(
+        || vec![path.to_owned()],
+        |layers| layers.into_iter().map(PathBuf::from).collect(),
+    )
+}
+
 fn address_families(value: &Value) -> Result<Vec<AddressFamily>> {
     let names = value.as_array().into_iter().flatten();
     names
@@ -264,15 +284,23 @@ mod tests {
     }
 
     #[test]
-    fn image_path_is_read_from_any_version() {
+    fn image_paths_are_read_from_any_version() {
         let mut value = sample().to_json();
         value["version"] = json!(VERSION + 1);
         value["init"] = json!("of a later version");
         let text = value.to_string();
-        let path = Some(sample().image_path);
-        assert_eq!(State::parse_image_path(text.as_bytes()), path);
-        assert_eq!(State::parse_image_path(b"{}"), None);
-        assert_eq!(State::parse_image_path(&text.as_bytes()[..20]), None);
+        let paths = ["/var/lib/machines/bookworm", "/a", "/b"].map(PathBuf::from);
+        assert_eq!(
+            State::parse_image_paths(text.as_bytes()),
+            Some(paths.to_vec())
+        );
+        value["image_layers"] = Value::Null;
+        assert_eq!(
+            State::parse_image_paths(value.to_string().as_bytes()),
+            Some(paths[..1].to_vec())
+        );
+        assert_eq!(State::parse_image_paths(b"{}"), None);
+        assert_eq!(State::parse_image_paths(&text.as_bytes()[..20]), None);
     }
 
     #[test]
@@ -314,7 +342,8 @@ mod tests {
                 "{cut}"
             );
         }
-        let later = text.replace("\"version\":4", "\"version\":5");
+        let now = format!("\"version\":{VERSION}");
+        let later = text.replace(&now, &format!("\"version\":{}", VERSION + 1));
         let error = State::parse(&sample().name, later.as_bytes()).unwrap_err();
         assert!(
             error.is::<OtherVersion>() && format!("{error:#}").starts_with("a newer version"),

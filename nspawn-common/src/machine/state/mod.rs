@@ -43,6 +43,8 @@ pub struct State {
     pub image: String,
     /// The image's path.
     pub image_path: PathBuf,
+    /// Directories and disk images whose overlay is the image, the lowest one first.
+    pub image_layers: Vec<PathBuf>,
     /// Environment of every command in the machine, as `NAME=VALUE`.
     pub environment: Vec<OsString>,
     /// The user namespace that was requested.
@@ -168,6 +170,7 @@ mod tests {
             slice_of: Some(MachineName::new("j").unwrap()),
             image: "bookworm".into(),
             image_path: "/var/lib/machines/bookworm".into(),
+            image_layers: vec!["/a".into(), "/b".into()],
             environment: vec!["A=1".into(), OsStr::from_bytes(b"B=\xff").into()],
             private_users: PrivateUsers::parse("655360:1048576").unwrap(),
             network: Network::Bridge("br0".into()),

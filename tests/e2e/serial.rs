@@ -7,6 +7,7 @@ mod cell;
 mod filesystems;
 mod filter_cache;
 mod loop_devices;
+mod machined;
 mod package;
 mod stale_and_kept;
 mod sync;
@@ -17,7 +18,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use nspawn_tests::{BackgroundCommand, Machine, call, image, left_of, sh};
+use nspawn_tests::{Machine, call, image, left_of, sh};
 
 #[test]
 fn cleanup_all_removes_every_machine() {
@@ -65,74 +66,6 @@ fn machines_leave_no_files_in_tmp() {
     let before = list();
     drop([Machine::new(), Machine::new()]);
     assert_eq!(list(), before);
-}
-
-#[test]
-fn prepare_fails_clearly_without_machined() {
-    let name = "no-machined";
-    let _ = sh("systemctl mask --runtime --now systemd-machined.service systemd-machined.socket");
-    let done = call("nspawn-prepare", ["--name", name, &image()]);
-    sh("systemctl unmask --runtime systemd-machined.service systemd-machined.socket; systemctl start systemd-machined")
-        .expect(0);
-    done.expect_err("systemd-machined is not running");
-    done.expect_error(1, "did not start");
-    assert_eq!(left_of(name), "");
-}
-
-#[test]
-fn cleanup_works_after_restart_of_dbus_or_machined() {
-    for restart in [
-        "systemctl restart dbus",
-        "systemctl kill --signal=KILL systemd-machined",
-    ] {
-        let machine = Machine::new();
-        sh(&format!("{restart}; sleep 0.5")).expect(0);
-        call("nspawn-cleanup", [&machine.name]).expect(0);
-        assert_eq!(left_of(&machine.name), "");
-    }
-}
-
-/// Tests that a taken-over machine stays registered while systemd-machined is busy.
-///
-/// nspawn-prepare unregisters a standby machine and registers it under its new name.
-/// systemd-machined forgets the old name only when it is idle.
-#[test]
-fn busy_machined_keeps_machines_from_standby_registered() {
-    let options = ["--init=stub", "--network=none", &image()];
-    let pool =
-        |count: &'static str| call("nspawn-prepare", [count].iter().chain(&options)).expect(0);
-    pool("--standby=3");
-    let busy = "for i in 1 2 3 4 5 6; do (while test -d /run/e2e-busy; do machinectl list >/dev/null; done) & done";
-    let busy = std::thread::spawn(move || sh(&format!("mkdir /run/e2e-busy; {busy}; wait")));
-    let machines: Vec<_> = (0..3).map(|_| call("nspawn-prepare", options)).collect();
-    sh("rmdir /run/e2e-busy").expect(0);
-    busy.join().unwrap().expect(0);
-    for prepared in machines {
-        let machine = Machine {
-            name: prepared.expect(0).out().trim_end().to_owned(),
-        };
-        machine.run(["true"]).expect(0);
-        call("machinectl", ["show", &machine.name]).expect(0);
-    }
-    pool("--standby=0");
-}
-
-/// Tests that a machine starts again although systemd-machined has not yet noticed its end.
-#[test]
-fn machine_starts_again_before_machined_has_noticed_its_end() {
-    let machine = Machine::with(&["--init=none"]);
-    let unit = format!("nspawn-{}.service", machine.name);
-    for _ in 0..5 {
-        let running = BackgroundCommand::start(&machine, "echo on; sleep 60");
-        sh("systemctl kill --signal=STOP systemd-machined").expect(0);
-        sh(&format!("systemctl kill --signal=KILL {unit}")).expect(0);
-        running.wait().expect_error(125, "(SIGKILL)");
-        let resume =
-            std::thread::spawn(|| sh("sleep 0.3; systemctl kill --signal=CONT systemd-machined"));
-        let next = machine.run(["true"]);
-        resume.join().unwrap().expect(0);
-        next.expect(0);
-    }
 }
 
 #[test]

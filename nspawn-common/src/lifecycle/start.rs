@@ -21,7 +21,7 @@ use crate::machine::processes;
 use crate::machine::state::State;
 use crate::sys::clock::Moment;
 use crate::sys::signals;
-use crate::systemd::machined;
+use crate::systemd::{journal, machined};
 
 /// Maximum number of start attempts while systemd-machined is being restarted.
 const ATTEMPTS: u32 = 5;
@@ -72,24 +72,37 @@ fn run_start_commands(state: &State, print: impl Fn(&str)) -> Result<()> {
     confirm(&state.name, &state.properties, deadline).map(drop)
 }
 
-/// Calls `start`, and calls it again if it fails because systemd-machined was restarted.
+/// Calls `start`, and calls it again if it fails because systemd-machined did not register the
+/// machine.
 ///
-/// An upgrade of systemd restarts systemd-machined. A systemd-nspawn that is registering its
-/// machine at that moment gives up before anything runs in the machine.
+/// systemd-machined may have been restarted, as by an upgrade of systemd, or may not yet have
+/// forgotten an earlier start of the machine. systemd-nspawn gives up then before anything runs in
+/// the machine.
 pub fn retry<T>(name: &MachineName, start: impl Fn() -> Result<T>) -> Result<T> {
-    let start_error = MachinePaths::named(name).start_error_file();
+    let paths = &MachinePaths::named(name);
     for _ in 1..ATTEMPTS {
-        let machined = machined::invocation();
+        let (machined, begin) = (machined::invocation(), Moment::now());
         let error = match start() {
-            Err(error) if machined::is_restarted(machined.as_deref()) => error,
-            result => return result,
+            Err(error) => error,
+            started => return started,
         };
-        if error::is_interrupted(&error) || error.is::<TimedOut>() || start_error.exists() {
+        if error::is_interrupted(&error)
+            || error.is::<TimedOut>()
+            || paths.start_error_file().exists()
+            || !(machined::is_restarted(machined.as_deref()) || is_unregistered(paths, begin))
+        {
             return Err(error);
         }
         stop_before_start(name)?;
+        machined::wait_until_forgotten(name)?;
     }
     start()
+}
+
+/// Returns whether systemd-nspawn has said since `begin` that it can't register the machine.
+fn is_unregistered(paths: &MachinePaths, begin: Moment) -> bool {
+    let entries = journal::entries(paths, begin).unwrap_or_default();
+    entries.contains("Failed to register machine")
 }
 
 /// Stops what runs of the machine, and waits until systemd-machined has noticed.

@@ -53,7 +53,11 @@ fn join(parts: &[&str]) -> String {
     parts.collect::<Vec<_>>().join("\n")
 }
 
-fn entries(paths: &MachinePaths, since: Moment) -> Result<String> {
+/// Returns the last entries of the machine's units in the journal since that moment.
+///
+/// # Errors
+/// Fails if the journal can't be read in time.
+pub fn entries(paths: &MachinePaths, since: Moment) -> Result<String> {
     let mut command = argv([
         "journalctl",
         "--quiet",

@@ -131,14 +131,7 @@ impl Registration {
             })?,
         };
         call(&["UnregisterMachine", "s", name.as_str()])?;
-        // systemd-machined forgets the machine when it is idle, and sends no signal at that time.
-        let deadline = Instant::now() + UNREGISTER_LIMIT;
-        while call(&["GetMachine", "s", name.as_str()]).is_ok() {
-            if Instant::now() > deadline {
-                bail!("systemd-machined does not unregister machine {name}");
-            }
-            thread::sleep(PAUSE);
-        }
+        wait_until_forgotten(name)?;
         Ok(registration)
     }
 
@@ -210,6 +203,24 @@ pub fn wait_until_gone(paths: &MachinePaths) -> Result<()> {
             "systemd-machined still lists machine {}, which has ended; see systemctl status systemd-machined",
             paths.name()
         );
+    }
+    Ok(())
+}
+
+/// Waits until systemd-machined has forgotten a machine that is no longer registered. Until then it
+/// refuses another machine of that name.
+///
+/// systemd-machined forgets the machine when it is idle, and sends no signal at that time.
+///
+/// # Errors
+/// Fails if it does not forget the machine within ten seconds.
+pub fn wait_until_forgotten(name: &MachineName) -> Result<()> {
+    let deadline = Instant::now() + UNREGISTER_LIMIT;
+    while call(&["GetMachine", "s", name.as_str()]).is_ok() {
+        if Instant::now() > deadline {
+            bail!("systemd-machined does not unregister machine {name}");
+        }
+        thread::sleep(PAUSE);
     }
     Ok(())
 }

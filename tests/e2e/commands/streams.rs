@@ -252,7 +252,10 @@ fn background_process_does_not_delay_the_end_and_goes_on() {
         done.stdout.len() - 300_000,
         done.out().trim_start_matches("y\n").len()
     );
-    machine.run(["pkill", "-x", "sleep"]).expect(0);
+    // The background process may not have become `sleep` yet.
+    machine
+        .sh("timeout 20 sh -c 'until pkill -x sleep; do :; done'")
+        .expect(0);
     let killing = [
         "--kill-remaining",
         &machine.name,

@@ -175,7 +175,7 @@ impl Job {
 
     /// Adds an entry with a name and an alias to `services:`.
     pub fn service(self, name: &str, alias: &str) -> Self {
-        let entry = json!({ "name": name, "alias": alias, "entrypoint": null, "command": null, "variables": {} });
+        let entry = json!({ "name": name, "alias": alias, "entrypoint": null, "command": null, "variables": [] });
         self.service_of(entry)
     }
 
@@ -344,7 +344,7 @@ fn default_description() -> Value {
         "artifacts": [],
         "cache": [],
         "dependencies": [],
-        "features": { "trace_sections": false, "failure_reasons": [
+        "features": { "trace_sections": true, "failure_reasons": [
             "unknown_failure", "script_failure", "runner_system_failure", "job_execution_timeout", "job_canceled",
             "runner_interrupted",
         ] },

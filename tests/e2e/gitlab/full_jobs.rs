@@ -9,9 +9,13 @@
 //! | [`files`] | sources, artifacts, caches and variables |
 //! | [`outcomes`] | results of jobs, as GitLab receives them |
 //! | [`concurrency`] | many jobs at a time |
+//! | [`first_steps`] | the runner of the front page |
+//! | [`comparison`] | the stand-in gives what the real runner gives |
 
+mod comparison;
 mod concurrency;
 mod files;
+mod first_steps;
 mod outcomes;
 mod runner;
 

@@ -5,7 +5,7 @@ mod slice;
 
 use nspawn_common::shell;
 use nspawn_tests::gitlab_runner::{Attempt, Job, Outcome, Runner};
-use nspawn_tests::{call, image, left_of, sh};
+use nspawn_tests::{call, image, left_of, scratch, sh};
 use serde_json::{Value, json};
 
 /// Perl program of a server that answers with its variable, its arguments and the client's address.
@@ -192,4 +192,30 @@ fn argument_file_sets_command_and_port_of_a_service() {
         "{}",
         report.describe()
     );
+}
+
+/// GitLab's own name may be known to the host's /etc/hosts alone.
+#[test]
+fn hosts_file_of_the_host_may_be_bound() {
+    let hosts = scratch("hosts").join("hosts");
+    std::fs::write(&hosts, "203.0.113.7 gitlab.home\n").unwrap();
+    for init in ["systemd", "stub", "none"] {
+        let job = Job::new(&image())
+            .service_of(server("db", &["5432"]))
+            .script(&["getent hosts gitlab.home db"]);
+        let report = Runner::default()
+            .prepare_args(&[
+                &format!("--bind-ro={}:/etc/hosts", hosts.display()),
+                &format!("--init={init}"),
+            ])
+            .run(&job)
+            .expect(&Outcome::Success);
+        let shown = report.stage("build_script").text();
+        assert!(
+            shown.contains("203.0.113.7") && shown.contains("198.18.0.2"),
+            "{}",
+            report.describe()
+        );
+    }
+    std::fs::remove_dir_all(hosts.parent().unwrap()).unwrap();
 }

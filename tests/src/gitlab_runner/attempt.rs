@@ -18,6 +18,7 @@ use super::remote::Remote;
 use super::report::{Failure, Record};
 use super::runner::Runner;
 use super::scripts;
+use super::sections;
 use super::workspace::Workspace;
 use crate::job::Job;
 
@@ -136,7 +137,18 @@ impl<'a> Attempt<'a> {
             record.result = Err(Failure::System("config's stdout is not JSON".to_owned()));
         }
         self.config = config;
+        self.write_driver();
         record
+    }
+
+    /// Writes the line about the driver that config has named (executors/custom/custom.go).
+    fn write_driver(&self) {
+        let driver = self.config.as_ref().map(|config| &config["driver"]);
+        let text = |key: &str| driver.and_then(|driver| driver[key].as_str());
+        if let (Some(name), Some(version)) = (text("name"), text("version")) {
+            let line = format!("Using Custom executor with driver {name} {version}...\n");
+            self.remote.write(line.as_bytes());
+        }
     }
 
     /// Runs the prepare stage.
@@ -171,7 +183,9 @@ impl<'a> Attempt<'a> {
         arguments.push(self.files.script(&text).to_string_lossy().into_owned());
         arguments.push(stage.to_owned());
         let limit = self.job.timeout.saturating_sub(self.started.elapsed());
+        self.remote.write(sections::begin(stage).as_bytes());
         let driver = self.call(stage, &self.runner.programs.run, &arguments, limit);
+        self.remote.write(sections::end(stage).as_bytes());
         Some(self.record(stage, &driver))
     }
 

@@ -16,6 +16,7 @@
 //! | `attempt` | one attempt at a job, stage by stage: [`Attempt`] |
 //! | `stages` | order of the sub-stages of run |
 //! | `driver` | process of a driver: its streams, time limit and end |
+//! | `sections` | sections of a job's log |
 //! | `report` | results: [`Report`], [`Record`], [`Outcome`] |
 //! | `environment` | environment variables of a driver |
 //! | `workspace` | temporary directory of an attempt |
@@ -35,6 +36,7 @@ mod remote;
 mod report;
 mod runner;
 mod scripts;
+mod sections;
 mod sources;
 mod stages;
 #[cfg(test)]

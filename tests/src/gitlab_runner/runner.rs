@@ -10,6 +10,7 @@ use super::interventions::{Interventions, Reaction};
 use super::received::ReceivedJob;
 use super::remote::Remote;
 use super::report::{Failure, Outcome, Record, Report};
+use super::sections;
 use super::stages::Stages;
 use crate::job::Job;
 
@@ -169,7 +170,10 @@ impl Runner {
             warnings: Vec::new(),
             machine: String::new(),
         };
-        if let Some(attempt) = self.prepare(job, interventions, remote, &mut report) {
+        remote.write(sections::begin(sections::PREPARE).as_bytes());
+        let attempt = self.prepare(job, interventions, remote, &mut report);
+        remote.write(sections::end(sections::PREPARE).as_bytes());
+        if let Some(attempt) = attempt {
             report.outcome = Stages::new(&attempt, job, remote, &mut report).run();
             clean_up(&attempt, &mut report);
         }
@@ -228,7 +232,7 @@ impl Runner {
                 },
             },
             Some(code) if code == i32::from(self.system_failure) => {
-                Err(Failure::System("system failure".to_owned()))
+                Err(Failure::System(format!("exit status {code}")))
             }
             other => Err(Failure::System(format!("unknown exit code {other:?}"))),
         }

@@ -41,10 +41,17 @@ pub fn generate(
         lines.push(format!("cd {}", quote(&project_dir)));
     }
     lines.extend(runner_lines);
+    if job.is_from_server && stage == "after_script" {
+        lines.push(command(&["echo", "Running after script..."]));
+    }
     for line in own_lines {
         // The log of a job that a server sends shows each command before it runs.
         if job.is_from_server {
-            lines.push(command(&["echo", &format!("\x1b[32;1m$ {line}\x1b[0;m")]));
+            let shown = match line.split_once('\n') {
+                Some((first, _)) => format!("{first} # collapsed multi-line command"),
+                None => line.clone(),
+            };
+            lines.push(command(&["echo", &format!("\x1b[32;1m$ {shown}\x1b[0;m")]));
         }
         lines.push(line);
     }

@@ -67,6 +67,8 @@ pub struct ServerJob {
     pub reason: String,
     /// Exit code of the script, which `allow_failure:exit_codes` looks at.
     pub exit_code: i64,
+    /// The runner's report of the final state.
+    pub report: Value,
     /// Artifacts of the job.
     pub artifacts: Option<FormFile>,
     pub(super) retries_left: u32,
@@ -87,6 +89,7 @@ impl ServerJob {
             parts: 0,
             reason: String::new(),
             exit_code: 0,
+            report: Value::Null,
             artifacts: None,
             retries_left,
             retried_as: None,
@@ -148,6 +151,9 @@ impl ServerJob {
             .unwrap_or_default()
             .clone_into(&mut self.reason);
         self.exit_code = report["exit_code"].as_i64().unwrap_or_default();
+        if self.is_over() {
+            report.clone_into(&mut self.report);
+        }
     }
 
     /// Appends a part to the log, and returns whether it begins where the log ends.

@@ -4,12 +4,14 @@ use std::fs;
 use std::time::Duration;
 
 use nspawn_tests::gitlab_server::{GitLab, Status};
-use nspawn_tests::{Job, image, left_of, remove_stale, wait_until};
+use nspawn_tests::{Job, image, left_of, remove_stale, sh, wait_until};
 
 use super::result_of;
 use super::runner::Runner;
 
 const COUNT: usize = 20;
+/// Line that writes to stdout and stderr in turns.
+const BOTH_STREAMS: &str = "for i in $(seq 300); do echo out $i; echo error $i >&2; done";
 
 #[test]
 fn concurrent_jobs_have_separate_results() {
@@ -20,6 +22,7 @@ fn concurrent_jobs_have_separate_results() {
         let script = [
             "cat file; hostname",
             "echo $NUMBER > number; cat number",
+            BOTH_STREAMS,
             &exit,
         ];
         let work = Job::new(&image())
@@ -33,6 +36,9 @@ fn concurrent_jobs_have_separate_results() {
         .map(|_| Runner::start(&gitlab, &["--max-builds=1"]))
         .collect();
     runners.into_iter().for_each(Runner::finish);
+    let both: String = (1..=300)
+        .map(|number| format!("out {number}\nerror {number}\n"))
+        .collect();
     for (number, id) in jobs.into_iter().enumerate() {
         let job = result_of(&gitlab, id);
         let code = i64::try_from(number % 3).unwrap();
@@ -48,11 +54,41 @@ fn concurrent_jobs_have_separate_results() {
             job.describe()
         );
         job.expect_log(&format!("\nthis is {number}\n"));
+        job.expect_log(&both);
         assert!(
             job.artifacts.is_some() && job.log().contains(&format!("\ngitlab-{id}-")),
             "{}",
             job.describe()
         );
+    }
+}
+
+#[test]
+#[ignore = "takes minutes; needs the real GitLab Runner, which GITLAB_RUNNER names"]
+fn hundred_good_jobs_leave_no_warning_in_the_journal() {
+    const JOBS: usize = 100;
+    let gitlab = GitLab::new();
+    let begin = sh("date +@%s").out();
+    let work = || Job::new(&image()).script(&["echo hi", "sleep 600 & true"]);
+    let jobs: Vec<_> = (0..JOBS).map(|_| gitlab.add(work())).collect();
+    let most = format!("--max-builds={}", JOBS / 4);
+    let runners: Vec<_> = (0..4).map(|_| Runner::start(&gitlab, &[&*most])).collect();
+    runners.into_iter().for_each(Runner::finish);
+    let journal = sh(&format!(
+        "journalctl --quiet --priority=warning --since={}",
+        begin.trim()
+    ))
+    .expect(0)
+    .out();
+    for id in jobs {
+        let job = result_of(&gitlab, id);
+        assert_eq!(job.status, Status::Success, "{}", job.describe());
+        let machine = format!("gitlab-{id}-");
+        let warnings: Vec<_> = journal
+            .lines()
+            .filter(|line| line.contains(&machine))
+            .collect();
+        assert_eq!(warnings, [""; 0]);
     }
 }
 

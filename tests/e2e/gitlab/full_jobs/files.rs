@@ -31,6 +31,24 @@ fn sources_include_submodules() {
 }
 
 #[test]
+#[ignore = "needs the real GitLab Runner, which GITLAB_RUNNER names"]
+fn clone_path_is_inside_of_the_builds_directory() {
+    let gitlab = GitLab::new();
+    let project = gitlab.repository("group/project", &[("file", "source\n")]);
+    let work = |path: &str| {
+        let work = Job::new(&image()).sources(&project);
+        work.variable("GIT_CLONE_PATH", path)
+            .script(&["pwd; cat file"])
+    };
+    let work = vec![work("$CI_BUILDS_DIR/go/src/own"), work("/elsewhere")];
+    let jobs = run_all(&gitlab, work, &["--custom_build_dir-enabled=true"]);
+    assert_eq!(jobs[0].status, Status::Success, "{}", jobs[0].describe());
+    jobs[0].expect_log("\n/builds/go/src/own\nsource\n");
+    assert_eq!(jobs[1].status, Status::Failed, "{}", jobs[1].describe());
+    jobs[1].expect_log("has to be within \"/builds\"");
+}
+
+#[test]
 fn failed_fetch_of_sources_is_retried() {
     let gitlab = GitLab::new();
     let project = gitlab.repository("group/project", &[("file", "here at last\n")]);

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +31,11 @@ pub struct Runner {
 impl Runner {
     /// Starts `gitlab-runner run-single` with more options, such as the number of jobs.
     pub fn start(gitlab: &GitLab, options: &[&str]) -> Self {
+        Self::start_program(program(), gitlab, options)
+    }
+
+    /// Starts this program as `gitlab-runner`, as [`start`](Self::start) does.
+    pub fn start_program(program: &Path, gitlab: &GitLab, options: &[&str]) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!(
             "runner-{}-{}",
@@ -40,7 +45,7 @@ impl Runner {
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).unwrap();
         let log = File::create(directory.join(LOG)).unwrap();
-        let mut command = Command::new(program());
+        let mut command = Command::new(program);
         command.args([
             "run-single",
             "--url",
@@ -129,16 +134,24 @@ impl Drop for Runner {
     }
 }
 
+/// Returns the path of the stand-in.
+pub fn stand_in() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_gitlab-runner-stand-in"))
+}
+
+/// Returns the path of the real runner, if there is one.
+pub fn real() -> Option<PathBuf> {
+    std::env::var_os("GITLAB_RUNNER")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| command::find_program("gitlab-runner"))
+}
+
 fn program() -> &'static PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let given = std::env::var_os("GITLAB_RUNNER")
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from);
-        let real = given.or_else(|| command::find_program("gitlab-runner"));
-        let stand_in = || PathBuf::from(env!("CARGO_BIN_EXE_gitlab-runner-stand-in"));
         let (kind, program) =
-            real.map_or_else(|| ("a stand-in", stand_in()), |path| ("the real one", path));
+            real().map_or_else(|| ("a stand-in", stand_in()), |path| ("the real one", path));
         // The test harness captures the output of eprintln!, and shows it for failures only.
         let _ = writeln!(
             std::io::stderr(),

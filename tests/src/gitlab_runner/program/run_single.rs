@@ -97,7 +97,12 @@ fn runner(options: &Options) -> Result<Runner> {
     };
     let arguments = |name: &str| options.all(&format!("custom-{name}-args"));
     let prepare = arguments("prepare");
-    let runner = Runner::default()
+    let exit_codes = Runner {
+        build_failure: 1,
+        system_failure: 2,
+        ..Runner::default()
+    };
+    let runner = exit_codes
         .programs(programs)
         .other_args(arguments("config"), arguments("run"), arguments("cleanup"))
         .prepare_args(
@@ -155,7 +160,7 @@ fn run_job(url: &str, runner: &Runner, json: Value, limit: usize, ending: &Endin
         Outcome::Canceled if ending.is_abort.load(Ordering::SeqCst) => Outcome::RunnerStopped,
         outcome => outcome,
     };
-    trace.write(trace::last_line(&outcome).as_bytes());
+    trace.write(trace::last_line(&outcome, job.timeout).as_bytes());
     trace.end();
     sending
         .join()

@@ -135,10 +135,15 @@ impl Trace {
     /// Reports the outcome of the job to the server.
     pub fn report(&self, outcome: &Outcome) -> Result<()> {
         let (state, reason, code) = state_and_reason(outcome);
-        let report = json!({
-            "token": self.client.token, "state": state, "failure_reason": reason, "exit_code": code,
-            "output": { "bytesize": self.log().text.len() },
+        let mut report = json!({
+            "token": self.client.token, "state": state, "output": { "bytesize": self.log().text.len() },
         });
+        if !reason.is_empty() {
+            report["failure_reason"] = reason.into();
+        }
+        if code != 0 {
+            report["exit_code"] = code.into();
+        }
         match self.put(&report)?.status().as_u16() {
             // The server answers 403 if it has cancelled the job.
             200 | 403 => Ok(()),
@@ -172,14 +177,14 @@ fn state_and_reason(outcome: &Outcome) -> (&'static str, &'static str, i32) {
     }
 }
 
-/// Returns the last line of a job's log, which states the outcome.
-pub fn last_line(outcome: &Outcome) -> String {
+/// Returns the last line of the log of a job with this time limit, which states the outcome.
+pub fn last_line(outcome: &Outcome, limit: Duration) -> String {
     let why = match outcome {
         Outcome::Success => return "\x1b[32;1mJob succeeded\x1b[0;m\n".to_owned(),
-        Outcome::ScriptFailure(code) => format!("Job failed: exit code {code}"),
+        Outcome::ScriptFailure(code) => format!("Job failed: exit status {code}"),
         Outcome::SystemFailure(why) => format!("Job failed (system failure): {why}"),
         Outcome::Canceled => "Job failed: canceled".to_owned(),
-        Outcome::TimedOut => "Job failed: execution took too long".to_owned(),
+        Outcome::TimedOut => format!("Job failed: execution took longer than {limit:?} seconds"),
         Outcome::RunnerStopped => "Job failed: aborted: terminated".to_owned(),
     };
     format!("\x1b[31;1mERROR: {why}\x1b[0;m\n")

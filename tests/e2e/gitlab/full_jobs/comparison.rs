@@ -172,7 +172,7 @@ fn results_of_scripts(add: &mut impl FnMut(&'static str, Job)) {
     );
     add(
         "a reboot",
-        script(&["systemctl reboot; sleep 60"]).after_script(&after),
+        script(&["systemctl reboot --force --force 2>/dev/null; sleep 60"]).after_script(&after),
     );
 }
 

@@ -105,7 +105,9 @@ fn is_compared(line: &str) -> bool {
 /// Removes digits from a line that differs from run to run: one with a time, or with numbers of
 /// scripts, lines and processes.
 fn without_numbers(line: &str) -> String {
-    let has_numbers = line.contains(" is ready after ") || line.starts_with("/run/nspawn-script-");
+    let has_numbers = [" is ready after ", " has used ", "/run/nspawn-script-"]
+        .iter()
+        .any(|words| line.contains(words));
     let is_kept = |byte: &char| !has_numbers || !byte.is_ascii_digit();
     line.chars().filter(is_kept).collect()
 }
